@@ -1,5 +1,5 @@
 //! A directory of tenants' keys in which something is broken, missing, a link, or too much to be watched.
-//! Who is touched by it, and who is told?
+//! Which tenants does a fault affect, and how is it reported?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,7 +18,7 @@ use support::signature::verify;
 use support::tenants::{NAMES, Place, check, new_key, put, run, signed_by, swap, text};
 use support::{Outgate, required};
 
-/// What `/metrics` says of the folders that are broken.
+/// The number of broken folders in `/metrics`.
 fn broken(place: &Place) -> String {
     let text = place.outgate.admin("/metrics").text();
     let line = "outgate_tenants_with_keys{signer=\"platform\",folder=\"broken\"} ";
@@ -60,7 +60,7 @@ fn a_broken_key_keeps_its_tenants_keys_as_they_were_and_nobody_elses() {
         let ready = place.outgate.admin("/readyz").text();
         assert!(ready.contains("signer platform: the folders of 1 tenants are broken (acme the first)"), "{ready}");
         assert_eq!(broken(&place), "1");
-        // The others' keys go on changing; who is broken is told each time.
+        // The keys of the other tenants go on changing. Each reload reports the broken folders.
         told(&place.after(|folder| swap(folder, "globex", "initech")));
         order.swap(0, 1);
         expect(order);

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use ipnet::IpNet;
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
@@ -161,7 +162,7 @@ fn families_are_matched_and_the_better_one_wins() {
     assert_eq!(place.post("both.example").status, 200);
     assert_eq!((place.v4.seen().len(), place.v6.seen().len()), (0, 1), "IPv6 is tried first (RFC 8305 §4)");
     let text = std::fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
-    place.outgate.reconfigure(&text.replace(r#", "2001:db8:5::/64""#, ""));
+    place.outgate.reconfigure(&text.replace_one(r#", "2001:db8:5::/64""#, ""));
     assert_eq!(place.post("both.example").status, 200);
     assert_eq!((place.v4.seen().len(), place.v6.seen().len()), (1, 1));
     let answer = place.post("v6.example");

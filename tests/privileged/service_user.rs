@@ -106,7 +106,7 @@ fn check_judges_files_as_the_user_of_the_service() {
     install();
     let key = "/etc/outgate/keys/k";
     assert_eq!(outgate("keys new --out /etc/outgate/keys/k").0, 0);
-    // As `>` makes it for root.
+    // The shell makes such a file for root.
     chown(key, None, Some(0)).unwrap();
     fs::set_permissions(key, Permissions::from_mode(0o600)).unwrap();
     let (code, said) = outgate("check");
@@ -116,7 +116,7 @@ fn check_judges_files_as_the_user_of_the_service() {
     assert_eq!(outgate("check --as outgate").0, 1);
     let (code, said) = outgate("check --as missing");
     assert!(code == 67 && said.contains("no user \"missing\""), "{said}");
-    // A configuration that stands elsewhere is whoever's who asks.
+    // A configuration elsewhere belongs to the user of the command.
     fs::copy("/etc/outgate/config.toml", "/etc/elsewhere.toml").unwrap();
     assert_eq!(outgate("check --config /etc/elsewhere.toml").0, 0);
     // Groups that a drop-in adds count.

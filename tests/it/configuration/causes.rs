@@ -71,7 +71,7 @@ const CAUSES: &[(&str, &str, &str, &str)] = &[
 ];
 
 #[test]
-fn check_names_a_cause_once_and_nothing_that_follows_from_it() {
+fn check_reports_a_cause_once_without_its_consequences() {
     let folder = Folder::new();
     folder.write("short", "c2hvcnQ=");
     folder.write("long", "A".repeat(64));

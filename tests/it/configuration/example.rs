@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::support::configuration::Replace;
 use outgate::config::{self, DeliveryLog, Loaded};
 use toml::de::{DeTable, DeValue};
 
@@ -13,13 +14,13 @@ fn load(path: &str) -> Loaded {
 }
 
 #[test]
-fn the_example_loads_as_it_stands() {
+fn example_configuration_loads() {
     let loaded = load("config.toml.example");
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
 #[test]
-fn the_example_states_the_defaults() {
+fn example_configuration_states_the_defaults() {
     let (example, bare) = (load("config.toml.example").config, load("tests/golden/bare.toml").config);
     let general = |config: &config::Config| {
         let DeliveryLog::Stdout = config.log.deliveries.value else { panic!("{:?}", config.log) };
@@ -76,7 +77,7 @@ fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_example_has_every_key_and_no_other() {
+fn example_configuration_has_every_key_and_no_other() {
     let text = with_all_settings();
     let mut found = BTreeSet::new();
     keys(DeTable::parse(&text).unwrap().get_ref(), "", &mut found);
@@ -84,7 +85,7 @@ fn the_example_has_every_key_and_no_other() {
 }
 
 #[test]
-fn every_key_of_the_example_has_its_comment() {
+fn example_configuration_has_a_comment_for_every_key() {
     let mut comment = false;
     let mut open = 0;
     for line in with_all_settings().lines() {
@@ -196,9 +197,9 @@ fn reference() -> (String, BTreeSet<String>) {
     (page, found)
 }
 
-/// To write the page again: `BLESS=1 cargo test --test it configuration::example::`.
+/// This command writes the page again: `BLESS=1 cargo test --test it configuration::example::`.
 #[test]
-fn the_configuration_reference_is_made_of_the_keys_and_the_example() {
+fn configuration_reference_is_generated_from_the_example() {
     let (page, found) = reference();
     let tables = keys_of("").into_iter().filter(|key| !["include", "acknowledge"].contains(&key.as_str()));
     let expected: BTreeSet<String> = config::known_keys().collect();
@@ -214,12 +215,12 @@ fn the_configuration_reference_is_made_of_the_keys_and_the_example() {
 }
 
 #[test]
-fn what_the_package_installs_loads() {
+fn packaged_configuration_loads() {
     assert!(load("packaging/config.toml").warnings.is_empty());
 }
 
 #[test]
-fn the_ten_lines_of_the_readme_load() {
+fn readme_configuration_loads() {
     let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
     let section = readme.split("\n## Ten lines\n").nth(1).expect("the section");
     let toml = section.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the configuration");
@@ -228,7 +229,7 @@ fn the_ten_lines_of_the_readme_load() {
     std::fs::create_dir_all(&folder).expect("a folder");
     let key = folder.join("platform");
     std::fs::write(&key, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("a key");
-    let toml = toml.replace("/etc/outgate/keys/platform-2026-11", &key.display().to_string());
+    let toml = toml.replace_one("/etc/outgate/keys/platform-2026-11", &key.display().to_string());
     let path = folder.join("config.toml");
     std::fs::write(&path, toml).expect("a configuration");
     let loaded = load(&path.display().to_string()).config;

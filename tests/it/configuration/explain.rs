@@ -91,8 +91,7 @@ fn explain(arguments: &[&str]) -> Output {
     let folder = Folder::new();
     let key = folder.write("key", SECRET);
     std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let dir = folder.path("").display().to_string();
-    let file = folder.write("config.toml", CONFIG.replace("{dir}", dir.trim_end_matches('/')));
+    let file = folder.write_config("config.toml", CONFIG);
     let outgate = env!("CARGO_BIN_EXE_outgate");
     Command::new(outgate).arg("explain").args(arguments).arg("--config").arg(file).output().unwrap()
 }
@@ -112,7 +111,7 @@ fn step<'a>(steps: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 #[test]
-fn which_of_two_routes_wins_and_by_which_rule() {
+fn explain_names_the_winning_route_and_its_rule() {
     for (url, who, expected) in [
         ("https://old.example/", &["--client", "crm"][..], "old: more specific than everybody, by its host"),
         (
@@ -137,7 +136,7 @@ fn which_of_two_routes_wins_and_by_which_rule() {
 }
 
 #[test]
-fn the_route_is_named_with_its_reason_and_all_that_follows() {
+fn explain_shows_the_route_and_every_step() {
     let url = "https://hooks.acme.example/in";
     let (code, refusal, steps) = told(&["POST", url, "--client", "billing", "--tenant", "acme"]);
     assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
@@ -160,7 +159,7 @@ fn the_route_is_named_with_its_reason_and_all_that_follows() {
 }
 
 #[test]
-fn on_which_side_of_a_split_a_tenant_and_host_are() {
+fn explain_shows_the_side_of_a_split() {
     let mut sides = Vec::new();
     for who in [&["--client", "billing"][..], &["--client", "billing", "--tenant", "acme"]] {
         let (code, _, steps) = told(&[&["POST", "https://tried.example/"], who].concat());
@@ -187,11 +186,11 @@ fn on_which_side_of_a_split_a_tenant_and_host_are() {
     assert_eq!(step(&steps, "split"), "");
 }
 
-/// Of nobody and of acme, at tried.example.
+/// The sides at tried.example without a tenant and for acme.
 const SIDES: [bool; 2] = [false, true];
 
 #[test]
-fn what_only_reports_is_told() {
+fn explain_shows_what_report_only_would_refuse() {
     let (code, _, steps) = told(&["POST", "https://new.example/", "--client", "billing"]);
     assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
     assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
@@ -203,7 +202,7 @@ fn what_only_reports_is_told() {
 }
 
 #[test]
-fn a_tunnel_has_every_route_that_what_is_inside_could_take() {
+fn explain_of_a_connect_lists_every_route_inside_the_tunnel() {
     let connect = |target| told(&["CONNECT", target, "--client", "billing"]);
     let (code, _, steps) = connect("tried.example:443");
     assert_eq!((code, step(&steps, "target")), (0, "https://tried.example"), "{steps:?}");
@@ -233,7 +232,7 @@ fn a_tunnel_has_every_route_that_what_is_inside_could_take() {
 }
 
 #[test]
-fn a_refusal_is_told_where_it_would_happen() {
+fn explain_shows_a_refusal_at_its_step() {
     for (url, client, refusal) in [
         ("https://10.0.0.1/", "billing", "target_forbidden"),
         // Judged by address whatever the pool's way to choose.
@@ -262,7 +261,7 @@ fn a_refusal_is_told_where_it_would_happen() {
 }
 
 #[test]
-fn people_read_lines_and_mistakes_are_said_on_stderr() {
+fn explain_writes_lines_to_stdout_and_errors_to_stderr() {
     let output = explain(&["POST", "https://10.0.0.1/", "--client", "billing"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().any(|line| line.starts_with("route      address: ")), "{text}");

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use outgate::delivery::{ExplainRequest, explain};
 use outgate::names::{ClientName, TenantName};
 use outgate::policy::guard::LocalAddresses;
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
@@ -21,7 +22,7 @@ use support::{Outgate, tunnel};
 const CONFIGURATIONS: u64 = 6;
 const REQUESTS: usize = 120;
 
-/// What the proxy may say where `explain` has no refusal: the target's part in a delivery is not foretold.
+/// Codes of the proxy for which `explain` has no refusal: it does not foretell the target.
 const TARGETS_PART: &[&str] =
     &["", "connect_refused", "certificate_untrusted", "tls_failed", "response_malformed", "connection_lost"];
 
@@ -43,7 +44,7 @@ const HOSTS: &[&str] = &[
     "10.0.0.1",
 ];
 const PATHS: &[&str] = &["", "/", "/in", "/in/a?b", "/inner", "/x/", "?q"];
-/// What has a rule of its own, one time in [`ODD`].
+/// One time in [`ODD`], a value that has a rule of its own.
 const ODD_HOSTS: &[&str] = &[
     "unrouted.test",
     "localhost",
@@ -154,10 +155,10 @@ connect = "inspect"
 }
 
 struct Case {
-    /// What goes to the proxy, and whether that is a CONNECT.
+    /// The request to the proxy, and whether it is a CONNECT.
     request: String,
     method: &'static str,
-    /// What `explain` is asked.
+    /// The arguments of `explain`.
     url: String,
     client: &'static str,
     tenant: Option<&'static str>,
@@ -165,7 +166,7 @@ struct Case {
 
 fn case(dice: &mut Dice, ports: &[&str]) -> Case {
     let (host, port) = (dice.pick_mostly(HOSTS, ODD_HOSTS), dice.pick_mostly(ports, ODD_PORTS));
-    // The last token proves nobody, and so does a client that there is not.
+    // The last token identifies no client. Neither does a client that does not exist.
     let (client, token) =
         [("anonymous", ""), ("billing", "b1ll1ng"), ("billing", "b1ll1ng"), ("crm", "crm"), ("", "no")][dice.roll(5)];
     let tenant =
@@ -212,7 +213,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
         put(&folder, "keys/acme/k1.key", &new_key("standard-webhooks"));
         put(&folder, "keys/empty/k1.until-2026-01-01.key", &new_key("standard-webhooks"));
         let outgate = Outgate::run(folder, &text);
-        let text = text.replace(&format!(", {OWN}]"), &format!(", {}]", outgate.proxy.port()));
+        let text = text.replace_all(&format!(", {OWN}]"), &format!(", {}]", outgate.proxy.port()));
         outgate.reconfigure(&text);
         let loaded = outgate::config::load(&outgate.folder.path("config.toml")).ok().unwrap();
         let now = Timestamp::now();

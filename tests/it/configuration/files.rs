@@ -1,5 +1,5 @@
 //! What a configuration takes from other files: secrets, certificates, includes; and what it knows of them afterwards.
-//! Is everything read, watched and told apart?
+//! Is every file read, watched and compared?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,8 +8,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use crate::support::configuration::Replace;
+use crate::support::eventually;
 use jiff::Timestamp;
 use outgate::config::{self, Config, KeyFolder, LoadError, Loaded, Severity};
 use outgate::names::TenantName;
@@ -76,7 +77,7 @@ fn secrets_come_from_files_and_credentials_without_the_space_around_them() {
 }
 
 #[test]
-fn a_secret_that_everybody_can_open_is_a_warning() {
+fn secret_file_that_other_users_can_read_is_a_warning() {
     let folder = Folder::new("mode");
     folder.write("a", 0o644, b"whsec_AAAA").write("config.toml", 0o644, &signer("file:a"));
     let warnings = folder.load().unwrap().warnings;
@@ -85,7 +86,7 @@ fn a_secret_that_everybody_can_open_is_a_warning() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_is_a_problem() {
+fn secret_that_cannot_be_read_or_decoded_is_a_problem() {
     let folder = Folder::new("no-secret");
     folder.write("empty", 0o600, b" \n").write("large", 0o600, &[b'x'; 65_537]).write("credentials/b", 0o600, b"b");
     for (reference, label) in [
@@ -102,7 +103,7 @@ fn a_secret_that_cannot_be_is_a_problem() {
 }
 
 #[test]
-fn a_rejected_configuration_says_what_to_watch() {
+fn rejected_configuration_lists_the_files_to_watch() {
     let folder = Folder::new("watch");
     folder.write("config.toml", 0o644, &signer("file:absent"));
     assert_eq!(folder.load().unwrap_err().files, [folder.0.join("absent"), folder.0.join("config.toml")]);
@@ -126,7 +127,7 @@ fn includes_are_merged_in_order_each_once() {
 
 /// Some editors empty a file before they write it.
 #[test]
-fn an_included_file_without_a_byte_is_no_configuration() {
+fn included_file_that_is_empty_is_a_problem() {
     let folder = Folder::new("empty-include");
     folder.write("config.toml", 0o644, b"include = [\"conf.d/*.toml\"]\n").write("conf.d/10.toml", 0o644, b"");
     let rejected = folder.load().unwrap_err();
@@ -137,7 +138,7 @@ fn an_included_file_without_a_byte_is_no_configuration() {
 }
 
 #[test]
-fn symlinked_files_are_read_and_relative_to_the_link() {
+fn symlinked_configuration_is_read_relative_to_the_link() {
     let folder = Folder::new("symlink");
     folder.write("real/config.toml", 0o644, &signer("file:a")).write("a", 0o600, b"whsec_AAAA");
     symlink("real/config.toml", folder.0.join("config.toml")).unwrap();
@@ -145,7 +146,7 @@ fn symlinked_files_are_read_and_relative_to_the_link() {
 }
 
 #[test]
-fn the_digest_changes_with_every_file_and_with_nothing_else() {
+fn configuration_digest_changes_with_every_file_and_with_nothing_else() {
     let folder = Folder::new("digest");
     let main = [b"include = [\"conf.d/*.toml\"]\n".to_vec(), signer("file:a")].concat();
     folder.write("config.toml", 0o644, &main).write("a", 0o600, b"whsec_AAAA");
@@ -177,7 +178,7 @@ fn certificates_are_read_from_pem() {
 }
 
 #[test]
-fn a_file_without_end_is_refused() {
+fn configuration_file_beyond_the_size_limit_is_refused() {
     let folder = Folder::new("large");
     folder.write("config.toml", 0o644, &vec![b'#'; (8 << 20) + 1]);
     let problems = folder.load().unwrap_err().problems;
@@ -185,7 +186,7 @@ fn a_file_without_end_is_refused() {
 }
 
 #[test]
-fn problems_without_end_are_cut() {
+fn problems_of_a_configuration_are_bounded() {
     let text: String = (0..5000).map(|number| format!("x{number} = 1\n")).collect();
     let rejected = config::parse(&text, Path::new("c.toml")).unwrap_err();
     assert_eq!(rejected.problems.len(), 1001);
@@ -194,7 +195,7 @@ fn problems_without_end_are_cut() {
 }
 
 #[test]
-fn without_a_file_strangers_on_loopback_reach_every_public_host() {
+fn default_configuration_serves_anonymous_clients_on_loopback() {
     let addresses = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
     let config = config::builtin(&addresses).unwrap().config;
     let [listen] = config.server.listen.as_slice() else { panic!("{:?}", config.server) };
@@ -210,13 +211,13 @@ fn without_a_file_strangers_on_loopback_reach_every_public_host() {
 
 const KEY: &[u8] = b"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// Of the one key_dir.
+/// The tenant's keys of the one key_dir.
 fn tenant<'c>(config: &'c Config, name: &str) -> &'c Arc<KeyFolder> {
     &config.key_dirs.values().next().unwrap().tenants[name]
 }
 
 #[test]
-fn only_the_folder_that_changed_is_read_again_and_compiled() {
+fn key_dir_reload_reads_only_the_folder_that_changed() {
     let folder = Folder::new("tenants");
     let names = ["acme", "globex", "initech"].map(TenantName::new);
     for name in &names {
@@ -230,19 +231,15 @@ fn only_the_folder_that_changed_is_read_again_and_compiled() {
     let is_same = |one: &Config, other: &Config| {
         names.each_ref().map(|name| Arc::ptr_eq(tenant(one, name.as_str()), tenant(other, name.as_str())))
     };
-    // As long as another change could bear the same time, all are read again. Nothing tells when that has passed.
+    // All folders are read again while another change could have the same timestamp. No event marks the end of that.
     let mut before = folder.config();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    eventually("no key folder is read again", || {
         let next = again(&before);
         assert_eq!(next.digest, before.digest);
-        if is_same(&before, &next) == [true; 3] {
-            break;
-        }
-        assert!(Instant::now() < deadline);
+        let is_same = is_same(&before, &next) == [true; 3];
         before = next;
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        is_same
+    });
     let plan = policy::compile(&before, Timestamp::UNIX_EPOCH).unwrap().0;
 
     // Written over where it stands, as long as before; and one that only looks changed.
@@ -261,8 +258,8 @@ fn only_the_folder_that_changed_is_read_again_and_compiled() {
     });
     assert_eq!(kept, [true, false, true]);
 
-    // What says how a secret is read makes other keys of the same files.
-    folder.write("config.toml", 0o644, text.replace("standard-webhooks", "stripe").as_bytes());
+    // Another scheme makes other keys of the same files.
+    folder.write("config.toml", 0o644, text.replace_one("standard-webhooks", "stripe").as_bytes());
     let other = policy::recompile(&again(&next), Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
     let algorithm = |plan: &policy::Plan| plan.signers["a"].scheme();
     assert_eq!((algorithm(&plan), algorithm(&other)), ("standard-webhooks", "stripe"));
@@ -271,7 +268,7 @@ fn only_the_folder_that_changed_is_read_again_and_compiled() {
 }
 
 #[test]
-fn a_directory_of_keys_is_watched_as_a_whole_also_where_a_key_is_broken() {
+fn key_dir_is_watched_as_a_whole_even_if_a_key_is_broken() {
     let folder = Folder::new("watched");
     folder.write("keys/acme/k1.key", 0o600, KEY).write("keys/broken/k1.key", 0o600, b"").write("keys/file", 0o600, b"");
     fs::create_dir_all(folder.0.join("keys/empty")).unwrap();

@@ -1,5 +1,5 @@
 //! Configurations and the problems that they have, word for word: `tests/golden/NAME.toml` and `NAME.txt`.
-//! What is an operator told? With BLESS=1 in the environment the answers are written instead of compared.
+//! Which problems does an operator read? With BLESS=1 the test writes the golden files instead of comparing them.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -37,7 +37,7 @@ fn answer(path: &Path) -> String {
 }
 
 #[test]
-fn each_configuration_has_its_problems_word_for_word() {
+fn golden_configurations_have_the_problems_of_their_golden_files() {
     let bless = std::env::var_os("BLESS").is_some();
     let mut different = Vec::new();
     for path in cases("toml") {
@@ -52,14 +52,14 @@ fn each_configuration_has_its_problems_word_for_word() {
 }
 
 #[test]
-fn each_answer_has_its_configuration() {
+fn golden_files_have_a_configuration_each() {
     for path in cases("txt") {
         assert!(path.with_extension("toml").exists(), "{}", path.display());
     }
 }
 
 #[test]
-fn no_answer_shows_a_secret() {
+fn golden_files_show_no_secret() {
     for path in cases("toml") {
         let shown = match config::load_with_environment(&path, &environment) {
             Ok(loaded) => config::to_json(&loaded.warnings, &loaded.config.sources).to_string(),
@@ -72,7 +72,7 @@ fn no_answer_shows_a_secret() {
 }
 
 #[test]
-fn a_file_that_is_no_file_is_a_problem_of_its_own() {
+fn configuration_path_that_is_a_folder_is_a_problem() {
     for (path, message) in [
         ("tests/golden/missing/config.toml", "tests/golden/missing/config.toml does not exist"),
         ("tests/golden", "tests/golden is a directory"),

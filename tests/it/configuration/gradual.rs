@@ -1,5 +1,5 @@
-//! Changes that reach few first, or nobody: split routes, and what only reports.
-//! Is a change seen at work before it is everybody's?
+//! Gradual changes: split routes, and limits, routes and denials that only report.
+//! Is a change observed for a part of the traffic before it applies to all of it?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use support::configuration::{Config, Replace};
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, scene, scene_with};
 use support::tunnel_scene::{self, place};
-use support::{Answer, Folder, Outgate, PATIENCE, signature};
+use support::{Answer, Folder, Outgate, PATIENCE, eventually, signature};
 
-/// Who may send for all of them.
+/// A client that may send for every tenant.
 const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
 
-/// What each of these tenants leaves from.
+/// The source address of each of these tenants.
 fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String, String> {
     let send = |n: usize| {
         let tenant = format!("t{n}");
@@ -29,11 +30,11 @@ fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String,
 }
 
 /// The route `plain` with a split: those on its other side leave from 127.0.8.0/30, and are signed.
-fn split_text(scene: &Scene, percent: &str, more: &str) -> String {
+fn split_text(scene: &Scene, percent: &str, more: &str) -> Config {
     let pool = "[egress.next]\nranges = [\"127.0.8.0/30\"]\n";
     let text = config(&scene.good, &scene.plain, &format!("{CLIENT}{pool}{more}"));
     let split = format!("split = {{ percent = {percent}, egress = \"next\", sign = [\"platform\"] }}");
-    text.replace("plaintext = \"allow\"", &format!("plaintext = \"allow\"\n{split}"))
+    text.route("plain", &split)
 }
 
 fn is_next(source: &str) -> bool {
@@ -41,7 +42,7 @@ fn is_next(source: &str) -> bool {
 }
 
 #[test]
-fn a_part_of_the_tenants_is_on_the_other_side_and_stays_there() {
+fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
     const TENANTS: usize = 400;
     let mut scene = scene_with(ok(), CLIENT);
     let before = sources(&scene, &scene.outgate, TENANTS);
@@ -88,17 +89,17 @@ fn a_part_of_the_tenants_is_on_the_other_side_and_stays_there() {
     assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "and back");
 }
 
-/// What is tried on few fails for few.
+/// A trial on a part of the tenants fails for that part alone.
 #[test]
-fn a_trial_that_breaks_receivers_closes_them_to_nobody_else() {
+fn split_that_breaks_receivers_opens_no_circuit_of_the_other_side() {
     let reaction: Reaction = Arc::new(|seen| match seen.field("webhook-signature") {
         "" => (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), true),
         _ => (Vec::new(), false),
     });
     let scene = scene_with(reaction, CLIENT);
     let circuit = "[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"1h\"\nopen_max = \"1h\"\n";
-    // From the same pool: nothing but the signature is tried.
-    scene.outgate.reconfigure(&split_text(&scene, "50", circuit).replace("egress = \"next\", ", ""));
+    // Both sides use the same pool: the trial is of the signature alone.
+    scene.outgate.reconfigure(&split_text(&scene, "50", circuit).remove("routes.plain.split.egress"));
     let send = |n: usize| {
         let answer = scene.outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: t{n}\r\n"), "x");
         if answer.status == 200 { "200".to_owned() } else { answer.code().to_owned() }
@@ -106,10 +107,7 @@ fn a_trial_that_breaks_receivers_closes_them_to_nobody_else() {
     let first: Vec<String> = (0..20).map(send).collect();
     let (tried, other) = (first.iter().position(|code| code != "200"), first.iter().position(|code| code == "200"));
     let (tried, other) = (tried.unwrap(), other.unwrap());
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    while send(tried) != "target_circuit_open" {
-        assert!(std::time::Instant::now() < deadline, "its circuit never opens: {first:?}");
-    }
+    eventually("its circuit opens", || send(tried) == "target_circuit_open");
     assert_eq!(send(other), "200");
     assert_eq!(send(tried), "target_circuit_open", "the success of another says nothing of the trial");
     scene.outgate.log.until("word of it", |lines| {
@@ -119,30 +117,29 @@ fn a_trial_that_breaks_receivers_closes_them_to_nobody_else() {
     });
 }
 
-/// Nobody gets a tunnel past a signature that would not have got one without the split.
+/// A split opens no tunnel past a signature that its route would refuse.
 #[test]
 fn a_split_opens_no_tunnel_that_its_route_refuses() {
     let place = place();
     let authority = format!("signed.example:{}", place.port());
-    let tunnel = |route: &str| {
-        let (written, by) = ("hosts = [\"signed.example\"]", "sign = [\"platform\"]\n");
-        let text = tunnel_scene::config(place.port(), "").replacen(by, "", 1);
-        place.outgate.reconfigure(&text.replace(written, &format!("{written}\n{route}")));
+    let text = tunnel_scene::config(place.port(), "").remove("routes.signed.sign");
+    let tunnel = |config: &Config| {
+        place.outgate.reconfigure(config);
         place.outgate.tunnel(&authority, "").1.code().to_owned()
     };
-    // The target has no certificate for this name: whoever gets so far is not refused the tunnel.
+    // The target has no certificate for this name, so this code shows that the tunnel itself was allowed.
     let open = "certificate_untrusted";
     let signs = "sign = [\"platform\"]";
-    assert_eq!(tunnel(&format!("split = {{ percent = 0, {signs} }}")), open);
-    assert_eq!(tunnel(&format!("split = {{ percent = 100, {signs} }}")), "tunnel_forbidden");
-    assert_eq!(tunnel(&format!("{signs}\nsplit = {{ percent = 100, sign = [] }}")), "tunnel_forbidden");
+    let split = |split: &str| text.route("signed", split);
+    assert_eq!(tunnel(&split(&format!("split = {{ percent = 0, {signs} }}"))), open);
+    assert_eq!(tunnel(&split(&format!("split = {{ percent = 100, {signs} }}"))), "tunnel_forbidden");
+    let unsigned = split(&format!("{signs}\nsplit = {{ percent = 100, sign = [] }}"));
+    assert_eq!(tunnel(&unsigned), "tunnel_forbidden");
     let record = place.record(3);
     assert_eq!((&record["route"], &record["side"]), (&"signed".into(), &"split".into()), "{record}");
-    // Of some paths only, beside a route of all paths that has tunnels.
-    let some =
-        format!("paths = [\"/in\"]\nports = [{}]\n{signs}\nsplit = {{ percent = 100, sign = [] }}", place.port());
-    let all = "[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]";
-    assert_eq!(tunnel(&format!("{some}\n{all}")), "tunnel_forbidden");
+    // The route has some paths only, beside a route of all paths that allows tunnels.
+    let all = format!("[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]\nports = [{}]", place.port());
+    assert_eq!(tunnel(&unsigned.add("routes.signed.paths", ["/in"]).and(&all)), "tunnel_forbidden");
 }
 
 fn reported<'a>(record: &'a serde_json::Value) -> Vec<(&'a str, &'a str, &'a str)> {
@@ -152,11 +149,10 @@ fn reported<'a>(record: &'a serde_json::Value) -> Vec<(&'a str, &'a str, &'a str
 }
 
 #[test]
-fn an_address_that_is_to_be_denied_is_reported_first() {
+fn report_only_guard_deny_is_recorded_and_refuses_nothing() {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "");
-    let guard = "allow = [\"127.0.0.0/8\"]";
-    let deny = |entry: &str| scene.outgate.reconfigure(&text.replace(guard, &format!("{guard}\ndeny = [{entry}]")));
+    let deny = |entries: &str| scene.outgate.reconfigure(&text.and(&format!("[guard]\ndeny = [{entries}]\n")));
     deny("\"192.0.2.0/24\", { cidr = \"127.0.0.1/32\", report_only = true }");
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     let record = scene.outgate.records(1).pop().unwrap();
@@ -171,7 +167,7 @@ fn an_address_that_is_to_be_denied_is_reported_first() {
 /// The usual routes, and one that only reports.
 fn shadowed(scene: &Scene, shadow: &str) {
     let shadow = format!("[[routes]]\nname = \"shadow\"\nreport_only = true\n{shadow}\n");
-    scene.outgate.reconfigure(&(config(&scene.good, &scene.plain, "") + &shadow));
+    scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").and(&shadow));
 }
 
 fn seen(scene: &Scene, answer: &Answer) -> serde_json::Value {
@@ -187,7 +183,7 @@ fn seen(scene: &Scene, answer: &Answer) -> serde_json::Value {
 }
 
 #[test]
-fn a_route_that_only_reports_takes_nothing_and_is_told_what_it_would_have_taken() {
+fn report_only_route_takes_nothing_and_records_what_it_would_take() {
     let scene = scene();
     let good: &Receiver = &scene.good;
     let ports = format!("ports = [{}, {}]", good.port(), scene.plain.port());
@@ -197,19 +193,19 @@ fn a_route_that_only_reports_takes_nothing_and_is_told_what_it_would_have_taken(
     assert_eq!((answer.status, &record["route"], &record["would_take"]), (200, &"signed".into(), &"shadow".into()));
     assert!(reported(&record).is_empty(), "{record}");
     signature::verify(&good.seen()[0], support::scene::SECRET);
-    let answer = scene.outgate.post(&scene.good_url().replace("/in", "/out"), "", "x");
+    let answer = scene.outgate.post(&scene.good_url().replace_one("/in", "/out"), "", "x");
     assert_eq!(seen(&scene, &answer)["would_take"], serde_json::Value::Null, "another path");
     let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.contains("outgate_shadowed_deliveries_total{route=\"shadow\"} 1"), "{metrics}");
 
-    // What is not as specific as the one that is taken would not have been taken.
+    // A less specific route than the one that matched would not have matched.
     shadowed(&scene, &format!("hosts = [\"*\"]\n{ports}"));
     let answer = scene.outgate.post(&scene.good_url(), "", "x");
     assert_eq!(seen(&scene, &answer)["would_take"], serde_json::Value::Null);
     let answer = scene.outgate.post("https://nobody.example/", "", "x");
     assert_eq!((answer.code(), &seen(&scene, &answer)["would_take"]), ("no_route", &"shadow".into()));
 
-    // What it would have refused.
+    // The record has the refusal that it would have been.
     shadowed(&scene, "hosts = [\"plain.example\"]\nbody_max = \"10 B\"");
     let answer = scene.outgate.post(&scene.plain_url(), "", "x");
     assert_eq!(
@@ -228,7 +224,7 @@ fn a_route_that_only_reports_takes_nothing_and_is_told_what_it_would_have_taken(
 
 /// The route that takes the request and the one that only reports are judged by the same rules.
 #[test]
-fn a_report_only_route_reports_missing_keys_and_malformed_webhook_ids() {
+fn report_only_route_records_missing_keys_and_malformed_webhook_ids() {
     let scene = scene();
     std::fs::create_dir(scene.outgate.folder.path("keys")).unwrap();
     let own = "[signers.own]\nscheme = \"standard-webhooks\"\nkey_dir = \"{dir}/keys\"\n";
@@ -247,7 +243,7 @@ fn a_report_only_route_reports_missing_keys_and_malformed_webhook_ids() {
 
 /// Customers' firewalls must know a range before it is used, and for as long as anything may still leave from it.
 #[test]
-fn ranges_are_published_before_they_come_and_until_they_are_gone() {
+fn egress_list_shows_ranges_before_their_from_and_until_their_until() {
     let folder = Folder::new();
     let at = |hours: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours)).to_string();
     let text = format!(

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use support::configuration::Replace;
 use support::{Folder, Outgate};
 
 /// Seconds are what it takes; minutes what it took.
@@ -55,7 +56,7 @@ fn warnings_are_shown_up_to_a_bound_with_a_summary_in_time_that_grows_with_their
 }
 
 #[test]
-fn acknowledged_warnings_are_not_shown_and_a_code_without_a_warning_is_told() {
+fn acknowledged_warnings_are_not_shown_and_a_code_without_a_warning_is_reported() {
     let text = routes(3);
     let (_, _, said) = check(&text, &[]);
     assert!(said.contains("warning[plaintext]") && said.contains("warning[not_public]"), "{said}");
@@ -87,7 +88,7 @@ fn check_refuses_a_unix_listener_without_its_folder_or_group() {
     }
     assert!(!folder.path("admin.sock").exists(), "check creates nothing");
     // systemd makes the folder when the service starts.
-    let below_run = text("admin.sock", "").replace(&folder.path("").display().to_string(), "/run/outgate-missing/");
+    let below_run = text("admin.sock", "").replace_one(&folder.path("").display().to_string(), "/run/outgate-missing/");
     assert_eq!(check(&below_run, &[]).0, 0);
 }
 
@@ -117,7 +118,7 @@ fn acknowledged_warnings_are_not_logged_by_run() {
 }
 
 #[test]
-fn public_listeners_are_warned_about_for_admin_and_for_tokens_in_plaintext() {
+fn check_warns_of_public_admin_listeners_and_of_tokens_in_plaintext() {
     let token = "tokens = [\"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"]";
     let said = |listen: &str, admin: &str| {
         let text = format!(

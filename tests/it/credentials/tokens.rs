@@ -1,5 +1,5 @@
 //! Credentials for targets that demand them, against a real token endpoint.
-//! Does a target see who we are, and does nobody else?
+//! Does the target get the credential, and do records and logs not?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use socket2::{Domain, Socket, Type};
+use support::configuration::{Config, Replace};
 use support::pki::{Pki, self_signed};
 use support::ports::refusing;
 use support::receiver::{Reaction, Receiver, answering, ok};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
-use support::{Folder, Outgate, PATIENCE, post};
+use support::{Folder, Outgate, PATIENCE, eventually, post};
 
-/// In every secret of these tests.
+/// The word that is in every secret of these tests.
 const HUSH: &str = "hunter2";
 
 /// `hook.example`, and `login.example` beside it.
@@ -38,9 +39,9 @@ fn secrets(pki: &Pki) -> Folder {
     folder
 }
 
-/// With `[credentials.acme]` of these lines, and these lines more in the route.
-fn config(ports: &[u16], credential: &str, route: &str) -> String {
-    format!(
+/// A configuration with these keys in `[credentials.acme]` and in the route.
+fn config(ports: &[u16], credential: &str, route: &str) -> Config {
+    Config::parse(&format!(
         r#"
 [server]
 listen = ["127.0.0.1:0"]
@@ -73,7 +74,7 @@ sign = ["platform"]
 timeouts = {{ response = "5s", connect = "2s", tls = "2s" }}
 {route}
 "#
-    )
+    ))
 }
 
 fn oauth2(endpoint: u16, more: &str) -> String {
@@ -99,7 +100,7 @@ impl Scene {
     fn post(&self, fields: &str) -> support::Answer {
         self.outgate.post(&self.url(), fields, "{}")
     }
-    /// What the target has been shown.
+    /// The credentials that the target has got.
     fn shown(&self) -> Vec<String> {
         self.target.seen().iter().map(|seen| seen.all("authorization").join(" and ")).collect()
     }
@@ -128,7 +129,7 @@ fn bearer(number: usize) -> String {
 
 fn no_word_of_secrets(outgate: &Outgate) {
     let told = outgate.log.all().join("\n");
-    // What a TLS or HTTP library says of bytes is in hexadecimal, base64 or escaped; of what is text, nothing is.
+    // TLS and HTTP libraries log bytes in hexadecimal, base64 or escaped, and text as it is.
     for secret in [HUSH, "dXM6IGFuZDpodW50ZXIy", "dXMlM0EraHVudGVyM", "dXMlM0ErYW5kOmh1bnRlcjI"] {
         let line = told.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret}: {line:?}");
@@ -136,11 +137,11 @@ fn no_word_of_secrets(outgate: &Outgate) {
 }
 
 #[test]
-fn a_target_is_shown_what_is_written_and_nothing_of_the_clients_own() {
+fn credential_replaces_the_header_of_the_client() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let basic = "type = \"basic\"\nusername = \"platform\"\npassword = \"file:{dir}/password\"";
-    let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &format!("{basic}\n# at first"), ""));
+    let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &basic.replace_one("platform", "first"), ""));
     let url = format!("https://hook.example:{}/in", target.port());
     for (credential, name, expected) in [
         (basic, "authorization", "Basic cGxhdGZvcm06aHVudGVyMiDDqQ=="),
@@ -165,7 +166,7 @@ fn a_target_is_shown_what_is_written_and_nothing_of_the_clients_own() {
 }
 
 #[test]
-fn a_token_is_fetched_once_by_the_same_doors_and_shown_to_many() {
+fn oauth2_token_is_fetched_once_from_the_pool_and_reused() {
     let credential = "scopes = [\"send\", \"x:y\"]\naudience = \"https://hook.example/\"\nparameters = { a = \"b c\" }";
     let scene = scene(ok(), granting("3600"), credential, "");
     for _ in 0..10 {
@@ -196,7 +197,7 @@ fn a_token_is_fetched_once_by_the_same_doors_and_shown_to_many() {
 }
 
 #[test]
-fn the_client_may_prove_itself_in_the_body() {
+fn oauth2_client_auth_body_sends_the_secret_in_the_form() {
     let scene = scene(ok(), granting(""), "client_auth = \"body\"", "");
     assert_eq!(scene.post("").status, 200);
     let asked = &scene.endpoint.seen()[0];
@@ -207,7 +208,7 @@ fn the_client_may_prove_itself_in_the_body() {
 }
 
 #[test]
-fn many_at_once_wait_for_one_token() {
+fn oauth2_deliveries_at_once_share_one_token_request() {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
     let held: Reaction = Arc::new(move |_| {
@@ -216,14 +217,10 @@ fn many_at_once_wait_for_one_token() {
     });
     let scene = scene(ok(), held, "", "");
     let mut clients: Vec<_> = (0..50).map(|_| scene.outgate.connect()).collect();
-    // Whoever asked first hangs up: the token is for the others, too.
+    // The client of the token request hangs up: the token is for the others, too.
     let mut first = scene.outgate.connect();
     first.send(post(&scene.url(), "", "{}"));
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while scene.endpoint.connections() == 0 {
-        assert!(std::time::Instant::now() < deadline, "nobody asks for a token");
-        std::thread::yield_now();
-    }
+    eventually("outgate fetches a token", || scene.endpoint.connections() > 0);
     drop(first);
     clients.iter_mut().for_each(|client| client.send(post(&scene.url(), "", "{}")));
     release.send(()).unwrap();
@@ -234,7 +231,7 @@ fn many_at_once_wait_for_one_token() {
 }
 
 #[test]
-fn a_token_is_fetched_anew_before_it_ends() {
+fn oauth2_token_is_refreshed_before_it_expires() {
     let scene = scene(ok(), granting("2"), "", "");
     let deadline = std::time::Instant::now() + PATIENCE;
     while scene.shown().last() != Some(&bearer(3)) {
@@ -249,7 +246,7 @@ fn a_token_is_fetched_anew_before_it_ends() {
 }
 
 #[test]
-fn a_token_without_a_life_serves_those_who_waited_for_it() {
+fn oauth2_token_without_a_lifetime_serves_the_waiting_deliveries() {
     let scene = scene(ok(), granting("0"), "", "");
     for number in 1..=3 {
         assert_eq!(scene.post("").status, 200);
@@ -258,7 +255,7 @@ fn a_token_without_a_life_serves_those_who_waited_for_it() {
 }
 
 #[test]
-fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
+fn oauth2_endpoint_failures_have_their_codes_and_details() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let login = |reaction| Receiver::tls(pki.leaf(&["login.example"]), reaction);
@@ -306,8 +303,8 @@ fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
     let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &oauth2(refused, ""), ""));
     let url = format!("https://hook.example:{}/in", target.port());
     let mut count = 0;
-    let mut check = |text: &str, (status, code, details, detail): (u16, &str, &str, &str)| {
-        outgate.reconfigure(&text.replace(r#"response = "5s""#, r#"response = "300ms""#));
+    let mut check = |text: &Config, (status, code, details, detail): (u16, &str, &str, &str)| {
+        outgate.reconfigure(&text.set("routes.*.timeouts.response", "300ms"));
         for _ in 0..2 {
             let answer = outgate.post(&url, "", "{}");
             count += 1;
@@ -328,13 +325,10 @@ fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
         assert!(endpoint.seen().len() <= 1, "an endpoint that fails is left alone: {detail}");
     }
     let text = config(&[target.port()], &oauth2(refused, ""), "");
-    check(
-        &text.replace("client_id = \"us", "client_id = \"others"),
-        (502, "connect_refused", "", "it refused the connection"),
-    );
-    let private = text.replace("login.example:", "private.example:");
+    check(&text.set("credentials.acme.client_id", "others"), (502, "connect_refused", "", "it refused the connection"));
+    let private = text.set("credentials.acme.token_url", format!("https://private.example:{refused}/token"));
     check(&private, (500, "internal", "", "it is not a public address"));
-    let own = text.replace(&format!("login.example:{refused}"), &format!("login.example:{}", outgate.proxy.port()));
+    let own = text.set("credentials.acme.token_url", format!("https://login.example:{}/token", outgate.proxy.port()));
     check(&own, (500, "internal", "", "it is this proxy itself"));
 
     assert!(target.seen().is_empty());
@@ -349,13 +343,13 @@ fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
 
 /// Each delivery that a fetch fails has the fetch's evidence, also one that comes in the pause after it.
 #[test]
-fn a_record_of_a_token_that_was_not_fetched_has_the_endpoint_with_source_and_address() {
+fn record_of_a_failed_oauth2_token_request_has_endpoint_source_and_address() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let denying =
         Receiver::tls(pki.leaf(&["login.example"]), answering(std::str::from_utf8(&json(401, "{}")).unwrap()));
     let untrusted = Receiver::tls(self_signed(&["login.example"]), ok());
-    // Bound, so that nobody else can take it, and not listening.
+    // The port is bound, so that no other test takes it, and does not listen.
     let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let closed = held.local_addr().unwrap().as_socket().unwrap().port();
@@ -393,14 +387,14 @@ fn a_record_of_a_token_that_was_not_fetched_has_the_endpoint_with_source_and_add
 }
 
 #[test]
-fn a_delivery_with_a_token_has_no_token_endpoint_in_its_record() {
+fn record_of_a_delivery_with_an_oauth2_token_has_no_token_endpoint() {
     let scene = scene(ok(), granting("300"), "", "");
     assert_eq!(scene.post("").status, 200);
     assert!(scene.outgate.records(1)[0].get("token_endpoint").is_none());
 }
 
 #[test]
-fn an_endpoint_that_has_recovered_is_asked_again_after_a_moment() {
+fn oauth2_endpoint_is_asked_again_after_its_pause() {
     let count = AtomicUsize::new(0);
     let failing_first: Reaction = Arc::new(move |_| match count.fetch_add(1, Ordering::SeqCst) {
         0 => (json(503, ""), true),
@@ -417,7 +411,7 @@ fn an_endpoint_that_has_recovered_is_asked_again_after_a_moment() {
 }
 
 #[test]
-fn a_token_that_the_target_does_not_take_is_not_shown_again() {
+fn oauth2_token_that_the_target_rejects_is_not_reused() {
     let challenge = |number: usize| {
         let refused = bearer(number);
         let reaction: Reaction = Arc::new(move |seen| {
@@ -440,7 +434,7 @@ fn a_token_that_the_target_does_not_take_is_not_shown_again() {
 
     // A target that takes none does not make us ask for each webhook; one that says something else keeps its token.
     let always = "HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\nContent-Length: 0\r\n\r\n";
-    for (answer, fetches) in [(always, 2), (&always.replace("invalid_token", "insufficient_scope"), 1)] {
+    for (answer, fetches) in [(always, 2), (&always.replace_one("invalid_token", "insufficient_scope"), 1)] {
         let scene = scene(answering(answer), granting("3600"), "", "");
         (0..5).for_each(|_| assert_eq!(scene.post("").status, 401));
         assert_eq!(scene.endpoint.seen().len(), fetches);
@@ -448,12 +442,12 @@ fn a_token_that_the_target_does_not_take_is_not_shown_again() {
 }
 
 #[test]
-fn a_tenants_token_is_its_own_where_the_route_is_for_tenants() {
+fn oauth2_token_of_a_tenant_is_its_own_on_a_route_for_tenants() {
     for (route, fetches) in [("tenants = [\"a\", \"b\"]", 2), ("", 1)] {
         let scene = scene(ok(), granting("3600"), "", "");
         let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), route);
-        let clients = "allow_anonymous = false\n[clients.us]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
-        scene.outgate.reconfigure(&text.replace("allow_anonymous = true\n", clients));
+        let clients = "[clients.us]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
+        scene.outgate.reconfigure(&text.set("server.allow_anonymous", false).and(clients));
         for tenant in ["a", "b", "a", "b"] {
             assert_eq!(scene.post(&format!("Outgate-Tenant: {tenant}\r\n")).status, 200);
         }
@@ -464,23 +458,20 @@ fn a_tenants_token_is_its_own_where_the_route_is_for_tenants() {
 }
 
 #[test]
-fn a_reload_keeps_what_is_still_meant() {
+fn oauth2_token_survives_a_reload_that_does_not_change_its_request() {
     let scene = scene(ok(), granting("3600"), "", "");
     assert_eq!(scene.post("").status, 200);
     let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), "");
-    scene.outgate.reconfigure(&text.replace("response = \"5s\"", "response = \"6s\""));
+    scene.outgate.reconfigure(&text.set("routes.*.timeouts.response", "6s"));
     assert_eq!(scene.post("").status, 200);
     assert_eq!(scene.shown(), vec![bearer(1); 2]);
     // The same words over another pool, or under another trust, are another conversation.
-    let pool = text.replace("[guard]", "[egress.eu]\nranges = [\"127.0.8.1\"]\n[guard]");
-    scene.outgate.reconfigure(&pool.replace("credential = \"acme\"", "credential = \"acme\"\negress = \"eu\""));
+    let pool = text.add("egress.eu.ranges", ["127.0.8.1"]);
+    scene.outgate.reconfigure(&pool.add("routes.acme.egress", "eu"));
     assert_eq!(scene.post("").status, 200);
     assert_eq!(scene.endpoint.seen().pop().unwrap().from, std::net::IpAddr::from([127, 0, 8, 1]));
-    let reloads = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
     scene.outgate.reconfigure(&text);
-    let before = reloads(&scene.outgate.log.all());
-    scene.outgate.folder.write("client", "hunter2-too");
-    scene.outgate.log.until("a reload", |lines| (reloads(lines) > before).then_some(()));
+    scene.outgate.after_reload(|| drop(scene.outgate.folder.write("client", "hunter2-too")));
     assert_eq!(scene.post("").status, 200);
     assert_eq!(scene.shown(), [bearer(1), bearer(1), bearer(2), bearer(3)]);
     let proofs: Vec<_> = scene.endpoint.seen().iter().map(|seen| seen.field("authorization").to_owned()).collect();
@@ -489,10 +480,10 @@ fn a_reload_keeps_what_is_still_meant() {
 }
 
 #[test]
-fn a_tunnel_carries_no_credential_and_is_not_opened() {
+fn credential_on_a_route_refuses_tunnels() {
     let scene = scene(ok(), granting("3600"), "", "");
     let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), "");
-    scene.outgate.reconfigure(&text.replace("sign = [\"platform\"]", ""));
+    scene.outgate.reconfigure(&text.remove("routes.acme.sign"));
     let mut client = scene.outgate.connect();
     client.send(format!("CONNECT hook.example:{} HTTP/1.1\r\nHost: x\r\n\r\n", scene.target.port()));
     assert_eq!(client.answer_to("CONNECT").code(), "tunnel_forbidden");
@@ -500,11 +491,11 @@ fn a_tunnel_carries_no_credential_and_is_not_opened() {
 }
 
 #[test]
-fn explain_and_check_say_its_name_and_type_alone() {
+fn credential_secrets_are_in_neither_explain_nor_check() {
     let pki = Pki::new();
     let folder = secrets(&pki);
-    let text = config(&[443], &oauth2(443, ""), "").replace("{dir}", &folder.path("").display().to_string());
-    let file = folder.write("config.toml", &text);
+    let text = config(&[443], &oauth2(443, ""), "");
+    let file = folder.write_config("config.toml", &text);
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).arg("--config").arg(&file).output();
         let output = output.unwrap();
@@ -513,21 +504,21 @@ fn explain_and_check_say_its_name_and_type_alone() {
     let told = run(&["explain", "POST", "https://hook.example/in"]);
     assert!(told.contains("credential acme: oauth2\n"), "{told}");
     assert!(!told.contains(HUSH) && !told.contains("login.example"), "{told}");
-    folder.write("config.toml", text.replace("sign = [\"platform\"]", "plaintext = \"allow\""));
+    folder.write_config("config.toml", &text.remove("routes.acme.sign").add("routes.acme.plaintext", "allow"));
     let told = run(&["check"]);
     assert!(told.contains("the credential acme would leave in plaintext"), "{told}");
     assert!(!told.contains(HUSH), "{told}");
 }
 
-/// Or it would be cut off on the day that the denial is in force.
+/// The report must come before the denial cuts the endpoint off.
 #[test]
-fn a_denial_that_only_reports_is_counted_for_token_endpoints_too() {
+fn report_only_guard_deny_counts_oauth2_endpoints() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let endpoint = Receiver::tls_at("127.0.0.9:0", pki.leaf(&["login.example"]), granting("3600"));
     let text = config(&[target.port()], &oauth2(endpoint.port(), ""), "")
-        .replace("\"login.example\" = [\"127.0.0.1\"]", "\"login.example\" = [\"127.0.0.9\"]")
-        .replace("[guard]", "[guard]\ndeny = [{ cidr = \"127.0.0.9/32\", report_only = true }]");
+        .host("login.example", "127.0.0.9")
+        .and("[guard]\ndeny = [{ cidr = \"127.0.0.9/32\", report_only = true }]");
     let outgate = Outgate::run(secrets(&pki), &text);
     let url = format!("https://hook.example:{}/in", target.port());
     assert_eq!(outgate.post(&url, "", "{}").status, 200);

@@ -68,7 +68,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// Without `..`: `docs/../README.md` is `README.md`.
+/// Resolves `..`: `docs/../README.md` is `README.md`.
 fn normal(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut path, part| {
         match part {
@@ -79,7 +79,7 @@ fn normal(path: &Path) -> PathBuf {
     })
 }
 
-/// What is wrong with the relative links of a page. `read` returns the text of a file, if there is one.
+/// The broken relative links of a page. `read` returns the text of a file, if there is one.
 fn broken(page: &Path, text: &str, read: &dyn Fn(&Path) -> Option<String>) -> Vec<String> {
     let mut wrong = Vec::new();
     for link in links(text).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
@@ -132,7 +132,7 @@ fn broken_links_are_found() {
 }
 
 #[test]
-fn the_summary_lists_every_page_once() {
+fn book_summary_lists_every_page_once() {
     let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
     let listed: Vec<PathBuf> = links(&summary).into_iter().map(|link| Path::new("docs").join(link)).collect();
     let pages: BTreeSet<PathBuf> = listed.iter().cloned().collect();
@@ -143,7 +143,7 @@ fn the_summary_lists_every_page_once() {
 }
 
 #[test]
-fn the_readme_keeps_to_its_size() {
+fn readme_has_at_most_its_number_of_lines() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     assert!(readme.lines().count() <= README_LINES_MAX, "{} lines", readme.lines().count());
     let long: Vec<&str> = readme.lines().filter(|line| line.chars().count() > COLUMNS_MAX).collect();
@@ -191,7 +191,7 @@ fn the_files_that_documents_name_exist() {
 }
 
 #[test]
-fn the_page_on_operating_has_every_command() {
+fn operating_page_has_every_command() {
     let listed = |words: &[&str]| -> Vec<String> {
         let help = Command::new(env!("CARGO_BIN_EXE_outgate")).args(words).arg("--help").output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();

@@ -11,6 +11,7 @@ use std::process::Command;
 use aws_lc_rs::digest;
 use support::Outgate;
 use support::clients::{Language, Workshop};
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -21,7 +22,7 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
     fenced.filter(|(language, _)| !language.is_empty()).collect()
 }
 
-/// What a reader writes around an example in Go.
+/// The program that a reader writes around an example in Go.
 fn go(example: &str) -> String {
     format!(
         "package main\nimport (\"net/http\"; \"net/url\"; \"strings\")\nfunc main() {{\n{example}\n\
@@ -29,7 +30,7 @@ fn go(example: &str) -> String {
     )
 }
 
-/// What a reader writes around an example in Java.
+/// The program that a reader writes around an example in Java.
 fn java(example: &str) -> String {
     let imports = [
         "org.apache.http.HttpHost",
@@ -51,15 +52,15 @@ fn every_example_of_a_request_form_delivers_a_signed_webhook() {
     let hash = digest::digest(&digest::SHA256, b"TOKEN");
     let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let client = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
-    let text = config(&receiver, &plain, &client).replace("allow_anonymous = true\n", "");
+    let text = config(&receiver, &plain, &client).remove("server.allow_anonymous");
     let outgate = Outgate::run(folder(&pki), &text);
 
     let (mut run, mut expected, mut records) = (0, 0, 0);
     for (language, text) in blocks(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/requests.md"))) {
         // The receiver is on this host, and the ports are free ones. Nothing else is changed.
         let text = text
-            .replace("hooks.acme.example", &format!("hook.example:{}", receiver.port()))
-            .replace("4750", &outgate.proxy.port().to_string());
+            .replace_all("hooks.acme.example", &format!("hook.example:{}", receiver.port()))
+            .replace_all("4750", &outgate.proxy.port().to_string());
         let command = match language {
             "sh" => {
                 let mut shell = Command::new("sh");

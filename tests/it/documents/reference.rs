@@ -9,7 +9,7 @@ use outgate::delivery::refusal::TABLE;
 use outgate::policy::trust::fault::CertificateFault;
 
 #[test]
-fn the_page_of_refusals_has_the_codes() {
+fn refusals_page_has_every_code() {
     let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md"));
     let expected: Vec<String> = TABLE
         .iter()
@@ -30,7 +30,7 @@ fn the_page_of_refusals_has_the_codes() {
 }
 
 #[test]
-fn the_page_of_refusals_has_every_word_for_a_certificate_and_no_other() {
+fn refusals_page_has_every_certificate_detail_and_no_other() {
     let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md"));
     let table = page.split("| details | what was wrong |").nth(1).expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
@@ -53,7 +53,7 @@ fn fields(code: &str, of: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_page_of_records_has_every_field_in_its_order_and_no_other() {
+fn records_page_has_every_field_in_order_and_no_other() {
     let line = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/delivery/record/line.rs"));
     let connection = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/delivery/record/connection.rs"));
     let within = [
@@ -102,7 +102,7 @@ fn the_page_of_records_has_every_field_in_its_order_and_no_other() {
 }
 
 #[test]
-fn the_page_of_metrics_has_every_metric_and_no_other() {
+fn metrics_page_has_every_metric_and_no_other() {
     let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"));
     let table = page.split("| metric | labels | what it tells |").nth(1).expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
@@ -112,7 +112,7 @@ fn the_page_of_metrics_has_every_metric_and_no_other() {
         .collect::<BTreeSet<_>>();
     let metrics = metrics();
     assert_eq!(told, metrics);
-    // What the pages say in alerts and in text is served under the same names.
+    // The names in alerts and in text are names that outgate serves.
     let pages = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap().map(|entry| entry.unwrap().path());
     let pages: Vec<_> = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
     for path in pages {
@@ -149,7 +149,7 @@ fn metrics() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_list_of_warnings_has_every_code_and_no_other() {
+fn warnings_page_has_every_code_and_no_other() {
     let list = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/warnings.md"));
     let rows = list.split("| code | what it says |").nth(1).expect("the table").lines().skip(2);
     let codes: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();

@@ -88,7 +88,7 @@ fn list<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_source_is_tried_and_nothing_is_sent() {
+fn egress_probe_connects_from_every_source_and_sends_no_request() {
     let place = place();
     let (code, json) = place.json(&place.url(), &[]);
     assert_eq!(code, 0, "{json:#}");
@@ -115,7 +115,7 @@ fn every_source_is_tried_and_nothing_is_sent() {
 }
 
 #[test]
-fn an_allow_list_that_lacks_some_of_us_is_told_in_words() {
+fn egress_probe_names_the_sources_that_an_allow_list_lacks() {
     let place = place();
     place.target.shut_out(&["127.0.7.2"]);
     let (code, json) = place.json(&place.url(), &["--timeout", "2s"]);
@@ -142,7 +142,7 @@ fn an_allow_list_that_lacks_some_of_us_is_told_in_words() {
 
 /// A load balancer takes every connection and hangs up on those that it does not like.
 #[test]
-fn a_target_that_hangs_up_on_some_of_us_is_told_too() {
+fn egress_probe_names_the_sources_whose_connections_the_target_closes() {
     let pki = Pki::new();
     let target = Receiver::tls_unless(pki.leaf(&["hook.example"]), ok(), "127.0.7.1");
     let place = with(folder(&pki), target, "[\"127.0.7.0/31\"]", "");
@@ -152,12 +152,12 @@ fn a_target_that_hangs_up_on_some_of_us_is_told_too() {
 }
 
 #[test]
-fn what_nobody_reaches_is_no_gap_in_an_allow_list() {
+fn egress_probe_reports_no_gap_for_a_target_that_no_source_reaches() {
     let place = place();
     place.target.shut_out(&["127.0.7.0", "127.0.7.1"]);
     let (code, json) = place.json(&place.url(), &["--timeout", "1s", "--sample", "1"]);
     assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
-    // The certificate is as bad for everybody.
+    // The certificate is equally bad for every source.
     let place = with(folder(&Pki::new()), bad_receiver(&["hook.example"]), "[\"127.0.7.0/30\"]", "");
     let (code, json) = place.json(&place.url(), &[]);
     assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
@@ -171,7 +171,7 @@ fn what_nobody_reaches_is_no_gap_in_an_allow_list() {
 }
 
 #[test]
-fn of_a_large_pool_a_sample_is_tried_and_said_to_be_one() {
+fn egress_probe_samples_a_large_pool_and_states_it() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let place = with(folder(&pki), target, "[\"127.0.7.0/30\", \"127.1.0.0/16\"]", "");
@@ -200,7 +200,7 @@ fn of_a_large_pool_a_sample_is_tried_and_said_to_be_one() {
 }
 
 #[test]
-fn each_address_of_a_name_is_tried_by_itself() {
+fn egress_probe_tries_each_address_of_a_name() {
     let place = place();
     let url = format!("https://two.example:{}/", place.target.port());
     let (code, json) = place.json(&url, &["--pool", "next"]);
@@ -214,7 +214,7 @@ fn each_address_of_a_name_is_tried_by_itself() {
 }
 
 #[test]
-fn the_guard_and_the_routes_have_their_say() {
+fn egress_probe_obeys_the_guard_and_the_routes() {
     let place = place();
     let port = place.target.port();
     let refused = |url: String, arguments: &[&str], code: &str| {
@@ -233,7 +233,7 @@ fn the_guard_and_the_routes_have_their_say() {
 }
 
 #[test]
-fn exit_codes_tell_usage_and_configuration_apart() {
+fn egress_probe_exit_codes_distinguish_usage_from_configuration() {
     let place = place();
     let code = |url: &str, arguments: &[&str]| place.probe(url, arguments).status.code().unwrap();
     assert_eq!(code("hook.example", &[]), 2);
@@ -246,7 +246,7 @@ fn exit_codes_tell_usage_and_configuration_apart() {
 }
 
 #[test]
-fn a_plaintext_target_is_asked_for_a_connection_alone() {
+fn egress_probe_of_a_plaintext_target_only_connects() {
     let target = Receiver::plain(ok());
     let place = with(folder(&Pki::new()), target, "[\"127.0.7.0/31\"]", "plaintext = \"allow\"");
     let url = format!("http://hook.example:{}/", place.target.port());

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode};
+use support::configuration::Replace;
 use support::receiver::{Reaction, answering, answering_once, ok};
 use support::scene::{Scene, config, scene, scene_with};
 use support::{Outgate, PATIENCE};
@@ -24,7 +25,7 @@ fn run<T>(client: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, client).await.expect("the client is done in time") })
 }
 
-/// A connection, driven until it closes; how it closed is told by the second.
+/// A sender, and a task that drives its connection and returns how it closed.
 async fn connect(outgate: &Outgate) -> (SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), Error>>) {
     let stream = tokio::net::TcpStream::connect(outgate.proxy).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -64,7 +65,7 @@ fn code<B>(response: &Response<B>) -> (u16, &str) {
     (response.status().as_u16(), response.headers().get("outgate-error").map_or("", |code| code.to_str().unwrap()))
 }
 
-/// A reaction that waits until it is told.
+/// A reaction that waits for a message of the test.
 fn held() -> (Reaction, std::sync::mpsc::Sender<()>) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
@@ -76,7 +77,7 @@ fn held() -> (Reaction, std::sync::mpsc::Sender<()>) {
 }
 
 #[test]
-fn every_form_is_delivered() {
+fn http2_request_of_every_form_is_delivered() {
     let scene = scene();
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -84,7 +85,7 @@ fn every_form_is_delivered() {
             post(&scene.good_url()).header("x-mine", "1"),
             post(&scene.good_url()).header("host", format!("Hook.Example:{}", scene.good.port())),
             post("http://proxy.example/anything").header("outgate-target", scene.good_url()),
-            post(&scene.good_url().replace("https", "http")).header("outgate-tls", "1"),
+            post(&scene.good_url().replace_one("https", "http")).header("outgate-tls", "1"),
         ] {
             let response = send(&sender, request, "{}").await.unwrap();
             assert_eq!((code(&response), response.version()), ((200, ""), http::Version::HTTP_2));
@@ -109,7 +110,7 @@ fn every_form_is_delivered() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused_and_the_connection_goes_on() {
+fn http2_request_with_ambiguous_fields_is_refused_and_the_connection_goes_on() {
     let scene = scene();
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -162,7 +163,7 @@ fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
             assert!(fields["via"] == "1.1 outgate" && fields["outgate-egress"] == "none", "{fields:?}");
             assert!(fields.contains_key("outgate-request-id") && fields.contains_key("proxy-status"), "{fields:?}");
             assert_eq!(read(response.into_body()).await.unwrap(), b"");
-            // What both sides have learnt of fields before is still right.
+            // The HPACK tables of both sides are still in step.
             let next = post(&scene.plain_url()).header("x-kept", "1");
             assert_eq!(send(&sender, next, "x").await.unwrap().status(), 200);
         }
@@ -175,7 +176,7 @@ fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
 }
 
 #[test]
-fn requests_share_a_connection_and_nothing_else() {
+fn http2_requests_of_one_connection_are_independent() {
     let echo: Reaction = Arc::new(|seen| {
         let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", seen.body.len()).into_bytes();
         answer.extend_from_slice(&seen.body);
@@ -210,7 +211,7 @@ fn requests_share_a_connection_and_nothing_else() {
 }
 
 #[test]
-fn answers_without_a_body_and_of_unknown_length_end_where_they_should() {
+fn http2_responses_without_a_body_or_length_end_with_end_stream() {
     for (reply, method, status, length, body) in [
         ("HTTP/1.1 204 No Content\r\n\r\n", "POST", 204, None, ""),
         ("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "GET", 304, Some("9"), ""),
@@ -242,7 +243,7 @@ fn answers_without_a_body_and_of_unknown_length_end_where_they_should() {
 }
 
 #[test]
-fn a_target_that_breaks_off_resets_its_stream_alone() {
+fn http2_response_that_the_target_breaks_off_resets_its_stream_alone() {
     let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -257,7 +258,7 @@ fn a_target_that_breaks_off_resets_its_stream_alone() {
 }
 
 #[test]
-fn a_client_that_resets_ends_its_delivery_and_no_other() {
+fn http2_client_reset_ends_its_delivery_and_no_other() {
     let (reaction, release) = held();
     let scene = scene_with(reaction, "");
     run(async {
@@ -307,10 +308,10 @@ fn http2_requests_are_answered_while_bodies_of_others_wait_for_a_limit() {
     let scene = scene_with(reaction, "");
     let limit = "[limits.one]\nconcurrency = 1\nper = [\"host\"]\nwait = \"20s\"\n";
     let text = config(&scene.good, &scene.plain, limit);
-    scene.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"one\"]"));
+    scene.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
-        let url = scene.plain_url().replace("/in", "/slow");
+        let url = scene.plain_url().replace_one("/in", "/slow");
         let mut waiting = Vec::new();
         for _ in 0..WAITING {
             let mut sender = sender.clone().ready().await.unwrap();
@@ -350,7 +351,7 @@ fn white_space_around_an_http2_field_value_is_refused_and_the_connection_goes_on
 }
 
 #[test]
-fn continue_is_said_only_when_the_body_is_wanted() {
+fn http2_100_continue_is_sent_only_when_the_body_is_wanted() {
     let scene = scene();
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -363,7 +364,7 @@ fn continue_is_said_only_when_the_body_is_wanted() {
         assert_eq!(interim.status(), StatusCode::CONTINUE);
         stream.send_data(Bytes::from_static(b"hello"), true).unwrap();
         assert_eq!(response.await.unwrap().status(), 200);
-        // What would be refused is refused before it is sent.
+        // outgate refuses the request before the client sends its body.
         let mut sender = sender.ready().await.unwrap();
         let (mut response, _stream) = sender.send_request(ask("10000000"), false).unwrap();
         assert!(poll_fn(|cx| response.poll_informational(cx)).await.is_none());
@@ -388,7 +389,7 @@ fn interim_responses_reach_http2_clients_without_a_content_length() {
 }
 
 #[test]
-fn a_body_is_capped_and_must_be_as_long_as_it_says() {
+fn http2_body_is_capped_and_must_match_its_content_length() {
     let scene = scene();
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -409,7 +410,7 @@ fn a_body_is_capped_and_must_be_as_long_as_it_says() {
 }
 
 #[test]
-fn a_drain_lets_what_is_in_flight_finish() {
+fn http2_drain_finishes_requests_in_flight() {
     let (reaction, release) = held();
     let mut scene = scene_with(reaction, "");
     run(async {
@@ -425,7 +426,7 @@ fn a_drain_lets_what_is_in_flight_finish() {
         scene.outgate.signal("TERM");
         idle_connection.await.unwrap().unwrap();
         drop(idle);
-        // Who comes now is told why.
+        // A new request is refused with the cause.
         let (late, late_connection) = connect(&scene.outgate).await;
         let response = send(&late, post(&scene.plain_url()), "x").await.unwrap();
         assert_eq!(code(&response), (503, "draining"));
@@ -442,12 +443,10 @@ fn a_drain_lets_what_is_in_flight_finish() {
 }
 
 #[test]
-fn a_drain_has_an_end_and_every_request_its_record() {
+fn http2_drain_timeout_ends_requests_and_each_has_a_record() {
     let (reaction, _never) = held();
     let mut scene = scene_with(reaction, "");
-    scene.outgate.reconfigure(
-        &config(&scene.good, &scene.plain, "").replace("drain_timeout = \"5s\"", "drain_timeout = \"100ms\""),
-    );
+    scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").set("server.drain_timeout", "100ms"));
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
         let asking: Vec<_> = (0..20)
@@ -471,7 +470,7 @@ fn a_drain_has_an_end_and_every_request_its_record() {
 }
 
 #[test]
-fn a_connection_without_requests_is_closed_in_peace() {
+fn http2_idle_connection_is_closed_without_an_error() {
     let scene: Scene = scene_with(ok(), "[timeouts]\nidle = \"300ms\"");
     run(async {
         let (sender, connection) = connect(&scene.outgate).await;

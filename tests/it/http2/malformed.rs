@@ -24,13 +24,13 @@ fn to(script: Script) -> (FrameTarget, Outgate) {
     let target = FrameTarget::start(&pki, &[], script);
     let other = Receiver::plain(ok());
     let text = config(&other, &other, "")
-        .replace("127.0.7.0/30", "127.0.7.1/32")
-        .replace("ports = [", &format!("ports = [{}, ", target.address.port()));
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .push("routes.*.ports", target.address.port());
     let outgate = Outgate::run(folder(&pki), &text);
     (target, outgate)
 }
 
-/// With incremental indexing: it is an entry of the table from then on.
+/// A literal field with incremental indexing, which adds an entry to the dynamic table.
 fn indexed(name: &str, value: &str) -> Vec<u8> {
     [&[0x40], &field(name, value)[1..]].concat()
 }

@@ -53,9 +53,8 @@ fn http2_clients_get_whole_responses_of_http2_targets() {
         files.write("target.key", identity.key_pem());
         let target = Target::start(workshop.origin(language, "http2_target"), &files);
         let other = Receiver::plain(ok());
-        let usual = format!("ports = [{0}, {0}]\nsign", other.port());
-        let text = config(&other, &other, "").replace(&usual, &format!("ports = [{}]\nsign", target.port));
-        let outgate = Outgate::run(files, &text.replace("127.0.7.0/30", "127.0.7.1/32"));
+        let text = config(&other, &other, "").set("routes.signed.ports", [target.port]);
+        let outgate = Outgate::run(files, &text.set("egress.default.ranges", ["127.0.7.1/32"]));
 
         let mut count = 0;
         // curl 7.88 fails over a connection of prior knowledge that it uses again: it gets a run for each request.

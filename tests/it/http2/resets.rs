@@ -28,10 +28,10 @@ fn resets_between_pings_or_settings_do_not_pile_up() {
     const ROUNDS: u32 = 300;
     /// Malformed heads of one round: about the limit.
     const HEADS: u32 = 1100;
-    /// More than a connection needs, in KiB. The streams of all rounds are 600 MiB.
+    /// KiB, more than a connection needs. The streams of all rounds are 600 MiB.
     const GROWTH_MAX: usize = 64 << 10;
     let scene = scene();
-    // As many as have answers that overflow the buffer of h2, of 16 KiB.
+    // The responses to so many frames overflow the buffer of h2, which has 16 KiB.
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(960);
     let settings = frame(SETTINGS, 0, 0, &[]).repeat(1900);
     for (what, answered) in [("PING", pings), ("SETTINGS", settings)] {

@@ -32,7 +32,7 @@ const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 const CANCEL: u32 = 8;
 
-/// What a target does with a request, one after the other.
+/// The steps of a target for a request, in order.
 #[derive(Clone)]
 enum Step {
     /// `:status` and the other fields, as pairs.
@@ -137,8 +137,8 @@ impl Target {
         });
         let other = Receiver::plain(ok());
         let text = config(&other, &other, "")
-            .replace(&format!("ports = [{0}, {0}]\nsign", other.port()), &format!("ports = [{port}]\nsign"))
-            .replace("127.0.7.0/30", "127.0.7.1/32");
+            .set("routes.signed.ports", [port])
+            .set("egress.default.ranges", ["127.0.7.1/32"]);
         Self { port, connections, gate, outgate: Outgate::run(folder(&pki), &text) }
     }
 
@@ -159,7 +159,7 @@ impl Target {
         self.outgate.records(count).iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// What an HTTP/2 client gets: the status, the body, and the code of a reset.
+    /// The response that an HTTP/2 client gets: the status, the body, and the code of a reset.
     fn over_http2(&self, method: &str) -> (u16, Vec<u8>, Option<h2::Reason>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let asking = async {

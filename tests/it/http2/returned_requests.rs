@@ -13,13 +13,13 @@ use support::frames::{Asked, FrameTarget, Moment, OK_HTTP1, Script, goaway, ok_r
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Answer, Outgate};
+use support::{Answer, Outgate, eventually};
 
 const REFUSED_STREAM: u32 = 7;
 const HTTP_1_1_REQUIRED: u32 = 13;
 const NO_ERROR: u32 = 0;
 const ENHANCE_YOUR_CALM: u32 = 11;
-/// Of a body that streams so much is kept.
+/// The bytes of a streamed body that outgate keeps for a resend.
 const KEPT: usize = 64 << 10;
 
 struct Scene {
@@ -38,10 +38,10 @@ fn scene_with(settings: &[(u16, u32)], signs: bool, script: Script) -> Scene {
     let target = FrameTarget::start(&pki, settings, script);
     let other = Receiver::plain(ok());
     let text = config(&other, &other, "")
-        .replace("sign = [\"platform\"]", if signs { "sign = [\"platform\"]" } else { "" })
-        .replace("body_max = \"64 KiB\"", "body_max = \"1 MiB\"")
-        .replace("127.0.7.0/30", "127.0.7.1/32")
-        .replace("ports = [", &format!("ports = [{}, ", target.address.port()));
+        .set("routes.signed.body_max", "1 MiB")
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .push("routes.*.ports", target.address.port());
+    let text = if signs { text } else { text.remove("routes.signed.sign") };
     Scene { outgate: Outgate::run(folder(&pki), &text), target }
 }
 
@@ -119,11 +119,7 @@ fn a_refused_upload_is_resent_from_its_first_byte_while_the_client_still_sends()
     let mut client = scene.outgate.connect();
     let head = format!("POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", scene.target.url());
     client.send(format!("{head}3\r\nabc\r\n"));
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    while scene.target.connections() < 2 {
-        assert!(std::time::Instant::now() < deadline, "no second connection");
-        std::thread::yield_now();
-    }
+    eventually("a second connection", || scene.target.connections() >= 2);
     client.send("3\r\ndef\r\n0\r\n\r\n");
     let answer = client.answer();
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -220,7 +216,7 @@ fn the_response_timeout_begins_anew_when_a_request_is_resent() {
                 if asked.moment != Moment::End {
                     return Vec::new();
                 }
-                std::thread::sleep(Duration::from_secs(2));
+                std::thread::sleep(Duration::from_secs(2)); // less than half of the response timeout
                 match (asked.stream, sent.fetch_add(1, Ordering::SeqCst)) {
                     (0, _) => OK_HTTP1.to_vec(),
                     (stream, 0) => reset(stream, REFUSED_STREAM),

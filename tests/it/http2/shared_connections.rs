@@ -29,10 +29,11 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 fn outgate(pki: &Pki, port: u16, more: &str) -> Outgate {
     let other = Receiver::plain(ok());
     let text = config(&other, &other, TOKENS)
-        .replace("allow_anonymous = true", "")
-        .replace("sign = [\"platform\"]", more)
-        .replace("127.0.7.0/30", "127.0.7.1/32")
-        .replace("ports = [", &format!("ports = [{port}, "));
+        .remove("server.allow_anonymous")
+        .remove("routes.signed.sign")
+        .route("signed", more)
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .push("routes.*.ports", port);
     Outgate::run(folder(pki), &text)
 }
 
@@ -81,7 +82,7 @@ fn clients_share_connections_to_a_target_only_where_the_route_says_so() {
     }
 }
 
-/// What five requests of one client come to, when another client sends a head of `length` bytes meanwhile; and its answer.
+/// The outcomes of five requests of one client while another sends a head of `length` bytes, and its answer.
 fn attack(more: &str, settings: &[(u16, u32)], length: usize) -> (Vec<u16>, Answer) {
     let pki = Pki::new();
     let target = FrameTarget::start(&pki, settings, waiting());

@@ -13,17 +13,18 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Outgate, PATIENCE, post};
+use support::{Outgate, PATIENCE, eventually, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Barrier, Semaphore};
 
 type Respond = h2::server::SendResponse<Bytes>;
 type Peer = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Bytes>;
 
-/// What a target does with a request; the numbers count connections, and the requests on one, from 0.
+/// How a target reacts to a request. The numbers count connections, and the requests on one, from 0.
 type Reaction = Arc<dyn Fn(Stage<'_>, Request<h2::RecvStream>, Respond) + Send + Sync>;
 
 struct Stage<'a> {
@@ -82,11 +83,7 @@ impl Target {
 
     /// Waits for so many; more may come.
     fn until_connections(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.connections() < count {
-            assert!(Instant::now() < deadline, "{count} connections");
-            std::thread::yield_now();
-        }
+        eventually(&format!("{count} connections"), || self.connections() >= count);
     }
 
     fn connections(&self) -> usize {
@@ -99,12 +96,9 @@ impl Target {
 
     fn outgate(&self, pki: &Pki) -> Outgate {
         let other = Receiver::plain(ok());
-        let text = config(&other, &other, "").replace(
-            &format!("ports = [{0}, {0}]\nsign", other.port()),
-            &format!("ports = [{}]\nsign", self.address.port()),
-        );
+        let text = config(&other, &other, "").set("routes.signed.ports", [self.address.port()]);
         // One source address, so that all deliveries may share.
-        Outgate::run(folder(pki), &text.replace("127.0.7.0/30", "127.0.7.1/32"))
+        Outgate::run(folder(pki), &text.set("egress.default.ranges", ["127.0.7.1/32"]))
     }
 }
 
@@ -123,7 +117,7 @@ async fn read(mut body: h2::RecvStream) -> Vec<u8> {
 }
 
 #[test]
-fn a_request_is_whole_and_says_nothing_of_the_connection() {
+fn http2_target_gets_whole_requests_without_connection_fields() {
     let pki = Pki::new();
     type Seen = Vec<(http::request::Parts, Vec<u8>)>;
     let seen: Arc<Mutex<Seen>> = Arc::default();
@@ -166,7 +160,7 @@ fn a_request_is_whole_and_says_nothing_of_the_connection() {
 }
 
 #[test]
-fn deliveries_at_once_share_as_many_connections_as_the_target_allows() {
+fn http2_target_connections_are_shared_up_to_the_stream_limit() {
     const STREAMS: u32 = 4;
     let pki = Pki::new();
     let together = Arc::new(Barrier::new(8));
@@ -200,7 +194,7 @@ fn deliveries_at_once_share_as_many_connections_as_the_target_allows() {
 }
 
 #[test]
-fn nobody_joins_a_connection_before_its_target_has_said_how_many_may() {
+fn http2_target_connection_is_not_shared_before_its_settings() {
     let pki = Pki::new();
     let may_speak = Arc::new(Semaphore::new(0));
     let target = Target::start_late(&pki, 1, Arc::clone(&may_speak), Arc::new(|_, _, to| respond(to, "ok")));
@@ -220,7 +214,7 @@ fn nobody_joins_a_connection_before_its_target_has_said_how_many_may() {
 }
 
 #[test]
-fn a_connection_is_joined_while_its_first_delivery_still_waits() {
+fn http2_target_connection_is_shared_while_its_first_delivery_waits() {
     let pki = Pki::new();
     let (may_speak, may_answer) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let seen = Arc::new(AtomicUsize::new(0));
@@ -246,12 +240,9 @@ fn a_connection_is_joined_while_its_first_delivery_still_waits() {
     first.send(post(&target.url(), "", "{}"));
     target.until_connections(1);
     may_speak.add_permits(1);
-    let deadline = Instant::now() + PATIENCE;
-    while seen.load(Ordering::SeqCst) == 0 {
-        assert!(Instant::now() < deadline, "no request");
-        std::thread::yield_now();
-    }
+    eventually("a request", || seen.load(Ordering::SeqCst) > 0);
     // SETTINGS may still be on their way when the next one comes; it waits for them a moment only.
+    let deadline = Instant::now() + PATIENCE;
     while seen.load(Ordering::SeqCst) == 1 {
         assert!(Instant::now() < deadline, "nobody joins");
         assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
@@ -262,12 +253,12 @@ fn a_connection_is_joined_while_its_first_delivery_still_waits() {
 
 /// RFC 9113 §8.1: a target may answer before it has all of a request, and have the rest stopped without an error.
 #[test]
-fn a_target_that_has_heard_enough_keeps_its_connection() {
+fn http2_target_that_responds_early_keeps_its_connection() {
     let pki = Pki::new();
     // That it drops the body makes h2 say so.
     let target = Target::start(&pki, 100, Arc::new(|_, _, to| respond(to, "enough")));
     let outgate = target.outgate(&pki);
-    // More than the window takes (65,535 bytes, RFC 9113 §6.9.2): the last one is never sent.
+    // The body exceeds the window (65,535 bytes, RFC 9113 §6.9.2), so its last byte is never sent.
     let large = "x".repeat(65_536);
     for _ in 0..20 {
         assert_eq!(outgate.post(&target.url(), "", &large).text(), "enough");
@@ -278,7 +269,7 @@ fn a_target_that_has_heard_enough_keeps_its_connection() {
 #[test]
 fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
     const SLOW: usize = 6;
-    /// More than the kernel takes for a client that does not read.
+    /// More bytes than the kernel buffers for a client that does not read.
     const LARGE: usize = 32 << 20;
     /// Requests in a row during which nothing more was sent to the slow readers.
     const STALLED: usize = 20;
@@ -313,7 +304,7 @@ fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
     assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
     let mut slow: Vec<_> = (0..SLOW).map(|_| outgate.connect()).collect();
     for client in &mut slow {
-        client.send(post(&target.url().replace("/in", "/large"), "", "{}"));
+        client.send(post(&target.url().replace_one("/in", "/large"), "", "{}"));
     }
     let deadline = Instant::now() + PATIENCE;
     let (mut before, mut stalled) = (0, 0);
@@ -329,7 +320,7 @@ fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
 }
 
 #[test]
-fn what_the_target_did_not_begin_goes_over_another_connection() {
+fn http2_request_that_the_target_did_not_process_is_resent() {
     for graceful in [true, false] {
         let pki = Pki::new();
         let target = Target::start(
@@ -356,7 +347,7 @@ fn what_the_target_did_not_begin_goes_over_another_connection() {
 }
 
 #[test]
-fn what_the_target_may_have_begun_is_not_sent_again() {
+fn http2_request_that_the_target_may_have_processed_is_not_resent() {
     let pki = Pki::new();
     let target = Target::start(
         &pki,
@@ -374,7 +365,7 @@ fn what_the_target_may_have_begun_is_not_sent_again() {
 }
 
 #[test]
-fn a_connection_that_goes_away_is_left_alone() {
+fn http2_target_connection_after_goaway_is_not_reused() {
     let pki = Pki::new();
     let target = Target::start(
         &pki,
@@ -394,7 +385,7 @@ fn a_connection_that_goes_away_is_left_alone() {
 }
 
 #[test]
-fn tokens_are_fetched_and_shown_over_http2_too() {
+fn http2_target_gets_oauth2_tokens() {
     let pki = Pki::new();
     let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
     let sees = Arc::clone(&seen);
@@ -416,11 +407,9 @@ fn tokens_are_fetched_and_shown_over_http2_too() {
          client_secret = \"file:{{dir}}/key\"\n"
     );
     let text = config(&other, &other, &credential)
-        .replace(
-            &format!("ports = [{0}, {0}]\nsign", other.port()),
-            &format!("ports = [{port}]\ncredential = \"acme\"\nsign"),
-        )
-        .replace("127.0.7.0/30", "127.0.7.1/32");
+        .set("routes.signed.ports", [port])
+        .add("routes.signed.credential", "acme")
+        .set("egress.default.ranges", ["127.0.7.1/32"]);
     let outgate = Outgate::run(folder(&pki), &text);
     for _ in 0..3 {
         assert_eq!(outgate.post(&target.url(), "Authorization: Bearer theirs\r\n", "{}").status, 200);

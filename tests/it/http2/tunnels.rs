@@ -14,6 +14,7 @@ use h2::client::SendRequest;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use rustls_pki_types::ServerName;
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
@@ -66,7 +67,7 @@ async fn bytes(incoming: &mut RecvStream, length: usize) -> Vec<u8> {
     all
 }
 
-/// As much as there is, as fast as it is taken; with it the stream ends.
+/// Sends all of it as fast as the window opens, and ends the stream.
 async fn send(outgoing: &mut SendStream<Bytes>, mut data: Bytes) {
     while !data.is_empty() {
         outgoing.reserve_capacity(data.len());
@@ -104,7 +105,7 @@ fn bridge(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> DuplexSt
     mine
 }
 
-/// One request through TLS with whoever proves to be `name` to those that trust `ca`.
+/// Sends one request through TLS to the peer that proves to be `name` under `ca`.
 async fn request_inside(tunnel: DuplexStream, name: &'static str, ca: &str, request: String) -> String {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting(ca)));
     let mut stream = connector.connect(ServerName::try_from(name).unwrap(), tunnel).await.unwrap();
@@ -121,7 +122,7 @@ fn post(authority: &str, path: &str) -> String {
 }
 
 #[test]
-fn tunnels_and_deliveries_share_a_connection() {
+fn http2_tunnels_and_deliveries_share_a_connection() {
     let place = place();
     run(async {
         let sender = connect(&place.outgate).await;
@@ -151,7 +152,7 @@ fn tunnels_and_deliveries_share_a_connection() {
 }
 
 #[test]
-fn a_refused_tunnel_is_an_answer_and_the_connection_goes_on() {
+fn http2_tunnel_refusal_is_a_response_and_the_connection_goes_on() {
     let place = place();
     run(async {
         let sender = connect(&place.outgate).await;
@@ -185,7 +186,7 @@ async fn open(played: &Played, sender: &SendRequest<Bytes>) -> (RecvStream, Send
 }
 
 #[test]
-fn open_tunnels_are_capped_by_the_descriptor_limit() {
+fn http2_tunnels_are_capped_by_the_descriptor_limit() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let text = config(listener.local_addr().unwrap().port(), "");
     // (264 - 256) / 4 = 2
@@ -206,7 +207,7 @@ fn open_tunnels_are_capped_by_the_descriptor_limit() {
 }
 
 #[test]
-fn each_side_may_end_its_half_and_bulk_passes_whole() {
+fn http2_tunnel_carries_half_closes_and_bulk_data() {
     const LENGTH: usize = 4 << 20;
     let played = played("");
     run(async {
@@ -229,7 +230,7 @@ fn each_side_may_end_its_half_and_bulk_passes_whole() {
 }
 
 #[test]
-fn what_breaks_off_on_one_side_breaks_off_on_the_other() {
+fn http2_tunnel_forwards_a_reset_to_the_other_side() {
     let played = played("");
     run(async {
         let sender = connect(&played.outgate).await;
@@ -277,16 +278,16 @@ fn inspecting() -> Inspecting {
          [[routes]]\nname = \"inspect\"\nhosts = [\"inspect.example\"]\n\
          ports = [{port}]\nsign = [\"platform\"]\nconnect = \"inspect\"\n"
     );
-    let ca = "[server]\nca = { certificate = \"{dir}/inspector.pem\", key = \"{dir}/inspector.key\" }";
-    let text = config(port, &route).replace("[server]", ca);
-    let outgate =
-        Outgate::run(folder, &text.replace("[signers.platform]", "[signers.platform]\nkey_dir = \"{dir}/keys\""));
+    let text = config(port, &route)
+        .and("[server]\nca = { certificate = \"{dir}/inspector.pem\", key = \"{dir}/inspector.key\" }")
+        .add("signers.platform.key_dir", "{dir}/keys");
+    let outgate = Outgate::run(folder, &text);
     let authority = format!("inspect.example:{port}");
     Inspecting { inspector, target, outgate, authority, own }
 }
 
 #[test]
-fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
+fn http2_inspected_tunnel_delivers_its_requests_signed() {
     let Inspecting { inspector, target, outgate, authority, .. } = inspecting();
     run(async {
         let sender = connect(&outgate).await;
@@ -295,7 +296,7 @@ fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
         let tunnel = bridge(response.into_body(), outgoing);
         let answer = request_inside(tunnel, "inspect.example", &inspector.pem, post(&authority, "/in")).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("outgate-egress: 127.0.7."), "{answer}");
-        // While the connection is open: the tunnel has ended, not the client.
+        // The connection is still open: the tunnel has ended, not the client.
         let records = tokio::task::block_in_place(|| outgate.records(2));
         assert!(records.iter().all(|record| record["code"] == "delivered"), "{records:?}");
     });
@@ -307,7 +308,7 @@ fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
 #[test]
 fn outgate_tenant_inside_a_tunnel_over_http2_chooses_the_signing_key() {
     let Inspecting { inspector, target, outgate, authority, own } = inspecting();
-    let request = post(&authority, "/in").replace("Connection", "Outgate-Tenant: acme\r\nConnection");
+    let request = post(&authority, "/in").replace_one("Connection", "Outgate-Tenant: acme\r\nConnection");
     run(async {
         let sender = connect(&outgate).await;
         let (response, outgoing) = ask(&sender, a_connect(&authority)).await;

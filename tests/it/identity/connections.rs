@@ -1,5 +1,5 @@
 //! Connections of clients, where there are too many: of one address, or of all together.
-//! Who is let in, and who has to go?
+//! Which connections are accepted, and which are evicted?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,20 +7,19 @@ use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 use support::scene::{Scene, config, scene};
-use support::{Client, PATIENCE, post};
+use support::{Client, PATIENCE, eventually, post};
 
 fn with(key: &str) -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "");
-    scene.outgate.reconfigure(&text.replace("allow_anonymous", &format!("{key}\nallow_anonymous")));
+    scene.outgate.reconfigure(&text.and(&format!("[server]\n{key}\n")));
     scene
 }
 
-/// From another address of this host.
+/// Connects from another address of this host.
 fn connect_from(scene: &Scene, address: [u8; 4]) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
@@ -52,17 +51,13 @@ fn is_gone(scene: &Scene, client: &mut Client) -> bool {
     client.is_closed()
 }
 
-/// With a request whose body is still to come.
+/// A client with a request whose body is still to come.
 fn busy(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     let url = scene.plain_url();
     client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
     assert_eq!(client.one_answer("POST").status, 100);
     client
-}
-
-fn has_metric(scene: &Scene, line: &str) -> bool {
-    scene.outgate.admin("/metrics").text().lines().any(|found| found == line)
 }
 
 /// Whether a request of this address on a connection of its own is.
@@ -74,7 +69,7 @@ fn is_answered(scene: &Scene, from: [u8; 4]) -> bool {
 }
 
 #[test]
-fn one_address_has_so_many_and_no_more() {
+fn max_connections_per_ip_closes_one_more_connection_of_an_address() {
     let scene = with("max_connections_per_ip = 2");
     let (first, mut second) = (served(&scene), served(&scene));
     for _ in 0..3 {
@@ -83,23 +78,21 @@ fn one_address_has_so_many_and_no_more() {
     // Others have theirs, and those that are open go on.
     assert!(is_answered(&scene, [127, 0, 0, 9]));
     ask(&scene, &mut second);
-    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"max_connections_per_ip\"} 3"));
+    assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"max_connections_per_ip\"} 3"));
     let warning = ["from 127.0.0.1 was closed: its address has reached the limit of"];
     assert_eq!(scene.outgate.log.count(1, &warning), 1, "logged once");
     drop(first);
-    let deadline = Instant::now() + PATIENCE;
-    while !is_answered(&scene, [127, 0, 0, 1]) {
-        assert!(Instant::now() < deadline, "its place is not free");
-    }
+    eventually("its connection slot is free", || is_answered(&scene, [127, 0, 0, 1]));
 }
 
 #[test]
-fn behind_a_load_balancer_the_clients_address_counts() {
+fn max_connections_per_ip_counts_the_address_of_the_proxy_protocol_header() {
     let scene = scene();
-    // Whoever comes through a load balancer may be a stranger, so this client is one by its network.
+    // A peer behind a load balancer is anonymous, so the network identifies this client.
     let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"2001:db8::/32\"]\n");
-    let keys = "max_connections_per_ip = 1\nproxy_protocol = true";
-    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", keys));
+    let text = text.remove("server.allow_anonymous");
+    let text = text.add("server.max_connections_per_ip", 1).add("server.proxy_protocol", true);
+    scene.outgate.reconfigure(&text);
     let connect = |address: &str| {
         let mut client = scene.outgate.connect();
         client.try_send(format!("PROXY TCP6 {address} 2001:db8::1 1 1\r\n"));
@@ -111,8 +104,8 @@ fn behind_a_load_balancer_the_clients_address_counts() {
     ask(&scene, &mut first);
     let mut second = connect("2001:db8:0:2::1");
     ask(&scene, &mut second);
-    // Who has enough takes nobody's room; who has not, that of the one that is idle for longest.
-    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", &format!("{keys}\nmax_connections = 2")));
+    // An address at its limit evicts no other connection. Another address evicts the one that is idle for longest.
+    scene.outgate.reconfigure(&text.add("server.max_connections", 2));
     assert!(is_gone(&scene, &mut connect("2001:db8:0:2::2")));
     ask(&scene, &mut first);
     ask(&scene, &mut connect("2001:db8:0:3::1"));
@@ -121,7 +114,7 @@ fn behind_a_load_balancer_the_clients_address_counts() {
 }
 
 #[test]
-fn the_oldest_idle_connection_makes_room() {
+fn max_connections_closes_the_connection_that_is_idle_for_longest() {
     let scene = with("max_connections = 3");
     let mut busy = busy(&scene);
     let (mut oldest, mut younger) = (served(&scene), served(&scene));
@@ -135,12 +128,12 @@ fn the_oldest_idle_connection_makes_room() {
     ask(&scene, &mut younger);
     busy.send("x");
     assert_eq!(busy.answer().status, 200, "what has a request is not cut");
-    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"max_connections\"} 2"));
+    assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"max_connections\"} 2"));
     drop(last);
 }
 
 #[test]
-fn where_all_are_busy_newcomers_wait() {
+fn max_connections_lets_new_connections_wait_while_all_have_requests() {
     let scene = with("max_connections = 2");
     let (mut first, _second) = (busy(&scene), busy(&scene));
     let mut newcomer = scene.outgate.connect();
@@ -152,7 +145,7 @@ fn where_all_are_busy_newcomers_wait() {
 }
 
 #[test]
-fn half_a_head_is_a_request() {
+fn max_connections_counts_an_incomplete_head_as_a_request() {
     let scene = with("max_connections = 2");
     let text = post(&scene.plain_url(), "", "x");
     let mut half = served(&scene);
@@ -167,7 +160,7 @@ fn half_a_head_is_a_request() {
 }
 
 #[test]
-fn an_idle_http_2_connection_says_goodbye() {
+fn max_connections_closes_an_idle_http2_connection_with_goaway() {
     let scene = with("max_connections = 1");
     let mut client = scene.outgate.connect();
     client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
@@ -201,7 +194,7 @@ fn unidentified_peers_with_incomplete_heads_are_evicted_oldest_first() {
     for client in [&mut idle, &mut newcomer, &mut second, &mut third] {
         ask(&scene, client);
     }
-    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 3"));
+    assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 3"));
 }
 
 #[test]
@@ -242,11 +235,11 @@ fn until_answered(client: &mut Client) {
     }
 }
 
-/// A client must prove who it is, and one connection may be open.
+/// Clients must be identified, and one connection may be open.
 fn for_strangers() -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
-    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "max_connections = 1"));
+    scene.outgate.reconfigure(&text.remove("server.allow_anonymous").add("server.max_connections", 1));
     scene
 }
 
@@ -254,7 +247,7 @@ fn makes_room(scene: &Scene) {
     let mut newcomer = scene.outgate.connect();
     newcomer.send(post(&scene.plain_url(), "", "x"));
     assert_eq!(newcomer.answer().code(), "client_unauthenticated");
-    assert!(has_metric(scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
+    assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
 }
 
 #[test]
@@ -287,9 +280,9 @@ fn unidentified_http_2_peer_is_evictable_while_it_opens_no_window_for_a_refusal(
 fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"192.0.2.0/24\"]\n");
-    let keys = "max_connections = 1\nproxy_protocol = true";
-    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", keys));
-    // More than may wait with an incomplete header; each stays for seconds unless it is evicted.
+    let text = text.remove("server.allow_anonymous");
+    scene.outgate.reconfigure(&text.add("server.max_connections", 1).add("server.proxy_protocol", true));
+    // More headers are incomplete than may wait. Each stays for seconds unless it is evicted.
     let silent = (0..120).map(|_| unfinished(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
     let mut newcomer = scene.outgate.connect();
     newcomer.send(format!("PROXY TCP4 192.0.2.7 192.0.2.1 1 1\r\n{}", post(&scene.plain_url(), "", "x")));
@@ -328,7 +321,7 @@ fn max_connections_per_ip_has_a_default_of_half_of_all() {
     // They are evicted one by one by newcomers of their own address, of which there are more than half.
     let mut newcomer = served(&scene);
     ask(&scene, &mut newcomer);
-    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
+    assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
     assert!(is_answered(&scene, [127, 0, 0, 9]));
     drop(held);
 }
@@ -337,7 +330,7 @@ fn max_connections_per_ip_has_a_default_of_half_of_all() {
 fn max_connections_is_capped_by_the_descriptor_limit() {
     let pki = support::pki::Pki::new();
     let receiver = support::receiver::Receiver::plain(support::receiver::ok());
-    let text = config(&receiver, &receiver, "").replace("allow_anonymous", "max_connections = 500\nallow_anonymous");
+    let text = config(&receiver, &receiver, "").add("server.max_connections", 500);
     // (316 - 256) / 4
     let outgate = support::Outgate::run_limited(support::scene::folder(&pki), &text, 316);
     let capped = "max_connections is capped from 500 to 15: this process may open 316 files (RLIMIT_NOFILE";
@@ -356,8 +349,8 @@ fn check_warns_of_max_connections_beyond_the_descriptor_limit() {
     let folder = support::scene::folder(&support::pki::Pki::new());
     let receiver = support::receiver::Receiver::plain(support::receiver::ok());
     let check = |most: &str| {
-        let text = config(&receiver, &receiver, "").replace("allow_anonymous", &format!("{most}\nallow_anonymous"));
-        let path = folder.write("config.toml", text.replace("{dir}", &folder.path("").display().to_string()));
+        let text = config(&receiver, &receiver, "").and(&format!("[server]\n{most}\n"));
+        let path = folder.write_config("config.toml", &text);
         let output = support::limited(656).arg("check").arg("--config").arg(path).output().unwrap();
         assert!(output.status.success());
         String::from_utf8(output.stderr).unwrap()

@@ -14,13 +14,14 @@ use rcgen::{ExtendedKeyUsagePurpose, KeyUsagePurpose, date_time_ymd};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use socket2::{Domain, Socket, Type};
+use support::configuration::{Config, Replace};
 use support::pki::{Identity, Pki};
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Client, Folder, Outgate, PATIENCE, post};
 
 struct Place {
-    /// Of the listener; the clients' own is another.
+    /// The authority of the listener. `clients` is that of the client certificates.
     pki: Pki,
     clients: Pki,
     outgate: Outgate,
@@ -37,17 +38,13 @@ fn write(folder: &Folder, name: &str, identity: &Identity) {
 const TLS: &str = "tls = { certificate = \"{dir}/listener.pem\", key = \"{dir}/listener.key\" }";
 
 fn with_clients(more: &str) -> String {
-    TLS.replace(" }", &format!(", client_ca = \"{{dir}}/clients.pem\"{more} }}"))
+    TLS.replace_one(" }", &format!(", client_ca = \"{{dir}}/clients.pem\"{more} }}"))
 }
 
-fn text(plain: &Receiver, tls: &str) -> String {
+fn text(plain: &Receiver, tls: &str) -> Config {
     let client =
         if tls.contains("client_ca") { "[clients.billing]\ncertificates = [\"Billing.Internal\"]" } else { "" };
-    config(plain, plain, &format!("[timeouts]\ntls = \"1s\"\n{client}")).replacen(
-        "[admin]",
-        &format!("{tls}\n[admin]"),
-        1,
-    )
+    config(plain, plain, &format!("[timeouts]\ntls = \"1s\"\n{client}")).and(&format!("[server]\n{tls}\n"))
 }
 
 fn place(tls: &str) -> Place {
@@ -93,7 +90,7 @@ impl Place {
         self.connect_behind(b"", config)
     }
 
-    /// Through a load balancer that says something first.
+    /// Connects through a load balancer that sends these bytes first.
     fn connect_behind(&self, said: &[u8], config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
         // A small window, so that the other side must wait for us.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -123,7 +120,7 @@ fn pem_to_der(pem: &str) -> Vec<u8> {
 }
 
 #[test]
-fn each_version_of_http_is_spoken_as_agreed() {
+fn listener_tls_serves_the_http_version_that_alpn_chose() {
     let place = place(TLS);
     assert_eq!(place.ask(&place.tls(None, &["http/1.1"])).unwrap(), HandshakeKind::Full);
     place.ask(&place.tls(None, &[])).unwrap();
@@ -145,7 +142,7 @@ fn each_version_of_http_is_spoken_as_agreed() {
 }
 
 #[test]
-fn large_bodies_and_many_requests_pass() {
+fn listener_tls_passes_large_bodies_and_many_requests() {
     let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}", "x".repeat(8_000_000));
     let plain = Receiver::plain(support::receiver::answering(&large));
     let place = place(TLS);
@@ -165,7 +162,7 @@ fn large_bodies_and_many_requests_pass() {
 }
 
 #[test]
-fn curl_comes_through_an_https_proxy() {
+fn listener_tls_serves_curl_as_an_https_proxy() {
     let place = place(&with_clients(""));
     let dir = &place.outgate.folder;
     write(dir, "client", &place.client(&place.clients, |_| {}));
@@ -187,7 +184,7 @@ fn curl_comes_through_an_https_proxy() {
 }
 
 #[test]
-fn a_broken_tls_handshake_ends_with_an_alert_and_is_logged() {
+fn listener_tls_ends_a_broken_handshake_with_an_alert_and_logs_it() {
     let place = place(TLS);
     let mut client = place.outgate.connect();
     client.send([0x17, 3, 3, 0, 1, 0]); // application data before a handshake
@@ -195,7 +192,7 @@ fn a_broken_tls_handshake_ends_with_an_alert_and_is_logged() {
     assert!(!said.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&said));
     assert_eq!(said.first(), Some(&21), "a TLS alert");
     assert!(place.plain.seen().is_empty());
-    // Who says nothing at all is not waited for.
+    // outgate does not wait for a peer that sends nothing.
     assert!(place.outgate.connect().is_closed());
     place.outgate.log.until("word of it", |lines| {
         lines.iter().any(|line| line.contains("127.0.0.1 was closed: the handshake failed")).then_some(())
@@ -203,13 +200,12 @@ fn a_broken_tls_handshake_ends_with_an_alert_and_is_logged() {
 }
 
 #[test]
-fn a_unix_socket_stays_in_plaintext() {
+fn listener_tls_does_not_apply_to_a_unix_socket() {
     let plain = Receiver::plain(ok());
     let pki = Pki::new();
     let folder = folder(&pki);
     write(&folder, "listener", &pki.leaf(&["localhost"]));
-    let listen = "listen = [\"127.0.0.1:0\", \"unix:{dir}/proxy.sock\"]";
-    let outgate = Outgate::run(folder, &text(&plain, TLS).replacen("listen = [\"127.0.0.1:0\"]", listen, 1));
+    let outgate = Outgate::run(folder, &text(&plain, TLS).push("server.listen", "unix:{dir}/proxy.sock"));
     let mut stream = std::os::unix::net::UnixStream::connect(outgate.folder.path("proxy.sock")).unwrap();
     let url = format!("http://plain.example:{}/in", plain.port());
     stream.write_all(post(&url, "Connection: close\r\n", "x").as_bytes()).unwrap();
@@ -219,7 +215,7 @@ fn a_unix_socket_stays_in_plaintext() {
 }
 
 #[test]
-fn a_client_certificate_is_judged_or_not_shown() {
+fn client_certificate_is_verified_if_it_is_shown() {
     let place = place(&with_clients(", client_crls = [\"{dir}/clients.crl\"]"));
     let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
     place.ask(&place.tls(None, &[])).expect("it is optional");
@@ -237,7 +233,7 @@ fn a_client_certificate_is_judged_or_not_shown() {
 }
 
 #[test]
-fn a_client_certificate_below_an_issuer_without_key_cert_sign_is_refused() {
+fn client_certificate_below_an_issuer_without_key_cert_sign_is_refused() {
     let place = place(&with_clients(""));
     let below = |usages: &[KeyUsagePurpose]| {
         let issuer = place.clients.intermediate_with("issuer", |params| params.key_usages = usages.to_vec());
@@ -252,7 +248,7 @@ fn a_client_certificate_below_an_issuer_without_key_cert_sign_is_refused() {
 }
 
 #[test]
-fn a_client_certificate_in_client_ca_that_its_issuer_has_revoked_is_refused() {
+fn client_certificate_in_client_ca_that_its_issuer_has_revoked_is_refused() {
     let place = place(&with_clients(", client_crls = [\"{dir}/clients.crl\"]"));
     let [good, revoked] =
         [6_u64, 7].map(|serial| place.client(&place.clients, |params| params.serial_number = Some(serial.into())));
@@ -264,9 +260,9 @@ fn a_client_certificate_in_client_ca_that_its_issuer_has_revoked_is_refused() {
 }
 
 #[test]
-fn a_certificate_proves_its_client() {
+fn client_certificate_identifies_its_client() {
     let place = place(&with_clients(""));
-    let text = text(&place.plain, &with_clients("")).replace("allow_anonymous = true", "");
+    let text = text(&place.plain, &with_clients("")).remove("server.allow_anonymous");
     place.outgate.reconfigure(&text);
     let ask = |identity| {
         let mut stream = place.connect(&place.tls(identity, &[]));
@@ -286,10 +282,10 @@ fn a_certificate_proves_its_client() {
 }
 
 #[test]
-fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_on() {
+fn client_certificate_that_is_revoked_identifies_no_client_on_an_open_connection() {
     let listed = with_clients(", client_crls = [\"{dir}/clients.crl\"]");
     let place = place(&listed);
-    place.outgate.reconfigure(&text(&place.plain, &listed).replace("allow_anonymous = true", ""));
+    place.outgate.reconfigure(&text(&place.plain, &listed).remove("server.allow_anonymous"));
     let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
     let mut open: Vec<_> = [6, 8].map(|serial| place.connect(&place.tls(Some(with_serial(serial)), &[]))).into();
     let ask = |stream: &mut StreamOwned<ClientConnection, TcpStream>, fields: &str| {
@@ -306,10 +302,8 @@ fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_o
     };
     open.iter_mut().for_each(|stream| assert_eq!(ask(stream, "").0, "HTTP/1.1 200"));
     // The next list. It is read again because something in the configuration has changed: a file of its own will do.
-    let count = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
-    let before = count(&place.outgate.log.all());
-    place.outgate.folder.write("clients.crl", place.clients.revoked(&[7, 8]));
-    place.outgate.log.until("a reload", |lines| (count(lines) > before).then_some(()));
+    let list = place.clients.revoked(&[7, 8]);
+    place.outgate.after_reload(|| drop(place.outgate.folder.write("clients.crl", list)));
     assert_eq!(ask(&mut open[0], "").0, "HTTP/1.1 200", "who is not on it notices nothing");
     let (status, refused) = ask(&mut open[1], "");
     assert!(status == "HTTP/1.1 407" && refused.contains("the client certificate was revoked"), "{refused}");
@@ -319,7 +313,7 @@ fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_o
 const SHORT_LIFE: i64 = 20;
 
 #[test]
-fn a_client_certificate_that_expires_proves_nothing_on_an_open_connection() {
+fn client_certificate_that_expires_identifies_no_client_on_an_open_connection() {
     let place = place(&with_clients(""));
     let end = jiff::Timestamp::now().as_second() + SHORT_LIFE;
     let identity = place.client(&place.clients, |params| {
@@ -338,8 +332,8 @@ fn a_client_certificate_that_expires_proves_nothing_on_an_open_connection() {
         String::from_utf8(answer).unwrap()
     };
     assert!(ask().starts_with("HTTP/1.1 200 OK\r\n"));
-    // It is the clock that is waited for: notAfter is a second that the certificate is still good in.
     let left = end + 1 - jiff::Timestamp::now().as_second();
+    // The certificate is valid in the second of its notAfter, so the test waits for the clock.
     std::thread::sleep(std::time::Duration::from_secs(left.try_into().unwrap_or(0)));
     let refused = ask();
     assert!(refused.starts_with("HTTP/1.1 407 ") && refused.contains("client_unauthenticated"), "{refused}");
@@ -360,12 +354,11 @@ fn complete(answer: &[u8]) -> bool {
 
 /// The header and the first flight may come in one piece.
 #[test]
-fn a_load_balancer_speaks_before_tls() {
+fn proxy_protocol_header_precedes_the_tls_handshake() {
     let place = place(TLS);
-    let client = "[clients.office]\nnetworks = [\"192.0.2.7\"]\n[[routes]]";
     let listener = format!("{TLS}\nproxy_protocol = {{ from = [\"127.0.0.0/8\"] }}");
-    let text = text(&place.plain, &listener).replacen("[[routes]]", client, 1);
-    place.outgate.reconfigure(&text.replace("allow_anonymous = true", ""));
+    let text = text(&place.plain, &listener).add("clients.office.networks", ["192.0.2.7"]);
+    place.outgate.reconfigure(&text.remove("server.allow_anonymous"));
     for said in
         [&b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x0712345678"]
     {
@@ -387,7 +380,7 @@ fn a_load_balancer_speaks_before_tls() {
 }
 
 #[test]
-fn a_change_holds_from_the_next_handshake_on() {
+fn listener_tls_change_takes_effect_at_the_next_handshake() {
     let place = place(TLS);
     let anyone = place.tls(None, &[]);
     let mut before = place.connect(&anyone);
@@ -399,7 +392,7 @@ fn a_change_holds_from_the_next_handshake_on() {
     let next = place.pki.leaf(&["localhost"]);
     let dir = &place.outgate.folder;
     write(dir, "next", &next);
-    place.outgate.reconfigure(&text(&place.plain, &TLS.replace("listener.", "next.")));
+    place.outgate.reconfigure(&text(&place.plain, &TLS.replace_all("listener.", "next.")));
     assert_eq!(place.ask(&anyone).unwrap(), HandshakeKind::Full, "no session outlives the certificate");
     let mut after = place.connect(&anyone);
     after.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
@@ -411,23 +404,21 @@ fn a_change_holds_from_the_next_handshake_on() {
 }
 
 #[test]
-fn nothing_is_remembered_of_an_authority_that_is_not_believed_any_more() {
+fn client_ca_that_is_replaced_ends_tls_session_resumption() {
     let place = place(&with_clients(""));
     let client = place.tls(Some(place.client(&place.clients, |_| {})), &[]);
     for _ in 0..3 {
         assert_eq!(place.ask(&client).unwrap(), HandshakeKind::Full, "no session keeps a certificate from judgement");
     }
     // The file alone changes.
-    let count = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
-    place.outgate.folder.write("clients.pem", &Pki::new().pem);
-    place.outgate.log.until("a reload", |lines| (count(lines) == 1).then_some(()));
+    place.outgate.after_reload(|| drop(place.outgate.folder.write("clients.pem", &Pki::new().pem)));
     assert!(place.ask(&client).is_err());
     place.ask(&place.tls(None, &[])).unwrap();
 }
 
 fn check(folder: &Folder, tls: &str) -> (bool, String) {
     let receiver = Receiver::plain(ok());
-    folder.write("config.toml", text(&receiver, tls).replace("{dir}", &folder.path("").display().to_string()));
+    folder.write_config("config.toml", &text(&receiver, tls));
     let output = Command::new(env!("CARGO_BIN_EXE_outgate"))
         .args(["check", "--config"])
         .arg(folder.path("config.toml"))
@@ -439,7 +430,7 @@ fn check(folder: &Folder, tls: &str) -> (bool, String) {
 }
 
 #[test]
-fn what_is_wrong_with_the_files_is_said_where_they_are_named() {
+fn check_reports_problems_of_listener_tls_files_at_their_key() {
     let pki = Pki::new();
     let folder = folder(&pki);
     let write_one = |name: &str, until: (i32, u8, u8)| {
@@ -505,7 +496,7 @@ fn what_is_wrong_with_the_files_is_said_where_they_are_named() {
 #[test]
 fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() {
     let place = place(TLS);
-    let patient = text(&place.plain, &format!("max_connections = 2\n{TLS}")).replace("tls = \"1s\"", "tls = \"60s\"");
+    let patient = text(&place.plain, &format!("max_connections = 2\n{TLS}")).set("timeouts.tls", "60s");
     place.outgate.reconfigure(&patient);
     let hello = |bytes: &[u8]| {
         let mut stream = TcpStream::connect(place.outgate.proxy).unwrap();
@@ -553,7 +544,7 @@ fn plain_http_on_a_tls_listener_gets_a_readable_400() {
     }
     assert!(place.plain.seen().is_empty());
     place.ask(&place.tls(None, &[])).unwrap();
-    // What is neither is closed without an answer that it could take for one.
+    // Bytes of neither protocol end the connection without a response.
     let mut other = Client::connect(place.outgate.proxy);
     other.send([0x80, 0x2e, 1, 0, 2]);
     assert!(!String::from_utf8_lossy(&other.rest()).contains("HTTP"));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use support::configuration::{Config, Replace};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -28,9 +29,8 @@ struct Place {
     plain: Receiver,
 }
 
-fn text(plain: &Receiver, listen: &str, server: &str) -> String {
-    let text = config(plain, plain, "");
-    text.replacen("listen = [\"127.0.0.1:0\"]", &format!("listen = [{listen}]\n{server}"), 1)
+fn text(plain: &Receiver, listen: &str, server: &str) -> Config {
+    config(plain, plain, "").remove("server.listen").and(&format!("[server]\nlisten = [{listen}]\n{server}"))
 }
 
 fn place(listen: &str, server: &str) -> Place {
@@ -50,7 +50,7 @@ impl Place {
         post(&format!("http://plain.example:{}/in", self.plain.port()), "Connection: close\r\n", "x")
     }
 
-    /// Where the listener of this address was bound.
+    /// The address to which this listener was bound.
     fn bound(&self, address: &str) -> SocketAddr {
         let words = format!("proxy listening on {address}:");
         let lines = self.outgate.log.all();
@@ -97,7 +97,7 @@ fn listeners_serve_plain_and_tls_side_by_side_with_alpn_of_their_own() {
     assert_eq!(agreed.as_deref(), Some(&b"http/1.1"[..]));
     assert!(place.ask_tls(plain).is_err());
     // The socket stays while its settings change.
-    place.outgate.reconfigure(&text(&place.plain, &listen.replace("\"http/1.1\"", "\"h2\", \"http/1.1\""), ""));
+    place.outgate.reconfigure(&text(&place.plain, &listen.replace_one("\"http/1.1\"", "\"h2\", \"http/1.1\""), ""));
     assert_eq!(place.ask_tls(tls).unwrap().0.as_deref(), Some(&b"h2"[..]));
 }
 
@@ -140,7 +140,7 @@ fn unix_listeners_take_mode_and_group() {
     place.outgate.reconfigure(&text(&place.plain, &listen(&format!("mode = \"0600\", group = \"{number}\"")), ""));
     assert_eq!(file(), (0o600, number));
     UnixStream::connect(&path).unwrap();
-    let other = listen("group = \"no-such-group\"").replace("proxy.sock", "other.sock");
+    let other = listen("group = \"no-such-group\"").replace_one("proxy.sock", "other.sock");
     place.outgate.reconfigure(&text(&place.plain, &other, ""));
     let said = place.outgate.log.all().join("\n");
     assert!(said.contains("this host has no group \"no-such-group\""), "{said}");

@@ -1,5 +1,5 @@
-//! Load balancers that say for whom a connection is, and those who would like to.
-//! Is an address believed from whom it may come, and from nobody else?
+//! PROXY headers of load balancers, and of peers that may not send one.
+//! Is the address of a header used only if its sender is trusted?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,6 +8,7 @@ use crate::support;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -23,7 +24,7 @@ const CLIENTS: &str = "[clients.office]\nnetworks = [\"192.0.2.0/24\", \"2001:db
 
 fn place(server: &str) -> Place {
     let plain = Receiver::plain(ok());
-    let text = config(&plain, &plain, CLIENTS).replace("allow_anonymous = true", server);
+    let text = place_config(&plain, server);
     Place { outgate: Outgate::run(folder(&Pki::new()), &text), plain }
 }
 
@@ -39,7 +40,7 @@ fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_address_that_is_carried_is_the_callers() {
+fn proxy_protocol_header_sets_the_address_of_the_client() {
     let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
     let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 12], &[7; 20]].concat();
     let with_fields = [&[192, 0, 2, 9, 198, 51, 100, 1, 0, 1, 0, 2][..], &[4, 0, 3, 1, 2, 3]].concat();
@@ -54,7 +55,7 @@ fn the_address_that_is_carried_is_the_callers() {
     ];
     for (count, (header, peer, client)) in cases.iter().enumerate() {
         let mut balancer = place.outgate.connect();
-        // In two pieces, the second with the request behind it.
+        // The header comes in two pieces, the second with the request behind it.
         let (first, rest) = header.split_at(header.len() / 2);
         balancer.send(first);
         balancer.send([rest, place.request().as_bytes()].concat());
@@ -74,7 +75,7 @@ fn the_address_that_is_carried_is_the_callers() {
 }
 
 #[test]
-fn http_2_may_follow_the_header() {
+fn proxy_protocol_header_may_precede_http2() {
     let place = place("proxy_protocol = { from = [\"127.0.0.1\"] }");
     let mut balancer = place.outgate.connect();
     balancer.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
@@ -83,7 +84,7 @@ fn http_2_may_follow_the_header() {
 }
 
 #[test]
-fn without_its_header_a_connection_is_closed() {
+fn proxy_protocol_closes_a_connection_without_a_header() {
     let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
     let is_closed = |bytes: &[u8]| {
         let mut client = place.outgate.connect();
@@ -111,7 +112,7 @@ fn without_its_header_a_connection_is_closed() {
 }
 
 #[test]
-fn a_header_that_does_not_come_is_not_waited_for() {
+fn proxy_protocol_closes_a_connection_whose_header_is_late() {
     let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
     let mut silent = place.outgate.connect();
     let mut slow = place.outgate.connect();
@@ -120,15 +121,15 @@ fn a_header_that_does_not_come_is_not_waited_for() {
 }
 
 #[test]
-fn only_those_who_may_are_listened_to() {
+fn proxy_protocol_closes_a_connection_from_another_network() {
     let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
-    let others = place_text(&place, "proxy_protocol = { from = [\"10.0.0.0/8\"] }");
+    let others = place_config(&place.plain, "proxy_protocol = { from = [\"10.0.0.0/8\"] }");
     place.outgate.reconfigure(&others);
     let mut client = place.outgate.connect();
     client.try_send([b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n", place.request().as_bytes()].concat());
     assert!(client.is_closed());
-    // Where nobody sends it, it is no request.
-    place.outgate.reconfigure(&place_text(&place, "proxy_protocol = false"));
+    // Without proxy_protocol, a header is not a valid request.
+    place.outgate.reconfigure(&place_config(&place.plain, "proxy_protocol = false"));
     let mut client = place.outgate.connect();
     client.send([b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n", place.request().as_bytes()].concat());
     assert_eq!(client.answer().code(), "request_malformed");
@@ -137,15 +138,15 @@ fn only_those_who_may_are_listened_to() {
     assert_eq!(client.answer().status, 200);
 }
 
-fn place_text(place: &Place, server: &str) -> String {
-    config(&place.plain, &place.plain, CLIENTS).replace("allow_anonymous = true", server)
+/// The usual configuration with these keys of `[server]` instead of `allow_anonymous`.
+fn place_config(plain: &Receiver, server: &str) -> Config {
+    config(plain, plain, CLIENTS).remove("server.allow_anonymous").and(&format!("[server]\n{server}\n"))
 }
 
 #[test]
-fn a_unix_socket_delivers_and_may_carry_the_header() {
+fn proxy_protocol_works_on_a_unix_socket() {
     let plain = Receiver::plain(ok());
-    let listen = "listen = [\"127.0.0.1:0\", \"unix:{dir}/proxy.sock\"]";
-    let text = config(&plain, &plain, CLIENTS).replacen("listen = [\"127.0.0.1:0\"]", listen, 1);
+    let text = config(&plain, &plain, CLIENTS).push("server.listen", "unix:{dir}/proxy.sock");
     let outgate = Outgate::run(folder(&Pki::new()), &text);
     let ask = |header: &str| {
         let mut stream = UnixStream::connect(outgate.folder.path("proxy.sock")).unwrap();
@@ -158,17 +159,17 @@ fn a_unix_socket_delivers_and_may_carry_the_header() {
     };
     assert!(ask("").starts_with("HTTP/1.1 200 OK\r\n"));
     assert_eq!(outgate.records(1)[0]["peer"], serde_json::Value::Null);
-    outgate.reconfigure(&text.replace("allow_anonymous = true", "proxy_protocol = true"));
+    outgate.reconfigure(&text.remove("server.allow_anonymous").add("server.proxy_protocol", true));
     assert!(ask("PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n").starts_with("HTTP/1.1 200 OK\r\n"));
     let record = outgate.records(2)[1].clone();
     assert_eq!((&record["peer"], &record["client"]), (&"192.0.2.7".into(), &"office".into()));
 }
 
-/// What it carries is whoever reaches the load balancer: an open proxy, if strangers need no proof.
+/// The header has the address of any peer of the load balancer: with `allow_anonymous`, an open proxy.
 #[test]
-fn strangers_are_not_let_in_behind_a_load_balancer() {
+fn proxy_protocol_for_every_network_refuses_allow_anonymous() {
     let place = place("proxy_protocol = true");
-    let text = place_text(&place, "proxy_protocol = true\nallow_anonymous = true");
+    let text = place_config(&place.plain, "proxy_protocol = true\nallow_anonymous = true");
     place.outgate.reconfigure(&text);
     let log = place.outgate.log.all().join("\n");
     assert!(log.contains("not adopted") && log.contains("open proxy"), "{log}");

@@ -48,7 +48,7 @@ fn poll<T>(attempt: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Poll<T> {
     attempt.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Time that stands still until told.
+/// A clock that the test advances.
 fn on_a_still_clock(then: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a timer").block_on(then)
@@ -58,7 +58,7 @@ fn on_a_still_clock(then: impl Future<Output = Result<(), TestCaseError>>) -> Re
 enum Event {
     /// Milliseconds.
     Advance(u32),
-    /// By who waits for so many milliseconds.
+    /// Advances the clock by milliseconds.
     Ask(u64),
     /// Count a second, and burst. In force from the next attempt on.
     Reload(u32, u32),
@@ -79,7 +79,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..80)
 }
 
-/// What the limit should be: a bucket of tokens.
+/// The model of the limit: a token bucket.
 struct Tokens {
     left: f64,
     count: f64,
@@ -96,9 +96,9 @@ const LATE: u32 = 3;
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// In any window of time, however the attempts fall, never more than the burst and what comes back in it.
+    /// A window of any length admits at most the burst and the tokens that come back in it.
     #[test]
-    fn no_window_has_too_many(
+    fn rate_limit_admits_no_more_than_its_rate_in_any_window(
         count in 1u32..200, seconds in prop::sample::select(vec![1u64, 60, 3600]), burst in 1u32..20,
         steps in prop::collection::vec((0u64..3_000_000_000, 1usize..20), 1..40),
     ) {
@@ -125,7 +125,7 @@ proptest! {
 
     /// A rate gives every token that is due, and no other, in order of arrival.
     #[test]
-    fn tokens_are_given_when_they_are_due(events in events()) {
+    fn rate_limit_admits_a_delivery_as_soon_as_its_token_is_due(events in events()) {
         on_a_still_clock(async {
             let clock = FakeRelativeClock::default();
             let limits = Limits::with_clock(clock.clone());
@@ -170,13 +170,13 @@ proptest! {
         })?;
     }
 
-    /// As many are under way as may be, whoever ends or hangs up, in order of arrival.
+    /// All permits are in use while deliveries wait, in order of arrival, whichever delivery ends or hangs up.
     #[test]
-    fn places_are_never_lost_nor_made(events in events()) {
+    fn concurrency_limit_neither_loses_nor_invents_permits(events in events()) {
         on_a_still_clock(async {
             let clock = FakeRelativeClock::default();
             let limits = Limits::with_clock(clock.clone());
-            // As the newest attempt has it.
+            // The maximum is that of the newest attempt.
             let (mut plan, mut maximum) = (3, 3);
             let mut line: VecDeque<Attempt<'_>> = VecDeque::new();
             let mut held: Vec<LimitPermit> = Vec::new();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::SockRef;
+use support::configuration::Config;
 use support::receiver::{Reaction, answering, ok};
 use support::scene::{Scene, config, scene_with};
 use support::{Client, post, tunnel_scene};
@@ -23,9 +24,9 @@ fn limited_with(reaction: Reaction, limit: &str) -> Scene {
     scene
 }
 
-fn with_limit(scene: &Scene, limit: &str) -> String {
+fn with_limit(scene: &Scene, limit: &str) -> Config {
     let text = config(&scene.good, &scene.plain, &format!("[limits.l]\n{limit}\n"));
-    text.replace("body_max =", "limits = [\"l\"]\nbody_max =")
+    text.add("routes.*.limits", ["l"])
 }
 
 /// A delivery that stays under way until its client sends the last byte.
@@ -41,7 +42,7 @@ fn unfinished(scene: &Scene) -> Client {
 }
 
 #[test]
-fn what_only_reports_refuses_nothing() {
+fn report_only_limit_refuses_nothing_and_is_counted() {
     let scene = limited("rate = \"1/h\"\nconcurrency = 1\nwait = \"1h\"\nreport_only = true");
     let first = unfinished(&scene);
     let answer = scene.outgate.post(&scene.plain_url(), "", "x");
@@ -58,15 +59,15 @@ fn what_only_reports_refuses_nothing() {
         let line = format!("outgate_report_only_total{{kind=\"limit\",name=\"l\",code=\"{code}\"}} 1");
         assert!(metrics.contains(&line), "{metrics}");
     }
-    // What it counted, it counts on when it is enforced.
+    // The enforced limit continues with the counts of report_only.
     scene.outgate.reconfigure(&with_limit(&scene, "rate = \"1/h\"\nconcurrency = 1"));
     let answer = scene.outgate.post(&scene.plain_url(), "", "x");
     assert_eq!((answer.status, answer.code()), (429, "rate_limited"));
 }
 
-/// Bytes in both directions count together, whatever signs or streams, and nothing is refused.
+/// Bytes in both directions count together, signed or streamed, and nothing is refused.
 #[test]
-fn bytes_pass_at_the_bandwidth() {
+fn bandwidth_limit_paces_bytes_of_both_directions_together() {
     const KIB: usize = 1024;
     let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", 64 * KIB, "a".repeat(64 * KIB));
     let scene = limited_with(answering(&large), "bandwidth = \"128 KiB/s\"");
@@ -92,12 +93,12 @@ fn bytes_pass_at_the_bandwidth() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
-/// The time that the limit takes is not the client's.
+/// The body timeout does not run while the limit holds the client back.
 #[test]
 fn bandwidth_limit_does_not_use_up_the_body_timeout() {
     let scene = limited("bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
     let text = with_limit(&scene, "bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
-    let text = text.replace("body = \"5s\"", "body = \"2s\"").replace("body_max = \"64 KiB\"", "body_max = \"1 MiB\"");
+    let text = text.set("routes.*.timeouts.body", "2s").set("routes.signed.body_max", "1 MiB");
     scene.outgate.reconfigure(&text);
     // A second's worth goes at once, the rest takes 5 s. One is streamed, one is read whole to be signed.
     let body = "b".repeat(6 * 64 * 1024);
@@ -118,11 +119,11 @@ fn bandwidth_limit_does_not_use_up_the_body_timeout() {
 }
 
 #[test]
-fn tunnels_are_paced_both_ways() {
+fn bandwidth_limit_paces_tunnels_in_both_directions() {
     let place = tunnel_scene::played("");
     let limit = "[limits.l]\nbandwidth = \"64 KiB/s\"\n";
     let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), limit);
-    place.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"l\"]"));
+    place.outgate.reconfigure(&text.add("routes.plain.limits", ["l"]));
     let (mut client, mut target) = place.open();
     let begun = Instant::now();
     let sent: Vec<u8> = (0..64 * 1024_u32).map(|n| (n % 251) as u8).collect();
@@ -137,9 +138,9 @@ fn tunnels_are_paced_both_ways() {
     assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
 }
 
-/// A client that reads nothing of its answer has a turn in the queue that it does not take.
+/// A client that reads nothing does not take its turn in the queue.
 #[test]
-fn bandwidth_of_a_slow_reader_is_left_to_the_others() {
+fn bandwidth_share_of_a_slow_reader_goes_to_the_others() {
     const CHUNK: usize = 4000; // small ones: they are gathered, and the next is waited for before they are written
     const LARGE: usize = 8192 * CHUNK; // more than the buffers of the kernel hold
     let chunk = format!("{CHUNK:x}\r\n{}\r\n", "a".repeat(CHUNK));
@@ -147,7 +148,7 @@ fn bandwidth_of_a_slow_reader_is_left_to_the_others() {
         format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(LARGE / CHUNK));
     let scene = limited_with(answering(&large), "bandwidth = \"8 MiB/s\"");
     let text = with_limit(&scene, "bandwidth = \"8 MiB/s\"");
-    scene.outgate.reconfigure(&text.replace("body_max = \"1 MiB\"", "response_max = \"1 GiB\""));
+    scene.outgate.reconfigure(&text.add("routes.plain.response_max", "1 GiB"));
     let asking = || {
         let mut client = scene.outgate.connect();
         client.send(post(&scene.plain_url(), "", "x"));

@@ -1,19 +1,18 @@
 //! A proxy that has as many deliveries in flight as it may.
-//! Who waits, who is told to come back, and what counts?
+//! Which deliveries wait, which are refused, and which count?
 
 use crate::support;
 
 use std::io::{Read, Write};
-use std::time::Instant;
 
 use serde_json::json;
 use support::scene::{Scene, config, scene};
-use support::{Client, PATIENCE, control, post, tunnel_scene};
+use support::{Client, control, eventually, post, tunnel_scene};
 
 fn with(key: &str) -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "");
-    scene.outgate.reconfigure(&text.replace("allow_anonymous", &format!("{key}\nallow_anonymous")));
+    scene.outgate.reconfigure(&text.and(&format!("[server]\n{key}\n")));
     scene
 }
 
@@ -22,7 +21,7 @@ fn head(scene: &Scene) -> String {
     format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
 }
 
-/// In flight until its last byte is sent.
+/// A delivery that is in flight until its client sends the last byte.
 fn in_flight(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     client.send(head(scene));
@@ -30,18 +29,11 @@ fn in_flight(scene: &Scene) -> Client {
     client
 }
 
-fn until_metric(scene: &Scene, line: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !scene.outgate.admin("/metrics").text().lines().any(|found| found == line) {
-        assert!(Instant::now() < deadline, "{line} is not told");
-    }
-}
-
 #[test]
-fn what_is_too_much_is_told_to_come_back_before_its_body_is_read() {
+fn max_deliveries_refuses_one_more_delivery_before_its_body_is_read() {
     let scene = with("max_deliveries = 2");
     let (mut first, _second) = (in_flight(&scene), in_flight(&scene));
-    until_metric(&scene, "outgate_deliveries_in_flight 2");
+    scene.outgate.until_metric("outgate_deliveries_in_flight 2");
     let mut third = scene.outgate.connect();
     third.send(head(&scene));
     let answer = third.one_answer("POST");
@@ -49,10 +41,10 @@ fn what_is_too_much_is_told_to_come_back_before_its_body_is_read() {
     let problem = answer.json();
     assert!(problem["detail"].as_str().unwrap().contains("the proxy as a whole is busy"), "{problem}");
     assert_eq!((&problem["details"], &problem["retryable"]), (&json!("busy"), &json!(true)));
-    until_metric(&scene, "outgate_deliveries_shed_total 1");
+    scene.outgate.until_metric("outgate_deliveries_shed_total 1");
     let record = &scene.outgate.records(1)[0];
     assert_eq!((&record["code"], &record["bytes_sent"]), (&json!("concurrency_limited"), &json!(0)));
-    // Strangers to all routes are told what is wrong with them, at once.
+    // A request without a route is refused at once, with its own code.
     assert_eq!(scene.outgate.post("https://unrouted.example/", "", "x").code(), "no_route");
     first.send("x");
     assert_eq!(first.answer().status, 200);
@@ -60,14 +52,14 @@ fn what_is_too_much_is_told_to_come_back_before_its_body_is_read() {
 }
 
 #[test]
-fn a_peak_is_waited_out_in_order_of_arrival() {
+fn max_deliveries_queues_deliveries_in_order_of_arrival() {
     let scene = with("max_deliveries = 1");
     let mut first = in_flight(&scene);
     let mut line = Vec::new();
     for waiting in 1..=3 {
         let mut client = scene.outgate.connect();
         client.send(post(&scene.plain_url(), &format!("X-Number: {waiting}\r\n"), "x"));
-        until_metric(&scene, &format!("outgate_deliveries_waiting {waiting}"));
+        scene.outgate.until_metric(&format!("outgate_deliveries_waiting {waiting}"));
         line.push(client);
     }
     first.send("x");
@@ -77,22 +69,22 @@ fn a_peak_is_waited_out_in_order_of_arrival() {
     }
     let seen: Vec<_> = scene.plain.seen().iter().map(|seen| seen.field("x-number").to_owned()).collect();
     assert_eq!(seen, ["", "1", "2", "3"]);
-    until_metric(&scene, "outgate_deliveries_in_flight 0");
+    scene.outgate.until_metric("outgate_deliveries_in_flight 0");
 }
 
 #[test]
-fn a_client_that_hangs_up_gives_its_place_back() {
+fn max_deliveries_frees_the_permit_of_a_client_that_hangs_up() {
     let scene = with("max_deliveries = 1");
     drop(in_flight(&scene));
-    until_metric(&scene, "outgate_deliveries_in_flight 0");
+    scene.outgate.until_metric("outgate_deliveries_in_flight 0");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
 }
 
 #[test]
-fn tunnels_do_not_count() {
+fn max_deliveries_does_not_count_open_tunnels() {
     let place = tunnel_scene::played("");
     let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
-    place.outgate.reconfigure(&text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous"));
+    place.outgate.reconfigure(&text.add("server.max_deliveries", 1));
     let (_one, _other) = (place.open(), place.open());
     let mut client = place.outgate.connect();
     client.send(post(&format!("http://{}/", place.authority()), "", "x"));
@@ -103,11 +95,11 @@ fn tunnels_do_not_count() {
 }
 
 #[test]
-fn max_deliveries_has_no_place_for_a_delivery_that_waits_for_its_limit() {
+fn max_deliveries_does_not_count_a_delivery_that_waits_for_its_limit() {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[limits.one]\nconcurrency = 1\nper = [\"host\"]\nwait = \"1m\"\n");
-    let text = text.replace("allow_anonymous", "max_deliveries = 2\nallow_anonymous");
-    scene.outgate.reconfigure(&control::asked(&text.replace("body_max =", "limits = [\"one\"]\nbody_max =")));
+    let text = text.add("server.max_deliveries", 2);
+    scene.outgate.reconfigure(&control::asked(&text.add("routes.*.limits", ["one"])));
     let mut first = in_flight(&scene);
     let mut waiting: Vec<_> = (0..5)
         .map(|_| {
@@ -119,10 +111,7 @@ fn max_deliveries_has_no_place_for_a_delivery_that_waits_for_its_limit() {
     // The last of them is where the others are: in the queue of the limit.
     let url = scene.plain_url();
     let explained = || control::said(&control::run(&scene, &["explain", "POST", &url, "--running"])).1;
-    let deadline = Instant::now() + PATIENCE;
-    while !explained().contains("5 waiting") {
-        assert!(Instant::now() < deadline, "they do not wait");
-    }
+    eventually("five deliveries wait for the limit", || explained().contains("5 waiting"));
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "to another host");
     first.send("x");
     assert!(waiting.iter_mut().all(|client| client.answer().status == 200));
@@ -132,8 +121,8 @@ fn max_deliveries_has_no_place_for_a_delivery_that_waits_for_its_limit() {
 fn max_deliveries_counts_a_connect_until_its_tunnel_is_open() {
     let place = tunnel_scene::played("");
     let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
-    let text = text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous");
-    place.outgate.reconfigure(&text.replace("tls = \"2s\"", "tls = \"1m\""));
+    let text = text.add("server.max_deliveries", 1);
+    place.outgate.reconfigure(&text.set("routes.*.timeouts.tls", "1m"));
     let mut client = place.outgate.connect();
     client.send(support::tunnel::connect(&place.authority(), ""));
     let mut verified = place.accept();

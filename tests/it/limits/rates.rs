@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 type Admission = Result<LimitPermit, LimitExceeded>;
 
-/// Limits on a clock that stands still until told.
+/// Limits with a clock that the test advances.
 struct Bench {
     limits: Limits<FakeRelativeClock>,
     clock: FakeRelativeClock,
@@ -36,7 +36,7 @@ impl Bench {
         Box::pin(admit(&self.limits, limits))
     }
 
-    /// Without waiting.
+    /// Acquires the limits without waiting.
     fn now(&self, limits: &[Arc<Limit>]) -> Admission {
         match poll(&mut self.admit(limits)) {
             Poll::Ready(admission) => admission,
@@ -98,13 +98,13 @@ fn at_once(maximum: u32, wait: Duration) -> Arc<Limit> {
 }
 
 #[test]
-fn a_permit_can_be_held_anywhere() {
+fn limit_permit_is_send_and_static() {
     fn sendable<T: Send + Sync + 'static>() {}
     sendable::<LimitPermit>();
 }
 
 #[test]
-fn a_burst_passes_then_the_rate() {
+fn rate_limit_admits_its_burst_and_then_its_rate() {
     let bench = Bench::new();
     let limit = rate(2, SECOND, 3);
     assert_eq!(bench.pass(&limit), 3);
@@ -167,7 +167,7 @@ proptest! {
 }
 
 #[test]
-fn a_reload_neither_refills_nor_forgets() {
+fn rate_limit_keeps_its_bucket_over_a_reload() {
     for (before, used, after, expected) in [
         // The same quota in another plan.
         (rate(1, HOUR, 10), 4, rate(1, HOUR, 10), 6),
@@ -194,7 +194,7 @@ fn a_reload_neither_refills_nor_forgets() {
 }
 
 #[test]
-fn so_many_at_once_and_a_reload_counts_those_under_way() {
+fn concurrency_limit_counts_deliveries_in_flight_over_a_reload() {
     let bench = Bench::new();
     let (two, three, one) = ([at_once(2, Duration::ZERO)], [at_once(3, Duration::ZERO)], [at_once(1, Duration::ZERO)]);
     let mut held = vec![bench.now(&two).ok().unwrap(), bench.now(&two).ok().unwrap()];
@@ -209,7 +209,7 @@ fn so_many_at_once_and_a_reload_counts_those_under_way() {
 }
 
 #[test]
-fn all_or_nothing() {
+fn limits_of_a_delivery_are_acquired_all_or_none() {
     let bench = Bench::new();
     let places = limit("places", None, Some(1), Duration::ZERO);
     let tokens = limit("tokens", Some(quota(1, HOUR, 1)), None, Duration::ZERO);
@@ -219,14 +219,14 @@ fn all_or_nothing() {
     assert_eq!(refused.limit.as_str(), "tokens");
     let held = bench.now(std::slice::from_ref(&places));
     assert!(held.is_ok(), "the place taken for the refused delivery is free again");
-    // And the other way round: who finds no place spends no token.
+    // A delivery that gets no permit spends no token.
     bench.clock.advance(HOUR);
     assert!(bench.now(&[tokens.clone(), places]).is_err());
     assert_eq!(bench.pass(&tokens), 1);
 }
 
 #[test]
-fn places_are_given_in_order_of_arrival() {
+fn concurrency_permits_are_granted_in_order_of_arrival() {
     let (bench, runtime) = (Bench::new(), runtime());
     let _timer = runtime.enter();
     let limit = [at_once(1, HOUR)];
@@ -252,7 +252,7 @@ fn places_are_given_in_order_of_arrival() {
 }
 
 #[test]
-fn a_raised_maximum_reaches_those_in_line() {
+fn concurrency_limit_raised_by_a_reload_admits_waiters() {
     let (bench, runtime) = (Bench::new(), runtime());
     let _timer = runtime.enter();
     let (old, new) = ([at_once(1, HOUR)], [at_once(3, HOUR)]);
@@ -268,7 +268,7 @@ fn a_raised_maximum_reaches_those_in_line() {
 }
 
 #[test]
-fn no_line_grows_without_end() {
+fn limit_queue_is_bounded() {
     let (bench, runtime) = (Bench::new(), runtime());
     let _timer = runtime.enter();
     let limit = [at_once(1, HOUR)];
@@ -281,7 +281,7 @@ fn no_line_grows_without_end() {
 }
 
 #[test]
-fn who_cannot_be_served_in_time_is_refused_at_once() {
+fn rate_limit_refuses_at_once_a_delivery_that_its_wait_does_not_cover() {
     let (bench, runtime) = (Bench::new(), runtime());
     let _timer = runtime.enter();
     let limit = [limit("l", Some(quota(1, HOUR, 1)), None, SECOND)];
@@ -290,7 +290,7 @@ fn who_cannot_be_served_in_time_is_refused_at_once() {
 }
 
 #[test]
-fn waiting_for_a_place_ends() {
+fn concurrency_limit_refuses_a_waiter_after_its_wait() {
     let bench = Bench::new();
     let limit = [at_once(1, Duration::from_millis(20))];
     let _first = bench.now(&limit);
@@ -299,7 +299,7 @@ fn waiting_for_a_place_ends() {
 }
 
 #[test]
-fn a_rate_paces_in_order_of_arrival() {
+fn rate_limit_releases_waiters_in_order_of_arrival() {
     let limits = Limits::new();
     let by = [limit("l", Some(quota(200, SECOND, 1)), None, HOUR)];
     let begun = std::time::Instant::now();
@@ -323,7 +323,7 @@ fn a_rate_paces_in_order_of_arrival() {
 }
 
 #[test]
-fn a_sweep_drops_no_counter_that_a_delivery_has_hold_of() {
+fn limit_sweep_keeps_the_entries_of_deliveries_in_flight() {
     let bench = Bench::new();
     let limit = [rate(1, SECOND, 1)];
     let permit = bench.now(&limit);

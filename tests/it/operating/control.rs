@@ -1,5 +1,5 @@
 //! `outgate reload`, `diff` and `status`, on the real binary, over the socket of the admin listener.
-//! Is a change seen before it is made, told when it is, and who made it?
+//! Is a change shown before it is made, and reported with its author when it is?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,7 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Instant;
 
-use support::control::{asked, json, placed, run, said, status, text, write};
+use support::configuration::Replace;
+use support::control::{asked, json, run, said, status, text, write};
 use support::scene::{Scene, scene_of};
 use support::{Client, PATIENCE};
 
@@ -18,17 +19,13 @@ fn scene() -> Scene {
     scene_of(&asked)
 }
 
-fn metric(scene: &Scene, line: &str) -> bool {
-    scene.outgate.admin("/metrics").text().lines().any(|found| found == line)
-}
-
 #[test]
-fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
+fn diff_shows_a_change_before_reload_applies_and_reports_it() {
     let scene = scene();
     assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
     let changed = text(&scene, "[limits.per-host]\nrate = \"20/s\"\n")
-        .replace("hosts = [\"plain.example\"]", "hosts = [\"other.example\"]")
-        .replace("\"other.example\", \"127.0.0.1\"", "\"127.0.0.1\"");
+        .set("routes.plain.hosts", ["other.example"])
+        .set("routes.signed.hosts", ["hook.example", "127.0.0.1"]);
     write(&scene, &changed);
     let expected = "limits.per-host: added: { rate = \"20/s\" }\nroutes.plain: hosts \"plain.example\" removed\n\
                     routes.plain: hosts \"other.example\" added\nroutes.signed: hosts \"other.example\" removed\n";
@@ -59,7 +56,7 @@ fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
 }
 
 #[test]
-fn a_configuration_file_that_does_not_exist_is_reported_by_every_command() {
+fn every_command_reports_a_missing_configuration_file() {
     let folder = support::Folder::new();
     let path = folder.path("missing.toml");
     for words in ["status", "reload", "diff", "history", "rollback 1", "rollback --finish"] {
@@ -71,9 +68,9 @@ fn a_configuration_file_that_does_not_exist_is_reported_by_every_command() {
 }
 
 #[test]
-fn what_is_wrong_is_shown_and_changes_nothing() {
+fn reload_of_an_invalid_configuration_reports_it_and_changes_nothing() {
     let scene = scene();
-    write(&scene, &text(&scene, "").replace("hosts = [\"plain.example\"]", "hots = [\"plain.example\"]"));
+    write(&scene, &text(&scene, "").remove("routes.plain.hosts").add("routes.plain.hots", ["plain.example"]));
     for command in ["diff", "reload"] {
         let (code, out, err) = said(&run(&scene, &[command]));
         assert_eq!((code, out.as_str()), (78, ""), "{err}");
@@ -82,57 +79,50 @@ fn what_is_wrong_is_shown_and_changes_nothing() {
         assert_eq!(rejected, command == "reload", "a look changes nothing");
     }
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    assert!(metric(&scene, "outgate_reload_failed 1"));
+    assert!(scene.outgate.has_metric("outgate_reload_failed 1"));
     let found = status(&scene);
     assert_eq!(found["configuration"]["number"], 1);
     assert!(found["rejected"]["problems"][0].as_str().unwrap().contains("hots"), "{found}");
     let reload = run(&scene, &["reload", "--json"]);
     assert_eq!((reload.status.code(), &json(&reload)["outcome"]), (Some(78), &"rejected".into()));
 
-    // Another file is compared by whoever asks, without what runs reading it.
-    let new = placed(&scene, &text(&scene, "[timeouts]\nidle = \"7s\"\n"));
-    let new = scene.outgate.folder.write("new.toml", new);
+    // The command itself compares another file; the running process does not read it.
+    let new = scene.outgate.folder.write_config("new.toml", &text(&scene, "[timeouts]\nidle = \"7s\"\n"));
     let (code, out, err) = said(&run(&scene, &["diff", "--config", new.to_str().unwrap()]));
     assert_eq!((code, out.as_str()), (1, "timeouts: idle \"7s\" added\n"), "{err}");
 
     write(&scene, &text(&scene, ""));
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
-    assert!(metric(&scene, "outgate_reload_failed 0"));
+    assert!(scene.outgate.has_metric("outgate_reload_failed 0"));
 }
 
 #[test]
-fn files_signals_and_users_take_one_path() {
-    let scene = scene_of(&|text| asked(text).replace("watch = false", "watch = true"));
-    let watched = |more: &str| text(&scene, more).replace("watch = false", "watch = true");
+fn reload_by_file_change_signal_and_command_records_its_source() {
+    let scene = scene_of(&|text| asked(text).set("server.watch", true));
+    let watched = |more: &str| text(&scene, more).set("server.watch", true);
     for (number, idle) in [(2, "7s"), (3, "8s")] {
         scene.outgate.reconfigure(&watched(&format!("[timeouts]\nidle = \"{idle}\"\n")));
         let found = status(&scene);
         assert_eq!(found["configuration"]["number"], number);
         assert_eq!(found["configuration"]["by"], "file change");
     }
-    // From now on nothing is watched.
+    // This configuration turns the watch off.
     scene.outgate.reconfigure(&text(&scene, ""));
     write(&scene, &text(&scene, "[timeouts]\nidle = \"9s\"\n"));
-    let heard = || scene.outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
-    let before = heard();
-    scene.outgate.signal("HUP");
-    scene.outgate.log.until("a reload", |lines| {
-        (lines.iter().filter(|line| line.contains("configuration reloaded")).count() > before).then_some(())
-    });
+    scene.outgate.after_reload(|| scene.outgate.signal("HUP"));
     let found = status(&scene);
     assert_eq!((&found["configuration"]["number"], &found["configuration"]["by"]), (&5.into(), &"signal".into()));
 }
 
 #[test]
-fn who_asks_together_gets_one_answer_that_is_true_for_all() {
+fn reload_requests_that_arrive_together_share_one_outcome() {
     let scene = scene();
     let numbers = std::thread::scope(|scope| {
         let ask = |number: usize| {
             let scene = &scene;
             move || {
                 let limit = format!("[limits.l{number}]\nrate = \"20/s\"\n");
-                let next = placed(scene, &text(scene, &limit));
-                let next = scene.outgate.folder.write(&format!("next{number}"), next);
+                let next = scene.outgate.folder.write_config(&format!("next{number}"), &text(scene, &limit));
                 std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
                 let outcome = json(&run(scene, &["reload", "--json"]));
                 assert!(outcome["outcome"] == "adopted" || outcome["outcome"] == "unchanged", "{outcome}");
@@ -149,7 +139,7 @@ fn who_asks_together_gets_one_answer_that_is_true_for_all() {
 }
 
 #[test]
-fn nothing_changes_over_the_network() {
+fn reload_is_refused_over_tcp() {
     let scene = scene();
     for path in ["/reload", "/diff"] {
         let mut client = Client::connect(scene.outgate.admin);
@@ -166,7 +156,7 @@ fn nothing_changes_over_the_network() {
 }
 
 #[test]
-fn nobody_there_is_said_with_the_name_of_the_socket() {
+fn commands_name_the_admin_socket_that_does_not_answer() {
     let folder = support::Folder::new();
     let socket = format!("unix:{}", folder.path("admin.sock").display());
     let named = folder.write("config.toml", format!("[admin]\nlisten = [\"{socket}\"]\n[[broken"));
@@ -188,10 +178,10 @@ fn nobody_there_is_said_with_the_name_of_the_socket() {
 }
 
 #[test]
-fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
+fn explain_running_shows_limits_in_use_and_open_circuits() {
     let more = "[limits.few]\nrate = \"3/h\"\nconcurrency = 5\nper = [\"host\"]\n[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n";
     let scene = scene();
-    let limited = text(&scene, more).replace("sign = [\"platform\"]", "sign = [\"platform\"]\nlimits = [\"few\"]");
+    let limited = text(&scene, more).add("routes.signed.limits", ["few"]);
     write(&scene, &limited);
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
     let explain = |url: &str| {
@@ -214,8 +204,8 @@ fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
             && now[0].ends_with(", 0 of 5 under way: refused as rate_limited"),
         "{now:?}"
     );
-    // To ask takes nothing: another host still has all of it.
-    let other = url.replace("hook.example", "other.example");
+    // explain takes no token: another host still has all of them.
+    let other = url.replace_one("hook.example", "other.example");
     assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
 
     let nobody = format!("https://plain.example:{}/", scene.plain.port());
@@ -234,8 +224,8 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
     let url = scene.plain_url();
     let explain = || said(&run(&scene, &["explain", "POST", &url, "--running"]));
     let reload = |name: &str, limit: &str, range: &str| {
-        let text = text(&scene, &format!("[limits.{name}]\n{limit}\n")).replace("127.0.7.0/30", range);
-        write(&scene, &text.replace("plaintext = \"allow\"", &format!("plaintext = \"allow\"\nlimits = [\"{name}\"]")));
+        let text = text(&scene, &format!("[limits.{name}]\n{limit}\n")).set("egress.default.ranges", [range]);
+        write(&scene, &text.add("routes.plain.limits", [name]));
         let (code, _, err) = said(&run(&scene, &["reload"]));
         assert_eq!(code, 0, "{err}");
     };
@@ -269,8 +259,7 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
 fn explain_running_gives_the_first_refusal_that_the_proxy_gives() {
     let scene = scene();
     let more = "[limits.once]\nrate = \"1/h\"\n[[routes]]\nname = \"inside\"\nhosts = [\"inside.example\"]\nlimits = [\"once\"]\n";
-    let pinned = "[resolver.hosts]\n\"inside.example\" = [\"10.0.0.1\"]";
-    write(&scene, &text(&scene, more).replace("[resolver.hosts]", pinned));
+    write(&scene, &text(&scene, more).host("inside.example", "10.0.0.1"));
     let (code, _, err) = said(&run(&scene, &["reload"]));
     assert_eq!(code, 0, "{err}");
     let url = "https://inside.example/";
@@ -298,8 +287,7 @@ fn warnings_are_logged_as_warnings_and_once() {
     assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
     assert!(status(&scene)["configuration"]["warnings"].to_string().contains("[unused]"));
     // Those of a configuration that is rejected are no problems.
-    let broken =
-        with("[limits.other]\nrate = \"1/h\"\n").replace("scheme = \"standard-webhooks\"", "scheme = \"other\"");
+    let broken = with("[limits.other]\nrate = \"1/h\"\n").set("signers.platform.scheme", "other");
     write(&scene, &broken);
     let (code, _, err) = said(&run(&scene, &["reload"]));
     assert!(code == 78 && err.contains("warning[unused]"), "{err}");
@@ -321,17 +309,17 @@ fn until(scene: &Scene, what: &str, mut found: impl FnMut(&serde_json::Value) ->
 }
 
 #[test]
-fn what_was_rejected_is_forgotten_when_it_is_gone_from_the_disk() {
+fn status_drops_a_rejected_configuration_when_its_files_change_back() {
     let scene = scene();
     let good = text(&scene, "");
-    write(&scene, &good.replace("scheme = \"standard-webhooks\"", "scheme = \"other\""));
+    write(&scene, &good.set("signers.platform.scheme", "other"));
     assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
-    assert!(metric(&scene, "outgate_reload_failed 1"));
+    assert!(scene.outgate.has_metric("outgate_reload_failed 1"));
     write(&scene, &good);
     until(&scene, "neither rejected nor drifting", |status| status["rejected"].is_null() && status["drift"].is_null());
-    assert!(metric(&scene, "outgate_reload_failed 0"));
-    // What is there next is told as what it is.
-    write(&scene, &good.replace("scheme = \"standard-webhooks\"", "scheme = \"other\""));
+    assert!(scene.outgate.has_metric("outgate_reload_failed 0"));
+    // The next state of the files is reported as what it is.
+    write(&scene, &good.set("signers.platform.scheme", "other"));
     assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
     write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
     until(&scene, "drifting only", |status| {
@@ -340,7 +328,7 @@ fn what_was_rejected_is_forgotten_when_it_is_gone_from_the_disk() {
 }
 
 #[test]
-fn drift_is_noticed_while_others_keep_asking() {
+fn drift_is_reported_while_diff_requests_arrive() {
     let scene = scene();
     write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
     until(&scene, "drift", |status| {

@@ -8,6 +8,7 @@ use crate::support;
 
 use std::process::Command;
 
+use support::configuration::Replace;
 use support::process::Process;
 use support::{Folder, Outgate, required};
 
@@ -42,7 +43,7 @@ fn outgate(command: &str, folder: &Folder) -> Command {
 }
 
 #[test]
-fn the_readmes_first_request_is_delivered_and_signed() {
+fn first_request_of_the_readme_is_delivered_and_signed() {
     if Command::new("curl").arg("--version").output().is_err() {
         assert!(!required(), "curl is missing");
         return;
@@ -55,14 +56,15 @@ fn the_readmes_first_request_is_delivered_and_signed() {
         let line = lines.iter().find_map(|line| line.strip_prefix("hooks.customer.example is on 127.0.0.1:"))?;
         line.split(' ').next().map(str::to_owned)
     });
-    let toml = section.toml.replace("127.0.0.1:4750", "127.0.0.1:0").replace("8443", &port);
-    folder.write("outgate.toml", toml.replace("[server]", "[admin]\nlisten = []\n[server]"));
+    let toml = section.toml.replace_one("127.0.0.1:4750", "127.0.0.1:0").replace_all("8443", &port);
+    folder.write("outgate.toml", toml.replace_one("[server]", "[admin]\nlisten = []\n[server]"));
 
     let check = outgate("outgate check --config outgate.toml", &folder).output().unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
     let running = Outgate::start(outgate(section.command("outgate run"), &folder), Folder::linked(&folder));
 
-    let curl = section.command("curl -x").replace("127.0.0.1:4750", &running.proxy.to_string()).replace("8443", &port);
+    let curl =
+        section.command("curl -x").replace_one("127.0.0.1:4750", &running.proxy.to_string()).replace_all("8443", &port);
     let answer = Command::new("sh").args(["-c", &format!("{curl} --silent --show-error")]).output().unwrap();
     let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
     assert!(answer.starts_with("from 127.0.7.") && answer.ends_with(": signature verified\n"), "{answer}");
@@ -78,9 +80,10 @@ fn the_readmes_first_request_is_delivered_and_signed() {
 }
 
 #[test]
-fn outgate_is_not_ready_without_a_usable_address() {
+fn readiness_requires_a_usable_source_address() {
     let folder = Folder::new();
-    let toml = section().toml.replace("127.0.0.1:4750", "127.0.0.1:0").replace("127.0.7.0/28", "198.51.100.16/28");
+    let toml =
+        section().toml.replace_one("127.0.0.1:4750", "127.0.0.1:0").replace_one("127.0.7.0/28", "198.51.100.16/28");
     let toml = toml.split("# The receiver is on this host").next().unwrap();
     let toml = toml.split("[signers.platform]").next().unwrap();
     folder.write("config.toml", format!("[admin]\nlisten = []\n{toml}[[routes]]\nname = \"all\"\nhosts = [\"*\"]\n[resolver.hosts]\n\"hooks.example.com\" = [\"93.184.215.14\"]\n"));
@@ -93,7 +96,7 @@ fn outgate_is_not_ready_without_a_usable_address() {
 }
 
 #[test]
-fn the_receiver_of_the_demo_leaves_a_folder_of_others_alone() {
+fn demo_receiver_refuses_a_folder_that_it_did_not_make() {
     let folder = Folder::new();
     folder.write("notes", "mine");
     let output = outgate("outgate demo --receiver . --listen 127.0.0.1:0", &folder).output().unwrap();

@@ -7,16 +7,14 @@ use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Folder, Outgate, PATIENCE, post};
+use support::{Client, Folder, Outgate, PATIENCE, eventually, post};
 
 /// Two receivers: `good` answers each request only when the test sends it a word, `plain` answers at once.
 struct Place {
@@ -42,12 +40,14 @@ impl Place {
     /// A folder with the usual configuration, which listens as `server` says.
     fn folder(&self, server: &str) -> Folder {
         let folder = folder(&self.pki);
-        let text = config(&self.good, &self.plain, "").replacen("listen = [\"127.0.0.1:0\"]", server, 1);
-        let text = text.replace("drain_timeout = \"5s\"", "drain_timeout = \"20s\"");
-        // Where systemd's sockets listen is not known to the configuration: strangers could reach them.
-        let local = "[clients.local]\nnetworks = [\"127.0.0.0/8\"]\n[admin]";
-        let text = text.replace("allow_anonymous = true\n", "").replacen("[admin]", local, 1);
-        folder.write("config.toml", text.replace("{dir}", folder.path("").to_str().unwrap().trim_end_matches('/')));
+        let text = config(&self.good, &self.plain, "")
+            .remove("server.listen")
+            .and(&format!("[server]\n{server}\n"))
+            .set("server.drain_timeout", "20s")
+            // The configuration does not know the addresses of systemd's sockets: it must not allow anonymous clients.
+            .remove("server.allow_anonymous")
+            .add("clients.local.networks", ["127.0.0.0/8"]);
+        folder.write_config("config.toml", &text);
         folder
     }
 
@@ -59,11 +59,7 @@ impl Place {
     fn in_flight(&self, to: SocketAddr) -> Client {
         let mut client = Client::connect(to);
         client.send(post(&format!("https://hook.example:{}/in", self.good.port()), "", "x"));
-        let deadline = Instant::now() + PATIENCE;
-        while self.good.connections() == 0 {
-            assert!(Instant::now() < deadline, "the delivery does not reach the target");
-            std::thread::yield_now();
-        }
+        eventually("the delivery reaches the target", || self.good.connections() > 0);
         client
     }
 }
@@ -94,11 +90,8 @@ fn once(to: SocketAddr, request: &str) -> std::io::Result<String> {
 fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))) {
     let (ends, delivered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let more = |count: usize| {
-        let (before, deadline) = (delivered.load(Ordering::Relaxed), Instant::now() + PATIENCE);
-        while delivered.load(Ordering::Relaxed) < before + count {
-            assert!(Instant::now() < deadline, "no more deliveries");
-            std::thread::yield_now();
-        }
+        let before = delivered.load(Ordering::Relaxed);
+        eventually("more deliveries", || delivered.load(Ordering::Relaxed) >= before + count);
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| hammer(to, request, &ends, &delivered))).collect();
@@ -188,27 +181,4 @@ fn without_reuse_port_no_other_process_can_listen() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("cannot listen on 127.0.0.1:") && said.contains("in use"), "{said}");
-}
-
-#[test]
-fn a_drain_extends_the_stop_timeout_of_systemd() {
-    let place = place();
-    let folder = place.folder("listen = [\"127.0.0.1:0\"]");
-    let at = folder.path("notify");
-    let notify = UnixDatagram::bind(&at).unwrap();
-    notify.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &at)]);
-    let busy = place.in_flight(outgate.proxy);
-    outgate.signal("TERM");
-    let mut told = String::new();
-    while !told.contains("EXTEND_TIMEOUT_USEC=") {
-        let mut message = [0; 1024];
-        let length = notify.recv(&mut message).expect("a message to systemd");
-        told += &String::from_utf8_lossy(&message[..length]);
-    }
-    let extension = told.split("EXTEND_TIMEOUT_USEC=").nth(1).unwrap().lines().next().unwrap();
-    assert!(extension.parse::<u64>().unwrap() >= 10_000_000, "{told}");
-    place.release.send(()).unwrap();
-    drop(busy);
-    assert!(outgate.wait().success());
 }

@@ -9,15 +9,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
 use outgate::config;
 use outgate::history::{History, restore};
-use support::control::{asked, json, placed, run, said, status};
+use support::configuration::Replace;
+use support::control::{asked, json, run, said, status};
 use support::scene::{Scene, config as scene_config, scene_of};
-use support::{Folder, Outgate, PATIENCE};
+use support::{Folder, Outgate, eventually};
 
 /// A main file and one that it includes, each of which says which version it is of.
 struct Version {
@@ -28,13 +29,13 @@ struct Version {
 fn version(scene: &Scene, number: u32, watch: bool) -> Version {
     let name = if number == 1 { "a.toml" } else { "b.toml" };
     let text = format!("include = [\"conf.d/*.toml\"]\n# v{number}\n");
-    let text = text + &asked(&scene_config(&scene.good, &scene.plain, &format!("[timeouts]\nidle = \"{number}s\"\n")));
-    let text = text.replace("watch = false", &format!("watch = {watch}"));
+    let config = scene_config(&scene.good, &scene.plain, &format!("[timeouts]\nidle = \"{number}s\"\n"));
+    let text = format!("{text}{}", asked(&config).set("server.watch", watch));
     let include = format!("# v{number}\n[limits.of-{number}]\nrate = \"{number}/s\"\n");
-    Version { main: placed(scene, &text), include: (name, include) }
+    Version { main: scene.outgate.folder.placed(&text), include: (name, include) }
 }
 
-/// As an operator would, file by file.
+/// Writes the files one by one, as an operator does.
 fn write(scene: &Scene, version: &Version) {
     let folder = &scene.outgate.folder;
     fs::create_dir_all(folder.path("conf.d")).unwrap();
@@ -66,17 +67,9 @@ fn scene(watch: bool) -> Scene {
         write(&scene, &version(&scene, number, watch && number == 2));
         let (code, _, err) = said(&run(&scene, &["reload"]));
         assert_eq!(code, 0, "{err}");
-        until("it is in force", || status(&scene)["configuration"]["number"] == number + 1);
+        eventually("it is in force", || status(&scene)["configuration"]["number"] == number + 1);
     }
     scene
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(20)); // each look is a process of its own
-    }
 }
 
 fn file(scene: &Scene, name: &str) -> Option<String> {
@@ -84,7 +77,7 @@ fn file(scene: &Scene, name: &str) -> Option<String> {
 }
 
 #[test]
-fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
+fn history_lists_adopted_configurations_and_rollback_restores_their_includes() {
     for watch in [false, true] {
         let scene = scene(watch);
         let (code, out, err) = said(&run(&scene, &["rollback", "2", "--dry-run"]));
@@ -98,7 +91,7 @@ fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
         assert_eq!(file(&scene, "config.toml"), Some(expected.main));
         assert_eq!(file(&scene, "conf.d/a.toml"), Some(expected.include.1));
         assert_eq!(file(&scene, "conf.d/b.toml"), None);
-        // Nothing is lost that nobody has adopted yet.
+        // A configuration that is not adopted yet is not lost.
         assert_eq!(file(&scene, "conf.d/.b.toml.before-rollback"), Some(version(&scene, 2, watch).include.1));
 
         let entries = json(&run(&scene, &["history", "--json"]));
@@ -115,17 +108,17 @@ fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
         let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
         assert!(code == 0 && err.contains("nothing to do"), "{err}");
         assert_eq!(said(&run(&scene, &["rollback", "9"])).0, 2);
-        until("nothing is told to be unfinished", || !scene.outgate.admin("/readyz").text().contains("rollback"));
+        eventually("nothing is told to be unfinished", || !scene.outgate.admin("/readyz").text().contains("rollback"));
     }
 }
 
 #[test]
-fn what_would_not_be_adopted_today_is_not_put_back() {
+fn rollback_refuses_a_configuration_that_is_not_valid_now() {
     let scene = scene(false);
     let before = file(&scene, "config.toml");
     let folder = &scene.outgate.folder;
     // The one in force does without the key, the one before does not.
-    let text = before.unwrap().replace("keys = [{ id = \"k1\"", "keys = [{ id = \"k2\"").replace("/key\"", "/key2\"");
+    let text = before.unwrap().replace_one("\"k1\"", "\"k2\"").replace_one("/key\"", "/key2\"");
     fs::copy(folder.path("key"), folder.path("key2")).unwrap();
     folder.write("config.toml", &text);
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
@@ -140,16 +133,16 @@ fn what_would_not_be_adopted_today_is_not_put_back() {
 }
 
 #[test]
-fn nothing_is_written_where_the_configuration_is_not() {
+fn rollback_writes_only_files_of_the_configuration() {
     let scene = scene(false);
     let folder = &scene.outgate.folder;
-    // Whoever took over the proxy can write what it keeps, and waits for root to put it back.
+    // An attacker who took over the proxy can write its state directory, and waits for root to restore it.
     let elsewhere = support::Folder::new();
     let entry = folder.path("state/history/000002/entry.json");
     let text = fs::read_to_string(&entry).unwrap();
     for place in [elsewhere.path("x.toml"), folder.path("conf.d/../../x.toml")] {
         let here = folder.path("conf.d/a.toml").display().to_string();
-        fs::write(&entry, text.replace(&here, place.to_str().unwrap())).unwrap();
+        fs::write(&entry, text.replace_all(&here, place.to_str().unwrap())).unwrap();
         let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
         assert!(code == 73 && err.contains("x.toml, which is not of it, or neither below"), "{code} {err}");
         assert!(!place.exists() && !folder.path(".config.toml.rollback").exists());
@@ -165,7 +158,7 @@ fn nothing_is_written_where_the_configuration_is_not() {
 
 /// Of a configuration that was kept, one that was broken off, and the word of a socket: the proxy may write all of them.
 #[test]
-fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
+fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
     let scene = scene(false);
     let (folder, elsewhere) = (&scene.outgate.folder, Folder::new());
     let victim = elsewhere.write("victim", "untouched");
@@ -181,15 +174,15 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     let entry = fs::read_to_string(kept.join("entry.json")).unwrap();
     let include = folder.path("conf.d/a.toml").display().to_string();
     let texts = fs::read_to_string(kept.join("texts.json")).unwrap();
-    let named = texts.replacen("conf.d/*.toml", "link.pem", 1);
+    let named = texts.replace_one("conf.d/*.toml", "link.pem");
     let hash = |text: &str| HEXLOWER.encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
     for text in [&texts, &named] {
         fs::write(kept.join("texts.json"), text).unwrap();
-        let entry = entry.replace(&include, link.to_str().unwrap()).replace(&hash(&texts), &hash(text));
+        let entry = entry.replace_all(&include, link.to_str().unwrap()).replace_one(&hash(&texts), &hash(text));
         fs::write(kept.join("entry.json"), entry).unwrap();
         is_refused(&["rollback", "2"], 73, "link.pem, which it does not read");
     }
-    fs::write(kept.join("texts.json"), texts.replacen("idle", "Idle", 1)).unwrap();
+    fs::write(kept.join("texts.json"), texts.replace_one("idle", "Idle")).unwrap();
     fs::write(kept.join("entry.json"), &entry).unwrap();
     is_refused(&["rollback", "2"], 66, "configuration 2 in ");
     fs::write(kept.join("texts.json"), texts).unwrap();
@@ -265,7 +258,7 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     fs::remove_file(&conf).unwrap();
     fs::rename(folder.path("away"), &conf).unwrap();
 
-    // Where nobody else may write, the file that the operator's link leads to is replaced.
+    // If no other user may write there, rollback replaces the file that the operator's link leads to.
     fs::write(&victim, "# the operator's\n").unwrap();
     symlink(&victim, &link).unwrap();
     let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
@@ -292,7 +285,7 @@ fn rollback_checks_the_folders_again_when_it_writes() {
 }
 
 #[test]
-fn a_second_rollback_keeps_what_the_first_one_replaced() {
+fn rollback_repeated_keeps_the_files_that_the_first_one_replaced() {
     let scene = scene(false);
     let edit = |text: &str| {
         let main = file(&scene, "config.toml").unwrap();
@@ -308,7 +301,7 @@ fn a_second_rollback_keeps_what_the_first_one_replaced() {
 }
 
 #[test]
-fn a_rollback_is_asked_about_and_one_at_a_time() {
+fn rollback_without_a_running_proxy_requires_offline_and_takes_a_lock() {
     let left = Left::new();
     let mut unasked = Command::new(env!("CARGO_BIN_EXE_outgate"));
     unasked
@@ -329,9 +322,9 @@ fn a_rollback_is_asked_about_and_one_at_a_time() {
 }
 
 #[test]
-fn a_rollback_may_move_the_socket_that_it_is_asked_over() {
+fn rollback_may_move_the_admin_socket_that_carries_its_request() {
     let scene = scene(false);
-    let moved = file(&scene, "config.toml").unwrap().replace("admin.sock", "moved.sock");
+    let moved = file(&scene, "config.toml").unwrap().replace_one("admin.sock", "moved.sock");
     scene.outgate.folder.write("config.toml", moved);
     let before = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
     assert_eq!(said(&run(&scene, &["reload", "--admin", &before])).0, 0);
@@ -340,7 +333,7 @@ fn a_rollback_may_move_the_socket_that_it_is_asked_over() {
 }
 
 #[test]
-fn what_is_gone_comes_back_for_nobody_but_who_might_read_it() {
+fn rollback_restores_a_deleted_file_without_wider_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let scene = scene_of(&asked);
     let include = scene.outgate.folder.path("conf.d/a.toml");
@@ -363,21 +356,21 @@ fn what_is_gone_comes_back_for_nobody_but_who_might_read_it() {
 }
 
 #[test]
-fn a_restart_counts_on_and_repeats_nothing() {
+fn history_continues_its_numbers_after_a_restart_without_a_duplicate() {
     let mut scene = scene(false);
     scene.outgate = scene.outgate.restarted();
     assert_eq!(status(&scene)["configuration"]["number"], 3);
     assert_eq!(json(&run(&scene, &["history", "--json"])).as_array().unwrap().len(), 3);
-    // What changed while nobody ran is told by who starts.
+    // The next start reports the change that was made while no process ran.
     write(&scene, &version(&scene, 1, false));
     scene.outgate = scene.outgate.restarted();
     let kept = || json(&run(&scene, &["history", "--json"]));
-    until("it is kept, too", || kept()[0]["number"] == 4);
+    eventually("it is kept, too", || kept()[0]["number"] == 4);
     let entries = kept();
     assert_eq!(entries[0]["how"], "start");
     assert!(entries[0]["changes"].to_string().contains("limits.of-2: removed"), "{entries}");
-    // As many as are to be kept.
-    let main = version(&scene, 2, false).main.replace("watch = false", "watch = false\nhistory = 2");
+    // `server.history` configurations are kept.
+    let main = version(&scene, 2, false).main.replace_one("watch = false", "watch = false\nhistory = 2");
     scene.outgate.folder.write("config.toml", main);
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
     let numbers: Vec<_> = fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().collect();
@@ -385,7 +378,7 @@ fn a_restart_counts_on_and_repeats_nothing() {
 }
 
 #[test]
-fn a_history_that_cannot_be_written_is_told_until_it_can() {
+fn history_that_cannot_be_written_is_reported_until_it_can() {
     let scene = scene(false);
     let (history, aside) = (scene.outgate.folder.path("state/history"), scene.outgate.folder.path("state/aside"));
     let change = |number: u32| {
@@ -399,21 +392,21 @@ fn a_history_that_cannot_be_written_is_told_until_it_can() {
     fs::rename(&history, &aside).unwrap();
     fs::write(&history, "no folder").unwrap();
     change(1);
-    until("it is told", || is_told() == (true, true));
+    eventually("it is told", || is_told() == (true, true));
     fs::remove_file(&history).unwrap();
     fs::rename(&aside, &history).unwrap();
     change(2);
-    until("it is told no more", || is_told() == (false, false));
+    eventually("it is told no more", || is_told() == (false, false));
     assert_eq!(json(&run(&scene, &["history", "--json"]))[0]["number"], 5);
 }
 
 #[test]
-fn a_start_that_fails_is_in_no_history() {
+fn history_has_no_entry_of_a_start_that_failed() {
     let scene = scene(false);
     let state = Folder::new();
     let start = |listen: &str| {
-        let text = file(&scene, "config.toml").unwrap().replace("listen = [\"127.0.0.1:0\"]", listen);
-        let config = scene.outgate.folder.write("second.toml", text.replace("admin.sock", "second.sock"));
+        let text = file(&scene, "config.toml").unwrap().replace_one("listen = [\"127.0.0.1:0\"]", listen);
+        let config = scene.outgate.folder.write("second.toml", text.replace_one("admin.sock", "second.sock"));
         let mut second = Command::new(env!("CARGO_BIN_EXE_outgate"));
         second.args(["run", "--config"]).arg(config).env("STATE_DIRECTORY", state.path("")).output().unwrap()
     };
@@ -423,11 +416,11 @@ fn a_start_that_fails_is_in_no_history() {
 }
 
 #[test]
-fn what_is_on_disk_and_not_in_force_is_told_within_seconds() {
+fn drift_of_files_from_the_active_configuration_is_reported_within_seconds() {
     let scene = scene(false);
     let metric = |value: u8| {
         let line = format!("outgate_config_drift {value}");
-        until(&line, || scene.outgate.admin("/metrics").text().lines().any(|found| found == line));
+        scene.outgate.until_metric(&line);
     };
     metric(0);
     // One step each way: a look that falls between two would find a difference of its own.
@@ -457,26 +450,26 @@ fn what_is_on_disk_and_not_in_force_is_told_within_seconds() {
 }
 
 #[test]
-fn a_change_that_nobody_heard_is_taken_up() {
+fn watch_loads_a_change_without_a_file_event() {
     let scene = scene(true);
-    // Through another name of the file: its folder hears nothing.
+    // The test writes through another name of the file, so its folder has no event.
     let folder = &scene.outgate.folder;
     fs::create_dir(folder.path("elsewhere")).unwrap();
     fs::hard_link(folder.path("config.toml"), folder.path("elsewhere/x")).unwrap();
-    until("the link was heard", || status(&scene)["configuration"]["number"] == 3);
-    fs::write(folder.path("elsewhere/x"), version(&scene, 2, true).main.replace("idle = \"2s\"", "idle = \"9s\""))
+    eventually("the link was heard", || status(&scene)["configuration"]["number"] == 3);
+    fs::write(folder.path("elsewhere/x"), version(&scene, 2, true).main.replace_one("idle = \"2s\"", "idle = \"9s\""))
         .unwrap();
-    until("it is in force", || status(&scene)["configuration"]["changes"][0] == "timeouts: idle \"2s\" → \"9s\"");
+    eventually("it is in force", || status(&scene)["configuration"]["changes"][0] == "timeouts: idle \"2s\" → \"9s\"");
 }
 
-/// What is left on disk, to be broken off anywhere.
+/// The files of a stopped proxy, for a rollback that is interrupted anywhere.
 struct Left {
     scene: Scene,
     main: PathBuf,
 }
 
 impl Left {
-    /// Nobody runs.
+    /// Stops the proxy.
     fn new() -> Self {
         let mut scene = scene(false);
         scene.outgate.signal("KILL");
@@ -501,7 +494,7 @@ impl Left {
 }
 
 #[test]
-fn killed_at_any_moment_a_rollback_leaves_one_whole_configuration() {
+fn rollback_killed_at_any_moment_leaves_one_whole_configuration() {
     let left = Left::new();
     let start = Instant::now();
     assert!(left.rollback(&["2"]).status().unwrap().success());
@@ -509,7 +502,7 @@ fn killed_at_any_moment_a_rollback_leaves_one_whole_configuration() {
     assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
     let rounds = if support::required() { 400 } else { 60 };
     for round in 0..rounds {
-        // To and fro: the other one is what may be half there.
+        // Rollbacks alternate, so the other version is the one that may be incomplete.
         let number = if versions(&left.main).contains("# v1") { "3" } else { "2" };
         let mut child = left.rollback(&[number]).spawn().unwrap();
         // The pace of the killer, from the first moment to a little after the last.
@@ -527,7 +520,7 @@ fn killed_at_any_moment_a_rollback_leaves_one_whole_configuration() {
 }
 
 #[test]
-fn between_any_two_steps_the_whole_set_counts() {
+fn rollback_interrupted_between_any_two_steps_loads_one_whole_set() {
     let left = Left::new();
     let folder = &left.scene.outgate.folder;
     let (one, two) = (BTreeSet::from(["# v1".to_owned()]), BTreeSet::from(["# v2".to_owned()]));
@@ -536,7 +529,7 @@ fn between_any_two_steps_the_whole_set_counts() {
     let overlay = || restore::overlay(&left.main, &entry, &history.snapshot(&entry).unwrap());
     assert_eq!(overlay().removed, BTreeSet::from([folder.path("conf.d/b.toml")]));
 
-    // Before it has its name, it is nothing.
+    // An unfinished folder is ignored until it has its final name.
     fs::create_dir(folder.path(".config.toml.rollback-unfinished")).unwrap();
     folder.write(".config.toml.rollback-unfinished/0", "half");
     assert_eq!(versions(&left.main), two);
@@ -548,7 +541,7 @@ fn between_any_two_steps_the_whole_set_counts() {
     fs::write(&left.main, &version.main).unwrap();
     assert_eq!(versions(&left.main), one, "the main file is in its place");
     left.is_valid();
-    // What starts now runs all of it, and says so.
+    // The next start completes the rollback and reports it.
     let running = Outgate::run_in(Folder::linked(folder));
     let ready = running.admin("/readyz").text();
     assert!(ready.contains("a rollback to 2 has not finished"), "{ready}");
@@ -559,23 +552,20 @@ fn between_any_two_steps_the_whole_set_counts() {
     assert!(code == 0 && err.contains("finished the interrupted rollback to configuration 2"), "{err}");
     assert_eq!(versions(&left.main), one);
     assert_eq!(fs::read_to_string(folder.path("conf.d/a.toml")).unwrap(), version.include.1);
-    until("it is told no more", || !running.admin("/readyz").text().contains("rollback"));
+    eventually("it is told no more", || !running.admin("/readyz").text().contains("rollback"));
     // A folder that makes no sense is not passed over.
     fs::create_dir(folder.path(".config.toml.rollback")).unwrap();
     assert!(config::load(&left.main).is_err());
 }
 
-/// Who finds a copy of an entry must not be able to try out which secret a file holds.
+/// A copy of an entry must not help to guess the secret of a file.
 #[test]
 fn history_keeps_keyed_digests_of_secrets() {
     let scene = scene_of(&|text| text.to_owned());
     let folder = &scene.outgate.folder;
     let (history, key) = (folder.path("state/history"), folder.path("key"));
     let entry = || fs::read_to_string(history.join("000001/entry.json"));
-    let deadline = Instant::now() + PATIENCE;
-    while entry().is_err() {
-        assert!(Instant::now() < deadline, "no entry");
-    }
+    eventually("the entry is written", || entry().is_ok());
     let plain = HEXLOWER.encode(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
     let kept: serde_json::Value = serde_json::from_str(&entry().unwrap()).unwrap();
     assert!(kept["contents"][key.to_str().unwrap()].is_string() && !kept.to_string().contains(&plain), "{kept:#}");
@@ -586,20 +576,18 @@ fn history_keeps_keyed_digests_of_secrets() {
     // A restart with the same files is the same configuration; with another secret it is another.
     let outgate = scene.outgate.restarted();
     assert_eq!(History::for_reading(history.clone()).entries().unwrap().len(), 1);
-    outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
-    let changed = |lines: &[String]| lines.iter().any(|line| line.contains("configuration reloaded")).then_some(());
-    outgate.log.until("a reload", changed);
+    outgate.after_reload(|| drop(outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")));
     assert_eq!(History::for_reading(history).entries().unwrap().len(), 2);
 }
 
-/// Without the key of its digests, nothing can be said of an entry: neither that nothing changed nor that every file did.
+/// Entries cannot be compared without the key of their digests.
 #[test]
 fn history_says_that_it_cannot_compare_when_the_key_of_its_digests_is_lost() {
     let scene = scene_of(&|text| text.to_owned());
     let path = scene.outgate.folder.path("state/history");
     let history = History::for_reading(path.clone());
     let entries = |count: usize| {
-        until("an entry", || history.entries().is_ok_and(|entries| entries.len() == count));
+        eventually("an entry", || history.entries().is_ok_and(|entries| entries.len() == count));
         history.entries().unwrap()
     };
     entries(1);

@@ -8,11 +8,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Outgate, PATIENCE, post};
+use support::{Client, Outgate, PATIENCE, eventually, post};
 
 /// Timeouts that no step meets, however slow the machine is.
 const LONG: &str = "{ connect = \"1m\", tls = \"1m\", body = \"1m\", response = \"1m\" }";
@@ -44,7 +43,7 @@ fn place(slow_timeouts: &str) -> Place {
          [[routes]]\nname = \"slow-plain\"\nhosts = [\"slow-plain.example\"]\nports = [{port}]\nplaintext = \"allow\"\n\
          timeouts = {slow_timeouts}\n"
     );
-    let config = Config::parse(&config(&good, &plain, &routes))
+    let config = config(&good, &plain, &routes)
         .host("slow.example", "127.0.0.1")
         .host("slow-plain.example", "127.0.0.1")
         .add("routes.*.limits", ["one"])
@@ -78,9 +77,7 @@ impl Place {
                 assert!(Instant::now() < deadline, "{what}: the permit is not freed");
             }
         }
-        while !self.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
-            assert!(Instant::now() < deadline, "{what}: a connection is left");
-        }
+        self.outgate.until_metric("outgate_client_connections 0");
         let all = self.outgate.records(records + 2 + refused);
         let mine = all.iter().filter(|record| record["code"] != "concurrency_limited").count();
         assert_eq!(mine, records + 2, "{what}: {all:#?}");
@@ -104,7 +101,7 @@ fn read_head(stream: &mut TcpStream) {
 }
 
 #[test]
-fn a_client_may_hang_up_before_its_body_is_in() {
+fn client_hang_up_before_the_end_of_its_body_is_recorded_as_client_gone() {
     let place = place(LONG);
     let (signed, plain) = (place.good_url(), place.slow_url("http"));
     let head = |url: &str, framing: &str| format!("POST {url} HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
@@ -137,9 +134,9 @@ fn a_client_may_hang_up_before_its_body_is_in() {
 }
 
 #[test]
-fn a_client_may_hang_up_while_it_waits() {
+fn client_hang_up_while_the_target_stalls_is_recorded_as_client_gone() {
     let place = place(LONG);
-    // While the target's handshake stalls, then while its answer does.
+    // The client hangs up while the handshake stalls, then while the response does.
     for (count, scheme) in ["https", "http"].into_iter().enumerate() {
         let mut client = place.outgate.connect();
         client.send(post(&place.slow_url(scheme), "", "x"));
@@ -151,7 +148,7 @@ fn a_client_may_hang_up_while_it_waits() {
         let _ = upstream.read_to_end(&mut Vec::new());
         assert_eq!(place.outgate.records(count + 1)[count]["code"], "client_gone", "{scheme}");
     }
-    // While the answer streams, and the target has fallen silent.
+    // The client hangs up while the response streams and the target is silent.
     let mut client = place.outgate.connect();
     client.send(post(&place.slow_url("http"), "", "x"));
     let mut upstream = accept(&place.slow).unwrap();
@@ -166,7 +163,7 @@ fn a_client_may_hang_up_while_it_waits() {
 }
 
 #[test]
-fn a_target_may_stall_at_each_step() {
+fn target_stall_at_each_step_meets_the_timeout_of_that_step() {
     let place = place(SHORT);
     let url = |scheme| place.slow_url(scheme);
     // No handshake.
@@ -208,7 +205,7 @@ fn a_target_may_stall_at_each_step() {
 }
 
 #[test]
-fn a_client_may_not_stall_its_body() {
+fn client_stall_in_a_body_meets_the_body_timeout() {
     let place = place(SHORT_BODY);
     for (url, streams) in [(place.slow_url("https"), false), (place.slow_url("http"), true)] {
         let mut client = place.outgate.connect();
@@ -222,7 +219,7 @@ fn a_client_may_not_stall_its_body() {
 }
 
 #[test]
-fn a_crowd_that_hangs_up_leaves_nothing_open() {
+fn client_hang_ups_leave_no_descriptor_open() {
     let place = place(LONG);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", place.outgate.pid())).unwrap().count();
     assert_eq!(place.outgate.post(&place.good_url(), "", "x").status, 200);
@@ -232,30 +229,27 @@ fn a_crowd_that_hangs_up_leaves_nothing_open() {
         let request = post(&place.good_url(), "", "body");
         client.send(&request[..round % request.len()]);
     }
-    let deadline = Instant::now() + PATIENCE;
-    while descriptors() > before + 1 {
-        assert!(Instant::now() < deadline, "{} descriptors are open, {before} before", descriptors());
-    }
+    eventually("the descriptors are closed", || descriptors() <= before + 1);
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_nothing_past_the_total_timeout() {
+fn client_that_does_not_read_meets_the_total_timeout() {
     let place = place(SHORT);
     let mut client = place.outgate.connect();
     client.send(post(&place.slow_url("http"), "", "x"));
     let mut upstream = accept(&place.slow).unwrap();
     read_head(&mut upstream);
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67000000\r\n\r\n").unwrap();
-    // More than all the buffers between here and a client that does not read; ends when the proxy hangs up.
+    // The target fills all buffers up to a client that does not read. It ends when outgate hangs up.
     while upstream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
     let record = place.outgate.records(1)[0].clone();
     let total = record["ms"]["total"].as_f64().unwrap();
     assert!((900.0..5000.0).contains(&total), "{record}");
 }
 
-/// What the kernel refuses is said, once, and waited out.
+/// accept(2) fails with EMFILE until the limit is raised.
 #[test]
-fn a_host_without_descriptors_is_complained_of_and_survived() {
+fn accept_without_descriptors_is_logged_once_and_resumes() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let place = place(LONG);
     let url = format!("http://plain.example:{}/", place.plain.port());

@@ -11,12 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
+use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Folder, Outgate};
+use support::{Client, Folder, Outgate, eventually};
 
-fn text(plain: &Receiver, log: &str) -> String {
+fn text(plain: &Receiver, log: &str) -> Config {
     config(plain, plain, &format!("[log]\n{log}\n"))
 }
 
@@ -34,7 +35,7 @@ fn on_a_terminal(arguments: &str, variable: (&str, &str)) -> String {
 }
 
 #[test]
-fn no_color_takes_the_colours_from_a_terminal() {
+fn no_color_turns_off_colours_on_a_terminal() {
     if Command::new("script").arg("--version").output().is_err() {
         assert!(!support::required(), "missing: script (bsdutils)");
         return;
@@ -51,8 +52,7 @@ fn no_color_takes_the_colours_from_a_terminal() {
 fn log_lines_carry_their_priority_where_stderr_is_the_journal() {
     let plain = Receiver::plain(ok());
     let folder = folder(&Pki::new());
-    let dir = folder.path("").display().to_string();
-    let path = folder.write("config.toml", text(&plain, "").replace("{dir}", &dir));
+    let path = folder.write_config("config.toml", &text(&plain, ""));
     for is_journal in [true, false] {
         let (reader, writer) = std::io::pipe().unwrap();
         let (mut reader, writer) = (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)));
@@ -88,7 +88,7 @@ fn log_lines_carry_their_priority_where_stderr_is_the_journal() {
 }
 
 #[test]
-fn log_format_level_and_file_change_without_a_restart() {
+fn log_format_level_and_deliveries_change_by_reload() {
     let plain = Receiver::plain(ok());
     let outgate = Outgate::run(folder(&Pki::new()), &text(&plain, "deliveries = \"file:{dir}/one\""));
     let (one, two) = (outgate.folder.path("one"), outgate.folder.path("two"));
@@ -102,27 +102,21 @@ fn log_format_level_and_file_change_without_a_restart() {
         (line["level"] == "info" && line["time"].is_string() && line["message"].is_string()).then_some(())
     });
     let count = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    while (count(&one), count(&two)) != (1, 1) {
-        assert!(std::time::Instant::now() < deadline, "{} and {} records", count(&one), count(&two));
-    }
+    eventually("each file has a record", || (count(&one), count(&two)) == (1, 1));
     assert!(!outgate.log.all().iter().any(|line| line.contains("next restart")));
     // A file that cannot be opened rejects the configuration, and nothing changes.
     outgate.reconfigure(&text(&plain, "deliveries = \"file:{dir}/missing/three\""));
     assert!(outgate.admin("/readyz").text().contains("cannot open the delivery log"));
-    // At this level the adoption is not logged.
-    let quiet = text(&plain, "level = \"error\"").replace("{dir}", &outgate.folder.path("").display().to_string());
-    let next = outgate.folder.write("next", quiet);
+    // This level does not log the adoption.
+    let next = outgate.folder.write_config("next", &text(&plain, "level = \"error\""));
     std::fs::rename(next, outgate.folder.path("config.toml")).unwrap();
     assert_eq!(outgate.records(0).len(), 0);
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    while outgate.admin("/readyz").text().contains("cannot open the delivery log") {
-        assert!(std::time::Instant::now() < deadline, "not adopted");
-    }
+    eventually("the configuration is adopted", || {
+        !outgate.admin("/readyz").text().contains("cannot open the delivery log")
+    });
     assert_eq!(outgate.post(&url, "", "x").status, 200);
     assert_eq!(outgate.records(1).len(), 1, "on stdout");
-    let reloads = outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
-    assert_eq!(reloads, 1);
+    assert_eq!(outgate.reloads(), 1);
 }
 
 #[test]
@@ -152,7 +146,7 @@ fn metrics_are_given_as_plain_text_where_accept_prefers_it() {
 }
 
 #[test]
-fn yaml_and_json_given_by_mistake_are_named() {
+fn check_names_yaml_and_json_given_by_mistake() {
     let said = |text: &str| {
         let folder = Folder::new();
         let path = folder.write("config", text);
@@ -173,7 +167,7 @@ fn yaml_and_json_given_by_mistake_are_named() {
 }
 
 #[test]
-fn hosts_that_hold_a_url_or_a_port_are_answered_with_the_host() {
+fn check_suggests_the_host_of_a_url_or_port_in_hosts() {
     for (written, host) in [
         ("https://hooks.acme.example/in?x=1", "hooks.acme.example"),
         ("hooks.acme.example:443", "hooks.acme.example"),
@@ -192,7 +186,7 @@ fn hosts_that_hold_a_url_or_a_port_are_answered_with_the_host() {
 }
 
 #[test]
-fn numbers_are_numbers_in_json() {
+fn egress_verify_json_has_numbers_as_numbers() {
     let folder = Folder::new();
     let text = "[egress.default]\nranges = [\"127.0.7.0/30\"]\n[egress.six]\nranges = [\"2001:db8:5::/64\"]\n";
     let path = folder.write("config.toml", text);

@@ -21,7 +21,7 @@ fn metrics_of_a_removed_route_are_dropped_on_reload() {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     let has = |route: &str| scene.outgate.admin("/metrics").text().contains(&format!("route=\"{route}\""));
     assert!(has("signed") && has("plain"));
-    let renamed = config(&scene.good, &scene.plain, "").replace("name = \"plain\"", "name = \"other\"");
+    let renamed = config(&scene.good, &scene.plain, "").set("routes.plain.name", "other");
     scene.outgate.reconfigure(&renamed);
     assert!(has("signed") && !has("plain"), "{}", scene.outgate.admin("/metrics").text());
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
@@ -34,7 +34,7 @@ fn metrics_are_rendered_on_a_thread_of_their_own() {
     let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
     let routes: String =
         (0..ROUTES).map(|n| format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.acme.org\"]\n")).collect();
-    let text = config(&target, &plain, "").replace("[server]", "[server]\nworkers = 1") + &routes;
+    let text = config(&target, &plain, "").add("server.workers", 1).and(&routes);
     let outgate = Outgate::run(folder(&pki), &text);
     let mut client = Client::connect(outgate.proxy);
     for n in 0..ROUTES {

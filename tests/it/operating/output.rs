@@ -1,4 +1,4 @@
-//! Standard streams that nobody reads, that are full, or that are closed.
+//! Standard streams that are not read, full or closed.
 //! Does a write to stdout or stderr ever stop or end outgate?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
+use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Answer, Client, Folder, PATIENCE, post};
+use support::{Answer, Client, Folder, eventually, post};
 
 /// A proxy with one worker, whose stderr is a pipe that the test holds by both ends.
 struct Piped {
@@ -39,7 +39,7 @@ impl Piped {
         let pki = Pki::new();
         let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
         let folder = folder(&pki);
-        folder.write("config.toml", text(&folder, &target, &plain, ""));
+        folder.write_config("config.toml", &text(&target, &plain, ""));
         let child = spawn(&folder, writer.try_clone().unwrap());
         let mut stderr = BufReader::new(reader);
         let (mut proxy, mut admin) = (None, None);
@@ -75,18 +75,10 @@ impl Piped {
     /// Adopts another configuration, about which the log has something to say.
     fn reload(&self, number: usize) {
         let more = format!("[limits.l{number}]\nconcurrency = 1\n");
-        let next = self.folder.write("next", text(&self.folder, &self.target, &self.plain, &more));
+        let next = self.folder.write_config("next", &text(&self.target, &self.plain, &more));
         std::fs::rename(next, self.folder.path("config.toml")).unwrap();
         let adopted = format!("outgate_reloads_total{{result=\"adopted\"}} {number}");
-        self.until("reload", || self.admin("/metrics").text().lines().any(|line| line == adopted));
-    }
-
-    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "no {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        eventually("a reload", || self.admin("/metrics").text().lines().any(|line| line == adopted));
     }
 
     fn lost_lines(&self) -> u64 {
@@ -115,10 +107,8 @@ fn spawn(folder: &Folder, stderr: impl Into<Stdio>) -> Child {
         .unwrap()
 }
 
-fn text(folder: &Folder, target: &Receiver, plain: &Receiver, more: &str) -> String {
-    config(target, plain, more)
-        .replace("{dir}", &folder.path("").display().to_string())
-        .replace("[server]", "[log]\ndeliveries = \"off\"\n[server]\nworkers = 1")
+fn text(target: &Receiver, plain: &Receiver, more: &str) -> Config {
+    config(target, plain, more).add("log.deliveries", "off").add("server.workers", 1)
 }
 
 /// Writes into the pipe until nothing more fits.
@@ -132,14 +122,14 @@ fn fill(writer: &impl AsRawFd) {
 }
 
 #[test]
-fn log_to_a_stderr_that_nobody_reads_stops_no_delivery() {
+fn log_to_a_full_stderr_holds_up_no_delivery() {
     let mut outgate = Piped::run();
     fill(&outgate.writer);
     for number in 1..=3 {
         outgate.reload(number);
         assert_eq!(outgate.deliver(), 200);
     }
-    // What waits is written when stderr is read again.
+    // The lines that wait are written when stderr is read again.
     let mut line = String::new();
     while !line.contains("number 4") {
         line.clear();
@@ -147,15 +137,15 @@ fn log_to_a_stderr_that_nobody_reads_stops_no_delivery() {
     }
 }
 
-/// As `outgate run 2>&1 | tee log` has it when `tee` ends.
+/// `outgate run 2>&1 | tee log` closes stderr like this when `tee` ends.
 #[test]
-fn log_to_a_closed_stderr_ends_nothing_and_its_lost_lines_are_counted() {
+fn log_to_a_closed_stderr_counts_lost_lines_and_the_process_goes_on() {
     let mut outgate = Piped::run();
     assert_eq!(outgate.lost_lines(), 0);
     outgate.close_stderr();
     outgate.reload(1);
     assert_eq!(outgate.deliver(), 200);
-    outgate.until("lost line", || outgate.lost_lines() > 0);
+    eventually("a log line is lost", || outgate.lost_lines() > 0);
     let ready = outgate.admin("/readyz");
     assert!(ready.status == 200 && ready.text().contains("the log cannot be written"), "{}", ready.text());
 }
@@ -165,7 +155,7 @@ fn log_reports_its_lost_lines_when_it_can_be_written_again() {
     let folder = Folder::new();
     let fifo = folder.path("stderr");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    // By both ends, so that neither waits for the other.
+    // Both ends close, so that neither waits for the other.
     let both = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
     let reader = File::open(&fifo).unwrap();
     let writer = OpenOptions::new().write(true).open(&fifo).unwrap();
@@ -173,7 +163,7 @@ fn log_reports_its_lost_lines_when_it_can_be_written_again() {
     let mut outgate = Piped::run_with(reader, writer);
     outgate.close_stderr();
     outgate.reload(1);
-    outgate.until("lost line", || outgate.lost_lines() > 0);
+    eventually("a log line is lost", || outgate.lost_lines() > 0);
     outgate.stderr = BufReader::new(File::open(&fifo).unwrap());
     outgate.reload(2);
     let mut line = String::new();
@@ -181,40 +171,37 @@ fn log_reports_its_lost_lines_when_it_can_be_written_again() {
         line.clear();
         assert_ne!(outgate.stderr.read_line(&mut line).unwrap(), 0);
     }
-    outgate.until("end of it", || !outgate.admin("/readyz").text().contains("the log cannot be written"));
+    eventually("the log is written again", || !outgate.admin("/readyz").text().contains("the log cannot be written"));
 }
 
 #[test]
-fn log_to_a_full_stderr_stops_neither_the_start_nor_the_end() {
+fn log_to_a_full_stderr_holds_up_neither_start_nor_stop() {
     let pki = Pki::new();
     let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
     let folder = folder(&pki);
     let socket = folder.path("admin.sock");
-    let text = text(&folder, &target, &plain, "")
-        .replace("[admin]\nlisten = [", &format!("[admin]\nlisten = [\"unix:{}\", ", socket.display()));
-    folder.write("config.toml", text);
+    folder.write_config("config.toml", &text(&target, &plain, "").push("admin.listen", "unix:{dir}/admin.sock"));
     let (_reader, writer) = std::io::pipe().unwrap();
     fill(&writer);
     let mut child = spawn(&folder, writer.try_clone().unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    while !socket.exists() {
-        assert!(Instant::now() < deadline, "it does not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the admin socket exists", || socket.exists());
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-    let ended = loop {
-        match child.try_wait().unwrap() {
-            Some(ended) => break ended,
-            None => assert!(Instant::now() < deadline, "it does not end"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let mut ended = None;
+    eventually("the process ends", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    let ended = ended.unwrap();
     assert!(ended.success(), "{ended}");
 }
 
 /// Commands that need no running proxy, and one that misses it.
 fn commands(folder: &Folder) -> Vec<Vec<String>> {
     let config = folder.path("config.toml").display().to_string();
+    let word = |word: &str| match word.strip_prefix("CONFIG") {
+        Some(rest) => format!("{config}{rest}"),
+        None => word.to_owned(),
+    };
     [
         "--help",
         "check --help",
@@ -231,7 +218,7 @@ fn commands(folder: &Folder) -> Vec<Vec<String>> {
         "history --config CONFIG",
         "demo --once",
     ]
-    .map(|words| words.replace("CONFIG", &config).split(' ').map(str::to_owned).collect())
+    .map(|words| words.split(' ').map(word).collect())
     .into()
 }
 
@@ -253,7 +240,7 @@ fn command_scene() -> Folder {
     let pki = Pki::new();
     let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
     let folder = folder(&pki);
-    folder.write("config.toml", text(&folder, &target, &plain, ""));
+    folder.write_config("config.toml", &text(&target, &plain, ""));
     folder
 }
 
@@ -274,7 +261,7 @@ fn every_command_ends_quietly_on_a_closed_pipe() {
 }
 
 #[test]
-fn a_command_whose_answer_does_not_fit_on_the_disk_says_so() {
+fn a_command_that_cannot_write_its_answer_exits_74() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let ended = run(&["token".to_owned(), "new".to_owned()], full, Stdio::null());
     assert_eq!(ended.code(), Some(74));

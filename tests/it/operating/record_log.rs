@@ -8,12 +8,12 @@ use crate::support;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Outgate, PATIENCE};
+use support::{Outgate, eventually};
 
 struct Place {
     outgate: Outgate,
@@ -37,18 +37,6 @@ impl Place {
         let found = |lines: &[String]| lines.iter().find(|line| line.contains(words)).cloned();
         self.outgate.log.until(words, found)
     }
-
-    fn is_metric(&self, line: &str) -> bool {
-        self.outgate.admin("/metrics").text().lines().any(|other| other == line)
-    }
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "no {what}");
-        std::thread::yield_now();
-    }
 }
 
 fn records(path: &Path) -> usize {
@@ -56,27 +44,64 @@ fn records(path: &Path) -> usize {
 }
 
 #[test]
-fn usr1_that_cannot_reopen_the_log_says_so_and_keeps_the_old_file() {
+fn delivery_log_in_a_file_gets_one_line_of_json_for_each_delivery() {
+    let folder = folder(&Pki::new());
+    let path = folder.write("deliveries.jsonl", "{\"code\":\"of a former process\"}\n");
+    let plain = Receiver::plain(ok());
+    let text = config(&plain, &plain, "[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
+    let place = Place { outgate: Outgate::run(folder, &text), plain };
+    place.deliver();
+    place.deliver();
+    eventually("two more records", || records(&path) == 3);
+    let text = fs::read_to_string(&path).unwrap();
+    let codes: Vec<_> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["code"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(codes, ["of a former process", "delivered", "delivered"]);
+    assert!(place.outgate.records(0).is_empty(), "nothing goes to stdout");
+}
+
+/// logrotate renames the file and sends USR1.
+#[test]
+fn usr1_reopens_the_delivery_log_after_a_rotation() {
     let place = place("file:{dir}/deliveries.jsonl");
     let (path, rotated) = (place.outgate.folder.path("deliveries.jsonl"), place.outgate.folder.path("rotated"));
-    assert!(place.is_metric("outgate_log_reopen_failed 0"));
+    place.deliver();
+    eventually("a record", || records(&path) == 1);
+    fs::rename(&path, &rotated).unwrap();
+    place.deliver();
+    eventually("a record in the old file until USR1", || records(&rotated) == 2);
+    assert!(!path.exists());
+    place.outgate.signal("USR1");
+    place.logged("deliveries.jsonl was reopened");
+    place.deliver();
+    eventually("a record in the new file", || records(&path) == 1);
+    assert_eq!(records(&rotated), 2);
+}
+
+#[test]
+fn usr1_that_cannot_reopen_the_delivery_log_keeps_the_old_file_and_reports_it() {
+    let place = place("file:{dir}/deliveries.jsonl");
+    let (path, rotated) = (place.outgate.folder.path("deliveries.jsonl"), place.outgate.folder.path("rotated"));
+    assert!(place.outgate.has_metric("outgate_log_reopen_failed 0"));
     fs::rename(&path, &rotated).unwrap();
     fs::create_dir(&path).unwrap();
     place.outgate.signal("USR1");
     let line = place.logged("cannot reopen");
     assert!(line.contains("deliveries.jsonl") && line.contains("WARN"), "{line}");
-    assert!(place.is_metric("outgate_log_reopen_failed 1"));
+    assert!(place.outgate.has_metric("outgate_log_reopen_failed 1"));
     let ready = place.outgate.admin("/readyz");
     assert!(ready.status == 200 && ready.text().contains("cannot reopen"), "{}", ready.text());
     place.deliver();
-    until("record in the old file", || records(&rotated) == 1);
+    eventually("a record in the old file", || records(&rotated) == 1);
     // Once it can be opened, it is, without another signal.
     fs::remove_dir(&path).unwrap();
     place.logged("is open again");
     place.deliver();
-    until("record in the new file", || records(&path) == 1);
+    eventually("a record in the new file", || records(&path) == 1);
     assert_eq!(records(&rotated), 1);
-    assert!(place.is_metric("outgate_log_reopen_failed 0"));
+    assert!(place.outgate.has_metric("outgate_log_reopen_failed 0"));
     assert!(!place.outgate.admin("/readyz").text().contains("reopen"));
 }
 
@@ -99,7 +124,7 @@ fn usr1_does_not_wait_for_the_reader_of_a_pipe_at_the_path_of_the_log() {
     let line = place.logged("cannot reopen");
     assert!(line.contains("deliveries.jsonl"), "{line}");
     place.deliver();
-    until("record in the old file", || records(&rotated) == 1);
+    eventually("a record in the old file", || records(&rotated) == 1);
     fs::remove_file(&path).unwrap();
     place.logged("is open again");
 }
@@ -127,20 +152,23 @@ fn lost_records_are_reported_in_the_log_with_their_count_and_path() {
 fn lost_records_are_reported_for_the_file_that_lost_them_after_a_reload() {
     let place = place("file:/dev/full");
     place.deliver();
-    until("lost record", || place.outgate.admin("/readyz").text().contains("1 delivery records could not be written"));
+    eventually("a lost record", || {
+        place.outgate.admin("/readyz").text().contains("1 delivery records could not be written")
+    });
     let config = fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
-    place.outgate.reconfigure(&config.replace("/dev/full", "{dir}/deliveries.jsonl"));
+    place.outgate.reconfigure(&config.replace_one("/dev/full", "{dir}/deliveries.jsonl"));
     // Once: by the minute's report or by the reload.
     let line = place.logged("delivery records were lost");
     assert!(line.contains("/dev/full cannot be written: No space left"), "{line}");
-    // What the file before has lost is no fault of this one.
+    // The new file has lost no records.
     assert!(!place.outgate.admin("/readyz").text().contains("delivery records"));
-    assert!(place.is_metric("outgate_records_lost_total 1"), "{}", place.outgate.admin("/metrics").text());
+    assert!(place.outgate.has_metric("outgate_records_lost_total 1"), "{}", place.outgate.admin("/metrics").text());
     assert!(
-        place.is_metric("# TYPE outgate_records_lost counter") && place.is_metric("outgate_log_lines_lost_total 0")
+        place.outgate.has_metric("# TYPE outgate_records_lost counter")
+            && place.outgate.has_metric("outgate_log_lines_lost_total 0")
     );
     place.deliver();
-    until("record in the new file", || records(&place.outgate.folder.path("deliveries.jsonl")) == 1);
+    eventually("a record in the new file", || records(&place.outgate.folder.path("deliveries.jsonl")) == 1);
 }
 
 #[test]
@@ -149,8 +177,7 @@ fn check_tests_that_the_delivery_log_can_be_written() {
     let check = |deliveries: &str| {
         let folder = folder(&Pki::new());
         let text = config(&plain, &plain, &format!("[log]\ndeliveries = \"{deliveries}\"\n"));
-        let dir = folder.path("").display().to_string();
-        let path = folder.write("config.toml", text.replace("{dir}/", &dir));
+        let path = folder.write_config("config.toml", &text);
         let output =
             Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(path).output().unwrap();
         assert!(!folder.path("new.jsonl").exists(), "check creates nothing");

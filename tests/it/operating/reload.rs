@@ -5,6 +5,7 @@
 
 use crate::support;
 
+use support::configuration::Replace;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, scene, scene_with};
 use support::{PATIENCE, post};
@@ -14,7 +15,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Answers only when it is told to.
+/// A reaction that waits for a message of the test, and the sender of these messages.
 fn held() -> (Reaction, mpsc::Sender<()>) {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
@@ -26,12 +27,12 @@ fn held() -> (Reaction, mpsc::Sender<()>) {
 }
 
 #[test]
-fn a_rejected_configuration_changes_nothing_and_is_seen() {
+fn reload_rejects_an_invalid_configuration_and_reports_it_in_readyz_and_metrics() {
     let scene = scene();
-    let text = config(&scene.good, &scene.plain, "");
+    let text = config(&scene.good, &scene.plain, "").to_string();
     let connections = |count| assert_eq!(scene.good.connections(), count);
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
-    for broken in ["", "[server", &text.replace("hosts", "hots"), &text[..text.len() / 2]] {
+    for broken in ["", "[server", &text.replace_all("hosts", "hots"), &text[..text.len() / 2]] {
         scene.outgate.reconfigure(broken);
         assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "{broken}");
         let ready = scene.outgate.admin("/readyz");
@@ -46,51 +47,41 @@ fn a_rejected_configuration_changes_nothing_and_is_seen() {
 }
 
 #[test]
-fn keys_and_symlinks_are_watched_too() {
+fn watch_follows_secrets_and_symlinks() {
     let scene = scene();
     let folder = &scene.outgate.folder;
-    let reloads = || scene.outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
-    let one_more = |before: usize| {
-        scene.outgate.log.until("a reload", |lines| {
-            (lines.iter().filter(|line| line.contains("configuration reloaded")).count() > before).then_some(())
-        });
-    };
-    let before = reloads();
-    folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
-    one_more(before);
-    // As a ConfigMap is mounted: the file is a link through a folder that is itself swapped.
-    let text = config(&scene.good, &scene.plain, "").replace("{dir}", &folder.path("").display().to_string());
+    scene.outgate.after_reload(|| drop(folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")));
+    // A ConfigMap is mounted like this: the file is a link through a folder that is itself swapped.
+    let text = folder.placed(&config(&scene.good, &scene.plain, ""));
     for (version, extra) in [("v1", "# one"), ("v2", "# two")] {
-        let before = reloads();
-        std::fs::create_dir(folder.path(version)).unwrap();
-        std::fs::write(folder.path(version).join("config.toml"), format!("{text}\n{extra}\n")).unwrap();
-        let _ = std::fs::remove_file(folder.path("..data_tmp"));
-        std::os::unix::fs::symlink(version, folder.path("..data_tmp")).unwrap();
-        std::fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
-        if version == "v1" {
-            std::os::unix::fs::symlink("..data/config.toml", folder.path("link")).unwrap();
-            std::fs::rename(folder.path("link"), folder.path("config.toml")).unwrap();
-        }
-        one_more(before);
+        scene.outgate.after_reload(|| {
+            std::fs::create_dir(folder.path(version)).unwrap();
+            std::fs::write(folder.path(version).join("config.toml"), format!("{text}\n{extra}\n")).unwrap();
+            let _ = std::fs::remove_file(folder.path("..data_tmp"));
+            std::os::unix::fs::symlink(version, folder.path("..data_tmp")).unwrap();
+            std::fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
+            if version == "v1" {
+                std::os::unix::fs::symlink("..data/config.toml", folder.path("link")).unwrap();
+                std::fs::rename(folder.path("link"), folder.path("config.toml")).unwrap();
+            }
+        });
     }
-    let before = reloads();
-    std::fs::write(folder.path("v2").join("config.toml"), format!("{text}\n# three\n")).unwrap();
-    one_more(before);
-    let before = reloads();
-    scene.outgate.signal("HUP");
-    std::fs::write(folder.path("v2").join("config.toml"), format!("{text}\n# four\n")).unwrap();
-    one_more(before);
+    let write = |text: String| std::fs::write(folder.path("v2").join("config.toml"), text).unwrap();
+    scene.outgate.after_reload(|| write(format!("{text}\n# three\n")));
+    scene.outgate.after_reload(|| {
+        scene.outgate.signal("HUP");
+        write(format!("{text}\n# four\n"));
+    });
 }
 
 #[test]
-fn a_delivery_in_flight_ends_under_the_plan_it_began_with() {
+fn reload_leaves_a_delivery_in_flight_under_its_former_configuration() {
     let (reaction, release) = held();
     let scene = scene_with(reaction, "");
     let mut client = scene.outgate.connect();
     client.send(post(&scene.good_url(), "", "x"));
     wait_for_connection(&scene.good);
-    let text =
-        config(&scene.good, &scene.plain, "").replace(r#""hook.example", "other.example""#, r#""other.example""#);
+    let text = config(&scene.good, &scene.plain, "").set("routes.signed.hosts", ["other.example", "127.0.0.1"]);
     scene.outgate.reconfigure(&text);
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").code(), "no_route");
     release.send(()).unwrap();
@@ -106,7 +97,7 @@ fn wait_for_connection(receiver: &Receiver) {
 }
 
 #[test]
-fn term_drains_and_exits_0() {
+fn drain_after_term_finishes_deliveries_and_exits_0() {
     let (reaction, release) = held();
     let mut scene = scene_with(reaction, "");
     let mut idle = scene.outgate.connect();
@@ -128,12 +119,10 @@ fn term_drains_and_exits_0() {
 }
 
 #[test]
-fn a_drain_has_an_end() {
+fn drain_timeout_ends_a_drain() {
     let (reaction, _never) = held();
     let mut scene = scene_with(reaction, "");
-    scene.outgate.reconfigure(
-        &config(&scene.good, &scene.plain, "").replace("drain_timeout = \"5s\"", "drain_timeout = \"100ms\""),
-    );
+    scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").set("server.drain_timeout", "100ms"));
     let mut busy = scene.outgate.connect();
     busy.send(post(&scene.good_url(), "", "x"));
     wait_for_connection(&scene.good);
@@ -154,12 +143,11 @@ fn holdings(outgate: &support::Outgate) -> (usize, usize) {
 
 /// A hundred changes a second for a second, or for ten where everything is tested.
 #[test]
-fn a_storm_of_reloads_under_load_loses_nothing() {
+fn reloads_in_quick_succession_under_load_lose_no_delivery() {
     let scene = scene_with(ok(), "");
     let stop = AtomicBool::new(false);
     let rounds = if support::required() { 1000 } else { 100 };
-    let dir = scene.outgate.folder.path("").display().to_string();
-    let text = config(&scene.good, &scene.plain, "").replace("{dir}", &dir);
+    let text = scene.outgate.folder.placed(&config(&scene.good, &scene.plain, ""));
     let load = |streams: bool| {
         let (mut client, mut count) = (scene.outgate.connect(), 0);
         let upload = format!(
@@ -173,10 +161,7 @@ fn a_storm_of_reloads_under_load_loses_nothing() {
         }
         count
     };
-    let reloads = || {
-        let lines = scene.outgate.log.all();
-        lines.iter().filter(|line| line.contains("configuration reloaded")).count()
-    };
+    let reloads = || scene.outgate.reloads();
     let (before, sent): (_, usize) = std::thread::scope(|scope| {
         let load = &load;
         let threads: Vec<_> = (0..8).map(|number| scope.spawn(move || load(number % 4 == 0))).collect();
@@ -209,9 +194,9 @@ fn a_storm_of_reloads_under_load_loses_nothing() {
     assert!(reloads() > rounds / 10, "{} changes were seen one by one", reloads());
 }
 
-/// With no pause in which the debounce could find it quiet, and none in which it looks the same twice.
+/// The file has no pause in which the debounce finds it quiet or sees the same state twice.
 #[test]
-fn reload_reads_a_file_that_is_rewritten_all_the_time() {
+fn watch_loads_a_file_that_is_rewritten_continuously() {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "");
     let stop = AtomicBool::new(false);
@@ -221,17 +206,14 @@ fn reload_reads_a_file_that_is_rewritten_all_the_time() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let drain = format!("drain_timeout = \"{}s\"", 10 + number % 50);
-                let next = text.replace("drain_timeout = \"5s\"", &drain);
-                let next = next.replace("{dir}", &scene.outgate.folder.path("").display().to_string());
-                let next = scene.outgate.folder.write("config.toml.new", next);
+                let next = text.set("server.drain_timeout", format!("{}s", 10 + number % 50));
+                let next = scene.outgate.folder.write_config("config.toml.new", &next);
                 std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                std::thread::sleep(std::time::Duration::from_millis(50)); // the pace of the writer
             }
         });
-        let reloads = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            scene.outgate.log.until("two reloads", |lines| (reloads(lines) >= 2).then_some(()));
+            scene.outgate.log.count(2, &["configuration reloaded"]);
         }));
         stop.store(true, Ordering::Relaxed);
         read.unwrap();

@@ -1,5 +1,5 @@
 //! Listeners and source addresses that come and go by a reload, with traffic on them.
-//! Does whatever goes go without anybody losing a webhook?
+//! Do listeners and addresses go without a lost webhook?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use socket2::{Domain, SockAddr, Socket, Type};
+use support::configuration::Config;
 use support::control::{asked, reload, run, said, status, text, write};
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, folder, scene_of};
-use support::{Client, Outgate, PATIENCE, post};
+use support::{Client, Outgate, PATIENCE, eventually, post};
 
-/// A place where nobody listens.
+/// An address on which nothing listens.
 fn free() -> SocketAddr {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     let ip = [127, 0, 9, u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed)).unwrap()];
@@ -27,12 +28,12 @@ fn free() -> SocketAddr {
 }
 
 /// Responses are awaited for longer than a busy machine takes to reload.
-fn patient(text: &str) -> String {
-    text.replace("response = \"5s\"", "response = \"30s\"")
+fn patient(text: &Config) -> Config {
+    text.set("routes.*.timeouts.response", "30s")
 }
 
-fn listening(scene: &Scene, sockets: &str) -> String {
-    patient(&text(scene, "")).replacen("listen = [\"127.0.0.1:0\"]", &format!("listen = [{sockets}]"), 1)
+fn listening(scene: &Scene, sockets: &str) -> Config {
+    patient(&text(scene, "")).remove("server.listen").and(&format!("[server]\nlisten = [{sockets}]\n"))
 }
 
 fn scene() -> Scene {
@@ -40,7 +41,7 @@ fn scene() -> Scene {
 }
 
 #[test]
-fn listeners_change_under_traffic_and_no_webhook_is_lost() {
+fn reload_replaces_listeners_under_load_without_losing_a_webhook() {
     let scene = scene();
     let places = [free(), free()];
     let url = scene.good_url();
@@ -93,7 +94,7 @@ impl Asks for Client {
     }
 }
 
-/// Answers when it is told to.
+/// A reaction that waits for a message of the test, and the sender of these messages.
 fn held() -> (Reaction, mpsc::Sender<()>) {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
@@ -113,12 +114,12 @@ fn scene_with(reaction: Reaction) -> Scene {
 }
 
 #[test]
-fn who_is_in_when_the_door_closes_gets_an_answer() {
+fn reload_that_removes_a_listener_answers_its_open_connections() {
     let (reaction, release) = held();
     let scene = scene_with(reaction);
     let (mut idle, mut busy) = (scene.outgate.connect(), scene.outgate.connect());
     busy.send(post(&scene.good_url(), "", "x"));
-    until("the webhook is under way", || scene.good.connections() == 1);
+    eventually("the webhook is under way", || scene.good.connections() == 1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (sender, connection) = runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(scene.outgate.proxy).await.unwrap();
@@ -138,7 +139,7 @@ fn who_is_in_when_the_door_closes_gets_an_answer() {
     let unix = format!("\"unix:{}\"", socket.display());
     let told = reload(&scene, &listening(&scene, &format!("\"{next}\", {unix}")));
     assert!(told.starts_with("server: listen \"127.0.0.1:0\" removed\nserver: listen "), "{told}");
-    // Whoever asks just now is answered still.
+    // A request that arrives just now is still answered.
     assert_eq!(runtime.block_on(ask(sender)), 200);
     release.send(()).unwrap();
     let answer = busy.answer();
@@ -149,53 +150,48 @@ fn who_is_in_when_the_door_closes_gets_an_answer() {
 
     assert!(UnixStream::connect(&socket).is_ok());
     let loops = post(&format!("http://plain.example:{}/", next.port()), "", "");
-    let ports = format!("ports = [{}, {}, ", next.port(), scene.good.port());
     let text = listening(&scene, &format!("\"{next}\""));
-    let ports = text.replace(&format!("ports = [{}, ", scene.good.port()), &ports);
-    let ports =
-        ports.replace("\"plain.example\" = [\"127.0.0.1\"]", &format!("\"plain.example\" = [\"{}\"]", next.ip()));
-    reload(&scene, &ports);
-    until("the file of a socket goes with it", || !socket.exists());
+    reload(&scene, &text.push("routes.*.ports", next.port()).host("plain.example", &next.ip().to_string()));
+    eventually("the file of a socket goes with it", || !socket.exists());
     let mut client = Client::connect(next);
     client.send(loops);
     assert_eq!(client.answer().code(), "target_loops_back", "the guard knows the new listener");
 }
 
 #[test]
-fn a_listener_that_cannot_be_had_keeps_all_as_it_was() {
+fn reload_with_an_address_in_use_changes_nothing() {
     let scene = scene();
     let (taken, next) = (TcpListener::bind("127.0.0.1:0").unwrap(), free());
     let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
     write(
         &scene,
-        &listening(&scene, &format!("\"{next}\", \"{}\"", taken.1))
-            .replace("[\"hook.example\"", "[\"nowhere.example\""),
+        &listening(&scene, &format!("\"{next}\", \"{}\"", taken.1)).set("routes.signed.hosts", ["nowhere.example"]),
     );
     let (code, _, err) = said(&run(&scene, &["reload"]));
     assert!(code == 78 && err.contains(&format!("cannot listen on {}", taken.1)), "{code} {err}");
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     assert!(TcpStream::connect(next).is_err());
     assert!(scene.outgate.admin("/readyz").text().contains("cannot listen"));
-    // What systemd passes, it passed at the start.
-    write(&scene, &text(&scene, "").replace("admin.sock\"]", "admin.sock\", \"systemd\"]"));
+    // systemd passes sockets at the start only.
+    write(&scene, &text(&scene, "").push("admin.listen", "systemd"));
     let (code, out, err) = said(&run(&scene, &["reload"]));
     assert!(code == 0 && out.contains("\"systemd\" added (takes effect at the next restart)"), "{out} {err}");
     assert!(err.contains("admin.listen takes effect at the next restart"), "{err}");
 }
 
 #[test]
-fn the_admin_socket_may_go_by_a_request_over_it() {
+fn reload_may_remove_the_admin_socket_that_carries_its_request() {
     let scene = scene();
     let socket = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
-    write(&scene, &text(&scene, "").replace("admin.sock", "other.sock"));
+    write(&scene, &text(&scene, "").set("admin.listen", ["127.0.0.1:0", "unix:{dir}/other.sock"]));
     let (code, out, err) = said(&run(&scene, &["reload", "--admin", &socket]));
     assert!(code == 0 && out.contains("other.sock\" added"), "{out} {err}");
-    until("the old socket goes", || !scene.outgate.folder.path("admin.sock").exists());
+    eventually("the old socket goes", || !scene.outgate.folder.path("admin.sock").exists());
     assert_eq!(status(&scene)["configuration"]["number"], 2);
 }
 
 #[test]
-fn addresses_that_are_taken_away_open_nothing_and_finish_what_they_have() {
+fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
     let (reaction, release) = held();
     let scene = scene_with(reaction);
     let from = |index: usize| scene.good.until(index + 1)[index].from.to_string();
@@ -203,7 +199,7 @@ fn addresses_that_are_taken_away_open_nothing_and_finish_what_they_have() {
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200); // its connection is idle now
     let (mut busy, mut slow) = (scene.outgate.connect(), scene.outgate.connect());
     busy.send(post(&scene.good_url(), "", "x"));
-    // On the idle connection, so another is opened and kept for the next.
+    // This uses the idle connection, so outgate opens another one and keeps it.
     release.send(()).unwrap();
     assert_eq!(busy.answer().status, 200);
     busy.send(post(&scene.plain_url(), "", "x"));
@@ -214,7 +210,7 @@ fn addresses_that_are_taken_away_open_nothing_and_finish_what_they_have() {
     until_in_flight(&scene, 2);
 
     let start = Instant::now();
-    let told = reload(&scene, &patient(&text(&scene, "")).replace("127.0.7.0/30", "127.0.8.0/30"));
+    let told = reload(&scene, &patient(&text(&scene, "")).set("egress.default.ranges", ["127.0.8.0/30"]));
     assert_eq!(
         told,
         "egress.default: ranges \"127.0.7.0/30\" removed\negress.default: ranges \"127.0.8.0/30\" added\n"
@@ -223,14 +219,14 @@ fn addresses_that_are_taken_away_open_nothing_and_finish_what_they_have() {
     assert!(start.elapsed() < Duration::from_secs(3), "idle connections go at once");
     slow.send("xx");
     // The upload that had not left yet leaves from where it may now; what had left, ends where it was.
-    until("another connection", || scene.good.connections() == 2);
+    eventually("another connection", || scene.good.connections() == 2);
     release.send(()).unwrap();
     release.send(()).unwrap();
     assert_eq!((busy.answer().status, slow.answer().status), (200, 200));
     let mut sources = [from(2), from(3)];
     sources.sort();
     assert!(sources[0].starts_with("127.0.7.") && sources[1].starts_with("127.0.8."), "{sources:?}");
-    // And its connection serves nobody again.
+    // Its connection is not reused.
     release.send(()).unwrap();
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     assert!(from(4).starts_with("127.0.8."), "{}", from(4));
@@ -238,12 +234,13 @@ fn addresses_that_are_taken_away_open_nothing_and_finish_what_they_have() {
 }
 
 #[test]
-fn a_range_ends_when_it_was_said_to() {
+fn egress_range_ends_at_its_until() {
     let scene = scene();
     let end = jiff::Timestamp::now() + Duration::from_secs(4); // a busy machine reloads until then
     let ranges =
         format!("[{{ cidr = \"127.0.7.0/30\", until = \"{end}\" }}, {{ cidr = \"127.0.8.0/30\", from = \"{end}\" }}]");
-    reload(&scene, &text(&scene, "").replace("[\"127.0.7.0/30\"]", &ranges));
+    let text = text(&scene, "").remove("egress.default.ranges");
+    reload(&scene, &text.and(&format!("[egress.default]\nranges = {ranges}\n")));
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     scene.plain.until_closed(1);
     let late = jiff::Timestamp::now().duration_since(end).unsigned_abs();
@@ -253,20 +250,11 @@ fn a_range_ends_when_it_was_said_to() {
 }
 
 fn until_in_flight(scene: &Scene, count: usize) {
-    let line = format!("outgate_deliveries_in_flight {count}");
-    until(&line, || scene.outgate.admin("/metrics").text().contains(&line));
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
+    scene.outgate.until_metric(&format!("outgate_deliveries_in_flight {count}"));
 }
 
 #[test]
-fn a_socket_on_which_nobody_accepts_is_taken_and_holds_up_nobody() {
+fn reload_refuses_a_unix_socket_whose_listener_does_not_accept() {
     let scene = scene();
     let path = scene.outgate.folder.path("silent.sock");
     let silent = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -282,22 +270,22 @@ fn a_socket_on_which_nobody_accepts_is_taken_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_listener_that_goes_waits_for_nobodys_room() {
+fn reload_removes_a_listener_while_max_connections_is_reached() {
     let (reaction, release) = held();
     let scene = scene_with(reaction);
     let gone = free();
-    let full = |sockets: &str| listening(&scene, sockets).replacen("[server]", "[server]\nmax_connections = 2", 1);
+    let full = |sockets: &str| listening(&scene, sockets).add("server.max_connections", 2);
     reload(&scene, &full(&format!("\"127.0.0.1:0\", \"{gone}\"")));
     let mut busy = [(); 2].map(|()| Client::connect(gone));
     for client in &mut busy {
         client.send(post(&scene.good_url(), "", "x"));
     }
-    until("both are under way", || scene.good.connections() == 2);
+    eventually("both are under way", || scene.good.connections() == 2);
     // Takes the accept loop to where it waits for room.
     let _waiting = TcpStream::connect(gone).unwrap();
-    until("three are in", || status(&scene)["client_connections"] == 3);
+    eventually("three are in", || status(&scene)["client_connections"] == 3);
     reload(&scene, &full("\"127.0.0.1:0\""));
-    until("nobody listens there", || TcpStream::connect(gone).is_err());
+    eventually("nobody listens there", || TcpStream::connect(gone).is_err());
     let _ = [(); 2].map(|()| release.send(()).unwrap());
     for client in &mut busy {
         assert_eq!(client.answer().status, 200);

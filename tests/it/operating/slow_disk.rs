@@ -6,12 +6,13 @@ use crate::support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Folder, Outgate, PATIENCE};
+use support::{Folder, Outgate, PATIENCE, eventually};
 
 /// Holds up whoever lists the history, or opens the delivery log, for as long as the file is there that
 /// `OUTGATE_TEST_HANG` names.
@@ -66,8 +67,8 @@ impl Scene {
         Self { target, plain, folder, shim, hang }
     }
 
-    fn text(&self, more: &str) -> String {
-        config(&self.target, &self.plain, more).replace("[server]", "[server]\nworkers = 1")
+    fn text(&self, more: &str) -> Config {
+        config(&self.target, &self.plain, more).add("server.workers", 1)
     }
 
     fn run(&self) -> Outgate {
@@ -75,8 +76,7 @@ impl Scene {
     }
 
     fn run_with(&self, more: &str) -> Outgate {
-        let text = self.text(more).replace("{dir}", &self.folder.path("").display().to_string());
-        self.folder.write("config.toml", text);
+        self.folder.write_config("config.toml", &self.text(more));
         let environment: [(&str, &Path); 2] = [("LD_PRELOAD", &self.shim), ("OUTGATE_TEST_HANG", &self.hang)];
         Outgate::run_in_with(Folder::linked(&self.folder), &environment)
     }
@@ -95,24 +95,20 @@ impl Scene {
     }
 
     fn until_kept(&self, number: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.folder.path("state").join("history").join(number).exists() {
-            assert!(Instant::now() < deadline, "configuration {number} is not kept");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let entry = self.folder.path("state").join("history").join(number);
+        eventually(&format!("configuration {number} is in the history"), || entry.exists());
     }
 }
 
 #[test]
-fn history_on_a_disk_that_hangs_holds_up_neither_deliveries_nor_reloads() {
+fn history_on_a_disk_that_hangs_holds_up_no_delivery_and_no_reload() {
     let scene = Scene::new();
     let outgate = scene.run();
     scene.until_kept("000001");
     scene.hang();
     for number in 2..=4 {
         let text = scene.text(&format!("[limits.l{number}]\nconcurrency = 1\n"));
-        let next = text.replace("{dir}", &scene.folder.path("").display().to_string());
-        let next = scene.folder.write("next", next);
+        let next = scene.folder.write_config("next", &text);
         std::fs::rename(next, scene.folder.path("config.toml")).unwrap();
         let is_adopted = |lines: &[String]| lines.iter().any(|line| line.contains(&format!("number {number},")));
         let deadline = Instant::now() + PATIENCE;
@@ -140,12 +136,9 @@ fn history_on_a_disk_that_hangs_holds_up_no_start() {
     outgate.reconfigure(&text);
     scene.deliver(&outgate);
     scene.go_on();
-    // What the process started with was kept already: it has that number, and the next one counts on.
+    // The configuration of the start is in the history already, so the next one has number 2.
     scene.until_kept("000002");
-    let deadline = Instant::now() + PATIENCE;
-    while outgate.admin("/readyz").text().contains("is not kept") {
-        assert!(Instant::now() < deadline, "{}", outgate.admin("/readyz").text());
-    }
+    eventually("the history is written", || !outgate.admin("/readyz").text().contains("is not kept"));
     let status = outgate.admin("/status").json();
     assert_eq!(status["configuration"]["number"], 2, "{status:#}");
 }
@@ -160,11 +153,8 @@ fn delivery_log_on_a_disk_that_hangs_holds_up_no_start() {
     assert!(is_told(&outgate), "{}", outgate.admin("/readyz").text());
     outgate.log.count(1, &["cannot open the delivery log"]);
     scene.go_on();
-    let deadline = Instant::now() + PATIENCE;
     let records = || std::fs::read_to_string(scene.folder.path("deliveries.jsonl")).unwrap_or_default();
-    while records().lines().count() < 1 || is_told(&outgate) {
-        assert!(Instant::now() < deadline, "the record that waited is not written");
-    }
+    eventually("the record that waited is written", || records().lines().count() == 1 && !is_told(&outgate));
 }
 
 #[test]
@@ -173,8 +163,7 @@ fn delivery_log_that_cannot_be_opened_ends_the_start() {
     // A folder cannot be opened for writing, by root either.
     std::fs::create_dir(scene.folder.path("deliveries.jsonl")).unwrap();
     let text = scene.text("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
-    let text = text.replace("{dir}", &scene.folder.path("").display().to_string());
-    let config = scene.folder.write("config.toml", text);
+    let config = scene.folder.write_config("config.toml", &text);
     let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(["run", "--config"]).arg(config).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(73) && told.contains("cannot open the delivery log"), "{told}");

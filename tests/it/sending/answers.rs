@@ -10,6 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, answering_once, ok};
 use support::scene::{bad_receiver, config, folder, scene, scene_with};
@@ -26,7 +27,7 @@ fn interim_responses_reach_http1_clients_only_where_the_route_forwards_them() {
     assert_eq!(client.one_answer("POST").text(), "ok", "many clients take 103 for the final response");
 
     let text = config(&scene.good, &scene.plain, "");
-    scene.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\ninterim = \"forward\""));
+    scene.outgate.reconfigure(&text.add("routes.plain.interim", "forward"));
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
     let hints = client.one_answer("POST");
@@ -74,7 +75,7 @@ fn an_answer_that_is_longer_than_the_route_allows_is_not_passed_on_as_whole() {
     let ask = |answer: &str| {
         let plain = Receiver::plain(answering_once(answer));
         let (pki, good) = (Pki::new(), Receiver::plain(ok()));
-        let text = config(&good, &plain, &more.replace("PORT", &plain.port().to_string()));
+        let text = config(&good, &plain, &more.replace_one("PORT", &plain.port().to_string()));
         let outgate = Outgate::run(folder(&pki), &text);
         let mut client = outgate.connect();
         client.send(format!(
@@ -106,8 +107,7 @@ fn a_route_has_its_own_total() {
         "[[routes]]\nname = \"hasty\"\nhosts = [\"hasty.example\"]\nports = [{port}]\nplaintext = \"allow\"\n\
          timeouts = {{ total = \"300ms\" }}\n[timeouts]\ntotal = \"15s\"\n"
     );
-    let hosts = "[resolver.hosts]\n\"hasty.example\" = [\"127.0.0.1\"]";
-    let text = config(&good, &good, &route).replace("[resolver.hosts]", hosts);
+    let text = config(&good, &good, &route).host("hasty.example", "127.0.0.1");
     let outgate = Outgate::run(folder(&pki), &text);
     for request in [
         format!("GET http://hasty.example:{port}/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
@@ -168,9 +168,8 @@ fn the_response_timeout_begins_when_the_upload_ends() {
 #[test]
 fn options_about_us_needs_a_client_too() {
     let scene = scene();
-    let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
-    let closed = text.replace("allow_anonymous = true", "") + "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n";
-    scene.outgate.reconfigure(&closed);
+    let text = config(&scene.good, &scene.plain, "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n");
+    scene.outgate.reconfigure(&text.remove("server.allow_anonymous"));
     let mut client = scene.outgate.connect();
     client.send(format!("OPTIONS {} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n", scene.plain_url()));
     assert_eq!(client.answer().code(), "client_unauthenticated");
@@ -182,7 +181,7 @@ fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
     let scene = scene();
     let port = scene.plain.port();
     let bad = bad_receiver(&["hook.example"]);
-    let text = config(&scene.good, &scene.plain, "").replace("ports = [", &format!("ports = [{}, ", bad.port()));
+    let text = config(&scene.good, &scene.plain, "").push("routes.*.ports", bad.port());
     scene.outgate.reconfigure(&text);
     let untrusted = format!("hook.example:{}", bad.port());
     let ask = |text: String, method: &str| {
@@ -207,7 +206,7 @@ fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
     }
     // An answer of a target has the phrase of its status, whatever the target wrote.
     assert_eq!(to(&scene.plain_url()).reason, "OK");
-    let tunnels = text.replace("plaintext = \"allow\"", "plaintext = \"refuse\"");
+    let tunnels = text.set("routes.plain.plaintext", "refuse");
     scene.outgate.reconfigure(&tunnels);
     let refused = connect(&format!("plain.example:{}", bad.port()));
     assert_eq!(refused.reason, "Bad Gateway (certificate_untrusted: self_signed)", "{refused:?}");

@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use support::Outgate;
 use support::clients::{Errand, Report, Workshop};
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, Seen, ok};
 use support::scene::{SECRET, config, folder};
@@ -144,23 +145,20 @@ impl Place {
              [clients.{twilio}]\npublic_keys = [\"{{dir}}/twilio-public.pem\"]\ntenants = [\"acme\"]\n"
         );
         let mut text = config(&tls, &plain, &clients)
-            .replace("allow_anonymous = true", "")
-            .replace("[signers.platform]", "[signers.platform]\nkey_dir = \"{dir}/keys\"")
-            .replace("body_max = \"64 KiB\"", "body_max = \"4 MiB\"")
-            .replace("body_max = \"1 MiB\"", "body_max = \"4 MiB\"")
-            .replace(
-                "[resolver.hosts]",
-                "[resolver.hosts]\n\"tunnel.example\" = [\"127.0.0.1\"]\n\"inspect.example\" = [\"127.0.0.1\"]",
-            );
-        let ca = "ca = { certificate = \"{dir}/inspector.pem\", key = \"file:{dir}/inspector.key\" }";
-        text = text.replace("[server]", &format!("[server]\n{ca}"));
-        text += &route("tunnel", tls.port(), "");
-        text += &route("inspect", tls.port(), "sign = [\"platform\"]\nbody_max = \"4 MiB\"");
+            .remove("server.allow_anonymous")
+            .add("signers.platform.key_dir", "{dir}/keys")
+            .set("routes.signed.body_max", "4 MiB")
+            .set("routes.plain.body_max", "4 MiB")
+            .host("tunnel.example", "127.0.0.1")
+            .host("inspect.example", "127.0.0.1")
+            .and("[server]\nca = { certificate = \"{dir}/inspector.pem\", key = \"file:{dir}/inspector.key\" }")
+            .and(&route("tunnel", tls.port(), ""))
+            .and(&route("inspect", tls.port(), "sign = [\"platform\"]\nbody_max = \"4 MiB\""));
         if let Some(upgraded) = &upgraded {
-            let pinned = format!("[resolver.hosts]\n\"upgraded.example\" = [\"{}\"]", upgraded.address.ip());
-            text = text.replace("[resolver.hosts]", &pinned);
             let upgrade = "hosts = [\"upgraded.example\"]\nsign = [\"platform\"]\nplaintext = \"upgrade\"";
-            text += &format!("[[routes]]\nname = \"upgraded\"\n{upgrade}\n");
+            text = text
+                .host("upgraded.example", &upgraded.address.ip().to_string())
+                .and(&format!("[[routes]]\nname = \"upgraded\"\n{upgrade}\n"));
         }
         Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, workshop, own }
     }
@@ -294,7 +292,7 @@ fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
     let authority = target.split('/').nth(2).unwrap();
     let line = match form {
         Upgraded if matches!(client, "excon" | "httpclient") => {
-            format!("POST {} HTTP/1.1\r\n", target.replace(".example/", ".example:80/"))
+            format!("POST {} HTTP/1.1\r\n", target.replace_one(".example/", ".example:80/"))
         }
         Plain | Upgrade | Absolute | Upgraded => format!("POST {target} HTTP/1.1\r\n"),
         Gateway => "POST /1 HTTP/1.1\r\n".to_owned(),

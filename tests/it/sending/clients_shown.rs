@@ -98,10 +98,9 @@ impl Place {
 fn clients_show_a_refusal_as_the_table_says() {
     let Some(workshop) = Workshop::open() else { return };
     let (pki, untrusted, unused) = (Pki::new(), bad_receiver(&["untrusted.example"]), Receiver::plain(ok()));
-    let text = scene::config(&unused, &unused, "")
-        .replace("[resolver.hosts]", "[resolver.hosts]\n\"untrusted.example\" = [\"127.0.0.1\"]");
+    let text = scene::config(&unused, &unused, "").host("untrusted.example", "127.0.0.1");
     let route = "[[routes]]\nname = \"untrusted\"\nhosts = [\"untrusted.example\"]\n";
-    let text = format!("{text}{route}ports = [{}]\n", untrusted.port());
+    let text = text.and(&format!("{route}ports = [{}]\n", untrusted.port()));
     let place = Place { outgate: Outgate::run(folder(&pki), &text), untrusted, workshop };
     let target = format!("https://untrusted.example:{}/", place.untrusted.port());
     let mut table = HEAD.to_owned();

@@ -82,13 +82,13 @@ fn respond(mut wire: impl Read + Write, response: &str, stays: Duration) -> Opti
 fn outgate(pki: &Pki, port: u16) -> Outgate {
     let other = Receiver::plain(ok());
     let text = config(&other, &other, "")
-        .replace("sign = [\"platform\"]", "")
-        .replace("body_max = \"64 KiB\"", "body_max = \"16 MiB\"")
-        .replace("body_max = \"1 MiB\"", "body_max = \"16 MiB\"")
-        .replace("response = \"5s\"", "response = \"60s\"")
-        .replace("drain_timeout = \"5s\"", "drain_timeout = \"60s\"")
-        .replace("127.0.7.0/30", "127.0.7.1/32")
-        .replace("ports = [", &format!("ports = [{port}, "));
+        .remove("routes.signed.sign")
+        .set("routes.signed.body_max", "16 MiB")
+        .set("routes.plain.body_max", "16 MiB")
+        .set("routes.*.timeouts.response", "60s")
+        .set("server.drain_timeout", "60s")
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .push("routes.*.ports", port);
     Outgate::run(folder(pki), &text)
 }
 

@@ -8,14 +8,14 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::SockRef;
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::folder;
-use support::{Client, Outgate, PATIENCE, post};
+use support::{Client, Outgate, PATIENCE, eventually, post};
 
 /// Far more than a test's patience: only the hang-up can end a delivery.
 const NEVER: &str = "60s";
@@ -141,11 +141,7 @@ impl Place {
     fn first(&self) -> Client {
         let mut client = self.outgate.connect();
         client.send(post(&format!("http://limited.example:{}/first", self.held.port()), "", "{}"));
-        let deadline = Instant::now() + PATIENCE;
-        while self.arrived().is_empty() {
-            assert!(Instant::now() < deadline, "the first delivery does not arrive");
-            std::thread::yield_now();
-        }
+        eventually("the first delivery arrives", || !self.arrived().is_empty());
         client
     }
 
@@ -222,8 +218,7 @@ fn hang_up_is_noticed_wherever_a_request_waits() {
 #[test]
 fn hang_up_is_noticed_in_the_queue_of_max_deliveries() {
     let place = place();
-    let text = std::fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
-    place.outgate.reconfigure(&text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous"));
+    place.outgate.reconfigure(&place.outgate.config().add("server.max_deliveries", 1));
     let _first = place.first();
     let url = format!("http://target.example:{}/gone", place.held.port());
     for (records, request) in requests(&url).into_iter().enumerate() {

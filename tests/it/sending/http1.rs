@@ -329,8 +329,7 @@ fn what_follows_an_early_answer_is_the_upload_or_nothing() {
     let scene = scene();
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = target.local_addr().unwrap().port();
-    let text = support::scene::config(&scene.good, &scene.plain, "")
-        .replace(&format!("ports = [{}, {}]", scene.good.port(), scene.plain.port()), &format!("ports = [{port}]"));
+    let text = support::scene::config(&scene.good, &scene.plain, "").set("routes.*.ports", [port]);
     scene.outgate.reconfigure(&text);
     let mut client = scene.outgate.connect();
     client.send(format!(

@@ -52,8 +52,7 @@ fn scene() -> Scene {
     let routes = route("hooks", "hosts = [\"hooks.example\"]\npaths = [\"/webhooks/\"]")
         + &route("whole", "hosts = [\"whole.example\"]")
         + &route("trial", "hosts = [\"whole.example\"]\npaths = [\"/in/\"]\nreport_only = true");
-    let hosts = "[resolver.hosts]\n\"hooks.example\" = [\"127.0.0.1\"]\n\"whole.example\" = [\"127.0.0.1\"]";
-    let text = config(&target, &target, &routes).replace("[resolver.hosts]", hosts);
+    let text = config(&target, &target, &routes).host("hooks.example", "127.0.0.1").host("whole.example", "127.0.0.1");
     Scene { outgate: Outgate::run(folder(&pki), &text), target }
 }
 

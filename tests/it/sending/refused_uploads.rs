@@ -7,7 +7,8 @@ use crate::support;
 use std::future::poll_fn;
 
 use bytes::Bytes;
-use support::scene::{Scene, scene, scene_with};
+use support::configuration::Replace;
+use support::scene::{Scene, config, scene, scene_with};
 use support::{Client, PATIENCE, post};
 
 /// More than all that the kernels of both sides keep of a connection, and more than a route of the scene takes.
@@ -16,12 +17,9 @@ const LARGE: usize = 8 << 20;
 /// Only a client that proves itself gets further than a 407.
 fn proving() -> Scene {
     let scene = scene_with(support::receiver::ok(), "");
-    let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
     let hash = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
-    let text = text.replace("allow_anonymous = true", "");
-    scene
-        .outgate
-        .reconfigure(&text.replace("[signers.", &format!("[clients.billing]\ntokens = [\"{hash}\"]\n[signers.")));
+    let text = config(&scene.good, &scene.plain, "").remove("server.allow_anonymous");
+    scene.outgate.reconfigure(&text.add("clients.billing.tokens", [hash]));
     scene
 }
 
@@ -62,7 +60,8 @@ fn refusal_reaches_a_client_that_is_still_writing() {
         writes_before_it_reads(&scene, post(url, "Connection: close\r\n", &body).as_bytes(), status, false);
     }
     // Where the body ends is unknown after these.
-    let coded = post(&scene.plain_url(), "Transfer-Encoding: gzip\r\n", &body).replace("Content-Length", "X-Length");
+    let coded =
+        post(&scene.plain_url(), "Transfer-Encoding: gzip\r\n", &body).replace_one("Content-Length", "X-Length");
     writes_before_it_reads(&scene, coded.as_bytes(), 400, false);
     let connect = format!("CONNECT hook.example:443 HTTP/1.1\r\nHost: hook.example:443\r\n\r\n{body}");
     writes_before_it_reads(&scene, connect.as_bytes(), 403, false);

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use support::configuration::Replace;
 use support::ports::refusing;
 use support::receiver::answering;
 use support::scene::{Scene, bad_receiver, config, scene, scene_with};
@@ -97,7 +98,7 @@ fn a_proxy_that_asks_who_calls_is_shown_what_its_url_says() {
         &scene.plain,
         &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n"),
     );
-    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "allow_anonymous = false"));
+    scene.outgate.reconfigure(&text.set("server.allow_anonymous", false));
     let at = scene.outgate.proxy;
     let asked = |proxy: &str| told(&send(&scene, &[&scene.good_url(), "--tenant", "acme", "--proxy", proxy], ""));
     let (code, text) = asked(&format!("http://billing:test@{at}"));
@@ -116,7 +117,7 @@ fn a_proxy_that_asks_who_calls_is_shown_what_its_url_says() {
 fn what_is_refused_says_why_and_what_to_do() {
     let scene = scene();
     let bad = bad_receiver(&["hook.example"]);
-    let url = scene.good_url().replace(&scene.good.port().to_string(), &bad.port().to_string());
+    let url = scene.good_url().replace_one(&scene.good.port().to_string(), &bad.port().to_string());
     scene.outgate.reconfigure(&config(&bad, &scene.plain, ""));
     let (code, text) = told(&send(&scene, &[&url, "-d", "{}"], ""));
     assert_eq!(code, 69, "{text}");

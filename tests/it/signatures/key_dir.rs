@@ -144,9 +144,8 @@ fn key_dir_refuses_a_tenant_without_an_active_key_before_its_limits() {
     let place = Place::new("");
     let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
     place.adopts(|_| fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap());
-    let signed = "sign = [\"platform\"]";
-    let text = text(&place.receiver, "").replace(signed, &format!("{signed}\nlimits = [\"once\"]"));
-    place.outgate.reconfigure(&format!("{text}[limits.once]\nrate = \"1/h\"\n"));
+    let text = text(&place.receiver, "").add("routes.signed.limits", ["once"]).add("limits.once.rate", "1/h");
+    place.outgate.reconfigure(&text);
     for _ in 0..2 {
         assert_eq!(place.refused(Some("acme")), (500, "internal".into(), Value::Null));
         assert_eq!(place.try_post(Some("acme")).json()["blame"], "outgate");
@@ -165,7 +164,7 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
         put(&folder, file, &new_key("rfc9421"));
     }
     let keys = "keys = [{ id = \"all\", secret = \"file:{dir}/shared.pem\" }]";
-    let text = text(&receiver, keys).replace("\"standard-webhooks\"", "\"rfc9421\"");
+    let text = text(&receiver, keys).set("signers.platform.scheme", "rfc9421");
     let place = Place { outgate: Outgate::run(folder, &text), receiver };
     let listed = |more: &[&str]| -> Vec<(String, Value, String)> {
         let (out, _) = run(&[&["keys", "list", "--json"], more].concat(), place.folder());

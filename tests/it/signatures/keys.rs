@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -128,13 +129,11 @@ fn place() -> Place {
         format!("[[routes]]\nname = {name:?}\nhosts = [\"{name}.example\"]\nports = [{port}]\nsign = [{sign}]\n")
     };
     let text = config(&receiver, &receiver, MORE)
-        .replace(
-            "[resolver.hosts]",
-            "[resolver.hosts]\n\"voice.example\" = [\"127.0.0.1\"]\n\"acme.example\" = [\"127.0.0.1\"]",
-        )
-        .replace("sign = [\"platform\"]", "sign = [\"messages\"]")
-        + &route("voice", "\"messages\", \"voice\"")
-        + &route("acme", "\"acme\", \"github\"");
+        .host("voice.example", "127.0.0.1")
+        .host("acme.example", "127.0.0.1")
+        .set("routes.signed.sign", ["messages"])
+        .and(&route("voice", "\"messages\", \"voice\""))
+        .and(&route("acme", "\"acme\", \"github\""));
     Place { outgate: Outgate::run(folder, &text), receiver }
 }
 
@@ -279,7 +278,7 @@ fn two_signers_of_a_route_must_not_own_the_same_header() {
     let place = place();
     let file = place.outgate.folder.path("config.toml");
     let written = std::fs::read_to_string(&file).unwrap();
-    let clash = written.replace("X-Acme-Delivery: {id}", "x-hub-signature-256: {id}");
+    let clash = written.replace_one("X-Acme-Delivery: {id}", "x-hub-signature-256: {id}");
     let file = place.outgate.folder.write("clash.toml", clash);
     let (code, out, error) = text(&outgate(&["check", "--config", file.to_str().unwrap()]));
     assert_eq!(code, Some(1), "{out}{error}");

@@ -13,6 +13,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use support::clients::Language::{self, Node, Python};
 use support::clients::Workshop;
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, Seen, ok};
 use support::scene::{config, folder};
@@ -121,9 +122,7 @@ impl Place {
         }
         routes += &route("both", "\"ed25519\", \"standard\", \"stripe\", \"twilio\"");
         let hosts: String = names.iter().map(|host| format!("{host:?} = [\"127.0.0.1\"]\n")).collect();
-        let text = config(&receiver, &receiver, &signers)
-            .replace("[resolver.hosts]\n", &format!("[resolver.hosts]\n{hosts}"))
-            + &routes;
+        let text = config(&receiver, &receiver, &signers).and(&format!("[resolver.hosts]\n{hosts}")).and(&routes);
         let outgate = Outgate::run(folder, &text);
         let file = outgate.folder.path("config.toml");
         let pem = run(&["keys", "public", "--format", "pem", "--config", file.to_str().unwrap()]);
@@ -207,13 +206,13 @@ fn cases(place: &Place, library: &str, signer: &str) -> Cases {
         if library == "http_message_signatures" {
             case(&seen, place.key(signer, &["new"], Some(&second)), "the new key alone", true);
             let both = place.key(signer, &["new", "old"], None);
-            let posted = Seen { line: seen.line.replace("a=1", "a=2"), ..seen.clone() };
+            let posted = Seen { line: seen.line.replace_one("a=1", "a=2"), ..seen.clone() };
             case(&posted, both, "another query", false);
         } else {
             case(&seen, place.key(signer, &["other"], None), "a key of nobody", false);
         }
         if library == "twilio" {
-            let elsewhere = Seen { line: seen.line.replace("a=1", "a=2"), ..seen.clone() };
+            let elsewhere = Seen { line: seen.line.replace_one("a=1", "a=2"), ..seen.clone() };
             case(&elsewhere, place.key(signer, &["new"], None), "another query", false);
         }
     }
@@ -277,10 +276,10 @@ fn message_signatures_of_other_profiles_verify() {
     let (bot, event) =
         (place.deliver("bot", JSON, ""), place.deliver("acme", JSON, "X-Event: a, b\r\nPriority: u=1\r\n"));
     assert_eq!(bot.field("signature-agent"), "bot=\"https://signer.example\", bot2=\"https://signer.example\"");
-    let elsewhere = Seen { line: event.line.replace("b=%20x", "b=y"), ..event.clone() };
+    let elsewhere = Seen { line: event.line.replace_one("b=%20x", "b=y"), ..event.clone() };
     let mut other_agent = bot.clone();
     for (_, value) in other_agent.fields.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("signature-agent")) {
-        *value = value.replace("signer", "other");
+        *value = value.replace_all("signer", "other");
     }
     let library = "http_message_signatures";
     let cases = [

@@ -21,7 +21,7 @@ pub struct Errand {
     pub options: Vec<&'static str>,
 }
 
-/// What the client says about it: an answer, or an error in its own words.
+/// The report of a client: a response, or an error in its own words.
 #[derive(Debug)]
 pub struct Report {
     pub status: u16,
@@ -30,7 +30,7 @@ pub struct Report {
     pub error: String,
 }
 
-/// Where the client programs run: their Python, and a folder with a `node_modules` beside the Node programs.
+/// The Python of the client programs, and a folder with a `node_modules` beside the Node programs.
 pub struct Workshop {
     installed: PathBuf,
     python: PathBuf,
@@ -111,7 +111,7 @@ impl Workshop {
         reports.iter().map(|line| Report::read(line)).collect()
     }
 
-    /// What the library of a language says of each request: whether it takes it, and if not, perhaps why not.
+    /// The verdict of a language's library on each request: whether it is valid, and the error if there is one.
     pub fn verify(&self, language: Language, requests: &[Value]) -> Vec<(bool, String)> {
         let command = match language {
             Language::Python => self.python("verify"),
@@ -136,7 +136,7 @@ impl Workshop {
         command
     }
 
-    /// For Node or Ruby if there is one for them, else for Python.
+    /// The program in Ruby or Node if there is one, otherwise in Python.
     fn program(&self, name: &str) -> Command {
         let ruby = Path::new(NODE_PROGRAMS).join(format!("{name}.rb"));
         if ruby.exists() {

@@ -52,11 +52,16 @@ impl Config {
         })
     }
 
-    /// Adds the address of a name, without DNS.
+    /// Adds keys in TOML to a route.
+    pub fn route(&self, name: &str, more: &str) -> Self {
+        self.changed(&format!("routes.{name}.name"), |route, _| merge(route, Self::parse(more).0))
+    }
+
+    /// Pins a name to an address, without DNS.
     pub fn host(&self, name: &str, address: &str) -> Self {
         let mut copy = self.clone();
         let hosts = copy.0["resolver"]["hosts"].as_table_mut().unwrap();
-        assert!(hosts.insert(name.into(), vec![address].into()).is_none(), "{name} has an address already");
+        hosts.insert(name.into(), vec![address].into());
         copy
     }
 

@@ -1,33 +1,26 @@
 //! A scene whose outgate is asked over its admin socket, and the commands that ask it.
 //! What do the commands of an operator say?
 
+use std::fmt::Display;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use super::configuration::Config;
 use super::scene::{Scene, config};
 
-/// With a socket to ask, and files that are read only when somebody asks.
-pub fn asked(text: &str) -> String {
-    text.replace(
-        "[admin]\nlisten = [\"127.0.0.1:0\"]",
-        "[admin]\nlisten = [\"127.0.0.1:0\", \"unix:{dir}/admin.sock\"]",
-    )
-    .replace("[server]\n", "[server]\nwatch = false\n")
+/// Adds an admin socket, and turns the watch of files off.
+pub fn asked(config: &Config) -> Config {
+    config.push("admin.listen", "unix:{dir}/admin.sock").add("server.watch", false)
 }
 
-/// The scene's configuration, asked.
-pub fn text(scene: &Scene, more: &str) -> String {
+/// The scene's configuration with the admin socket.
+pub fn text(scene: &Scene, more: &str) -> Config {
     asked(&config(&scene.good, &scene.plain, more))
 }
 
-/// With the folder's path, as the scene spells it.
-pub fn placed(scene: &Scene, text: &str) -> String {
-    text.replace("{dir}", scene.outgate.folder.path("x").parent().unwrap().to_str().unwrap())
-}
-
-pub fn write(scene: &Scene, text: &str) {
-    scene.outgate.folder.write("config.toml", placed(scene, text));
+pub fn write(scene: &Scene, config: &(impl Display + ?Sized)) {
+    scene.outgate.folder.write_config("config.toml", config);
 }
 
 /// Runs a command, about the scene's outgate unless it names another.
@@ -43,8 +36,8 @@ pub fn run(scene: &Scene, words: &[&str]) -> Output {
 }
 
 /// Writes a configuration and has it taken up.
-pub fn reload(scene: &Scene, text: &str) -> String {
-    write(scene, text);
+pub fn reload(scene: &Scene, config: &(impl Display + ?Sized)) -> String {
+    write(scene, config);
     let (code, out, err) = said(&run(scene, &["reload"]));
     assert_eq!(code, 0, "{err}");
     out

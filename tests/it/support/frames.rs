@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::PATIENCE;
 use super::pki::Pki;
+use super::{PATIENCE, POLL};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const RST_STREAM: u8 = 3;
@@ -42,7 +42,7 @@ pub struct Asked {
     pub body: Vec<u8>,
 }
 
-/// What the target writes; after GOAWAY it closes the connection.
+/// Returns the bytes that the target writes. After GOAWAY it closes the connection.
 pub type Script = Arc<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
 
 pub struct FrameTarget {
@@ -73,7 +73,7 @@ pub fn goaway(last_stream: u32, code: u32) -> Vec<u8> {
 }
 
 impl FrameTarget {
-    /// For `hook.example`; `settings`: of its first SETTINGS frame, besides large windows.
+    /// A target for `hook.example`. `settings` are in its first SETTINGS frame, besides large windows.
     pub fn start(pki: &Pki, settings: &[(u16, u32)], script: Script) -> Self {
         let identity = pki.leaf(&["hook.example"]);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -152,7 +152,7 @@ impl FrameTarget {
                 return asked;
             }
             assert!(Instant::now() < deadline, "{} of {count} requests", asked.len());
-            std::thread::yield_now();
+            std::thread::sleep(POLL);
         }
     }
 
@@ -169,7 +169,7 @@ impl FrameTarget {
                 return resets;
             }
             assert!(Instant::now() < deadline, "{} of {count} resets", resets.len());
-            std::thread::yield_now();
+            std::thread::sleep(POLL);
         }
     }
 }

@@ -71,7 +71,7 @@ pub fn frames(mut bytes: &[u8]) -> Vec<Frame> {
     frames
 }
 
-/// What comes, up to a frame of one of these kinds.
+/// Reads frames up to one of these kinds.
 pub fn until(client: &mut Client, kinds: &[u8]) -> Vec<Frame> {
     let mut bytes = Vec::new();
     loop {

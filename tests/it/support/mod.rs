@@ -1,5 +1,5 @@
 //! A real outgate, real receivers and real certificates for black-box tests.
-//! What stands around the binary while it is tested?
+//! What surrounds the binary while it is tested?
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
 pub mod clients;
@@ -31,10 +31,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Nothing in a test takes longer; whatever does is a failure, not a wait.
+use configuration::Config;
+
+/// The longest wait of a test. A longer one is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A folder that goes with the test, unless another one is to take it along.
+/// How often a test looks for what comes by itself.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Waits until this holds. It panics if that takes longer than `PATIENCE`.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// A folder that is removed on drop, unless it is linked to another one.
 pub struct Folder(PathBuf, bool);
 
 impl Folder {
@@ -45,7 +59,7 @@ impl Folder {
         std::fs::create_dir_all(&path).expect("a folder for the test");
         Self(path, true)
     }
-    /// The same folder, which goes with the other.
+    /// The same folder, which is removed with the other.
     pub fn linked(other: &Folder) -> Self {
         Self(other.0.clone(), false)
     }
@@ -57,9 +71,12 @@ impl Folder {
         std::fs::write(&path, text).expect("a file for the test");
         path
     }
-    /// Writes a configuration, in which `{dir}` stands for the folder.
+    /// The text of a configuration, in which `{dir}` stands for the folder.
+    pub fn placed(&self, config: &(impl Display + ?Sized)) -> String {
+        config.to_string().replace("{dir}", &self.0.display().to_string())
+    }
     pub fn write_config(&self, name: &str, config: &(impl Display + ?Sized)) -> PathBuf {
-        self.write(name, config.to_string().replace("{dir}", &self.0.display().to_string()))
+        self.write(name, self.placed(config))
     }
 }
 
@@ -204,6 +221,11 @@ impl Outgate {
         process::signal(&self.child, signal);
     }
 
+    /// The configuration in its file.
+    pub fn config(&self) -> Config {
+        Config::parse(&std::fs::read_to_string(self.folder.path("config.toml")).unwrap())
+    }
+
     /// Replaces the configuration the way an editor does, and waits for it to be adopted or rejected.
     pub fn reconfigure(&self, config: &(impl Display + ?Sized)) {
         let heard = |lines: &[String]| {
@@ -222,6 +244,28 @@ impl Outgate {
             .iter()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("a record is JSON: {line}")))
             .collect()
+    }
+
+    /// How often it has adopted a configuration since its start.
+    pub fn reloads(&self) -> usize {
+        self.log.all().iter().filter(|line| line.contains("configuration reloaded")).count()
+    }
+
+    /// Makes this change, and waits until a configuration is adopted.
+    pub fn after_reload(&self, change: impl FnOnce()) {
+        let before = self.reloads();
+        change();
+        self.log.count(before + 1, &["configuration reloaded"]);
+    }
+
+    /// Whether `/metrics` has this line.
+    pub fn has_metric(&self, line: &str) -> bool {
+        self.admin("/metrics").text().lines().any(|found| found == line)
+    }
+
+    /// Waits until `/metrics` has this line.
+    pub fn until_metric(&self, line: &str) {
+        eventually(line, || self.has_metric(line));
     }
 
     /// Waits for the process to end.
@@ -259,10 +303,10 @@ impl Drop for Outgate {
     }
 }
 
-/// A client that writes what it is told and reads what comes.
+/// A client that writes the bytes of a test and reads responses.
 pub struct Client {
     stream: Box<dyn Wire>,
-    /// What is below the stream.
+    /// The socket below the stream.
     socket: TcpStream,
     buffer: Vec<u8>,
 }
@@ -305,7 +349,7 @@ impl Client {
     pub fn send(&mut self, text: impl AsRef<[u8]>) {
         self.stream.write_all(text.as_ref()).expect("the other side reads");
     }
-    /// Where the other side may have closed already.
+    /// Sends, although the other side may have closed already.
     pub fn try_send(&mut self, text: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(text.as_ref()).is_ok()
     }
@@ -383,7 +427,7 @@ impl Client {
             }
         }
     }
-    /// What is there, as soon as something is.
+    /// Returns the bytes that are there, as soon as there is one.
     pub fn read_some(&mut self) -> Vec<u8> {
         self.fill_until(|buffer| (!buffer.is_empty()).then_some(())).expect("the other side speaks");
         std::mem::take(&mut self.buffer)

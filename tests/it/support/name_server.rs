@@ -11,7 +11,7 @@ pub const AAAA: u16 = 28;
 /// A question, as it came.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// In lower case, without the last dot.
+    /// The name in lower case, without the last dot.
     pub name: String,
     pub kind: u16,
     pub has_edns: bool,
@@ -39,7 +39,7 @@ impl NameServer {
         Self::on(UdpSocket::bind("127.0.0.1:0").unwrap(), zone)
     }
 
-    /// On a port that was held back for it.
+    /// Starts on a port that was reserved for it.
     pub fn on(socket: UdpSocket, zone: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> Self {
         let server = Self { address: socket.local_addr().unwrap(), asked: Arc::default() };
         let asked = Arc::clone(&server.asked);
@@ -66,7 +66,7 @@ impl NameServer {
     }
 }
 
-/// Where the question ends.
+/// The offset at which the question ends.
 fn end_of_question(datagram: &[u8]) -> usize {
     let mut at = 12;
     while datagram[at] != 0 {

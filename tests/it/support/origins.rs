@@ -1,14 +1,13 @@
 //! Web servers that others wrote, and every request line that they read.
-//! How many requests does somebody else's parser find in what outgate forwards?
+//! How many requests do the parsers of other servers find in the bytes that outgate forwards?
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
-use super::{Client, Folder, PATIENCE, required};
+use super::{Client, Folder, eventually, required};
 
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/origins");
 const LINES: &str = "lines.log";
@@ -43,7 +42,7 @@ fn printing(name: &'static str, program: &str, file: &str) -> Origin {
         .spawn()
         .expect("the origin runs");
     let mut origin = Origin { name, port: 0, child, folder, held: None };
-    patiently("the port", || {
+    eventually("the port", || {
         let port = origin.read().split_once('\n').map(|(line, _)| line.parse().unwrap());
         origin.port = port.unwrap_or_default();
         port.is_some()
@@ -64,16 +63,8 @@ fn nginx() -> Origin {
     let file = folder.write("nginx.conf", text);
     let child = Command::new("nginx").arg("-c").arg(file).args(["-e", "stderr"]).spawn().expect("nginx runs");
     let origin = Origin { name: "nginx", port, child, folder, held: Some(held) };
-    patiently("nginx listens", || TcpStream::connect(origin.address()).is_ok());
+    eventually("nginx listens", || TcpStream::connect(origin.address()).is_ok());
     origin
-}
-
-fn patiently(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::yield_now();
-    }
 }
 
 impl Origin {
@@ -89,7 +80,7 @@ impl Origin {
     /// its end.
     pub fn lines(mut self) -> Vec<String> {
         if self.held.is_some() {
-            patiently("nginx's connections end", || {
+            eventually("nginx's connections end", || {
                 let mut client = Client::connect(self.address());
                 client.send("GET /status HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
                 // That which asks.
@@ -98,7 +89,7 @@ impl Origin {
             return self.read().lines().map(str::to_owned).collect();
         }
         drop(self.child.stdin.take());
-        patiently("the origin ends", || self.child.try_wait().unwrap().is_some());
+        eventually("the origin ends", || self.child.try_wait().unwrap().is_some());
         self.read().lines().skip(1).map(str::to_owned).collect()
     }
 }

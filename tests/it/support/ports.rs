@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A port where nobody listens: it stays bound while the socket lives, so that no other test can take it.
+/// A port that refuses connections. It stays bound while the socket lives, so that no other test can take it.
 pub fn refusing() -> (Socket, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

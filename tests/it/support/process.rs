@@ -4,12 +4,12 @@
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use super::{Lines, PATIENCE};
+use super::{Lines, PATIENCE, POLL};
 
 /// Dropping it kills it.
 pub struct Process {
     child: Child,
-    /// Of stdout.
+    /// The lines of stdout.
     pub lines: Lines,
 }
 
@@ -44,7 +44,7 @@ pub fn wait(child: &mut Child, lines: &Lines) -> ExitStatus {
             return status;
         }
         assert!(Instant::now() < deadline, "still running:\n{}", lines.all().join("\n"));
-        std::thread::yield_now();
+        std::thread::sleep(POLL);
     }
 }
 

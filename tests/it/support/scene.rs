@@ -1,6 +1,7 @@
 //! The usual scene: one outgate whose loopback pool reaches loopback receivers.
 //! Which configuration do most tests start from?
 
+use super::configuration::Config;
 use super::pki::{Identity, Pki, self_signed};
 use super::receiver::{Reaction, Receiver, ok};
 use super::{Folder, Outgate};
@@ -29,12 +30,12 @@ pub fn scene_with(reaction: Reaction, more: &str) -> Scene {
     Scene { pki, outgate, good, plain }
 }
 
-/// With another text in the place of the usual one.
-pub fn scene_of(text: &dyn Fn(&str) -> String) -> Scene {
+/// The usual scene with a changed configuration.
+pub fn scene_of(change: &dyn Fn(&Config) -> Config) -> Scene {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let plain = Receiver::plain(ok());
-    let outgate = Outgate::run(folder(&pki), &text(&config(&good, &plain, "")));
+    let outgate = Outgate::run(folder(&pki), &change(&config(&good, &plain, "")));
     Scene { pki, outgate, good, plain }
 }
 
@@ -46,9 +47,9 @@ pub fn folder(pki: &Pki) -> Folder {
     folder
 }
 
-/// `more` stands before the routes, which come last.
-pub fn config(good: &Receiver, plain: &Receiver, more: &str) -> String {
-    format!(
+/// `more` has further sections. Its routes come before the usual ones.
+pub fn config(good: &Receiver, plain: &Receiver, more: &str) -> Config {
+    Config::parse(&format!(
         r#"
 [server]
 listen = ["127.0.0.1:0"]
@@ -87,7 +88,7 @@ timeouts = {{ response = "5s", connect = "2s", body = "5s" }}
 "#,
         good = good.port(),
         plain = plain.port(),
-    )
+    ))
 }
 
 pub fn bad_receiver(names: &[&str]) -> Receiver {

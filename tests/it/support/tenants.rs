@@ -8,6 +8,7 @@ use std::process::Command;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
+use super::configuration::Config;
 use super::pki::Pki;
 use super::receiver::{Receiver, Seen, ok};
 use super::scene::{config, folder};
@@ -27,7 +28,7 @@ pub fn new_key(scheme: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whole, for nobody else to read, and unseen from the folder of the configuration.
+/// Moves a complete file with mode 0600 into place.
 pub fn put(folder: &Folder, name: &str, secret: &str) {
     let (path, elsewhere) = (folder.path(name), Folder::new());
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -37,10 +38,12 @@ pub fn put(folder: &Folder, name: &str, secret: &str) {
 }
 
 /// The signer `platform` has a `key_dir`, and other keys only as `more` says; the client may send for any tenant.
-pub fn text(receiver: &Receiver, more: &str) -> String {
+pub fn text(receiver: &Receiver, more: &str) -> Config {
     let client = "[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
-    let keys = "keys = [{ id = \"k1\", secret = \"file:{dir}/key\" }]";
-    config(receiver, receiver, client).replace(keys, &format!("key_dir = \"{{dir}}/keys\"\n{more}"))
+    config(receiver, receiver, client)
+        .remove("signers.platform.keys")
+        .add("signers.platform.key_dir", "{dir}/keys")
+        .and(&format!("[signers.platform]\n{more}"))
 }
 
 impl Place {
@@ -88,7 +91,7 @@ impl Place {
         (answer.status, answer.code().to_owned(), answer.json()["details"].clone())
     }
 
-    /// What the log says after `change`: adopted, or why not.
+    /// The lines of the log after `change`, up to the outcome of the reload.
     pub fn after(&self, change: impl FnOnce(&Folder)) -> Vec<String> {
         let before = self.outgate.log.all().len();
         change(self.folder());
@@ -103,7 +106,7 @@ impl Place {
     }
 }
 
-/// By the keys of which of these a webhook verifies.
+/// The indices of the secrets with which a webhook verifies.
 pub fn signed_by(seen: &Seen, secrets: &[String]) -> Vec<usize> {
     (0..secrets.len()).filter(|i| verifies(seen, &secrets[*i])).collect()
 }

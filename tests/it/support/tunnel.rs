@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::{Answer, Client, Outgate};
 
-/// What a client that trusts the authority in `ca`, and nobody else, makes handshakes with.
+/// The TLS configuration of a client that trusts the authority in `ca` only.
 pub fn trusting(ca: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
@@ -40,7 +40,7 @@ pub fn connect(authority: &str, fields: &str) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n")
 }
 
-/// What clients send in a tunnel for TLS who do not mean TLS.
+/// Bytes that clients of other protocols send in a tunnel for TLS.
 pub const PLAIN_REQUESTS: [&str; 6] = [
     "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 2\r\n\r\n{}",
     // A server skips empty lines before a request (RFC 9112 §2.2).
@@ -87,19 +87,19 @@ impl Outgate {
     }
 }
 
-/// What the other end of a handshake showed.
+/// The certificate and protocol that the other end of a handshake showed.
 pub struct Shown {
     pub chain: Vec<CertificateDer<'static>>,
     pub protocol: Option<Vec<u8>>,
 }
 
 impl Client {
-    /// What is below whatever is spoken.
+    /// The socket below the stream.
     pub fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
-    /// TLS from here on, with whoever proves to be `name`.
+    /// Starts TLS with the peer, which must prove to be `name`.
     pub fn secure(mut self, name: &str, config: ClientConfig) -> io::Result<(Self, Shown)> {
         assert!(self.buffer.is_empty(), "in TLS nobody speaks before the client");
         let name = ServerName::try_from(name.to_owned()).unwrap();

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use serde_json::Value;
 
+use super::configuration::Config;
 use super::pki::{Identity, Pki};
 use super::receiver::{Receiver, ok};
 use super::scene::folder;
@@ -14,7 +15,7 @@ use super::wiretap::Wiretap;
 use super::{Client, Outgate, PATIENCE};
 
 /// Routes by what they make of a CONNECT; `tunnel` and `plain` say nothing about it and do not sign.
-pub fn config(port: u16, more: &str) -> String {
+pub fn config(port: u16, more: &str) -> Config {
     let hosts: String = ["tunnel", "plain", "signed", "forced", "refused", "paths"]
         .iter()
         .map(|name| format!("\"{name}.example\" = [\"127.0.0.1\"]\n"))
@@ -25,7 +26,7 @@ pub fn config(port: u16, more: &str) -> String {
              timeouts = {{ connect = \"2s\", tls = \"2s\" }}\n{rest}\n"
         )
     };
-    [
+    let text = [
         "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\ndrain_timeout = \"5s\"\n\
          [admin]\nlisten = [\"127.0.0.1:0\"]\n[egress.default]\nranges = [\"127.0.7.0/30\"]\nselect = \"spread\"\n\
          [guard]\nallow = [\"127.0.0.0/8\"]\n[trust.public]\nroots = [\"{dir}/ca.pem\"]\n[signers.platform]\n\
@@ -38,8 +39,8 @@ pub fn config(port: u16, more: &str) -> String {
         &route("forced", "\"forced.example\"", "sign = [\"platform\"]\nconnect = \"tunnel\""),
         &route("refused", "\"refused.example\"", "connect = \"refuse\""),
         &route("paths", "\"paths.example\"", "paths = [\"/in\"]"),
-    ]
-    .concat()
+    ];
+    Config::parse(&text.concat())
 }
 
 pub struct Place {

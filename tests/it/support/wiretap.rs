@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// What one connection carried so far.
+/// The bytes that one connection has carried so far.
 #[derive(Clone, Default)]
 pub struct Carried {
     pub sent: Vec<u8>,

@@ -1,5 +1,5 @@
 //! Answers that two parsers could read in two ways.
-//! Does the client get one clear answer, or none, and nobody the rest of it?
+//! Does the client get one clear response or none, and does no other client get the rest of it?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,7 +11,7 @@ use support::Answer;
 use support::receiver::{Reaction, answering};
 use support::scene::scene_with;
 
-/// What the next delivery over the target's connection must never be given.
+/// Bytes that the next delivery over the target's connection must never get.
 const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 /// Two deliveries, one after the other, to a target that answers both with the same bytes: the answers, which must not
@@ -32,7 +32,7 @@ fn twice(reaction: Reaction, method: &str) -> (Answer, usize) {
 }
 
 #[test]
-fn what_is_ambiguous_is_refused_and_its_connection_given_up() {
+fn response_with_ambiguous_framing_is_refused_and_its_connection_closed() {
     for reply in [
         "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nok",
@@ -52,9 +52,9 @@ fn what_is_ambiguous_is_refused_and_its_connection_given_up() {
     }
 }
 
-/// Where RFC 9112 has one reading, the client gets that one: framed anew, without what contradicted it.
+/// If RFC 9112 allows one reading, the client gets that one, framed anew without the contradiction.
 #[test]
-fn what_has_one_reading_is_framed_anew() {
+fn response_with_unambiguous_framing_is_framed_anew() {
     for (reply, length) in [
         // §6.3: Transfer-Encoding overrides Content-Length, which goes.
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
@@ -75,7 +75,7 @@ fn what_has_one_reading_is_framed_anew() {
 }
 
 #[test]
-fn a_body_where_none_can_be_is_given_to_nobody() {
+fn response_to_head_204_or_304_with_a_body_closes_its_connection() {
     for (status, method) in [("204 No Content", "POST"), ("304 Not Modified", "GET"), ("200 OK", "HEAD")] {
         let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{EVIL}", EVIL.len());
         let (answer, connections) = twice(answering(&reply), method);
@@ -85,8 +85,8 @@ fn a_body_where_none_can_be_is_given_to_nobody() {
 }
 
 #[test]
-fn compressed_answers_pass_as_they_are() {
-    // Ten mebibytes of zeros are ten kilobytes of gzip; nobody here finds out.
+fn compressed_response_is_forwarded_unchanged() {
+    // Ten mebibytes of zeros are ten kilobytes of gzip. outgate does not decompress them.
     let body: Vec<u8> = b"\x1f\x8b\x08\x00".iter().copied().chain((0..=255).cycle().take(10_000)).collect();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
     let reply = [head.as_bytes(), &body].concat();

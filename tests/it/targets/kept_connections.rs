@@ -27,7 +27,7 @@ fn place() -> Place {
         format!("[clients.{name}]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"*\"]\n")
     };
     let text = config(&plain, &plain, &(client("quiet") + &client("busy")));
-    let text = text.replace("allow_anonymous = true", "allow_anonymous = false");
+    let text = text.set("server.allow_anonymous", false);
     Place { outgate: Outgate::run_limited(folder(&Pki::new()), &text, FILES), plain }
 }
 
@@ -78,13 +78,12 @@ fn kept_connections_of_one_client_leave_others_their_share() {
 /// Connections that two deliveries take, `pause` apart, to a target that answers so, on a route with these timeouts.
 fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
     let target = Receiver::plain(answering(&format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok")));
-    let text = config(&target, &target, "").replace("127.0.7.0/30", "127.0.7.1/32").replace(
-        "plaintext = \"allow\"\n",
-        &format!("plaintext = \"allow\"\nclient_connections = \"shared\"\n{timeouts}\n"),
-    );
+    let text = config(&target, &target, "")
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .add("routes.plain.client_connections", "shared");
     let text = match timeouts {
         "" => text,
-        _ => text.replace("timeouts = { response = \"5s\", connect = \"2s\", body = \"5s\" }\n", ""),
+        _ => text.remove("routes.plain.timeouts").route("plain", timeouts),
     };
     let outgate = Outgate::run(folder(&Pki::new()), &text);
     let url = format!("http://plain.example:{}/in", target.port());
@@ -94,7 +93,7 @@ fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
         let answer = client.answer();
         assert_eq!((answer.status, answer.field("keep-alive")), (200, ""), "{answer:?}");
         assert!(client.is_closed());
-        std::thread::sleep(pause);
+        std::thread::sleep(pause); // the time in which the connection is idle
     }
     target.connections()
 }
@@ -123,6 +122,6 @@ fn idle_timeout_of_a_route_ends_the_reuse_of_a_connection() {
     for (timeouts, expected) in [("timeouts = { idle = \"50ms\" }", 2), ("timeouts = { idle = \"1h\" }", 1)] {
         assert_eq!(connections("", timeouts, pause), expected, "{timeouts}");
     }
-    // What the target announces does not lengthen it.
+    // The Keep-Alive field of the target does not lengthen it.
     assert_eq!(connections("Keep-Alive: timeout=60\r\n", "timeouts = { idle = \"50ms\" }", pause), 2);
 }

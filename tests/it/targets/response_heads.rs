@@ -15,19 +15,18 @@ use support::{Answer, Outgate};
 
 const NO_FIELD: &str = "";
 
-/// To a target that answers so over HTTP/1.1; `more` stands in its route.
+/// Delivers to a target with this reaction over HTTP/1.1. `more` has keys of its route.
 fn over_http1(reaction: Reaction, more: &str) -> Answer {
     let pki = Pki::new();
     let target = Receiver::plain(reaction);
-    let text =
-        config(&target, &target, "").replace("plaintext = \"allow\"\n", &format!("plaintext = \"allow\"\n{more}\n"));
+    let text = config(&target, &target, "").route("plain", more);
     let outgate = Outgate::run(folder(&pki), &text);
     let answer = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
     assert_eq!(target.seen().len(), 1, "delivered once");
     answer
 }
 
-/// To a target that answers with these frames, `stream` being the stream's number in each.
+/// Delivers to a target that answers with the frames of `frames`, which gets the number of the stream.
 fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &str) -> Answer {
     let pki = Pki::new();
     let script: Script =
@@ -35,8 +34,9 @@ fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &st
     let target = FrameTarget::start(&pki, &[], script);
     let other = Receiver::plain(ok());
     let text = config(&other, &other, "")
-        .replace("sign = [\"platform\"]", more)
-        .replace("ports = [", &format!("ports = [{}, ", target.address.port()));
+        .remove("routes.signed.sign")
+        .route("signed", more)
+        .push("routes.*.ports", target.address.port());
     let outgate = Outgate::run(folder(&pki), &text);
     let answer = outgate.post(&target.url(), "", "{}");
     assert_eq!(target.asked().len(), 1, "delivered once");
@@ -112,7 +112,7 @@ fn a_response_however_malformed_is_never_retryable() {
         assert_eq!(answer.status, 502, "{reply:?}: {answer:?}");
         assert_eq!(answer.json()["retryable"], false, "{reply:?}: {}", answer.json());
     }
-    // Without a byte of a response nobody knows.
+    // Without a byte of a response, the request may not have arrived.
     let answer = over_http1(answering_once(""), NO_FIELD);
     assert_eq!((answer.code(), &answer.json()["retryable"]), ("connection_lost", &true.into()));
 }
@@ -122,9 +122,7 @@ fn a_response_head_that_does_not_end_is_not_retryable() {
     let more = "response_head_max = { count = 100, bytes = \"64 KiB\" }";
     let pki = Pki::new();
     let target = Receiver::plain(answering("HTTP/1.1 200 OK\r\nContent-Le"));
-    let text = config(&target, &target, "")
-        .replace("plaintext = \"allow\"\n", &format!("plaintext = \"allow\"\n{more}\n"))
-        .replace("response = \"5s\"", "response = \"1s\"");
+    let text = config(&target, &target, "").route("plain", more).set("routes.*.timeouts.response", "1s");
     let outgate = Outgate::run(folder(&pki), &text);
     let answer = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
     assert_eq!((answer.code(), &answer.json()["retryable"]), ("response_timeout", &false.into()));
@@ -215,8 +213,8 @@ fn routes_with_other_response_head_limits_do_not_share_a_connection() {
             target.port()
         )
     };
-    let text = config(&target, &target, "") + &route("wide", "/wide", "response_head_max = { count = 200 }");
-    let outgate = Outgate::run(folder(&Pki::new()), &text.replace("127.0.7.0/30", "127.0.7.1/32"));
+    let text = config(&target, &target, "").and(&route("wide", "/wide", "response_head_max = { count = 200 }"));
+    let outgate = Outgate::run(folder(&Pki::new()), &text.set("egress.default.ranges", ["127.0.7.1/32"]));
     let url = |path: &str| format!("http://plain.example:{}{path}", target.port());
     assert_eq!(outgate.post(&url("/wide"), "", "{}").status, 200);
     assert_eq!(outgate.post(&url("/in"), "", "{}").code(), "response_too_large");

@@ -8,15 +8,16 @@ use crate::support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
+use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Outgate, PATIENCE, post};
+use support::{Outgate, PATIENCE, eventually, post};
 
-/// More than the buffers of the kernel hold for a reader that does not read.
+/// More bytes than the buffers of the kernel hold for a target that does not read.
 const BODY: usize = 12 << 20;
 /// A client that could not write for so long is held up by the target behind us, if what it sends streams.
 const HELD_UP: Duration = Duration::from_millis(500);
@@ -52,7 +53,7 @@ enum End {
     Answered(&'static [u8]),
 }
 
-/// Where nothing is signed, bodies stream.
+/// Bodies stream on routes that do not sign.
 fn place(protocol: &str, total: &str, body: Body) -> Place {
     let pki = Pki::new();
     let identity = pki.leaf(&["hook.example"]);
@@ -61,11 +62,11 @@ fn place(protocol: &str, total: &str, body: Body) -> Place {
     SockRef::from(&target).set_read_timeout(Some(PATIENCE)).unwrap(); // of accept, too: socket(7)
     let plain = Receiver::plain(ok());
     let text = config(&plain, &plain, &format!("[timeouts]\ntotal = \"{total}\"\n"))
-        .replace("ports = [", &format!("ports = [{}, ", target.local_addr().unwrap().port()))
-        .replace("connect = \"2s\", tls = \"2s\"", "connect = \"30s\", tls = \"30s\"")
-        .replace("connect = \"2s\"", "connect = \"30s\"")
-        .replace("body_max = \"64 KiB\"", "body_max = \"32 MiB\"")
-        .replace("body_max = \"1 MiB\"", "body_max = \"32 MiB\"");
+        .push("routes.*.ports", target.local_addr().unwrap().port())
+        .set("routes.*.timeouts.connect", "30s")
+        .set("routes.signed.timeouts.tls", "30s")
+        .set("routes.signed.body_max", "32 MiB")
+        .set("routes.plain.body_max", "32 MiB");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -75,12 +76,12 @@ fn place(protocol: &str, total: &str, body: Body) -> Place {
         .unwrap();
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let streams = body == Body::Streams;
-    let text = if streams { text.replace("sign = [\"platform\"]\n", "") } else { text };
+    let text = if streams { text.remove("routes.signed.sign") } else { text };
     Place { outgate: Outgate::run(folder(&pki), &text), target, tls: Arc::new(tls), streams }
 }
 
 impl Stuck {
-    /// To the end of the request's head, and little more.
+    /// Reads to the end of the request's head, and little more.
     fn reads_head(&mut self) {
         let mut seen = Vec::new();
         while !has_head(&seen) {
@@ -163,7 +164,7 @@ impl Place {
         let mut writing = client.socket().try_clone().unwrap();
         let streams = self.streams || url.starts_with("http:");
         writing.set_write_timeout(Some(if streams { HELD_UP } else { PATIENCE })).unwrap();
-        let head = post(url, "", "").replace("Content-Length: 0", &format!("Content-Length: {BODY}"));
+        let head = post(url, "", "").replace_one("Content-Length: 0", &format!("Content-Length: {BODY}"));
         let writer = std::thread::spawn(move || {
             let _ = writing.write_all(head.as_bytes()).and_then(|()| writing.write_all(&vec![b'x'; BODY]));
         });
@@ -180,11 +181,7 @@ impl Place {
             }
         }
         drop(client);
-        let deadline = Instant::now() + PATIENCE;
-        while self.holds(address) {
-            assert!(Instant::now() < deadline, "{url}: the client's connection stays");
-            std::thread::sleep(Duration::from_millis(5)); // to ask is work for the kernel
-        }
+        eventually(&format!("{url}: outgate closes the client's connection"), || !self.holds(address));
         if is_answered && streams {
             // The target has two seconds at least, but they are not the client's.
             assert!(
@@ -192,18 +189,17 @@ impl Place {
                 "{url}: the client's connection waits for the target's"
             );
         }
-        // What the kernel still holds for us would be delivered by and by; a reset says that nothing is.
-        while stuck.socket.take_error().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "{url}: the connection to the target stays");
-            std::thread::sleep(Duration::from_millis(5)); // to ask is work for the kernel
-        }
+        // A reset states that the kernel delivers no more of the upload.
+        eventually(&format!("{url}: outgate resets the connection to the target"), || {
+            stuck.socket.take_error().unwrap().is_some()
+        });
         assert_eq!(self.outgate.records(1).len(), 1);
     }
 }
 
-/// Long enough to hang up in. A stuck upload is not read from, so its client's end is seen when the delivery's time is up.
+/// The total timeout, in which the client hangs up. outgate does not read a stuck upload, so it notices that at the end.
 const HANGS_UP_WITHIN: &str = "8s";
-/// Long enough for an early answer to be the first to end a delivery.
+/// A total timeout within which an early response ends the delivery.
 const LONG: &str = "30s";
 
 /// How the target is spoken to; over HTTP/2, with what it says first.
@@ -250,7 +246,7 @@ fn is_let_go(body: Body, over: Over, end: End) {
 }
 
 #[test]
-fn a_body_that_streams_is_let_go() {
+fn streamed_upload_to_a_stuck_target_is_closed_when_its_delivery_ends() {
     use Over::{Http2, Plain, Tls};
     are_let_go(
         Body::Streams,
@@ -270,9 +266,9 @@ fn a_body_that_streams_is_let_go() {
     );
 }
 
-/// With a narrow window it is HTTP/2 itself that would keep it, on a connection that is otherwise as good as any.
+/// A narrow HTTP/2 window holds the upload on a connection that otherwise works.
 #[test]
-fn a_whole_body_is_let_go() {
+fn buffered_upload_to_a_stuck_target_is_closed_when_its_delivery_ends() {
     use Over::{Http2, Tls};
     are_let_go(
         Body::Whole,
@@ -289,7 +285,7 @@ fn a_whole_body_is_let_go() {
 }
 
 #[test]
-fn an_answer_that_says_it_is_the_last_is_passed_on_whole() {
+fn response_with_connection_close_is_forwarded_whole() {
     let place = place("http/1.1", LONG, Body::Whole);
     let mut client = place.outgate.connect();
     client.send(post(&place.url("http"), "", "x"));

@@ -23,7 +23,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// What `check` says of `server.ca` as given, with a route that inspects or without.
+/// The output of `check` for this `server.ca`, with or without a route that inspects.
 fn check(folder: &Folder, ca: &str, route: &str) -> (Option<i32>, String) {
     let server = format!("[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n{ca}\n");
     folder.write("config.toml", format!("{server}[egress.default]\nranges = [\"127.0.7.0/30\"]\n{route}"));
@@ -39,7 +39,7 @@ fn made(folder: &Folder, options: &[&str]) {
 }
 
 #[test]
-fn what_it_makes_is_an_authority_that_the_configuration_takes() {
+fn ca_new_makes_an_authority_that_server_ca_accepts() {
     let folder = Folder::new();
     made(&folder, &["--name", "Acme egress", "--years", "2"]);
     let (code, said) = check(&folder, MADE, ROUTE);
@@ -60,7 +60,7 @@ fn what_it_makes_is_an_authority_that_the_configuration_takes() {
 }
 
 #[test]
-fn permitted_domains_stand_in_the_certificate_and_addresses_are_excluded_then() {
+fn ca_new_writes_permitted_domains_and_excludes_addresses() {
     let folder = Folder::new();
     made(&folder, &["--permit", "ACME.example.", "--permit", "bücher.example"]);
     let pem = std::fs::read(folder.path("ca.pem")).unwrap();
@@ -75,7 +75,7 @@ fn permitted_domains_stand_in_the_certificate_and_addresses_are_excluded_then() 
 }
 
 #[test]
-fn no_file_is_written_over() {
+fn ca_new_overwrites_no_file() {
     let folder = Folder::new();
     for there in ["ca.key", "ca.pem"] {
         folder.write(there, "mine");
@@ -91,7 +91,7 @@ fn no_file_is_written_over() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_anything_is_written() {
+fn ca_new_refuses_invalid_arguments_before_it_writes() {
     let folder = Folder::new();
     for wrong in [["--permit", "192.0.2.1"], ["--permit", "*.acme.example"], ["--years", "0"], ["--years", "31"]] {
         let output = outgate(&folder, &[&["ca", "new"], &wrong[..], &["ca.pem", "ca.key"]].concat());
@@ -101,7 +101,7 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn what_is_no_authority_is_a_problem() {
+fn server_ca_that_is_no_authority_is_a_problem() {
     let folder = Folder::new();
     let key = |name: &str, pem: String| {
         let path = folder.write(name, pem);

@@ -1,6 +1,6 @@
 //! Chains of our own making, each with its verdict and the rule that it follows from: what the proxy believes, and
 //! where it is stricter than its library.
-//! Is every chain that should not prove a name refused, and told why?
+//! Is every chain that must not prove a name refused, with the cause?
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; its modules are its own")]
 
@@ -40,7 +40,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn every_chain_gets_its_verdict() {
+fn certificate_chains_get_the_verdict_of_the_table() {
     let cases = cases();
     let mut wrong = Vec::new();
     for case in &cases {
@@ -56,7 +56,7 @@ fn every_chain_gets_its_verdict() {
 }
 
 #[test]
-fn no_bent_bit_goes_unseen() {
+fn certificate_chain_with_one_changed_bit_is_refused() {
     let root = Authority::root("root");
     let good = case("good", "RFC 5280 §6.1", &[&root], vec![root.leaf()]);
     assert_eq!(good.judged(true), GOOD);
@@ -66,7 +66,7 @@ fn no_bent_bit_goes_unseen() {
 }
 
 #[test]
-fn the_suite_is_what_it_says() {
+fn certificate_suite_covers_every_verdict() {
     let cases = cases();
     assert!(cases.len() >= 60, "{} chains", cases.len());
     let made: BTreeSet<_> = cases.iter().map(|case| case.made).collect();
@@ -77,7 +77,7 @@ fn the_suite_is_what_it_says() {
     assert_eq!(told, all, "every word is told of some chain, and no other");
 }
 
-/// In words that an operator can send to whoever runs the target.
+/// The words are for an operator to send to the owner of the target.
 #[test]
 fn unknown_issuer_names_the_issuer_that_was_not_sent() {
     let root = Authority::root("root");

@@ -17,7 +17,7 @@ fn check(folder: &Folder, trust: &str) -> (bool, String) {
         "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[admin]\nlisten = []\n[egress.default]\n\
          ranges = [\"127.0.7.0\"]\n[[routes]]\nname = \"r\"\nhosts = [\"*\"]\ntrust = \"t\"\n[trust.t]\n{trust}\n"
     );
-    let path = folder.write("config.toml", text.replace("{dir}", &folder.path("").display().to_string()));
+    let path = folder.write_config("config.toml", &text);
     let output = Command::new(env!("CARGO_BIN_EXE_outgate")).arg("check").arg("--config").arg(path).output().unwrap();
     (output.status.success(), String::from_utf8(output.stderr).unwrap())
 }
@@ -33,7 +33,7 @@ const PINS: [&str; 2] =
     ["sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "sha256/n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="];
 
 #[test]
-fn what_is_wrong_or_weak_is_said() {
+fn check_reports_wrong_and_weak_trust() {
     let (pki, other) = (Pki::new(), Pki::new());
     let folder = folder(&pki);
     let client = |change: fn(&mut rcgen::CertificateParams)| {
@@ -107,7 +107,7 @@ fn what_is_wrong_or_weak_is_said() {
 }
 
 #[test]
-fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
+fn trust_roots_that_are_no_authorities_are_trusted_for_themselves_and_reported() {
     let pki = Pki::new();
     let folder = folder(&pki);
     let root = |name: &str, change: fn(&mut rcgen::CertificateParams)| {
@@ -141,7 +141,7 @@ fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
 }
 
 #[test]
-fn roots_that_are_of_no_use_or_cannot_be_read_are_problems() {
+fn trust_roots_that_cannot_be_used_or_read_are_problems() {
     let pki = Pki::new();
     let folder = folder(&pki);
     let root = |name: &str, change: &dyn Fn(&mut rcgen::CertificateParams)| {
@@ -187,7 +187,7 @@ fn roots_that_are_of_no_use_or_cannot_be_read_are_problems() {
 }
 
 #[test]
-fn intermediates_are_authorities() {
+fn trust_intermediates_must_be_authorities() {
     let pki = Pki::new();
     let folder = folder(&pki);
     keep(&folder, "leaf", &pki.leaf(&["hook.example"]));
@@ -205,7 +205,7 @@ fn intermediates_are_authorities() {
 }
 
 #[test]
-fn a_revocation_list_of_the_future_is_warned_about() {
+fn revocation_list_of_the_future_is_a_warning() {
     let pki = Pki::new();
     let folder = folder(&pki);
     folder.write("late.crl", pki.revoked_from(&[], (3000, 1, 1)));
@@ -214,7 +214,7 @@ fn a_revocation_list_of_the_future_is_warned_about() {
 }
 
 #[test]
-fn explain_tells_what_a_target_must_prove() {
+fn explain_shows_the_trust_of_a_target() {
     let pki = Pki::new();
     let folder = folder(&pki);
     folder.write("ca.crl", pki.revoked(&[]));

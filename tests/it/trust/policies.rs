@@ -1,5 +1,5 @@
 //! Trust policies through the whole proxy: identities, pins, revocation lists, the rules of the Web PKI, and alerts.
-//! Does each route believe what it says, show who it is to whom it should, and share nothing with another?
+//! Does each route apply its own trust, show its own identity, and share nothing with another?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,7 +20,7 @@ use support::receiver::{Handshakes, Receiver, answering, answering_once, ok};
 use support::scene::folder;
 use support::{Answer, Folder, Outgate};
 
-/// What a target does about client certificates.
+/// How a target handles client certificates.
 #[derive(Clone, Copy)]
 enum Asks {
     Nobody,
@@ -86,7 +86,7 @@ fn last(handshakes: &Handshakes) -> support::receiver::Handshake {
 }
 
 #[test]
-fn an_identity_is_shown_under_its_own_trust_alone_and_renewed_at_once() {
+fn trust_identity_is_shown_under_its_own_trust_alone_and_reloaded() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let (first, second) = (client_of(&clients, "first"), client_of(&clients, "second"));
     let (target, handshakes) =
@@ -110,7 +110,7 @@ fn an_identity_is_shown_under_its_own_trust_alone_and_renewed_at_once() {
 }
 
 #[test]
-fn a_target_that_misses_an_identity_is_told_apart_by_its_alert() {
+fn trust_identity_that_the_target_requires_is_named_by_its_alert() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let stranger = client_of(&Pki::new(), "stranger");
     for http in ["http/1.1", "h2"] {
@@ -138,7 +138,7 @@ fn a_target_that_misses_an_identity_is_told_apart_by_its_alert() {
 }
 
 #[test]
-fn sessions_cross_neither_trusts_nor_tenants() {
+fn tls_sessions_are_shared_by_neither_trusts_nor_tenants() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let (target, handshakes) =
         Receiver::gate(server(pki.leaf(&["hook.example"]), Asks::Nobody, &clients), answering_once(CLOSING));
@@ -173,7 +173,7 @@ fn sessions_cross_neither_trusts_nor_tenants() {
 }
 
 #[test]
-fn connections_cross_neither_trusts_nor_tenants_nor_identities() {
+fn target_connections_are_shared_by_neither_trusts_nor_tenants_nor_identities() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let target = server(pki.leaf(&["hook.example"]), Asks::Whoever, &clients);
     let (target, _) = Receiver::gate(target, answering(STAYING));
@@ -204,7 +204,7 @@ fn connections_cross_neither_trusts_nor_tenants_nor_identities() {
 }
 
 #[test]
-fn a_list_that_revokes_is_taken_up_at_once() {
+fn trust_crls_are_reloaded_when_their_file_changes() {
     let pki = Pki::new();
     let leaf = pki.leaf_with(&["hook.example"], |params| params.serial_number = Some(7_u64.into()));
     let target = Receiver::tls(leaf, answering(STAYING));
@@ -218,11 +218,8 @@ fn a_list_that_revokes_is_taken_up_at_once() {
     };
     assert_eq!(send(&outgate, target.port(), "/listed", "").status, 200);
     let replace = |list: String| {
-        let heard = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
-        let before = heard(&outgate.log.all());
         let next = outgate.folder.write("ca.crl.new", list);
-        std::fs::rename(next, outgate.folder.path("ca.crl")).unwrap();
-        outgate.log.until("a reload", |lines| (heard(lines) > before).then_some(()));
+        outgate.after_reload(|| std::fs::rename(next, outgate.folder.path("ca.crl")).unwrap());
     };
     replace(pki.revoked(&[7]));
     assert_eq!(told(), "revoked", "not even over the connection that is open");
@@ -236,7 +233,7 @@ fn a_list_that_revokes_is_taken_up_at_once() {
 
 /// The customer's server sends its leaf alone; the alert that it hears is still the one of TLS for this.
 #[test]
-fn unknown_issuer_names_the_missing_issuer_and_intermediates_mend_it() {
+fn unknown_issuer_names_the_missing_issuer_and_intermediates_complete_the_chain() {
     let pki = Pki::new();
     let intermediate = pki.intermediate("Acme Issuing CA");
     let leaf = intermediate.leaf(&["hook.example"]);
@@ -255,7 +252,7 @@ fn unknown_issuer_names_the_missing_issuer_and_intermediates_mend_it() {
 }
 
 #[test]
-fn what_a_target_shows_is_told_by_a_word_of_its_own() {
+fn certificate_untrusted_has_details_for_each_cause() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let pins = |one: &str| {
@@ -301,7 +298,7 @@ fn blunt(bytes: &'static [u8]) -> u16 {
 }
 
 #[test]
-fn no_common_ground_is_no_certificate_failure() {
+fn tls_without_a_common_version_or_cipher_is_tls_failed() {
     const HANDSHAKE_FAILURE: &[u8] = &[0x15, 3, 3, 0, 2, 2, 40];
     const PROTOCOL_VERSION: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
     // A ServerHello of TLS 1.1: version, 32 random bytes, no session, a suite, no compression (RFC 5246 §7.4.1.3).
@@ -329,7 +326,7 @@ fn no_common_ground_is_no_certificate_failure() {
 }
 
 #[test]
-fn no_verification_is_said_everywhere() {
+fn verify_none_is_reported_by_check_log_records_and_metrics() {
     let pki = Pki::new();
     let target = Receiver::tls(support::pki::self_signed(&["other.example"]), ok());
     let outgate = Outgate::run(folder(&pki), &text(target.port(), &[("open", "verify = \"none\""), ("full", ROOTS)]));
@@ -344,7 +341,7 @@ fn no_verification_is_said_everywhere() {
 }
 
 #[test]
-fn what_runs_out_is_measured_and_said_while_running() {
+fn certificate_expiry_is_measured_and_logged_while_running() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let folder = folder(&pki);

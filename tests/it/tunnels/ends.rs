@@ -7,9 +7,8 @@ use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::PATIENCE;
 use support::tunnel::connect;
 use support::tunnel_scene::{config, played, read};
 
@@ -117,7 +116,7 @@ fn a_tunnel_holds_its_place_until_it_ends() {
     let played = played("[limits.one]\nconcurrency = 1\n");
     let port = played.listener.local_addr().unwrap().port();
     let text = config(port, "[limits.one]\nconcurrency = 1\n");
-    played.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"one\"]"));
+    played.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
     let (mut client, mut target) = played.open();
     let (_, answer) = played.outgate.tunnel(&played.authority(), "");
     assert_eq!((answer.status, answer.code()), (429, "concurrency_limited"));
@@ -127,10 +126,10 @@ fn a_tunnel_holds_its_place_until_it_ends() {
     let (_, answer) = played.outgate.tunnel(&played.authority(), "");
     assert_eq!(answer.code(), "concurrency_limited");
     // It is served under the configuration that it began with, whatever becomes of that.
-    played.outgate.reconfigure(&text.replace("name = \"plain\"", "name = \"plainer\""));
+    played.outgate.reconfigure(&text.set("routes.plain.name", "plainer"));
     target.write_all(b"pong").unwrap();
     assert_eq!(client.read_some(), b"pong");
-    played.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"one\"]"));
+    played.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
     drop((client, target));
     assert_eq!(played.record(3)["code"], "delivered");
     played.open();
@@ -209,10 +208,7 @@ fn a_client_may_hang_up_before_its_tunnel_is_open() {
     drop(client);
     let _ = verification.read_to_end(&mut Vec::new());
     assert_eq!(played.record(1)["code"], "client_gone");
-    let deadline = Instant::now() + PATIENCE;
-    while !played.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
-        assert!(Instant::now() < deadline, "a connection is left");
-    }
+    played.outgate.until_metric("outgate_client_connections 0");
 }
 
 #[test]
@@ -240,7 +236,7 @@ fn a_drain_lets_tunnels_finish() {
 fn a_drain_that_is_over_cuts_them() {
     let mut played = played("");
     let text = config(played.listener.local_addr().unwrap().port(), "");
-    played.outgate.reconfigure(&text.replace("drain_timeout = \"5s\"", "drain_timeout = \"200ms\""));
+    played.outgate.reconfigure(&text.set("server.drain_timeout", "200ms"));
     let (mut client, target) = played.open();
     played.outgate.signal("TERM");
     assert!(client.is_closed());

@@ -8,13 +8,14 @@ use crate::support;
 use std::process::Command;
 
 use serde_json::Value;
+use support::configuration::{Config, Replace};
 use support::pki::{Pki, self_signed};
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
 use support::signature::{verifies, verify};
 use support::tenants::{new_key, put};
 use support::tunnel::{PLAIN_REQUESTS, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
-use support::{Client, Outgate, post, required};
+use support::{Client, Outgate, eventually, post, required};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Basic `billing:t0ken`.
@@ -25,7 +26,7 @@ struct Place {
     inspector: Pki,
     outgate: Outgate,
     target: Receiver,
-    text: String,
+    text: Config,
 }
 
 fn place() -> Place {
@@ -44,10 +45,10 @@ fn place_before(pki: &Pki, target: Receiver) -> Place {
     Place { inspector, outgate: Outgate::run(folder, &text), target, text }
 }
 
-fn config(port: u16) -> String {
+fn config(port: u16) -> Config {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken");
     let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!(
+    Config::parse(&format!(
         r#"
 [server]
 listen = ["127.0.0.1:0"]
@@ -99,7 +100,7 @@ paths = ["/unsigned"]
 ports = [{port}]
 connect = "inspect"
 "#
-    )
+    ))
 }
 
 impl Place {
@@ -116,7 +117,7 @@ impl Place {
 
     /// A POST as a client inside writes it.
     fn post(&self, host: &str, target: &str, fields: &str) -> String {
-        post(target, fields, "{}").replace("ignored.example", &self.authority(host))
+        post(target, fields, "{}").replace_one("ignored.example", &self.authority(host))
     }
 
     fn records(&self, count: usize, method: &str) -> Vec<Value> {
@@ -266,8 +267,7 @@ fn outgate_tenant_inside_an_inspected_tunnel_chooses_the_signing_key() {
     let place = place();
     let own = new_key("standard-webhooks");
     put(&place.outgate.folder, "keys/acme/own.key", &own);
-    let scheme = "scheme = \"standard-webhooks\"\n";
-    place.outgate.reconfigure(&place.text.replace(scheme, &format!("{scheme}key_dir = \"{{dir}}/keys\"\n")));
+    place.outgate.reconfigure(&place.text.add("signers.platform.key_dir", "{dir}/keys"));
     let ask = |of_connect: &str, fields: &str| {
         let fields_of_connect = format!("{CREDENTIALS}{of_connect}");
         let (client, answer) = place.outgate.tunnel(&place.authority("inspect.example"), &fields_of_connect);
@@ -330,7 +330,7 @@ fn a_reload_reaches_what_is_inside() {
     let mut client = place.inside("inspect.example");
     client.send(place.post("inspect.example", "/1", ""));
     assert_eq!(client.answer().status, 200);
-    place.outgate.reconfigure(&place.text.replace("hosts = [\"inspect.example\"", "hosts = [\"moved.example\""));
+    place.outgate.reconfigure(&place.text.set("routes.inspect.hosts", ["moved.example", "127.0.0.1"]));
     client.send(place.post("inspect.example", "/2", ""));
     assert_eq!(client.answer().code(), "no_route");
 }
@@ -471,10 +471,7 @@ fn a_drain_lets_the_request_inside_finish() {
     let mut idle = place.inside("inspect.example");
     let mut busy = place.inside("inspect.example");
     busy.send(place.post("inspect.example", "/in", ""));
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    while place.target.connections() == 0 {
-        assert!(std::time::Instant::now() < deadline, "the request does not reach the target");
-    }
+    eventually("the request reaches the target", || place.target.connections() > 0);
     place.outgate.signal("TERM");
     assert!(idle.is_closed(), "nothing is open in there");
     release.send(()).unwrap();
@@ -522,18 +519,13 @@ fn a_tunnel_that_is_old_takes_no_other_request() {
     assert_eq!((last.status, last.field("connection"), last.text().as_str()), (200, "close", "ok"));
     assert!(busy.is_closed());
     drop((idle, busy));
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    while !place.outgate.admin("/metrics").text().contains("outgate_tunnels 0") {
-        assert!(std::time::Instant::now() < deadline, "a tunnel is left");
-    }
+    place.outgate.until_metric("outgate_tunnels 0");
 }
 
 #[test]
 fn a_connect_counts_under_its_routes_limits() {
     let place = place();
-    let limited =
-        place.text.replacen("sign = [\"platform\"]\nconnect", "limits = [\"two\"]\nsign = [\"platform\"]\nconnect", 1);
-    place.outgate.reconfigure(&limited);
+    place.outgate.reconfigure(&place.text.add("routes.inspect.limits", ["two"]));
     let open = || place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
     let (_first, answer) = open();
     assert_eq!(answer.status, 200);
@@ -546,7 +538,7 @@ fn a_connect_counts_under_its_routes_limits() {
 #[test]
 fn a_client_that_hangs_up_or_says_nothing_is_recorded_as_that() {
     let place = place();
-    place.outgate.reconfigure(&format!("{}[timeouts]\ntls = \"300ms\"\n", place.text));
+    place.outgate.reconfigure(&place.text.add("timeouts.tls", "300ms"));
     let (client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
     drop(client);
     assert_eq!(place.outgate.records(1)[0]["code"], "client_gone");
@@ -562,8 +554,7 @@ fn what_is_plaintext_outside_is_plaintext_inside() {
     let folder = folder(&Pki::new());
     folder.write("inspector.pem", &inspector.pem);
     folder.write("inspector.key", inspector.key_pem());
-    let text =
-        config(target.port()).replacen("connect = \"inspect\"", "connect = \"inspect\"\nplaintext = \"allow\"", 1);
+    let text = config(target.port()).add("routes.inspect.plaintext", "allow");
     let outgate = Outgate::run(folder, &text);
     let (mut client, answer) = outgate.tunnel("inspect.example:80", CREDENTIALS);
     assert_eq!(answer.status, 200, "{answer:?}");

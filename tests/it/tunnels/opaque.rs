@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 
 use serde_json::Value;
+use support::configuration::{Config, Replace};
 use support::pki::{Identity, Pki, self_signed};
 use support::scene::folder;
 use support::tunnel::{PLAIN_REQUESTS, connect, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
@@ -29,7 +30,7 @@ fn whoever_asks_in_whatever_way_gets_tls_to_the_target_from_the_pool() {
         format!("CONNECT {authority} HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"),
         format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"),
         format!("CONNECT {authority} HTTP/1.0\r\n\r\n"),
-        format!("CONNECT {} HTTP/1.1\r\nHost: h\r\n\r\n", authority.replace("tunnel.example", "TUNNEL.Example.")),
+        format!("CONNECT {} HTTP/1.1\r\nHost: h\r\n\r\n", authority.replace_one("tunnel.example", "TUNNEL.Example.")),
     ]
     .into_iter()
     .enumerate()
@@ -128,16 +129,16 @@ fn the_authority_is_read_strictly_and_nothing_behind_a_refusal_is_read() {
 fn what_is_private_or_ourselves_is_no_target() {
     let place = place();
     let own = place.outgate.proxy.port();
-    let text = config(place.port(), "").replace("ports = [", &format!("ports = [{own}, "));
+    let text = config(place.port(), "").push("routes.*.ports", own);
     place.outgate.reconfigure(&text);
     let (_, answer) = place.outgate.tunnel(&format!("127.0.0.1:{own}"), "");
     assert_eq!((answer.status, answer.code()), (502, "target_loops_back"));
-    place.outgate.reconfigure(&text.replace("allow = [\"127.0.0.0/8\"]", ""));
+    place.outgate.reconfigure(&text.remove("guard.allow"));
     for host in ["tunnel.example", "127.0.0.1"] {
         let (_, answer) = place.outgate.tunnel(&format!("{host}:{}", place.port()), "");
         assert_eq!((answer.status, answer.code()), (502, "target_forbidden"), "{host}");
     }
-    place.outgate.reconfigure(&text.replace("127.0.7.0/30", "198.51.100.0/30"));
+    place.outgate.reconfigure(&text.set("egress.default.ranges", ["198.51.100.0/30"]));
     let (_, answer) = place.outgate.tunnel(&place.authority(), "");
     assert_eq!((answer.status, answer.code()), (503, "no_egress"));
     assert!(place.tap.carried().is_empty(), "nothing was dialled");
@@ -190,7 +191,7 @@ fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
         connections(8 + more);
     }
     place.outgate.folder.write("other.pem", Pki::new().pem);
-    place.outgate.reconfigure(&config(place.port(), "").replace("{dir}/ca.pem", "{dir}/other.pem"));
+    place.outgate.reconfigure(&config(place.port(), "").set("trust.public.roots", ["{dir}/other.pem"]));
     let (_, answer) = place.outgate.tunnel(&place.authority(), "");
     assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("unknown_issuer")));
 }
@@ -277,7 +278,7 @@ fn a_tunnel_closed_before_its_first_byte_is_dialled_once_more() {
 fn a_target_that_cannot_be_verified_gets_no_tunnel_connection() {
     let played = played("");
     let mut client = played.outgate.connect();
-    client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+    client.send(connect(&played.authority().replace_one("plain", "tunnel"), ""));
     drop(played.accept());
     assert_eq!(client.answer_to("CONNECT").code(), "connection_lost");
     played.listener.set_nonblocking(true).unwrap();
@@ -294,7 +295,7 @@ fn ports_without_tls_are_open_only_to_a_route_that_allows_plaintext() {
     assert_eq!(played.record(1)["code"], "delivered");
 
     let mut client = played.outgate.connect();
-    client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+    client.send(connect(&played.authority().replace_one("plain", "tunnel"), ""));
     played.deny();
     let answer = client.answer_to("CONNECT");
     assert_eq!((answer.code(), answer.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
@@ -400,7 +401,7 @@ fn a_hello_passes_unchanged_however_it_comes() {
 #[test]
 fn a_client_may_not_stall_its_hello() {
     let place = place();
-    place.outgate.reconfigure(&config(place.port(), "").replace("tls = \"2s\"", "tls = \"300ms\""));
+    place.outgate.reconfigure(&config(place.port(), "").set("routes.*.timeouts.tls", "300ms"));
     let whole = hello("tunnel.example");
     for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
         let (mut client, index) = place.open(&place.authority());
@@ -417,11 +418,8 @@ fn a_client_may_not_stall_its_hello() {
 #[test]
 fn a_check_says_what_a_tunnel_cannot_do() {
     let place = place();
-    let warnings = |text: &str| {
-        place
-            .outgate
-            .folder
-            .write("check.toml", text.replace("{dir}", &place.outgate.folder.path("").display().to_string()));
+    let warnings = |text: &Config| {
+        place.outgate.folder.write_config("check.toml", text);
         let done = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
             .args(["check", "--config"])
             .arg(place.outgate.folder.path("check.toml"))
@@ -432,10 +430,10 @@ fn a_check_says_what_a_tunnel_cannot_do() {
     };
     let text = config(place.port(), "");
     let signs = warnings(&text);
-    let without = text.replace("sign = [\"platform\"]\nconnect = \"tunnel\"", "sign = [\"platform\"]");
+    let without = text.remove("routes.forced.connect");
     let count = |told: &str| told.matches("warning[").count();
     assert_eq!(count(&signs), count(&warnings(&without)) + 1, "a tunnel cannot be signed: {signs}");
-    let paths = warnings(&text.replace("paths = [\"/in\"]", "paths = [\"/in\"]\nconnect = \"tunnel\""));
+    let paths = warnings(&text.add("routes.paths.connect", "tunnel"));
     assert_eq!(count(&paths), count(&signs) + 1, "a CONNECT shows no path: {paths}");
     // It is the operator's to say so nevertheless.
     drop(place.outgate.open_tunnel(&format!("forced.example:{}", place.port())));

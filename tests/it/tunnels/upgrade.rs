@@ -11,6 +11,7 @@ use std::process::Command;
 
 use bytes::Bytes;
 use http::{Request, Version};
+use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, config, folder};
@@ -21,7 +22,7 @@ use support::{Client, Outgate, PATIENCE};
 struct Place {
     outgate: Outgate,
     target: Receiver,
-    text: String,
+    text: Config,
     /// The key of the tenant `acme`.
     own: String,
 }
@@ -31,23 +32,24 @@ fn place() -> Option<Place> {
     let (pki, unused) = (Pki::new(), Receiver::plain(ok()));
     let target = Receiver::tls_on_443(pki.leaf(&["up.example", "mixed.example", "asks.example"]), ok())?;
     let address = target.address.ip();
-    let hosts = ["up", "mixed", "asks"].map(|name| format!("\"{name}.example\" = [\"{address}\"]\n")).concat();
+    let address = address.to_string();
     let client = "[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n";
-    let keys = "[signers.platform]\nkey_dir = \"{dir}/keys\"";
-    let text = config(&unused, &unused, client).replace("[signers.platform]", keys);
-    let text = text.replace("[resolver.hosts]\n", &format!("[resolver.hosts]\n{hosts}"));
     let route = |name: &str, host: &str, rest: &str| {
         format!("[[routes]]\nname = \"{name}\"\nhosts = [\"{host}.example\"]\nsign = [\"platform\"]\n{rest}\n")
     };
-    let text = [
-        text,
+    let routes = [
         route("up", "up", "plaintext = \"upgrade\""),
         route("mixed-up", "mixed", "plaintext = \"upgrade\"\npaths = [\"/up\"]"),
         route("mixed-longer", "mixed", "paths = [\"/longer\"]"),
         route("mixed", "mixed", "connect = \"tunnel\""),
         route("asks", "asks", ""),
-    ]
-    .concat();
+    ];
+    let text = config(&unused, &unused, client)
+        .add("signers.platform.key_dir", "{dir}/keys")
+        .host("up.example", &address)
+        .host("mixed.example", &address)
+        .host("asks.example", &address)
+        .and(&routes.concat());
     let (folder, own) = (folder(&pki), new_key("standard-webhooks"));
     put(&folder, "keys/acme/own.key", &own);
     Some(Place { outgate: Outgate::run(folder, &text), target, text, own })
@@ -100,10 +102,9 @@ impl Place {
 #[test]
 fn upgrade_tunnel_to_port_80_sends_plaintext_requests_signed_over_tls() {
     let Some(place) = place() else { return };
-    let route = "name = \"up\"\n";
     for (round, connect) in ["", "connect = \"refuse\"\n", "connect = \"tunnel\"\n"].into_iter().enumerate() {
         if !connect.is_empty() {
-            place.outgate.reconfigure(&place.text.replace(route, &format!("{route}{connect}")));
+            place.outgate.reconfigure(&place.text.route("up", connect));
         }
         let mut client = place.inside("up.example");
         assert_eq!(place.target.connections(), usize::from(round > 0), "nothing is dialled before there is a request");

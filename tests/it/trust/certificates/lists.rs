@@ -194,7 +194,7 @@ fn keys(root: &Authority) -> Vec<Case> {
 
 /// It would count for every certificate of its issuer, also for those that another list says are revoked.
 #[test]
-fn a_list_whose_distribution_point_cannot_be_read_is_refused() {
+fn revocation_list_with_an_unreadable_distribution_point_is_refused() {
     let root = Authority::root("root");
     let uri = "http://crl.example/1.crl";
     // { commonName "1" }; RFC 5280 A.2 leaves the tag of the SET out.
