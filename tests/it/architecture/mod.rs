@@ -1,5 +1,6 @@
 //! Rules of the source text that no compiler checks.
 
+mod black_box;
 mod documents;
 mod imports;
 mod names;

@@ -14,3 +14,5 @@ mod records;
 mod reload;
 mod reload_live;
 mod slow_disk;
+mod systemd;
+mod workers;

@@ -1,0 +1,158 @@
+//! Outgate as a service of systemd: the notifications, the watchdog and the sockets that it is passed.
+//! Does systemd learn when outgate is ready, reloads, lives and stops?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Folder, Outgate, PATIENCE, post};
+
+/// The socket to which a service of systemd sends its notifications (sd_notify(3)).
+struct NotifySocket(UnixDatagram);
+
+impl NotifySocket {
+    fn bind(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    /// The next message that has a line which starts so. Earlier messages are passed over.
+    fn until(&self, start: &str) -> String {
+        loop {
+            let mut bytes = [0; 1024];
+            let length = self.0.recv(&mut bytes).unwrap_or_else(|error| panic!("no {start}: {error}"));
+            let message = String::from_utf8(bytes[..length].to_vec()).unwrap();
+            if message.lines().any(|line| line.starts_with(start)) {
+                return message;
+            }
+        }
+    }
+}
+
+/// The value of a line `NAME=VALUE`.
+fn number(message: &str, name: &str) -> u64 {
+    let value = message.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("no {name}: {message}")).parse().unwrap()
+}
+
+/// A folder with the usual configuration, and the receiver of `plain.example`.
+fn usual() -> (Folder, Receiver) {
+    let plain = Receiver::plain(ok());
+    let folder = folder(&Pki::new());
+    folder.write_config("config.toml", &config(&plain, &plain, ""));
+    (folder, plain)
+}
+
+/// The monotonic clock in microseconds, as systemd reads it.
+fn monotonic_clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap()
+}
+
+#[test]
+fn systemd_is_notified_of_ready_reloading_and_stopping() {
+    let (folder, _plain) = usual();
+    let path = folder.path("notify");
+    let notify = NotifySocket::bind(&path);
+    let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
+    notify.until("READY=1");
+    let before = monotonic_clock();
+    outgate.signal("HUP");
+    let reloading = notify.until("RELOADING=1");
+    let begun = number(&reloading, "MONOTONIC_USEC");
+    assert!((before..=monotonic_clock()).contains(&begun), "{begun} is not after {before}");
+    notify.until("READY=1");
+    outgate.signal("TERM");
+    notify.until("STOPPING=1");
+    assert!(outgate.wait().success());
+}
+
+/// A reload that rejects the configuration ends, too: systemd would wait for it otherwise.
+#[test]
+fn systemd_is_notified_of_ready_after_a_reload_that_is_rejected() {
+    let (folder, _plain) = usual();
+    let path = folder.path("notify");
+    let notify = NotifySocket::bind(&path);
+    let outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
+    notify.until("READY=1");
+    outgate.folder.write("config.toml", "[server");
+    outgate.log.count(1, &["not adopted"]);
+    outgate.signal("HUP");
+    notify.until("RELOADING=1");
+    notify.until("READY=1");
+}
+
+#[test]
+fn systemd_is_notified_of_a_longer_stop_while_outgate_drains() {
+    let (folder, plain) = usual();
+    let path = folder.path("notify");
+    let notify = NotifySocket::bind(&path);
+    let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
+    // A request that lacks its last byte.
+    let mut busy = outgate.connect();
+    let request = post(&format!("http://plain.example:{}/in", plain.port()), "Expect: 100-continue\r\n", "x");
+    busy.send(&request[..request.len() - 1]);
+    assert_eq!(busy.one_answer("POST").status, 100);
+    outgate.signal("TERM");
+    let extension = number(&notify.until("EXTEND_TIMEOUT_USEC="), "EXTEND_TIMEOUT_USEC");
+    assert!(extension >= 10_000_000, "{extension} µs");
+    busy.send("x");
+    assert_eq!(busy.answer().status, 200);
+    assert!(outgate.wait().success());
+}
+
+#[test]
+fn systemd_watchdog_is_notified_again_and_again() {
+    let (folder, _plain) = usual();
+    let path = folder.path("notify");
+    let notify = NotifySocket::bind(&path);
+    let period = Path::new("200000"); // µs
+    let _outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path), ("WATCHDOG_USEC", period)]);
+    (0..3).for_each(|_| drop(notify.until("WATCHDOG=1")));
+}
+
+#[test]
+fn systemd_watchdog_is_not_notified_unless_it_is_enabled() {
+    let (folder, _plain) = usual();
+    let path = folder.path("notify");
+    let notify = NotifySocket::bind(&path);
+    let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
+    outgate.signal("TERM");
+    assert!(outgate.wait().success());
+    // All that it sent is there now.
+    notify.0.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 1024];
+    let messages: Vec<_> = std::iter::from_fn(|| notify.0.recv(&mut bytes).ok().map(|length| bytes[..length].to_vec()))
+        .map(|message| String::from_utf8(message).unwrap())
+        .collect();
+    assert!(messages.iter().any(|message| message.contains("READY=1")), "{messages:?}");
+    assert!(!messages.iter().any(|message| message.contains("WATCHDOG")), "{messages:?}");
+}
+
+#[test]
+fn socket_activation_serves_webhooks_on_the_socket_of_systemd() {
+    let plain = Receiver::plain(ok());
+    let folder = folder(&Pki::new());
+    // The configuration does not know the address of the socket, so it must not allow anonymous clients.
+    let config = config(&plain, &plain, "[clients.local]\nnetworks = [\"127.0.0.0/8\"]\n")
+        .set("server.listen", ["systemd"])
+        .remove("server.allow_anonymous");
+    folder.write_config("config.toml", &config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It waits in the queue of the socket, before there is a process that accepts it.
+    let mut client = Client::connect(address);
+    client.send(post(&format!("http://plain.example:{}/in", plain.port()), "", "x"));
+    let outgate = Outgate::run_activated(folder, &listener);
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(plain.seen().len(), 1);
+    let record = outgate.records(1).remove(0);
+    assert_eq!((&record["code"], &record["client"]), (&"delivered".into(), &"local".into()), "{record}");
+}
