@@ -164,7 +164,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Returns a number with its noun: `1 warning`, `2 warnings`, `2 addresses`.
+/// Returns a count with its noun: `1 warning`, `2 warnings`, `2 addresses`.
 pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let ending = match noun.ends_with('s') {
         _ if count == N::from(1) => "",

@@ -101,7 +101,7 @@ pub async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), error: &
     }
 }
 
-/// The same where the ClientHello was taken, and outgate cannot go on.
+/// Ends the connection of a client whose ClientHello was accepted, because outgate cannot continue.
 pub async fn send_access_denied(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     send_alert(client, AlertDescription::AccessDenied).await;
 }
@@ -122,23 +122,23 @@ async fn read_hello(
     client: &mut (impl AsyncRead + Unpin),
     host: &Host,
     sni: SniRequirement,
-    all: &mut Vec<u8>,
+    received: &mut Vec<u8>,
 ) -> Result<(), ClientHelloError> {
     let mut acceptor = Acceptor::default();
     loop {
-        let start = all.len();
+        let start = received.len();
         if start > HELLO_MAX {
             return Err(ClientHelloError::TooLarge);
         }
-        all.reserve(READ_LEN);
-        match client.read_buf(all).await {
+        received.reserve(READ_LEN);
+        match client.read_buf(received).await {
             Ok(length) if length > 0 => {}
             _ => return Err(ClientHelloError::Closed),
         }
-        if !is_handshake_record(all[0]) {
+        if !is_handshake_record(received[0]) {
             return Err(ClientHelloError::NotTls);
         }
-        if let Some(server_name) = parse_server_name(&mut acceptor, &all[start..])? {
+        if let Some(server_name) = parse_server_name(&mut acceptor, &received[start..])? {
             return if matches_host(server_name.as_deref(), host, sni) {
                 Ok(())
             } else {
@@ -205,11 +205,15 @@ mod tests {
         bytes
     }
 
-    async fn judge(pieces: &[&[u8]], host: &str) -> Result<Vec<u8>, ClientHelloError> {
-        judge_with(pieces, host, SniRequirement::Required).await
+    async fn read_fragments(pieces: &[&[u8]], host: &str) -> Result<Vec<u8>, ClientHelloError> {
+        read_fragments_with(pieces, host, SniRequirement::Required).await
     }
 
-    async fn judge_with(pieces: &[&[u8]], host: &str, sni: SniRequirement) -> Result<Vec<u8>, ClientHelloError> {
+    async fn read_fragments_with(
+        pieces: &[&[u8]],
+        host: &str,
+        sni: SniRequirement,
+    ) -> Result<Vec<u8>, ClientHelloError> {
         let (mut client, mut near) = tokio::io::duplex(64 * 1024);
         let host = host::canonical(host).unwrap();
         let sending = async {
@@ -225,28 +229,38 @@ mod tests {
     #[tokio::test]
     async fn client_hello_requires_sni_of_the_host_and_none_for_an_address() {
         let (name, address) = (hello("hook.example"), hello("192.0.2.1"));
-        assert_eq!(judge(&[&name], "Hook.Example.").await.as_ref(), Ok(&name));
-        assert_eq!(judge(&[&address], "192.0.2.1").await.as_ref(), Ok(&address));
+        assert_eq!(read_fragments(&[&name], "Hook.Example.").await.as_ref(), Ok(&name));
+        assert_eq!(read_fragments(&[&address], "192.0.2.1").await.as_ref(), Ok(&address));
         let other = |named: Option<&str>| Err(ClientHelloError::ServerNameMismatch(named.map(str::to_owned)));
-        assert_eq!(judge(&[&name], "else.example").await, other(Some("hook.example")));
-        assert_eq!(judge(&[&name], "192.0.2.1").await, other(Some("hook.example")));
-        assert_eq!(judge(&[&address], "hook.example").await, other(None));
-        assert_eq!(judge_with(&[&address], "hook.example", SniRequirement::Optional).await.as_ref(), Ok(&address));
-        assert_eq!(judge_with(&[&name], "else.example", SniRequirement::Optional).await, other(Some("hook.example")));
+        assert_eq!(read_fragments(&[&name], "else.example").await, other(Some("hook.example")));
+        assert_eq!(read_fragments(&[&name], "192.0.2.1").await, other(Some("hook.example")));
+        assert_eq!(read_fragments(&[&address], "hook.example").await, other(None));
+        assert_eq!(
+            read_fragments_with(&[&address], "hook.example", SniRequirement::Optional).await.as_ref(),
+            Ok(&address)
+        );
+        assert_eq!(
+            read_fragments_with(&[&name], "else.example", SniRequirement::Optional).await,
+            other(Some("hook.example"))
+        );
     }
 
     #[tokio::test]
     async fn client_hello_is_read_at_every_split_and_over_two_records() {
         let whole = hello("hook.example");
         for end in (1..whole.len()).step_by(13) {
-            assert_eq!(judge(&[&whole[..end], &whole[end..]], "hook.example").await.as_ref(), Ok(&whole), "{end}");
+            assert_eq!(
+                read_fragments(&[&whole[..end], &whole[end..]], "hook.example").await.as_ref(),
+                Ok(&whole),
+                "{end}"
+            );
         }
         // The same handshake message in two records (RFC 8446 §5.1).
         let (record, message) = whole.split_at(5);
         let (one, two) = message.split_at(100);
         let fragment = |bytes: &[u8]| [&record[..3], &(bytes.len() as u16).to_be_bytes(), bytes].concat();
         let fragmented = [fragment(one), fragment(two), b"early".to_vec()].concat();
-        assert_eq!(judge(&[&fragmented], "hook.example").await.as_ref(), Ok(&fragmented));
+        assert_eq!(read_fragments(&[&fragmented], "hook.example").await.as_ref(), Ok(&fragmented));
     }
 
     #[tokio::test]
@@ -255,12 +269,12 @@ mod tests {
         let mut alert = whole.clone();
         alert[0] = 21;
         for bad in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &alert, b"SSH-2.0-x\r\n"] {
-            assert_eq!(judge(&[bad], "hook.example").await, Err(ClientHelloError::NotTls), "{bad:?}");
+            assert_eq!(read_fragments(&[bad], "hook.example").await, Err(ClientHelloError::NotTls), "{bad:?}");
         }
         let malformed: &[u8] = b"\x16\x03\x01\x00\x05hello";
-        assert_eq!(judge(&[malformed], "hook.example").await, Err(ClientHelloError::Malformed));
+        assert_eq!(read_fragments(&[malformed], "hook.example").await, Err(ClientHelloError::Malformed));
         for end in [0, 1, 4, 5, 6, whole.len() - 1] {
-            assert_eq!(judge(&[&whole[..end]], "hook.example").await, Err(ClientHelloError::Closed), "{end}");
+            assert_eq!(read_fragments(&[&whole[..end]], "hook.example").await, Err(ClientHelloError::Closed), "{end}");
         }
     }
 }

@@ -184,12 +184,12 @@ mod tests {
         let (mut near, mut far) = pair().await;
         let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         for size in [1, 7, 4096, 65536] {
-            let echo = async {
+            let server = async {
                 let mut received = vec![0; sent.len()];
                 far.read_exact(&mut received).await.unwrap();
                 far.write_all(&received).await.unwrap();
             };
-            let ask = async {
+            let client = async {
                 near.write_all(&sent).await.unwrap();
                 let mut received = Vec::new();
                 let mut buffer = vec![0; size];
@@ -200,7 +200,7 @@ mod tests {
                 }
                 assert!(received == sent);
             };
-            tokio::join!(echo, ask);
+            tokio::join!(server, client);
         }
         near.shutdown().await.unwrap();
         assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0, "a shutdown reaches the peer");

@@ -111,11 +111,11 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
             None if in_flight.is_empty() => break Err(decisive),
             None => {}
         }
-        let until = if untried.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
-        match timeout_at(until, next_completed(&mut in_flight)).await {
-            Ok((hop, since, result)) => {
+        let wake_at = if untried.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
+        match timeout_at(wake_at, next_completed(&mut in_flight)).await {
+            Ok((hop, started, result)) => {
                 let outcome = result.as_ref().map_or_else(ConnectFailure::as_str, |_| "connected");
-                attempts.push(ConnectAttempt { hop, outcome, elapsed: since.elapsed() });
+                attempts.push(ConnectAttempt { hop, outcome, elapsed: started.elapsed() });
                 let next = match result {
                     Ok(socket) => break Ok(DialledSocket { socket, hop }),
                     Err(ConnectFailure::SourceUnavailable) => {
@@ -187,8 +187,8 @@ async fn next_completed(
         Poll::Pending
     })
     .await;
-    let AttemptInFlight { hop, started: since, .. } = in_flight.remove(index);
-    (hop, since, result)
+    let AttemptInFlight { hop, started, .. } = in_flight.remove(index);
+    (hop, started, result)
 }
 
 enum ConnectFailure {

@@ -15,12 +15,15 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::filter_output::FilterOutput;
+use super::frame::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PRIORITY,
+    PUSH_PROMISE, RST_STREAM, stream_id,
+};
 use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, RewrittenBlock};
 use super::leaky_bucket::LeakyBucket;
 use replacement::HeadersFrame;
 
 const PREFACE_LEN: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-const FRAME_HEADER_LEN: usize = 9;
 /// The default of SETTINGS_MAX_FRAME_SIZE, in bytes, which outgate does not change (RFC 9113 §6.5.2).
 const FRAME_SIZE_MAX: usize = 16 * 1024;
 /// The lower bound of the limit of CONTINUATION frames in a block. h2 accepts five for a list limit below 80 KiB.
@@ -34,17 +37,6 @@ const EXPANSION_LEAK_PER_SECOND: u64 = 4 * 1024 * 1024;
 /// The largest number of streams with an open body that are remembered. Above it the lowest stream is forgotten, and
 /// its trailers are taken for a head.
 const OPEN_BODIES_MAX: usize = 1024;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY_FRAME: u8 = 2;
-const RST_STREAM: u8 = 3;
-const PUSH_PROMISE: u8 = 5;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
 
 /// The kind of messages that the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,7 +240,7 @@ impl FieldFilter {
     fn observe_frame(&mut self, kind: u8, flags: u8, stream: u32) {
         match kind {
             DATA if self.open_bodies.contains(&stream) => {}
-            DATA | PRIORITY_FRAME => self.resettable += 1,
+            DATA | PRIORITY => self.resettable += 1,
             _ => {}
         }
         if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {
@@ -388,11 +380,6 @@ impl FieldFilter {
     }
 }
 
-/// Reads a stream identifier, and ignores the reserved bit (RFC 9113 §4.1).
-fn stream_id(number: &[u8]) -> u32 {
-    u32::from_be_bytes([number[0], number[1], number[2], number[3]]) & (u32::MAX >> 1)
-}
-
 /// Returns the field block fragment of a frame, without padding and priority (RFC 9113 §6.2); `None`: the frame is
 /// malformed.
 fn fragment(frame: &[u8]) -> Option<&[u8]> {
@@ -403,7 +390,7 @@ fn fragment(frame: &[u8]) -> Option<&[u8]> {
         let (first, rest) = payload.split_first()?;
         (padding, payload) = (usize::from(*first), rest);
     }
-    if flags & PRIORITY != 0 {
+    if flags & HAS_PRIORITY != 0 {
         payload = payload.get(5..)?;
     }
     payload.get(..payload.len().checked_sub(padding)?)

@@ -2,13 +2,13 @@
 //! Which addresses belong to this host?
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::sockopt;
+use super::{ip_from_octets, sockopt};
 
 /// All addresses that this host accepts packets for. These are the addresses of its interfaces, and the prefixes of
 /// local routes such as `ip route add local 198.51.100.0/24 dev lo` (AnyIP).
@@ -172,7 +172,7 @@ fn local_prefix(body: &[u8]) -> Option<IpNet> {
     if table != u32::from(libc::RT_TABLE_LOCAL) || kind != libc::RTN_LOCAL {
         return None;
     }
-    let address = address(attribute(body, RTMSG_LEN, libc::RTA_DST)?)?;
+    let address = ip_from_octets(attribute(body, RTMSG_LEN, libc::RTA_DST)?)?;
     IpNet::new(address, length).ok().map(|net| net.trunc())
 }
 
@@ -182,9 +182,9 @@ fn global_address(body: &[u8]) -> Option<IpAddr> {
         attribute(body, IFADDRMSG_LEN, libc::IFA_FLAGS).and_then(|value| u32_at(value, 0)).unwrap_or(u32::from(flags));
     // On a point-to-point link, IFA_LOCAL is this host's address, and IFA_ADDRESS the peer's. IPv6 has IFA_ADDRESS
     // only.
-    let ours = attribute(body, IFADDRMSG_LEN, libc::IFA_LOCAL)
+    let octets = attribute(body, IFADDRMSG_LEN, libc::IFA_LOCAL)
         .or_else(|| attribute(body, IFADDRMSG_LEN, libc::IFA_ADDRESS))?;
-    let address = address(ours)?;
+    let address = ip_from_octets(octets)?;
     // For IPv4 the bit of IFA_F_TEMPORARY means "secondary". A secondary address is usable.
     let unusable_flags = libc::IFA_F_TEMPORARY | libc::IFA_F_DEPRECATED | libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED;
     let is_usable = address.is_ipv4() || flags & unusable_flags == 0;
@@ -204,13 +204,6 @@ fn attribute(body: &[u8], header: usize, attribute_type: u16) -> Option<&[u8]> {
         rest = rest.get(aligned(length)..).unwrap_or(&[]);
     }
     None
-}
-
-fn address(octets: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
-        return Some(Ipv4Addr::from(octets).into());
-    }
-    <[u8; 16]>::try_from(octets).ok().map(|octets| Ipv6Addr::from(octets).into())
 }
 
 /// Rounds a length up to a multiple of four, where the next message or attribute begins.

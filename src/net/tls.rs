@@ -159,8 +159,7 @@ fn handshake_info(connection: &ClientConnection, trust: &Trust) -> Result<Handsh
             .negotiated_cipher_suite()
             .and_then(|suite| suite.suite().as_str())
             .map_or("", iana_suite_name),
-        // 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of `Timestamp`.
-        expires: Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX),
+        expires: certificate::to_timestamp(leaf.validity().not_after).unwrap_or(Timestamp::MAX),
         verified: trust.verify == VerifyMode::Full,
         speaks_http2: connection.alpn_protocol() == Some(ALPN_H2),
     })

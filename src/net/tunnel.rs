@@ -45,7 +45,8 @@ pub enum CopyError {
     Second(io::Error),
 }
 
-/// Moves bytes between `first` and `second`; `opening` came from the first already. `count` hears how many went to the second side, and how many to the first.
+/// Copies bytes between `first` and `second`. `initial`: bytes that were already read from `first`. `count` is called with
+/// the number of bytes for `second` and the number for `first`.
 pub async fn copy_bidirectional<A, B>(
     first: &mut A,
     second: &mut B,
@@ -225,20 +226,20 @@ mod tests {
                     down += received;
                 },
             );
-            let serving = async {
-                let mut got = Vec::new();
-                server.read_to_end(&mut got).await.unwrap(); // the client's direction is closed, the server's is still open
-                server.write_all(&got).await.unwrap();
+            let server_task = async {
+                let mut received_bytes = Vec::new();
+                server.read_to_end(&mut received_bytes).await.unwrap(); // until the client half-closes
+                server.write_all(&received_bytes).await.unwrap();
                 server.shutdown().await.unwrap();
             };
-            let asking = async {
+            let client_task = async {
                 client.write_all(&sent[5000..]).await.unwrap();
                 client.shutdown().await.unwrap();
-                let mut got = Vec::new();
-                client.read_to_end(&mut got).await.unwrap();
-                assert!(got == sent);
+                let mut received_bytes = Vec::new();
+                client.read_to_end(&mut received_bytes).await.unwrap();
+                assert!(received_bytes == sent);
             };
-            let (copied, (), ()) = tokio::join!(copying, serving, asking);
+            let (copied, (), ()) = tokio::join!(copying, server_task, client_task);
             copied.unwrap();
             assert_eq!((up, down), (20_000, 20_000));
         }
@@ -248,35 +249,36 @@ mod tests {
     async fn copy_bidirectional_ends_at_the_idle_timeout_and_the_deadline() {
         let ((mut client, mut near), (mut far, _server)) = (duplex(64), duplex(1 << 20));
         let second = Duration::from_secs(1);
-        let begun = Instant::now();
-        let ended = copy_bidirectional(&mut near, &mut far, Vec::new(), second, begun + LONG_TIMEOUT, |_, _| {}).await;
-        assert!(matches!(ended, Err(CopyError::Idle)) && begun.elapsed() == second, "{ended:?}");
+        let started = Instant::now();
+        let result =
+            copy_bidirectional(&mut near, &mut far, Vec::new(), second, started + LONG_TIMEOUT, |_, _| {}).await;
+        assert!(matches!(result, Err(CopyError::Idle)) && started.elapsed() == second, "{result:?}");
 
         // The server does not read the initial bytes.
-        let ((_client, mut one), (mut other, _server), begun) = (duplex(64), duplex(64), Instant::now());
-        let ended =
-            copy_bidirectional(&mut one, &mut other, vec![0; 1000], second, begun + LONG_TIMEOUT, |_, _| {}).await;
-        assert!(matches!(ended, Err(CopyError::Idle)) && begun.elapsed() == second, "{ended:?}");
+        let ((_client, mut one), (mut other, _server), started) = (duplex(64), duplex(64), Instant::now());
+        let result =
+            copy_bidirectional(&mut one, &mut other, vec![0; 1000], second, started + LONG_TIMEOUT, |_, _| {}).await;
+        assert!(matches!(result, Err(CopyError::Idle)) && started.elapsed() == second, "{result:?}");
 
-        let begun = Instant::now();
-        let chatting = async {
+        let started = Instant::now();
+        let client_task = async {
             loop {
                 client.write_all(b".").await.unwrap();
                 tokio::time::sleep(second / 2).await;
             }
         };
-        let until = begun + 5 * second;
-        let ended = tokio::select! {
-            ended = copy_bidirectional(&mut near, &mut far, Vec::new(), second, until, |_, _| {}) => ended,
-            () = chatting => unreachable!(),
+        let until = started + 5 * second;
+        let result = tokio::select! {
+            result = copy_bidirectional(&mut near, &mut far, Vec::new(), second, until, |_, _| {}) => result,
+            () = client_task => unreachable!(),
         };
-        assert!(matches!(ended, Err(CopyError::MaxDuration)) && Instant::now() == until, "{ended:?}");
+        assert!(matches!(result, Err(CopyError::MaxDuration)) && Instant::now() == until, "{result:?}");
     }
 
     /// A target may respond, and accept no more of the upload.
     #[tokio::test]
     async fn copy_bidirectional_delivers_the_last_bytes_of_a_side_that_refuses_writes() {
-        /// A socket whose peer has reset it after it sent `0`.
+        /// A socket whose peer has sent the bytes and then reset the connection.
         struct Reset(&'static [u8]);
         impl AsyncRead for Reset {
             fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -301,7 +303,7 @@ mod tests {
                 true => client.shutdown().await.unwrap(),
                 false => client.write_all(b"upload").await.unwrap(),
             }
-            let ended = copy_bidirectional(
+            let result = copy_bidirectional(
                 &mut near,
                 &mut far,
                 Vec::new(),
@@ -310,11 +312,11 @@ mod tests {
                 |_, _| {},
             )
             .await;
-            assert!(matches!(ended, Err(CopyError::Second(_))), "{ended:?}");
+            assert!(matches!(result, Err(CopyError::Second(_))), "{result:?}");
             drop(near);
-            let mut got = Vec::new();
-            client.read_to_end(&mut got).await.unwrap();
-            assert_eq!(got, b"413 and a body");
+            let mut received_bytes = Vec::new();
+            client.read_to_end(&mut received_bytes).await.unwrap();
+            assert_eq!(received_bytes, b"413 and a body");
         }
     }
 
@@ -324,10 +326,10 @@ mod tests {
         drop(server);
         let (mut client_read, mut client) = tokio::io::split(client);
         client.write_all(b"x").await.unwrap();
-        let ended =
+        let result =
             copy_bidirectional(&mut near, &mut far, Vec::new(), LONG_TIMEOUT, Instant::now() + LONG_TIMEOUT, |_, _| {})
                 .await;
-        assert!(matches!(ended, Err(CopyError::Second(_))), "{ended:?}");
+        assert!(matches!(result, Err(CopyError::Second(_))), "{result:?}");
         drop(near);
         assert_eq!(client_read.read(&mut [0; 1]).await.unwrap(), 0);
     }

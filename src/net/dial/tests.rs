@@ -16,14 +16,14 @@ fn hop(from: &str, to: SocketAddr) -> Hop {
     Hop::for_test(ip(from), to)
 }
 
-fn listening() -> (TcpListener, SocketAddr) {
+fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 /// Returns a port without a listener. The socket is bound, so that no other process takes the port.
-fn refusing() -> (RawSocket, SocketAddr) {
+fn closed_port() -> (RawSocket, SocketAddr) {
     let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
@@ -32,7 +32,7 @@ fn refusing() -> (RawSocket, SocketAddr) {
 
 /// Returns a listener whose queue is full, so that the kernel drops every further SYN.
 fn black_hole() -> (Vec<RawSocket>, SocketAddr) {
-    let (socket, address) = refusing();
+    let (socket, address) = closed_port();
     socket.listen(0).unwrap();
     let mut held = vec![socket];
     for _ in 0..2 {
@@ -44,15 +44,15 @@ fn black_hole() -> (Vec<RawSocket>, SocketAddr) {
     (held, address)
 }
 
-fn within(milliseconds: u64) -> Instant {
+fn deadline_in(milliseconds: u64) -> Instant {
     Instant::now() + Duration::from_millis(milliseconds)
 }
 
 #[tokio::test]
 async fn dial_connects_from_the_chosen_source() {
-    let (listener, to) = listening();
+    let (listener, to) = listen();
     for from in ["127.0.7.3", "127.200.1.1", "127.0.0.1"] {
-        let connected = dial(&[hop(from, to)], within(2000)).await.outcome.unwrap();
+        let connected = dial(&[hop(from, to)], deadline_in(2000)).await.outcome.unwrap();
         let (accepted, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip(), ip(from));
         assert_eq!(connected.socket.local_addr().unwrap(), peer);
@@ -64,19 +64,19 @@ async fn dial_connects_from_the_chosen_source() {
 async fn dial_connects_from_the_chosen_ipv6_source() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
     let to = listener.local_addr().unwrap();
-    let connected = dial(&[hop("::1", to)], within(2000)).await.outcome.unwrap();
+    let connected = dial(&[hop("::1", to)], deadline_in(2000)).await.outcome.unwrap();
     assert_eq!(connected.socket.local_addr().unwrap().ip(), ip("::1"));
 }
 
 #[tokio::test]
 async fn dial_tries_the_next_hop_at_once_after_a_refused_connect() {
-    let (_closed, refused) = refusing();
-    let (_listener, to) = listening();
+    let (_closed, refused) = closed_port();
+    let (_listener, to) = listen();
     let start = Instant::now();
-    let connected = dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], within(5000)).await.outcome.unwrap();
+    let connected = dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], deadline_in(5000)).await.outcome.unwrap();
     assert_eq!(connected.hop, hop("127.0.0.3", to));
     assert!(start.elapsed() < ATTEMPT_DELAY, "a refused connect must not wait for the delay");
-    let report = dial(&[hop("127.0.0.2", refused)], within(5000)).await;
+    let report = dial(&[hop("127.0.0.2", refused)], deadline_in(5000)).await;
     assert!(matches!(report.outcome, Err(DialError::Refused)));
     assert!(report.unusable_sources.is_empty());
 }
@@ -85,7 +85,7 @@ async fn dial_tries_the_next_hop_at_once_after_a_refused_connect() {
 async fn dial_times_out_at_the_deadline() {
     let (_held, silent) = black_hole();
     let start = Instant::now();
-    let report = dial(&[hop("127.0.0.2", silent)], within(100)).await;
+    let report = dial(&[hop("127.0.0.2", silent)], deadline_in(100)).await;
     assert!(matches!(report.outcome, Err(DialError::Timeout)));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
@@ -93,9 +93,9 @@ async fn dial_times_out_at_the_deadline() {
 #[tokio::test]
 async fn dial_starts_the_next_hop_after_the_attempt_delay_and_closes_the_loser() {
     let (_held, silent) = black_hole();
-    let (_listener, to) = listening();
+    let (_listener, to) = listen();
     let start = Instant::now();
-    let connected = dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], within(5000)).await.outcome.unwrap();
+    let connected = dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], deadline_in(5000)).await.outcome.unwrap();
     assert_eq!(connected.hop, hop("127.99.0.3", to));
     assert!(start.elapsed() >= ATTEMPT_DELAY);
     // /proc/net/tcp has addresses in hexadecimal, the local one first. The port of the target distinguishes this test's
@@ -115,24 +115,24 @@ async fn dial_starts_the_next_hop_after_the_attempt_delay_and_closes_the_loser()
 
 #[tokio::test]
 async fn dial_reports_an_unusable_source_and_never_replaces_it() {
-    let (listener, to) = listening();
+    let (listener, to) = listen();
     listener.set_nonblocking(true).unwrap();
-    let report = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], within(2000)).await;
+    let report = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], deadline_in(2000)).await;
     assert!(matches!(report.outcome, Err(DialError::NoSource)));
     assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
     assert!(listener.accept().is_err(), "nothing has reached the target");
 
-    let report = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], within(2000)).await;
+    let report = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], deadline_in(2000)).await;
     assert_eq!(report.outcome.unwrap().hop.from(), ip("127.0.0.4"));
     assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
 }
 
 #[tokio::test]
 async fn dial_returns_the_most_specific_error() {
-    let (_closed, refused) = refusing();
+    let (_closed, refused) = closed_port();
     let (_held, silent) = black_hole();
-    let (_listener, to) = listening();
-    let error_of = async |hops: &[Hop]| dial(hops, within(400)).await.outcome.unwrap_err();
+    let (_listener, to) = listen();
+    let error_of = async |hops: &[Hop]| dial(hops, deadline_in(400)).await.outcome.unwrap_err();
     let [absent, closed, silent_hop] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
     assert!(matches!(error_of(&[absent, closed]).await, DialError::Refused));
     assert!(matches!(error_of(&[closed, silent_hop]).await, DialError::Refused));
@@ -141,32 +141,32 @@ async fn dial_returns_the_most_specific_error() {
 }
 
 #[tokio::test]
-async fn dialling_reports_every_attempt_and_the_hop_that_decided() {
-    let (_closed, refused) = refusing();
+async fn dial_reports_every_attempt_and_the_decisive_hop() {
+    let (_closed, refused) = closed_port();
     let (_held, silent) = black_hole();
-    let (_listener, to) = listening();
+    let (_listener, to) = listen();
     let [absent, closed, silent_hop, good] =
         [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.3", silent), hop("127.0.0.4", to)];
-    for (hops, decided, expected) in [
+    for (hops, decisive, expected) in [
         (&[absent, closed, silent_hop][..], Some(closed), &["no_source", "refused", "timeout"][..]),
         (&[silent_hop, absent], Some(silent_hop), &["no_source", "timeout"]),
         (&[silent_hop, good], Some(good), &["connected", "abandoned"]),
         (&[closed, closed], Some(closed), &["refused", "refused"]),
         (&[], None, &[]),
     ] {
-        let report = dial(hops, within(400)).await;
+        let report = dial(hops, deadline_in(400)).await;
         let outcomes: Vec<_> = report.attempts.iter().map(|attempt| attempt.outcome).collect();
-        assert_eq!((report.hop, outcomes.as_slice()), (decided, expected), "{hops:?}");
+        assert_eq!((report.hop, outcomes.as_slice()), (decisive, expected), "{hops:?}");
     }
 }
 
 #[tokio::test]
 async fn dial_rejects_a_source_of_the_other_family() {
-    let (listener, to) = listening();
+    let (listener, to) = listen();
     listener.set_nonblocking(true).unwrap();
     let mapped = SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), to.port());
     for hops in [[hop("::1", mapped)], [hop("::1", to)], [hop("127.0.0.2", mapped)]] {
-        assert!(dial(&hops, within(2000)).await.outcome.is_err(), "{hops:?}");
+        assert!(dial(&hops, deadline_in(2000)).await.outcome.is_err(), "{hops:?}");
     }
     assert!(listener.accept().is_err(), "nothing has reached the target");
 }

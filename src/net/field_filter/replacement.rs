@@ -1,11 +1,11 @@
 //! The frames that the filter writes for h2 as replacements of others.
 //! Which frames make h2 reset a stream or end the connection?
 
-use super::{
-    CONTINUATION, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, FRAME_SIZE_MAX, HEADERS, PADDED, PRIORITY,
-    VIOLATION_FIELD, Violation, stream_id,
-};
+use super::{FRAME_SIZE_MAX, VIOLATION_FIELD, Violation};
 use crate::net::filter_output::FilterOutput;
+use crate::net::frame::{
+    CONTINUATION, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, stream_id,
+};
 use crate::net::hpack::{self, EMPTY_TABLE};
 
 /// The static table index of `:status: 500` (RFC 7541 Appendix A).
@@ -32,7 +32,7 @@ pub(super) struct HeadersFrame {
 impl HeadersFrame {
     pub(super) fn of(frame: &[u8]) -> Self {
         let dependency = if frame[4] & PADDED == 0 { FRAME_HEADER_LEN } else { FRAME_HEADER_LEN + 1 };
-        let depends_on_itself = frame[4] & PRIORITY != 0
+        let depends_on_itself = frame[4] & HAS_PRIORITY != 0
             && frame.get(dependency..dependency + 4).is_some_and(|number| stream_id(number) == stream_id(&frame[5..]));
         Self { depends_on_itself, ..Self::new(stream_id(&frame[5..]), frame[4] & END_STREAM != 0) }
     }

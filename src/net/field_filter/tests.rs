@@ -6,10 +6,10 @@ use tokio::io::AsyncWriteExt;
 
 use super::fuzz::fields;
 use super::*;
+use crate::net::frame::SETTINGS;
 use crate::net::hpack::{self, EMPTY_TABLE};
 
 const LIST_MAX: usize = 64 * 1024;
-const SETTINGS: u8 = 4;
 const TEST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 
 fn frame_on(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -73,7 +73,7 @@ fn field_filter_passes_well_formed_frames_unchanged() {
         frame(SETTINGS, 0, &[]),
         frame(HEADERS, END_HEADERS, &block),
         frame(HEADERS, END_HEADERS | PADDED, &padded),
-        frame(HEADERS, END_HEADERS | PRIORITY, &[&[0; 5][..], &block].concat()),
+        frame(HEADERS, END_HEADERS | HAS_PRIORITY, &[&[0; 5][..], &block].concat()),
         [frame(HEADERS, 0, &block[..2]), frame(CONTINUATION, END_HEADERS, &block[2..])].concat(),
         frame(HEADERS, END_HEADERS, &[0x80]), // h2 ends the connection for it
     ] {
@@ -90,11 +90,11 @@ fn field_filter_passes_nothing_behind_an_interrupted_block() {
     let misplaced = |stream| frame_on(stream, CONTINUATION, END_HEADERS, &[]);
     for (frames, ended_by) in [
         ([frame(HEADERS, 0, &block), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
-        ([frame(HEADERS, PRIORITY, &depends_on_itself), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
+        ([frame(HEADERS, HAS_PRIORITY, &depends_on_itself), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
         ([frame(HEADERS, 0, &malformed()), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
         (frame(HEADERS, END_HEADERS | PADDED, &[9]), misplaced(1)),
-        (frame(HEADERS, END_HEADERS | PADDED | PRIORITY, &[&[9], &depends_on_itself[..]].concat()), misplaced(1)),
-        (frame(HEADERS, END_HEADERS | PRIORITY, &[0; 3]), misplaced(1)),
+        (frame(HEADERS, END_HEADERS | PADDED | HAS_PRIORITY, &[&[9], &depends_on_itself[..]].concat()), misplaced(1)),
+        (frame(HEADERS, END_HEADERS | HAS_PRIORITY, &[0; 3]), misplaced(1)),
         (
             frame(HEADERS, END_HEADERS, &[0; FRAME_SIZE_MAX + 1]),
             frame(HEADERS, END_HEADERS, &[0; FRAME_SIZE_MAX + 1])[..9].to_vec(),
@@ -207,7 +207,7 @@ fn field_filter_rewrites_later_blocks_without_the_dynamic_table() {
 #[test]
 fn field_filter_removes_a_self_dependency() {
     let block = field(0x40, b"x-good", b"1");
-    let first = frame(HEADERS, END_HEADERS | PRIORITY, &[&[0, 0, 0, 1, 7][..], &block].concat());
+    let first = frame(HEADERS, END_HEADERS | HAS_PRIORITY, &[&[0, 0, 0, 1, 7][..], &block].concat());
     let expected = [&[EMPTY_TABLE][..], &field(0, b"x-good", b"1")].concat();
     assert_eq!(requests(&first), frame(HEADERS, END_HEADERS, &expected));
 }

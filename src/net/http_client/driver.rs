@@ -48,8 +48,8 @@ struct DriverState {
 pub(super) fn pair(liveness: &Liveness) -> (Arc<DriverHandle>, Driver) {
     let (exchanges, is_aborted) = (AtomicUsize::new(0), AtomicBool::new(false));
     let state = Arc::new(DriverState { liveness: liveness.clone(), exchanges, is_aborted });
-    let (_let_go, released) = watch::channel(());
-    (Arc::new(DriverHandle { state: Arc::clone(&state), _released: _let_go }), Driver { state, released })
+    let (_released, released) = watch::channel(());
+    (Arc::new(DriverHandle { state: Arc::clone(&state), _released }), Driver { state, released })
 }
 
 impl DriverHandle {

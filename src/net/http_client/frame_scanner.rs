@@ -3,18 +3,10 @@
 
 use std::collections::HashSet;
 
-/// The length of a frame header, in bytes (RFC 9113 §4.1).
-const FRAME_HEADER_LEN: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const GOAWAY: u8 = 7;
-/// The flag of a SETTINGS frame that acknowledges outgate's own.
-const ACK: u8 = 1;
-/// The flag of a HEADERS or DATA frame that is the last of its stream.
-const END_STREAM: u8 = 1;
+use crate::net::frame::{
+    ACK, DATA, END_STREAM, FRAME_HEADER_LEN, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, stream_id,
+};
+
 /// The largest number of open responses that are remembered. Above it, DATA without HEADERS is not detected.
 const OPEN_RESPONSES_MAX: usize = 1024;
 /// The identifier of SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 §6.5.2).
@@ -59,10 +51,9 @@ impl FrameScanner {
                 let (header, rest) = bytes.split_at(bytes.len().min(FRAME_HEADER_LEN - self.header.len()));
                 self.header.extend_from_slice(header);
                 bytes = rest;
-                let [a, b, c, kind, flags, s1, s2, s3, s4] = self.header[..] else { return };
+                let [a, b, c, kind, flags, _, _, _, _] = self.header[..] else { return };
                 self.remaining = u32::from_be_bytes([0, a, b, c]) as usize;
-                // The reserved bit is ignored (RFC 9113 §4.1).
-                let stream = u32::from_be_bytes([s1, s2, s3, s4]) & (u32::MAX >> 1);
+                let stream = stream_id(&self.header[5..]);
                 // h2 may reject the frame before it is complete.
                 if self.begins_response(kind, flags, stream) {
                     notice(FrameEvent::Response);

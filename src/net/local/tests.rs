@@ -80,8 +80,8 @@ fn global_addresses_leave_out_unusable_ones() {
         (interface_address("127.0.0.1", 1, libc::RT_SCOPE_HOST, 0x80), false),
         (interface_address("198.51.100.1", 1, 0, 0x80), false), // on lo
     ];
-    for (body, fit) in cases {
-        assert_eq!(global_address(&body).is_some(), fit, "{body:?}");
+    for (body, is_usable) in cases {
+        assert_eq!(global_address(&body).is_some(), is_usable, "{body:?}");
     }
     let point_to_point =
         with_attribute(interface_address("10.0.0.2", 3, 0, 0x80), libc::IFA_LOCAL, &octets(ip("10.0.0.1")));
@@ -114,7 +114,7 @@ fn local_prefixes_search_is_exact() {
     let nets = ["127.0.0.0/8", "127.0.0.1/32", "192.0.2.2/32", "198.51.100.0/25", "198.51.100.128/25", "::1/128"];
     let local: LocalPrefixes = nets.iter().map(|net| net.parse::<IpNet>().unwrap()).collect();
     assert_eq!(local.prefixes().len(), 4, "covered and adjacent prefixes are merged");
-    for (address, ours) in [
+    for (address, is_local) in [
         ("127.0.0.1", true),
         ("127.255.255.255", true),
         ("128.0.0.0", false),
@@ -126,12 +126,12 @@ fn local_prefixes_search_is_exact() {
         ("::2", false),
         ("::", false),
     ] {
-        assert_eq!(local.contains(ip(address)), ours, "{address}");
+        assert_eq!(local.contains(ip(address)), is_local, "{address}");
     }
 }
 
 #[test]
-fn this_very_host() {
+fn local_prefixes_of_this_host_contain_loopback() {
     let local = match read() {
         Ok(local) => local,
         Err(error) => return assert!(error.raw_os_error().is_some(), "{error}"), // a sandbox without netlink

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::Alpn;
+use crate::net::ip_from_octets;
 use crate::policy::authn::PeerCertificate;
 use crate::policy::listener::ServerTls;
 
@@ -85,7 +86,7 @@ pub fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: &Arc<ServerConfig>,
-    config_fingerprint: [u8; 32],
+    listener_fingerprint: [u8; 32],
     deadline: Instant,
 ) -> Result<(TlsStream<S>, PeerCertificate), TlsAcceptError> {
     let accept = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible();
@@ -100,8 +101,8 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let names = chain.first().map(subject_alt_names).unwrap_or_default();
-            let until = chain.iter().map(not_after).min().unwrap_or(i64::MAX);
-            Ok((stream, PeerCertificate { names, chain, listener_fingerprint: config_fingerprint, valid_until: until }))
+            let valid_until = chain.iter().map(not_after).min().unwrap_or(i64::MAX);
+            Ok((stream, PeerCertificate { names, chain, listener_fingerprint, valid_until }))
         }
     }
 }
@@ -128,11 +129,7 @@ fn san_to_string(name: &GeneralName<'_>) -> Option<String> {
         }
         GeneralName::URI(name) => (name.contains(':') && !is_address(name)).then(|| (*name).to_owned()),
         GeneralName::RFC822Name(name) => (name.contains('@') && !name.contains(':')).then(|| (*name).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
-            v4.or(v6).ok().map(|address| address.to_string())
-        }
+        GeneralName::IPAddress(octets) => ip_from_octets(octets).map(|ip| ip.to_string()),
         _ => None,
     }
 }

@@ -1,8 +1,6 @@
 //! A summary of a target's certificate, with which an operator diagnoses a failed handshake.
 //! Which names, issuer and validity does the certificate have?
 
-use std::net::IpAddr;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -10,6 +8,8 @@ use serde::Serialize;
 use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
+
+use crate::net::ip_from_octets;
 
 /// The number of subject alternative names that are kept.
 const NAMES_MAX: usize = 5;
@@ -63,10 +63,7 @@ impl CertificateSummary {
 fn san_to_string(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some(sanitized(name)),
-        GeneralName::IPAddress(bytes) => {
-            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string())
-        }
+        GeneralName::IPAddress(octets) => ip_from_octets(octets).map(|ip| ip.to_string()),
         // Bytes that are not UTF-8 become replacement characters.
         GeneralName::Invalid(DNS_NAME_TAG, bytes) => Some(sanitized(&String::from_utf8_lossy(bytes))),
         _ => None,
@@ -74,7 +71,7 @@ fn san_to_string(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// Converts a time. 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of `Timestamp`.
-fn to_timestamp(time: ASN1Time) -> Option<Timestamp> {
+pub(super) fn to_timestamp(time: ASN1Time) -> Option<Timestamp> {
     let seconds = time.timestamp();
     Timestamp::from_second(seconds).ok().or((seconds > 0).then_some(Timestamp::MAX))
 }

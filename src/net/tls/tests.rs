@@ -116,7 +116,7 @@ async fn handshake_with(
 ) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
     let serve = async move |stream| {
         if let Ok(mut stream) = TlsAcceptor::from(server).accept(stream).await {
-            // What the client hears of TLS 1.3 before its first answer: the tickets.
+            // The server writes, so that the client reads the TLS 1.3 session tickets.
             stream.write_all(b"x").await.unwrap();
             let _ = stream.read(&mut [0; 1]).await;
         }
@@ -329,7 +329,7 @@ async fn tls_resumption_revalidates_the_certificate() {
             stream.flush().await?;
             Ok::<_, std::io::Error>(stream)
         };
-        let ask = async {
+        let connect = async {
             let deadline = Instant::now() + Duration::from_secs(10);
             let (stream, _) =
                 handshake(OutboundSocket::new(client), &config, None, &name(), AlpnOffer::Http2OrHttp1, deadline)
@@ -341,8 +341,8 @@ async fn tls_resumption_revalidates_the_certificate() {
             let MaybeTlsStream::Https(stream) = stream.into_inner() else { panic!() };
             Ok::<_, TlsError>(stream.inner().get_ref().1.handshake_kind().unwrap())
         };
-        let (_stream, asked) = tokio::join!(serve, ask);
-        asked
+        let (_stream, handshake_kind) = tokio::join!(serve, connect);
+        handshake_kind
     };
     assert_eq!(at(NOON).await.unwrap(), HandshakeKind::Full);
     assert_eq!(at(NOON + 3600).await.unwrap(), HandshakeKind::Resumed);
