@@ -9,6 +9,7 @@
 mod replacement;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::BytesMut;
 use http::HeaderMap;
@@ -30,12 +31,10 @@ const FRAME_SIZE_MAX: usize = 16 * 1024;
 const CONTINUATIONS_MIN: usize = 8;
 /// The factor of h2's list limit above which a request head ends the connection; h2 does the same (RFC 9113 §10.5.1).
 const REQUEST_HEADER_LIST_FACTOR: usize = 4;
-/// The bytes that rewriting may add in a burst: an index of one byte becomes a field of up to 4 KiB. This is four times
-/// the bytes that the heads of 128 streams can share.
+/// The bytes that rewriting may add in a burst: four times those that the heads of 128 streams can share.
 const EXPANSION_MAX: u64 = 2 * 1024 * 1024;
 const EXPANSION_LEAK_PER_SECOND: u64 = 4 * 1024 * 1024;
-/// The largest number of streams with an open body that are remembered. Above it the lowest stream is forgotten, and
-/// its trailers are taken for a head.
+/// The open bodies that are remembered. Above it the lowest stream is forgotten, and its trailers are taken for a head.
 const OPEN_BODIES_MAX: usize = 1024;
 
 /// The kind of messages that the peer sends.
@@ -179,12 +178,7 @@ impl FieldFilter {
 
     /// Begins a frame whose header is complete; `buffered`: the bytes of it that arrived before this input. Returns the
     /// end of the frame in the input if the whole frame was filtered in place.
-    fn begin_frame(
-        &mut self,
-        buffered: usize,
-        range: std::ops::Range<usize>,
-        output: &mut FilterOutput<'_>,
-    ) -> Option<usize> {
+    fn begin_frame(&mut self, buffered: usize, range: Range<usize>, output: &mut FilterOutput<'_>) -> Option<usize> {
         let length = u32::from_be_bytes([0, self.frame_header[0], self.frame_header[1], self.frame_header[2]]) as usize;
         let (kind, flags, stream) = (self.frame_header[3], self.frame_header[4], stream_id(&self.frame_header[5..]));
         let carries_block = match &mut self.headers {
@@ -274,7 +268,7 @@ impl FieldFilter {
     }
 
     /// Filters a frame that contains a whole block, in place.
-    fn filter_frame(&mut self, range: std::ops::Range<usize>, output: &mut FilterOutput<'_>) {
+    fn filter_frame(&mut self, range: Range<usize>, output: &mut FilterOutput<'_>) {
         let frame = &output.input()[range.clone()];
         let Some(fragment) = fragment(frame) else {
             return self.end_with_protocol_error(stream_id(&frame[5..]), output);

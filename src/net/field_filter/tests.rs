@@ -81,7 +81,7 @@ fn field_filter_passes_well_formed_frames_unchanged() {
     }
 }
 
-/// For the first frames of some inputs h2 resets only the stream, and would read later frames that were not validated.
+/// h2 resets only the stream for the first frames of some inputs, and would read later frames that were not validated.
 #[test]
 fn field_filter_passes_nothing_behind_an_interrupted_block() {
     let block = field(0, b"x", b"y");

@@ -16,7 +16,7 @@ pub enum SendError {
         /// The request for another attempt; `None`: too much of its body was sent to be replayed.
         request: Option<Box<Request<Upload>>>,
     },
-    /// Over HTTP/2 the target sent a response that violates a rule or a limit. Its stream is reset.
+    /// The target sent a response over HTTP/2 that violates a rule or a limit. Its stream is reset.
     Malformed(Violation),
     /// A part of the request may have arrived: it must not be sent again (RFC 9110 §9.2.2).
     Lost(hyper::Error),
