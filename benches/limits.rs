@@ -114,7 +114,7 @@ fn main() {
 }
 
 fn measure(name: &str, keys: usize) {
-    let (names, limits) = (Names::new(), Limits::new());
+    let (names, limits) = (Names::new(), Limits::default());
     let route_limits = [limit(name, name != "concurrency", name != "rate")];
     let before = resident();
     (0..keys).for_each(|key| acquire_and_release(&limits, &route_limits, &names.descriptor(key)));

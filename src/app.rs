@@ -20,7 +20,7 @@ use crate::policy::Plan;
 use crate::reload::Reloader;
 use crate::reload::history_writer::HistoryWriter;
 use crate::reload::listeners::Listeners;
-use crate::server::Connections;
+use crate::server::{Connections, admin};
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::config::status::ReloadSource;
@@ -29,14 +29,13 @@ use crate::state::observability::records::{RecordDestination, Records};
 use crate::sysexits;
 use crate::upkeep;
 
-/// The time that the process waits at the end for aborted connections to close.
-const CUT_PATIENCE: Duration = Duration::from_secs(1);
+/// The time for stopped connections to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The extension of the unit's `TimeoutStopSec` that each request to systemd asks for. It must cover the steps after the
-/// drain.
+/// The extension of the unit's `TimeoutStopSec` that each notification requests. It must cover the steps after the drain.
 const STOP_EXTENSION: Duration = Duration::from_secs(30);
 
-/// A valid configuration, and where it came from: `None` for the built-in one, which nothing can change.
+/// A valid configuration and its path. `None`: it is the built-in one, which cannot be reloaded.
 pub struct StartupConfig {
     pub path: Option<PathBuf>,
     pub config: Config,
@@ -44,28 +43,28 @@ pub struct StartupConfig {
     pub warnings: Vec<Problem>,
 }
 
-/// Runs until TERM or INT, then drains.
+/// Runs the proxy until TERM or INT, and then drains it.
 pub fn run(start: StartupConfig) -> ExitCode {
     let soft_limit = fd_limit::raise_limit();
     let workers = start.config.server.workers;
-    let tokio_runtime = match runtime(workers) {
+    let tokio_runtime = match tokio_runtime(workers) {
         Ok(tokio_runtime) => tokio_runtime,
         Err(fault) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {fault}")),
     };
     announce_descriptors(soft_limit, &start.plan);
     let code = tokio_runtime.block_on(async {
         match Proxy::start(start).await {
-            Ok(proxy) => proxy.until_told_to_stop().await,
-            Err(StartError(code, why)) => fail(code, &why),
+            Ok(proxy) => proxy.run_until_signal().await,
+            Err(StartError(code, message)) => fail(code, &message),
         }
     });
-    // Work on a disk that hangs must not keep the process.
+    // A blocking task on a disk that hangs must not keep the process alive.
     tokio_runtime.shutdown_background();
     code
 }
 
-/// One worker needs no scheduler that shares work among many.
-fn runtime(workers: Option<usize>) -> io::Result<tokio::runtime::Runtime> {
+/// Builds the runtime of tokio. One worker needs no multi-threaded scheduler.
+fn tokio_runtime(workers: Option<usize>) -> io::Result<tokio::runtime::Runtime> {
     let mut builder = match workers {
         Some(1) => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -76,12 +75,12 @@ fn runtime(workers: Option<usize>) -> io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-fn fail(code: u8, why: &str) -> ExitCode {
-    log::text(Level::ERROR, &format!("outgate: {why}"));
+fn fail(code: u8, message: &str) -> ExitCode {
+    log::text(Level::ERROR, &format!("outgate: {message}"));
     ExitCode::from(code)
 }
 
-/// An exit code and what to say on stderr.
+/// A failed start: the exit code, and the message for stderr.
 pub struct StartError(pub u8, pub String);
 
 /// A proxy that listens.
@@ -92,13 +91,13 @@ pub struct Proxy {
     listeners: Arc<Listeners>,
     reloader: Option<Reloader>,
     signals: Signals,
-    /// Where clients connect, as bound.
+    /// The addresses of the listeners for clients, as bound.
     pub addresses: Vec<String>,
 }
 
 impl Proxy {
     pub async fn start(start: StartupConfig) -> Result<Self, StartError> {
-        // First of all: until a signal is listened for, it kills.
+        // First, since a signal without a handler kills the process.
         let signals = Signals::listen()
             .map_err(|fault| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
         let StartupConfig { path, config, plan, warnings } = start;
@@ -115,66 +114,67 @@ impl Proxy {
         listeners.start(&config).map_err(|(listen, fault)| {
             StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}"))
         })?;
-        let addresses = runtime.config_status.listening().server.clone();
+        let addresses = runtime.config_status.bound_addresses().server.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&runtime), Arc::clone(&listeners)));
         Ok(Self { runtime, connections, tasks, listeners, reloader, signals, addresses })
     }
 
-    /// The delivery records so far, in the file that the configuration names.
-    #[expect(clippy::disallowed_methods, reason = "the demo reads the records that it caused")]
+    /// Returns the delivery records so far, from the file that the configuration names.
     pub fn written_records(&self, path: &Path) -> String {
         self.runtime.records.flush();
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// As a scraper reads them.
+    /// Returns the metrics as a scraper reads them.
     pub fn metrics(&self) -> String {
-        self.runtime.observe();
-        self.runtime.metrics.render().0
+        admin::render_metrics(&self.runtime, Timestamp::now()).0
     }
 
-    /// Watches the configuration from now on; without a file there is nothing to watch.
+    /// Starts to reload the configuration on changes. Without a file this does nothing.
     pub fn reload_on_change(&mut self) {
         if let Some(reloader) = self.reloader.take() {
             self.tasks.spawn(reloader.run());
         }
     }
 
-    /// Reloads on file changes and HUP; opens log files again on that and USR1; drains on TERM and INT, and then is over.
-    pub async fn until_told_to_stop(mut self) -> ExitCode {
+    /// Reloads on file changes and HUP, reopens log files on HUP and USR1, and drains and stops on TERM and INT.
+    pub async fn run_until_signal(mut self) -> ExitCode {
         self.reload_on_change();
         self.announce();
         self.tasks.spawn(watchdog());
         loop {
-            let told = self.signals.next().await;
-            match told {
+            let action = self.signals.next().await;
+            match action {
                 SignalAction::Shutdown => break,
                 SignalAction::ReopenLogs | SignalAction::ReloadConfig => self.runtime.records.reopen(),
             }
-            if let SignalAction::ReopenLogs = told {
+            if let SignalAction::ReopenLogs = action {
                 continue;
             }
-            match self.runtime.reload_queue.is_attended() {
+            match self.runtime.reload_queue.is_ready() {
                 true => self.runtime.reload_queue.request(ReloadSource::Signal),
-                false => info!("no configuration file to reload: the built-in one is in force"),
+                false => info!("there is no configuration file to reload: the built-in configuration is active"),
             }
         }
         self.stop().await
     }
 
-    /// Listeners that another process takes over close. Elsewhere new requests are refused. Requests in flight finish, idle
-    /// connections close, records are written out. A second TERM or INT ends the wait.
+    /// Drains and stops. Listeners that another process takes over close; on the others new requests are refused. Requests in
+    /// flight finish, idle connections close, and records are written. A second TERM or INT ends the wait.
     pub async fn stop(mut self) -> ExitCode {
-        let within = self.runtime.active_config().plan.drain_timeout;
+        let drain_timeout = self.runtime.active_config().plan.drain_timeout;
         let handed_over = self.listeners.hand_over();
         self.runtime.drain(&handed_over.listens);
-        let newcomers = match handed_over.listens.is_empty() {
+        let new_requests = match handed_over.listens.is_empty() {
             true => "new requests are refused",
-            false => "new connections are the next process's",
+            false => "the next process accepts new connections",
         };
-        info!("draining {} for at most {within:?}; {newcomers}", pluralize(self.connections.count(), "connection"));
+        info!(
+            "draining {} for at most {drain_timeout:?}; {new_requests}",
+            pluralize(self.connections.count(), "connection")
+        );
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.tasks.spawn(extend_stop_timeout());
         let all_closed = async {
@@ -182,21 +182,21 @@ impl Proxy {
             self.connections.all_closed().await;
         };
         let finished = tokio::select! {
-            finished = tokio::time::timeout(within, all_closed) => finished.is_ok(),
+            finished = tokio::time::timeout(drain_timeout, all_closed) => finished.is_ok(),
             () = self.signals.stop() => false,
         };
         if !finished {
-            warn!("{} still open: cut now", pluralize(self.connections.count(), "connection"));
+            warn!("{} still open: outgate closes them now", pluralize(self.connections.count(), "connection"));
         }
-        self.runtime.cut();
+        self.runtime.hard_stop();
         self.tasks.shutdown().await;
         self.listeners.shutdown().await;
-        // The deliveries that were cut have records to leave.
+        // The deliveries that were stopped still write their records.
         let all_gone = async {
             self.connections.all_closed().await;
             self.runtime.all_streams_closed().await;
         };
-        let _ = tokio::time::timeout(CUT_PATIENCE, all_gone).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
         self.runtime.records.close();
         if let Some(loss) = self.runtime.records.last_loss() {
             warn!("{loss}");
@@ -206,30 +206,30 @@ impl Proxy {
     }
 
     fn announce(&self) {
-        let (now, view, active) = (Timestamp::now(), self.runtime.sources.view(), self.runtime.active_config());
+        let (now, snapshot, active) = (Timestamp::now(), self.runtime.sources.snapshot(), self.runtime.active_config());
         for (name, pool) in &active.plan.pools {
             let ranges = pool.active_ranges(now);
-            let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), view.count(&ranges));
+            let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), snapshot.count(&ranges));
             if usable == configured && usable > 0 {
                 info!("egress pool {name}: {}", pluralize(usable, "usable address"));
             } else {
                 warn!(
-                    "egress pool {name}: {usable} usable of {configured} addresses; `outgate egress verify` names the others"
+                    "egress pool {name}: {usable} usable of {configured} addresses; `outgate egress verify` lists the others"
                 );
             }
         }
-        let blocked = self.runtime.readiness().blocked;
+        let blocked = admin::Readiness::of(&self.runtime, now).blocked;
         if blocked.is_empty() {
             info!("ready");
         } else {
             warn!("not ready: {}; outgate refuses every webhook until that changes", blocked.join(", "));
         }
-        // To systemd the service has started: it listens, and refuses by itself what it cannot send.
+        // Ready for systemd even if no source is usable: the service listens, and refuses webhooks that it cannot send.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 }
 
-/// The signals that a running process receives.
+/// The signals by which an operator controls the process.
 struct Signals {
     hangup: Signal,
     reopen: Signal,
@@ -239,7 +239,7 @@ struct Signals {
 
 enum SignalAction {
     ReloadConfig,
-    /// As logrotate asks, that must not adopt what somebody is about to look at first.
+    /// For logrotate, which must not reload a configuration that an operator is still editing.
     ReopenLogs,
     Shutdown,
 }
@@ -271,7 +271,7 @@ fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
     let raised = soft_limit.filter(|soft| *soft < limit).map_or(String::new(), |soft| format!(", raised from {soft}"));
     let (wanted, most) = (plan.max_connections, fd_limit::connections_max());
     if wanted > most {
-        // The warning `file_descriptors` says what to do where the number is written; the default follows the limit.
+        // The warning `file_descriptors` covers a configured number; the default follows the limit.
         info!(
             "max_connections is capped from {wanted} to {most}: this process may open {limit} files (RLIMIT_NOFILE{raised})"
         );
@@ -280,7 +280,7 @@ fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
     }
 }
 
-/// Tells systemd that the drain is under way, whatever `TimeoutStopSec` says: `drain_timeout` bounds it.
+/// Extends the stop timeout of systemd during the drain, whose duration `drain_timeout` bounds.
 async fn extend_stop_timeout() {
     let mut ticks = tokio::time::interval(STOP_EXTENSION / 3);
     loop {
@@ -289,7 +289,7 @@ async fn extend_stop_timeout() {
     }
 }
 
-/// Tells systemd that the event loop turns, twice in each period it allows.
+/// Notifies the watchdog of systemd twice in each period.
 async fn watchdog() {
     let Some(period) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(period / 2);

@@ -1,5 +1,5 @@
 //! A map with a fixed capacity: a new entry evicts the least recently used one.
-//! What does a full cache forget?
+//! Which entry does a full cache evict?
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

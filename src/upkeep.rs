@@ -1,5 +1,5 @@
-//! Periodic maintenance: refreshes the host's addresses, removes expired state, and logs what has changed.
-//! Is the remembered state still valid, and must the operator know of a change?
+//! The periodic maintenance: it refreshes the host's addresses, sweeps expired state, and logs changes.
+//! Which state has expired, and which changes does the log report?
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,24 +8,23 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::names::{PoolName, pluralize};
+use crate::server::admin::Readiness;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::upstreams::breaker::CircuitTransition;
 use crate::state::upstreams::health::HealthEvent;
 
-/// The time between two rounds.
-const EVERY: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs the maintenance until the process ends.
 pub async fn run(runtime: Arc<Runtime>) {
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut usable, mut is_outage, mut was_ready) = (None, false, None);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            // A range ends at the configured time, not some seconds later.
-            () = tokio::time::sleep(next_end(&runtime.active_config())) => {
+            // The connections of a range close when it ends, not at the next tick.
+            () = tokio::time::sleep(time_to_next_end(&runtime.active_config())) => {
                 runtime.sweep_connections();
                 continue;
             }
@@ -37,9 +36,9 @@ pub async fn run(runtime: Arc<Runtime>) {
         for warning in runtime.expiry_warnings.due(&active.plan.expiries, Timestamp::now()) {
             warn!("{warning}");
         }
-        log_keys(&runtime, &active).await;
-        log_targets(&runtime);
-        log_pools(&runtime, &active, &mut usable);
+        log_signer_problems(&runtime, &active).await;
+        log_target_changes(&runtime);
+        log_pool_changes(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
         runtime.records.retry_reopen();
@@ -49,52 +48,53 @@ pub async fn run(runtime: Arc<Runtime>) {
     }
 }
 
-/// Returns the time until the next range of a pool ends; two rounds if no range ends.
-fn next_end(active: &ActiveConfig) -> Duration {
+/// Returns the time until the next source range ends, or a longer time than the interval.
+fn time_to_next_end(active: &ActiveConfig) -> Duration {
     let now = Timestamp::now();
     let ranges = active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now));
     let ends = ranges.filter_map(|range| range.until).filter(|until| *until > now);
-    ends.min().map_or(2 * EVERY, |until| until.duration_since(now).unsigned_abs())
+    ends.min().map_or(2 * INTERVAL, |until| until.duration_since(now).unsigned_abs())
 }
 
 /// Removes expired state.
 async fn sweep(runtime: &Runtime, active: &ActiveConfig) {
     let (now, credentials) = (Timestamp::now(), &active.plan.credentials);
-    runtime.sweep_retired();
+    runtime.sweep_deferred_drops();
     runtime.limits.sweep().await;
     runtime.replay_cache.sweep(now);
-    runtime.circuit_breakers.sweep(active.plan.breaker.as_ref());
-    runtime
-        .tokens
-        .sweep(Instant::now(), |print| credentials.values().any(|credential| credential.has_fingerprint(print)));
+    runtime.circuit_breakers.sweep(active.plan.breaker.as_ref(), Instant::now());
+    runtime.tokens.sweep(Instant::now(), |fingerprint| {
+        credentials.values().any(|credential| credential.has_fingerprint(fingerprint))
+    });
     runtime.sweep_connections();
 }
 
-/// Logs the signers that have no key, or soon will have none.
-async fn log_keys(runtime: &Runtime, active: &Arc<ActiveConfig>) {
-    let (now, shared) = (Timestamp::now(), Arc::clone(active));
-    // Not on the threads that carry traffic: tens of thousands of tenants may have keys.
+/// Logs the problems of signing keys: signers without a key, now or soon.
+async fn log_signer_problems(runtime: &Runtime, active: &Arc<ActiveConfig>) {
+    let (now, active) = (Timestamp::now(), Arc::clone(active));
+    // Runs on a background thread, since tens of thousands of tenants may have keys.
+    let digest = active.plan.digest;
     let problems = runtime.admin_worker.run(move || {
-        let problems = shared.plan.signers.values().flat_map(|signer| signer.problems(now));
+        let problems = active.plan.signers.values().flat_map(|signer| signer.problems(now));
         problems.map(|problem| problem.message).collect()
     });
     let Ok(problems) = problems.await else { return };
-    for problem in runtime.signer_warnings.due(active.plan.digest, problems, now) {
+    for problem in runtime.signer_warnings.due(digest, problems, now) {
         warn!("{problem}");
     }
 }
 
-/// Logs the changes that deliveries observed at targets.
-fn log_targets(runtime: &Runtime) {
-    for change in runtime.circuit_breakers.changes() {
-        match change.now {
-            CircuitTransition::Open { .. } => warn!("{change}"),
-            CircuitTransition::Closed { .. } => info!("{change}"),
+/// Logs the circuits that opened or closed, and the changes of source health.
+fn log_target_changes(runtime: &Runtime) {
+    for event in runtime.circuit_breakers.take_events() {
+        match event.transition {
+            CircuitTransition::Open { .. } => warn!("{event}"),
+            CircuitTransition::Closed { .. } => info!("{event}"),
         }
     }
-    for news in runtime.source_health.review() {
-        match news {
-            HealthEvent::GapSuspected(words) => warn!("{words}"),
+    for event in runtime.source_health.review(Instant::now()) {
+        match event {
+            HealthEvent::GapSuspected(text) => warn!("{text}"),
             HealthEvent::GapClosed(target) => {
                 info!("{target}: no address of ours is suspected any more to be on no allow-list")
             }
@@ -104,7 +104,7 @@ fn log_targets(runtime: &Runtime) {
                      target answers it: other sources are preferred for a minute"
                 );
             }
-            HealthEvent::HalfOpen(source) => info!("{source} is tried again"),
+            HealthEvent::HalfOpen(source) => info!("source {source} is tried again"),
         }
     }
 }
@@ -122,18 +122,18 @@ fn log_dns_outage(active: &ActiveConfig, was_outage: &mut bool) {
     *was_outage = outage.is_some();
 }
 
-/// Logs the number of usable addresses of each pool whose number has changed.
-fn log_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
-    let (now, view) = (Timestamp::now(), runtime.sources.view());
-    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.active_ranges(now))));
+/// Logs the pools whose number of usable addresses has changed.
+fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
+    let (now, snapshot) = (Timestamp::now(), runtime.sources.snapshot());
+    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), snapshot.count(&pool.active_ranges(now))));
     let counts: Vec<_> = counts.collect();
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {
-            Some((_, then)) if then > count => {
-                warn!("egress pool {name}: {} left of {then}", pluralize(*count, "usable address"))
+            Some((_, former)) if former > count => {
+                warn!("egress pool {name}: {} left of {former}", pluralize(*count, "usable address"))
             }
-            Some((_, then)) if then < count => {
-                info!("egress pool {name}: {}, {then} before", pluralize(*count, "usable address"))
+            Some((_, former)) if former < count => {
+                info!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"))
             }
             _ => {}
         }
@@ -141,9 +141,9 @@ fn log_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(
     *before = Some(counts);
 }
 
-/// Logs when outgate becomes ready, and when it no longer is. The log already has the state at the start.
+/// Logs when outgate becomes ready, and when it is no longer ready. The readiness at the start is in the log already.
 fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
-    let blocked = runtime.readiness().blocked;
+    let blocked = Readiness::of(runtime, Timestamp::now()).blocked;
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),
         (Some(true), false) if !runtime.is_draining() => warn!("not ready: {}", blocked.join(", ")),

@@ -148,7 +148,7 @@ impl VerifySources {
         };
         let sources = Sources::new();
         sources.refresh();
-        let (now, view) = (Timestamp::now(), sources.view());
+        let (now, view) = (Timestamp::now(), sources.snapshot());
         let mut report = Vec::new();
         let mut all_usable = true;
         for (name, pool) in &plan.pools {

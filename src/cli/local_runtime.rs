@@ -59,7 +59,7 @@ pub(super) fn run_locally<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Run
         let active_config = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
             .map_err(|error| exit_with_error(sysexits::CONFIG, &format!("cannot resolve names: {error}")))?;
         let runtime = Arc::new(Runtime::new(active_config, Records::kept()));
-        runtime.sources.listening(listener_addresses(&valid.config));
+        runtime.sources.set_listeners(listener_addresses(&valid.config));
         Ok(work(&runtime).await)
     })
 }
@@ -78,8 +78,8 @@ fn exit_with_error(code: u8, reason: &str) -> ExitCode {
 /// Returns the local addresses that the guard of this configuration denies.
 pub(super) fn own_addresses(config: &Config) -> Arc<LocalAddresses> {
     let sources = Sources::new();
-    sources.listening(listener_addresses(config));
-    sources.own()
+    sources.set_listeners(listener_addresses(config));
+    sources.local_addresses()
 }
 
 /// Returns the addresses that the proxy of this configuration listens on. The guard denies them as targets.

@@ -15,10 +15,10 @@ pub(super) fn observe<T>(
 ) {
     let Some(attempt) = attempt else { return };
     match result.as_ref().map_err(classify) {
-        Ok(_) => attempt.succeeded(success),
-        Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response),
+        Ok(_) => attempt.succeeded(success, std::time::Instant::now()),
+        Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response, std::time::Instant::now()),
         Err(BreakerOutcome::Failure(failure, code)) => {
-            if attempt.failed(failure, code) {
+            if attempt.failed(failure, code, std::time::Instant::now()) {
                 delivery.runtime.metrics.circuits_opened.inc();
             }
         }

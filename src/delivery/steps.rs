@@ -25,7 +25,7 @@ pub(super) fn check_breaker(delivery: &Delivery<'_>, key: &BreakerKey) -> Result
     if delivery.active.plan.breaker.is_none() {
         return Ok(());
     }
-    Ok(delivery.runtime.circuit_breakers.check(key)?)
+    Ok(delivery.runtime.circuit_breakers.check(key, std::time::Instant::now())?)
 }
 
 /// Takes a place under each limit of the route, and waits for it as long as the limit allows.
@@ -66,7 +66,7 @@ pub(super) async fn acquire_slot(delivery: &Delivery<'_>, record: &mut Record) -
 /// A half-open circuit admits one attempt. A delivery begins it only now, so that its waits keep no other from probing.
 pub(super) fn begin_attempt(delivery: &Delivery<'_>, key: BreakerKey) -> Result<Option<UpstreamAttempt>, Refusal> {
     let Some(config) = delivery.active.plan.breaker else { return Ok(None) };
-    Ok(Some(delivery.runtime.circuit_breakers.begin(key, config)?))
+    Ok(Some(delivery.runtime.circuit_breakers.begin(key, config, std::time::Instant::now())?))
 }
 
 /// Resolves the target, and chooses the hops: each leads from a usable source of the pool to an address that the guard
@@ -85,10 +85,10 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
     // A reload may have changed the pool while the name was resolved.
     let pool = &pool_now(runtime, route)?;
     let rotation = active.next_rotation(pool, &cleared);
-    let (view, affinity, now) = (runtime.sources.view(), affinity_hash(tenant, &target.host), Timestamp::now());
+    let (view, affinity, now) = (runtime.sources.snapshot(), affinity_hash(tenant, &target.host), Timestamp::now());
     let choose = |usable: &dyn Fn(_) -> bool| egress::select_hops(pool, &cleared, affinity, rotation, now, usable);
     // A source that is deprioritised serves where the pool has no other.
-    let hops = choose(&|source| view.has(source) && !runtime.source_health.is_resting(source))
+    let hops = choose(&|source| view.has(source) && !runtime.source_health.is_ejected(source))
         .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);
     Ok(hops)
@@ -98,7 +98,7 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
 pub(super) async fn resolve(delivery: &Delivery<'_>, families: Families) -> Result<ClearedAddresses, Refusal> {
     let &Delivery { runtime, active, route, target, .. } = delivery;
     let answer = active.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
-    Ok(active.plan.guard.clear(target, &answer.addresses, &runtime.sources.own())?)
+    Ok(active.plan.guard.clear(target, &answer.addresses, &runtime.sources.local_addresses())?)
 }
 
 /// Returns the pool of the configuration that is active now: a removed address opens no connection.

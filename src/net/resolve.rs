@@ -1,8 +1,8 @@
-//! Names to addresses: static names, then DNS, remembered for as long as the answer says.
-//! Which addresses does this name have, of the families that the caller can use?
+//! The resolver: static names first, then DNS with a cache.
+//! Which addresses does this name have, in the families that the caller can use?
 //!
-//! A question for one name and family is a task of its own. All callers that want the answer wait for it, each for its
-//! own time; the question goes on while one of them waits, and its response is kept if it comes later.
+//! A query for one name and family runs in its own task. All callers that need the answer wait for it, each with its own
+//! timeout. The query goes on while a caller waits, and a later response is still cached.
 
 mod answer;
 mod cache;
@@ -29,33 +29,33 @@ use cache::{CacheLookup, DnsCache, QueryKey, QueryWaiter};
 use servers::NameServers;
 pub use system::ResolverConfig;
 
-/// How long the addresses of one family wait for those of the other (RFC 8305 §3, Resolution Delay). What comes later is
-/// kept, and judged by the guard, for the deliveries after this one.
+/// The time for which the addresses of one family wait for the other family (RFC 8305 §3, Resolution Delay). A later answer is
+/// cached for the next deliveries.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-/// How long a question goes on that no caller waits for any more: its response is kept for the next caller.
+/// The time for which a query without a waiting caller goes on. Its response is cached for the next caller.
 const LINGER: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedAddresses {
-    /// Without repetitions, IPv6 first, else as the servers ordered them.
+    /// The distinct addresses: IPv6 first, otherwise in the order of the response.
     pub addresses: Arc<[IpAddr]>,
-    /// Known without asking anybody.
+    /// No query was necessary.
     pub cached: bool,
 }
 
-/// Why a name has no addresses.
+/// The reasons why a name has no addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveError {
-    /// No such name, or a name without addresses.
+    /// The name does not exist, or has no addresses.
     NotFound,
-    /// The name exists, but has no address of the one family that was asked for.
+    /// The name exists, but has no address of the one requested family.
     NoFamily,
     Timeout,
-    /// The time was over, and no name server responds to anything.
+    /// The timeout ended, and no name server responds to any query.
     Outage,
-    /// Every server failed: the response code of one, as the IANA registry spells it (`SERVFAIL`).
+    /// Every server failed. The value is the response code of one, as the IANA registry spells it (`SERVFAIL`).
     Failed(&'static str),
-    /// As many questions are under way as there may be.
+    /// The number of queries in flight is at its maximum.
     Busy,
 }
 
@@ -75,8 +75,8 @@ impl fmt::Display for ResolveError {
 impl std::error::Error for ResolveError {}
 
 pub struct Resolver {
-    basis: ResolverConfig,
-    /// Names that DNS is not asked for.
+    config: ResolverConfig,
+    /// The static names, for which no query is sent.
     hosts: HashMap<Arc<str>, Arc<[IpAddr]>>,
     cache: Arc<DnsCache>,
     servers: Arc<NameServers>,
@@ -89,29 +89,30 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    pub fn new(basis: ResolverConfig) -> Self {
-        let servers = Arc::new(NameServers::new(basis.servers()));
-        Self { hosts: basis.hosts(), basis, cache: Arc::new(DnsCache::new()), servers }
+    pub fn new(config: ResolverConfig) -> Self {
+        let servers = Arc::new(NameServers::new(config.servers()));
+        Self { hosts: config.hosts(), config, cache: Arc::new(DnsCache::new()), servers }
     }
 
-    pub fn basis(&self) -> &ResolverConfig {
-        &self.basis
+    pub fn config(&self) -> &ResolverConfig {
+        &self.config
     }
 
-    /// The name servers, for people to read.
+    /// Returns the name servers, as text for operators.
     pub fn server_list(&self) -> String {
         let servers = self.servers.addresses().iter().map(ToString::to_string);
         servers.collect::<Vec<_>>().join(", ")
     }
 
-    /// How long no name server has responded to anything. `None`: one does, as far as is known.
+    /// Returns the time for which no name server has responded to any query. `None`: no outage is known.
     pub fn outage(&self) -> Option<Duration> {
         self.servers.health.outage()
     }
 
-    /// The addresses of `host` of these families, within `timeout`; all of a static name or an address.
+    /// Returns the addresses of `host` in these families within `timeout`. A static name or an address ignores the families.
     ///
-    /// Where a family's servers keep silent, the other's addresses are enough after [`RESOLUTION_DELAY`].
+    /// If the query of one family gets no response, the addresses of the other family are enough after
+    /// [`RESOLUTION_DELAY`].
     pub async fn resolve(
         &self,
         host: &Host,
@@ -125,11 +126,11 @@ impl Resolver {
         if let Some(addresses) = self.hosts.get(name) {
             return Ok(ResolvedAddresses { addresses: Arc::clone(addresses), cached: true });
         }
-        let give_up = Instant::now() + timeout;
-        let mut v6 = if families.v6 { self.slot(name, true)? } else { FamilyState::NotRequested };
-        let mut v4 = if families.v4 { self.slot(name, false)? } else { FamilyState::NotRequested };
+        let deadline = Instant::now() + timeout;
+        let mut v6 = if families.v6 { self.lookup(name, true)? } else { FamilyState::NotRequested };
+        let mut v4 = if families.v4 { self.lookup(name, false)? } else { FamilyState::NotRequested };
         let cached = !v6.is_waiting() && !v4.is_waiting();
-        while let Some(until) = wait_until(&v6, &v4, give_up) {
+        while let Some(until) = wait_until(&v6, &v4, deadline) {
             tokio::select! {
                 biased;
                 () = v6.settle() => {}
@@ -140,11 +141,11 @@ impl Resolver {
                 }
             }
         }
-        whole(&v6, &v4).map(|addresses| ResolvedAddresses { addresses, cached })
+        combine(&v6, &v4).map(|addresses| ResolvedAddresses { addresses, cached })
     }
 
-    /// Looks the name up, and asks for it if nobody does.
-    fn slot(&self, name: &Arc<str>, v6: bool) -> Result<FamilyState, ResolveError> {
+    /// Looks the name up in the cache. If no query is in flight, it starts one.
+    fn lookup(&self, name: &Arc<str>, v6: bool) -> Result<FamilyState, ResolveError> {
         let key = QueryKey { name: Arc::clone(name), v6 };
         match self.cache.lookup(key, std::time::Instant::now()) {
             CacheLookup::Hit(answer, since) => Ok(FamilyState::Answered(answer, since.into())),
@@ -166,9 +167,9 @@ impl Resolver {
     }
 }
 
-/// What a caller knows of one family.
+/// The state of one family for one caller.
 enum FamilyState {
-    /// It has no use for the family.
+    /// The caller does not use the family.
     NotRequested,
     Pending(QueryWaiter),
     Answered(FamilyAnswer, Instant),
@@ -180,7 +181,7 @@ impl FamilyState {
         matches!(self, Self::Pending(_))
     }
 
-    /// Waits for the answer; for ever if there is none to wait for.
+    /// Waits for the answer. If none is pending, it never resolves.
     async fn settle(&mut self) {
         match self {
             Self::Pending(waiter) => *self = Self::Answered(waiter.answered().await, Instant::now()),
@@ -190,35 +191,35 @@ impl FamilyState {
 
     fn give_up(&mut self, servers: &NameServers) {
         if let Self::Pending(waiter) = self {
-            let fault = match waiter.progress().error() {
+            let error = match waiter.progress().error() {
                 Some(code) => ResolveError::Failed(code),
-                None if servers.health.explains(waiter.progress().started) => ResolveError::Outage,
+                None if servers.health.is_outage_since(waiter.progress().started) => ResolveError::Outage,
                 None => ResolveError::Timeout,
             };
-            *self = Self::Failed(fault);
+            *self = Self::Failed(error);
         }
     }
 }
 
-/// Until when a caller waits for what it does not know yet; `None`: it need not.
-fn wait_until(v6: &FamilyState, v4: &FamilyState, give_up: Instant) -> Option<Instant> {
+/// Returns the time until which a caller waits for a pending family. `None`: it does not wait.
+fn wait_until(v6: &FamilyState, v4: &FamilyState, deadline: Instant) -> Option<Instant> {
     match (v6, v4) {
         // RFC 8020 §2: a name that does not exist does not exist for the other type either.
         (FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _), _)
         | (_, FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _)) => None,
         (FamilyState::Pending(other), FamilyState::Answered(FamilyAnswer::Addresses(_), since))
         | (FamilyState::Answered(FamilyAnswer::Addresses(_), since), FamilyState::Pending(other)) => {
-            // A question that was asked long ago has had its time already.
-            Some(give_up.min((*since).max(other.progress().started.into()) + RESOLUTION_DELAY))
+            // The delay counts from the start of the query, which may have been long ago.
+            Some(deadline.min((*since).max(other.progress().started.into()) + RESOLUTION_DELAY))
         }
-        (FamilyState::Pending(_), _) | (_, FamilyState::Pending(_)) => Some(give_up),
+        (FamilyState::Pending(_), _) | (_, FamilyState::Pending(_)) => Some(deadline),
         _ => None,
     }
 }
 
-/// What both families together come to.
-fn whole(v6: &FamilyState, v4: &FamilyState) -> Result<Arc<[IpAddr]>, ResolveError> {
-    let addresses = |slot: &FamilyState| match slot {
+/// Combines the states of both families into one result.
+fn combine(v6: &FamilyState, v4: &FamilyState) -> Result<Arc<[IpAddr]>, ResolveError> {
+    let addresses = |state: &FamilyState| match state {
         FamilyState::Answered(FamilyAnswer::Addresses(addresses), _) => Some(Arc::clone(addresses)),
         _ => None,
     };
@@ -228,19 +229,19 @@ fn whole(v6: &FamilyState, v4: &FamilyState) -> Result<Arc<[IpAddr]>, ResolveErr
         (None, None) => {}
     }
     let is_unknown =
-        |slot: &FamilyState| matches!(slot, FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _));
+        |state: &FamilyState| matches!(state, FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _));
     if is_unknown(v6) || is_unknown(v4) {
         return Err(ResolveError::NotFound);
     }
-    let fault = |slot: &FamilyState| match slot {
+    let error = |state: &FamilyState| match state {
         FamilyState::Answered(FamilyAnswer::Failed(code), _) => Some(ResolveError::Failed(code)),
-        FamilyState::Failed(fault) => Some(*fault),
+        FamilyState::Failed(error) => Some(*error),
         _ => None,
     };
-    match (fault(v6), fault(v4)) {
-        // A server that said no says more than one that said nothing.
+    match (error(v6), error(v4)) {
+        // A response code explains more than a missing response.
         (Some(failed @ ResolveError::Failed(_)), _) | (_, Some(failed @ ResolveError::Failed(_))) => Err(failed),
-        (Some(fault), _) | (_, Some(fault)) => Err(fault),
+        (Some(error), _) | (_, Some(error)) => Err(error),
         (None, None) => match (v6, v4) {
             (FamilyState::NotRequested, _) | (_, FamilyState::NotRequested) => Err(ResolveError::NoFamily),
             _ => Err(ResolveError::NotFound),
@@ -248,9 +249,9 @@ fn whole(v6: &FamilyState, v4: &FamilyState) -> Result<Arc<[IpAddr]>, ResolveErr
     }
 }
 
-/// What is likely wrong with the name servers that the configuration leads to, for `check` and the log.
+/// Returns the likely problems of the configured name servers, for `check` and the log.
 pub fn warnings(config: &config::Resolver) -> Vec<Problem> {
-    let warnings = ResolverConfig::read(config).map(|basis| basis.warnings()).unwrap_or_default();
+    let warnings = ResolverConfig::read(config).map(|config| config.warnings()).unwrap_or_default();
     let help = "name the servers in resolver.servers, or add nameserver lines to /etc/resolv.conf";
     warnings.into_iter().map(|warning| Problem::warning(WarningCode::NameServers, None, warning).help(help)).collect()
 }

@@ -17,7 +17,7 @@ const LOGGED_CHANGES_MAX: usize = 20;
 impl Reloader {
     pub(super) fn rejected_outcome(&self, problems: ProblemReport) -> ReloadOutcome {
         let ProblemReport { json, report, .. } = problems;
-        ReloadOutcome { problems: json, report, ..self.runtime.config_status.outcome(ReloadVerdict::Rejected) }
+        ReloadOutcome { problems: json, report, ..self.runtime.config_status.current_outcome(ReloadVerdict::Rejected) }
     }
 
     /// Compares the active configuration with `target`.
@@ -29,7 +29,7 @@ impl Reloader {
                 Err(reason) => return self.rejected_outcome(ProblemReport::general(reason)),
             },
             ComparisonTarget::Snapshot(other) => {
-                let active = Arc::clone(&self.runtime.config_status.adopted().written);
+                let active = Arc::clone(&self.runtime.config_status.adopted().snapshot);
                 let difference = self
                     .runtime
                     .config_worker
@@ -37,16 +37,18 @@ impl Reloader {
                     .await
                     .unwrap_or_default();
                 let verdict = if difference.is_empty() { ReloadVerdict::Unchanged } else { ReloadVerdict::Different };
-                return ReloadOutcome { difference, ..self.runtime.config_status.outcome(verdict) };
+                return ReloadOutcome { difference, ..self.runtime.config_status.current_outcome(verdict) };
             }
         };
         match self.read(files).await {
             Err(rejection) => self.rejected_outcome(rejection.problems),
-            Ok(PreparedConfig { change: None, .. }) => self.runtime.config_status.outcome(ReloadVerdict::Unchanged),
+            Ok(PreparedConfig { change: None, .. }) => {
+                self.runtime.config_status.current_outcome(ReloadVerdict::Unchanged)
+            }
             Ok(PreparedConfig { change: Some(change), .. }) => ReloadOutcome {
                 warnings: change.contained.into_iter().chain(change.warnings).collect(),
                 difference: change.difference,
-                ..self.runtime.config_status.outcome(ReloadVerdict::Different)
+                ..self.runtime.config_status.current_outcome(ReloadVerdict::Different)
             },
         }
     }

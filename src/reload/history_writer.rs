@@ -72,12 +72,12 @@ impl HistoryWriter {
         let mut writer = Self::new(runtime, max_entries);
         let mut adopted = AdoptedConfig {
             number: 1,
-            at: Timestamp::now(),
-            by: ReloadSource::Start.to_string(),
+            adopted_at: Timestamp::now(),
+            adopted_by: ReloadSource::Start.to_string(),
             cause: config
                 .rollback
                 .map_or_else(|| ReloadSource::Start.to_string(), |number| format!("rollback to {number}")),
-            written: Arc::clone(&config.snapshot),
+            snapshot: Arc::clone(&config.snapshot),
             warnings: config::to_log_lines(warnings, &config.sources),
             ..AdoptedConfig::default()
         };
@@ -99,7 +99,7 @@ impl HistoryWriter {
                     None
                 });
             if let Some(history) = &opened {
-                shared_runtime.config_status.keeps_history(history.folder().to_owned());
+                shared_runtime.config_status.set_history_dir(history.folder().to_owned());
             }
             let is_new = opened.as_ref().is_some_and(|history| assign_number(history, &mut numbered));
             let _ = history.set(opened); // only this task sets it
@@ -161,7 +161,7 @@ impl HistoryWriter {
                     false => add_entry(&history, &adopted),
                 };
                 if let Ok(number) = added {
-                    runtime.config_status.renumber(provisional, number);
+                    runtime.config_status.set_number(provisional, number);
                 }
                 report_result(&runtime, added);
             }
@@ -195,13 +195,13 @@ impl HistoryWriter {
 /// Sets the number and the difference of the configuration of a start. Returns false if it equals the last entry.
 fn assign_number(history: &History, adopted: &mut AdoptedConfig) -> bool {
     let last = history.last();
-    if let Some(last) = last.as_ref().filter(|last| history.is_same(last, &adopted.written)) {
+    if let Some(last) = last.as_ref().filter(|last| history.is_same(last, &adopted.snapshot)) {
         adopted.number = last.number;
         return false;
     }
     adopted.number = history.next_number().max(adopted.number);
     let Some(last) = last else { return true };
-    adopted.difference = history.difference(&last, &adopted.written).unwrap_or_else(|error| {
+    adopted.difference = history.difference(&last, &adopted.snapshot).unwrap_or_else(|error| {
         let unknown = format!("cannot compare with configuration {}: {error}", last.number);
         warn!("the changes of configuration {} are unknown: {unknown}", adopted.number);
         Difference { changes: vec![unknown], more: 0 }
@@ -216,11 +216,11 @@ fn unreadable_entry(number: u64, error: &io::Error) -> String {
 fn add_entry(history: &History, adopted: &AdoptedConfig) -> io::Result<u64> {
     let entry = HistoryEntry {
         number: adopted.number,
-        at: adopted.at,
-        by: adopted.by.clone(),
+        at: adopted.adopted_at,
+        by: adopted.adopted_by.clone(),
         how: adopted.cause.clone(),
         difference: adopted.difference.clone(),
-        digest: adopted.written.digest.clone(),
+        digest: adopted.snapshot.digest.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         files: Vec::new(),
         modes: Vec::new(),
@@ -229,7 +229,7 @@ fn add_entry(history: &History, adopted: &AdoptedConfig) -> io::Result<u64> {
         is_keyed: false,
         key_id: String::new(),
     };
-    history.add(entry, &adopted.written)
+    history.add(entry, &adopted.snapshot)
 }
 
 fn report_result(runtime: &Runtime, result: io::Result<u64>) {

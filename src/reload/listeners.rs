@@ -117,7 +117,7 @@ impl Listeners {
         let change = ListenerChange { added, removed, reconfigured };
         // Set before the first accept: the guard keeps deliveries away from outgate's own listeners, closing ones
         // included.
-        self.runtime.sources.listening(change.addresses(&state.open));
+        self.runtime.sources.set_listeners(change.addresses(&state.open));
         Ok(change)
     }
 
@@ -151,11 +151,11 @@ impl Listeners {
         }
         while state.tasks.try_join_next().is_some() {}
         let names = |kind| state.open.iter().filter(move |open| open.kind == kind).flat_map(|open| open.names.clone());
-        self.runtime.config_status.listens(BoundAddresses {
+        self.runtime.config_status.set_bound_addresses(BoundAddresses {
             server: names(ListenerKind::Server).collect(),
             admin: names(ListenerKind::Admin).collect(),
         });
-        self.runtime.sources.listening(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
+        self.runtime.sources.set_listeners(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
     }
 
     fn spawn_accept_loop(

@@ -114,7 +114,7 @@ impl Reloader {
         listeners: Arc<Listeners>,
     ) -> Self {
         runtime.reload_queue.set_ready();
-        runtime.config_status.rolls_back(config.rollback);
+        runtime.config_status.set_pending_rollback(config.rollback);
         let startup_settings = StartupSettings::from_config(&config);
         let (is_watching, watch_set, last_problems) = (config.server.watch, WatchSet::from_config(&config), Vec::new());
         Self {
@@ -140,7 +140,7 @@ impl Reloader {
         let mut next_poll = Instant::now() + POLL_INTERVAL;
         loop {
             tokio::select! {
-                () = self.runtime.reload_queue.arrived() => {}
+                () = self.runtime.reload_queue.wait_for_request() => {}
                 () = tokio::time::sleep_until(next_poll.into()) => {
                     let start = Instant::now();
                     if self.poll().await {
@@ -151,20 +151,20 @@ impl Reloader {
                 }
             }
             // One reload serves all pending requests, because it begins after each of them.
-            let waiting = self.runtime.reload_queue.drain();
-            if !waiting.by.is_empty() {
+            let pending = self.runtime.reload_queue.drain();
+            if !pending.sources.is_empty() {
                 let _ = sd_notify::notify(&reloading_state());
-                let outcome = self.reload(&Requester::new(&waiting.by), ReloadReason::Requested).await;
-                for reply in waiting.replies {
+                let outcome = self.reload(&Requester::new(&pending.sources), ReloadReason::Requested).await;
+                for reply in pending.replies {
                     let _ = reply.send(outcome.clone()); // the client may be gone
                 }
                 self.update_watches(&trigger, &mut watch, &mut folders).await;
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
-            for ComparisonRequest { with, reply } in
-                waiting.comparisons.into_iter().filter(|comparison| !comparison.reply.is_closed())
+            for ComparisonRequest { target, reply } in
+                pending.comparisons.into_iter().filter(|comparison| !comparison.reply.is_closed())
             {
-                let _ = reply.send(self.compare(with).await);
+                let _ = reply.send(self.compare(target).await);
             }
         }
     }
@@ -195,7 +195,7 @@ impl Reloader {
         let drift = match self.read(ConfigFiles::OnDisk).await {
             Ok(PreparedConfig { change, watch_set, fingerprint, config }) => {
                 self.record_read(watch_set, Some(fingerprint));
-                self.runtime.config_status.rolls_back(config.rollback);
+                self.runtime.config_status.set_pending_rollback(config.rollback);
                 if self.failed_to_listen != Some(config.digest) {
                     self.clear_rejection();
                 }
@@ -227,14 +227,14 @@ impl Reloader {
     fn clear_rejection(&mut self) {
         self.last_problems.clear();
         self.failed_to_listen = None;
-        self.runtime.unreject();
+        self.runtime.clear_rejection();
     }
 
     /// Sets or clears the drift. Its begin and its end are logged.
     fn set_drift(&self, what: Option<String>) {
         self.runtime.metrics.config_drift.set(i64::from(what.is_some()));
         let drift = what.clone();
-        if self.runtime.config_status.drifts(what) {
+        if self.runtime.config_status.set_drift(what, Timestamp::now()) {
             match drift {
                 Some(drift) => warn!("the configuration on disk differs from the active one: {drift}"),
                 None => info!("the configuration on disk is the active one again"),
@@ -257,7 +257,7 @@ impl Reloader {
     async fn read(&self, files: ConfigFiles) -> Result<PreparedConfig, Box<Rejection>> {
         let (path, active, previous) =
             (self.path.clone(), self.runtime.active_config(), self.watch_set.key_dirs.clone());
-        let snapshot = Arc::clone(&self.runtime.config_status.adopted().written);
+        let snapshot = Arc::clone(&self.runtime.config_status.adopted().snapshot);
         let reading = self.runtime.config_worker.run(move || prepare(&path, &active, &snapshot, &previous, files));
         reading.await.unwrap_or_else(|_| {
             let problems = ProblemReport::general("the configuration could not be read");
@@ -276,13 +276,13 @@ impl Reloader {
             }
         };
         self.record_read(watch_set, Some(fingerprint));
-        self.runtime.config_status.rolls_back(config.rollback);
+        self.runtime.config_status.set_pending_rollback(config.rollback);
         let outcome = match change {
             None => {
                 self.clear_rejection();
                 self.set_drift(None);
                 self.runtime.config_status.log_unchanged(requester.cause, &requester.by);
-                self.runtime.config_status.outcome(ReloadVerdict::Unchanged)
+                self.runtime.config_status.current_outcome(ReloadVerdict::Unchanged)
             }
             Some(change) => match self.open_resources(&config).await {
                 Err(problems) => {
@@ -323,13 +323,13 @@ impl Reloader {
         let restart = self.startup_settings.restart_required_keys(&StartupSettings::from_config(config));
         let adopted = AdoptedConfig {
             number: self.runtime.config_status.adopted().number + 1,
-            at: Timestamp::now(),
-            by: requester.by.clone(),
+            adopted_at: Timestamp::now(),
+            adopted_by: requester.by.clone(),
             cause: config.rollback.map_or_else(|| requester.cause.to_owned(), |number| format!("rollback to {number}")),
             difference: difference.clone(),
-            written: Arc::clone(&config.snapshot),
+            snapshot: Arc::clone(&config.snapshot),
             warnings: contained.iter().chain(&warnings).cloned().collect(),
-            restart: restart.clone(),
+            restart_required: restart.clone(),
         };
         let (cause, by) = (adopted.cause.clone(), format!(", by {}", requester.by));
         let by = if cause == requester.by { "" } else { &by };
@@ -359,7 +359,7 @@ impl Reloader {
         ReloadOutcome {
             difference,
             warnings: all_warnings,
-            ..self.runtime.config_status.outcome(ReloadVerdict::Adopted)
+            ..self.runtime.config_status.current_outcome(ReloadVerdict::Adopted)
         }
     }
 
@@ -373,8 +373,8 @@ impl Reloader {
     fn reject(&mut self, problems: ProblemReport, requester: &Requester, reason: ReloadReason) -> ReloadOutcome {
         if reason == ReloadReason::Requested || problems.lines != self.last_problems {
             self.runtime.reject(RejectedConfig {
-                at: Timestamp::now(),
-                by: requester.by.clone(),
+                rejected_at: Timestamp::now(),
+                requested_by: requester.by.clone(),
                 problems: problems.lines.clone(),
             });
             self.without_logged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
@@ -385,7 +385,7 @@ impl Reloader {
             self.last_problems.clone_from(&problems.lines);
         }
         self.runtime.metrics.config_drift.set(1);
-        self.runtime.config_status.drifts(problems.lines.first().cloned()); // logged above, as a rejection
+        self.runtime.config_status.set_drift(problems.lines.first().cloned(), Timestamp::now()); // logged above, as a rejection
         self.rejected_outcome(problems)
     }
 }

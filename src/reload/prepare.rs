@@ -139,7 +139,7 @@ pub(super) fn prepare(
     let (plan, more) = policy::recompile(&config, Some(&active.plan), now)
         .map_err(|problems| rejection(ProblemReport::new(&problems, &config.sources)))?;
     let basis = ResolverConfig::read(&config.resolver);
-    let is_same_resolver = basis.is_ok_and(|basis| basis == *active.resolver.basis());
+    let is_same_resolver = basis.is_ok_and(|basis| basis == *active.resolver.config());
     if config.digest == active.plan.digest && is_same_resolver {
         return Ok(PreparedConfig { config, watch_set, change: None, fingerprint });
     }

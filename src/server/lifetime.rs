@@ -93,7 +93,7 @@ impl ConnectionLifetime {
             match self.accepted_during_drain {
                 true => sleep(FIRST_REQUEST_TIMEOUT).await,
                 false => {
-                    let _ = self.runtime.drained().wait_for(|draining| *draining).await;
+                    let _ = self.runtime.drain_signal().wait_for(|draining| *draining).await;
                     if self.awaits_first_request() {
                         sleep(FIRST_REQUEST_TIMEOUT).await;
                     }

@@ -1,17 +1,16 @@
-//! What outlives a delivery: the plan in force, and the state that no reload may reset.
-//! What does the running proxy remember?
+//! The state that outlives a delivery: the active configuration, and the state that a reload must not reset.
+//! Which state does the running proxy keep?
 
 pub mod config;
-mod gauges;
 pub mod limits;
 pub mod observability;
-mod readiness;
 pub mod replay;
 pub mod upstreams;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -25,14 +24,14 @@ use config::ActiveConfig;
 pub struct Runtime {
     active: ArcSwap<ActiveConfig>,
     pub config_worker: config::worker::BackgroundWorker,
-    /// Renders `/metrics`, and nothing else: readiness must not wait for it.
+    /// Renders only `/metrics`, so that readiness does not wait for it.
     pub metrics_worker: config::worker::BackgroundWorker,
-    /// Works out what other requests to the admin listener ask for.
+    /// Renders the other responses of the admin listener.
     pub admin_worker: config::worker::BackgroundWorker,
     pub deferred_drop: Arc<config::deferred_drop::DeferredDrop>,
     pub limits: Arc<limits::Limits>,
     pub admission: Arc<limits::admission::AdmissionQueue>,
-    /// Places of open tunnels.
+    /// The permits of open tunnels.
     pub tunnel_permits: Arc<Semaphore>,
     pub replay_cache: replay::ReplayCache,
     pub connection_pool: Arc<upstreams::pool::ConnectionPool>,
@@ -49,29 +48,29 @@ pub struct Runtime {
     pub started_at: Timestamp,
     pub config_status: config::status::ConfigStatus,
     pub reload_queue: Arc<config::reload_queue::ReloadQueue>,
-    /// Requests of HTTP/2, which are tasks beside their connection's.
-    streams: watch::Sender<usize>,
+    /// The number of open HTTP/2 requests, whose tasks are separate from their connection's.
+    open_streams: watch::Sender<usize>,
     draining: watch::Sender<bool>,
     /// The listeners that another process has taken over: see [`Runtime::drain`].
     handed_over: OnceLock<Vec<Listen>>,
-    cut: AtomicBool,
-    requests: AtomicU64,
+    is_hard_stopped: AtomicBool,
+    request_count: AtomicU64,
     random: RandomState,
 }
 
-/// A request of HTTP/2 that is open; dropped when its delivery has left its record.
+/// An open HTTP/2 request. It is dropped after the record of its delivery is written.
 pub struct StreamGuard(Arc<Runtime>);
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.0.streams.send_if_modified(|count| {
+        self.0.open_streams.send_if_modified(|count| {
             *count -= 1;
             *count == 0
         });
     }
 }
 
-/// New deliveries are refused; the ones in flight finish.
+/// The refusal of a new delivery while the process drains.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Draining;
 
@@ -83,13 +82,13 @@ impl Runtime {
             metrics_worker: config::worker::BackgroundWorker::with_name("metrics"),
             admin_worker: config::worker::BackgroundWorker::with_name("admin"),
             deferred_drop: Arc::default(),
-            limits: Arc::new(limits::Limits::new()),
+            limits: Arc::default(),
             admission: Arc::new(limits::admission::AdmissionQueue::new()),
             tunnel_permits: Arc::new(Semaphore::new(fd_limit::connections_max().min(Semaphore::MAX_PERMITS))),
             replay_cache: replay::ReplayCache::new(),
             connection_pool: Arc::new(upstreams::pool::ConnectionPool::new()),
             circuit_breakers: Arc::default(),
-            source_health: upstreams::health::SourceHealth::default(),
+            source_health: upstreams::health::SourceHealth::new(Instant::now()),
             verified_targets: upstreams::verified::VerifiedTargetCache::default(),
             http1_only: upstreams::http1_only::Http1OnlyTargets::default(),
             tokens: Arc::default(),
@@ -101,11 +100,11 @@ impl Runtime {
             started_at: Timestamp::now(),
             config_status: config::status::ConfigStatus::default(),
             reload_queue: Arc::default(),
-            streams: watch::Sender::new(0),
+            open_streams: watch::Sender::new(0),
             draining: watch::Sender::new(false),
             handed_over: OnceLock::new(),
-            cut: AtomicBool::new(false),
-            requests: AtomicU64::new(0),
+            is_hard_stopped: AtomicBool::new(false),
+            request_count: AtomicU64::new(0),
             random: RandomState::new(),
         }
     }
@@ -114,73 +113,74 @@ impl Runtime {
         self.active.load_full()
     }
 
-    /// Atomic: a delivery sees the plan before or the plan after, never a mixture. Nothing leaves any more over idle
-    /// connections from addresses that are not ours now.
+    /// Replaces the active configuration atomically: a delivery uses the former one or the new one, never a mixture. Idle
+    /// connections from source addresses that are no longer in a pool are closed.
     pub fn adopt(&self, next: ActiveConfig, adopted: config::status::AdoptedConfig) {
         self.deferred_drop.push(self.active.swap(Arc::new(next)));
-        self.sweep_retired();
+        self.sweep_deferred_drops();
         self.config_status.adopt(adopted);
         self.metrics.reloaded(true);
         self.sweep_connections();
     }
 
-    /// Frees former plans that no delivery holds, on the config thread, which carries no traffic.
-    pub fn sweep_retired(&self) {
-        if self.deferred_drop.count() > 0 {
-            let retired = Arc::clone(&self.deferred_drop);
-            drop(self.config_worker.run(move || retired.sweep()));
+    /// Drops former configurations that no delivery holds, on the config thread, which carries no traffic.
+    pub fn sweep_deferred_drops(&self) {
+        if !self.deferred_drop.is_empty() {
+            let deferred_drop = Arc::clone(&self.deferred_drop);
+            drop(self.config_worker.run(move || deferred_drop.sweep()));
         }
     }
 
-    /// The configuration on disk is not adopted; the one in force stays.
+    /// Records that the configuration on disk was rejected. The active one stays.
     pub fn reject(&self, rejected: config::status::RejectedConfig) {
         self.config_status.reject(rejected);
         self.metrics.reloaded(false);
     }
 
-    /// Why the one in force is not in the history; `None`: it is.
-    pub fn set_history_error(&self, why: Option<String>) {
-        self.metrics.history_failed.set(i64::from(why.is_some()));
-        self.config_status.set_history_error(why);
+    /// Sets the reason why the history lacks the active configuration. `None`: the history has it.
+    pub fn set_history_error(&self, error: Option<String>) {
+        self.metrics.history_failed.set(i64::from(error.is_some()));
+        self.config_status.set_history_error(error);
     }
 
-    /// The configuration on disk is again the one in force.
-    pub fn unreject(&self) {
-        self.config_status.unreject();
+    /// Clears the rejection: the configuration on disk is the active one again.
+    pub fn clear_rejection(&self) {
+        self.config_status.clear_rejection();
         self.metrics.reload_failed.set(0);
     }
 
-    /// Closes idle connections that no delivery may reuse: too old, or from a source that left its pool.
+    /// Closes the idle connections that no delivery may reuse: too old, or from a source that is no longer in a pool.
     pub fn sweep_connections(&self) {
-        let (now, view, active) = (Timestamp::now(), self.sources.view(), self.active_config());
+        let (now, snapshot, active) = (Timestamp::now(), self.sources.snapshot(), self.active_config());
         let (pools, timeouts) = (&active.plan.pools, &active.plan.timeouts);
-        self.connection_pool.keep_sources(pools.values().cloned().collect());
-        self.connection_pool
-            .sweep(timeouts.reuse, |from| view.has(from) && pools.values().any(|pool| pool.contains(from, now)));
+        self.connection_pool.set_allowed_sources(pools.values().cloned().collect());
+        self.connection_pool.sweep(timeouts.reuse, Instant::now(), |from| {
+            snapshot.has(from) && pools.values().any(|pool| pool.contains(from, now))
+        });
     }
 
-    /// New deliveries are refused, but of clients that connected to a listener of `handed_over`: their connections began
-    /// before, and this process alone can serve them.
+    /// Begins the drain: new deliveries are refused. Deliveries of clients that connected to a listener of `handed_over` are
+    /// still accepted, since only this process can serve their connections.
     pub fn drain(&self, handed_over: &[Listen]) {
         self.handed_over.get_or_init(|| handed_over.to_vec());
         self.draining.send_replace(true);
     }
-    /// The drain is over: what is still in flight ends now, and not by its client's doing.
-    pub fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
+    /// Ends the drain: deliveries still in flight end now, and their records blame outgate.
+    pub fn hard_stop(&self) {
+        self.is_hard_stopped.store(true, Ordering::Relaxed);
     }
-    pub fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    pub fn is_hard_stopped(&self) -> bool {
+        self.is_hard_stopped.load(Ordering::Relaxed)
     }
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
-    /// Resolves when the drain begins.
-    pub fn drained(&self) -> watch::Receiver<bool> {
+    /// Returns a receiver that changes to `true` when the drain begins.
+    pub fn drain_signal(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
-    /// Judges a request of a client that connected to `listen`.
-    pub fn refuse_when_draining(&self, listen: Option<&Listen>) -> Result<(), Draining> {
+    /// Checks whether a request of a client that connected to `listen` is refused by the drain.
+    pub fn check_draining(&self, listen: Option<&Listen>) -> Result<(), Draining> {
         let is_handed_over = || {
             let handed_over = self.handed_over.get();
             handed_over.zip(listen).is_some_and(|(handed_over, listen)| handed_over.contains(listen))
@@ -189,20 +189,20 @@ impl Runtime {
     }
 
     pub fn open_stream(self: &Arc<Self>) -> StreamGuard {
-        self.streams.send_if_modified(|count| {
+        self.open_streams.send_if_modified(|count| {
             *count += 1;
             false
         });
         StreamGuard(Arc::clone(self))
     }
-    /// Resolves when no request of HTTP/2 is open.
+    /// Resolves when no HTTP/2 request is open.
     pub async fn all_streams_closed(&self) {
-        let _ = self.streams.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.open_streams.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    /// Unique in this process and, for all practical purposes, beyond it.
+    /// Returns an id that is unique in this process, and in practice beyond it.
     pub fn next_request_id(&self) -> String {
-        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        let count = self.request_count.fetch_add(1, Ordering::Relaxed);
         format!("{:016x}{count:08x}", self.random.hash_one((count, "request")))
     }
 }

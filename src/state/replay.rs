@@ -1,5 +1,5 @@
-//! Signatures that were used, until they expire by themselves.
-//! Has this request been made before?
+//! The signatures that were used, until they expire.
+//! Is this request a replay?
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use crate::names::ClientName;
 use crate::policy::authn::ReplayToken;
 
-/// Signatures of one client, and of all, remembered at a time: what does not fit is refused, since to forget one would
-/// be to let it be used again. At 36 bytes each all take 150 MiB; a client may sign 3500 requests a second for the
-/// 300 seconds that a signature is good for.
+/// The number of signatures of one client, and of all clients. A request that does not fit is refused: evicting a signature
+/// would allow its replay. At 36 bytes each, all take 150 MiB. A client may sign 3500 requests a second during the 300
+/// seconds for which a signature is valid.
 const CLIENT_MAX: usize = 1 << 20;
 const ALL_MAX: usize = 1 << 22;
 
-/// No two requests were ever signed alike, so half of a SHA-256 tells them apart.
+/// The first half of the SHA-256 of a signature, which is enough to distinguish signatures.
 type TokenHash = [u8; 16];
 
 pub struct ReplayCache {
@@ -33,7 +33,7 @@ struct SeenTokens {
 
 #[derive(Default)]
 struct ClientTokens {
-    /// By the last second in which they could be accepted: what expires, expires together.
+    /// The tokens by the last second in which they are accepted, so that they expire together.
     by_second: BTreeMap<i64, HashSet<TokenHash>>,
     count: usize,
 }
@@ -42,7 +42,7 @@ struct ClientTokens {
 pub enum ReplayError {
     /// The signature was used.
     Replayed,
-    /// There is no room to remember it.
+    /// The cache is full.
     CacheFull,
 }
 
@@ -58,13 +58,18 @@ impl fmt::Display for ReplayError {
 impl std::error::Error for ReplayError {}
 
 impl ReplayCache {
-    #[expect(clippy::new_without_default, reason = "made once, by Live")]
+    #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
         Self { used: Mutex::default(), client_max: CLIENT_MAX, all_max: ALL_MAX }
     }
 
-    /// The first use of a signature, and no other.
-    pub fn check_and_record(&self, client: &ClientName, once: &ReplayToken, now: Timestamp) -> Result<(), ReplayError> {
+    /// Records the first use of a signature. A second use is an error.
+    pub fn check_and_record(
+        &self,
+        client: &ClientName,
+        token: &ReplayToken,
+        now: Timestamp,
+    ) -> Result<(), ReplayError> {
         let mut used = self.used.lock();
         let used = &mut *used;
         if !used.clients.contains_key(client) {
@@ -73,20 +78,20 @@ impl ReplayCache {
         let Some(of_client) = used.clients.get_mut(client) else { return Err(ReplayError::CacheFull) };
         used.count -= of_client.expire(now.as_second());
         let mut key = TokenHash::default();
-        key.copy_from_slice(&once.key[..16]);
-        if of_client.by_second.get(&once.valid_until).is_some_and(|keys| keys.contains(&key)) {
+        key.copy_from_slice(&token.key[..16]);
+        if of_client.by_second.get(&token.valid_until).is_some_and(|keys| keys.contains(&key)) {
             return Err(ReplayError::Replayed);
         }
         if of_client.count >= self.client_max || used.count >= self.all_max {
             return Err(ReplayError::CacheFull);
         }
-        of_client.by_second.entry(once.valid_until).or_default().insert(key);
+        of_client.by_second.entry(token.valid_until).or_default().insert(key);
         of_client.count += 1;
         used.count += 1;
         Ok(())
     }
 
-    /// Forgets what has expired. Call it from time to time: clients that do not call any more go this way.
+    /// Removes expired signatures, and clients without any. Call it periodically.
     pub fn sweep(&self, now: Timestamp) {
         let mut used = self.used.lock();
         let used = &mut *used;
@@ -98,7 +103,7 @@ impl ReplayCache {
 }
 
 impl ClientTokens {
-    /// How many have expired: all that could not be accepted now.
+    /// Removes the tokens that are no longer accepted, and returns their number.
     fn expire(&mut self, now: i64) -> usize {
         let mut expired = 0;
         while let Some(second) = self.by_second.first_entry().filter(|second| *second.key() < now) {
@@ -117,41 +122,41 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn once(key: u8, until: i64) -> ReplayToken {
-        ReplayToken { key: [key; 32], valid_until: until }
+    fn token(key: u8, valid_until: i64) -> ReplayToken {
+        ReplayToken { key: [key; 32], valid_until }
     }
 
     #[test]
-    fn a_signature_is_good_for_one_request_until_it_expires() {
-        let replay = ReplayCache::new();
+    fn replay_cache_accepts_a_signature_once_until_it_expires() {
+        let cache = ReplayCache::new();
         let (a, b) = (ClientName::new("a"), ClientName::new("b"));
-        assert_eq!(replay.check_and_record(&a, &once(1, 100), at(50)), Ok(()));
-        assert_eq!(replay.check_and_record(&a, &once(1, 100), at(50)), Err(ReplayError::Replayed));
-        assert_eq!(replay.check_and_record(&a, &once(1, 100), at(100)), Err(ReplayError::Replayed), "its last second");
-        assert_eq!(replay.check_and_record(&a, &once(2, 100), at(100)), Ok(()));
-        assert_eq!(replay.check_and_record(&b, &once(1, 100), at(50)), Ok(()));
-        assert_eq!(replay.used.lock().count, 3);
-        replay.sweep(at(100));
-        assert_eq!(replay.check_and_record(&a, &once(1, 100), at(100)), Err(ReplayError::Replayed));
-        replay.sweep(at(101));
-        let used = replay.used.lock();
+        assert_eq!(cache.check_and_record(&a, &token(1, 100), at(50)), Ok(()));
+        assert_eq!(cache.check_and_record(&a, &token(1, 100), at(50)), Err(ReplayError::Replayed));
+        assert_eq!(cache.check_and_record(&a, &token(1, 100), at(100)), Err(ReplayError::Replayed), "its last second");
+        assert_eq!(cache.check_and_record(&a, &token(2, 100), at(100)), Ok(()));
+        assert_eq!(cache.check_and_record(&b, &token(1, 100), at(50)), Ok(()));
+        assert_eq!(cache.used.lock().count, 3);
+        cache.sweep(at(100));
+        assert_eq!(cache.check_and_record(&a, &token(1, 100), at(100)), Err(ReplayError::Replayed));
+        cache.sweep(at(101));
+        let used = cache.used.lock();
         assert_eq!((used.count, used.clients.len()), (0, 0));
     }
 
     #[test]
-    fn what_cannot_be_remembered_is_refused_and_nobody_is_forgotten() {
-        let replay = ReplayCache { client_max: 2, all_max: 3, ..ReplayCache::new() };
+    fn replay_cache_that_is_full_refuses_and_evicts_nothing() {
+        let cache = ReplayCache { client_max: 2, all_max: 3, ..ReplayCache::new() };
         let (a, b) = (ClientName::new("a"), ClientName::new("b"));
-        assert_eq!(replay.check_and_record(&a, &once(1, 100), at(50)), Ok(()));
-        assert_eq!(replay.check_and_record(&a, &once(2, 200), at(50)), Ok(()));
-        assert_eq!(replay.check_and_record(&a, &once(3, 200), at(50)), Err(ReplayError::CacheFull));
-        assert_eq!(replay.check_and_record(&a, &once(1, 100), at(50)), Err(ReplayError::Replayed));
+        assert_eq!(cache.check_and_record(&a, &token(1, 100), at(50)), Ok(()));
+        assert_eq!(cache.check_and_record(&a, &token(2, 200), at(50)), Ok(()));
+        assert_eq!(cache.check_and_record(&a, &token(3, 200), at(50)), Err(ReplayError::CacheFull));
+        assert_eq!(cache.check_and_record(&a, &token(1, 100), at(50)), Err(ReplayError::Replayed));
         assert_eq!(
-            replay.check_and_record(&b, &once(1, 100), at(50)),
+            cache.check_and_record(&b, &token(1, 100), at(50)),
             Ok(()),
-            "one client's flood leaves room for others"
+            "a full share of one client leaves room for others"
         );
-        assert_eq!(replay.check_and_record(&b, &once(2, 100), at(50)), Err(ReplayError::CacheFull));
-        assert_eq!(replay.check_and_record(&a, &once(3, 200), at(101)), Ok(()), "what has expired makes room");
+        assert_eq!(cache.check_and_record(&b, &token(2, 100), at(50)), Err(ReplayError::CacheFull));
+        assert_eq!(cache.check_and_record(&a, &token(3, 200), at(101)), Ok(()), "the expired signature made room");
     }
 }

@@ -127,7 +127,7 @@ impl Demo {
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         print_next_steps(&demo);
-        Ok(proxy.until_told_to_stop().await)
+        Ok(proxy.run_until_signal().await)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::net::http_client::Connection;
 use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
 use crate::policy::egress::Hop;
 use crate::state::Runtime;
-use crate::state::upstreams::pool::{ConnectionPool, PoolKey, PooledConnection};
+use crate::state::upstreams::pool::{PoolKey, PooledConnection};
 
 pub(super) use send::LARGE_REQUEST_HEAD;
 
@@ -50,7 +50,9 @@ impl<'a> UpstreamConnector<'a> {
         };
         let (pool, timeouts) = (&self.delivery.runtime.connection_pool, &self.delivery.route.timeouts);
         for from in self.chosen_sources() {
-            if let Some(connection) = pool.acquire(&self.pool_key(from), timeouts, is_eligible).await {
+            if let Some(connection) =
+                pool.acquire(&self.pool_key(from), timeouts, std::time::Instant::now(), is_eligible).await
+            {
                 record.set_connection(&connection, true);
                 return Ok(connection);
             }
@@ -81,7 +83,7 @@ impl<'a> UpstreamConnector<'a> {
     ) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
         let Delivery { active, route, tenant, target, .. } = self.delivery;
         record.begin(Step::Tls);
-        let client_tls = active.tls_terms(&route.trust);
+        let client_tls = active.client_tls(&route.trust);
         let deadline = Instant::now() + self.remaining_timeout(route.timeouts.tls, Duration::ZERO);
         let result = tls::handshake(socket, &client_tls, *tenant, &target.host, offer, deadline).await;
         record.step(Step::Tls);
@@ -112,7 +114,7 @@ impl<'a> UpstreamConnector<'a> {
     async fn dial(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
         let connection = self.dial_new(record).await?;
         let (key, idle) = (self.pool_key(connection.hop().from()), self.delivery.route.timeouts.idle);
-        let connection = ConnectionPool::lease(&self.delivery.runtime.connection_pool, key, connection, idle);
+        let connection = self.delivery.runtime.connection_pool.lease(key, connection, idle);
         record.set_connection(&connection, false);
         Ok(connection)
     }
@@ -121,7 +123,7 @@ impl<'a> UpstreamConnector<'a> {
     async fn dial_dedicated(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
         let connection = self.dial_new(record).await?;
         let key = self.pool_key(connection.hop().from());
-        let connection = ConnectionPool::lease_dedicated(&self.delivery.runtime.connection_pool, key, connection);
+        let connection = self.delivery.runtime.connection_pool.lease_dedicated(key, connection);
         record.set_connection(&connection, false);
         Ok(connection)
     }
@@ -144,7 +146,7 @@ impl<'a> UpstreamConnector<'a> {
     }
 
     fn requires_http1(&self) -> bool {
-        self.delivery.runtime.http1_only.contains(self.delivery.target)
+        self.delivery.runtime.http1_only.contains(self.delivery.target, std::time::Instant::now())
     }
 
     fn pool_key(&self, from: IpAddr) -> PoolKey {
@@ -190,6 +192,6 @@ pub(super) fn observe_dial(
         runtime.sources.refused(source);
     }
     let connected = report.outcome.as_ref().ok().map(|dialled| dialled.hop);
-    runtime.source_health.observe_dial(host, tenant, connected, &report.unresponsive_hops);
+    runtime.source_health.observe_dial(host, tenant, connected, &report.unresponsive_hops, std::time::Instant::now());
     report.outcome
 }

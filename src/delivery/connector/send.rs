@@ -78,19 +78,19 @@ impl UpstreamConnector<'_> {
                 }
             };
             if connection.requires_http1() {
-                runtime.http1_only.remember(self.delivery.target);
+                runtime.http1_only.insert(self.delivery.target, std::time::Instant::now());
             }
             let is_oversized = head > connection.request_head_max();
             match sent {
                 Ok(response) => {
                     record.responded(response.status());
-                    runtime.source_health.responded(connection.hop().from());
+                    runtime.source_health.responded(connection.hop().from(), std::time::Instant::now());
                     connection.observe_keep_alive(response.headers());
                     return Ok(response);
                 }
                 Err(SendError::Malformed(violation)) => {
                     connection.finish_exchange(); // the response ends its own stream only
-                    runtime.source_health.responded(connection.hop().from());
+                    runtime.source_health.responded(connection.hop().from(), std::time::Instant::now());
                     return Err(errors::malformed_response(violation, route.response_head_max));
                 }
                 Err(SendError::Lost(error)) => {
@@ -113,7 +113,8 @@ impl UpstreamConnector<'_> {
                 }
                 Err(SendError::Unprocessed { reason, request: returned }) => {
                     if reason == Unprocessed::RequiresHttp1 {
-                        runtime.http1_only.remember(self.delivery.target); // this connection takes no new request
+                        // This connection takes no new request.
+                        runtime.http1_only.insert(self.delivery.target, std::time::Instant::now());
                     } else {
                         connection.finish_exchange();
                     }

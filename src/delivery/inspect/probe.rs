@@ -90,7 +90,7 @@ pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result
     let cleared = steps::resolve(&delivery, route.pool.families(Timestamp::now())).await?;
     let resolved = started.elapsed();
     let now = Timestamp::now();
-    let usable = runtime.sources.view().of(&route.pool.active_ranges(now));
+    let usable = runtime.sources.snapshot().usable_ranges(&route.pool.active_ranges(now));
     let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, now)?;
     let results = probe_hops(&delivery, &survey.hops).await;
     let gaps = gaps(&target, &survey, &results);

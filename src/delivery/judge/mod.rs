@@ -147,7 +147,7 @@ pub(super) fn judge_request<'p>(
     let ProxyRequest { method, fields, body, caller, .. } = request;
     let read = RequestTarget::read(request);
     record_requested(&read, method, record);
-    let is_draining = runtime.refuse_when_draining(caller.listen.as_deref());
+    let is_draining = runtime.check_draining(caller.listen.as_deref());
     let request_target = is_draining.map_err(Refusal::from).and(read.map_err(|invalid| invalid.refusal));
     let (body_min, now) = (body.size_hint().lower(), Timestamp::now());
     let input = JudgeInput { request_target, head: RequestHead { method, fields: Some(fields), body_min, now } };

@@ -298,13 +298,13 @@ impl Drop for Record {
         }
         let elapsed = self.timer.finish();
         let (status, code, blame) = match &self.outcome {
-            RecordOutcome::Pending if self.runtime.is_cut() => (None, Code::Draining.name(), "outgate"),
+            RecordOutcome::Pending if self.runtime.is_hard_stopped() => (None, Code::Draining.name(), "outgate"),
             RecordOutcome::Pending => (None, "client_gone", "client"),
             RecordOutcome::Responded { status, error: Some(code), .. } => {
                 (Some(*status), code.name(), code.row().blame.as_str())
             }
             RecordOutcome::Responded { status, complete: true, .. } => (Some(*status), "delivered", "none"),
-            RecordOutcome::Responded { status, .. } if self.runtime.is_cut() => {
+            RecordOutcome::Responded { status, .. } if self.runtime.is_hard_stopped() => {
                 (Some(*status), Code::Draining.name(), "outgate")
             }
             // The target got the webhook, but the client closed the connection before the end of the response.

@@ -147,7 +147,7 @@ impl RelayedBody {
 }
 
 fn release(mut connection: PooledConnection, is_reusable: bool) {
-    if is_reusable { connection.release() } else { connection.finish_exchange() }
+    if is_reusable { connection.release(std::time::Instant::now()) } else { connection.finish_exchange() }
 }
 
 /// Waits for the END_STREAM of a response whose announced length has arrived, and returns the connection to the pool. A

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::config::PlaintextPolicy;
@@ -42,14 +43,14 @@ impl UpstreamConnector<'_> {
         }
         let key = VerifiedTargetKey::of(hop, &target.host, &route.trust);
         let host = Some(target.host.clone());
-        if let Some(handshake) = runtime.verified_targets.get(&key) {
+        if let Some(handshake) = runtime.verified_targets.get(&key, std::time::Instant::now(), Timestamp::now()) {
             record.set_handshake(&handshake);
             return Ok(TunnelConnection { socket, hop, host });
         }
         let host = match self.verify(socket, record).await {
             Ok(handshake) => {
                 record.set_handshake(&handshake);
-                runtime.verified_targets.put(key, handshake);
+                runtime.verified_targets.insert(key, handshake, std::time::Instant::now());
                 host
             }
             // The route allows plaintext, and the port is not known to speak TLS. The target sent something else, or

@@ -1,5 +1,5 @@
-//! What a response says of a name's addresses of one family: aliases followed, strange records left out.
-//! Which addresses does the name have, and how long may that be believed?
+//! The reading of a response: the addresses of a name in one family, after its aliases, without unrelated records.
+//! Which addresses does the response give, and for how long are they valid?
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// Aliases that one response may hold in a chain.
+/// The length of a chain of aliases in one response.
 const ALIASES_MAX: usize = 16;
-/// The fault of a server whose aliases lead in a circle, or further than they are followed.
+/// The error of a server whose aliases form a loop, or a chain that is too long.
 pub(super) const ENDLESS_CHAIN: &str = "a chain of aliases without an end";
 
-/// How long a response is believed, whatever its TTL says: no storm of questions for a TTL of zero, and no mistake in
-/// a customer's zone outlives this.
+/// The bounds on the TTL of a response. The minimum prevents a flood of queries; the maximum limits the effect of a mistake in
+/// a customer's zone.
 const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
-/// The same for "there is no such name" (RFC 2308 §5): a customer who adds it should not wait for long.
+/// The bounds for a negative response (RFC 2308 §5): a customer who adds the name should not wait for long.
 const NEGATIVE_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
-/// What is known of a name in one address family.
+/// The answer for a name in one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FamilyAnswer {
     /// Never empty.
@@ -27,7 +27,7 @@ pub(super) enum FamilyAnswer {
     NoData {
         no_such_name: bool,
     },
-    /// Every server has failed; the response code of one, as the IANA registry spells it.
+    /// Every server has failed. The value is the response code of one, as the IANA registry spells it.
     Failed(&'static str),
 }
 
@@ -40,12 +40,12 @@ pub(super) struct AnswerWithTtl {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ParsedResponse {
     Answer(AnswerWithTtl),
-    /// The name is an alias of another, of which the response says nothing.
+    /// The name is an alias of another name, and the response has no records of that.
     Alias(Name, Duration),
 }
 
 impl AnswerWithTtl {
-    pub(super) fn nothing(no_such_name: bool, ttl: Duration) -> Self {
+    pub(super) fn no_data(no_such_name: bool, ttl: Duration) -> Self {
         Self {
             answer: FamilyAnswer::NoData { no_such_name },
             ttl: ttl.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end()),
@@ -53,14 +53,14 @@ impl AnswerWithTtl {
     }
 }
 
-/// What a response says of the server instead of the name. NXDOMAIN is a response, and final.
-fn fault(response: &Message) -> Option<&'static str> {
+/// Returns the error of the server that a response shows. NXDOMAIN is no error: it answers the query.
+fn server_error(response: &Message) -> Option<&'static str> {
     let is_lame = response.answers.is_empty()
         && negative_ttl(response).is_none()
         && !response.metadata.authoritative
         && !response.metadata.recursion_available;
     match response.metadata.response_code {
-        // A referral: the server knows nothing of the name, and will not ask for us.
+        // A referral: the server does not know the name and offers no recursion.
         ResponseCode::NoError if is_lame => Some("a referral"),
         ResponseCode::NoError | ResponseCode::NXDomain => None,
         ResponseCode::FormErr => Some("FORMERR"),
@@ -73,16 +73,15 @@ fn fault(response: &Message) -> Option<&'static str> {
     }
 }
 
-/// Reads a response. `chain` is the shortest TTL of the aliases that led to `name`. An error says why the response is
-/// none: the next server is asked.
+/// Reads a response. `chain` is the shortest TTL of the aliases that led to `name`. After an error the next server is queried.
 pub(super) fn read(
     response: &Message,
     name: &Name,
     kind: RecordType,
     chain: Duration,
 ) -> Result<ParsedResponse, &'static str> {
-    if let Some(fault) = fault(response) {
-        return Err(fault);
+    if let Some(error) = server_error(response) {
+        return Err(error);
     }
     let (mut name, mut ttl, mut aliases) = (name, chain, 0);
     while let Some((to, seconds)) = alias(response, name) {
@@ -90,12 +89,12 @@ pub(super) fn read(
         if aliases > ALIASES_MAX {
             return Err(ENDLESS_CHAIN);
         }
-        // A chain of aliases is as short-lived as its shortest-lived link.
+        // The shortest TTL of the chain counts.
         (name, ttl) = (to, ttl.min(seconds_of(seconds)));
     }
-    // Of the last name of the chain (RFC 2308 §2.1, RFC 6604 §3), whatever the answer section holds.
+    // NXDOMAIN is about the last name of the chain (RFC 2308 §2.1, RFC 6604 §3), whatever the answer section has.
     if response.metadata.response_code == ResponseCode::NXDomain {
-        return Ok(ParsedResponse::Answer(AnswerWithTtl::nothing(true, negative_ttl(response).unwrap_or_default())));
+        return Ok(ParsedResponse::Answer(AnswerWithTtl::no_data(true, negative_ttl(response).unwrap_or_default())));
     }
     let mut addresses = Vec::new();
     for record in records(response, name).filter(|record| record.record_type() == kind) {
@@ -108,11 +107,11 @@ pub(super) fn read(
     }
     match negative_ttl(response) {
         None if aliases > 0 => Ok(ParsedResponse::Alias(name.clone(), ttl)),
-        // The chain is broken: the answer section is not empty, as it is for a name without data (RFC 2308 §2.2).
+        // The chain is broken. For a name without data the answer section would be empty (RFC 2308 §2.2).
         None if !response.answers.is_empty() && records(response, name).next().is_none() => {
             Err("records of other names")
         }
-        negative => Ok(ParsedResponse::Answer(AnswerWithTtl::nothing(false, negative.unwrap_or_default()))),
+        negative => Ok(ParsedResponse::Answer(AnswerWithTtl::no_data(false, negative.unwrap_or_default()))),
     }
 }
 
@@ -127,7 +126,7 @@ fn records<'r>(response: &'r Message, owner: &'r Name) -> impl Iterator<Item = &
     response.answers.iter().filter(move |record| record.name == *owner)
 }
 
-/// RFC 2308 §5.
+/// Returns the TTL of a negative response (RFC 2308 §5).
 fn negative_ttl(response: &Message) -> Option<Duration> {
     response.authorities.iter().find_map(|record| match &record.data {
         RData::SOA(soa) => Some(seconds_of(record.ttl.min(soa.minimum))),

@@ -1,5 +1,5 @@
-//! What this host says of names and name servers: `/etc/hosts` and `/etc/resolv.conf`.
-//! Which servers are asked where the configuration names none?
+//! The resolver configuration of this host: `/etc/hosts` and `/etc/resolv.conf`.
+//! Which name servers and static names apply if the configuration has no name server?
 
 #![expect(clippy::disallowed_methods, reason = "reads the system's resolv.conf and hosts")]
 
@@ -15,62 +15,62 @@ use crate::names::Host;
 /// The port of name servers in resolv.conf(5).
 const PORT: u16 = 53;
 
-/// What this host says of names.
-const SYSTEM: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+/// The files of this host.
+const SYSTEM_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
-/// What a resolver is made of: where it is equal, a resolver and what it remembers may be kept.
+/// The configuration of a resolver. A reload with an equal one keeps the resolver and its cache.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ResolverConfig {
     servers: Vec<SocketAddr>,
     hosts: BTreeMap<Host, Vec<IpAddr>>,
-    /// This host's `/etc/hosts` and `/etc/resolv.conf`, where `resolver.servers` is empty.
+    /// The text of `/etc/hosts` and `/etc/resolv.conf`, if `resolver.servers` is empty.
     system: Option<(String, String)>,
 }
 
 impl ResolverConfig {
-    /// The files that it is read from, beside the configuration.
+    /// Returns the files that it is read from, besides the configuration.
     pub fn files(config: &config::Resolver) -> &'static [&'static str] {
-        if config.servers.is_empty() { &SYSTEM } else { &[] }
+        if config.servers.is_empty() { &SYSTEM_FILES } else { &[] }
     }
 
     pub fn read(config: &config::Resolver) -> io::Result<Self> {
         let system = match config.servers.is_empty() {
-            true => Some((text_of(SYSTEM[0])?, text_of(SYSTEM[1])?)),
+            true => Some((text_of(SYSTEM_FILES[0])?, text_of(SYSTEM_FILES[1])?)),
             false => None,
         };
         let servers = config.servers.iter().map(|server| server.value).collect();
         Ok(Self { servers, hosts: config.hosts.clone(), system })
     }
 
-    /// What is likely wrong with the system's name servers, for `check` and the log.
+    /// Returns the likely problems of the system's name servers, for `check` and the log.
     pub fn warnings(&self) -> Vec<String> {
         let Some((_, resolv_conf)) = &self.system else { return Vec::new() };
-        let (servers, unread) = name_servers(resolv_conf);
-        let mut warnings: Vec<String> = unread
+        let (servers, invalid) = name_servers(resolv_conf);
+        let mut warnings: Vec<String> = invalid
             .into_iter()
-            .map(|word| format!("{}: nameserver {word:?} is not an IP address; it is not asked", SYSTEM[1]))
+            .map(|word| format!("{}: nameserver {word:?} is not an IP address; it is not asked", SYSTEM_FILES[1]))
             .collect();
         if servers.is_empty() {
             warnings.push(format!(
                 "no name server is configured: resolver.servers is empty and {} has no nameserver line; \
                  names are asked of 127.0.0.1:{PORT}",
-                SYSTEM[1]
+                SYSTEM_FILES[1]
             ));
         }
         warnings
     }
 
-    /// With `resolver.servers`, exactly those and `resolver.hosts` count. Without, the system's files do as well.
+    /// Returns the name servers: those of `resolver.servers`, or else those of the system.
     pub(super) fn servers(&self) -> Vec<SocketAddr> {
         let Some((_, resolv_conf)) = &self.system else { return self.servers.clone() };
         match name_servers(resolv_conf).0 {
-            // resolv.conf(5): then this host is asked.
+            // resolv.conf(5): without a nameserver line, the server on this host is used.
             none if none.is_empty() => vec![(Ipv4Addr::LOCALHOST, PORT).into()],
             servers => servers,
         }
     }
 
-    /// Names that DNS is not asked for.
+    /// Returns the static names, for which no query is sent.
     pub(super) fn hosts(&self) -> HashMap<Arc<str>, Arc<[IpAddr]>> {
         let mut hosts = self.system.as_ref().map(|(hosts, _)| hosts_file(hosts)).unwrap_or_default();
         for (host, addresses) in &self.hosts {
@@ -82,10 +82,9 @@ impl ResolverConfig {
     }
 }
 
-/// The address of every `nameserver` line, and the words that are no address. Other lines do not matter, whether they
-/// can be read or not.
+/// Returns the address of every `nameserver` line, and the words that are no address. Other lines are ignored.
 fn name_servers(resolv_conf: &str) -> (Vec<SocketAddr>, Vec<&str>) {
-    let (mut servers, mut unread) = (Vec::new(), Vec::new());
+    let (mut servers, mut invalid) = (Vec::new(), Vec::new());
     for line in resolv_conf.lines() {
         let mut words = line.split_whitespace();
         if words.next() != Some("nameserver") {
@@ -95,13 +94,13 @@ fn name_servers(resolv_conf: &str) -> (Vec<SocketAddr>, Vec<&str>) {
         match name_server(word) {
             Some(server) if servers.contains(&server) => {}
             Some(server) => servers.push(server),
-            None => unread.push(word),
+            None => invalid.push(word),
         }
     }
-    (servers, unread)
+    (servers, invalid)
 }
 
-/// An address, with the scope of a link-local one: `fe80::1%eth0`.
+/// Parses an address, with the scope of a link-local one: `fe80::1%eth0`.
 fn name_server(word: &str) -> Option<SocketAddr> {
     let Some((address, scope)) = word.split_once('%') else {
         return word.parse::<IpAddr>().ok().map(|address| (address, PORT).into());
@@ -112,7 +111,7 @@ fn name_server(word: &str) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
 }
 
-/// hosts(5): an address, then names for it; a name may stand on several lines.
+/// Parses hosts(5): an address and its names on each line. A name may be on several lines.
 fn hosts_file(text: &str) -> HashMap<Arc<str>, Arc<[IpAddr]>> {
     let mut hosts: HashMap<Arc<str>, Vec<IpAddr>> = HashMap::new();
     for line in text.lines() {
@@ -129,7 +128,7 @@ fn hosts_file(text: &str) -> HashMap<Arc<str>, Arc<[IpAddr]>> {
     hosts.into_iter().map(|(name, addresses)| (name, addresses.into())).collect()
 }
 
-/// A file that is not there says nothing.
+/// Reads a file. A missing file is empty.
 fn text_of(path: &str) -> io::Result<String> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -143,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_file() {
+    fn hosts_file_gives_each_name_its_addresses() {
         let hosts = hosts_file(
             "127.0.0.1\tlocalhost\n# a comment\n10.0.0.1 Box.Example box # the box\n2001:db8::1 box.example\n\nodd line\n",
         );
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_nameserver_line_of_resolv_conf_counts_whatever_the_others_say() {
+    fn resolv_conf_gives_the_servers_of_every_nameserver_line() {
         let of = |text| name_servers(text).0.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(of("nameserver 192.0.2.53\nnameserver 2001:db8::53\n"), ["192.0.2.53:53", "[2001:db8::53]:53"]);
         assert_eq!(
@@ -168,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn a_system_without_name_servers_is_warned_of() {
-        let basis = |text: &str| ResolverConfig {
+    fn resolv_conf_without_name_servers_causes_a_warning() {
+        let config = |text: &str| ResolverConfig {
             servers: Vec::new(),
             hosts: BTreeMap::new(),
             system: Some((String::new(), text.to_owned())),
         };
-        assert_eq!(basis("nameserver 192.0.2.53\n").warnings(), [""; 0]);
-        let none = basis("search example.org\nnameserver 300.1.1.1\n");
+        assert_eq!(config("nameserver 192.0.2.53\n").warnings(), [""; 0]);
+        let none = config("search example.org\nnameserver 300.1.1.1\n");
         assert_eq!(
             none.warnings(),
             [

@@ -1,5 +1,5 @@
-//! Resolution against name servers of our own, over UDP and TCP on loopback.
-//! Does every kind of answer lead to the right addresses, or to the right fault?
+//! Tests of the resolver against fake name servers, over UDP and TCP on loopback.
+//! Does each kind of response lead to the right addresses, or to the right error?
 
 mod server;
 
@@ -94,7 +94,7 @@ fn zone(name: &str, kind: RecordType) -> FakeReply {
 }
 
 #[tokio::test]
-async fn every_address_of_both_families() {
+async fn resolver_returns_all_addresses_of_both_families() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     for (name, expected) in [
@@ -118,14 +118,14 @@ async fn every_address_of_both_families() {
 }
 
 #[tokio::test]
-async fn a_long_answer_comes_over_tcp() {
+async fn resolver_repeats_a_truncated_response_over_tcp() {
     let server = FakeNameServer::start(zone).await;
     let answers = server.resolver().resolve(&host("long.example"), BOTH, WAIT).await.unwrap();
     assert_eq!(answers.addresses.len(), 200);
 }
 
 #[tokio::test]
-async fn every_fault_is_told_and_remembered() {
+async fn resolver_reports_and_caches_each_error() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     for (name, fault) in [
@@ -143,7 +143,7 @@ async fn every_fault_is_told_and_remembered() {
 }
 
 #[tokio::test]
-async fn silence_ends_at_the_deadline_with_what_was_answered() {
+async fn resolver_returns_the_answered_family_at_the_deadline() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let short = Duration::from_millis(100);
@@ -153,7 +153,7 @@ async fn silence_ends_at_the_deadline_with_what_was_answered() {
 }
 
 #[tokio::test]
-async fn a_family_that_is_never_answered_costs_a_short_wait() {
+async fn resolution_delay_limits_the_wait_for_an_unanswered_family() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let start = Instant::now();
@@ -166,7 +166,7 @@ async fn a_family_that_is_never_answered_costs_a_short_wait() {
 }
 
 #[tokio::test]
-async fn an_answer_of_the_other_family_that_comes_late_is_kept() {
+async fn resolver_caches_a_late_answer_of_the_other_family() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let first = resolver.resolve(&host("late.example"), BOTH, WAIT).await.unwrap();
@@ -179,7 +179,7 @@ async fn an_answer_of_the_other_family_that_comes_late_is_kept() {
 }
 
 #[tokio::test]
-async fn one_family_is_asked_for_alone_where_the_other_is_of_no_use() {
+async fn resolver_queries_only_the_requested_family() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let both = resolver.resolve(&host("both.example"), V4, WAIT).await.unwrap();
@@ -190,7 +190,7 @@ async fn one_family_is_asked_for_alone_where_the_other_is_of_no_use() {
 }
 
 #[tokio::test]
-async fn each_caller_waits_for_its_own_time_and_a_late_response_is_kept() {
+async fn resolver_applies_each_callers_timeout_and_caches_a_late_response() {
     let server = FakeNameServer::start(zone).await;
     let resolver = Arc::new(server.resolver());
     let (slow, short) = (host("slow.example"), Duration::from_millis(20));
@@ -202,7 +202,7 @@ async fn each_caller_waits_for_its_own_time_and_a_late_response_is_kept() {
 
 /// Every answer takes longer than it takes until the question is repeated.
 #[tokio::test]
-async fn a_response_counts_however_late_it_comes() {
+async fn resolver_accepts_a_late_response() {
     let server = FakeNameServer::start(|name, _| {
         FakeReply::Late(Duration::from_millis(2500), vec![address(name, 60, "192.0.2.4")])
     })
@@ -212,7 +212,7 @@ async fn a_response_counts_however_late_it_comes() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_after_one_that_fails() {
+async fn resolver_queries_the_next_server_after_a_failure() {
     let good = FakeNameServer::start(zone).await;
     for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp, ResponseCode::FormErr] {
         let bad = FakeNameServer::start(match code {
@@ -232,7 +232,7 @@ async fn the_next_server_is_asked_after_one_that_fails() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_beside_one_that_is_silent_or_closed() {
+async fn resolver_queries_the_next_server_beside_one_that_is_silent_or_closed() {
     let (good, silent) = (FakeNameServer::start(zone).await, FakeNameServer::start(|_, _| FakeReply::Silence).await);
     for first in [silent.address, closed_port().await] {
         let resolver = resolver(&[first, good.address], &[]);
@@ -241,7 +241,7 @@ async fn the_next_server_is_asked_beside_one_that_is_silent_or_closed() {
 }
 
 #[tokio::test]
-async fn nxdomain_is_final() {
+async fn resolver_takes_nxdomain_as_final() {
     let (first, second) =
         (FakeNameServer::start(|_, _| FakeReply::NoSuchName).await, FakeNameServer::start(zone).await);
     let resolver = resolver(&[first.address, second.address], &[]);
@@ -250,7 +250,7 @@ async fn nxdomain_is_final() {
 }
 
 #[tokio::test]
-async fn nxdomain_is_final_whatever_addresses_come_with_it() {
+async fn resolver_takes_nxdomain_with_addresses_as_final() {
     let zone: server::FakeZone = |name, _| match name {
         "alias.example." => {
             FakeReply::NoSuchNameBeside(vec![alias(name, "gone.example."), address("gone.example.", 60, "192.0.2.4")])
@@ -266,7 +266,7 @@ async fn nxdomain_is_final_whatever_addresses_come_with_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_edns_is_asked_once_more_without_it() {
+async fn resolver_repeats_a_query_without_edns() {
     let formerr: server::FakeZone =
         |name, _| FakeReply::NoEdns(ResponseCode::FormErr, vec![address(name, 60, "192.0.2.4")]);
     let notimp: server::FakeZone =
@@ -279,7 +279,7 @@ async fn a_server_that_refuses_edns_is_asked_once_more_without_it() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_after_a_chain_of_aliases_that_leads_nowhere() {
+async fn resolver_queries_the_next_server_after_an_endless_chain_of_aliases() {
     let good = FakeNameServer::start(zone).await;
     let loop_in_one_response: server::FakeZone =
         |name, _| FakeReply::Records(vec![alias(name, "b.example."), alias("b.example.", name)]);
@@ -302,7 +302,7 @@ async fn the_next_server_is_asked_after_a_chain_of_aliases_that_leads_nowhere() 
 }
 
 #[tokio::test]
-async fn an_outage_is_told_from_a_name_that_is_slow() {
+async fn resolver_distinguishes_an_outage_from_a_slow_name() {
     let silent = FakeNameServer::start(|_, _| FakeReply::Silence).await;
     let half_second = Duration::from_millis(500);
     for servers in [&[silent.address][..], &[closed_port().await]] {
@@ -328,7 +328,7 @@ async fn closed_port() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_crowd_asks_once() {
+async fn resolver_sends_one_query_for_many_callers() {
     let server = FakeNameServer::start(zone).await;
     let resolver = Arc::new(server.resolver());
     let mut crowd = JoinSet::new();
@@ -341,7 +341,7 @@ async fn a_crowd_asks_once() {
 }
 
 #[tokio::test]
-async fn one_who_gives_up_does_not_take_the_answer_along() {
+async fn resolver_answers_other_callers_after_one_gives_up() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let both = host("both.example");
@@ -353,7 +353,7 @@ async fn one_who_gives_up_does_not_take_the_answer_along() {
 }
 
 #[tokio::test]
-async fn static_names_and_addresses_ask_nobody() {
+async fn resolver_sends_no_query_for_static_names_and_addresses() {
     let server = FakeNameServer::start(zone).await;
     let resolver = resolver(&[server.address], &[("both.example", "10.0.0.1"), ("both.example", "10.0.0.2")]);
     let fixed = resolver.resolve(&host("both.example"), BOTH, WAIT).await.unwrap();
@@ -365,7 +365,7 @@ async fn static_names_and_addresses_ask_nobody() {
 }
 
 #[tokio::test]
-async fn what_two_halves_make() {
+async fn resolver_combines_the_answers_of_both_families() {
     let some = || FamilyState::Answered(FamilyAnswer::Addresses(["192.0.2.1".parse().unwrap()].into()), Instant::now());
     let none = || FamilyState::Answered(FamilyAnswer::NoData { no_such_name: false }, Instant::now());
     let gone = || FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, Instant::now());
@@ -393,6 +393,6 @@ async fn what_two_halves_make() {
         (sick(), late(), failed),
         (sick(), none(), failed),
     ] {
-        assert_eq!(whole(&v6, &v4).map(|addresses| addresses.len()), expected);
+        assert_eq!(combine(&v6, &v4).map(|addresses| addresses.len()), expected);
     }
 }

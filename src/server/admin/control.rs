@@ -1,4 +1,4 @@
-//! The commands and the status of a running proxy, for `outgate reload`, `diff`, `explain` and `status`.
+//! The commands to a running proxy, for `outgate reload`, `diff` and `explain`.
 //! Which command may a peer of the admin listener run, and what is its outcome?
 //!
 //! Commands are accepted only over a unix socket, where the kernel identifies the user of the peer.
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{JSON, TEXT, build_response};
 use crate::delivery::{self, ExplainRequest};
@@ -21,9 +21,7 @@ use crate::net::peer::Peer;
 use crate::state::Runtime;
 use crate::state::config::reload_queue::ComparisonTarget;
 use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
-use crate::state::upstreams::sources;
 
-pub(super) const STATUS: &str = "/status";
 const RELOAD: &str = "/reload";
 const DIFF: &str = "/diff";
 const EXPLAIN: &str = "/explain";
@@ -51,14 +49,14 @@ pub(super) async fn handle_post(
     if path == EXPLAIN {
         return Some(explain(runtime, request).await.unwrap_or_else(|response| *response));
     }
-    if !runtime.reload_queue.is_attended() {
+    if !runtime.reload_queue.is_ready() {
         let message =
             "outgate runs without a configuration file: the built-in configuration cannot be changed or compared\n";
         return Some(build_response(StatusCode::CONFLICT, TEXT, message.into()));
     }
     let outcome = if path == RELOAD {
-        let by = ReloadSource::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
-        runtime.reload_queue.ask_and_wait(by)
+        let source = ReloadSource::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
+        runtime.reload_queue.request_and_wait(source)
     } else {
         match comparison_source(request).await {
             Ok(source) => runtime.reload_queue.compare(source),
@@ -124,47 +122,4 @@ fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {
         ReloadVerdict::Adopted | ReloadVerdict::Unchanged | ReloadVerdict::Different => StatusCode::OK,
     };
     build_response(status, JSON, json!(outcome).to_string())
-}
-
-pub(super) fn status(runtime: &Runtime) -> Value {
-    let (adopted, rejected, state) =
-        (runtime.config_status.adopted(), runtime.config_status.rejected(), runtime.readiness());
-    let (now, view, active) = (Timestamp::now(), runtime.sources.view(), runtime.active_config());
-    let pool = |(name, pool): (&crate::names::PoolName, &Arc<crate::policy::egress::Pool>)| {
-        let ranges = pool.active_ranges(now);
-        // As text: IPv6 pools have more addresses than a JSON number can say.
-        let (configured, usable) = (sources::total(&ranges).to_string(), view.count(&ranges).to_string());
-        json!({ "pool": name.as_str(), "configured": configured, "usable": usable })
-    };
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "started": runtime.started_at,
-        "ready": state.blocked.is_empty(),
-        "blocked": state.blocked,
-        "degraded": state.degraded,
-        "configuration": {
-            "file": adopted.written.main_path(),
-            "number": adopted.number,
-            "digest": adopted.written.digest,
-            "at": adopted.at,
-            "by": adopted.by,
-            "how": adopted.cause,
-            "changes": adopted.difference.changes,
-            "more": adopted.difference.more,
-            "warnings": adopted.warnings,
-            "restart": adopted.restart,
-        },
-        "rejected": rejected.map(|rejected| json!({
-            "at": rejected.at, "by": rejected.by, "problems": rejected.problems,
-        })),
-        "drift": runtime.config_status.drift().as_deref(),
-        "history": runtime.config_status.history().as_deref(),
-        "listeners": *runtime.config_status.listening(),
-        "pools": active.plan.pools.iter().map(pool).collect::<Vec<_>>(),
-        "client_connections": runtime.metrics.client_connections.get(),
-        "deliveries_in_flight": runtime.admission.count().0,
-        "deliveries_waiting": runtime.admission.count().1,
-        "tunnels": runtime.metrics.tunnels.get(),
-        "idle_target_connections": runtime.connection_pool.kept(),
-    })
 }

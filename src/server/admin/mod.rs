@@ -2,6 +2,9 @@
 //! Which path of the admin listener returns which response?
 
 mod control;
+mod gauges;
+mod readiness;
+mod status;
 mod tcp_limits;
 mod text_format;
 
@@ -28,8 +31,10 @@ use crate::net::listen::{ClientSocket, ClientStream, Listener};
 use crate::net::peer::{self, Peer};
 use crate::policy::sign;
 use crate::state::Runtime;
-use control::STATUS;
 use tcp_limits::{HostRejection, TcpConnections};
+
+pub use gauges::render_metrics;
+pub use readiness::Readiness;
 
 /// Limits the open connections of one unix socket; further ones wait. For TCP see [`tcp_limits`].
 const CONNECTIONS_MAX: usize = 64;
@@ -37,6 +42,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limits the lifetime of a connection: a probe needs it no longer.
 const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(60);
 
+const STATUS: &str = "/status";
 const METRICS: &str = "/metrics";
 const KEYS: &str = "/keys";
 const KEY_DIRECTORY: &str = "/.well-known/http-message-signatures-directory";
@@ -153,8 +159,7 @@ fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_te
     match path {
         "/readyz" => readiness_response(runtime),
         METRICS => {
-            runtime.observe();
-            let (body, media_type) = runtime.metrics.render();
+            let (body, media_type) = render_metrics(runtime, Timestamp::now());
             match prefers_text {
                 true => build_response(StatusCode::OK, text_format::MEDIA_TYPE, text_format::from_openmetrics(&body)),
                 false => build_response(StatusCode::OK, media_type, body),
@@ -168,7 +173,7 @@ fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_te
             let set = sign::directory(&runtime.active_config().plan.signers, tenant, Timestamp::now());
             keys_response(set, "application/http-message-signatures-directory+json")
         }
-        STATUS => build_response(StatusCode::OK, JSON, control::status(runtime).to_string()),
+        STATUS => build_response(StatusCode::OK, JSON, status::status(runtime, Timestamp::now()).to_string()),
         _ => build_response(
             StatusCode::NOT_FOUND,
             TEXT,
@@ -193,10 +198,10 @@ fn prefers_text(headers: &http::HeaderMap) -> bool {
 }
 
 fn readiness_response(runtime: &Runtime) -> Response<Full<Bytes>> {
-    let state = runtime.readiness();
-    let status = if state.blocked.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = String::from(if state.blocked.is_empty() { "ready\n" } else { "not ready\n" });
-    for reason in state.blocked.iter().chain(&state.degraded) {
+    let readiness = Readiness::of(runtime, Timestamp::now());
+    let status = if readiness.blocked.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut body = String::from(if readiness.blocked.is_empty() { "ready\n" } else { "not ready\n" });
+    for reason in readiness.blocked.iter().chain(&readiness.degraded) {
         body.push_str(reason);
         body.push('\n');
     }

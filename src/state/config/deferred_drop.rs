@@ -1,5 +1,5 @@
-//! Plans that are no longer in force, until nobody holds them: to free a hundred thousand routes takes a while.
-//! Who clears them away, so that no webhook waits for it?
+//! Former configurations, which are dropped away from the traffic: dropping a hundred thousand routes takes a while.
+//! Which thread drops a former configuration, so that no webhook waits for it?
 
 use std::sync::Arc;
 
@@ -11,23 +11,24 @@ use crate::state::config::ActiveConfig;
 pub struct DeferredDrop(Mutex<Vec<Arc<ActiveConfig>>>);
 
 impl DeferredDrop {
-    /// While it is here, whoever lets go of it is never the last.
-    pub fn push(&self, before: Arc<ActiveConfig>) {
-        self.0.lock().push(before);
+    /// Adds a former configuration. While it is here, no delivery drops the last reference to it.
+    pub fn push(&self, config: Arc<ActiveConfig>) {
+        self.0.lock().push(config);
     }
 
-    /// Frees those that no delivery holds any more. It may take milliseconds each: call it where nobody waits.
+    /// Drops the configurations that no delivery holds any more. It may take milliseconds for each: call it on a background
+    /// thread.
     pub fn sweep(&self) {
-        let mut retired = self.0.lock();
-        // Once nobody else has it, nobody can get it.
-        let (free, held): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *retired).into_iter().partition(|plan| Arc::strong_count(plan) == 1);
-        *retired = held;
-        drop(retired);
-        drop(free);
+        let mut pending = self.0.lock();
+        // No other reference can appear once this one is the last.
+        let (unused, in_use): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *pending).into_iter().partition(|config| Arc::strong_count(config) == 1);
+        *pending = in_use;
+        drop(pending);
+        drop(unused);
     }
 
-    pub fn count(&self) -> usize {
-        self.0.lock().len()
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
     }
 }

@@ -1,5 +1,5 @@
-//! The configuration in use: which one it is, and how another takes its place.
-//! Which configuration runs, and what waits to be done about it?
+//! The active configuration, and the requests to replace it.
+//! Which configuration is active, and how does another one take its place?
 
 pub mod active;
 pub mod deferred_drop;

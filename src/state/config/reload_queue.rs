@@ -1,5 +1,5 @@
-//! Requests to read the configuration again, from wherever they come, until the one who reads it takes them all at once.
-//! Who asks, and who waits for what comes of it?
+//! The requests to reload or compare the configuration, until the reloader takes all of them at once.
+//! Which requests are pending, and which callers wait for the outcome?
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,93 +9,95 @@ use tokio::sync::{Notify, oneshot};
 use crate::config::SourceSnapshot;
 use crate::state::config::status::{ReloadOutcome, ReloadSource};
 
-/// Bounded by who can ask: files and signals are one request each however often they ask, and each user holds one of
-/// the admin listener's connections; who has gone is forgotten.
+/// The pending requests. Their number is bounded: file changes and signals are one request each, however often they come,
+/// and each user holds a connection of the admin listener. A request whose user has gone is removed.
 #[derive(Default)]
 pub struct ReloadQueue {
-    waiting: Mutex<PendingRequests>,
-    arrived: Notify,
-    is_attended: AtomicBool,
+    pending: Mutex<PendingRequests>,
+    requested: Notify,
+    is_ready: AtomicBool,
 }
 
-/// What was asked since the last time.
+/// The requests since the last [`ReloadQueue::drain`].
 #[derive(Default)]
 pub struct PendingRequests {
-    /// Who wants the configuration read again; empty: nobody.
-    pub by: Vec<ReloadSource>,
-    /// Told what came of it: of a reading that begins after they asked.
+    /// The sources of the requests to reload. Empty: none was requested.
+    pub sources: Vec<ReloadSource>,
+    /// They get the outcome of a reload that begins after their request.
     pub replies: Vec<oneshot::Sender<ReloadOutcome>>,
     pub comparisons: Vec<ComparisonRequest>,
 }
 
-/// A configuration to compare with the one in force.
+/// A request to compare a configuration with the active one.
 pub struct ComparisonRequest {
-    pub with: ComparisonTarget,
+    pub target: ComparisonTarget,
     pub reply: oneshot::Sender<ReloadOutcome>,
 }
 
 pub enum ComparisonTarget {
-    /// What is there now.
+    /// The files on disk now.
     Disk,
     Snapshot(Box<SourceSnapshot>),
-    /// One that was adopted, by its number.
+    /// An adopted configuration, by its number.
     History(u64),
 }
 
 impl ReloadQueue {
-    /// Asks for a reload. To ask again before it has begun is the same request.
-    pub fn request(&self, by: ReloadSource) {
-        self.with(|waiting| waiting.note(by));
+    /// Requests a reload. Requests of the same source are merged until the reload begins.
+    pub fn request(&self, source: ReloadSource) {
+        self.update(|pending| pending.add_source(source));
     }
 
-    /// The same, to be told what came of it.
-    pub fn ask_and_wait(&self, by: ReloadSource) -> oneshot::Receiver<ReloadOutcome> {
-        let (told, outcome) = oneshot::channel();
-        self.with(|waiting| {
-            waiting.note(by);
-            waiting.replies.retain(|told| !told.is_closed());
-            waiting.replies.push(told);
+    /// Requests a reload, and returns the receiver of its outcome.
+    pub fn request_and_wait(&self, source: ReloadSource) -> oneshot::Receiver<ReloadOutcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.update(|pending| {
+            pending.add_source(source);
+            pending.replies.retain(|reply| !reply.is_closed());
+            pending.replies.push(reply);
         });
         outcome
     }
 
-    pub fn compare(&self, with: ComparisonTarget) -> oneshot::Receiver<ReloadOutcome> {
-        let (told, outcome) = oneshot::channel();
-        self.with(|waiting| {
-            waiting.comparisons.retain(|asked| !asked.reply.is_closed());
-            waiting.comparisons.push(ComparisonRequest { with, reply: told });
+    /// Requests a comparison, and returns the receiver of its outcome.
+    pub fn compare(&self, target: ComparisonTarget) -> oneshot::Receiver<ReloadOutcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.update(|pending| {
+            pending.comparisons.retain(|comparison| !comparison.reply.is_closed());
+            pending.comparisons.push(ComparisonRequest { target, reply });
         });
         outcome
     }
 
-    fn with(&self, change: impl FnOnce(&mut PendingRequests)) {
-        change(&mut self.waiting.lock());
-        self.arrived.notify_one();
+    fn update(&self, change: impl FnOnce(&mut PendingRequests)) {
+        change(&mut self.pending.lock());
+        self.requested.notify_one();
     }
 
-    /// Whether there is a configuration file, and somebody who reads it.
-    pub fn is_attended(&self) -> bool {
-        self.is_attended.load(Ordering::Relaxed)
+    /// Returns whether a reloader takes the requests; without a configuration file there is none.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     pub fn set_ready(&self) {
-        self.is_attended.store(true, Ordering::Relaxed);
+        self.is_ready.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when something was asked since it was last taken.
-    pub async fn arrived(&self) {
-        self.arrived.notified().await;
+    /// Resolves when a request was added since the last [`ReloadQueue::drain`].
+    pub async fn wait_for_request(&self) {
+        self.requested.notified().await;
     }
 
+    /// Takes all pending requests.
     pub fn drain(&self) -> PendingRequests {
-        std::mem::take(&mut self.waiting.lock())
+        std::mem::take(&mut self.pending.lock())
     }
 }
 
 impl PendingRequests {
-    fn note(&mut self, by: ReloadSource) {
-        if !self.by.contains(&by) {
-            self.by.push(by);
+    fn add_source(&mut self, source: ReloadSource) {
+        if !self.sources.contains(&source) {
+            self.sources.push(source);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The configuration in force, and what is said of it: its number, who adopted it, what it changed, what is wrong.
-//! What runs, since when, by whose doing?
+//! The status of the configuration: the adopted one, a rejected one, a drift of the files, and the history.
+//! Which configuration is active, since when, and which source requested it?
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use tracing::info;
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
 
-/// Those who asked that are told one by one.
-const NAMED_MAX: usize = 3;
+/// The number of sources that a description names; it counts the rest.
+const SOURCES_NAMED_MAX: usize = 3;
 
-/// Who, or what, wants the files read again.
+/// The source of a request to reload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReloadSource {
     Start,
     FileChange,
     Signal,
-    /// Of this host, as the kernel knows them.
+    /// A user of this host, as the kernel identifies the peer of the admin socket.
     User {
         name: Option<String>,
         uid: u32,
@@ -53,25 +53,25 @@ impl fmt::Display for ReloadSource {
     }
 }
 
-/// How a configuration came to be read, by whoever it was.
-pub fn reload_cause(by: &[ReloadSource]) -> &'static str {
-    let has = |kind: fn(&ReloadSource) -> bool| by.iter().any(kind);
+/// Returns the cause of a reload with these sources, as the history names it.
+pub fn reload_cause(sources: &[ReloadSource]) -> &'static str {
+    let has = |kind: fn(&ReloadSource) -> bool| sources.iter().any(kind);
     match () {
-        () if has(|by| matches!(by, ReloadSource::User { .. })) => "reload",
-        () if has(|by| *by == ReloadSource::Signal) => "signal",
-        () if has(|by| *by == ReloadSource::Start) => "start",
+        () if has(|source| matches!(source, ReloadSource::User { .. })) => "reload",
+        () if has(|source| *source == ReloadSource::Signal) => "signal",
+        () if has(|source| *source == ReloadSource::Start) => "start",
         () => "file change",
     }
 }
 
-/// All who asked for the same, in words.
-pub fn describe_sources(by: &[ReloadSource]) -> String {
-    // A file that changed while a user asks is what the user means.
-    let users = by.iter().filter(|by| matches!(by, ReloadSource::User { .. })).collect::<Vec<_>>();
-    let all = if users.is_empty() { by.iter().collect() } else { users };
-    let mut words = all.iter().take(NAMED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if all.len() > NAMED_MAX {
-        words.push_str(&format!(" and {} more", all.len() - NAMED_MAX));
+/// Describes the sources of one reload, for logs and the history.
+pub fn describe_sources(sources: &[ReloadSource]) -> String {
+    // A user who requests a reload has usually changed the file, too.
+    let users = sources.iter().filter(|source| matches!(source, ReloadSource::User { .. })).collect::<Vec<_>>();
+    let all = if users.is_empty() { sources.iter().collect() } else { users };
+    let mut words = all.iter().take(SOURCES_NAMED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if all.len() > SOURCES_NAMED_MAX {
+        words.push_str(&format!(" and {} more", all.len() - SOURCES_NAMED_MAX));
     }
     words
 }
@@ -81,40 +81,42 @@ pub fn describe_sources(by: &[ReloadSource]) -> String {
 pub struct AdoptedConfig {
     /// Counted from 1.
     pub number: u64,
-    pub at: Timestamp,
-    pub by: String,
+    pub adopted_at: Timestamp,
+    /// The sources of the request.
+    pub adopted_by: String,
     /// `reload`, `rollback to 41`.
     pub cause: String,
-    /// To the one before.
+    /// The difference from the configuration before.
     pub difference: Difference,
-    pub written: Arc<SourceSnapshot>,
+    pub snapshot: Arc<SourceSnapshot>,
     pub warnings: Vec<String>,
-    /// Keys whose values take effect at the next restart.
-    pub restart: Vec<String>,
+    /// The keys whose values take effect at the next restart.
+    pub restart_required: Vec<String>,
 }
 
-/// One that was not.
+/// A configuration that was rejected.
 #[derive(Clone, Debug)]
 pub struct RejectedConfig {
-    pub at: Timestamp,
-    pub by: String,
-    /// One a line, with its place.
+    pub rejected_at: Timestamp,
+    /// The sources of the request.
+    pub requested_by: String,
+    /// One line for each problem, with its position in the file.
     pub problems: Vec<String>,
 }
 
-/// What is on disk is not what runs.
+/// The files on disk differ from the active configuration.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConfigDrift {
     pub since: Timestamp,
-    /// The first that differs.
+    /// The first difference.
     pub what: String,
 }
 
-/// What came of a request to read the files again, or to compare.
+/// The outcome of a request to reload or to compare. It is the body of the response.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadOutcome {
     pub outcome: ReloadVerdict,
-    /// The number of the configuration in force afterwards, and who adopted it when.
+    /// The number of the configuration that is active afterwards; `at`, `by` and `how` are of its adoption.
     pub number: u64,
     pub at: Timestamp,
     pub by: String,
@@ -123,9 +125,9 @@ pub struct ReloadOutcome {
     pub difference: Difference,
     pub warnings: Vec<String>,
     pub restart: Vec<String>,
-    /// As `check --json` has them.
+    /// The problems as `check --json` prints them.
     pub problems: Value,
-    /// As `check` shows them.
+    /// The problems as `check` prints them.
     pub report: String,
 }
 
@@ -133,15 +135,15 @@ pub struct ReloadOutcome {
 #[serde(rename_all = "lowercase")]
 pub enum ReloadVerdict {
     Adopted,
-    /// What is on disk is what runs.
+    /// The files on disk equal the active configuration.
     #[default]
     Unchanged,
-    /// It would be adopted.
+    /// The compared configuration would be adopted.
     Different,
     Rejected,
 }
 
-/// Where clients and operators come in, as bound.
+/// The addresses of the listeners for clients and operators, as bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BoundAddresses {
     pub server: Vec<String>,
@@ -153,24 +155,25 @@ pub struct ConfigStatus {
     adopted: ArcSwap<AdoptedConfig>,
     rejected: ArcSwapOption<RejectedConfig>,
     drift: ArcSwapOption<ConfigDrift>,
-    /// The number of a configuration that is being put back; 0: none is.
-    rollback: AtomicU64,
-    history: ArcSwapOption<PathBuf>,
+    /// The number of the configuration that a rollback is restoring. 0: there is no rollback.
+    pending_rollback: AtomicU64,
+    history_dir: ArcSwapOption<PathBuf>,
     history_error: ArcSwapOption<String>,
-    listening: ArcSwap<BoundAddresses>,
+    bound_addresses: ArcSwap<BoundAddresses>,
     changed: Notify,
 }
 
 impl ConfigStatus {
-    /// Resolves when another one is in force; for one who waits.
+    /// Resolves when another configuration becomes active. It serves one waiting task.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Logs that a signal found no change. Who asks over the socket gets an answer, and saved files are often the same.
-    pub fn log_unchanged(&self, how: &str, by: &str) {
-        if how == "signal" {
-            info!("configuration unchanged: number {} stays in force, by {by}", self.adopted().number);
+    /// Logs that a signal found no change. Users of the admin socket get a response instead, and file changes without a
+    /// difference are common.
+    pub fn log_unchanged(&self, cause: &str, by: &str) {
+        if cause == "signal" {
+            info!("configuration unchanged: number {} stays active, requested by {by}", self.adopted().number);
         }
     }
 
@@ -184,8 +187,8 @@ impl ConfigStatus {
         self.changed.notify_one();
     }
 
-    /// Gives the configuration in force the number that it is kept by, if it still has the number `from`.
-    pub fn renumber(&self, from: u64, number: u64) {
+    /// Gives the adopted configuration the number that the history assigned, if it still has the number `from`.
+    pub fn set_number(&self, from: u64, number: u64) {
         if from != number {
             self.adopted.rcu(|adopted| match adopted.number == from {
                 true => Arc::new(AdoptedConfig { number, ..AdoptedConfig::clone(adopted) }),
@@ -202,8 +205,8 @@ impl ConfigStatus {
         self.rejected.store(Some(Arc::new(rejected)));
     }
 
-    /// What is on disk is again what runs.
-    pub fn unreject(&self) {
+    /// Clears the rejection: the files on disk are the active configuration again.
+    pub fn clear_rejection(&self) {
         self.rejected.store(None);
     }
 
@@ -211,73 +214,76 @@ impl ConfigStatus {
         self.drift.load_full()
     }
 
-    /// True if it begins or ends with this.
-    pub fn drifts(&self, what: Option<String>) -> bool {
+    /// Sets or clears the drift. Returns whether the drift begins or ends.
+    pub fn set_drift(&self, what: Option<String>, now: Timestamp) -> bool {
         let before = self.drift();
-        let since = before.as_ref().map_or_else(Timestamp::now, |drift| drift.since);
-        let is_other = before.is_some() != what.is_some();
+        let since = before.as_ref().map_or(now, |drift| drift.since);
+        let has_changed = before.is_some() != what.is_some();
         self.drift.store(what.map(|what| Arc::new(ConfigDrift { since, what })));
-        is_other
+        has_changed
     }
 
-    /// Which configuration is being put back, if one is.
-    pub fn rolls_back(&self, number: Option<u64>) {
-        self.rollback.store(number.unwrap_or(0), Ordering::Relaxed);
+    /// Sets the number of the configuration that a rollback is restoring.
+    pub fn set_pending_rollback(&self, number: Option<u64>) {
+        self.pending_rollback.store(number.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Where adopted configurations are kept.
-    pub fn history(&self) -> Option<Arc<PathBuf>> {
-        self.history.load_full()
+    /// Returns the folder of the history of adopted configurations.
+    pub fn history_dir(&self) -> Option<Arc<PathBuf>> {
+        self.history_dir.load_full()
     }
 
-    pub fn keeps_history(&self, folder: PathBuf) {
-        self.history.store(Some(Arc::new(folder)));
+    pub fn set_history_dir(&self, dir: PathBuf) {
+        self.history_dir.store(Some(Arc::new(dir)));
     }
 
-    /// Why the one in force is not kept; `None`: it is.
-    pub fn set_history_error(&self, why: Option<String>) {
-        self.history_error.store(why.map(Arc::new));
+    /// Sets the reason why the history lacks the active configuration. `None`: the history has it.
+    pub fn set_history_error(&self, error: Option<String>) {
+        self.history_error.store(error.map(Arc::new));
     }
 
-    pub fn listening(&self) -> Arc<BoundAddresses> {
-        self.listening.load_full()
+    pub fn bound_addresses(&self) -> Arc<BoundAddresses> {
+        self.bound_addresses.load_full()
     }
 
-    pub fn listens(&self, listening: BoundAddresses) {
-        self.listening.store(Arc::new(listening));
+    pub fn set_bound_addresses(&self, addresses: BoundAddresses) {
+        self.bound_addresses.store(Arc::new(addresses));
     }
 
-    /// An outcome that leaves, or found, things as they are now.
-    pub fn outcome(&self, outcome: ReloadVerdict) -> ReloadOutcome {
+    /// Returns an outcome with the adopted configuration and this verdict.
+    pub fn current_outcome(&self, outcome: ReloadVerdict) -> ReloadOutcome {
         let adopted = self.adopted();
         ReloadOutcome {
             outcome,
             number: adopted.number,
-            at: adopted.at,
-            by: adopted.by.clone(),
+            at: adopted.adopted_at,
+            by: adopted.adopted_by.clone(),
             how: adopted.cause.clone(),
-            restart: adopted.restart.clone(),
+            restart: adopted.restart_required.clone(),
             ..ReloadOutcome::default()
         }
     }
 
-    /// Why somebody should look.
-    pub fn degraded(&self) -> Vec<String> {
+    /// Returns the reasons why an operator should look at the configuration.
+    pub fn degraded_reasons(&self) -> Vec<String> {
         let mut degraded = Vec::new();
         if let Some(rejected) = self.rejected() {
-            let why = rejected.problems.first().map_or("", String::as_str);
-            degraded.push(format!("the configuration on disk is rejected, and the active one stays: {why}"));
+            let problem = rejected.problems.first().map_or("", String::as_str);
+            degraded.push(format!("the configuration on disk is rejected, and the active one stays: {problem}"));
         } else if let Some(drift) = self.drift() {
             degraded.push(format!("the configuration on disk differs from the active one: {}", drift.what));
         }
-        match self.rollback.load(Ordering::Relaxed) {
+        match self.pending_rollback.load(Ordering::Relaxed) {
             0 => {}
             number => {
                 degraded.push(format!("a rollback to {number} has not finished: run `outgate rollback --finish`"))
             }
         }
-        degraded
-            .extend(self.history_error.load_full().map(|why| format!("the configuration in force is not kept: {why}")));
+        degraded.extend(
+            self.history_error
+                .load_full()
+                .map(|error| format!("the active configuration is not in the history: {error}")),
+        );
         degraded
     }
 }
@@ -287,14 +293,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asked_is_named_and_a_crowd_is_counted() {
+    fn reload_sources_are_named_and_more_than_three_are_counted() {
         let user = |uid| ReloadSource::User { name: None, uid, pid: Some(7) };
         assert_eq!(describe_sources(&[ReloadSource::FileChange, ReloadSource::Signal]), "file change, signal");
         let root = ReloadSource::User { name: Some("root".into()), uid: 0, pid: None };
         assert_eq!(describe_sources(&[ReloadSource::FileChange, root]), "user root (uid 0)");
-        let crowd = [user(1), user(2), user(3), user(4), user(5)];
+        let users = [user(1), user(2), user(3), user(4), user(5)];
         assert_eq!(
-            describe_sources(&crowd),
+            describe_sources(&users),
             "user 1 (uid 1, pid 7), user 2 (uid 2, pid 7), user 3 (uid 3, pid 7) and 2 more"
         );
     }

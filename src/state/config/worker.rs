@@ -1,5 +1,5 @@
-//! Work beside the traffic, not before it, on one thread for each kind: to read a hundred thousand routes, to free them.
-//! Who gives way to whom?
+//! Background threads for long work, such as reading a hundred thousand routes or dropping them.
+//! How does long work run without delaying the traffic?
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,46 +12,46 @@ use crate::state::config::thread_priority::lower_thread_priority;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One thread, so that what was allocated here is also freed here.
+/// One background thread, which runs its jobs in order. Memory that a job allocates is also freed on this thread.
 pub struct BackgroundWorker(Sender<Job>);
 
 impl Default for BackgroundWorker {
     fn default() -> Self {
-        Self::with_name("aside")
+        Self::with_name("config")
     }
 }
 
 impl BackgroundWorker {
     pub fn with_name(name: &str) -> Self {
         let (sender, jobs) = channel();
-        if let Err(fault) = thread::Builder::new().name(name.to_owned()).spawn(|| work(jobs)) {
-            warn!("cannot start the thread {name}: {fault}; its work is not done");
+        if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(|| run_jobs(jobs)) {
+            warn!("cannot start the {name} thread: {error}; its jobs do not run");
         }
         Self(sender)
     }
 
-    /// Done after all that was asked before; who waits gets an error if it could not be done.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
-        let (told, outcome) = oneshot::channel();
-        // Without the thread, `told` goes as well.
-        let _ = self.0.send(Box::new(move || drop(told.send(work()))));
-        outcome
+    /// Runs a job after all earlier ones. The receiver gets an error if the job could not run.
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+        let (sender, result) = oneshot::channel();
+        // Without the thread, the job is dropped, and `sender` with it.
+        let _ = self.0.send(Box::new(move || drop(sender.send(job()))));
+        result
     }
 
-    /// Freed when there is time for it.
-    pub fn drop_later<T: Send + 'static>(&self, what: T) {
-        drop(self.run(|| drop(what)));
+    /// Drops a value on this thread.
+    pub fn drop_later<T: Send + 'static>(&self, value: T) {
+        drop(self.run(|| drop(value)));
     }
 }
 
-fn work(jobs: Receiver<Job>) {
-    if let Err(fault) = lower_thread_priority() {
+fn run_jobs(jobs: Receiver<Job>) {
+    if let Err(error) = lower_thread_priority() {
         let thread = thread::current();
         let name = thread.name().unwrap_or_default();
-        warn!("cannot lower the priority of the {name} thread; its work may slow the traffic down: {fault}");
+        warn!("cannot lower the priority of the {name} thread; its jobs may add latency to the traffic: {error}");
     }
     for job in jobs {
-        // One that panics is not the last.
+        // A job that panics does not end the thread.
         let _ = catch_unwind(AssertUnwindSafe(job));
     }
 }

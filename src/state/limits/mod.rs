@@ -119,15 +119,9 @@ impl LimitPermit {
     }
 }
 
-impl Limits {
-    pub fn new() -> Self {
-        Self::with_clock(DefaultClock::default())
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
-        Self::new()
+        Self::with_clock(DefaultClock::default())
     }
 }
 

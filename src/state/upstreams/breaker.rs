@@ -1,5 +1,5 @@
-//! The circuits of all targets that have failed lately; a target that responds has none.
-//! Is it worth contacting the target, and who finds out?
+//! The circuits of all targets that failed recently. A target that responds has none.
+//! May a delivery contact this target, and which delivery probes it?
 
 mod key;
 
@@ -17,26 +17,26 @@ pub use key::{BreakerKey, UpstreamFailure, UpstreamSuccess};
 use key::{CircuitScope, RouteRequirements, Upstream};
 use parking_lot::{Mutex, MutexGuard};
 
-/// Circuits of targets that failed within the window, or that are open. A further one evicts the circuit of the client
-/// that has most of them, the one whose last failure is the longest ago: a client that names many targets that fail costs
-/// itself circuits, and no other client below an even share.
+/// The number of circuits: of targets that failed within the window, and open ones. A new circuit in a full table evicts the
+/// one with the oldest last failure of the client that has most circuits. So a client with many failing targets evicts its
+/// own circuits, and none of other clients below an even share.
 const CIRCUITS_MAX: usize = 65_536;
 
-/// Locks that the targets are spread over.
+/// The number of locks that the targets are spread over.
 const SHARDS: usize = 16;
 
-/// Changes that are not logged yet. More are not logged: the metrics alone count them.
-const CHANGES_MAX: usize = 100;
+/// The number of events that wait for the log. More are only counted by the metrics.
+const EVENTS_MAX: usize = 100;
 
-/// The key of a circuit: a target, and whose deliveries the circuit stops.
+/// The key of a circuit: a target, and the deliveries that the circuit stops.
 type CircuitKey = (Upstream, (RouteRequirements, CircuitScope));
 
-/// A target that deliveries contact now, or that has circuits.
+/// A target with attempts in flight, or with circuits.
 #[derive(Default)]
 struct UpstreamCircuits {
     attempts: usize,
-    /// The last success, for any client, that refutes each kind of failure.
-    refuted: [Option<Instant>; 2],
+    /// The last success for any client that refutes each kind of failure.
+    refuted_at: [Option<Instant>; 2],
     circuits: HashMap<(RouteRequirements, CircuitScope), OwnedCircuit>,
 }
 
@@ -44,7 +44,7 @@ struct UpstreamCircuits {
 struct OwnedCircuit {
     circuit: CircuitBreaker,
     owner: ClientName,
-    /// Its last failure, in [`FairShareLru`].
+    /// The number of its last failure in [`FairShareLru`].
     number: u64,
 }
 
@@ -52,11 +52,11 @@ type CircuitShard = HashMap<Upstream, UpstreamCircuits>;
 
 pub struct CircuitBreakers {
     shards: [Mutex<CircuitShard>; SHARDS],
-    /// How many circuits there are: while all goes well, an early check takes no lock.
+    /// The number of circuits. While it is zero, a check takes no lock.
     count: AtomicUsize,
-    /// Locked within a shard, never the other way round.
+    /// Lock order: a shard first, then this.
     shares: Mutex<FairShareLru<ClientName, CircuitKey>>,
-    changes: Mutex<Vec<CircuitEvent>>,
+    events: Mutex<Vec<CircuitEvent>>,
     random: RandomState,
 }
 
@@ -64,12 +64,12 @@ pub struct CircuitBreakers {
 pub struct CircuitEvent {
     upstream: Upstream,
     scope: CircuitScope,
-    pub now: CircuitTransition,
+    pub transition: CircuitTransition,
 }
 
 pub enum CircuitTransition {
     Open {
-        again_in: Duration,
+        retry_after: Duration,
         /// The code of the last failure.
         code: &'static str,
     },
@@ -78,94 +78,98 @@ pub enum CircuitTransition {
     },
 }
 
-/// A delivery that contacts the target. Dropping it says that nothing was learned of the target.
+/// An attempt of a delivery to contact the target. Dropping it without an outcome changes no count of failures.
 pub struct UpstreamAttempt {
-    home: Arc<CircuitBreakers>,
+    breakers: Arc<CircuitBreakers>,
     key: BreakerKey,
-    fuse: BreakerConfig,
+    config: BreakerConfig,
     began: Instant,
-    leave: [BreakerPermit; 2],
+    permits: [BreakerPermit; 2],
 }
 
 impl Default for CircuitBreakers {
     fn default() -> Self {
-        Self::with_room_for(CIRCUITS_MAX)
+        Self::with_capacity(CIRCUITS_MAX)
     }
 }
 
 impl CircuitBreakers {
-    fn with_room_for(circuits: usize) -> Self {
+    fn with_capacity(circuits: usize) -> Self {
         Self {
             shards: Default::default(),
             count: AtomicUsize::new(0),
             shares: Mutex::new(FairShareLru::new(circuits)),
-            changes: Mutex::default(),
+            events: Mutex::default(),
             random: RandomState::new(),
         }
     }
 
-    /// Refuses a delivery whose circuit is open, before anything is spent on it. Takes nothing.
-    pub fn check(&self, key: &BreakerKey) -> Result<(), BreakerOpen> {
+    /// Refuses a delivery whose circuit is open. It begins no attempt and no probe.
+    pub fn check(&self, key: &BreakerKey, now: Instant) -> Result<(), BreakerOpen> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
         let shard = self.shard(&key.upstream);
-        let Some(watched) = shard.get(&key.upstream) else { return Ok(()) };
-        watched.check(key, Instant::now())
+        let Some(tracked) = shard.get(&key.upstream) else { return Ok(()) };
+        tracked.check(key, now)
     }
 
     /// Begins an attempt, just before it contacts the target.
-    pub fn begin(self: &Arc<Self>, key: BreakerKey, fuse: BreakerConfig) -> Result<UpstreamAttempt, BreakerOpen> {
-        let (began, mut leave) = (Instant::now(), [BreakerPermit::Normal; 2]);
+    pub fn begin(
+        self: &Arc<Self>,
+        key: BreakerKey,
+        config: BreakerConfig,
+        now: Instant,
+    ) -> Result<UpstreamAttempt, BreakerOpen> {
+        let mut permits = [BreakerPermit::Normal; 2];
         let mut shard = self.shard(&key.upstream);
-        let watched = shard.entry(key.upstream.clone()).or_default();
-        if !watched.circuits.is_empty() {
-            watched.check(&key, began)?; // of both, before a probe of one is taken
-            for (circuit, leave) in key.circuits().iter().zip(&mut leave) {
-                let owned = watched.circuits.get_mut(circuit);
-                *leave = owned.map_or(Ok(BreakerPermit::Normal), |owned| owned.circuit.acquire(began))?;
+        let tracked = shard.entry(key.upstream.clone()).or_default();
+        if !tracked.circuits.is_empty() {
+            tracked.check(&key, now)?; // both circuits, before the probe of one is taken
+            for (circuit, permit) in key.circuits().iter().zip(&mut permits) {
+                let owned = tracked.circuits.get_mut(circuit);
+                *permit = owned.map_or(Ok(BreakerPermit::Normal), |owned| owned.circuit.acquire(now))?;
             }
         }
-        watched.attempts += 1;
+        tracked.attempts += 1;
         drop(shard);
-        Ok(UpstreamAttempt { home: Arc::clone(self), key, fuse, began, leave })
+        Ok(UpstreamAttempt { breakers: Arc::clone(self), key, config, began: now, permits })
     }
 
-    /// Forgets what changes nothing; without a fuse all circuits. Call it from time to time.
-    pub fn sweep(&self, fuse: Option<&BreakerConfig>) {
-        let now = Instant::now();
+    /// Removes idle circuits, and all circuits if `config` is `None`. Call it periodically.
+    pub fn sweep(&self, config: Option<&BreakerConfig>, now: Instant) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            for watched in shard.values_mut() {
-                self.retain(watched, |_, circuit| fuse.is_some_and(|fuse| !circuit.is_idle(fuse, now)));
+            for tracked in shard.values_mut() {
+                self.retain(tracked, |_, circuit| config.is_some_and(|config| !circuit.is_idle(config, now)));
             }
-            shard.retain(|_, watched| watched.is_needed());
-            let few = shard.len() * 2;
-            shard.shrink_to(few);
+            shard.retain(|_, tracked| tracked.is_needed());
+            let capacity = shard.len() * 2;
+            shard.shrink_to(capacity);
         }
     }
 
-    /// What opened and closed since this was asked the last time.
-    pub fn changes(&self) -> Vec<CircuitEvent> {
-        std::mem::take(&mut self.changes.lock())
+    /// Takes the events since the last call.
+    pub fn take_events(&self) -> Vec<CircuitEvent> {
+        std::mem::take(&mut self.events.lock())
     }
 
-    /// How long an open circuit still refuses, for who wants to know: nothing is tried. `None`: it is closed.
-    pub fn peek(&self, key: &BreakerKey) -> Option<Duration> {
+    /// Returns the time for which an open circuit still refuses deliveries. `None`: the circuits are closed.
+    pub fn retry_after(&self, key: &BreakerKey, now: Instant) -> Option<Duration> {
         let shard = self.shard(&key.upstream);
-        let watched = shard.get(&key.upstream)?;
-        let open = |circuit: &(RouteRequirements, CircuitScope)| watched.circuits.get(circuit)?.circuit.open_period();
+        let tracked = shard.get(&key.upstream)?;
+        let open = |circuit: &(RouteRequirements, CircuitScope)| tracked.circuits.get(circuit)?.circuit.open_period();
         let until = key.circuits().iter().filter_map(open).map(|(_, until)| until).max()?;
-        Some(until.saturating_duration_since(Instant::now()))
+        Some(until.saturating_duration_since(now))
     }
 
-    /// How many are open.
-    pub fn open(&self) -> usize {
+    /// Returns the number of open circuits.
+    pub fn open_count(&self) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
         }
-        let open_of = |watched: &UpstreamCircuits| {
-            watched.circuits.values().filter(|owned| owned.circuit.open_period().is_some()).count()
+        let open_of = |tracked: &UpstreamCircuits| {
+            tracked.circuits.values().filter(|owned| owned.circuit.open_period().is_some()).count()
         };
         self.shards.iter().map(|shard| shard.lock().values().map(open_of).sum::<usize>()).sum()
     }
@@ -176,10 +180,10 @@ impl CircuitBreakers {
 
     fn retain(
         &self,
-        watched: &mut UpstreamCircuits,
+        tracked: &mut UpstreamCircuits,
         mut keep: impl FnMut(&(RouteRequirements, CircuitScope), &CircuitBreaker) -> bool,
     ) {
-        watched.circuits.retain(|key, owned| {
+        tracked.circuits.retain(|key, owned| {
             let is_kept = keep(key, &owned.circuit);
             if !is_kept {
                 self.count.fetch_sub(1, Ordering::Relaxed);
@@ -189,23 +193,23 @@ impl CircuitBreakers {
         });
     }
 
-    /// Removes a circuit that has lost its share, unless it has failed again since.
+    /// Removes an evicted circuit, unless it has failed again since.
     fn evict(&self, (upstream, circuit): CircuitKey, number: u64) {
         let mut shard = self.shard(&upstream);
-        let Some(watched) = shard.get_mut(&upstream) else { return };
-        if watched.circuits.get(&circuit).is_some_and(|owned| owned.number == number) {
-            watched.circuits.remove(&circuit);
+        let Some(tracked) = shard.get_mut(&upstream) else { return };
+        if tracked.circuits.get(&circuit).is_some_and(|owned| owned.number == number) {
+            tracked.circuits.remove(&circuit);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
-        if !watched.is_needed() {
+        if !tracked.is_needed() {
             shard.remove(&upstream);
         }
     }
 
-    fn changed(&self, change: CircuitEvent) {
-        let mut changes = self.changes.lock();
-        if changes.len() < CHANGES_MAX {
-            changes.push(change);
+    fn push_event(&self, event: CircuitEvent) {
+        let mut events = self.events.lock();
+        if events.len() < EVENTS_MAX {
+            events.push(event);
         }
     }
 }
@@ -225,22 +229,22 @@ impl UpstreamCircuits {
 }
 
 impl UpstreamAttempt {
-    /// The target has responded, whatever it said, or a connection to it is open. Every count of the failures that this
-    /// refutes begins anew, and their circuits close for deliveries under the same terms.
-    pub fn succeeded(self, success: UpstreamSuccess) {
-        let (now, mut closed) = (Instant::now(), Vec::new());
-        if let Some(watched) = self.home.shard(&self.key.upstream).get_mut(&self.key.upstream) {
+    /// Records that the target has responded with any status, or that a connection to it is open. The counts of the failures
+    /// that this refutes restart. Their circuits close for deliveries with the same requirements.
+    pub fn succeeded(self, success: UpstreamSuccess, now: Instant) {
+        let mut closed = Vec::new();
+        if let Some(tracked) = self.breakers.shard(&self.key.upstream).get_mut(&self.key.upstream) {
             for failure in [UpstreamFailure::Unreachable, UpstreamFailure::NoResponse] {
                 if success.refutes(failure) {
-                    watched.refuted[failure as usize] = Some(now);
+                    tracked.refuted_at[failure as usize] = Some(now);
                 }
             }
-            self.home.retain(watched, |(terms, scope), circuit| {
+            self.breakers.retain(tracked, |(requirements, scope), circuit| {
                 if !success.refutes(scope.failure()) {
                     return true;
                 }
                 let open = circuit.open_period();
-                if let Some((since, _)) = open.filter(|_| *terms == self.key.terms) {
+                if let Some((since, _)) = open.filter(|_| *requirements == self.key.requirements) {
                     closed.push((scope.clone(), now.saturating_duration_since(since)));
                     return false;
                 }
@@ -249,48 +253,52 @@ impl UpstreamAttempt {
         }
         for (scope, after) in closed {
             let upstream = self.key.upstream.clone();
-            self.home.changed(CircuitEvent { upstream, scope, now: CircuitTransition::Closed { after } });
+            self.breakers.push_event(CircuitEvent { upstream, scope, transition: CircuitTransition::Closed { after } });
         }
     }
 
-    /// The target's doing; `code` says what. Not counted where a success for any client has refuted it since the attempt
-    /// began. Returns whether this has opened its circuit.
-    pub fn failed(self, failure: UpstreamFailure, code: &'static str) -> bool {
-        let (now, circuit) = (Instant::now(), self.key.circuit(failure));
-        let leave = self.leave[failure as usize];
+    /// Records a failure of the target with its refusal code. It is not counted if a success for any client has refuted it
+    /// since the attempt began. Returns whether the circuit has opened.
+    pub fn failed(self, failure: UpstreamFailure, code: &'static str, now: Instant) -> bool {
+        let circuit = self.key.circuit(failure);
+        let permit = self.permits[failure as usize];
         let scope = circuit.1.clone();
-        let (again_in, evicted) = {
-            let mut shard = self.home.shard(&self.key.upstream);
-            let Some(watched) = shard.get_mut(&self.key.upstream) else { return false };
-            if watched.refuted[failure as usize].is_some_and(|refuted| refuted >= self.began) {
+        let (retry_after, evicted) = {
+            let mut shard = self.breakers.shard(&self.key.upstream);
+            let Some(tracked) = shard.get_mut(&self.key.upstream) else { return false };
+            if tracked.refuted_at[failure as usize].is_some_and(|refuted_at| refuted_at >= self.began) {
                 return false;
             }
-            let (owned, evicted) = self.circuit_to_count_in(watched, circuit, now);
-            let dice = self.home.random.hash_one(now);
-            let has_opened = owned.circuit.observe_failure(leave, self.began, &self.fuse, now, dice);
+            let (owned, evicted) = self.circuit_for_failure(tracked, circuit, now);
+            let jitter = self.breakers.random.hash_one(now);
+            let has_opened = owned.circuit.observe_failure(permit, self.began, &self.config, now, jitter);
             let open = owned.circuit.open_period().filter(|_| has_opened);
             (open.map(|(_, until)| until.saturating_duration_since(now)), evicted)
         };
         if let Some((key, number)) = evicted {
-            self.home.evict(key, number);
+            self.breakers.evict(key, number);
         }
-        if let Some(again_in) = again_in {
+        if let Some(retry_after) = retry_after {
             let upstream = self.key.upstream.clone();
-            self.home.changed(CircuitEvent { upstream, scope, now: CircuitTransition::Open { again_in, code } });
+            self.breakers.push_event(CircuitEvent {
+                upstream,
+                scope,
+                transition: CircuitTransition::Open { retry_after, code },
+            });
         }
-        again_in.is_some()
+        retry_after.is_some()
     }
 
-    /// The circuit that a failure counts in, as the last of its owner that failed; a new one belongs to this client. Also
-    /// returns the one that is to be evicted for it.
-    fn circuit_to_count_in<'w>(
+    /// Returns the circuit that counts a failure, and makes it the most recently used one of its owner. A new circuit belongs
+    /// to this client. Also returns the circuit to evict for it.
+    fn circuit_for_failure<'w>(
         &self,
-        watched: &'w mut UpstreamCircuits,
+        tracked: &'w mut UpstreamCircuits,
         circuit: (RouteRequirements, CircuitScope),
         now: Instant,
     ) -> (&'w mut OwnedCircuit, Option<(CircuitKey, u64)>) {
-        let mut shares = self.home.shares.lock();
-        match watched.circuits.entry(circuit) {
+        let mut shares = self.breakers.shares.lock();
+        match tracked.circuits.entry(circuit) {
             Entry::Occupied(entry) => {
                 let owned = entry.into_mut();
                 owned.number = shares.touch(&owned.owner, owned.number);
@@ -298,7 +306,7 @@ impl UpstreamAttempt {
             }
             Entry::Vacant(entry) => {
                 let (number, evicted) = shares.add(&self.key.client, (self.key.upstream.clone(), entry.key().clone()));
-                self.home.count.fetch_add(1, Ordering::Relaxed);
+                self.breakers.count.fetch_add(1, Ordering::Relaxed);
                 let owner = self.key.client.clone();
                 (entry.insert(OwnedCircuit { circuit: CircuitBreaker::new(now), owner, number }), evicted)
             }
@@ -307,21 +315,21 @@ impl UpstreamAttempt {
 }
 
 impl Drop for UpstreamAttempt {
-    /// Ends the attempt. A probe that has no outcome by now lets another delivery probe.
+    /// Ends the attempt. A probe without an outcome lets another delivery probe.
     fn drop(&mut self) {
-        let mut shard = self.home.shard(&self.key.upstream);
-        let Some(watched) = shard.get_mut(&self.key.upstream) else { return };
-        if self.leave != [BreakerPermit::Normal; 2] {
+        let mut shard = self.breakers.shard(&self.key.upstream);
+        let Some(tracked) = shard.get_mut(&self.key.upstream) else { return };
+        if self.permits != [BreakerPermit::Normal; 2] {
             let circuits = self.key.circuits();
-            let probed = circuits.iter().zip(self.leave).filter(|(_, leave)| *leave == BreakerPermit::Probe);
+            let probed = circuits.iter().zip(self.permits).filter(|(_, permit)| *permit == BreakerPermit::Probe);
             for (circuit, _) in probed {
-                if let Some(owned) = watched.circuits.get_mut(circuit) {
+                if let Some(owned) = tracked.circuits.get_mut(circuit) {
                     owned.circuit.release(self.began);
                 }
             }
         }
-        watched.attempts -= 1;
-        if !watched.is_needed() {
+        tracked.attempts -= 1;
+        if !tracked.is_needed() {
             shard.remove(&self.key.upstream);
         }
     }
@@ -334,14 +342,14 @@ impl std::fmt::Display for CircuitEvent {
             write!(f, "on the other side of route {route}, ")?;
         }
         write!(f, "{target} from pool {pool} ")?;
-        f.write_str(if matches!(self.now, CircuitTransition::Open { .. }) { "fails" } else { "answers again" })?;
+        f.write_str(if matches!(self.transition, CircuitTransition::Open { .. }) { "fails" } else { "answers again" })?;
         if let CircuitScope::Client(client, tenant) = &self.scope {
             write!(f, " for client {client}")?;
             tenant.iter().try_for_each(|tenant| write!(f, ", tenant {tenant}"))?;
         }
-        match &self.now {
-            CircuitTransition::Open { again_in, code } => {
-                write!(f, ": its circuit is open for {} s; the last failure was {code}", again_in.as_secs())
+        match &self.transition {
+            CircuitTransition::Open { retry_after, code } => {
+                write!(f, ": its circuit is open for {} s; the last failure was {code}", retry_after.as_secs())
             }
             CircuitTransition::Closed { after } => write!(f, ": its circuit is closed after {} s", after.as_secs()),
         }

@@ -1,14 +1,14 @@
-//! The order in which entries of a bounded table were used, by client: where there are too many, the client that has most
-//! loses its least recently used one. Kept connections and circuits are such entries.
-//! Which entry goes, and whose is it?
+//! The order of use of the entries of a bounded table, by client. A full table evicts the least recently used entry of the
+//! client that has most. Idle connections and circuits are such entries.
+//! Which entry does a full table evict, and which client owns it?
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-/// Entries of all clients, each known by the number of its last use. There are never more than `capacity`.
+/// The entries of all clients, each identified by the number of its last use. There are never more than `capacity`.
 ///
-/// One client may have all of it while others need none. None pushes another below its even share.
+/// One client may use the whole capacity while others need none. No client evicts entries of another below its even share.
 pub(in crate::state) struct FairShareLru<C, K> {
     clients: HashMap<C, BTreeMap<u64, K>>,
     total: usize,
@@ -54,7 +54,7 @@ impl<C: Hash + Eq + Clone, K> FairShareLru<C, K> {
         self.total
     }
 
-    /// For a new entry of `newcomer`, which counts as if it were there.
+    /// Evicts one entry for a new entry of `newcomer`, which counts as if it were present.
     fn evict(&mut self, newcomer: &C) -> Option<(K, u64)> {
         let weight = |(client, entries): &(&C, &BTreeMap<u64, K>)| {
             let count = entries.len() + usize::from(*client == newcomer);
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_connections_evict_the_least_recently_used_one() {
+    fn fair_share_evicts_the_least_recently_used_entry() {
         let mut shares = FairShareLru::new(3);
         let numbers = ["a", "b", "c"].map(|key| shares.add(&"client", key).0);
         shares.touch(&"client", numbers[0]);
@@ -86,18 +86,18 @@ mod tests {
     }
 
     #[test]
-    fn kept_connections_of_one_client_leave_others_their_share() {
+    fn fair_share_of_a_quiet_client_survives_a_busy_one() {
         let mut shares = FairShareLru::new(4);
         shares.add(&"quiet", "kept");
         let evicted: Vec<_> = (0..10).filter_map(|_| shares.add(&"busy", "own").1).map(|(key, _)| key).collect();
         assert_eq!(evicted, ["own"; 7], "the busy client evicts its own");
-        // Another client takes from the one that has most, up to an even share.
+        // Another client evicts entries of the client that has most, up to an even share.
         let evicted: Vec<_> = (0..3).filter_map(|_| shares.add(&"late", "late").1).map(|(key, _)| key).collect();
         assert_eq!(evicted, ["own", "own", "late"]);
     }
 
     #[test]
-    fn kept_connections_that_are_removed_make_room() {
+    fn fair_share_has_room_again_after_a_removal() {
         let mut shares = FairShareLru::new(1);
         let (number, _) = shares.add(&"client", "a");
         shares.remove(&"client", number);

@@ -1,5 +1,5 @@
-//! Which of our addresses targets answer, kept of those that lately left one without an answer.
-//! Does somebody's allow-list lack some of us, or is one of our addresses cut off from everybody?
+//! The health of the source addresses: the targets that recently left one of them without an answer.
+//! Does the allow-list of a target lack some source addresses, or does no target answer one of them?
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -17,65 +17,65 @@ use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
 use crate::policy::egress::ejection::{self, NETWORKS_MIN, TimeoutObservation};
 use crate::policy::egress::observations::{RESPONSE_FRESH_FOR, TargetObservations};
 
-/// Targets, by address, that left one of ours without an answer within [`WINDOW`]. With 64 of our addresses each they
-/// take some 20 MiB. One more makes the one go that was heard of least recently and is under no suspicion: who names
-/// targets that do not answer can delay a suspicion, not end one.
-const PLACES_MAX: usize = 4096;
-/// What is not heard of for so long is forgotten.
+/// The number of target addresses that left a source without an answer within [`WINDOW`]. With 64 sources each they take some
+/// 20 MiB. A new one evicts the least recently used one without a suspected gap. So a client that names targets that do not
+/// answer can delay a suspicion, and cannot end one.
+const TARGETS_MAX: usize = 4096;
+/// The time after which a target without a new observation is removed.
 const WINDOW: Duration = Duration::from_secs(3600);
 
-/// Sources of which witnesses are remembered, and how many of each: far more than decide.
+/// The number of sources with timeout observations, and the number of observations of each: far more than decide.
 const SUSPECTS_MAX: usize = 4096;
-const WITNESSES_MAX: usize = 64;
-/// Of the memory of answers: two sources that fall into one slot are taken for one, and the other one's answers then keep
-/// a source from being ejected.
+const OBSERVATIONS_MAX: usize = 64;
+/// The number of slots of [`LastResponses`]. Two sources in the same slot are not distinguished: the responses to one then
+/// prevent the ejection of the other.
 const SLOTS: usize = 1 << 16;
 
-/// How long it comes last, before it is tried again.
-const REST: Duration = Duration::from_secs(60);
+/// The time for which an ejected source is deprioritised before it is tried again.
+const EJECTION_TIME: Duration = Duration::from_secs(60);
 
-/// Gaps told at a time; the others wait for the next.
-const NEWS_MAX: usize = 100;
+/// The number of events about gaps that one review returns. The others wait for the next.
+const EVENTS_MAX: usize = 100;
 
 pub struct SourceHealth {
     state: Mutex<HealthState>,
-    /// While every target answers there are none, and nobody locks.
+    /// The number of known targets. While it is zero, no delivery takes the lock.
     count: AtomicUsize,
     ejected: ArcSwap<HashSet<IpAddr>>,
-    answers: LastResponses,
-    /// The first tenant that was seen, `None` in it for deliveries without one, and whether there was another.
-    tenant: OnceLock<Option<TenantName>>,
+    last_responses: LastResponses,
+    /// The tenant of the first delivery, which may be `None`.
+    first_tenant: OnceLock<Option<TenantName>>,
     has_several_tenants: AtomicBool,
 }
 
-/// When any target last answered each source: lock-free, since each response counts.
+/// The time of the last response of any target to each source. It is lock-free, since each response updates it.
 struct LastResponses {
     start: Instant,
-    /// In seconds since the start, from 1; 0: never.
+    /// In seconds since the start, plus 1. Zero: there was none.
     slots: Box<[AtomicU32]>,
     random: RandomState,
 }
 
 impl LastResponses {
-    fn new() -> Self {
+    fn new(now: Instant) -> Self {
         let slots = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
-        Self { start: Instant::now(), slots, random: RandomState::new() }
+        Self { start: now, slots, random: RandomState::new() }
     }
 
     fn slot(&self, source: IpAddr) -> &AtomicU32 {
         &self.slots[self.random.hash_one(source) as usize % SLOTS]
     }
 
-    fn note(&self, source: IpAddr, now: Instant) {
+    fn observe(&self, source: IpAddr, now: Instant) {
         let second = 1 + u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX - 1);
         let slot = self.slot(source);
-        // Not written again within a second: processors share what they only read.
+        // One write a second at most: a cache line that is only read is shared between processors.
         if slot.load(Ordering::Relaxed) != second {
             slot.store(second, Ordering::Relaxed);
         }
     }
 
-    /// Whether there was one within the last [`MOMENT`].
+    /// Returns whether there was a response within the last [`RESPONSE_FRESH_FOR`].
     fn has(&self, source: IpAddr, now: Instant) -> bool {
         let second = u64::from(self.slot(source).load(Ordering::Relaxed));
         let now = now.saturating_duration_since(self.start).as_secs();
@@ -85,205 +85,215 @@ impl LastResponses {
 
 #[derive(Default)]
 struct HealthState {
-    known: HashMap<TargetAddress, (TargetObservations, Instant)>,
-    /// The sources that some target leaves without an answer while it answers others: for whom, and when last.
+    targets: HashMap<TargetAddress, (TargetObservations, Instant)>,
+    /// The timeout observations of sources that some target does not answer while it answers others, and when each was last
+    /// made.
     suspects: HashMap<IpAddr, HashMap<TimeoutObservation, Instant>>,
-    /// Since when.
+    /// The ejected sources, and when each was ejected.
     ejected: HashMap<IpAddr, Instant>,
-    /// Gaps that were told, in their words.
+    /// The gaps that were reported: the text by target.
     reported_gaps: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct TargetAddress {
     host: Host,
-    to: SocketAddr,
+    address: SocketAddr,
 }
 
-/// What there is to tell that was not told before.
+/// A change of the health since the last review.
 pub enum HealthEvent {
-    /// New, or other addresses of ours than before.
+    /// The text of a gap that is new, or that has other source addresses than before.
     GapSuspected(String),
-    /// The target of a gap.
+    /// The target of a gap that has closed.
     GapClosed(String),
-    /// Ejected: targets in so many networks leave it without an answer.
+    /// The source, and the number of networks with targets that do not answer it.
     Ejected(IpAddr, usize),
     HalfOpen(IpAddr),
 }
 
-impl Default for SourceHealth {
-    fn default() -> Self {
+impl SourceHealth {
+    pub fn new(now: Instant) -> Self {
         Self {
             state: Mutex::default(),
             count: AtomicUsize::new(0),
             ejected: ArcSwap::default(),
-            answers: LastResponses::new(),
-            tenant: OnceLock::new(),
+            last_responses: LastResponses::new(now),
+            first_tenant: OnceLock::new(),
             has_several_tenants: AtomicBool::new(false),
         }
     }
-}
 
-impl SourceHealth {
-    /// Notes a response to a request from `source`, over whichever connection: the source is not cut off.
-    pub fn responded(&self, source: IpAddr) {
-        self.answers.note(source, Instant::now());
+    /// Records a response of a target to `source`: the source is not cut off.
+    pub fn responded(&self, source: IpAddr, now: Instant) {
+        self.last_responses.observe(source, now);
     }
 
-    /// What came of one dialling of `host` for `tenant`.
-    pub fn observe_dial(&self, host: &Host, tenant: Option<&TenantName>, answered: Option<Hop>, unanswered: &[Hop]) {
-        if self.tenant.get_or_init(|| tenant.cloned()).as_ref() != tenant {
+    /// Records the outcome of dialling `host` for `tenant`.
+    pub fn observe_dial(
+        &self,
+        host: &Host,
+        tenant: Option<&TenantName>,
+        answered: Option<Hop>,
+        unanswered: &[Hop],
+        now: Instant,
+    ) {
+        if self.first_tenant.get_or_init(|| tenant.cloned()).as_ref() != tenant {
             self.has_several_tenants.store(true, Ordering::Relaxed);
         }
         if let Some(hop) = answered {
-            self.responded(hop.from());
+            self.responded(hop.from(), now);
         }
         if unanswered.is_empty() && self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let now = Instant::now();
-        let mut places = self.state.lock();
+        let mut state = self.state.lock();
         for hop in unanswered {
-            places.remember(TargetAddress { host: host.clone(), to: hop.to() }, now);
+            state.add_target(TargetAddress { host: host.clone(), address: hop.to() }, now);
         }
-        // The answer first: it is what makes the silence towards others mean something.
+        // The answer first: a timeout only counts against a source if the target answers another one.
         if let Some(hop) = answered {
-            places.answered(&TargetAddress { host: host.clone(), to: hop.to() }, hop.from(), now);
+            state.answered(&TargetAddress { host: host.clone(), address: hop.to() }, hop.from(), now);
         }
         for hop in unanswered {
-            places.unanswered(&TargetAddress { host: host.clone(), to: hop.to() }, tenant, hop.from(), now);
+            state.unanswered(&TargetAddress { host: host.clone(), address: hop.to() }, tenant, hop.from(), now);
         }
-        self.count.store(places.known.len(), Ordering::Relaxed);
+        self.count.store(state.targets.len(), Ordering::Relaxed);
     }
 
-    /// Whether deliveries should rather leave from another address, while there is one.
-    pub fn is_resting(&self, source: IpAddr) -> bool {
+    /// Returns whether deliveries should prefer other sources.
+    pub fn is_ejected(&self, source: IpAddr) -> bool {
         self.ejected.load().contains(&source)
     }
 
     pub fn ejected(&self) -> Vec<IpAddr> {
-        let mut resting: Vec<_> = self.ejected.load().iter().copied().collect();
-        resting.sort_unstable();
-        resting
+        let mut ejected: Vec<_> = self.ejected.load().iter().copied().collect();
+        ejected.sort_unstable();
+        ejected
     }
 
-    /// How many targets answer some of our addresses and not others.
-    pub fn gaps(&self) -> usize {
+    /// Returns the number of targets that answer some sources and not others.
+    pub fn gap_count(&self) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
         }
-        self.state.lock().known.values().filter(|(heard, _)| heard.gap().is_some()).count()
+        self.state.lock().targets.values().filter(|(observations, _)| observations.gap().is_some()).count()
     }
 
-    /// Forgets what is old, and tells what is new. Call it from time to time.
-    pub fn review(&self) -> Vec<HealthEvent> {
-        let now = Instant::now();
-        let mut places = self.state.lock();
-        places.known.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
-        places.known.values_mut().for_each(|(heard, _)| heard.evict(now, WINDOW));
-        let mut news = places.rest(now, &self.answers, self.has_several_tenants.load(Ordering::Relaxed));
-        news.extend(places.gaps());
-        self.count.store(places.known.len(), Ordering::Relaxed);
-        let resting: HashSet<IpAddr> = places.ejected.keys().copied().collect();
-        if resting != **self.ejected.load() {
-            self.ejected.store(Arc::new(resting));
+    /// Removes old observations, ejects and reinstates sources, and returns the changes. Call it periodically.
+    pub fn review(&self, now: Instant) -> Vec<HealthEvent> {
+        let mut state = self.state.lock();
+        state.targets.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
+        state.targets.values_mut().for_each(|(observations, _)| observations.evict(now, WINDOW));
+        let mut events =
+            state.update_ejections(now, &self.last_responses, self.has_several_tenants.load(Ordering::Relaxed));
+        events.extend(state.update_gaps());
+        self.count.store(state.targets.len(), Ordering::Relaxed);
+        let ejected: HashSet<IpAddr> = state.ejected.keys().copied().collect();
+        if ejected != **self.ejected.load() {
+            self.ejected.store(Arc::new(ejected));
         }
-        news
+        events
     }
 }
 
 impl HealthState {
-    fn remember(&mut self, place: TargetAddress, now: Instant) {
-        if self.known.len() >= PLACES_MAX && !self.known.contains_key(&place) {
-            let harmless = self.known.iter().filter(|(_, (heard, _))| !heard.has_gap());
-            let oldest = harmless.min_by_key(|(_, (_, last))| *last).map(|(place, _)| place.clone());
+    fn add_target(&mut self, target: TargetAddress, now: Instant) {
+        if self.targets.len() >= TARGETS_MAX && !self.targets.contains_key(&target) {
+            let without_gap = self.targets.iter().filter(|(_, (observations, _))| !observations.has_gap());
+            let oldest = without_gap.min_by_key(|(_, (_, last))| *last).map(|(target, _)| target.clone());
             let Some(oldest) = oldest else { return };
-            self.known.remove(&oldest);
+            self.targets.remove(&oldest);
         }
-        self.known.entry(place).or_insert_with(|| (TargetObservations::default(), now)).1 = now;
+        self.targets.entry(target).or_insert_with(|| (TargetObservations::default(), now)).1 = now;
     }
 
-    fn answered(&mut self, place: &TargetAddress, source: IpAddr, now: Instant) {
-        if let Some((heard, last)) = self.known.get_mut(place) {
-            heard.observe_response(source, now);
+    fn answered(&mut self, target: &TargetAddress, source: IpAddr, now: Instant) {
+        if let Some((observations, last)) = self.targets.get_mut(target) {
+            observations.observe_response(source, now);
             *last = now;
         }
     }
 
-    fn unanswered(&mut self, place: &TargetAddress, tenant: Option<&TenantName>, source: IpAddr, now: Instant) {
-        let Some((heard, _)) = self.known.get_mut(place) else { return };
-        let is_counted = heard.observe_timeout(source, now);
-        if !is_counted || !heard.is_suspect(source) {
+    fn unanswered(&mut self, target: &TargetAddress, tenant: Option<&TenantName>, source: IpAddr, now: Instant) {
+        let Some((observations, _)) = self.targets.get_mut(target) else { return };
+        let is_counted = observations.observe_timeout(source, now);
+        if !is_counted || !observations.is_suspect(source) {
             return;
         }
         if self.suspects.len() >= SUSPECTS_MAX && !self.suspects.contains_key(&source) {
             return;
         }
-        let witnesses = self.suspects.entry(source).or_default();
-        if witnesses.len() >= WITNESSES_MAX {
-            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= RESPONSE_FRESH_FOR);
+        let observed = self.suspects.entry(source).or_default();
+        if observed.len() >= OBSERVATIONS_MAX {
+            observed.retain(|_, at| now.saturating_duration_since(*at) <= RESPONSE_FRESH_FOR);
         }
-        if witnesses.len() < WITNESSES_MAX {
-            witnesses.insert(TimeoutObservation::new(place.to.ip(), tenant.cloned()), now);
+        if observed.len() < OBSERVATIONS_MAX {
+            observed.insert(TimeoutObservation::new(target.address.ip(), tenant.cloned()), now);
         }
     }
 
-    /// Each gap when it is new, and when it is closed.
-    fn gaps(&mut self) -> Vec<HealthEvent> {
-        let gap = |(place, (heard, _)): (&TargetAddress, &(TargetObservations, Instant))| {
-            let (answers, lacks) = heard.gap()?;
+    /// Reports each gap when it is new, and when it has closed.
+    fn update_gaps(&mut self) -> Vec<HealthEvent> {
+        let gap = |(address, (observations, _)): (&TargetAddress, &(TargetObservations, Instant))| {
+            let (answers, lacks) = observations.gap()?;
             let [answers, lacks] = [answers, lacks].map(AddressRange::from_addresses);
-            let target = place.in_words();
+            let target = address.describe();
             Some((target.clone(), AllowListGap { target, answers, lacks }.to_string()))
         };
-        let found: BTreeMap<String, String> = self.known.iter().filter_map(gap).collect();
+        let found: BTreeMap<String, String> = self.targets.iter().filter_map(gap).collect();
         let is_closed = |target: &&String| !found.contains_key(*target);
-        let closed: Vec<String> = self.reported_gaps.keys().filter(is_closed).take(NEWS_MAX).cloned().collect();
+        let closed: Vec<String> = self.reported_gaps.keys().filter(is_closed).take(EVENTS_MAX).cloned().collect();
         closed.iter().for_each(|target| drop(self.reported_gaps.remove(target)));
         let mut new = found;
-        new.retain(|target, words| self.reported_gaps.get(target) != Some(words));
-        let new: Vec<_> = new.into_iter().take(NEWS_MAX - closed.len()).collect();
-        let news = closed
+        new.retain(|target, text| self.reported_gaps.get(target) != Some(text));
+        let new: Vec<_> = new.into_iter().take(EVENTS_MAX - closed.len()).collect();
+        let events = closed
             .into_iter()
             .map(HealthEvent::GapClosed)
-            .chain(new.iter().map(|(_, words)| HealthEvent::GapSuspected(words.clone())));
-        let news = news.collect();
+            .chain(new.iter().map(|(_, text)| HealthEvent::GapSuspected(text.clone())));
+        let events = events.collect();
         self.reported_gaps.extend(new);
-        news
+        events
     }
 
-    /// Which sources no target answers any more, and which are to be tried again.
-    fn rest(&mut self, now: Instant, answers: &LastResponses, has_several_tenants: bool) -> Vec<HealthEvent> {
-        let mut news = Vec::new();
-        let rested: Vec<IpAddr> =
-            self.ejected.iter().filter(|(_, since)| now - **since >= REST).map(|(ip, _)| *ip).collect();
-        for source in rested {
+    /// Ejects the sources that no target answers, and reinstates those whose ejection is over.
+    fn update_ejections(
+        &mut self,
+        now: Instant,
+        last_responses: &LastResponses,
+        has_several_tenants: bool,
+    ) -> Vec<HealthEvent> {
+        let mut events = Vec::new();
+        let reinstated: Vec<IpAddr> =
+            self.ejected.iter().filter(|(_, since)| now - **since >= EJECTION_TIME).map(|(ip, _)| *ip).collect();
+        for source in reinstated {
             self.ejected.remove(&source);
             self.suspects.remove(&source);
-            self.known.values_mut().for_each(|(heard, _)| heard.half_open(source));
-            news.push(HealthEvent::HalfOpen(source));
+            self.targets.values_mut().for_each(|(observations, _)| observations.half_open(source));
+            events.push(HealthEvent::HalfOpen(source));
         }
-        self.suspects.retain(|_, witnesses| {
-            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= RESPONSE_FRESH_FOR);
-            !witnesses.is_empty()
+        self.suspects.retain(|_, observed| {
+            observed.retain(|_, at| now.saturating_duration_since(*at) <= RESPONSE_FRESH_FOR);
+            !observed.is_empty()
         });
-        for (source, witnesses) in &self.suspects {
-            let networks = ejection::count_networks(witnesses.keys(), has_several_tenants);
-            let is_used = !self.ejected.contains_key(source);
-            if networks >= NETWORKS_MIN && is_used && !answers.has(*source, now) {
-                news.push(HealthEvent::Ejected(*source, networks));
+        for (source, observed) in &self.suspects {
+            let networks = ejection::count_networks(observed.keys(), has_several_tenants);
+            let is_in_use = !self.ejected.contains_key(source);
+            if networks >= NETWORKS_MIN && is_in_use && !last_responses.has(*source, now) {
+                events.push(HealthEvent::Ejected(*source, networks));
                 self.ejected.insert(*source, now);
             }
         }
-        news
+        events
     }
 }
 
 impl TargetAddress {
-    fn in_words(&self) -> String {
+    fn describe(&self) -> String {
         match &self.host {
-            Host::Name(name) => format!("{name}:{} at {}", self.to.port(), self.to.ip()),
-            Host::Ip(_) => self.to.to_string(),
+            Host::Name(name) => format!("{name}:{} at {}", self.address.port(), self.address.ip()),
+            Host::Ip(_) => self.address.to_string(),
         }
     }
 }
@@ -293,44 +303,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_that_do_not_answer_end_no_suspicion() {
-        let reach = SourceHealth::default();
+    fn allow_list_gap_stays_suspected_among_many_targets_without_an_answer() {
+        let (health, now) = (SourceHealth::new(Instant::now()), Instant::now());
         let hop = |from: u8, to: u32| {
             Hop::for_test(IpAddr::from([198, 51, 100, from]), SocketAddr::new(IpAddr::from(to.to_be_bytes()), 443))
         };
         let host = |name: u32| Host::Name(format!("{name}.example").into());
         for _ in 0..3 {
-            reach.observe_dial(&host(0), None, Some(hop(17, 0)), &[hop(18, 0)]);
+            health.observe_dial(&host(0), None, Some(hop(17, 0)), &[hop(18, 0)], now);
         }
-        assert_eq!(reach.gaps(), 1);
-        for name in 1..=PLACES_MAX as u32 + 100 {
-            reach.observe_dial(&host(name), None, None, &[hop(18, name)]);
+        assert_eq!(health.gap_count(), 1);
+        for name in 1..=TARGETS_MAX as u32 + 100 {
+            health.observe_dial(&host(name), None, None, &[hop(18, name)], now);
         }
-        let kept = reach.state.lock().known.len();
-        assert_eq!((kept, reach.gaps()), (PLACES_MAX, 1));
-        let told =
-            |news: Vec<HealthEvent>| news.iter().filter(|news| matches!(news, HealthEvent::GapSuspected(_))).count();
-        assert_eq!((told(reach.review()), told(reach.review())), (1, 0), "once");
-        reach.observe_dial(&host(0), None, Some(hop(18, 0)), &[]);
+        let kept = health.state.lock().targets.len();
+        assert_eq!((kept, health.gap_count()), (TARGETS_MAX, 1));
+        let suspected = |events: Vec<HealthEvent>| {
+            events.iter().filter(|event| matches!(event, HealthEvent::GapSuspected(_))).count()
+        };
+        assert_eq!((suspected(health.review(now)), suspected(health.review(now))), (1, 0), "a gap is reported once");
+        health.observe_dial(&host(0), None, Some(hop(18, 0)), &[], now);
         assert!(
-            matches!(reach.review().as_slice(), [HealthEvent::GapClosed(target)] if target == "0.example:443 at 0.0.0.0")
+            matches!(health.review(now).as_slice(), [HealthEvent::GapClosed(target)] if target == "0.example:443 at 0.0.0.0")
         );
     }
 
     #[test]
-    fn what_is_too_much_for_one_time_is_told_the_next() {
-        let reach = SourceHealth::default();
+    fn allow_list_gaps_beyond_one_review_are_reported_by_the_next() {
+        let (health, now) = (SourceHealth::new(Instant::now()), Instant::now());
         let hop = |from: u8, to: u32| {
             Hop::for_test(IpAddr::from([198, 51, 100, from]), SocketAddr::new(IpAddr::from(to.to_be_bytes()), 443))
         };
-        let all = NEWS_MAX as u32 + 10;
+        let all = EVENTS_MAX as u32 + 10;
         for name in 0..all {
             let host = Host::Name(format!("{name}.example").into());
-            (0..3).for_each(|_| reach.observe_dial(&host, None, Some(hop(17, name)), &[hop(18, name)]));
+            (0..3).for_each(|_| health.observe_dial(&host, None, Some(hop(17, name)), &[hop(18, name)], now));
         }
-        let told =
-            |news: Vec<HealthEvent>| news.iter().filter(|news| matches!(news, HealthEvent::GapSuspected(_))).count();
-        let both = [told(reach.review()), told(reach.review()), told(reach.review())];
-        assert_eq!(both, [NEWS_MAX, 10, 0]);
+        let suspected = |events: Vec<HealthEvent>| {
+            events.iter().filter(|event| matches!(event, HealthEvent::GapSuspected(_))).count()
+        };
+        let counts = [suspected(health.review(now)), suspected(health.review(now)), suspected(health.review(now))];
+        assert_eq!(counts, [EVENTS_MAX, 10, 0]);
     }
 }

@@ -1,5 +1,5 @@
-//! Targets that chose HTTP/2 in the handshake and then demanded HTTP/1.1 (HTTP_1_1_REQUIRED, RFC 9113 §7).
-//! Which version is offered to this target?
+//! The targets that selected HTTP/2 by ALPN and then required HTTP/1.1 (HTTP_1_1_REQUIRED, RFC 9113 §7).
+//! Which versions does outgate offer to this target?
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use crate::lru::LruCache;
 use crate::names::Target;
 
-/// How long a target is offered HTTP/1.1 alone. Afterwards one request finds out whether it still demands it.
+/// The time for which a target is offered only HTTP/1.1. The next request after it offers HTTP/2 again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
-/// Targets that are remembered; for one more, the target is forgotten that was asked about least recently.
+/// The capacity. A new target evicts the least recently used one.
 const TARGETS_MAX: usize = 1024;
 
 pub struct Http1OnlyTargets {
-    /// When each has demanded it last.
+    /// The last time that each target required HTTP/1.1.
     since: Mutex<LruCache<Target, Instant>>,
 }
 
@@ -25,23 +25,15 @@ impl Default for Http1OnlyTargets {
 }
 
 impl Http1OnlyTargets {
-    /// Remembers that the target demands HTTP/1.1.
-    pub fn remember(&self, target: &Target) {
-        self.remember_at(target, Instant::now());
-    }
-
-    /// Returns whether the target has demanded HTTP/1.1 lately.
-    pub fn contains(&self, target: &Target) -> bool {
-        self.contains_at(target, Instant::now())
-    }
-
-    fn remember_at(&self, target: &Target, now: Instant) {
+    /// Notes that the target requires HTTP/1.1.
+    pub fn insert(&self, target: &Target, now: Instant) {
         self.since.lock().insert(target.clone(), now);
     }
 
-    fn contains_at(&self, target: &Target, now: Instant) -> bool {
+    /// Returns whether the target has required HTTP/1.1 within [`REMEMBERED_FOR`].
+    pub fn contains(&self, target: &Target, now: Instant) -> bool {
         let mut since = self.since.lock();
-        since.get(target).is_some_and(|demanded| now.saturating_duration_since(*demanded) < REMEMBERED_FOR)
+        since.get(target).is_some_and(|last| now.saturating_duration_since(*last) < REMEMBERED_FOR)
     }
 }
 
@@ -56,22 +48,22 @@ mod tests {
     }
 
     #[test]
-    fn http1_only_is_forgotten_after_ten_minutes() {
+    fn http1_only_target_expires_after_ten_minutes() {
         let (http1_only, start) = (Http1OnlyTargets::default(), Instant::now());
-        http1_only.remember_at(&target(1), start);
-        assert!(http1_only.contains_at(&target(1), start + REMEMBERED_FOR - Duration::from_secs(1)));
-        assert!(!http1_only.contains_at(&target(2), start));
-        assert!(!http1_only.contains_at(&target(1), start + REMEMBERED_FOR));
+        http1_only.insert(&target(1), start);
+        assert!(http1_only.contains(&target(1), start + REMEMBERED_FOR - Duration::from_secs(1)));
+        assert!(!http1_only.contains(&target(2), start));
+        assert!(!http1_only.contains(&target(1), start + REMEMBERED_FOR));
     }
 
     #[test]
-    fn http1_only_forgets_the_oldest_target_when_it_is_full() {
+    fn http1_only_targets_evict_the_least_recently_used_one() {
         let (http1_only, start) = (Http1OnlyTargets::default(), Instant::now());
         for port in 0..=TARGETS_MAX {
-            http1_only.remember_at(&target(port), start + Duration::from_millis(port as u64));
+            http1_only.insert(&target(port), start + Duration::from_millis(port as u64));
         }
         let now = start + Duration::from_secs(10);
-        assert!(!http1_only.contains_at(&target(0), now));
-        assert!(http1_only.contains_at(&target(1), now) && http1_only.contains_at(&target(TARGETS_MAX), now));
+        assert!(!http1_only.contains(&target(0), now));
+        assert!(http1_only.contains(&target(1), now) && http1_only.contains(&target(TARGETS_MAX), now));
     }
 }

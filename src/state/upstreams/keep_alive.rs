@@ -1,5 +1,5 @@
-//! `Keep-Alive` of a target over HTTP/1.1: how long it keeps a connection that is idle.
-//! When is it too late to send another request over it?
+//! The `Keep-Alive` field of a target over HTTP/1.1: the time for which it keeps an idle connection.
+//! Until when may outgate send another request over the connection?
 
 use std::time::Duration;
 
@@ -7,24 +7,25 @@ use http::{HeaderMap, HeaderName};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// A connection is not used in the last second before the target closes it, since the request may meet the end on its way;
-/// or in the second half of a time that is shorter than twice that.
+/// The time before the target closes a connection in which outgate does not use it: the request and the FIN could cross. A
+/// timeout of less than twice this loses its second half instead.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Returns how long after a response the connection may be used again. Zero: no more. `None`: the field does not say.
+/// Returns the time after a response within which the connection may be used again. Zero: it may not. `None`: the field has
+/// no such parameter.
 ///
-/// The parameters are `timeout`, in seconds, and `max`, how many requests more (RFC 2068 §19.7.1.1). Of several the smallest
-/// counts; one that is no number says nothing.
+/// The parameters are `timeout`, in seconds, and `max`, the number of further requests (RFC 2068 §19.7.1.1). The smallest of
+/// several values counts. A value that is no number is ignored.
 pub(in crate::state) fn read(fields: &HeaderMap) -> Option<Duration> {
     let lines = fields.get_all(&KEEP_ALIVE).iter().filter_map(|line| line.to_str().ok());
     let parameters = lines.flat_map(|line| line.split([',', ';'])).filter_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         let value = value.trim().trim_matches('"');
         let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        // A number too large for this type is as good as its largest.
+        // A number that overflows is treated as the maximum.
         is_number.then(|| (name.trim(), value.parse().unwrap_or(u64::MAX)))
     });
-    let stays = parameters.filter_map(|(name, value)| match (name, value) {
+    let timeouts = parameters.filter_map(|(name, value)| match (name, value) {
         (name, 0) if name.eq_ignore_ascii_case("max") => Some(Duration::ZERO),
         (name, seconds) if name.eq_ignore_ascii_case("timeout") => {
             let timeout = Duration::from_secs(seconds);
@@ -32,7 +33,7 @@ pub(in crate::state) fn read(fields: &HeaderMap) -> Option<Duration> {
         }
         _ => None,
     });
-    stays.min()
+    timeouts.min()
 }
 
 #[cfg(test)]
@@ -41,7 +42,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn keep_alive_says_how_long_a_connection_stays() {
+    fn keep_alive_limits_the_idle_time_of_a_connection() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         for (lines, expected) in [
             (&["timeout=5"][..], seconds(4)),

@@ -1,5 +1,5 @@
-//! What is remembered of targets and of the source addresses towards them.
-//! How is a target reached, and what does the proxy know of it?
+//! The state of targets, and of the source addresses that connect to them.
+//! How does the proxy reach a target, and what has it observed of the target?
 
 pub mod breaker;
 pub mod fair_share;

@@ -1,5 +1,5 @@
-//! Connections to targets that may serve another delivery.
-//! Is there an open connection that is in every respect what a new one would be?
+//! The pool of connections to targets.
+//! Is there an open connection that is equal to a new one in every respect?
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,160 +20,165 @@ use crate::policy::egress::Pool;
 use crate::state::upstreams::fair_share::FairShareLru;
 use crate::state::upstreams::keep_alive;
 
-/// Everything that makes a connection what it is.
+/// The properties of a connection. A delivery may use a connection only if all of them are equal.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PoolKey {
     pub from: IpAddr,
     pub target: Target,
-    /// The fingerprint of the trust policy that its certificate satisfied, and of who we are under it.
+    /// The fingerprint of the trust that its certificate satisfied, with the client certificate.
     pub trust: [u8; 32],
-    /// `None`: for no tenant.
+    /// `None`: it serves deliveries without a tenant.
     pub tenant: Option<TenantName>,
-    /// `None`: for all clients.
+    /// `None`: it serves all clients.
     pub client: Option<ClientName>,
-    /// The limits under which it reads responses.
+    /// The limits on the heads of its responses.
     pub head_max: ResponseHeadMax,
 }
 
-/// Connections kept for one key, and altogether: see [`fd_limit`] for what else the process must hold.
+/// The number of connections of one key, and of all keys. [`fd_limit`] says how many descriptors the process needs besides.
 const PER_KEY_MAX: usize = 256;
 const TOTAL_MAX: usize = 10_000;
-/// For the tail of an answer to be read, and of an upload to leave, if its target answered early.
-const SETTLED_WITHIN: Duration = Duration::from_secs(1);
-/// Locks are held for a few instructions; this many keep even those apart.
+/// The time for the rest of a response to be read, and for the rest of an upload to be sent after an early response.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The number of locks that the keys are spread over.
 const SHARDS: usize = 16;
 
 pub struct ConnectionPool {
     shards: [Mutex<HashMap<PoolKey, PoolEntry>>; SHARDS],
-    /// Of all that is kept. Locked after a shard, never before.
+    /// The shares of the clients in all connections. Lock order: a shard first, then this.
     shares: Mutex<FairShareLru<Option<ClientName>, PoolKey>>,
-    /// Where connections leave from that may serve again: what comes back from elsewhere is not kept.
-    sources: ArcSwapOption<Vec<Arc<Pool>>>,
+    /// The pools whose source addresses connections may have. The pool closes a released connection from another source.
+    allowed_sources: ArcSwapOption<Vec<Arc<Pool>>>,
 }
 
 /// The connections of one key.
 #[derive(Default)]
 struct PoolEntry {
-    /// The one used last at the end.
+    /// HTTP/1.1: the most recently used one is the last.
     idle: Vec<IdleConnection>,
-    /// HTTP/2: they stay here while they are in use, too.
+    /// HTTP/2: they stay here while they are in use.
     shared: Vec<SharedConnection>,
 }
 
 struct IdleConnection {
     connection: Connection,
     since: Instant,
-    stay: IdleTimeout,
-    /// Its last use, in [`FairShareLru`].
+    idle_timeout: IdleTimeout,
+    /// The number of its last use in [`FairShareLru`].
     number: u64,
 }
 
 struct SharedConnection {
     connection: Connection,
     number: u64,
-    /// The longest of the routes that have used it.
-    idle: Duration,
+    /// The longest idle timeout of the routes that have used it.
+    idle_timeout: Duration,
 }
 
-/// How long a connection may be idle and be used again.
+/// The time for which a connection may be idle and be used again.
 #[derive(Clone, Copy)]
 struct IdleTimeout {
-    /// As the route says that used it last.
+    /// The idle timeout of the route that used it last.
     route: Duration,
-    /// As the target has announced, less the margin.
+    /// The timeout of the target's `Keep-Alive`, less the margin.
     announced: Option<Duration>,
 }
 
 impl IdleTimeout {
-    fn longest(self) -> Duration {
+    fn effective(self) -> Duration {
         self.announced.map_or(self.route, |announced| announced.min(self.route))
     }
 }
 
-/// A connection in use. Dropping it closes the connection, or, of a shared one, ends its part; only
-/// [`PooledConnection::release`] keeps it.
+/// A connection in use. Dropping it closes an HTTP/1.1 connection, or the stream of an HTTP/2 connection.
+/// [`PooledConnection::release`] returns it to the pool.
 pub struct PooledConnection {
     connection: Connection,
     key: PoolKey,
-    home: Arc<ConnectionPool>,
-    stay: IdleTimeout,
+    pool: Arc<ConnectionPool>,
+    idle_timeout: IdleTimeout,
 }
 
 impl ConnectionPool {
-    #[expect(clippy::new_without_default, reason = "made once, by Live")]
+    #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             shares: Mutex::new(FairShareLru::new(TOTAL_MAX.min(fd_limit::connections_max()))),
-            sources: ArcSwapOption::empty(),
+            allowed_sources: ArcSwapOption::empty(),
         }
     }
 
-    /// `idle`: how long the route lets it be idle.
-    pub fn lease(home: &Arc<ConnectionPool>, key: PoolKey, connection: Connection, idle: Duration) -> PooledConnection {
+    /// Adds a new connection, whose route has the idle timeout `idle_timeout`, and takes it into use.
+    pub fn lease(self: &Arc<Self>, key: PoolKey, connection: Connection, idle_timeout: Duration) -> PooledConnection {
         let connection = match connection.share() {
             None => connection,
             Some(handle) => {
-                home.store(&key, |kept, number| {
-                    let oldest = kept.shared.iter().enumerate().min_by_key(|(_, shared)| shared.number);
-                    let oldest = oldest.map(|(at, _)| at).filter(|_| kept.shared.len() >= PER_KEY_MAX);
-                    let oldest = oldest.map(|at| kept.shared.remove(at));
-                    kept.shared.push(SharedConnection { connection, number, idle });
+                self.store(&key, |entry, number| {
+                    let oldest = entry.shared.iter().enumerate().min_by_key(|(_, shared)| shared.number);
+                    let oldest = oldest.map(|(at, _)| at).filter(|_| entry.shared.len() >= PER_KEY_MAX);
+                    let oldest = oldest.map(|at| entry.shared.remove(at));
+                    entry.shared.push(SharedConnection { connection, number, idle_timeout });
                     oldest.map(|oldest| (oldest.connection, oldest.number))
                 });
                 handle
             }
         };
-        PooledConnection { connection, key, home: Arc::clone(home), stay: IdleTimeout { route: idle, announced: None } }
+        let idle_timeout = IdleTimeout { route: idle_timeout, announced: None };
+        PooledConnection { connection, key, pool: Arc::clone(self), idle_timeout }
     }
 
-    /// Leases a new connection for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
-    pub fn lease_dedicated(home: &Arc<ConnectionPool>, key: PoolKey, connection: Connection) -> PooledConnection {
+    /// Takes a new connection into use for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
+    pub fn lease_dedicated(self: &Arc<Self>, key: PoolKey, connection: Connection) -> PooledConnection {
         let connection = connection.share().unwrap_or(connection);
         PooledConnection {
             connection,
             key,
-            home: Arc::clone(home),
-            stay: IdleTimeout { route: Duration::ZERO, announced: None },
+            pool: Arc::clone(self),
+            idle_timeout: IdleTimeout { route: Duration::ZERO, announced: None },
         }
     }
 
-    /// A connection that others use too, else the one used last, so that the rest can grow old and go. One that the
-    /// peer has closed, or that is too old, is dropped on the way; one that `may_serve` does not permit now, such as one to
-    /// an address that the guard does not clear, is left for when it does again.
+    /// Returns a shared connection, or else the most recently used idle one, so that the others can expire. It drops idle
+    /// connections that the peer has closed or that are too old. Connections that `may_serve` does not allow now, such as one
+    /// to an address that the guard denies, stay in the pool.
     pub async fn acquire(
         self: &Arc<Self>,
         key: &PoolKey,
-        limits: &Timeouts,
+        timeouts: &Timeouts,
+        now: Instant,
         may_serve: impl Fn(&Connection) -> bool,
     ) -> Option<PooledConnection> {
-        let (connection, announced) = match self.take_shared(key, limits, &may_serve).await {
+        let (connection, announced) = match self.take_shared(key, timeouts, now, &may_serve).await {
             Some(connection) => (connection, None),
-            None => self.take_idle(key, limits, &may_serve).await?,
+            None => self.take_idle(key, timeouts, now, &may_serve).await?,
         };
-        let stay = IdleTimeout { route: limits.idle, announced };
-        Some(PooledConnection { connection, key: key.clone(), home: Arc::clone(self), stay })
+        let idle_timeout = IdleTimeout { route: timeouts.idle, announced };
+        Some(PooledConnection { connection, key: key.clone(), pool: Arc::clone(self), idle_timeout })
     }
 
     async fn take_shared(
         &self,
         key: &PoolKey,
-        limits: &Timeouts,
+        timeouts: &Timeouts,
+        now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
     ) -> Option<Connection> {
         let mut seen = 0;
         loop {
-            // Handles are tried one by one, and outside of the lock; each that fails has lost its connection.
+            // Handles are tried one by one outside of the lock. A handle that fails has lost its connection.
             let mut handle = {
                 let mut shard = self.shard(key).lock();
                 let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
                 let (index, number, handle) =
-                    shared.find_map(|(index, SharedConnection { connection, number, idle })| {
-                        let is_recent = connection.idle_time().unwrap_or_default() < limits.idle;
-                        let fit =
-                            is_recent && !connection.is_closed() && connection.created_at().elapsed() < limits.reuse;
-                        let handle = (fit && may_serve(connection)).then(|| connection.share()).flatten();
-                        *idle = if handle.is_some() { limits.idle.max(*idle) } else { *idle };
+                    shared.find_map(|(index, SharedConnection { connection, number, idle_timeout })| {
+                        let is_recent = connection.idle_time().unwrap_or_default() < timeouts.idle;
+                        let is_young = now.saturating_duration_since(connection.created_at()) < timeouts.reuse;
+                        let is_usable = is_recent && is_young && !connection.is_closed();
+                        let handle = (is_usable && may_serve(connection)).then(|| connection.share()).flatten();
+                        if handle.is_some() {
+                            *idle_timeout = timeouts.idle.max(*idle_timeout);
+                        }
                         handle.map(|handle| (index, number, handle))
                     })?;
                 *number = self.shares.lock().touch(&key.client, *number);
@@ -186,41 +191,43 @@ impl ConnectionPool {
         }
     }
 
-    /// Takes an idle connection, and the time for which the target has announced to keep it.
+    /// Takes an idle connection, and the timeout of its target's `Keep-Alive`.
     async fn take_idle(
         &self,
         key: &PoolKey,
-        limits: &Timeouts,
+        timeouts: &Timeouts,
+        now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
     ) -> Option<(Connection, Option<Duration>)> {
-        let (mut unsettled, mut elsewhere) = (None, Vec::new());
+        let (mut unsettled, mut not_allowed) = (None, Vec::new());
         let mut found = None;
         while let Some(idle) = self.pop(key) {
             let connection = &idle.connection;
-            let stays = IdleTimeout { route: limits.idle, ..idle.stay }.longest();
-            let is_fit = idle.since.elapsed() < stays && connection.created_at().elapsed() < limits.reuse;
-            if !is_fit || connection.is_closed() {
+            let idle_timeout = IdleTimeout { route: timeouts.idle, ..idle.idle_timeout }.effective();
+            let age = |since: Instant| now.saturating_duration_since(since);
+            let is_recent = age(idle.since) < idle_timeout && age(connection.created_at()) < timeouts.reuse;
+            if !is_recent || connection.is_closed() {
                 continue;
             }
             if !may_serve(connection) {
-                elsewhere.push(idle);
+                not_allowed.push(idle);
             } else if connection.is_ready() {
-                found = Some((idle.connection, idle.stay.announced));
+                found = Some((idle.connection, idle.idle_timeout.announced));
                 break;
             } else if unsettled.is_none() {
                 unsettled = Some(idle);
             }
         }
-        for IdleConnection { connection, since, stay, .. } in elsewhere.into_iter().rev() {
-            self.push(key, connection, since, stay);
+        for IdleConnection { connection, since, idle_timeout, .. } in not_allowed.into_iter().rev() {
+            self.push(key, connection, since, idle_timeout);
         }
         match (found, unsettled) {
-            // One delivery waits for one connection, however many have a tail to read.
-            (None, Some(IdleConnection { mut connection, stay, .. })) => {
-                connection.becomes_ready().await.then_some((connection, stay.announced))
+            // A delivery waits for one connection only, even if several have the rest of a response to read.
+            (None, Some(IdleConnection { mut connection, idle_timeout, .. })) => {
+                connection.becomes_ready().await.then_some((connection, idle_timeout.announced))
             }
             (Some(found), Some(unsettled)) => {
-                self.push(key, unsettled.connection, unsettled.since, unsettled.stay);
+                self.push(key, unsettled.connection, unsettled.since, unsettled.idle_timeout);
                 Some(found)
             }
             (found, None) => found,
@@ -234,28 +241,28 @@ impl ConnectionPool {
         Some(idle)
     }
 
-    fn push(&self, key: &PoolKey, connection: Connection, since: Instant, stay: IdleTimeout) {
-        if !stay.longest().is_zero() && !connection.is_closed() && self.may_leave_from(key.from) {
-            self.store(key, |kept, number| {
-                let oldest = (kept.idle.len() >= PER_KEY_MAX).then(|| kept.idle.remove(0));
-                kept.idle.push(IdleConnection { connection, since, stay, number });
+    fn push(&self, key: &PoolKey, connection: Connection, since: Instant, idle_timeout: IdleTimeout) {
+        if !idle_timeout.effective().is_zero() && !connection.is_closed() && self.allows_source(key.from) {
+            self.store(key, |entry, number| {
+                let oldest = (entry.idle.len() >= PER_KEY_MAX).then(|| entry.idle.remove(0));
+                entry.idle.push(IdleConnection { connection, since, idle_timeout, number });
                 oldest.map(|oldest| (oldest.connection, oldest.number))
             });
         }
     }
 
-    /// From now on.
-    pub fn keep_sources(&self, pools: Vec<Arc<Pool>>) {
-        self.sources.store(Some(Arc::new(pools)));
+    /// Sets the pools whose source addresses connections may have.
+    pub fn set_allowed_sources(&self, pools: Vec<Arc<Pool>>) {
+        self.allowed_sources.store(Some(Arc::new(pools)));
     }
 
-    fn may_leave_from(&self, source: IpAddr) -> bool {
+    fn allows_source(&self, source: IpAddr) -> bool {
         let now = Timestamp::now();
-        self.sources.load().as_ref().is_none_or(|pools| pools.iter().any(|pool| pool.contains(source, now)))
+        self.allowed_sources.load().as_ref().is_none_or(|pools| pools.iter().any(|pool| pool.contains(source, now)))
     }
 
-    /// Keeps a connection, which `put` adds under its number. Where there are too many, of its key or altogether, the one
-    /// goes that was used least recently.
+    /// Stores a connection, which `put` adds under its number. A full pool, or a full key, evicts its least recently used
+    /// connection.
     fn store(&self, key: &PoolKey, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
         let (oldest, evicted) = {
             let mut shard = self.shard(key).lock();
@@ -266,28 +273,28 @@ impl ConnectionPool {
             }
             (oldest, evicted)
         };
-        // Closed outside of the locks.
+        // Connections are closed outside of the locks.
         drop(oldest);
-        drop(evicted.and_then(|(key, number)| self.take_out(&key, number)));
+        drop(evicted.and_then(|(key, number)| self.remove(&key, number)));
     }
 
-    /// `None`: another delivery has taken it meanwhile.
-    fn take_out(&self, key: &PoolKey, number: u64) -> Option<Connection> {
+    /// Removes a connection. `None`: another delivery has taken it meanwhile.
+    fn remove(&self, key: &PoolKey, number: u64) -> Option<Connection> {
         let mut shard = self.shard(key).lock();
-        let kept = shard.get_mut(key)?;
-        let idle = kept.idle.iter().position(|idle| idle.number == number);
-        let shared = kept.shared.iter().position(|shared| shared.number == number);
+        let entry = shard.get_mut(key)?;
+        let idle = entry.idle.iter().position(|idle| idle.number == number);
+        let shared = entry.shared.iter().position(|shared| shared.number == number);
         let connection = idle
-            .map(|at| kept.idle.remove(at).connection)
-            .or_else(|| shared.map(|at| kept.shared.remove(at).connection));
-        if kept.idle.is_empty() && kept.shared.is_empty() {
+            .map(|at| entry.idle.remove(at).connection)
+            .or_else(|| shared.map(|at| entry.shared.remove(at).connection));
+        if entry.idle.is_empty() && entry.shared.is_empty() {
             shard.remove(key);
         }
         connection
     }
 
     fn shard(&self, key: &PoolKey) -> &Mutex<HashMap<PoolKey, PoolEntry>> {
-        // Only to keep locks apart: any spread will do, and the map hashes for itself.
+        // Any even spread will do, since the map hashes the key itself.
         let low = match key.from {
             IpAddr::V4(ip) => ip.octets()[3],
             IpAddr::V6(ip) => ip.octets()[15],
@@ -295,59 +302,61 @@ impl ConnectionPool {
         &self.shards[(usize::from(low) + usize::from(key.target.port)) % SHARDS]
     }
 
-    /// Drops what is closed, has been idle for too long, is too old or does not settle, and what leaves from a source that
-    /// `keeps` does not keep. Exchanges that are under way on a shared connection finish.
-    pub fn sweep(&self, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
+    /// Drops the connections that are closed, idle for too long, older than `max_age` or not settled, and those from a source
+    /// that `allows_source` rejects. Exchanges in flight on a shared connection finish.
+    pub fn sweep(&self, max_age: Duration, now: Instant, allows_source: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            shard.retain(|key, kept| {
-                let stays = |connection: &Connection, idle: Duration, idle_most: Duration| {
-                    let is_young = idle < idle_most && connection.created_at().elapsed() < age_most;
-                    keeps(key.from) && is_young && !connection.is_closed()
+            shard.retain(|key, entry| {
+                let age = |since: Instant| now.saturating_duration_since(since);
+                let is_usable = |connection: &Connection, idle: Duration, idle_timeout: Duration| {
+                    let is_young = idle < idle_timeout && age(connection.created_at()) < max_age;
+                    allows_source(key.from) && is_young && !connection.is_closed()
                 };
-                let stays_or_goes = |stays: bool, number: u64| {
-                    if !stays {
+                let retain = |is_usable: bool, number: u64| {
+                    if !is_usable {
                         self.shares.lock().remove(&key.client, number);
                     }
-                    stays
+                    is_usable
                 };
-                kept.idle.retain(|idle| {
-                    let since = idle.since.elapsed();
-                    let is_settled = since < SETTLED_WITHIN || idle.connection.is_upload_finished();
-                    stays_or_goes(is_settled && stays(&idle.connection, since, idle.stay.longest()), idle.number)
+                entry.idle.retain(|idle| {
+                    let since = age(idle.since);
+                    let is_settled = since < SETTLE_TIMEOUT || idle.connection.is_upload_finished();
+                    retain(is_settled && is_usable(&idle.connection, since, idle.idle_timeout.effective()), idle.number)
                 });
-                kept.shared.retain(|SharedConnection { connection, number, idle }| {
-                    stays_or_goes(stays(connection, connection.idle_time().unwrap_or_default(), *idle), *number)
+                entry.shared.retain(|SharedConnection { connection, number, idle_timeout }| {
+                    retain(is_usable(connection, connection.idle_time().unwrap_or_default(), *idle_timeout), *number)
                 });
-                kept.idle.len() + kept.shared.len() > 0
+                entry.idle.len() + entry.shared.len() > 0
             });
         }
     }
 
-    /// Connections that are kept.
-    pub fn kept(&self) -> usize {
+    /// Returns the number of connections in the pool.
+    pub fn connection_count(&self) -> usize {
         self.shares.lock().total()
     }
 }
 
 impl PooledConnection {
-    /// Takes note of how long the target keeps the connection, as its response says: `Keep-Alive: timeout=5, max=100`
-    /// (RFC 2068 §19.7.1.1). A response without the field changes nothing; HTTP/2 has no such field (RFC 9113 §8.2.2).
+    /// Applies the `Keep-Alive` field of a response, such as `timeout=5, max=100` (RFC 2068 §19.7.1.1). A response without the
+    /// field changes nothing; HTTP/2 has no such field (RFC 9113 §8.2.2).
     pub fn observe_keep_alive(&mut self, fields: &HeaderMap) {
         if self.connection.idle_time().is_none()
             && let Some(announced) = keep_alive::read(fields)
         {
-            self.stay.announced = Some(announced);
+            self.idle_timeout.announced = Some(announced);
         }
     }
 
-    /// After the last byte of an answer that did not end the connection. A shared one was never taken away, and is broken
-    /// off if the target goes on owing it to take the request; the sweep looks after those that serve one at a time.
-    pub fn release(self) {
-        let PooledConnection { mut connection, key, home, stay } = self;
+    /// Returns the connection to the pool, after the last byte of a response that did not end it. A shared connection never
+    /// left the pool; its stream is reset if the target does not read the rest of the upload in time. The sweep drops an idle
+    /// connection in that case.
+    pub fn release(self, now: Instant) {
+        let PooledConnection { mut connection, key, pool, idle_timeout } = self;
         if connection.idle_time().is_none() {
             connection.finish_exchange();
-            home.push(&key, connection, Instant::now(), stay);
+            pool.push(&key, connection, now, idle_timeout);
         } else if connection.is_upload_finished() {
             connection.finish_exchange();
         } else {

@@ -1,4 +1,4 @@
-//! Which addresses this host has, as far as is known now.
+//! The addresses of this host, as the kernel last listed them.
 //! Is a source address of a pool usable?
 
 use std::collections::HashSet;
@@ -13,41 +13,44 @@ use parking_lot::Mutex;
 use crate::net::local::{self, LocalPrefixes};
 use crate::policy::guard::LocalAddresses;
 
-/// Kept fresh by [`Sources::refresh`] every few seconds, and by the kernel's refusals in between.
+/// The addresses of this host. [`Sources::refresh`] reads them every few seconds; refusals of the kernel update them in
+/// between.
 pub struct Sources {
-    view: ArcSwap<SourcesSnapshot>,
-    own: ArcSwap<LocalAddresses>,
-    /// One writer at a time: a view is copied, changed and put in place of the old one.
-    writing: Mutex<Vec<SocketAddr>>,
-    /// The kernel did not answer the last time it was asked.
+    snapshot: ArcSwap<SourcesSnapshot>,
+    local_addresses: ArcSwap<LocalAddresses>,
+    /// The addresses of the listeners. The lock also admits one writer at a time, since a writer copies the snapshot,
+    /// changes it and replaces it.
+    listeners: Mutex<Vec<SocketAddr>>,
+    /// The kernel did not list the addresses the last time.
     stale: AtomicBool,
 }
 
-/// One state of the knowledge; a delivery looks at one.
+/// The addresses at one time. A delivery uses one snapshot.
 #[derive(Default, Clone)]
 pub struct SourcesSnapshot {
-    /// `None` where the kernel does not tell: then only its refusals count.
+    /// `None`: the kernel has never listed them, and only its refusals count.
     local: Option<LocalPrefixes>,
     refused: HashSet<IpAddr>,
 }
 
-/// More refusals than this between two refreshes are not remembered one by one.
+/// The number of refused addresses that are kept between two refreshes.
 const REFUSED_MAX: usize = 4096;
 
 impl SourcesSnapshot {
+    /// Returns whether this host can send from `source`.
     pub fn has(&self, source: IpAddr) -> bool {
         self.local.as_ref().is_none_or(|local| local.contains(source)) && !self.refused.contains(&source)
     }
 
-    /// What this host has of `ranges`, whatever the kernel has refused of it lately.
-    pub fn of(&self, ranges: &[IpNet]) -> Vec<IpNet> {
+    /// Returns the parts of `ranges` that this host has, including addresses that the kernel has refused.
+    pub fn usable_ranges(&self, ranges: &[IpNet]) -> Vec<IpNet> {
         match &self.local {
             None => ranges.to_vec(),
             Some(local) => ranges.iter().flat_map(|range| overlap(range, local.prefixes())).copied().collect(),
         }
     }
 
-    /// How many addresses of `ranges` are usable.
+    /// Returns the number of usable addresses in `ranges`.
     pub fn count(&self, ranges: &[IpNet]) -> u128 {
         let count: u128 = match &self.local {
             None => total(ranges),
@@ -60,7 +63,7 @@ impl SourcesSnapshot {
     }
 }
 
-/// How many addresses `ranges` hold.
+/// Returns the number of addresses in `ranges`.
 pub fn total(ranges: &[IpNet]) -> u128 {
     ranges.iter().map(size).fold(0, u128::saturating_add)
 }
@@ -70,7 +73,7 @@ fn size(range: &IpNet) -> u128 {
     1u128.checked_shl(bits).unwrap_or(u128::MAX)
 }
 
-/// What of `range` lies in `prefixes`, which do not overlap each other.
+/// Returns the parts of `range` that lie in `prefixes`, which must not overlap each other.
 fn overlap<'a>(range: &'a IpNet, prefixes: &'a [IpNet]) -> impl Iterator<Item = &'a IpNet> {
     let whole = prefixes.iter().any(|prefix| prefix.contains(range)).then_some(range);
     let parts = prefixes.iter().filter(move |prefix| whole.is_none() && range.contains(*prefix));
@@ -78,55 +81,54 @@ fn overlap<'a>(range: &'a IpNet, prefixes: &'a [IpNet]) -> impl Iterator<Item = 
 }
 
 impl Sources {
-    #[expect(clippy::new_without_default, reason = "made once, by Live")]
+    #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
         Self {
-            view: ArcSwap::default(),
-            own: ArcSwap::from_pointee(LocalAddresses { prefixes: Vec::new(), listeners: Vec::new() }),
-            writing: Mutex::default(),
+            snapshot: ArcSwap::default(),
+            local_addresses: ArcSwap::from_pointee(LocalAddresses { prefixes: Vec::new(), listeners: Vec::new() }),
+            listeners: Mutex::default(),
             stale: AtomicBool::new(false),
         }
     }
 
-    pub fn view(&self) -> Arc<SourcesSnapshot> {
-        self.view.load_full()
+    pub fn snapshot(&self) -> Arc<SourcesSnapshot> {
+        self.snapshot.load_full()
     }
 
-    /// What the guard must not let anyone reach: this host.
-    pub fn own(&self) -> Arc<LocalAddresses> {
-        self.own.load_full()
+    /// Returns the addresses of this host and its listeners, which the guard denies as targets.
+    pub fn local_addresses(&self) -> Arc<LocalAddresses> {
+        self.local_addresses.load_full()
     }
 
-    /// Says where we listen; the guard keeps deliveries away from there.
-    pub fn listening(&self, listeners: Vec<SocketAddr>) {
-        *self.writing.lock() = listeners;
+    /// Sets the addresses of the listeners, which the guard denies as targets.
+    pub fn set_listeners(&self, listeners: Vec<SocketAddr>) {
+        *self.listeners.lock() = listeners;
         self.refresh();
     }
 
-    /// Reads the host's addresses again, and forgets refusals: an address may have come back.
+    /// Reads the addresses of this host again, and clears the refusals: an address may be usable again.
     pub fn refresh(&self) {
-        let listeners = self.writing.lock();
-        // What was known stays known while the kernel does not answer: to forget this host's addresses would open the
-        // guard to them.
+        let listeners = self.listeners.lock();
+        // On an error the last list stays: without it, the guard would allow the addresses of this host as targets.
         let read = local::read().ok();
         self.stale.store(read.is_none(), Ordering::Relaxed);
-        let local = read.or_else(|| self.view.load().local.clone());
+        let local = read.or_else(|| self.snapshot.load().local.clone());
         let prefixes = local.as_ref().map(|local| local.prefixes().to_vec()).unwrap_or_default();
-        self.own.store(Arc::new(LocalAddresses { prefixes, listeners: listeners.clone() }));
-        self.view.store(Arc::new(SourcesSnapshot { local, refused: HashSet::new() }));
+        self.local_addresses.store(Arc::new(LocalAddresses { prefixes, listeners: listeners.clone() }));
+        self.snapshot.store(Arc::new(SourcesSnapshot { local, refused: HashSet::new() }));
     }
 
-    /// Whether what is known of this host's addresses may be out of date.
+    /// Returns whether the list of addresses may be out of date.
     pub fn are_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
     }
 
-    /// The kernel would not bind `source`: it is left out until the next refresh.
+    /// Notes that the kernel refused to bind `source`, which is then unusable until the next refresh.
     pub fn refused(&self, source: IpAddr) {
-        let _writing = self.writing.lock();
-        let mut view = SourcesSnapshot::clone(&self.view.load());
-        if view.refused.len() < REFUSED_MAX && view.refused.insert(source) {
-            self.view.store(Arc::new(view));
+        let _writer = self.listeners.lock();
+        let mut snapshot = SourcesSnapshot::clone(&self.snapshot.load());
+        if snapshot.refused.len() < REFUSED_MAX && snapshot.refused.insert(source) {
+            self.snapshot.store(Arc::new(snapshot));
         }
     }
 }
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usable_addresses_are_counted_without_being_listed() {
+    fn usable_source_addresses_are_counted_by_prefix() {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
         let local = nets(&["127.0.0.0/8", "198.51.100.16/30", "198.51.100.31/32", "2001:db8:5::/64"]);
         for (range, expected) in

@@ -1,5 +1,5 @@
-//! Targets that have proven their name a moment ago, for tunnels: their own handshake is not ours to see.
-//! Must this target show its certificate once more?
+//! The targets whose certificate was verified recently. Opaque tunnels use it, since outgate does not see their handshake.
+//! Must outgate verify the certificate of this target again?
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::net::tls::HandshakeInfo;
 use crate::policy::egress::Hop;
 use crate::policy::trust::Trust;
 
-/// How long a proof is good for other tunnels.
-const GOOD_FOR: Duration = Duration::from_secs(60);
-const PROOFS_MAX: usize = 10_000;
+/// The time for which a verification serves other tunnels.
+const VALID_FOR: Duration = Duration::from_secs(60);
+const TARGETS_MAX: usize = 10_000;
 
-/// Everything that the proof was about.
+/// The addresses, the name and the trust that a verification was about.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct VerifiedTargetKey {
     hop: Hop,
@@ -24,12 +24,12 @@ pub struct VerifiedTargetKey {
     trust: [u8; 32],
 }
 
-/// A new proof evicts the least recently used one.
+/// The cache of verifications. A new one evicts the least recently used one.
 pub struct VerifiedTargetCache(Mutex<LruCache<VerifiedTargetKey, (Instant, HandshakeInfo)>>);
 
 impl Default for VerifiedTargetCache {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(PROOFS_MAX)))
+        Self(Mutex::new(LruCache::new(TARGETS_MAX)))
     }
 }
 
@@ -40,13 +40,15 @@ impl VerifiedTargetKey {
 }
 
 impl VerifiedTargetCache {
-    pub fn get(&self, key: &VerifiedTargetKey) -> Option<HandshakeInfo> {
-        let mut proofs = self.0.lock();
-        let (since, proof) = proofs.get(key)?;
-        (since.elapsed() < GOOD_FOR && Timestamp::now() < proof.expires).then(|| proof.clone())
+    /// Returns a recent verification whose certificate is valid at `wall_clock`.
+    pub fn get(&self, key: &VerifiedTargetKey, now: Instant, wall_clock: Timestamp) -> Option<HandshakeInfo> {
+        let mut verified = self.0.lock();
+        let (since, handshake) = verified.get(key)?;
+        let is_valid = now.saturating_duration_since(*since) < VALID_FOR && wall_clock < handshake.expires;
+        is_valid.then(|| handshake.clone())
     }
 
-    pub fn put(&self, key: VerifiedTargetKey, proof: HandshakeInfo) {
-        self.0.lock().insert(key, (Instant::now(), proof));
+    pub fn insert(&self, key: VerifiedTargetKey, handshake: HandshakeInfo, now: Instant) {
+        self.0.lock().insert(key, (now, handshake));
     }
 }

@@ -300,7 +300,7 @@ fn concurrency_limit_refuses_a_waiter_after_its_wait() {
 
 #[test]
 fn rate_limit_releases_waiters_in_order_of_arrival() {
-    let limits = Limits::new();
+    let limits = Limits::default();
     let by = [limit("l", Some(quota(200, SECOND, 1)), None, HOUR)];
     let begun = std::time::Instant::now();
     let mut order = Vec::new();

@@ -387,7 +387,7 @@ fn history_that_cannot_be_written_is_reported_until_it_can() {
     };
     let is_told = || {
         let metric = scene.outgate.admin("/metrics").text().lines().any(|line| line == "outgate_history_failed 1");
-        (scene.outgate.admin("/readyz").text().contains("the configuration in force is not kept"), metric)
+        (scene.outgate.admin("/readyz").text().contains("the active configuration is not in the history"), metric)
     };
     fs::rename(&history, &aside).unwrap();
     fs::write(&history, "no folder").unwrap();

@@ -111,7 +111,7 @@ fn usr1_and_hup_without_a_change_are_logged() {
     place.outgate.signal("USR1");
     assert!(place.logged("deliveries.jsonl was reopened").contains("INFO"));
     place.outgate.signal("HUP");
-    assert!(place.logged("configuration unchanged: number 1 stays in force").contains("INFO"));
+    assert!(place.logged("configuration unchanged: number 1 stays active").contains("INFO"));
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn history_on_a_disk_that_hangs_holds_up_no_start() {
     scene.go_on();
     // The configuration of the start is in the history already, so the next one has number 2.
     scene.until_kept("000002");
-    eventually("the history is written", || !outgate.admin("/readyz").text().contains("is not kept"));
+    eventually("the history is written", || !outgate.admin("/readyz").text().contains("is not in the history"));
     let status = outgate.admin("/status").json();
     assert_eq!(status["configuration"]["number"], 2, "{status:#}");
 }

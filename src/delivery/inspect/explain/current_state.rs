@@ -100,7 +100,7 @@ fn describe_egress(
     request: &ExplainRequest<'_>,
     is_needed: bool,
 ) -> (String, Option<Code>) {
-    let (view, ranges) = (runtime.sources.view(), route.pool.active_ranges(request.now));
+    let (view, ranges) = (runtime.sources.snapshot(), route.pool.active_ranges(request.now));
     let (usable, all) = (view.count(&ranges), sources::total(&ranges));
     let text = format!("pool {}: {usable} of {all} addresses usable", route.pool.name());
     match is_needed && usable == 0 {
@@ -116,7 +116,7 @@ fn describe_circuit(
     request: &ExplainRequest<'_>,
 ) -> Option<(String, Option<Code>)> {
     let key = BreakerKey::of(route, target, request.client, request.tenant);
-    let retry_after = runtime.circuit_breakers.peek(&key)?;
+    let retry_after = runtime.circuit_breakers.retry_after(&key, std::time::Instant::now())?;
     Some(match retry_after.is_zero() {
         true => ("its circuit is open, and the next delivery tries".to_owned(), None),
         false => {

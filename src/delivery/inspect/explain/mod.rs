@@ -68,7 +68,7 @@ pub fn explain(plan: &Plan, request: &ExplainRequest<'_>, local: &LocalAddresses
 /// Explains a delivery under the active plan, with the current state of the proxy.
 pub fn explain_now(runtime: &Runtime, request: &ExplainRequest<'_>) -> Explanation {
     let active = runtime.active_config();
-    let (mut explanation, routed) = explain_routed(&active.plan, request, &runtime.sources.own());
+    let (mut explanation, routed) = explain_routed(&active.plan, request, &runtime.sources.local_addresses());
     // A request that the judgement refuses takes no place of a limit.
     let Some(routed) = routed else { return explanation };
     let CurrentState { lines, not_admitted, no_egress } =

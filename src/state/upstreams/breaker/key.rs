@@ -1,16 +1,16 @@
-//! The key of a circuit: a target as one pool reaches it, the terms of a route, and the client and tenant.
-//! Whose deliveries does a failure of the target stop?
+//! The key of a circuit: a target as one pool reaches it, the requirements of a route, and the client and tenant.
+//! Which deliveries does a failure of the target stop?
 
 use std::time::Duration;
 
 use crate::names::{ClientName, PoolName, RouteName, Target, TenantName};
 use crate::policy::route::Route;
 
-/// What a delivery contacts, for which client, and under which terms.
+/// The target that a delivery contacts, its requirements, and its client and tenant.
 #[derive(Clone, Debug)]
 pub struct BreakerKey {
     pub(super) upstream: Upstream,
-    pub(super) terms: RouteRequirements,
+    pub(super) requirements: RouteRequirements,
     pub(super) client: ClientName,
     pub(super) tenant: Option<TenantName>,
 }
@@ -20,39 +20,39 @@ pub struct BreakerKey {
 pub(super) struct Upstream {
     pub(super) target: Target,
     pub(super) pool: PoolName,
-    /// The route on whose other side of a split it is tried: what is too strict or too short there says nothing of the
-    /// target, and must not stop the deliveries of the main side.
+    /// The route whose trial side of a split contacts the target. A failure under the trial's settings may not be the target's,
+    /// and must not stop the deliveries of the main side.
     pub(super) trial: Option<RouteName>,
 }
 
-/// What a route asks of its targets. Routes that ask for different things do not decide each other's circuits: a target
-/// may fail the one and serve the other.
+/// The requirements of a route for its targets. Routes with different requirements have separate circuits: a target may fail
+/// the one and serve the other.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct RouteRequirements {
-    /// DNS, connect, TLS, body, response, total.
+    /// The timeouts for DNS, connect, TLS, body, response, and in total.
     pub(super) timeouts: [Duration; 6],
     /// The fingerprint of the trust, which has the TLS versions and the client certificate.
     pub(super) trust: [u8; 32],
 }
 
-/// Whose deliveries a circuit stops. One client's request can cause what comes after the request was sent, by its path,
-/// its size or its pace, so those failures count for the same client and tenant alone.
+/// The deliveries that a circuit stops. A failure after the request was sent may be due to the request's path, size or pace,
+/// so it counts only for the same client and tenant.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum CircuitScope {
     AllClients,
     Client(ClientName, Option<TenantName>),
 }
 
-/// What a failure says of the target.
+/// The kinds of failure of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpstreamFailure {
-    /// There was no connection to send the request over.
+    /// No connection could be opened.
     Unreachable,
-    /// The request was sent, or a part of it, and there is no response.
+    /// The request was sent, at least in part, and got no response.
     NoResponse,
 }
 
-/// What a success shows of the target.
+/// The kinds of success of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpstreamSuccess {
     /// A tunnel's connection is open. Whether the target responds to requests is unknown.
@@ -61,7 +61,7 @@ pub enum UpstreamSuccess {
 }
 
 impl UpstreamSuccess {
-    /// Returns whether this shows that the target does not fail in this way.
+    /// Returns whether this success shows that the target does not fail in this way.
     pub(super) fn refutes(self, failure: UpstreamFailure) -> bool {
         self == Self::Response || failure == UpstreamFailure::Unreachable
     }
@@ -73,7 +73,7 @@ impl BreakerKey {
         let times = &route.timeouts;
         Self {
             upstream: Upstream { target: target.clone(), pool: route.pool.name().clone(), trial },
-            terms: RouteRequirements {
+            requirements: RouteRequirements {
                 timeouts: [times.dns, times.connect, times.tls, times.body, times.response, times.total],
                 trust: route.trust.fingerprint,
             },
@@ -92,7 +92,7 @@ impl BreakerKey {
             UpstreamFailure::Unreachable => CircuitScope::AllClients,
             UpstreamFailure::NoResponse => CircuitScope::Client(self.client.clone(), self.tenant.clone()),
         };
-        (self.terms.clone(), scope)
+        (self.requirements.clone(), scope)
     }
 }
 

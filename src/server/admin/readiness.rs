@@ -1,5 +1,5 @@
-//! Whether this process is fit for traffic, and what else is amiss.
-//! What does `/readyz` say?
+//! The readiness of this process for traffic, and the degradations that an operator should look at.
+//! What does `/readyz` report?
 
 use jiff::Timestamp;
 
@@ -8,25 +8,25 @@ use crate::state::Runtime;
 use crate::state::observability::log;
 use crate::state::upstreams::sources;
 
-/// Reasons, in words.
+/// The reasons, as text for operators.
 pub struct Readiness {
-    /// Traffic should go elsewhere.
+    /// Not empty: a load balancer should send traffic elsewhere.
     pub blocked: Vec<String>,
-    /// Traffic is served; somebody should look.
+    /// The proxy serves traffic, and an operator should look.
     pub degraded: Vec<String>,
 }
 
-impl Runtime {
-    pub fn readiness(&self) -> Readiness {
+impl Readiness {
+    pub fn of(runtime: &Runtime, now: Timestamp) -> Self {
         let (mut blocked, mut degraded) = (Vec::new(), Vec::new());
-        if self.is_draining() {
+        if runtime.is_draining() {
             blocked.push("draining".to_owned());
         }
-        let (now, view, active) = (Timestamp::now(), self.sources.view(), self.active_config());
+        let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         let mut usable = 0;
         for (name, pool) in &active.plan.pools {
             let ranges = pool.active_ranges(now);
-            let (count, configured) = (view.count(&ranges), sources::total(&ranges));
+            let (count, configured) = (snapshot.count(&ranges), sources::total(&ranges));
             usable += count;
             match count {
                 0 => degraded.push(format!("pool {name} has no usable source address")),
@@ -39,21 +39,22 @@ impl Runtime {
         if usable == 0 {
             blocked.push("no source address is usable".to_owned());
         }
-        let faults = active.plan.signers.values().flat_map(|signer| signer.problems(now));
-        let faults = faults.filter(|fault| fault.severity == Severity::Problem);
-        degraded.extend(faults.map(|fault| fault.message));
-        degraded.extend(self.config_status.degraded());
+        let problems = active.plan.signers.values().flat_map(|signer| signer.problems(now));
+        let problems = problems.filter(|problem| problem.severity == Severity::Problem);
+        degraded.extend(problems.map(|problem| problem.message));
+        degraded.extend(runtime.config_status.degraded_reasons());
         for (name, signer) in &active.plan.signers {
             let mut broken = signer.broken_tenants();
             if let Some(first) = broken.next() {
                 let count = 1 + broken.count();
                 degraded.push(format!(
-                    "signer {name}: the folders of {count} tenants are broken ({first} the first), they keep the keys from before, if they had any"
+                    "signer {name}: the folders of {count} tenants are broken ({first} the first); these tenants keep their former keys, if they had any"
                 ));
             }
         }
-        if let resting @ [first, ..] = self.source_health.ejected().as_slice() {
-            degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
+        if let ejected @ [first, ..] = runtime.source_health.ejected().as_slice() {
+            degraded
+                .push(format!("{} source addresses get no answer from any target, {first} among them", ejected.len()));
         }
         if let Some(outage) = active.resolver.outage() {
             degraded.push(format!(
@@ -62,21 +63,24 @@ impl Runtime {
                 active.resolver.server_list()
             ));
         }
-        if self.sources.are_stale() {
-            degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
+        if runtime.sources.are_stale() {
+            degraded.push(
+                "the kernel does not list the addresses of this host: outgate uses the last list that it read"
+                    .to_owned(),
+            );
         }
-        if self.records.is_waiting_for_file() {
+        if runtime.records.is_waiting_for_file() {
             degraded.push("the delivery log is not open yet: records wait in memory for the disk".to_owned());
         }
-        match self.records.lost_since_recovery() {
+        match runtime.records.lost_since_recovery() {
             0 => {}
-            lost => degraded.push(format!("{lost} delivery records could not be written since the last that could")),
+            lost => degraded.push(format!("{lost} delivery records could not be written since the last one that was")),
         }
-        degraded.extend(self.records.reopen_fault());
+        degraded.extend(runtime.records.reopen_fault());
         match log::unreported() {
             0 => {}
             lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),
         }
-        Readiness { blocked, degraded }
+        Self { blocked, degraded }
     }
 }
