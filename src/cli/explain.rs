@@ -45,20 +45,20 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn run(self) -> ExitCode {
-        let told = if self.running { self.explain_running() } else { self.judge() };
-        let told = match told {
-            Ok(told) => told,
+        let explanation = if self.running { self.explain_running() } else { self.judge() };
+        let explanation = match explanation {
+            Ok(explanation) => explanation,
             Err(code) => return code,
         };
         if self.json {
-            println!("{told:#}");
+            println!("{explanation:#}");
         } else {
-            for step in told["steps"].as_array().into_iter().flatten() {
+            for step in explanation["steps"].as_array().into_iter().flatten() {
                 let text = |key: &str| step[key].as_str().unwrap_or_default();
                 println!("{:<10} {}", text("step"), text("what"));
             }
         }
-        if told["refusal"].is_null() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if explanation["refusal"].is_null() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// By the plan in force of a proxy that runs.

@@ -171,7 +171,7 @@ impl TokenFetch {
             started: record.started(),
         };
         let fetched = timeout(route.timeouts.total, request_token(&delivery, oauth2, &mut record)).await;
-        let timed_out = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
+        let timed_out = || Refusal::new(Code::ResponseTimeout, "no token within the total timeout");
         fetched.unwrap_or_else(|_| Err(timed_out())).map_err(|refusal| TokenFetchError {
             refusal: refusal.of_token_endpoint(&oauth2.endpoint),
             evidence: record.into_endpoint_evidence(oauth2),

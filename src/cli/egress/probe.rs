@@ -79,7 +79,7 @@ impl Probe {
         match &report {
             Ok(report) if self.json => println!("{:#}", as_json(report)),
             Ok(report) => print_report(report),
-            Err(refusal) if refusal.code == Code::RequestMalformed => return Err(usage_error(refusal.detail())),
+            Err(refusal) if refusal.code == Code::RequestMalformed => return Err(usage_error(&refusal.detail())),
             Err(refusal) if self.json => println!("{:#}", json!({ "refusal": refusal_as_json(refusal) })),
             Err(refusal) => println!("{}", refused(refusal)),
         }

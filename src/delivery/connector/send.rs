@@ -65,16 +65,15 @@ impl UpstreamConnector<'_> {
             let sent = tokio::select! {
                 biased;
                 () = interims.flooded() => {
-                    return Err(Refusal::new(Code::ResponseMalformed, "the target sends interim answers without an end"));
+                    return Err(Refusal::target(Code::ResponseMalformed, "sends interim answers without an end"));
                 }
                 sent = connection.send(request) => sent,
                 () = timed_out() => {
                     let is_upload_stalled = progress.as_ref().is_some_and(|progress| !progress.has_ended());
-                    let detail = match is_upload_stalled {
-                        true => "the target took no more of the request body within the response timeout",
-                        false => "no answer within the response timeout",
-                    };
-                    return Err(Refusal::new(Code::ResponseTimeout, detail));
+                    return Err(match is_upload_stalled {
+                        true => upload_stalled(),
+                        false => Refusal::new(Code::ResponseTimeout, "no answer within the response timeout"),
+                    });
                 }
             };
             if connection.requires_http1() {
@@ -157,13 +156,17 @@ impl ResendBudget {
     }
 }
 
+fn upload_stalled() -> Refusal {
+    Refusal::target(Code::ResponseTimeout, "took no more of the request body within the response timeout")
+}
+
 fn unprocessed(reason: Unprocessed) -> Refusal {
     let predicate = match reason {
         Unprocessed::Unsent => "closes connections as soon as they open",
         Unprocessed::Refused => "returned the request unprocessed (REFUSED_STREAM or GOAWAY)",
         Unprocessed::RequiresHttp1 => "returned the request unprocessed (HTTP_1_1_REQUIRED)",
     };
-    Refusal::new(Code::ConnectionLost, format!("the target {predicate}; the webhook has not arrived")).unprocessed()
+    Refusal::target(Code::ConnectionLost, format!("{predicate}; the webhook has not arrived")).unprocessed()
 }
 
 /// Returns the refusal for an exchange that the target ended without a response after an oversized request head.
@@ -172,10 +175,12 @@ fn unprocessed(reason: Unprocessed) -> Refusal {
 fn oversized(head: usize, connection: &PooledConnection) -> Refusal {
     let accepted = connection.request_head_max();
     let detail = format!(
-        "the target ended the exchange without a response: the request head has {head} bytes, and the target accepts \
-         {accepted} (its SETTINGS_MAX_HEADER_LIST_SIZE, or 16 KiB where it announces none)"
+        "ended the exchange without a response: the request head has {head} bytes, and {accepted} are accepted \
+         (SETTINGS_MAX_HEADER_LIST_SIZE, or 16 KiB where none is announced)"
     );
-    Refusal::malformed(detail).status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).with_details(OVERSIZED_REQUEST_HEAD)
+    Refusal::target(Code::RequestMalformed, detail)
+        .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        .with_details(OVERSIZED_REQUEST_HEAD)
 }
 
 /// Returns the refusal for a request with an oversized head that the target has returned unprocessed each time.

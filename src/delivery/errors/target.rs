@@ -1,5 +1,5 @@
-//! Refusals for what happened on the way to the target: the guard, DNS, the connection, TLS and the response.
-//! Which refusal does a client get whose request did not get a response from its target?
+//! Refusals of the target's side: errors of the guard, DNS, the connection, TLS and the response.
+//! Which refusal does a client get if its target gives no valid response?
 
 use crate::config::ResponseHeadMax;
 use crate::delivery::refusal::{Blame, Code, Refusal};
@@ -15,9 +15,9 @@ use crate::policy::guard::Forbidden;
 
 impl From<BreakerOpen> for Refusal {
     fn from(BreakerOpen { retry_after }: BreakerOpen) -> Self {
-        Refusal::new(
+        Refusal::target(
             Code::TargetCircuitOpen,
-            "the target failed too often, and its circuit is open: retry after the time in Retry-After",
+            "failed too often, and its circuit is open: retry after the time in Retry-After",
         )
         .retry_after(retry_after)
     }
@@ -27,14 +27,12 @@ impl From<Forbidden> for Refusal {
     fn from(forbidden: Forbidden) -> Self {
         match forbidden {
             Forbidden::Port(port) => Refusal::new(Code::TargetPortForbidden, format!("port {port} is not allowed")),
-            Forbidden::Name => Refusal::new(Code::TargetForbidden, "the target's name is reserved and never public")
+            Forbidden::Name => Refusal::part_of_target(Code::TargetForbidden, "name is reserved and never public")
                 .with_cause("special-use name"),
             // The rule would tell an attacker which networks are inside: only the operator's record has it.
-            Forbidden::Address { address, rule } => {
-                Refusal::new(Code::TargetForbidden, "the target is not a public address")
-                    .with_cause(format!("{address}: {rule}"))
-            }
-            Forbidden::LoopsBack => Refusal::new(Code::TargetLoopsBack, "the target is this proxy itself"),
+            Forbidden::Address { address, rule } => Refusal::target(Code::TargetForbidden, "is not a public address")
+                .with_cause(format!("{address}: {rule}")),
+            Forbidden::LoopsBack => Refusal::target(Code::TargetLoopsBack, "is this proxy itself"),
         }
     }
 }
@@ -42,17 +40,17 @@ impl From<Forbidden> for Refusal {
 impl From<ResolveError> for Refusal {
     fn from(error: ResolveError) -> Self {
         match error {
-            ResolveError::NotFound => Refusal::new(Code::NameNotFound, "the target's name has no address"),
+            ResolveError::NotFound => Refusal::part_of_target(Code::NameNotFound, "name has no address"),
             ResolveError::NoFamily => HopError::NoCommonFamily.into(),
             ResolveError::Timeout => {
-                Refusal::new(Code::NameTimeout, "the target's name did not resolve within the dns timeout")
+                Refusal::part_of_target(Code::NameTimeout, "name did not resolve within the dns timeout")
             }
             ResolveError::Outage => Refusal::new(Code::NameTimeout, "no name server of this proxy responds")
                 .blame(Blame::Outgate)
                 .with_details("no_server_responds"),
             // This failure may be temporary: only NXDOMAIN and a name without addresses show that there is no address.
             ResolveError::Failed(cause) => {
-                Refusal::new(Code::NameTimeout, format!("the target's name did not resolve: {cause}"))
+                Refusal::part_of_target(Code::NameTimeout, format!("name did not resolve: {cause}"))
                     .proxy_status("dns_error")
                     .with_cause(error)
             }
@@ -68,9 +66,9 @@ impl From<HopError> for Refusal {
         match error {
             HopError::NoUsableSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
             // A retry succeeds only after the target gets an address of the other family, or the pool gets a source.
-            HopError::NoCommonFamily => Refusal::new(
+            HopError::NoCommonFamily => Refusal::target(
                 Code::ConnectUnreachable,
-                "the target has no address of an IP version that the route's pool has source addresses of",
+                "has no address of an IP version that the route's pool has source addresses of",
             )
             .with_details("address_family")
             .not_retryable(),
@@ -81,9 +79,11 @@ impl From<HopError> for Refusal {
 impl From<DialError> for Refusal {
     fn from(error: DialError) -> Self {
         match error {
-            DialError::Refused => Refusal::new(Code::ConnectRefused, "the target refused the connection"),
+            DialError::Refused => Refusal::target(Code::ConnectRefused, "refused the connection"),
             DialError::Timeout => Refusal::new(Code::ConnectTimeout, "no connection within the connect timeout"),
-            DialError::Unreachable => Refusal::new(Code::ConnectUnreachable, "no network path to the target"),
+            DialError::Unreachable => {
+                Refusal::target(Code::ConnectUnreachable, "is unreachable: there is no network path to it")
+            }
             DialError::NoSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
             DialError::Other(cause) => {
                 Refusal::new(Code::Internal, "the connection could not be made").with_cause(cause)
@@ -94,28 +94,29 @@ impl From<DialError> for Refusal {
 
 impl From<TlsError> for Refusal {
     fn from(error: TlsError) -> Self {
-        let failed = |detail: &str| Refusal::new(Code::TlsFailed, detail);
+        let failed = |predicate: &str| Refusal::target(Code::TlsFailed, predicate);
+        let part_failed = |rest: &str| Refusal::part_of_target(Code::TlsFailed, rest);
         match error {
             TlsError::Certificate { fault, issuer } => {
                 let issuer = issuer.map(|issuer| format!(": {issuer}")).unwrap_or_default();
-                let detail = format!("the target's certificate is refused: {fault}{issuer}");
-                Refusal::new(Code::CertificateUntrusted, detail).with_details(fault.as_str())
+                let detail = format!("certificate is refused: {fault}{issuer}");
+                Refusal::part_of_target(Code::CertificateUntrusted, detail).with_details(fault.as_str())
             }
             TlsError::Alert { id, name } => {
-                failed(&format!("the target ended the handshake with the alert {name}")).alert(id, name)
+                failed(&format!("ended the handshake with the alert {name}")).alert(id, name)
             }
-            TlsError::Incompatible(cause) => failed("the target offers no TLS version or suite that the route accepts")
+            TlsError::Incompatible(cause) => failed("offers no TLS version or suite that the route accepts")
                 .with_details("no_common")
                 .with_cause(format!("{cause:?}")),
-            TlsError::Plaintext => failed("the target's port does not speak TLS").with_details("plaintext"),
+            TlsError::Plaintext => part_failed("port does not speak TLS").with_details("plaintext"),
             TlsError::Protocol(cause) => {
-                failed("the target's handshake breaks the protocol").with_details("protocol").with_cause(cause)
+                part_failed("handshake breaks the protocol").with_details("protocol").with_cause(cause)
             }
             TlsError::Timeout => {
                 Refusal::new(Code::ConnectTimeout, "the TLS handshake did not end within the tls timeout")
                     .with_details("tls")
             }
-            TlsError::Lost(cause) => Refusal::new(Code::ConnectionLost, "the target hung up during the TLS handshake")
+            TlsError::Lost(cause) => Refusal::target(Code::ConnectionLost, "hung up during the TLS handshake")
                 .with_details("tls")
                 .with_cause(cause),
         }
@@ -131,7 +132,7 @@ pub(in crate::delivery) fn map_hyper_error(
     let refusal = if error.is_parse_too_large() {
         head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
     } else if http_client::is_protocol_error(error) {
-        Refusal::new(Code::ResponseMalformed, "the target's answer breaks HTTP")
+        Refusal::part_of_target(Code::ResponseMalformed, "answer breaks HTTP")
     } else {
         Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
     };
@@ -155,7 +156,7 @@ pub(in crate::delivery) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit
             (format!("more than {} bytes (the route's response_head_max.bytes)", max.bytes), "response_head_bytes")
         }
     };
-    let refusal = Refusal::new(Code::ResponseTooLarge, format!("the head of the target's response has {detail}"));
+    let refusal = Refusal::part_of_target(Code::ResponseTooLarge, format!("response head has {detail}"));
     refusal.proxy_status("http_response_header_section_size").with_details(details)
 }
 
@@ -173,8 +174,8 @@ pub(in crate::delivery) fn malformed_response(violation: Violation, head_max: Re
         FieldRule::PseudoHeader => "a pseudo-header field that is unknown, missing, repeated or out of place",
         FieldRule::Status => "a :status that HTTP/2 does not permit",
     };
-    let detail = format!("the target's response breaks HTTP/2: {violation}");
-    Refusal::new(Code::ResponseMalformed, detail).with_details(rule.as_str()).responded()
+    let detail = format!("response breaks HTTP/2: {violation}");
+    Refusal::part_of_target(Code::ResponseMalformed, detail).with_details(rule.as_str()).responded()
 }
 
 impl From<GrantError> for Refusal {
@@ -183,13 +184,13 @@ impl From<GrantError> for Refusal {
             // Only the operator can correct this: the client and the target cannot.
             GrantError::Refused(status, details) => {
                 let refusal =
-                    Refusal::new(Code::Internal, format!("it answers {} and grants nothing", status.as_u16()));
+                    Refusal::target(Code::Internal, format!("answers {} and grants nothing", status.as_u16()));
                 details.into_iter().fold(refusal, Refusal::with_details)
             }
             GrantError::Unavailable(status) => {
-                Refusal::new(Code::TargetCircuitOpen, format!("it answers {}", status.as_u16()))
+                Refusal::target(Code::TargetCircuitOpen, format!("answers {}", status.as_u16()))
             }
-            GrantError::Malformed(reason) => Refusal::new(Code::ResponseMalformed, format!("it answers with {reason}")),
+            GrantError::Malformed(reason) => Refusal::target(Code::ResponseMalformed, format!("answers with {reason}")),
         }
     }
 }

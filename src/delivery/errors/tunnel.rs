@@ -76,7 +76,7 @@ impl From<CopyError> for Refusal {
             CopyError::Idle | CopyError::MaxDuration | CopyError::First(_) => {
                 Refusal::malformed("the tunnel ended").client_gone()
             }
-            CopyError::Second(error) => Refusal::new(Code::ConnectionLost, "the target broke off").with_cause(error),
+            CopyError::Second(error) => Refusal::target(Code::ConnectionLost, "broke off").with_cause(error),
         }
     }
 }

@@ -50,7 +50,7 @@ pub(in crate::delivery) struct Decisions<'p> {
     pub(in crate::delivery) tunnel_mode: Option<TunnelMode>,
 }
 
-/// Decides what a route says of a request, and returns the target. The route is the one taken, or a report-only one.
+/// Applies the rules of a route to a request, and returns the target. The route is the one taken, or a report-only one.
 pub(super) fn decide_by_route(
     plan: &Plan,
     route: &Route,

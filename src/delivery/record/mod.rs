@@ -282,7 +282,7 @@ impl Record {
             blame: refusal.effective_blame(),
             retryable: refusal.is_retryable(),
             details: refusal.details(),
-            detail: refusal.detail().to_owned(),
+            detail: refusal.detail().into_owned(),
             cause: refusal.cause().map(str::to_owned),
         };
     }

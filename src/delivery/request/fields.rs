@@ -1,5 +1,5 @@
-//! Header fields that belong to one hop, or to us, and not to the other end.
-//! What must an intermediary take out, and what may nobody make it take out?
+//! Header fields that belong to one hop or to outgate, and that no other hop gets.
+//! Which fields must a proxy remove, and which must it keep although `Connection` names them?
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
@@ -16,7 +16,7 @@ static HOP_BY_HOP: [HeaderName; 9] = [
     header::PROXY_AUTHORIZATION,
 ];
 
-/// What `Connection` may not name: to strip one of these would change the message or break its proof.
+/// Fields that `Connection` must not name: without one of them, the message would change or lose its signature.
 const END_TO_END: [&str; 15] = [
     "host",
     "content-length",
@@ -35,27 +35,28 @@ const END_TO_END: [&str; 15] = [
     "via",
 ];
 
-/// Whether `Connection` names an end-to-end field. A request that does so is refused; in an answer the name is ignored.
+/// Returns whether `Connection` names an end-to-end field. outgate refuses such a request, and ignores the name in a
+/// response.
 pub(in crate::delivery) fn connection_names_end_to_end(fields: &HeaderMap) -> bool {
     named_by_connection(fields).any(|name| END_TO_END.contains(&name.as_str()))
 }
 
-/// Takes out the fields of the hop they came over, and every `Outgate-*`: from a client they were for us, from a
-/// target they would be forged.
+/// Removes the fields of the hop that the message came over, and every `Outgate-*`. Those of a client are for outgate, and
+/// those of a target are forged.
 pub(in crate::delivery) fn strip(fields: &mut HeaderMap) {
     let named: Vec<_> = named_by_connection(fields).filter(|name| !END_TO_END.contains(&name.as_str())).collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         fields.remove(name);
     }
-    if fields.keys().any(is_ours) {
-        let ours: Vec<_> = fields.keys().filter(|name| is_ours(name)).cloned().collect();
-        for name in ours {
+    if fields.keys().any(is_outgate_field) {
+        let outgate_fields: Vec<_> = fields.keys().filter(|name| is_outgate_field(name)).cloned().collect();
+        for name in outgate_fields {
             fields.remove(name);
         }
     }
 }
 
-fn is_ours(name: &HeaderName) -> bool {
+fn is_outgate_field(name: &HeaderName) -> bool {
     name.as_str().starts_with("outgate-")
 }
 
@@ -90,7 +91,7 @@ pub(in crate::delivery) fn strip_interim(fields: &mut HeaderMap) {
     fields.remove(header::CONTENT_LENGTH);
 }
 
-/// RFC 9110 §7.6.3: appended on requests and responses, with the version they were received in, under our pseudonym.
+/// Appends `Via` with the version in which outgate received the message, and its pseudonym (RFC 9110 §7.6.3).
 pub(in crate::delivery) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str) {
     let version = match version {
         Version::HTTP_10 => "1.0",
@@ -102,7 +103,7 @@ pub(in crate::delivery) fn add_via(fields: &mut HeaderMap, version: Version, pse
     }
 }
 
-/// Whether a message already came through us.
+/// Returns whether the message has passed a proxy of this pseudonym.
 pub(in crate::delivery) fn has_via(fields: &HeaderMap, pseudonym: &str) -> bool {
     fields.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hop_keeps_its_own_fields() {
+    fn strip_removes_hop_by_hop_and_outgate_fields() {
         let mut map = fields(&[
             ("connection", "close, X-Hop"),
             ("x-hop", "1"),
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_cannot_strip_what_the_message_is_made_of() {
+    fn strip_keeps_end_to_end_fields_that_connection_names() {
         for name in END_TO_END {
             let mut map = HeaderMap::new();
             map.insert(header::CONNECTION, HeaderValue::from_static(name));
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_via_is_recognised() {
+    fn via_with_the_own_pseudonym_is_recognised() {
         assert!(has_via(&fields(&[("via", "1.0 a, 1.1 Outgate (x)")]), "outgate"));
         assert!(!has_via(&fields(&[("via", "1.1 outgate-2")]), "outgate"));
     }

@@ -1,6 +1,7 @@
 //! Rules of the source text that no compiler checks.
 
 mod black_box;
+mod delivery;
 mod documents;
 mod imports;
 mod names;

@@ -42,7 +42,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/policy/credential",      // reads the responses of token endpoints and targets
             "src/server",
         ],
-        reason: "an error knows no status: `src/delivery/refusal.rs` maps errors to statuses",
+        reason: "an error knows no status: `src/delivery/errors` maps errors to statuses",
     },
     Restriction {
         words: &["by_operator"],

@@ -1,5 +1,5 @@
-//! What targets answer before, instead of and in the middle of the answer.
-//! Does a client get everything that is meant for it, and see when something is missing?
+//! Responses of targets: interim, incomplete, late and too long ones.
+//! Does the client get the whole response, and can it detect an incomplete one?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -49,7 +49,7 @@ fn interim_responses_reach_http1_clients_only_where_the_route_forwards_them() {
 }
 
 #[test]
-fn an_answer_that_ends_with_its_connection_is_never_cut_unseen() {
+fn response_delimited_by_close_is_never_truncated_silently() {
     let whole = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     let read = |url: &str, scene: &support::scene::Scene| {
         let mut stream = TcpStream::connect(scene.outgate.proxy).unwrap();
@@ -69,7 +69,7 @@ fn an_answer_that_ends_with_its_connection_is_never_cut_unseen() {
 }
 
 #[test]
-fn an_answer_that_is_longer_than_the_route_allows_is_not_passed_on_as_whole() {
+fn response_over_response_max_does_not_end_cleanly() {
     let more = "[[routes]]\nname = \"short\"\nhosts = [\"plain.example\"]\npaths = [\"/short\"]\nports = [PORT]\n\
         plaintext = \"allow\"\nresponse_max = \"10 B\"\n";
     let ask = |answer: &str| {
@@ -99,7 +99,7 @@ fn an_answer_that_is_longer_than_the_route_allows_is_not_passed_on_as_whole() {
 
 /// A route's own total holds, for a webhook and for the opening of a tunnel.
 #[test]
-fn a_route_has_its_own_total() {
+fn total_timeout_is_set_per_route() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let (pki, good) = (Pki::new(), Receiver::plain(ok()));
@@ -124,7 +124,7 @@ fn a_route_has_its_own_total() {
 }
 
 #[test]
-fn a_malformed_chunk_is_the_targets_fault() {
+fn malformed_chunk_in_a_response_is_blamed_on_the_target() {
     let scene =
         scene_with(answering_once("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfXX0\r\n\r\n"), "");
     let mut client = scene.outgate.connect();
@@ -135,7 +135,7 @@ fn a_malformed_chunk_is_the_targets_fault() {
 
 /// The target reads all and never answers: the response timeout runs from the last byte, not from the first.
 #[test]
-fn the_response_timeout_begins_when_the_upload_ends() {
+fn response_timeout_begins_when_the_upload_ends() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let route = format!(
         "[[routes]]\nname = \"slow\"\nhosts = [\"other.example\"]\npaths = [\"/slow\"]\nports = [{}]\nplaintext = \"allow\"\n\
@@ -166,7 +166,7 @@ fn the_response_timeout_begins_when_the_upload_ends() {
 }
 
 #[test]
-fn options_about_us_needs_a_client_too() {
+fn options_for_outgate_itself_requires_authentication() {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n");
     scene.outgate.reconfigure(&text.remove("server.allow_anonymous"));

@@ -1,5 +1,5 @@
-//! The clients that people use, as they are, in every form that they can send.
-//! Does each of them get its webhook delivered, signed and whole, and understand a refusal?
+//! Client libraries in common use, in every request form that each supports.
+//! Is the webhook of each library delivered, signed and complete, and does the library report a refusal?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -244,7 +244,7 @@ fn route(connect: &str, port: u16, sign: &str) -> String {
 }
 
 #[test]
-fn every_client_delivers_in_every_form_it_can_send() {
+fn every_client_library_delivers_in_every_request_form() {
     let Some(place) = place() else { return };
     for_each(&place, |_| true, |client, sharing, form| session(&place, client, sharing, form));
 }
@@ -332,7 +332,7 @@ fn received(place: &Place, client: &str, form: Form, prefix: &str) {
 }
 
 #[test]
-fn a_refused_tunnel_is_a_clear_failure() {
+fn refused_tunnel_is_a_clear_failure_in_every_client_library() {
     let Some(place) = place() else { return };
     for_each(
         &place,
@@ -404,7 +404,7 @@ fn curl_waits_for_continue_before_two_mebibytes() {
 }
 
 #[test]
-fn curl_hears_of_a_body_that_is_too_large_while_it_sends() {
+fn curl_gets_body_too_large_while_it_uploads() {
     let Some(place) = place() else { return };
     let body = "0123456789abcdef".repeat(5 * 1024 * 1024 / 16);
     for form in [Plain, Upgrade, Absolute, Gateway, Inspect] {

@@ -1,5 +1,5 @@
-//! The clients that people use, refused while they are still writing a large body.
-//! Does each of them get to know why, and can it answer a challenge?
+//! Client libraries in common use whose request is refused while they write a large body.
+//! Does each library get the refusal, and can it respond to a challenge?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -79,7 +79,7 @@ impl Place {
 }
 
 #[test]
-fn refusal_of_a_large_body_is_understood_by_every_client() {
+fn refusal_of_a_large_body_reaches_every_client_library() {
     let Some(place) = place() else { return };
     let (signed, plain) = (format!("https://hook.example:{}/in", place.good.port()), place.plain.port());
     let plain = format!("http://plain.example:{plain}/in");

@@ -1,5 +1,5 @@
 //! What each client shows its developer of a refusal: the table of `docs/clients.md`.
-//! Does the developer learn why, from the client alone?
+//! Does the developer learn the cause from the client alone?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`. With BLESS=1
 //! in the environment the table is written instead of compared.

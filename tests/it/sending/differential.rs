@@ -1,5 +1,5 @@
-//! Hostile requests, with other people's web servers behind outgate.
-//! Does an origin ever find a request that outgate did not mean to send?
+//! Hostile requests, with common web servers behind outgate.
+//! Does an origin ever parse a request that outgate did not forward?
 //!
 //! Needs nginx, Node and Python: skipped where one is missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -200,7 +200,7 @@ fn send_all(outgate: &Outgate, host: &str, port: u16, route: &str, cases: &[(Str
 }
 
 #[test]
-fn origins_find_exactly_the_requests_that_were_forwarded() {
+fn origins_parse_exactly_the_requests_that_outgate_forwarded() {
     let Some(origins) = origins::all() else { return };
     let ports = origins.each_ref().map(|origin| origin.port.to_string()).join(", ");
     let names = origins.each_ref().map(|origin| format!("\"{}.example\"", origin.name));

@@ -1,5 +1,5 @@
 //! Targets that respond before they have the whole request, and then reset the connection.
-//! Does the client get the response, rather than word of the reset?
+//! Does the client get the response instead of an error about the reset?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -101,7 +101,7 @@ fn upload(outgate: &Outgate, url: &str) -> Answer {
 }
 
 #[test]
-fn an_early_response_takes_precedence_over_the_reset_that_follows_it() {
+fn early_response_takes_precedence_over_the_reset_that_follows_it() {
     for is_tls in [false, true] {
         let pki = Pki::new();
         let port = target(is_tls.then(|| pki.leaf(&["hook.example"])), TOO_LARGE, Duration::ZERO).port();
@@ -117,7 +117,7 @@ fn an_early_response_takes_precedence_over_the_reset_that_follows_it() {
 }
 
 #[test]
-fn a_response_that_a_reset_cut_short_is_not_taken_for_whole() {
+fn response_truncated_by_a_reset_is_not_complete() {
     let pki = Pki::new();
     let port = target(None, UNDELIMITED, Duration::ZERO).port();
     let outgate = outgate(&pki, port);
@@ -133,7 +133,7 @@ fn a_response_that_a_reset_cut_short_is_not_taken_for_whole() {
 
 /// The target does not read the body that it has refused, so it reads no further request either.
 #[test]
-fn a_connection_on_which_a_body_was_refused_carries_no_further_request() {
+fn connection_is_not_reused_after_a_refused_body() {
     let pki = Pki::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

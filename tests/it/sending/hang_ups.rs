@@ -1,5 +1,5 @@
 //! Clients that hang up while their request waits, with a body and without.
-//! Is the hang-up noticed wherever the request waits, and is nothing sent for it?
+//! Does outgate detect the hang-up in every wait, and does it send nothing for the request?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::support;

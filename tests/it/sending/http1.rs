@@ -1,5 +1,5 @@
-//! Hostile and awkward HTTP/1 over a real socket.
-//! Does each raw request get the answer that it should, and nothing behind it a hearing?
+//! Hostile and unusual HTTP/1 over a real socket.
+//! Does each raw request get the right response, and are the bytes after a refused request ignored?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,7 +17,7 @@ use support::{Client, PATIENCE, post};
 const SMUGGLED: &str = "GET http://plain.example/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
 
 #[test]
-fn malformed_requests_are_refused_and_end_the_connection() {
+fn malformed_requests_are_refused_and_close_the_connection() {
     let scene = scene();
     let url = scene.plain_url();
     let with = |fields: &str| format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
@@ -85,7 +85,7 @@ fn malformed_requests_are_refused_and_end_the_connection() {
 }
 
 #[test]
-fn targets_that_are_none_are_refused_and_the_connection_goes_on() {
+fn malformed_targets_are_refused_and_the_connection_stays_open() {
     let scene = scene();
     let mut client = scene.outgate.connect();
     for target in [
@@ -111,7 +111,7 @@ fn targets_that_are_none_are_refused_and_the_connection_goes_on() {
 }
 
 #[test]
-fn connection_may_not_strip_what_the_message_is_made_of() {
+fn connection_field_cannot_strip_end_to_end_fields() {
     let scene = scene();
     for named in ["host", "content-length", "authorization", "signature", "webhook-signature", "x, Content-Type"] {
         let answer = scene.outgate.post(&scene.plain_url(), &format!("Connection: {named}\r\n"), "x");
@@ -124,7 +124,7 @@ fn connection_may_not_strip_what_the_message_is_made_of() {
 }
 
 #[test]
-fn a_refused_connect_ends_the_connection_unread() {
+fn refused_connect_closes_the_connection_unread() {
     let scene = scene();
     for (head, code) in [
         ("CONNECT hook.example:443 HTTP/1.1\r\nHost: hook.example\r\n\r\n", "tunnel_forbidden"),
@@ -174,7 +174,7 @@ fn chunked_bodies_arrive_whole_signed_or_not() {
 }
 
 #[test]
-fn continue_is_said_only_when_the_body_is_wanted() {
+fn continue_is_sent_only_if_the_body_is_read() {
     let scene = scene();
     let mut client = scene.outgate.connect();
     let head = |length: usize| {
@@ -196,7 +196,7 @@ fn continue_is_said_only_when_the_body_is_wanted() {
 }
 
 #[test]
-fn bodies_are_capped_with_and_without_a_length() {
+fn body_max_applies_with_and_without_a_content_length() {
     let scene = scene();
     let large = "x".repeat(70_000);
     assert_eq!(scene.outgate.post(&scene.good_url(), "", &large).code(), "body_too_large");
@@ -215,7 +215,7 @@ fn bodies_are_capped_with_and_without_a_length() {
 }
 
 #[test]
-fn answers_without_a_body_are_framed_so() {
+fn responses_without_a_body_are_framed_without_one() {
     for (reply, method, status, body) in [
         ("HTTP/1.1 204 No Content\r\n\r\n", "POST", 204, ""),
         ("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", "GET", 304, ""),
@@ -248,7 +248,7 @@ fn answers_without_a_body_are_framed_so() {
 }
 
 #[test]
-fn hostile_answers_are_refused_or_cut() {
+fn hostile_responses_are_refused_or_aborted() {
     for (reply, code) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "response_malformed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok", "response_malformed"),
@@ -288,7 +288,7 @@ fn hostile_answers_are_refused_or_cut() {
 }
 
 #[test]
-fn options_asks_whom_it_means() {
+fn options_reaches_outgate_or_the_target_by_max_forwards() {
     let scene = scene();
     let port = scene.plain.port();
     let mut client = scene.outgate.connect();
@@ -311,7 +311,7 @@ fn options_asks_whom_it_means() {
 }
 
 #[test]
-fn an_idle_or_half_sent_head_harms_nobody() {
+fn idle_or_incomplete_request_head_affects_no_other_client() {
     let scene = scene();
     let mut clients: Vec<Client> = (0..50).map(|_| scene.outgate.connect()).collect();
     for (count, client) in clients.iter_mut().enumerate() {
@@ -325,7 +325,7 @@ fn an_idle_or_half_sent_head_harms_nobody() {
 /// A target may answer before it has the whole upload. What the client sends afterwards is then neither the rest of
 /// that upload nor another request.
 #[test]
-fn what_follows_an_early_answer_is_the_upload_or_nothing() {
+fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
     let scene = scene();
     let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = target.local_addr().unwrap().port();

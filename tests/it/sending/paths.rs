@@ -67,7 +67,7 @@ impl Scene {
 }
 
 #[test]
-fn a_path_whose_readings_lead_to_different_routes_is_malformed() {
+fn ambiguous_path_with_different_routes_is_refused_as_malformed() {
     let scene = scene();
     for (path, refusal) in PATHS {
         let answer = scene.post("hooks.example", path);
@@ -114,7 +114,7 @@ fn explain_gives_the_code_that_the_proxy_gives_for_ambiguous_paths() {
 }
 
 #[test]
-fn a_report_only_route_with_paths_reports_ambiguous_paths_as_refused() {
+fn report_only_route_reports_ambiguous_paths_as_refused() {
     let scene = scene();
     assert_eq!(scene.post("whole.example", "/in/x").status, 200);
     assert_eq!(scene.post("whole.example", "/in/%2e%2e/x").status, 200);
@@ -126,7 +126,7 @@ fn a_report_only_route_with_paths_reports_ambiguous_paths_as_refused() {
 
 /// A path that has more readings than are looked at is ambiguous where a route names paths, and only there.
 #[test]
-fn a_report_only_route_with_paths_refuses_no_path_of_the_routes_in_force() {
+fn report_only_route_refuses_no_path_of_enforced_routes() {
     let scene = scene();
     let many = format!("%{}2e", "25".repeat(1000));
     for path in [format!("/{many}"), format!("/in/{many}")] {

@@ -69,7 +69,7 @@ fn refusal_reaches_a_client_that_is_still_writing() {
 }
 
 #[test]
-fn refusal_for_want_of_credentials_leaves_the_connection_to_the_retry() {
+fn refusal_without_credentials_keeps_the_connection_open_for_the_retry() {
     let scene = proving();
     let body = "x".repeat(900_000);
     writes_before_it_reads(&scene, post(&scene.plain_url(), "", &"x".repeat(LARGE)).as_bytes(), 407, true);
@@ -83,7 +83,7 @@ fn refusal_for_want_of_credentials_leaves_the_connection_to_the_retry() {
 }
 
 #[test]
-fn refusal_of_an_upload_without_an_end_has_one() {
+fn refusal_of_an_endless_upload_closes_the_connection() {
     let scene = scene();
     // More than is read away, which the answer says, and no end to it.
     let mut client = scene.outgate.connect();
@@ -133,7 +133,7 @@ fn refusal_reaches_a_client_that_waits_for_continue() {
 }
 
 #[test]
-fn refusal_over_http2_lets_the_client_write_to_its_end() {
+fn refusal_over_http2_lets_the_client_finish_its_upload() {
     let scene = scene();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {

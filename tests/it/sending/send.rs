@@ -1,5 +1,5 @@
-//! `outgate send`, as an operator runs it: straight from a configuration, and through a proxy that runs.
-//! Does the webhook leave once, as it would from the proxy, and is everything shown that came of it?
+//! `outgate send` as an operator runs it: directly from a configuration, and through a running proxy.
+//! Does it send the webhook once, as the proxy would, and print the outcome?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -34,7 +34,7 @@ fn told(output: &Output) -> (i32, String) {
 }
 
 #[test]
-fn straight_from_the_configuration_it_is_a_delivery_like_any_other() {
+fn send_from_the_configuration_delivers_like_the_proxy() {
     let scene = scene();
     let (code, text) = told(&send(&scene, &[&scene.good_url(), "-d", r#"{"type":"ping"}"#], ""));
     assert_eq!(code, 0, "{text}");
@@ -72,7 +72,7 @@ fn straight_from_the_configuration_it_is_a_delivery_like_any_other() {
 }
 
 #[test]
-fn through_a_proxy_it_is_a_client_like_any_other() {
+fn send_through_a_proxy_acts_as_a_client() {
     let scene = scene();
     let proxy = format!("http://{}", scene.outgate.proxy);
     let (code, text) = told(&send(&scene, &[&scene.good_url(), "-d", "{}", "--proxy", &proxy], ""));
@@ -90,7 +90,7 @@ fn through_a_proxy_it_is_a_client_like_any_other() {
 }
 
 #[test]
-fn a_proxy_that_asks_who_calls_is_shown_what_its_url_says() {
+fn send_authenticates_with_the_credentials_of_the_proxy_url() {
     let scene = scene();
     let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"; // SHA-256 of "test"
     let text = config(
@@ -114,7 +114,7 @@ fn a_proxy_that_asks_who_calls_is_shown_what_its_url_says() {
 }
 
 #[test]
-fn what_is_refused_says_why_and_what_to_do() {
+fn send_prints_the_cause_and_the_remedy_of_a_refusal() {
     let scene = scene();
     let bad = bad_receiver(&["hook.example"]);
     let url = scene.good_url().replace_one(&scene.good.port().to_string(), &bad.port().to_string());
@@ -134,7 +134,7 @@ fn what_is_refused_says_why_and_what_to_do() {
 
 /// What a stranger's server answers must not move the operator's cursor.
 #[test]
-fn an_answer_is_shown_and_does_nothing_to_the_terminal() {
+fn send_escapes_control_characters_of_the_response() {
     let scene =
         scene_with(answering("HTTP/1.1 500 Broken\r\nX-Odd: a\u{9b}2Jb\r\nContent-Length: 8\r\n\r\n\u{1b}[31mred"), "");
     let (code, text) = told(&send(&scene, &[&scene.plain_url()], ""));
@@ -143,7 +143,7 @@ fn an_answer_is_shown_and_does_nothing_to_the_terminal() {
 }
 
 #[test]
-fn wrong_usage_is_told_and_nothing_leaves() {
+fn send_rejects_wrong_usage_and_sends_nothing() {
     let scene = scene();
     let url = scene.good_url();
     for arguments in [

@@ -1,5 +1,5 @@
-//! Open tunnels: bytes both ways, the ends that either side makes, and those that we make.
-//! How does a tunnel end, what does it hold until then, and what is left?
+//! Open tunnels: bytes in both directions, and ends by the client, the target and outgate.
+//! How does a tunnel end, and what does it hold until then?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +13,7 @@ use support::tunnel::connect;
 use support::tunnel_scene::{config, played, read};
 
 #[test]
-fn each_side_may_end_its_half_first() {
+fn tunnel_allows_half_close_by_either_side() {
     let played = played("");
     let (mut client, mut target) = played.open();
     client.send("ping");
@@ -42,7 +42,7 @@ fn each_side_may_end_its_half_first() {
 }
 
 #[test]
-fn bulk_passes_whole_both_ways_at_once() {
+fn tunnel_carries_bulk_data_in_both_directions_at_once() {
     const PIECES: usize = 256;
     let played = played("");
     let (mut client, mut target) = played.open();
@@ -72,7 +72,7 @@ fn bulk_passes_whole_both_ways_at_once() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_the_target_up() {
+fn tunnel_backpressure_from_the_client_stops_the_target() {
     let played = played("");
     let (client, mut target) = played.open();
     target.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -87,7 +87,7 @@ fn a_client_that_does_not_read_holds_the_target_up() {
 }
 
 #[test]
-fn an_idle_tunnel_and_an_old_one_are_cut() {
+fn tunnel_is_closed_after_the_idle_timeout_and_after_its_lifetime() {
     let played = played("[timeouts]\nidle = \"300ms\"\n");
     let (mut client, mut target) = played.open();
     client.send("x");
@@ -112,7 +112,7 @@ fn an_idle_tunnel_and_an_old_one_are_cut() {
 }
 
 #[test]
-fn a_tunnel_holds_its_place_until_it_ends() {
+fn tunnel_holds_its_limit_permit_until_it_ends() {
     let played = played("[limits.one]\nconcurrency = 1\n");
     let port = played.listener.local_addr().unwrap().port();
     let text = config(port, "[limits.one]\nconcurrency = 1\n");
@@ -136,7 +136,7 @@ fn a_tunnel_holds_its_place_until_it_ends() {
 }
 
 #[test]
-fn a_side_that_breaks_off_is_told_from_one_that_ends() {
+fn tunnel_record_distinguishes_a_reset_from_a_clean_end() {
     let played = played("");
     let (mut client, target) = played.open();
     reset(target);
@@ -197,7 +197,7 @@ fn reset(stream: TcpStream) {
 }
 
 #[test]
-fn a_client_may_hang_up_before_its_tunnel_is_open() {
+fn tunnel_client_may_hang_up_before_its_tunnel_is_open() {
     let played = played("");
     let client = {
         let mut client = played.outgate.connect();
@@ -212,7 +212,7 @@ fn a_client_may_hang_up_before_its_tunnel_is_open() {
 }
 
 #[test]
-fn a_drain_lets_tunnels_finish() {
+fn drain_lets_tunnels_finish() {
     let mut played = played("");
     let (mut client, mut target) = played.open();
     let mut late = played.outgate.connect();
@@ -233,7 +233,7 @@ fn a_drain_lets_tunnels_finish() {
 }
 
 #[test]
-fn a_drain_that_is_over_cuts_them() {
+fn drain_timeout_closes_open_tunnels() {
     let mut played = played("");
     let text = config(played.listener.local_addr().unwrap().port(), "");
     played.outgate.reconfigure(&text.set("server.drain_timeout", "200ms"));
@@ -248,7 +248,7 @@ fn a_drain_that_is_over_cuts_them() {
 
 /// As many servers do with what they cannot read.
 #[test]
-fn a_target_that_hangs_up_on_a_handshake_speaks_plaintext() {
+fn target_that_closes_on_a_client_hello_is_treated_as_plaintext() {
     let played = played("");
     let mut client = played.outgate.connect();
     client.send(connect(&played.authority(), ""));

@@ -1,5 +1,5 @@
 //! Inspected tunnels: TLS that ends at outgate, with certificates of its own authority.
-//! Is what is inside an ordinary delivery, for the client and the host of the CONNECT and for no other?
+//! Is each request inside an ordinary delivery, limited to the client and the host of the CONNECT?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -126,7 +126,7 @@ impl Place {
 }
 
 #[test]
-fn explain_says_that_what_is_inside_is_judged_for_itself() {
+fn explain_states_that_inspected_requests_are_judged_one_by_one() {
     let place = place();
     let explain = |method: &str, target: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
@@ -146,7 +146,7 @@ fn explain_says_that_what_is_inside_is_judged_for_itself() {
 }
 
 #[test]
-fn what_is_inside_is_delivered_signed_and_recorded() {
+fn inspected_request_is_delivered_signed_and_recorded() {
     let place = place();
     let mut client = place.inside("inspect.example");
     assert_eq!(place.target.connections(), 0, "no connection before there is a request");
@@ -192,7 +192,7 @@ fn unencoded_characters_of_a_url_are_percent_encoded_inside_an_inspected_tunnel(
 }
 
 #[test]
-fn absolute_form_of_the_same_authority_is_the_same() {
+fn inspected_request_in_absolute_form_equals_origin_form() {
     let place = place();
     let mut client = place.inside("inspect.example");
     let url = format!("https://{}/in", place.authority("INSPECT.example."));
@@ -203,7 +203,7 @@ fn absolute_form_of_the_same_authority_is_the_same() {
 }
 
 #[test]
-fn nobody_else_can_be_reached_from_inside() {
+fn inspected_request_for_another_host_is_refused() {
     let place = place();
     let (port, own) = (place.target.port(), place.authority("inspect.example"));
     let other = place.authority("paths.example");
@@ -235,7 +235,7 @@ fn nobody_else_can_be_reached_from_inside() {
 }
 
 #[test]
-fn the_client_is_the_one_of_the_connect_and_stays_it() {
+fn inspected_requests_keep_the_client_of_the_connect() {
     let place = place();
     let (mut refused, answer) = place.outgate.tunnel(&place.authority("inspect.example"), "");
     assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"));
@@ -304,7 +304,7 @@ fn outgate_tenant_inside_an_inspected_tunnel_chooses_the_signing_key() {
 }
 
 #[test]
-fn each_request_inside_has_its_own_route_and_its_own_limits() {
+fn inspected_requests_have_their_own_route_and_limits() {
     let place = place();
     let mut client = place.inside("paths.example");
     let mut ask = |path: &str| {
@@ -325,7 +325,7 @@ fn each_request_inside_has_its_own_route_and_its_own_limits() {
 }
 
 #[test]
-fn a_reload_reaches_what_is_inside() {
+fn reload_applies_to_inspected_requests() {
     let place = place();
     let mut client = place.inside("inspect.example");
     client.send(place.post("inspect.example", "/1", ""));
@@ -336,7 +336,7 @@ fn a_reload_reaches_what_is_inside() {
 }
 
 #[test]
-fn a_target_must_prove_its_name_here_too() {
+fn inspected_request_verifies_the_target() {
     let pki = Pki::new();
     let place = place_before(&pki, Receiver::tls(self_signed(&["inspect.example"]), ok()));
     let mut client = place.inside("inspect.example");
@@ -348,7 +348,7 @@ fn a_target_must_prove_its_name_here_too() {
 }
 
 #[test]
-fn the_certificate_shown_is_for_the_host_and_for_a_week_at_most() {
+fn inspected_tunnel_certificate_is_for_the_host_and_at_most_a_week() {
     let place = place();
     for host in ["inspect.example", "127.0.0.1"] {
         let (client, _) = place.outgate.tunnel(&place.authority(host), CREDENTIALS);
@@ -449,7 +449,7 @@ fn inspected_tunnel_takes_a_client_hello_without_server_name() {
 }
 
 #[test]
-fn a_client_that_does_not_trust_us_sends_nothing() {
+fn inspected_tunnel_client_that_rejects_the_ca_sends_nothing() {
     let place = place();
     let (client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
     assert!(client.secure("inspect.example", trusting(&Pki::new().pem)).is_err());
@@ -459,7 +459,7 @@ fn a_client_that_does_not_trust_us_sends_nothing() {
 }
 
 #[test]
-fn a_drain_lets_the_request_inside_finish() {
+fn drain_lets_an_inspected_request_finish() {
     let (release, wait) = std::sync::mpsc::channel();
     let wait = std::sync::Mutex::new(wait);
     let held = std::sync::Arc::new(move |_: &support::receiver::Seen| {
@@ -482,7 +482,7 @@ fn a_drain_lets_the_request_inside_finish() {
 }
 
 #[test]
-fn curl_is_served_without_knowing() {
+fn curl_works_through_an_inspected_tunnel() {
     if Command::new("curl").arg("--version").output().is_err() {
         assert!(!required(), "missing: curl");
         return;
@@ -504,7 +504,7 @@ fn curl_is_served_without_knowing() {
 }
 
 #[test]
-fn a_tunnel_that_is_old_takes_no_other_request() {
+fn inspected_tunnel_takes_no_request_after_its_lifetime() {
     let place = place();
     place.outgate.reconfigure(&format!("{}[timeouts]\ntunnel = \"700ms\"\n", place.text));
     let mut busy = place.inside("inspect.example");
@@ -523,7 +523,7 @@ fn a_tunnel_that_is_old_takes_no_other_request() {
 }
 
 #[test]
-fn a_connect_counts_under_its_routes_limits() {
+fn inspected_connect_counts_against_the_limits_of_its_route() {
     let place = place();
     place.outgate.reconfigure(&place.text.add("routes.inspect.limits", ["two"]));
     let open = || place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
@@ -536,7 +536,7 @@ fn a_connect_counts_under_its_routes_limits() {
 }
 
 #[test]
-fn a_client_that_hangs_up_or_says_nothing_is_recorded_as_that() {
+fn inspected_tunnel_records_a_silent_client_and_a_hang_up() {
     let place = place();
     place.outgate.reconfigure(&place.text.add("timeouts.tls", "300ms"));
     let (client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
@@ -548,7 +548,7 @@ fn a_client_that_hangs_up_or_says_nothing_is_recorded_as_that() {
 }
 
 #[test]
-fn what_is_plaintext_outside_is_plaintext_inside() {
+fn inspected_tunnel_to_a_plaintext_port_serves_plaintext() {
     let target = Receiver::plain(ok());
     let inspector = Pki::new();
     let folder = folder(&Pki::new());
@@ -567,7 +567,7 @@ fn what_is_plaintext_outside_is_plaintext_inside() {
 }
 
 #[test]
-fn options_of_the_host_as_a_whole_reaches_it() {
+fn inspected_options_in_asterisk_form_reaches_the_target() {
     let place = place();
     let mut client = place.inside("inspect.example");
     client.send(format!("OPTIONS * HTTP/1.1\r\nHost: {}\r\n\r\n", place.authority("inspect.example")));

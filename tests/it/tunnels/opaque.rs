@@ -1,5 +1,5 @@
-//! CONNECT, from the request to the first bytes inside: who gets a tunnel, and what must be proven before.
-//! Does a tunnel keep the promises that a webhook is kept, as far as it shows itself?
+//! CONNECT, from the request to the first bytes inside: authorization, verification of the target, and the ClientHello.
+//! Do the guarantees for webhooks hold for tunnels, as far as outgate sees the bytes?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,7 +21,7 @@ fn pool() -> Vec<IpAddr> {
 }
 
 #[test]
-fn whoever_asks_in_whatever_way_gets_tls_to_the_target_from_the_pool() {
+fn tunnel_opens_to_the_target_from_the_pool_for_every_client() {
     let place = place();
     let authority = place.authority();
     for (count, request) in [
@@ -70,7 +70,7 @@ fn smuggled(place: &Place) -> String {
 }
 
 #[test]
-fn the_authority_is_read_strictly_and_nothing_behind_a_refusal_is_read() {
+fn connect_authority_is_parsed_strictly_and_bytes_after_a_refusal_are_not_read() {
     let place = place();
     let port = place.port();
     let line = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: h\r\n");
@@ -126,7 +126,7 @@ fn the_authority_is_read_strictly_and_nothing_behind_a_refusal_is_read() {
 }
 
 #[test]
-fn what_is_private_or_ourselves_is_no_target() {
+fn tunnel_to_a_private_address_or_to_outgate_is_refused() {
     let place = place();
     let own = place.outgate.proxy.port();
     let text = config(place.port(), "").push("routes.*.ports", own);
@@ -145,7 +145,7 @@ fn what_is_private_or_ourselves_is_no_target() {
 }
 
 #[test]
-fn an_untrusted_target_never_gets_a_byte_of_the_client() {
+fn tunnel_to_an_untrusted_target_carries_no_byte_of_the_client() {
     type Show = fn(&Pki) -> Identity;
     let cases: [(&str, Show); 4] = [
         ("self_signed", |_| self_signed(&["tunnel.example"])),
@@ -176,7 +176,7 @@ fn an_untrusted_target_never_gets_a_byte_of_the_client() {
 }
 
 #[test]
-fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
+fn tunnel_target_verification_is_cached_per_trust() {
     let place = place();
     let connections = |count| assert_eq!(place.tap.until(count).len(), count);
     drop(place.outgate.open_tunnel(&place.authority()));
@@ -197,7 +197,7 @@ fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
 }
 
 #[test]
-fn a_tunnel_leaves_from_the_source_address_that_was_verified() {
+fn tunnel_uses_the_source_address_that_was_verified() {
     let played = played("");
     for _ in 0..4 {
         let mut client = played.outgate.connect();
@@ -262,20 +262,20 @@ fn through_a_tunnel(identity: impl FnOnce(&Pki) -> Identity, closed: &'static [u
 }
 
 #[test]
-fn a_tunnel_opens_to_a_receiver_that_handshakes_serially() {
+fn tunnel_opens_to_a_receiver_that_handshakes_serially() {
     let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[]);
     assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
 }
 
 #[test]
-fn a_tunnel_closed_before_its_first_byte_is_dialled_once_more() {
+fn tunnel_closed_before_its_first_byte_is_dialled_once_more() {
     // Connection 0 is the verification's, 1 the tunnel's first.
     let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[1]);
     assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
 }
 
 #[test]
-fn a_target_that_cannot_be_verified_gets_no_tunnel_connection() {
+fn tunnel_target_that_cannot_be_verified_gets_no_second_connection() {
     let played = played("");
     let mut client = played.outgate.connect();
     client.send(connect(&played.authority().replace_one("plain", "tunnel"), ""));
@@ -286,7 +286,7 @@ fn a_target_that_cannot_be_verified_gets_no_tunnel_connection() {
 }
 
 #[test]
-fn ports_without_tls_are_open_only_to_a_route_that_allows_plaintext() {
+fn tunnel_to_a_plaintext_port_requires_a_route_that_allows_plaintext() {
     let played = played("");
     let (mut client, mut target) = played.open();
     client.send("SSH-2.0-client\r\n");
@@ -306,7 +306,7 @@ fn ports_without_tls_are_open_only_to_a_route_that_allows_plaintext() {
 }
 
 #[test]
-fn a_route_that_takes_plaintext_still_checks_a_target_that_speaks_tls() {
+fn tunnel_verifies_a_tls_target_on_a_route_that_allows_plaintext() {
     let place = place_with(|_| self_signed(&["plain.example"]), "");
     let (_, answer) = place.outgate.tunnel(&format!("plain.example:{}", place.port()), "");
     assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
@@ -378,7 +378,7 @@ fn tunnel_alert_reaches_the_client_as_the_reason_of_its_handshake_error() {
 }
 
 #[test]
-fn a_hello_passes_unchanged_however_it_comes() {
+fn tunnel_forwards_the_client_hello_unchanged() {
     let place = place();
     let whole = hello("tunnel.example");
     // One handshake message over three records (RFC 8446 §5.1), and more behind it.
@@ -399,7 +399,7 @@ fn a_hello_passes_unchanged_however_it_comes() {
 }
 
 #[test]
-fn a_client_may_not_stall_its_hello() {
+fn tunnel_client_must_send_its_client_hello_in_time() {
     let place = place();
     place.outgate.reconfigure(&config(place.port(), "").set("routes.*.timeouts.tls", "300ms"));
     let whole = hello("tunnel.example");
@@ -416,7 +416,7 @@ fn a_client_may_not_stall_its_hello() {
 }
 
 #[test]
-fn a_check_says_what_a_tunnel_cannot_do() {
+fn check_warns_of_features_that_tunnels_lack() {
     let place = place();
     let warnings = |text: &Config| {
         place.outgate.folder.write_config("check.toml", text);

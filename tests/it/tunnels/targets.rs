@@ -1,4 +1,4 @@
-//! Tunnels to receivers as customers run them: one connection at a time, TLS by the framework itself.
+//! Tunnels to common receivers that accept one connection at a time and speak TLS themselves.
 //! Does a CONNECT open to each of them, and does the webhook inside arrive?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
@@ -47,7 +47,7 @@ fn start(workshop: &Workshop, pki: &Pki, how: &str) -> (Running, u16, Folder) {
 }
 
 #[test]
-fn a_tunnel_opens_to_gunicorn_flask_and_http_server() {
+fn tunnel_opens_to_gunicorn_flask_and_http_server() {
     let Some(workshop) = Workshop::open() else { return };
     for how in ["gunicorn", "flask", "http.server"] {
         let pki = Pki::new();

@@ -1,5 +1,5 @@
 //! Tunnels for plaintext to port 80 of a route that upgrades, as undici, hpagent and `curl -p` open them.
-//! Is what is inside sent like the upgrade form: signed, over TLS, to port 443?
+//! Is each request inside forwarded like the upgrade form: signed, over TLS, to port 443?
 //!
 //! Needs the right to listen on port 443: skipped without it, required with `OUTGATE_TEST_ALL=1`.
 
