@@ -239,7 +239,7 @@ struct Signals {
 
 enum SignalAction {
     ReloadConfig,
-    /// For logrotate, which must not reload a configuration that an operator is still editing.
+    /// The signal of logrotate, which must not reload a configuration that an operator still edits.
     ReopenLogs,
     Shutdown,
 }

@@ -476,7 +476,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
             true,
             "is out of date",
         ),
-        (tls("listener.pem", key, ", client_crls = [\"{dir}/old.crl\"]"), false, "there is no `client_ca`"),
+        (tls("listener.pem", key, ", client_crls = [\"{dir}/old.crl\"]"), false, "has no effect without `client_ca`"),
         ("tls = { key = \"{dir}/listener.key\" }".into(), false, "`server.tls` has no `certificate`"),
         (
             "tls = { certificate = \"{dir}/listener.pem\", key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }"

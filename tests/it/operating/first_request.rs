@@ -102,6 +102,6 @@ fn demo_receiver_refuses_a_folder_that_it_did_not_make() {
     let output = outgate("outgate demo --receiver . --listen 127.0.0.1:0", &folder).output().unwrap();
     assert_eq!(output.status.code(), Some(69));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("cannot make the folder .: File exists"), "{said}");
+    assert!(said.contains("cannot create the directory .: File exists"), "{said}");
     assert_eq!(std::fs::read_to_string(folder.path("notes")).unwrap(), "mine");
 }

@@ -160,7 +160,7 @@ fn check_names_yaml_and_json_given_by_mistake() {
         ("{\"server\": {\"listen\": []}}\n", "JSON"),
     ] {
         let said = said(text);
-        assert!(said.contains(&format!("this is {language}, and not TOML")), "{said}");
+        assert!(said.contains(&format!("this file is {language}, not TOML")), "{said}");
         assert!(said.contains("not valid: 1 problem, 0 warnings"), "{said}");
     }
     assert!(said("[server]\nlisten: 1\n").contains("not TOML:"));

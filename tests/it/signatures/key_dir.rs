@@ -182,7 +182,7 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
     let acme = [row("a2", json!("acme"), "announced"), row("a1", json!("acme"), "active")];
     assert_eq!(listed(&["--tenant", "acme"]), acme);
     let said = run(&["keys", "list"], place.folder()).1;
-    assert!(said.contains("signer platform: 2 tenants have keys of their own"), "{said}");
+    assert!(said.contains("signer platform: 2 tenants have their own keys"), "{said}");
 
     let kids = |set: &Value| -> Vec<String> {
         set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
