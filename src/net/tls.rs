@@ -25,7 +25,7 @@ use super::connection::{MaybeTlsStream, OutboundSocket};
 use crate::config::VerifyMode;
 use crate::names::{Host, TenantName};
 use crate::policy::trust::Trust;
-use crate::policy::trust::fault::CertificateFault;
+use crate::policy::trust::error::VerifyError;
 pub use certificate::CertificateSummary;
 pub use client_tls::ClientTls;
 pub use error::{HandshakeError, TlsError};
@@ -133,15 +133,15 @@ fn peer_chain(
     connection: &ClientConnection,
 ) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsError> {
     let chain = connection.peer_certificates().and_then(<[_]>::split_first);
-    chain.ok_or(CertificateFault::Malformed.into())
+    chain.ok_or(VerifyError::Malformed.into())
 }
 
-fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
+fn server_name(host: &Host) -> Result<ServerName<'static>, VerifyError> {
     match host {
         Host::Ip(ip) => Ok(ServerName::from(*ip)),
         // A host that is not a valid DNS name cannot be in a certificate.
         Host::Name(name) => {
-            let name = DnsName::try_from(String::from(&**name)).map_err(|_| CertificateFault::NameMismatch)?;
+            let name = DnsName::try_from(String::from(&**name)).map_err(|_| VerifyError::NameMismatch)?;
             Ok(ServerName::DnsName(name))
         }
     }
@@ -149,7 +149,7 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
 
 fn handshake_info(connection: &ClientConnection, trust: &Trust) -> Result<HandshakeInfo, TlsError> {
     let (leaf, _) = peer_chain(connection)?;
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| VerifyError::Malformed)?;
     Ok(HandshakeInfo {
         version: match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",

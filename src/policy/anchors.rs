@@ -38,8 +38,8 @@ pub(super) struct AnchorInfo {
 
 impl AnchorInfo {
     fn parts(&self) -> [Option<&[u8]>; 4] {
-        let may_sign_lists: &[u8] = if self.may_sign_crls { &[1] } else { &[0] };
-        [Some(&self.subject), Some(&self.key), Some(may_sign_lists), self.key_id.as_deref()]
+        let may_sign_crls: &[u8] = if self.may_sign_crls { &[1] } else { &[0] };
+        [Some(&self.subject), Some(&self.key), Some(may_sign_crls), self.key_id.as_deref()]
     }
 }
 
@@ -66,9 +66,11 @@ impl Anchors {
         let parsed = signed_der::parse_certificate(der).ok_or("it cannot be read as a certificate (RFC 5280 §4.1)")?;
         if let Some(reason) = ca_violation(&parsed, purpose)? {
             if !serves(&parsed, purpose) {
-                let why = reason.meaning(purpose);
+                let meaning = reason.meaning(purpose);
                 let auth = purpose.extended_key_usage();
-                return Err(format!("it {why}. Its extended key usage lacks {auth}: it is of no use itself, either"));
+                return Err(format!(
+                    "it {meaning}. Its extended key usage lacks {auth}: it cannot be trusted directly, either"
+                ));
             }
             webpki::EndEntityCert::try_from(&CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
             self.directly_trusted.push(CertificateDer::from(der.to_vec()));
@@ -79,14 +81,14 @@ impl Anchors {
             subject: signed_der::sequence_contents(parsed.subject().as_raw()).to_vec(),
             key: signed_der::sequence_contents(parsed.public_key().raw).to_vec(),
             key_id: signed_der::subject_key_id(&parsed).map(<[u8]>::to_vec),
-            may_sign_crls: signed_der::may_sign_lists(&parsed),
+            may_sign_crls: signed_der::may_sign_crls(&parsed),
         });
         self.anchors.sort_unstable();
         self.anchors.dedup();
         // A certificate older than version 3 cannot state its purpose, so the operator's configuration decides.
         let is_old = parsed.version() != X509Version::V3;
         Ok(is_old.then(|| {
-            "is older than version 3 and does not say whether it is an authority: it counts as one, for every name"
+            "is older than version 3 and does not state whether it is an authority: it is treated as one, for every name"
                 .to_owned()
         }))
     }
@@ -118,9 +120,9 @@ impl Anchors {
     }
 
     pub(super) fn info(&self, anchor: &TrustAnchor<'_>) -> Option<&AnchorInfo> {
-        self.anchors.iter().find(|facts| {
-            facts.subject == anchor.subject.as_ref() && facts.key == anchor.subject_public_key_info.as_ref()
-        })
+        self.anchors
+            .iter()
+            .find(|info| info.subject == anchor.subject.as_ref() && info.key == anchor.subject_public_key_info.as_ref())
     }
 
     /// Returns the fields of all anchors in order, as input of a trust fingerprint.
@@ -145,7 +147,7 @@ fn ca_violation(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option
     if parsed.version() != X509Version::V3 {
         return Ok(None);
     }
-    let unreadable = |what: &'static str| move |_| format!("its {what} cannot be read or is there twice");
+    let unreadable = |extension: &'static str| move |_| format!("its {extension} cannot be read or is there twice");
     match parsed.basic_constraints().map_err(unreadable("basicConstraints"))? {
         None => return Ok(Some(CaViolation::MissingBasicConstraints)),
         Some(constraints) if !constraints.value.ca => return Ok(Some(CaViolation::CaFalse)),
@@ -197,7 +199,9 @@ impl CaViolation {
     }
 
     fn consequence(&self, purpose: Purpose) -> String {
-        let why = self.meaning(purpose);
-        format!("{why}: it is trusted for itself alone, with its own names, and what it issued is refused")
+        let meaning = self.meaning(purpose);
+        format!(
+            "{meaning}: only the certificate itself is trusted, for its own names; certificates that it issued are refused"
+        )
     }
 }

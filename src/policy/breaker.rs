@@ -39,21 +39,15 @@ impl BreakerConfig {
     /// Returns `None` if the configuration disables circuit breaking.
     pub fn compile(config: &config::Circuit) -> Option<Self> {
         let config::Circuit { failures, window, open, open_max } = *config;
-        let spacing = FAILURE_SPREAD_MIN.min(window / 2) / failures.saturating_sub(1).max(1);
-        (failures > 0).then_some(Self {
-            failures,
-            window,
-            failure_spacing: spacing,
-            open,
-            open_max: open_max.max(open),
-        })
+        let failure_spacing = FAILURE_SPREAD_MIN.min(window / 2) / failures.saturating_sub(1).max(1);
+        (failures > 0).then_some(Self { failures, window, failure_spacing, open, open_max: open_max.max(open) })
     }
 
     /// Returns the backoff after a number of failed probes. `jitter` is any number.
-    fn backoff(&self, failed_probes: u32, dice: u64) -> Duration {
+    fn backoff(&self, failed_probes: u32, jitter: u64) -> Duration {
         let exponential = self.open.saturating_mul(1_u32.checked_shl(failed_probes).unwrap_or(u32::MAX));
         let capped = exponential.min(self.open_max);
-        capped + (capped / JITTER_DIVISOR).mul_f64((dice % 1024) as f64 / 1024.0)
+        capped + (capped / JITTER_DIVISOR).mul_f64((jitter % 1024) as f64 / 1024.0)
     }
 }
 
@@ -147,12 +141,12 @@ impl CircuitBreaker {
                 self.state = BreakerState::Open { since: now, failed: now, until, failed_probes: 0, probe: None };
                 true
             }
-            BreakerState::Open { failed, until, failed_probes: pauses, probe, .. } => {
+            BreakerState::Open { failed, until, failed_probes, probe, .. } => {
                 // An attempt that began before the last failure adds no information: the breaker opened since, or
                 // another probe failed.
                 if permit == BreakerPermit::Probe && began > *failed {
-                    *pauses += 1;
-                    (*failed, *until, *probe) = (now, now + config.backoff(*pauses, jitter), None);
+                    *failed_probes += 1;
+                    (*failed, *until, *probe) = (now, now + config.backoff(*failed_probes, jitter), None);
                 }
                 false
             }
@@ -201,23 +195,23 @@ mod tests {
         BreakerConfig::compile(&config).unwrap()
     }
 
-    fn observe_normal_failure(circuit: &mut CircuitBreaker, now: Instant) -> bool {
-        circuit.observe_failure(BreakerPermit::Normal, now, &breaker_config(), now, 0)
+    fn observe_normal_failure(breaker: &mut CircuitBreaker, now: Instant) -> bool {
+        breaker.observe_failure(BreakerPermit::Normal, now, &breaker_config(), now, 0)
     }
 
     /// Returns an open breaker and the time at which it opened.
     fn opened_breaker() -> (CircuitBreaker, Instant) {
         let start = Instant::now();
-        let mut circuit = CircuitBreaker::new(start);
-        let opened = [0, 1, 2].map(|second| observe_normal_failure(&mut circuit, start + second * SECOND));
+        let mut breaker = CircuitBreaker::new(start);
+        let opened = [0, 1, 2].map(|second| observe_normal_failure(&mut breaker, start + second * SECOND));
         assert_eq!(opened, [false, false, true]);
-        (circuit, start + 2 * SECOND)
+        (breaker, start + 2 * SECOND)
     }
 
     #[test]
     fn breaker_opens_after_consecutive_failures_within_the_window() {
-        let (mut circuit, now) = opened_breaker();
-        assert_eq!(circuit.acquire(now), Err(BreakerOpen { retry_after: 10 * SECOND }));
+        let (mut breaker, now) = opened_breaker();
+        assert_eq!(breaker.acquire(now), Err(BreakerOpen { retry_after: 10 * SECOND }));
         let mut slow = CircuitBreaker::new(now);
         for second in [0, 20, 40, 60, 80] {
             assert!(!observe_normal_failure(&mut slow, now + second * SECOND), "{second}");
@@ -228,10 +222,10 @@ mod tests {
     #[test]
     fn breaker_counts_simultaneous_failures_once() {
         let (start, burst) = (Instant::now(), Duration::from_millis(1));
-        let mut circuit = CircuitBreaker::new(start);
-        assert!((0..100).all(|failure| !observe_normal_failure(&mut circuit, start + failure * burst)));
-        assert!((0..100).all(|failure| !observe_normal_failure(&mut circuit, start + SECOND / 2 + failure * burst)));
-        assert!(observe_normal_failure(&mut circuit, start + SECOND), "three events, a second apart");
+        let mut breaker = CircuitBreaker::new(start);
+        assert!((0..100).all(|failure| !observe_normal_failure(&mut breaker, start + failure * burst)));
+        assert!((0..100).all(|failure| !observe_normal_failure(&mut breaker, start + SECOND / 2 + failure * burst)));
+        assert!(observe_normal_failure(&mut breaker, start + SECOND), "three events, a second apart");
         // One failure opens the breaker if the operator configures so.
         let config = config::Circuit { failures: 1, window: SECOND, open: SECOND, open_max: SECOND };
         let breaker_config = BreakerConfig::compile(&config).unwrap();
@@ -239,74 +233,74 @@ mod tests {
         // A short window still fits all of the failures.
         let config = config::Circuit { failures: 10, window: SECOND / 10, open: SECOND, open_max: SECOND };
         let breaker_config = BreakerConfig::compile(&config).unwrap();
-        let mut circuit = CircuitBreaker::new(start);
+        let mut breaker = CircuitBreaker::new(start);
         let opened = (0..10).map(|failure| {
             let now = start + failure * SECOND / 100;
-            circuit.observe_failure(BreakerPermit::Normal, now, &breaker_config, now, 0)
+            breaker.observe_failure(BreakerPermit::Normal, now, &breaker_config, now, 0)
         });
         assert_eq!(opened.filter(|opened| *opened).count(), 1);
     }
 
     #[test]
     fn breaker_doubles_the_backoff_after_a_failed_probe() {
-        let (mut circuit, start) = opened_breaker();
-        let (mut now, mut pauses) = (start, vec![]);
+        let (mut breaker, start) = opened_breaker();
+        let (mut now, mut backoffs) = (start, vec![]);
         for _ in 0..5 {
-            let Err(BreakerOpen { retry_after: again_in }) = circuit.acquire(now) else { panic!("it is open") };
-            pauses.push(again_in.as_secs());
-            now += again_in;
+            let Err(BreakerOpen { retry_after }) = breaker.acquire(now) else { panic!("it is open") };
+            backoffs.push(retry_after.as_secs());
+            now += retry_after;
             assert_eq!(
-                (circuit.check(now), circuit.check(now)),
+                (breaker.check(now), breaker.check(now)),
                 (Ok(BreakerPermit::Probe), Ok(BreakerPermit::Probe)),
                 "takes nothing"
             );
-            assert_eq!(circuit.acquire(now), Ok(BreakerPermit::Probe));
-            assert_eq!(circuit.acquire(now), Err(BreakerOpen { retry_after: PROBE_MAX }), "one at a time");
-            assert!(!observe_normal_failure(&mut circuit, now), "what began before says nothing");
-            assert_eq!(circuit.acquire(now), Err(BreakerOpen { retry_after: PROBE_MAX }));
-            assert!(!circuit.observe_failure(BreakerPermit::Probe, now, &breaker_config(), now, 0));
+            assert_eq!(breaker.acquire(now), Ok(BreakerPermit::Probe));
+            assert_eq!(breaker.acquire(now), Err(BreakerOpen { retry_after: PROBE_MAX }), "one at a time");
+            assert!(!observe_normal_failure(&mut breaker, now), "what began before says nothing");
+            assert_eq!(breaker.acquire(now), Err(BreakerOpen { retry_after: PROBE_MAX }));
+            assert!(!breaker.observe_failure(BreakerPermit::Probe, now, &breaker_config(), now, 0));
         }
-        assert_eq!(pauses, [10, 20, 40, 60, 60]);
+        assert_eq!(backoffs, [10, 20, 40, 60, 60]);
     }
 
     #[test]
     fn breaker_allows_another_probe_when_the_first_has_no_outcome() {
-        let (mut circuit, now) = opened_breaker();
+        let (mut breaker, now) = opened_breaker();
         let first = now + 10 * SECOND;
-        assert_eq!(circuit.acquire(first), Ok(BreakerPermit::Probe));
-        circuit.release(first);
-        assert_eq!(circuit.acquire(first), Ok(BreakerPermit::Probe));
+        assert_eq!(breaker.acquire(first), Ok(BreakerPermit::Probe));
+        breaker.release(first);
+        assert_eq!(breaker.acquire(first), Ok(BreakerPermit::Probe));
         let second = first + PROBE_MAX;
-        assert!(circuit.acquire(second - Duration::from_millis(1)).is_err());
-        assert_eq!(circuit.acquire(second), Ok(BreakerPermit::Probe), "the first has had its time");
-        circuit.release(first);
-        assert!(circuit.acquire(second).is_err(), "the second goes on");
+        assert!(breaker.acquire(second - Duration::from_millis(1)).is_err());
+        assert_eq!(breaker.acquire(second), Ok(BreakerPermit::Probe), "the first has had its time");
+        breaker.release(first);
+        assert!(breaker.acquire(second).is_err(), "the second goes on");
         // Of two failed probes, only one doubles the backoff.
         let failed = second + SECOND / 10;
         for began in [first, second] {
-            circuit.observe_failure(BreakerPermit::Probe, began, &breaker_config(), failed, 0);
-            assert_eq!(circuit.acquire(failed), Err(BreakerOpen { retry_after: 20 * SECOND }));
+            breaker.observe_failure(BreakerPermit::Probe, began, &breaker_config(), failed, 0);
+            assert_eq!(breaker.acquire(failed), Err(BreakerOpen { retry_after: 20 * SECOND }));
         }
     }
 
     #[test]
     fn breaker_is_idle_when_its_failures_no_longer_count() {
-        let (mut circuit, now) = opened_breaker();
+        let (mut breaker, now) = opened_breaker();
         let closed = CircuitBreaker::new(now);
         assert_eq!([29, 31].map(|second| closed.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
-        assert_eq!([69, 71].map(|second| circuit.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
-        assert_eq!(circuit.acquire(now + 30 * SECOND), Ok(BreakerPermit::Probe));
-        assert_eq!([90, 92].map(|second| circuit.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
+        assert_eq!([69, 71].map(|second| breaker.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
+        assert_eq!(breaker.acquire(now + 30 * SECOND), Ok(BreakerPermit::Probe));
+        assert_eq!([90, 92].map(|second| breaker.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
     }
 
     proptest! {
         #[test]
         fn breaker_backoff_is_at_least_open_and_at_most_open_max_with_jitter(
-            open in 1_u64..1000, longest in 1_u64..100_000, pauses in 0_u32..100, dice in any::<u64>(),
+            open in 1_u64..1000, longest in 1_u64..100_000, failed_probes in 0_u32..100, jitter in any::<u64>(),
         ) {
             let [open, open_max] = [open, longest.max(open)].map(Duration::from_secs);
-            let pause = BreakerConfig { open, open_max, ..breaker_config() }.backoff(pauses, dice);
-            prop_assert!(pause >= open && pause <= open_max + open_max / JITTER_DIVISOR, "{:?}", pause);
+            let backoff = BreakerConfig { open, open_max, ..breaker_config() }.backoff(failed_probes, jitter);
+            prop_assert!(backoff >= open && backoff <= open_max + open_max / JITTER_DIVISOR, "{:?}", backoff);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn load_certified_key(
         None
     };
     let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
-        return report("no private key in PEM stands there".into(), "a PRIVATE KEY block that is not encrypted");
+        return report("no private key in PEM was found".into(), "a PRIVATE KEY block that is not encrypted");
     };
     let key = match provider.key_provider.load_private_key(key) {
         Ok(key) => key,
@@ -40,7 +40,7 @@ pub(super) fn load_certified_key(
     match certified.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
         Err(_) => report(
-            "the key and the certificate do not belong together".into(),
+            "the key does not match the certificate".into(),
             "the key of the first certificate of the file; the certificates of authorities follow it",
         ),
     }

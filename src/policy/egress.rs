@@ -84,15 +84,15 @@ pub fn select_hops(
     is_usable: &dyn Fn(IpAddr) -> bool,
 ) -> Result<Vec<Hop>, HopError> {
     let has_family = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
-    let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.select_source(v6, affinity, sequence, now, usable);
+    let select = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.select_source(v6, affinity, sequence, now, usable);
     // Indexed by family: IPv4 at 0 and IPv6 at 1.
-    let sources = [false, true].map(|v6| if has_family(v6) { pick(v6, is_usable) } else { None });
+    let sources = [false, true].map(|v6| if has_family(v6) { select(v6, is_usable) } else { None });
     if sources == [None, None] {
-        let elsewhere = [false, true].into_iter().any(|v6| !has_family(v6) && pick(v6, is_usable).is_some());
+        let elsewhere = [false, true].into_iter().any(|v6| !has_family(v6) && select(v6, is_usable).is_some());
         return Err(if elsewhere { HopError::NoCommonFamily } else { HopError::NoUsableSource });
     }
     let has_more = |from: &IpAddr| pool.failover && pool.size(now, from.is_ipv6()) > 1;
-    let other = |from: IpAddr| pick(from.is_ipv6(), &|ip| ip != from && is_usable(ip));
+    let other = |from: IpAddr| select(from.is_ipv6(), &|ip| ip != from && is_usable(ip));
     let others = sources.map(|from| from.filter(has_more).and_then(other));
 
     let mut hops = Vec::with_capacity(2 * cleared.addresses().len().min(TARGET_ADDRESSES_MAX));
@@ -185,8 +185,8 @@ impl Pool {
 
     /// Returns exactly the addresses that deliveries may leave from, in the smallest number of CIDRs.
     pub fn active_ranges(&self, now: Timestamp) -> Vec<IpNet> {
-        let in_force = self.ranges.iter().filter(|range| range.phase(now) == RangePhase::Active);
-        IpNet::aggregate(&in_force.flat_map(SourceRange::to_nets).collect())
+        let active = self.ranges.iter().filter(|range| range.phase(now) == RangePhase::Active);
+        IpNet::aggregate(&active.flat_map(SourceRange::to_nets).collect())
     }
 
     /// Returns the number of active addresses of one family.

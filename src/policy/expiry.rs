@@ -50,15 +50,15 @@ impl CertificateUse {
     /// Returns the consequence of an expiry.
     fn consequence(self) -> &'static str {
         match self {
-            Self::Listener => "no client will believe it",
-            Self::Identity => "no target will believe it",
+            Self::Listener => "clients will not trust it",
+            Self::Identity => "targets will not trust it",
             Self::Ca => "no tunnel can be inspected",
-            Self::DirectlyTrusted(_) => "peers that show it are refused",
+            Self::DirectlyTrusted(_) => "peers that present it are refused",
             Self::Intermediates => "no path leads through it",
             // RFC 5280 §6.1.1 (d): an anchor counts by its name and key, not by its dates.
-            Self::ClientCa | Self::Roots => "what it issued counts all the same",
-            Self::Crl(CrlPolicy::Require) => "targets that it speaks for are refused",
-            Self::ClientCrl | Self::Crl(CrlPolicy::Lenient) => "until there is another, this one counts",
+            Self::ClientCa | Self::Roots => "certificates that it issued are still accepted",
+            Self::Crl(CrlPolicy::Require) => "targets whose certificates it covers are refused",
+            Self::ClientCrl | Self::Crl(CrlPolicy::Lenient) => "it is used until it is replaced",
         }
     }
 }
@@ -151,11 +151,11 @@ impl Expiry {
 
     fn help(&self) -> &'static str {
         match self.usage {
-            CertificateUse::Ca => "clients need to trust the next one before: `outgate ca new`",
+            CertificateUse::Ca => "clients must trust its successor before it expires: `outgate ca new`",
             CertificateUse::Roots | CertificateUse::ClientCa => {
-                "add its successor to the file; remove this one when no peer uses it any more"
+                "add its successor to the file; remove this one when no peer uses it"
             }
-            _ => "put a new one in its place: it is taken up at once",
+            _ => "replace the file: outgate loads it at once",
         }
     }
 }
@@ -165,9 +165,9 @@ struct ExpiryCollector(Vec<(SourceSpan, Expiry)>);
 impl ExpiryCollector {
     /// Adds a chain, which expires with its first certificate to expire.
     fn add_chain(&mut self, usage: CertificateUse, trust: &str, file: &Located<PemFile>) {
-        let lives: Vec<_> = file.parts.iter().filter_map(|der| certificate_validity(der)).collect();
-        let from = lives.iter().map(|(from, _)| *from).max();
-        let until = lives.iter().map(|(_, until)| *until).min();
+        let periods: Vec<_> = file.parts.iter().filter_map(|der| certificate_validity(der)).collect();
+        let from = periods.iter().map(|(from, _)| *from).max();
+        let until = periods.iter().map(|(_, until)| *until).min();
         if let (Some(from), Some(until)) = (from, until) {
             self.add(usage, trust, file, None, (from, until));
         }
@@ -178,9 +178,10 @@ impl ExpiryCollector {
         usage: CertificateUse,
         trust: &str,
         file: &Located<PemFile>,
-        life: fn(&[u8]) -> Option<(i64, i64)>,
+        validity: fn(&[u8]) -> Option<(i64, i64)>,
     ) {
-        for (index, validity) in file.parts.iter().enumerate().filter_map(|(index, der)| Some((index, life(der)?))) {
+        for (index, validity) in file.parts.iter().enumerate().filter_map(|(index, der)| Some((index, validity(der)?)))
+        {
             self.add(usage, trust, file, Some(index + 1), validity);
         }
     }
@@ -188,9 +189,9 @@ impl ExpiryCollector {
     /// Adds the certificates of a file of authorities; some of them may be no authorities.
     fn add_authorities(&mut self, usage: CertificateUse, purpose: Purpose, trust: &str, file: &Located<PemFile>) {
         for (index, der) in file.parts.iter().enumerate() {
-            let Some(life) = certificate_validity(der) else { continue };
+            let Some(validity) = certificate_validity(der) else { continue };
             let usage = if anchors::is_ca(der, purpose) { usage } else { CertificateUse::DirectlyTrusted(purpose) };
-            self.add(usage, trust, file, Some(index + 1), life);
+            self.add(usage, trust, file, Some(index + 1), validity);
         }
     }
 
@@ -200,9 +201,9 @@ impl ExpiryCollector {
         trust: &str,
         file: &Located<PemFile>,
         number: Option<usize>,
-        life: (i64, i64),
+        validity: (i64, i64),
     ) {
-        let (from, until) = life;
+        let (from, until) = validity;
         let warn_before_max = if usage == CertificateUse::Ca { WARN_BEFORE_CA } else { WARN_BEFORE };
         let part = SignedDuration::from_secs(until.saturating_sub(from)) / WARN_LIFETIME_DIVISOR;
         // RFC 5280 §4.1.2.5: the maximum date means "does not expire" and exceeds the range of `Timestamp`.

@@ -257,8 +257,11 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
     for allow in &guard.allow {
         if allow.prefix_len() == 0 {
             problems.push(
-                Problem::at(allow.span, format!("`{}` allows every address: an open door", allow.value))
-                    .help("write the ranges that your receivers are in"),
+                Problem::at(
+                    allow.span,
+                    format!("`{}` allows every address, so the guard would permit private networks", allow.value),
+                )
+                .help("write the ranges that your receivers are in"),
             );
             continue;
         }

@@ -68,17 +68,17 @@ fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> 
     if expires_at < now {
         return report(
             place,
-            format!("the authority has ended at {expires_at}"),
+            format!("the authority expired at {expires_at}"),
             "make another one with `outgate ca new`",
         );
     }
     let pem = std::str::from_utf8(ca.key.expose()).ok();
     let Some(key) = pem.and_then(|pem| KeyPair::from_pem(pem).ok()) else {
         let help = "a PRIVATE KEY block (PKCS #8) of ECDSA, Ed25519 or RSA, not encrypted";
-        return report(ca.key.span, "no private key that can sign stands there".to_owned(), help);
+        return report(ca.key.span, "no private key that can sign was found".to_owned(), help);
     };
     if key.der_bytes() != &*certificate.public_key().subject_public_key.data {
-        let problem = Problem::at(ca.key.span, "the key and the certificate do not belong together");
+        let problem = Problem::at(ca.key.span, "the key does not match the certificate");
         problems.push(problem.related(place, "its certificate").help("the key of the first certificate of the file"));
         return None;
     }

@@ -144,8 +144,8 @@ pub fn rate_limit_headers<'a>(
             // A policy is identified by its name, so a limit of both kinds needs two names.
             let suffix = if limit.quota.is_some() { "/concurrency" } else { "" };
             push_item(&mut policy, &limit.name, suffix, format_args!(";q={maximum};qu=\"concurrent-requests\""));
-            if let Some(places) = concurrency_left {
-                push_item(&mut status, &limit.name, suffix, format_args!(";r={places}"));
+            if let Some(concurrency_left) = concurrency_left {
+                push_item(&mut status, &limit.name, suffix, format_args!(";r={concurrency_left}"));
             }
         }
     }
@@ -186,7 +186,10 @@ fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &
         problems.push(Problem::at(written.span, format!("the limit {name} limits nothing")).help(help));
     }
     if let (Some(burst), None) = (&written.burst, &written.rate) {
-        problems.push(Problem::at(burst.span, "a burst of no rate").help("add rate = \"50/s\", or leave burst out"));
+        problems.push(
+            Problem::at(burst.span, "burst has no effect without a rate")
+                .help("add rate = \"50/s\", or leave burst out"),
+        );
     }
     if let Some(concurrency) = written.concurrency.as_ref().filter(|concurrency| concurrency.value == 0) {
         let help = "to refuse all, leave the route out; to limit nothing, leave this out";
@@ -197,12 +200,12 @@ fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &
         problems.push(Problem::at(bandwidth.span, "a bandwidth of 0 lets nothing pass").help(help));
     }
     if let Some(bandwidth) = written.bandwidth.as_ref().filter(|_| written.report_only) {
-        let help = "a delivery that is slower is not refused: there is nothing to report of it";
-        let (code, message) = (WarningCode::BandwidthReports, "a limit that only reports holds no bandwidth");
+        let help = "a bandwidth limit delays deliveries and refuses none, so there is nothing to report";
+        let (code, message) = (WarningCode::BandwidthReports, "report_only switches the bandwidth off");
         problems.push(Problem::warning(code, Some(bandwidth.span), message).help(help));
     }
     if written.wait > WAIT_MAX {
-        let help = "it paces a burst; what comes later, the client sends again";
+        let help = "write at most 1 hour; a client sends a delivery again if it is refused";
         problems.push(Problem::at(written.span, "a wait of more than an hour").help(help));
     }
     for (i, per) in written.per.iter().enumerate() {

@@ -72,16 +72,18 @@ impl Listener {
         at: Option<&Listen>,
         now: Timestamp,
     ) -> Result<(), AuthnError> {
-        let Some((leaf, others)) = certificate.chain.split_first() else { return Ok(()) };
+        let Some((leaf, others)) = certificate.chain().split_first() else { return Ok(()) };
         let Some(tls) = at.and_then(|at| self.tls(at)) else { return Err(AuthnError::CertificateUntrusted) };
-        if tls.fingerprint == certificate.listener_fingerprint && now.as_second() <= certificate.valid_until {
+        if tls.fingerprint == certificate.listener_fingerprint() && now.as_second() <= certificate.valid_until() {
             return Ok(());
         }
         let clients = tls.client_verifier.as_ref().ok_or(AuthnError::CertificateUntrusted)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
         clients.verify_client_cert(leaf, others, time).map(|_| ()).map_err(|error| match error {
             rustls::Error::InvalidCertificate(CertificateError::Revoked) => AuthnError::CertificateRevoked,
-            _ if now.as_second() > certificate.valid_until => AuthnError::CertificateExpired(certificate.valid_until),
+            _ if now.as_second() > certificate.valid_until() => {
+                AuthnError::CertificateExpired(certificate.valid_until())
+            }
             _ => AuthnError::CertificateUntrusted,
         })
     }
@@ -134,7 +136,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     if config.server.all_tls().all(|tls| tls.client_ca.is_none())
         && let Some(name) = config.clients.values().find_map(|client| client.certificates.first())
     {
-        let message = "no certificate can prove a client: the listener asks for none";
+        let message = "client certificates have no effect: no listener has client_ca";
         let help = "add client_ca to server.tls, or to the tls of a listener: the authority that issues certificates to clients";
         problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.span), message).help(help));
     }
@@ -145,8 +147,8 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
 /// Warns about an admin listener on a public address, and about tokens on a public listener without TLS.
 fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &mut Vec<Problem>) {
     for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
-        let message = format!("strangers can reach the admin listener on {}", bind.address);
-        let help = "write a loopback or private address, or \"unix:/path\": nothing there asks for a credential";
+        let message = format!("the admin listener on {} is reachable from the Internet", bind.address);
+        let help = "write a loopback or private address, or \"unix:/path\": the admin listener requires no credential";
         problems.push(Problem::warning(WarningCode::AdminPublic, Some(bind.span), message).help(help));
     }
     let Some((name, client)) = config.clients.iter().find(|(_, client)| !client.tokens.is_empty()) else { return };
@@ -158,7 +160,7 @@ fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, prob
         BindTls::Own(_) => true,
     };
     for bind in config.server.listen.iter().filter(is_open).filter(|bind| !has_tls(bind)) {
-        let message = format!("tokens cross networks in plaintext to {}", bind.address);
+        let message = format!("clients send tokens in plaintext to {}", bind.address);
         let help = "add tls to the listener or to [server], or listen on a loopback or private address";
         let problem = Problem::warning(WarningCode::TokensInPlaintext, Some(bind.span), message).help(help);
         problems.push(problem.related(client.span, format!("{name} has a token")));
@@ -194,7 +196,7 @@ fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<ServerT
 
 fn compile_client_verifier(
     ca: &Located<PemFile>,
-    lists: &[Located<PemFile>],
+    crls: &[Located<PemFile>],
     provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<dyn ClientCertVerifier>> {
@@ -204,12 +206,12 @@ fn compile_client_verifier(
         let what = format!("certificate {} of {}", index + 1, ca.path.display());
         anchors.add_at(der, Purpose::Clients, &mut roots, (&what, ca.span), problems);
     }
-    let lists = revocation::compile(lists, problems);
+    let crls = revocation::compile(crls, problems);
     if problems[before..].iter().any(|problem| problem.severity == Severity::Problem) {
         return None;
     }
     let (hints, algorithms) = (roots.subjects(), provider.signature_verification_algorithms);
-    Some(Arc::new(ClientCertificateVerifier { roots, anchors, crls: lists, algorithms, hints }))
+    Some(Arc::new(ClientCertificateVerifier { roots, anchors, crls, algorithms, hints }))
 }
 
 /// Returns the fingerprint of TLS settings. The private key is not part of it, since the certificate determines it.

@@ -85,9 +85,9 @@ pub(super) fn compile(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -
         for (index, der) in file.parts.iter().enumerate() {
             match Crl::read(der) {
                 Ok(list) => found.push(list),
-                Err(why) => {
+                Err(reason) => {
                     let (number, path) = (index + 1, file.path.display());
-                    let message = format!("revocation list {number} of {path} is not usable: {why}");
+                    let message = format!("revocation list {number} of {path} is not usable: {reason}");
                     problems.push(Problem::at(file.span, message).help("a complete CRL of version 2 (RFC 5280 §5)"));
                 }
             }
@@ -99,7 +99,7 @@ pub(super) fn compile(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -
 
 /// Checks every certificate below the anchor.
 pub(super) fn check(
-    lists: &[Crl],
+    crls: &[Crl],
     path: &VerifiedPath<'_>,
     anchors: &Anchors,
     policy: RevocationPolicy,
@@ -122,16 +122,16 @@ pub(super) fn check(
                 }
             }
         };
-        match check_certificate(lists, &certificate, &issuer, policy, algorithms, now) {
+        match check_certificate(crls, &certificate, &issuer, policy, algorithms, now) {
             Err(RevocationError::Unknown) if policy.allow_unknown => {}
-            said => said?,
+            result => result?,
         }
     }
     Ok(())
 }
 
 fn check_certificate(
-    lists: &[Crl],
+    crls: &[Crl],
     certificate: &X509Certificate<'_>,
     issuer: &IssuerKey<'_>,
     policy: RevocationPolicy,
@@ -150,7 +150,7 @@ fn check_certificate(
     };
     let is_signed =
         |list: &&Crl| SignedDer::read(&list.der).is_some_and(|list| list.verify(&issuer.key, algorithms).is_ok());
-    let list = lists.iter().filter(applies).find(is_signed).ok_or(RevocationError::Unknown)?;
+    let list = crls.iter().filter(applies).find(is_signed).ok_or(RevocationError::Unknown)?;
     if list.next_update <= now && !policy.allow_stale {
         return Err(RevocationError::Stale);
     }
@@ -166,7 +166,7 @@ impl<'a> IssuerKey<'a> {
         Self {
             key: issuer.public_key().raw.to_vec().into(),
             key_id: signed_der::subject_key_id(issuer).map(<[u8]>::to_vec),
-            may_sign_crls: signed_der::may_sign_lists(issuer),
+            may_sign_crls: signed_der::may_sign_crls(issuer),
         }
     }
 }
@@ -228,8 +228,8 @@ impl Crl {
         if certificate.issuer().as_raw() != self.issuer {
             return false;
         }
-        let is_authority = certificate.is_ca();
-        if (self.scope.only_end_entities && is_authority) || (self.scope.only_cas && !is_authority) {
+        let is_ca = certificate.is_ca();
+        if (self.scope.only_end_entities && is_ca) || (self.scope.only_cas && !is_ca) {
             return false;
         }
         let Some(points) = &self.scope.points else { return true };

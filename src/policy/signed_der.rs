@@ -43,16 +43,16 @@ impl<'a> SignedDer<'a> {
         algorithms: &[&dyn SignatureVerificationAlgorithm],
     ) -> Result<(), SignatureError> {
         let key = RawPublicKeyEntity::try_from(key).map_err(|_| SignatureError::Unsupported)?;
-        let mut fault = SignatureError::Unsupported;
+        let mut error = SignatureError::Unsupported;
         for algorithm in algorithms.iter().filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm) {
             match key.verify_signature(*algorithm, self.tbs, self.signature) {
                 Ok(()) => return Ok(()),
                 // One identifier covers several verifiers: ECDSA with SHA-256 has one for each curve.
                 Err(Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-                Err(_) => fault = SignatureError::Invalid,
+                Err(_) => error = SignatureError::Invalid,
             }
         }
-        Err(fault)
+        Err(error)
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn may_sign_certificates(authority: &X509Certificate<'_>) -> Result<b
 
 /// Returns whether an authority's key may sign revocation lists (RFC 5280 §6.3.3 (f)). An unreadable keyUsage permits
 /// nothing.
-pub(super) fn may_sign_lists(authority: &X509Certificate<'_>) -> bool {
+pub(super) fn may_sign_crls(authority: &X509Certificate<'_>) -> bool {
     authority.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign()))
 }
 

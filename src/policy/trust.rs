@@ -3,7 +3,7 @@
 
 mod chain;
 mod compile;
-pub mod fault;
+pub mod error;
 mod strict;
 mod verify;
 

@@ -115,8 +115,8 @@ pub(super) async fn establish(
         conn.wait_for_capacity(active.plan.max_connections).await;
         evictable = conn.mark_unidentified();
     }
-    let caller = Caller { address, ..caller };
-    let tls = caller.listen.as_deref().and_then(|listen| active.listener_tls(listen)).filter(|_| wants_tls);
+    let caller = caller.with_address(address);
+    let tls = caller.listen().and_then(|listen| active.listener_tls(listen)).filter(|_| wants_tls);
     let Some((config, fingerprint)) = tls else {
         return Ok(Established { stream, caller, evictable, transport: Transport::Plaintext });
     };
@@ -131,7 +131,7 @@ pub(super) async fn establish(
     };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(rejected)?;
     let transport = if certificate.is_some() { Transport::Tls } else { Transport::UnexpectedPlaintext };
-    let caller = Caller { peer_certificate: certificate.unwrap_or_default(), ..caller };
+    let caller = caller.with_certificate(certificate.unwrap_or_default());
     Ok(Established { stream, caller, evictable, transport })
 }
 

@@ -35,7 +35,7 @@ pub(super) enum InspectedStream {
 
 pub(super) async fn accept(outer: Box<dyn ClientIo>, inspection: &mut InspectedTunnel) -> InspectedStream {
     let stream = CountingStream { stream: outer, counters: Arc::clone(&inspection.passed) };
-    if inspection.inside.target.scheme == Scheme::Http {
+    if inspection.inside.target().scheme == Scheme::Http {
         return InspectedStream::Http(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
     }
     let deadline = Instant::now() + inspection.tls_timeout();
@@ -53,7 +53,7 @@ pub(super) async fn accept(outer: Box<dyn ClientIo>, inspection: &mut InspectedT
             if let InspectError::Mint(error) = &error {
                 warn!(
                     "cannot issue a certificate for {}; the inspected tunnel is closed: {error}",
-                    inspection.inside.target.host
+                    inspection.inside.target().host
                 );
             }
             inspection.cut(error);
@@ -68,7 +68,7 @@ async fn accept_tls<S: ClientIo>(
     deadline: Instant,
     inspection: &InspectedTunnel,
 ) -> Result<TlsStream<Rewind<S>>, InspectError> {
-    let host = &inspection.inside.target.host;
+    let host = &inspection.inside.target().host;
     let max_wait = deadline.saturating_duration_since(Instant::now());
     let hello = match client_hello::read(&mut stream, host, SniRequirement::Optional, max_wait).await {
         Ok(hello) => hello,

@@ -92,7 +92,7 @@ pub async fn accept(
                 }
                 let evictable = conn.mark_unidentified();
                 let (runtime, throttled_log) = (Arc::clone(&runtime), Arc::clone(&throttled_log));
-                let caller = Caller { listen: Some(Arc::clone(&listen)), ..Caller::default() };
+                let caller = Caller::on_listener(Arc::clone(&listen));
                 let (connections, shutdown) = (connections.clone(), shutdown.clone());
                 serving.spawn(async move {
                     match entrance::establish(&runtime, stream, peer, &mut conn, (caller, evictable)).await {

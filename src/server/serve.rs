@@ -63,8 +63,7 @@ fn serve_inspected(
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let accepted = inspect::accept(outer, &mut inspection).await;
-        let caller = Caller { tunnel: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
-        let caller = Arc::new(caller);
+        let caller = Arc::new(caller.in_tunnel(inspection.inside.clone()));
         let lifetime = ConnectionLifetime::new(&runtime, &caller, Some(inspection.until), None);
         match accepted {
             InspectedStream::Http(stream) => {

@@ -78,14 +78,14 @@ impl ReplayCache {
         let Some(of_client) = used.clients.get_mut(client) else { return Err(ReplayError::CacheFull) };
         used.count -= of_client.expire(now.as_second());
         let mut key = TokenHash::default();
-        key.copy_from_slice(&token.key[..16]);
-        if of_client.by_second.get(&token.valid_until).is_some_and(|keys| keys.contains(&key)) {
+        key.copy_from_slice(&token.key()[..16]);
+        if of_client.by_second.get(&token.valid_until()).is_some_and(|keys| keys.contains(&key)) {
             return Err(ReplayError::Replayed);
         }
         if of_client.count >= self.client_max || used.count >= self.all_max {
             return Err(ReplayError::CacheFull);
         }
-        of_client.by_second.entry(token.valid_until).or_default().insert(key);
+        of_client.by_second.entry(token.valid_until()).or_default().insert(key);
         of_client.count += 1;
         used.count += 1;
         Ok(())
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn token(key: u8, valid_until: i64) -> ReplayToken {
-        ReplayToken { key: [key; 32], valid_until }
+        ReplayToken::for_test([key; 32], valid_until)
     }
 
     #[test]

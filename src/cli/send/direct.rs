@@ -15,11 +15,11 @@ use super::RequestSpec;
 use super::result::SendResult;
 use crate::delivery::{self, ProxyRequest};
 use crate::names::ClientName;
-use crate::policy::authn::{AssertedClient, Caller};
+use crate::policy::authn::Caller;
 use crate::state::Runtime;
 
 pub(super) fn send(valid: ValidConfig, client: ClientName, request: &RequestSpec) -> Result<SendResult, ExitCode> {
-    let caller = Caller { asserted: Some(AssertedClient::by_operator(client)), ..Caller::default() };
+    let caller = Caller::by_operator(client);
     run_locally(valid, async |runtime| deliver(runtime, caller, request).await)
 }
 

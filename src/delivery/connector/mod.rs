@@ -89,7 +89,7 @@ impl<'a> UpstreamConnector<'a> {
         record.step(Step::Tls);
         result.map_err(|HandshakeError { error, certificate }| {
             let verdict = match (&error, route.trust.verify) {
-                (TlsError::Certificate { fault, .. }, _) => fault.as_str(),
+                (TlsError::Certificate { error, .. }, _) => error.as_str(),
                 (_, VerifyMode::Full) => "accepted",
                 (_, VerifyMode::None) => "unverified",
             };

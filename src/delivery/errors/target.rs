@@ -97,10 +97,10 @@ impl From<TlsError> for Refusal {
         let failed = |predicate: &str| Refusal::target(Code::TlsFailed, predicate);
         let part_failed = |rest: &str| Refusal::part_of_target(Code::TlsFailed, rest);
         match error {
-            TlsError::Certificate { fault, issuer } => {
+            TlsError::Certificate { error, issuer } => {
                 let issuer = issuer.map(|issuer| format!(": {issuer}")).unwrap_or_default();
-                let detail = format!("certificate is refused: {fault}{issuer}");
-                Refusal::part_of_target(Code::CertificateUntrusted, detail).with_details(fault.as_str())
+                let detail = format!("certificate is refused: {error}{issuer}");
+                Refusal::part_of_target(Code::CertificateUntrusted, detail).with_details(error.as_str())
             }
             TlsError::Alert { id, name } => {
                 failed(&format!("ended the handshake with the alert {name}")).alert(id, name)

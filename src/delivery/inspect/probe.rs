@@ -106,7 +106,7 @@ fn judge_probe(active: &ActiveConfig, request: &ProbeRequest<'_>) -> Result<(Tar
     // An unknown client is not refused, because a probe sends no request. It gets the route of clients that no route names.
     let Judgment { decisions, outcome } = judge(plan, input, |_| {
         let client = plan.clients.get(request.client);
-        let authenticated = client.map(|client| Authenticated { client, proof: None, signature: None });
+        let authenticated = client.map(Authenticated::without_proof);
         Ok(JudgedClient { name: request.client, authenticated })
     });
     let (route, target) = match (outcome, decisions.route, decisions.target) {

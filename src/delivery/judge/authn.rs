@@ -46,14 +46,10 @@ fn verify_credentials<'p>(
     credentials: &PresentedCredentials<'_>,
     now: Timestamp,
 ) -> Result<Authenticated<'p>, Refusal> {
-    plan.listener.recheck_certificate(
-        &credentials.caller.peer_certificate,
-        credentials.caller.listen.as_deref(),
-        now,
-    )?;
+    plan.listener.recheck_certificate(credentials.caller.peer_certificate(), credentials.caller.listen(), now)?;
     let authenticated = plan.clients.authenticate(credentials, now)?;
-    if let Some(signed) = &authenticated.signature {
-        runtime.replay_cache.check_and_record(authenticated.client.name(), &signed.replay_token, now)?;
+    if let Some(replay_token) = authenticated.replay_token() {
+        runtime.replay_cache.check_and_record(authenticated.client().name(), replay_token, now)?;
     }
     Ok(authenticated)
 }

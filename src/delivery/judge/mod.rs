@@ -54,7 +54,7 @@ pub(super) struct JudgedClient<'p> {
 
 impl<'p> From<Authenticated<'p>> for JudgedClient<'p> {
     fn from(authenticated: Authenticated<'p>) -> Self {
-        Self { name: authenticated.client.name(), authenticated: Some(authenticated) }
+        Self { name: authenticated.client().name(), authenticated: Some(authenticated) }
     }
 }
 
@@ -105,7 +105,7 @@ fn decide<'p>(
     let request_target = request_target?;
     let tenant = request_target.tenant.as_ref();
     let JudgedClient { name: client, authenticated } = authenticate(tenant)?;
-    authenticated.iter().try_for_each(|known| decisions::check_tenant(known.client, tenant))?;
+    authenticated.iter().try_for_each(|client| decisions::check_tenant(client.client(), tenant))?;
     decisions.client = Some(client);
     if max_forwards::is_for_outgate(head.method, head.fields)? {
         return Ok(JudgmentOutcome::LocalOptions);
@@ -115,8 +115,8 @@ fn decide<'p>(
     decisions.route = Some(route);
     let target = decisions::decide_by_route(plan, route, &request_target, head, decisions)?;
     let tunnel_mode = decisions.tunnel_mode;
-    let (proof, signed) = authenticated.map_or((None, None), |known| (known.proof, known.signature));
-    let body_check = signed.and_then(|signed| signed.body_check);
+    let proof = authenticated.as_ref().and_then(Authenticated::proof);
+    let body_check = authenticated.and_then(Authenticated::into_body_check);
     Ok(JudgmentOutcome::Routed(Routed { request_target, client, proof, body_check, route, target, tunnel_mode }))
 }
 
@@ -147,15 +147,15 @@ pub(super) fn judge_request<'p>(
     let ProxyRequest { method, fields, body, caller, .. } = request;
     let read = RequestTarget::read(request);
     record_requested(&read, method, record);
-    let is_draining = runtime.check_draining(caller.listen.as_deref());
+    let is_draining = runtime.check_draining(caller.listen());
     let request_target = is_draining.map_err(Refusal::from).and(read.map_err(|invalid| invalid.refusal));
     let (body_min, now) = (body.size_hint().lower(), Timestamp::now());
     let input = JudgeInput { request_target, head: RequestHead { method, fields: Some(fields), body_min, now } };
     let Judgment { decisions, outcome } = judge(plan, input, |tenant| {
         record.for_tenant(tenant);
         let authenticated = authn::authenticate(runtime, plan, request, now, record)?;
-        let proof = authenticated.proof.map_or(caller.unauthenticated_label(), AuthMethod::as_str);
-        record.client(authenticated.client.name(), proof);
+        let proof = authenticated.proof().map_or(caller.unauthenticated_label(), AuthMethod::as_str);
+        record.client(authenticated.client().name(), proof);
         Ok(authenticated.into())
     });
     if let Some((shadow, refused)) = decisions.shadow {

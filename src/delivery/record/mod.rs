@@ -109,7 +109,7 @@ impl Record {
             runtime: Arc::clone(runtime),
             timer: StepTimer::start(),
             request_id: runtime.next_request_id(),
-            peer: caller.address,
+            peer: caller.address(),
             method: method.cloned(),
             client: None,
             proof: None,
@@ -119,7 +119,7 @@ impl Record {
             side: None,
             would_take: None,
             // Inside a tunnel, every request is for the tunnel's host.
-            target: caller.tunnel.as_ref().map(|inside| (inside.target.clone(), None)),
+            target: caller.tunnel().map(|inside| (inside.target().clone(), None)),
             webhook_id: None,
             source: None,
             address: None,

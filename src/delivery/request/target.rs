@@ -54,7 +54,7 @@ impl RequestTarget {
         if request.method == Method::CONNECT {
             return Self::read_connect(request);
         }
-        let tunnel = request.caller.tunnel.as_ref();
+        let tunnel = request.caller.tunnel();
         let wants_tls = wants_tls(&request.fields);
         let url = url(request, tunnel)?;
         let parsed = parse_url(&url, &request.method)
@@ -75,9 +75,9 @@ impl RequestTarget {
     fn check(&self, request: &ProxyRequest, wants_tls: Result<bool, Refusal>) -> Result<Option<TenantName>, Refusal> {
         check_method(&request.method)?;
         wants_tls?;
-        match &request.caller.tunnel {
+        match request.caller.tunnel() {
             None => tenant(&request.fields),
-            Some(tunnel) if self.requested() == tunnel.target => tenant_inside(&request.fields, tunnel.tenant.as_ref()),
+            Some(tunnel) if self.requested() == *tunnel.target() => tenant_inside(&request.fields, tunnel.tenant()),
             Some(_) => Err(Refusal::malformed("the request is for another host than the tunnel")),
         }
     }
@@ -155,7 +155,7 @@ fn check_connect(request: &ProxyRequest) -> Result<Option<TenantName>, Refusal> 
     if !request.body.is_end_stream() {
         return Err(Refusal::malformed("a CONNECT has no body"));
     }
-    if request.caller.tunnel.is_some() {
+    if request.caller.tunnel().is_some() {
         return Err(Refusal::new(Code::TunnelForbidden, "no tunnel inside of a tunnel"));
     }
     tenant(&request.fields)
@@ -179,7 +179,7 @@ fn url<'a>(request: &'a ProxyRequest, tunnel: Option<&TunnelContext>) -> Result<
     }
     let origin_form = |path: &str| {
         let host = single_value(&request.fields, &header::HOST)?.unwrap_or_default();
-        Ok(format!("{}://{host}{path}", tunnel.target.scheme.as_str()).into())
+        Ok(format!("{}://{host}{path}", tunnel.target().scheme.as_str()).into())
     };
     match target {
         "*" if request.method == Method::OPTIONS => origin_form(""),

@@ -66,7 +66,7 @@ impl InspectedTunnel {
 
     /// Returns the TLS configuration with a certificate for the target's host.
     pub fn issue_leaf(&self, now: Timestamp) -> Result<Arc<ServerConfig>, IssueError> {
-        self.active.issue_leaf(&self.inside.target.host, now)
+        self.active.issue_leaf(&self.inside.target().host, now)
     }
 
     /// Refuses a plaintext HTTP request inside a tunnel for TLS.

@@ -101,7 +101,7 @@ fn context_of(routed: &Routed<'_>) -> TunnelContext {
         Some(TunnelMode::Plaintext) => request_target.plaintext_target(),
         _ => target.clone(),
     };
-    TunnelContext { client: (*client).clone(), proof: *proof, tenant: request_target.tenant.clone(), target }
+    TunnelContext::after_connect((*client).clone(), *proof, request_target.tenant.clone(), target)
 }
 
 /// Takes the steps that contact the target. Their outcome is evidence for its circuit breaker.

@@ -102,7 +102,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let names = chain.first().map(subject_alt_names).unwrap_or_default();
             let valid_until = chain.iter().map(not_after).min().unwrap_or(i64::MAX);
-            Ok((stream, PeerCertificate { names, chain, listener_fingerprint, valid_until }))
+            Ok((stream, PeerCertificate::from_handshake(names, chain, listener_fingerprint, valid_until)))
         }
     }
 }

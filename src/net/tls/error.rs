@@ -7,13 +7,13 @@ use std::{fmt, io};
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 use super::CertificateSummary;
-use crate::policy::trust::fault::{CertificateFault, CertificateRejection};
+use crate::policy::trust::error::{CertificateRejection, VerifyError};
 
 /// The reason that a handshake failed.
 #[derive(Debug)]
 pub enum TlsError {
     Certificate {
-        fault: CertificateFault,
+        error: VerifyError,
         /// An explanation of `unknown_issuer`, in sentences.
         issuer: Option<String>,
     },
@@ -46,39 +46,39 @@ impl HandshakeError {
     }
 }
 
-impl From<CertificateFault> for HandshakeError {
-    fn from(error: CertificateFault) -> Self {
+impl From<VerifyError> for HandshakeError {
+    fn from(error: VerifyError) -> Self {
         Self { error: error.into(), certificate: None }
     }
 }
 
 /// Converts the error of [`super::verify`], or of rustls itself: the peer does not hold the certificate's key.
-fn certificate_fault(error: &CertificateError) -> CertificateFault {
+fn verify_error(error: &CertificateError) -> VerifyError {
     use CertificateError as E;
     match error {
-        E::UnknownIssuer => CertificateFault::UnknownIssuer,
-        E::Expired => CertificateFault::Expired,
-        E::NotValidYet => CertificateFault::NotYetValid,
-        E::NotValidForName => CertificateFault::NameMismatch,
-        E::Revoked => CertificateFault::Revoked,
-        E::BadSignature => CertificateFault::BadSignature,
+        E::UnknownIssuer => VerifyError::UnknownIssuer,
+        E::Expired => VerifyError::Expired,
+        E::NotValidYet => VerifyError::NotYetValid,
+        E::NotValidForName => VerifyError::NameMismatch,
+        E::Revoked => VerifyError::Revoked,
+        E::BadSignature => VerifyError::BadSignature,
         E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            CertificateFault::UnsupportedAlgorithm
+            VerifyError::UnsupportedAlgorithm
         }
-        E::Other(other) => other.0.downcast_ref().copied().unwrap_or(CertificateFault::Malformed),
-        _ => CertificateFault::Malformed,
+        E::Other(other) => other.0.downcast_ref().copied().unwrap_or(VerifyError::Malformed),
+        _ => VerifyError::Malformed,
     }
 }
 
-impl From<CertificateFault> for TlsError {
-    fn from(error: CertificateFault) -> Self {
+impl From<VerifyError> for TlsError {
+    fn from(error: VerifyError) -> Self {
         CertificateRejection::from(error).into()
     }
 }
 
 impl From<CertificateRejection> for TlsError {
-    fn from(CertificateRejection { fault, issuer }: CertificateRejection) -> Self {
-        Self::Certificate { fault, issuer }
+    fn from(CertificateRejection { error, issuer }: CertificateRejection) -> Self {
+        Self::Certificate { error, issuer }
     }
 }
 
@@ -95,7 +95,7 @@ impl From<io::Error> for TlsError {
 impl From<Error> for TlsError {
     fn from(error: Error) -> Self {
         match error {
-            Error::InvalidCertificate(error) => certificate_fault(&error).into(),
+            Error::InvalidCertificate(error) => verify_error(&error).into(),
             Error::AlertReceived(alert) => Self::Alert { id: alert.into(), name: alert_name(alert) },
             Error::PeerIncompatible(incompatibility) => Self::Incompatible(incompatibility),
             // The first byte of every record is its type, and no text protocol begins with one of the five types.
@@ -122,7 +122,7 @@ impl fmt::Display for TlsError {
 impl StdError for TlsError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Certificate { fault, .. } => Some(fault),
+            Self::Certificate { error, .. } => Some(error),
             Self::Protocol(error) => Some(error),
             Self::Lost(error) => Some(error),
             Self::Alert { .. } | Self::Incompatible(_) | Self::Plaintext | Self::Timeout => None,

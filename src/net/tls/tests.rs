@@ -167,7 +167,7 @@ async fn tls_handshake_accepts_a_valid_chain() {
 
 #[tokio::test]
 async fn tls_handshake_reports_each_certificate_error() {
-    use CertificateFault as F;
+    use VerifyError as F;
     let root = authority("root");
     let stranger = authority("stranger");
     let impostor = authority("root");
@@ -225,7 +225,7 @@ async fn tls_handshake_reports_each_certificate_error() {
     ];
     for (what, resolver, host, expected) in cases {
         match handshake_with(server(resolver, ALL_VERSIONS), &config, &host).await {
-            Err(TlsError::Certificate { fault, .. }) => assert_eq!(fault, expected, "{what}"),
+            Err(TlsError::Certificate { error, .. }) => assert_eq!(error, expected, "{what}"),
             other => panic!("{what}: {:?}", other.map(|(_, info)| info)),
         }
     }
@@ -247,7 +247,7 @@ async fn tls_handshake_accepts_a_self_signed_root() {
     leaf.not_after = date_time_ymd(2001, 1, 1);
     let (config, expired) = show(&leaf);
     let error = handshake_with(expired, &config, &name()).await.unwrap_err();
-    assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{error:?}");
+    assert!(matches!(error, TlsError::Certificate { error: VerifyError::Expired, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn tls_handshake_without_verification_still_requires_the_key() {
     for versions in [&[&version::TLS13], &[&version::TLS12]] {
         let stolen = cert_resolver(vec![certificate.clone()], &KeyPair::generate().unwrap());
         let error = handshake_with(server(stolen, versions), &config, &name()).await.unwrap_err();
-        assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::BadSignature, .. }), "{error:?}");
+        assert!(matches!(error, TlsError::Certificate { error: VerifyError::BadSignature, .. }), "{error:?}");
     }
 }
 
@@ -298,7 +298,7 @@ async fn tls_handshake_rejects_a_name_that_is_no_dns_name() {
     let config = client_tls(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
     let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
     let error = with_peer(stall, &config, &Host::Name("a b".into()), Duration::from_secs(10)).await.unwrap_err();
-    assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::NameMismatch, .. }), "{error:?}");
+    assert!(matches!(error, TlsError::Certificate { error: VerifyError::NameMismatch, .. }), "{error:?}");
 }
 
 #[derive(Debug)]
@@ -347,5 +347,5 @@ async fn tls_resumption_revalidates_the_certificate() {
     assert_eq!(at(NOON).await.unwrap(), HandshakeKind::Full);
     assert_eq!(at(NOON + 3600).await.unwrap(), HandshakeKind::Resumed);
     let error = at(NOON + 13 * 3600).await.unwrap_err();
-    assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{error:?}");
+    assert!(matches!(error, TlsError::Certificate { error: VerifyError::Expired, .. }), "{error:?}");
 }

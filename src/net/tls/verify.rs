@@ -10,7 +10,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, Signatu
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::policy::trust::Trust;
-use crate::policy::trust::fault::{CertificateFault, CertificateRejection};
+use crate::policy::trust::error::{CertificateRejection, VerifyError};
 
 tokio::task_local! {
     /// The evidence of the handshake in this task. The rustls errors that determine the alert cannot carry it.
@@ -57,7 +57,7 @@ impl ServerCertVerifier for TrustVerifier {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(refused) => {
                 record(&|captured| captured.rejection = Some(refused.clone()));
-                Err(Error::InvalidCertificate(to_rustls_error(refused.fault)))
+                Err(Error::InvalidCertificate(to_rustls_error(refused.error)))
             }
         }
     }
@@ -86,14 +86,14 @@ impl ServerCertVerifier for TrustVerifier {
 }
 
 /// Converts the error into rustls's, from which rustls derives the alert to the target.
-fn to_rustls_error(fault: CertificateFault) -> CertificateError {
-    match fault {
-        CertificateFault::UnknownIssuer => CertificateError::UnknownIssuer,
-        CertificateFault::Expired => CertificateError::Expired,
-        CertificateFault::NotYetValid => CertificateError::NotValidYet,
-        CertificateFault::NameMismatch => CertificateError::NotValidForName,
-        CertificateFault::Revoked => CertificateError::Revoked,
-        CertificateFault::BadSignature => CertificateError::BadSignature,
-        fault => CertificateError::Other(OtherError(Arc::new(fault))),
+fn to_rustls_error(error: VerifyError) -> CertificateError {
+    match error {
+        VerifyError::UnknownIssuer => CertificateError::UnknownIssuer,
+        VerifyError::Expired => CertificateError::Expired,
+        VerifyError::NotYetValid => CertificateError::NotValidYet,
+        VerifyError::NameMismatch => CertificateError::NotValidForName,
+        VerifyError::Revoked => CertificateError::Revoked,
+        VerifyError::BadSignature => CertificateError::BadSignature,
+        error => CertificateError::Other(OtherError(Arc::new(error))),
     }
 }

@@ -156,8 +156,8 @@ mod tests {
     fn canonical_form_counts_only_for_requests_sent_in_it() {
         let host = |host: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
         let forms = |target: &str, host: &HeaderMap| {
-            let sent = SignableRequest { method: &Method::POST, target, fields: host, has_body: true };
-            (is_sorted(&sent), signed_texts(&sent, &["host"]).unwrap().len())
+            let request = SignableRequest { method: &Method::POST, target, fields: host, has_body: true };
+            (is_sorted(&request), signed_texts(&request, &["host"]).unwrap().len())
         };
         let (bare, tls, plain) = (host("a.example"), host("a.example:443"), host("a.example:80"));
         for (target, host, expected) in [
@@ -191,12 +191,12 @@ mod tests {
             let (sent_path, query) = text("target").split_once('?').unwrap_or((text("target"), ""));
             let query = if query.is_empty() { String::new() } else { format!("?{}", canonical_query(query)) };
             let target = canonical_path(sent_path) + &query;
-            let sent = SignableRequest { method: &method, target: &target, fields: &map, has_body: true };
+            let request = SignableRequest { method: &method, target: &target, fields: &map, has_body: true };
             let names: Vec<&str> = text("hrh").split(';').collect();
-            let texts = signed_texts(&sent, &names).unwrap();
-            let pledge = BodyCheck::RequestHash { texts, expected: text("rqh").to_owned() };
-            assert_eq!(pledge.verify(text("body").as_bytes()), Ok(()), "{}", text("name"));
-            assert!(pledge.verify(b"another").is_err(), "{}", text("name"));
+            let texts = signed_texts(&request, &names).unwrap();
+            let body_check = BodyCheck::RequestHash { texts, expected: text("rqh").to_owned() };
+            assert_eq!(body_check.verify(text("body").as_bytes()), Ok(()), "{}", text("name"));
+            assert!(body_check.verify(b"another").is_err(), "{}", text("name"));
         }
     }
 }

@@ -9,10 +9,10 @@ use crate::host;
 use crate::names::Host;
 
 /// Returns the client of these names; `None` if no client has any of them.
-pub(super) fn authenticate<'c>(clients: &'c Clients, proven: &[String]) -> Result<Option<&'c Arc<Client>>, AuthnError> {
-    let mut known = proven.iter().filter_map(|name| clients.by_certificate.get(name));
-    let Some(client) = known.next() else { return Ok(None) };
-    if known.all(|other| Arc::ptr_eq(other, client)) { Ok(Some(client)) } else { Err(AuthnError::Conflicting) }
+pub(super) fn authenticate<'c>(clients: &'c Clients, names: &[String]) -> Result<Option<&'c Arc<Client>>, AuthnError> {
+    let mut matches = names.iter().filter_map(|name| clients.by_certificate.get(name));
+    let Some(client) = matches.next() else { return Ok(None) };
+    if matches.all(|other| Arc::ptr_eq(other, client)) { Ok(Some(client)) } else { Err(AuthnError::Conflicting) }
 }
 
 /// Returns a subject alternative name of the configuration in the form that connections report. Addresses and DNS names

@@ -14,9 +14,9 @@ impl Clients {
             credentials.client_validation.and_then(client_validation::unverified_issuer),
             message_signature::unverified_keyid(credentials.request.fields),
         ];
-        let known = names.iter().flatten().find_map(|name| self.by_name.get(name.as_str()));
+        let configured = names.iter().flatten().find_map(|name| self.by_name.get(name.as_str()));
         let holder = credentials.proxy_authorization.and_then(|credential| token::authenticate(self, credential));
         let unknown = names.iter().flatten().next().map(|_| UNKNOWN);
-        known.or(holder).map(|client| client.name.as_str()).or(unknown)
+        configured.or(holder).map(|client| client.name.as_str()).or(unknown)
     }
 }

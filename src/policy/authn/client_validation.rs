@@ -47,7 +47,7 @@ pub(super) fn verify<'c>(
     request: &SignableRequest<'_>,
     now: i64,
 ) -> Result<(&'c Arc<Client>, VerifiedSignature), AuthnError> {
-    let signature_error = |why| AuthnError::Signature(why);
+    let signature_error = |reason| AuthnError::Signature(reason);
     const FORM: &str = "Twilio-Client-Validation is not a JSON Web Token of header, claims and signature";
     let (signed, signature) = split(token).ok_or(signature_error(FORM))?;
     let (header, claims) = signed.split_once('.').ok_or(signature_error(FORM))?;

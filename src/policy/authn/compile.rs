@@ -23,15 +23,16 @@ impl Clients {
                 "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true will do";
             // This is only a warning: a fresh installation refuses every request until it is configured.
             problems.push(
-                Problem::warning(WarningCode::NoClient, None, "no client is configured: nobody can use this")
+                Problem::warning(WarningCode::NoClient, None, "no client is configured: every request will be refused")
                     .help(help),
             );
         }
         if let (true, Some(listen)) = (anonymous, public_bind) {
             let allow = config.server.allow_anonymous.span;
-            let problem = Problem::at(allow, "allow_anonymous on a listener that strangers can reach is an open proxy");
+            let problem =
+                Problem::at(allow, "allow_anonymous on a listener that other hosts can reach is an open proxy");
             let help = "listen on loopback or a unix socket only, or leave this out and add a [clients.NAME]";
-            problems.push(problem.related(listen.span, "strangers can reach this").help(help));
+            problems.push(problem.related(listen.span, "other hosts can reach this listener").help(help));
         }
 
         let mut clients = Clients {
@@ -59,19 +60,19 @@ impl Clients {
     ) {
         let client = Arc::new(compile_client(name, written, problems));
         for token in &written.tokens {
-            let message = "a token proves one client only";
+            let message = "two clients have the same token";
             claim_proof(&mut claims.tokens, token.value, (name, token.span), message, problems);
             self.by_token.insert(token.value, client.clone());
         }
         for written in &written.certificates {
             match certificate::canonical_san(written) {
                 Ok(key) => {
-                    let message = "a name in a certificate proves one client only";
+                    let message = "two clients have the same certificate name";
                     claim_proof(&mut claims.certificates, key.clone(), (name, written.span), message, problems);
                     self.by_certificate.insert(key, client.clone());
                 }
-                Err(why) => {
-                    let problem = Problem::at(written.span, "this is no name of a certificate").label(why);
+                Err(reason) => {
+                    let problem = Problem::at(written.span, "not a subject alternative name").label(reason);
                     let help =
                         "write a subject alternative name: \"billing.internal\", \"spiffe://acme.example/billing\"";
                     problems.push(problem.help(help));
@@ -81,7 +82,7 @@ impl Clients {
         if has_only_networks(written) {
             for network in &written.networks {
                 let key = network.trunc();
-                let message = "a network alone proves one client only";
+                let message = "two clients have the same network and no other proof";
                 claim_proof(&mut claims.networks, key, (name, network.span), message, problems);
                 self.by_network.push((key, client.clone()));
             }
@@ -165,8 +166,10 @@ fn check_client(
     problems: &mut Vec<Problem>,
 ) {
     if name.as_str() == ANONYMOUS {
-        let help = "choose another name; server.allow_anonymous lets strangers in";
-        problems.push(Problem::at(client.span, "the name \"anonymous\" is kept for strangers").help(help));
+        let help = "choose another name; server.allow_anonymous admits unauthenticated clients";
+        problems.push(
+            Problem::at(client.span, "the name \"anonymous\" is reserved for unauthenticated clients").help(help),
+        );
     }
     if name.as_str().contains(':') && !client.tokens.is_empty() {
         let message = format!("{name} cannot call with Basic credentials: a colon ends the name there (RFC 7617 §2)");
@@ -174,7 +177,7 @@ fn check_client(
     }
     if has_only_networks(client) && client.networks.is_empty() {
         let help = "add tokens (`outgate token new` makes one), certificates, public_keys or networks";
-        problems.push(Problem::at(client.span, format!("nothing proves the client {name}")).help(help));
+        problems.push(Problem::at(client.span, format!("no proof is configured for the client {name}")).help(help));
     }
     for proof in &client.require {
         if !available_proofs(client).contains(&proof.value) {
@@ -188,9 +191,9 @@ fn check_client(
     let everyone = IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0);
     if let (true, true, Some(listen)) = (has_only_networks(client), everyone, open) {
         let place = client.networks.first().map_or(client.span, |network| network.span);
-        let problem = Problem::at(place, format!("every address alone proves the client {name}: an open proxy"));
+        let problem = Problem::at(place, format!("every address authenticates as the client {name}: an open proxy"));
         let help = "add tokens, certificates or public_keys, or narrower networks";
-        problems.push(problem.related(listen.span, "strangers can reach this").help(help));
+        problems.push(problem.related(listen.span, "other hosts can reach this listener").help(help));
     }
 }
 
@@ -204,7 +207,7 @@ fn claim_proof<'a, K: Ord>(
 ) {
     let (first, first_place) = *claimed.entry(key).or_insert((name, place));
     if first != name {
-        problems.push(Problem::at(place, message).related(first_place, format!("already a proof of {first}")));
+        problems.push(Problem::at(place, message).related(first_place, format!("first used by {first}")));
     }
 }
 

@@ -36,8 +36,8 @@ pub(super) struct OutgateSignature<'a> {
     signature: Vec<u8>,
 }
 
-fn signature_error(why: &'static str) -> AuthnError {
-    AuthnError::Signature(why)
+fn signature_error(reason: &'static str) -> AuthnError {
+    AuthnError::Signature(reason)
 }
 
 fn has_outgate_tag(line: &HeaderValue) -> bool {
@@ -165,7 +165,7 @@ pub(super) fn verify<'c>(
             Ok((client, VerifiedSignature { replay_token, body_check: Some(body_check) }))
         }
         body_check => {
-            body_check.map_or(Ok(()), |pledge| pledge.verify(b""))?;
+            body_check.map_or(Ok(()), |body_check| body_check.verify(b""))?;
             Ok((client, VerifiedSignature { replay_token, body_check: None }))
         }
     }

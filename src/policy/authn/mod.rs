@@ -2,6 +2,7 @@
 //! Which client sent this request?
 
 mod body_check;
+mod caller;
 mod canonical;
 mod certificate;
 mod claimed_client;
@@ -15,18 +16,17 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use rustls_pki_types::CertificateDer;
 
-use crate::config::{AuthMethod, Listen};
-use crate::names::{ClientName, Target, TenantName};
+use crate::config::AuthMethod;
+use crate::names::{ClientName, TenantName};
 pub use crate::policy::message::SignableRequest;
 pub use body_check::BodyCheck;
+pub use caller::{Caller, PeerCertificate, TunnelContext};
 use public_key::VerifyingKey;
 
 /// The client name of unauthenticated requests that `allow_anonymous` admits.
@@ -74,72 +74,6 @@ enum AllowedTenants {
     Only(Vec<TenantName>),
 }
 
-/// The client's connection, as far as it identifies the client.
-#[derive(Clone, Debug, Default)]
-pub struct Caller {
-    /// The client's address; `None` on a unix socket, which has no network.
-    pub address: Option<IpAddr>,
-    /// The listener that accepted the connection.
-    pub listen: Option<Arc<Listen>>,
-    pub peer_certificate: PeerCertificate,
-    /// The tunnel that carries the connection, if any.
-    pub tunnel: Option<TunnelContext>,
-    /// The client that an operator's command asserts, without a connection.
-    pub asserted: Option<AssertedClient>,
-    /// Whether a request on the connection was authenticated. All clones share the flag.
-    pub is_authenticated: Arc<AtomicBool>,
-}
-
-/// A client that an operator's command asserts. An operator can read the configuration and needs no proxy for what the
-/// client may do.
-#[derive(Clone, Debug)]
-pub struct AssertedClient(ClientName);
-
-impl AssertedClient {
-    /// Asserts a client without a proof. `tests/it/architecture/rules.rs` limits the callers, so that no network
-    /// request gets here.
-    pub fn by_operator(client: ClientName) -> Self {
-        Self(client)
-    }
-}
-
-impl Caller {
-    /// Records that a request on this connection was authenticated.
-    pub fn set_authenticated(&self) {
-        self.is_authenticated.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_authenticated(&self) -> bool {
-        self.is_authenticated.load(Ordering::Relaxed)
-    }
-
-    /// Returns the recorded label of an unauthenticated caller.
-    pub fn unauthenticated_label(&self) -> &'static str {
-        if self.asserted.is_some() { ASSERTED } else { ANONYMOUS }
-    }
-}
-
-/// The verified client certificate of a connection; empty without one.
-#[derive(Clone, Debug, Default)]
-pub struct PeerCertificate {
-    pub names: Vec<String>,
-    /// The chain, the leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The fingerprint of the listener's TLS settings that verified the chain.
-    pub listener_fingerprint: [u8; 32],
-    /// The last second, since 1970, in which the whole chain is valid. The chain is verified again after it.
-    pub valid_until: i64,
-}
-
-/// The decisions of a CONNECT request that hold for every request inside its tunnel.
-#[derive(Clone, Debug)]
-pub struct TunnelContext {
-    pub client: ClientName,
-    pub proof: Option<AuthMethod>,
-    pub tenant: Option<TenantName>,
-    pub target: Target,
-}
-
 /// The credentials of one request.
 pub struct PresentedCredentials<'a> {
     pub caller: &'a Caller,
@@ -150,27 +84,67 @@ pub struct PresentedCredentials<'a> {
     pub request: SignableRequest<'a>,
 }
 
-/// An authenticated client. Only [`Clients::authenticate`] creates it.
+/// An authenticated client. Only [`Clients::authenticate`] creates it for a request.
 pub struct Authenticated<'p> {
-    pub client: &'p Arc<Client>,
-    /// The strongest proof that the request presented; `None` for anonymous and asserted clients.
-    pub proof: Option<AuthMethod>,
-    pub signature: Option<VerifiedSignature>,
+    client: &'p Arc<Client>,
+    proof: Option<AuthMethod>,
+    signature: Option<VerifiedSignature>,
 }
 
-/// A verified request signature, with the checks that remain.
-pub struct VerifiedSignature {
-    pub replay_token: ReplayToken,
-    /// The check of a body that has not been read yet.
-    pub body_check: Option<BodyCheck>,
+impl<'p> Authenticated<'p> {
+    /// Creates the result for a client without a proof, to explain a request that is not sent. `tests/it/architecture/rules.rs` limits
+    /// the uses.
+    pub fn without_proof(client: &'p Arc<Client>) -> Self {
+        Self { client, proof: None, signature: None }
+    }
+
+    pub fn client(&self) -> &'p Arc<Client> {
+        self.client
+    }
+
+    /// Returns the strongest proof that the request presented; `None` for anonymous and asserted clients.
+    pub fn proof(&self) -> Option<AuthMethod> {
+        self.proof
+    }
+
+    /// Returns the identity of the request's signature, if it is signed.
+    pub fn replay_token(&self) -> Option<&ReplayToken> {
+        self.signature.as_ref().map(|signature| &signature.replay_token)
+    }
+
+    /// Returns the check that the signature requires of a body that has not been read yet.
+    pub fn into_body_check(self) -> Option<BodyCheck> {
+        self.signature.and_then(|signature| signature.body_check)
+    }
 }
 
-/// The identity of a signature, which may be used once.
+/// A verified request signature, with the check that remains.
+struct VerifiedSignature {
+    replay_token: ReplayToken,
+    body_check: Option<BodyCheck>,
+}
+
+/// The identity of a verified signature, which may be used once.
 pub struct ReplayToken {
-    /// A hash that is equal for every encoding of the same signature.
-    pub key: [u8; 32],
-    /// The last second, since 1970, in which the signature is acceptable.
-    pub valid_until: i64,
+    key: [u8; 32],
+    valid_until: i64,
+}
+
+impl ReplayToken {
+    /// Returns a hash that is equal for every encoding of the same signature.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
+
+    /// Returns the last second, since 1970, in which the signature is acceptable.
+    pub fn valid_until(&self) -> i64 {
+        self.valid_until
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(key: [u8; 32], valid_until: i64) -> Self {
+        Self { key, valid_until }
+    }
 }
 
 /// A signature must not cover what the target does not receive.
@@ -209,7 +183,7 @@ impl fmt::Display for AuthnError {
             Self::NoCredential => f.write_str("no credential"),
             Self::Invalid => f.write_str("wrong credential"),
             Self::Conflicting => f.write_str("credentials of different clients"),
-            Self::Signature(why) => write!(f, "signature: {why}"),
+            Self::Signature(reason) => write!(f, "signature: {reason}"),
             Self::MissingProof(proof) => write!(f, "no proof by {}", proof.as_str()),
             Self::ForbiddenNetwork => f.write_str("client calls from a network it may not call from"),
             Self::CertificateExpired(until) => match Timestamp::from_second(*until) {
@@ -257,7 +231,7 @@ impl Clients {
         credentials: &PresentedCredentials<'_>,
         now: Timestamp,
     ) -> Result<Authenticated<'_>, AuthnError> {
-        if let Some(AssertedClient(name)) = &credentials.caller.asserted {
+        if let Some(name) = &credentials.caller.asserted {
             let client = self.get(name).ok_or(AuthnError::NoCredential)?;
             return Ok(Authenticated { client, proof: None, signature: None });
         }
@@ -278,16 +252,16 @@ impl Clients {
         let certificate = certificate::authenticate(self, &credentials.caller.peer_certificate.names)?;
         let (signer, signed) = self.authenticate_by_signature(credentials, now)?.unzip();
 
-        let proven =
+        let presented =
             [(AuthMethod::Token, token), (AuthMethod::Certificate, certificate), (AuthMethod::Signature, signer)];
-        let strongest = proven.iter().rev().find_map(|(proof, client)| Some((*proof, (*client)?)));
+        let strongest = presented.iter().rev().find_map(|(proof, client)| Some((*proof, (*client)?)));
         let Some((strongest, client)) = strongest else {
             return match credentials.caller.peer_certificate.names.is_empty() {
                 true => self.authenticate_by_network(peer),
                 false => Err(AuthnError::Invalid),
             };
         };
-        if proven.iter().filter_map(|(_, proven)| *proven).any(|other| !Arc::ptr_eq(other, client)) {
+        if presented.iter().filter_map(|(_, presented)| *presented).any(|other| !Arc::ptr_eq(other, client)) {
             return Err(AuthnError::Conflicting);
         }
         // A client that may not call from here must not learn which proofs it lacks.
@@ -295,7 +269,7 @@ impl Clients {
             return Err(AuthnError::ForbiddenNetwork);
         }
         let is_given = |proof: AuthMethod| {
-            proof == AuthMethod::Network || proven.iter().any(|(given, by)| *given == proof && by.is_some())
+            proof == AuthMethod::Network || presented.iter().any(|(given, by)| *given == proof && by.is_some())
         };
         match client.require.iter().find(|proof| !is_given(**proof)) {
             Some(missing) => Err(AuthnError::MissingProof(*missing)),
@@ -322,7 +296,9 @@ impl Clients {
             (None, None) => Ok(None),
             (Some(token), None) => client_validation::verify(self, token, &credentials.request, now).map(Some),
             (None, Some(member)) => message_signature::verify(self, &member, &credentials.request, now).map(Some),
-            (Some(_), Some(_)) => Err(AuthnError::Signature("Twilio-Client-Validation beside a Signature for us")),
+            (Some(_), Some(_)) => Err(AuthnError::Signature(
+                "the request has both Twilio-Client-Validation and a Signature with the tag outgate",
+            )),
         }
     }
 

@@ -62,20 +62,20 @@ fn with_required_proofs(
 }
 
 /// Returns a caller; an empty address stands for a unix socket.
-fn caller_from(address: &str, certificate: &[&str]) -> Caller {
-    let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
-    let certificate = PeerCertificate { names: certificate, ..PeerCertificate::default() };
-    Caller { address: address.parse().ok(), peer_certificate: certificate, ..Caller::default() }
+fn caller_from(address: &str, names: &[&str]) -> Caller {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = PeerCertificate::from_handshake(names, vec![], [0; 32], i64::MAX);
+    Caller::default().with_address(address.parse().ok()).with_certificate(certificate)
 }
 
-fn identify(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), AuthnError> {
+fn authenticate(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), AuthnError> {
     let fields = HeaderMap::new();
     let sent =
         SignableRequest { method: &Method::GET, target: "http://hook.example/", fields: &fields, has_body: false };
-    let claim =
+    let credentials =
         PresentedCredentials { caller, proxy_authorization: credential, client_validation: None, request: sent };
-    let known = clients.authenticate(&claim, Timestamp::UNIX_EPOCH)?;
-    Ok((known.client.name().to_string(), known.proof.map_or(ANONYMOUS, AuthMethod::as_str).to_owned()))
+    let authenticated = clients.authenticate(&credentials, Timestamp::UNIX_EPOCH)?;
+    Ok((authenticated.client.name().to_string(), authenticated.proof.map_or(ANONYMOUS, AuthMethod::as_str).to_owned()))
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn authn_accepts_valid_and_refuses_invalid_credentials() {
         (lan, Some(format!("Basic {}", BASE64_URL_SAFE.encode("billing:>>>???")).into()), Err(AuthnError::Invalid)),
     ];
     for (peer, credential, expected) in table {
-        let found = identify(&clients, &caller_from(peer, &[]), credential.as_deref()).map(|(client, _)| client);
+        let found = authenticate(&clients, &caller_from(peer, &[]), credential.as_deref()).map(|(client, _)| client);
         assert_eq!(
             found.as_deref(),
             expected.as_ref().map(|name| *name),
@@ -149,9 +149,9 @@ fn anonymous_clients_are_accepted_only_without_a_credential() {
     let mut problems = vec![];
     let clients = Clients::compile(&config, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
-    assert_eq!(identify(&clients, &caller_from("", &[]), None), Ok(("anonymous".into(), "anonymous".into())));
-    assert_eq!(identify(&clients, &caller_from("", &[]), Some(b"Bearer wrong")), Err(AuthnError::Invalid));
-    assert_eq!(identify(&clients, &caller_from("", &["stranger.internal"]), None), Err(AuthnError::Invalid));
+    assert_eq!(authenticate(&clients, &caller_from("", &[]), None), Ok(("anonymous".into(), "anonymous".into())));
+    assert_eq!(authenticate(&clients, &caller_from("", &[]), Some(b"Bearer wrong")), Err(AuthnError::Invalid));
+    assert_eq!(authenticate(&clients, &caller_from("", &["stranger.internal"]), None), Err(AuthnError::Invalid));
     assert!(!clients.get(&ClientName::new(ANONYMOUS)).unwrap().may_act_for(&TenantName::new("acme")));
 }
 
@@ -175,39 +175,39 @@ fn authn_by_certificate_accepts_restricts_and_conflicts() {
         ]),
         &mut vec![],
     );
-    let known = |client: &str, proof: &str| Ok((client.to_owned(), proof.to_owned()));
+    let authenticated = |client: &str, proof: &str| Ok((client.to_owned(), proof.to_owned()));
     let (bill, both, near) = (Some(&b"Bearer bill"[..]), Some(&b"Bearer both"[..]), Some(&b"Bearer near"[..]));
     let (outside, lan, inside) = ("192.0.2.1", "10.9.9.9", "10.1.0.1");
     for (address, certificate, credential, expected) in [
-        (outside, &["billing.internal"][..], None, known("billing", "certificate")),
-        (outside, &["x.internal", spiffe], None, known("billing", "certificate")),
-        (outside, &["billing.internal", spiffe], None, known("billing", "certificate")),
-        (outside, &["billing.internal"], bill, known("billing", "certificate")),
-        ("", &["billing.internal"], None, known("billing", "certificate")),
+        (outside, &["billing.internal"][..], None, authenticated("billing", "certificate")),
+        (outside, &["x.internal", spiffe], None, authenticated("billing", "certificate")),
+        (outside, &["billing.internal", spiffe], None, authenticated("billing", "certificate")),
+        (outside, &["billing.internal"], bill, authenticated("billing", "certificate")),
+        ("", &["billing.internal"], None, authenticated("billing", "certificate")),
         (outside, &["BILLING.internal"], None, Err(AuthnError::Invalid)),
         (outside, &["a.billing.internal"], None, Err(AuthnError::Invalid)),
         (outside, &["spiffe://acme.example/billing/x"], None, Err(AuthnError::Invalid)),
         // A certificate of no client is refused unless a token names the client.
         (lan, &["stranger.internal"], None, Err(AuthnError::Invalid)),
-        (lan, &["stranger.internal"], bill, known("billing", "token")),
+        (lan, &["stranger.internal"], bill, authenticated("billing", "token")),
         (lan, &["stranger.internal"], Some(b"Bearer wrong"), Err(AuthnError::Invalid)),
         // Proofs of two clients conflict.
         (inside, &["billing.internal", "crm.internal"], None, Err(AuthnError::Conflicting)),
         (inside, &["crm.internal"], bill, Err(AuthnError::Conflicting)),
         // A client with a certificate does not authenticate by network.
-        (inside, &[], None, known("lan", "network")),
-        (inside, &["crm.internal"], None, known("crm", "certificate")),
+        (inside, &[], None, authenticated("lan", "network")),
+        (inside, &["crm.internal"], None, authenticated("crm", "certificate")),
         (lan, &["crm.internal"], None, Err(AuthnError::ForbiddenNetwork)),
         ("", &["crm.internal"], None, Err(AuthnError::ForbiddenNetwork)),
         // Clients with required proofs.
-        (outside, &["both.internal"], both, known("both", "certificate")),
+        (outside, &["both.internal"], both, authenticated("both", "certificate")),
         (outside, &["both.internal"], None, Err(AuthnError::MissingProof(Token))),
         (outside, &[], both, Err(AuthnError::MissingProof(Certificate))),
         (outside, &["stranger.internal"], both, Err(AuthnError::MissingProof(Certificate))),
-        (inside, &[], near, known("near", "token")),
+        (inside, &[], near, authenticated("near", "token")),
         (lan, &[], near, Err(AuthnError::ForbiddenNetwork)),
     ] {
-        let found = identify(&clients, &caller_from(address, certificate), credential);
+        let found = authenticate(&clients, &caller_from(address, certificate), credential);
         assert_eq!(found, expected, "{address} {certificate:?} {credential:?}");
     }
 }
@@ -224,41 +224,41 @@ fn clients_compile_reports_each_problem() {
         config
     };
     let public = || Listen::Tcp(([0, 0, 0, 0], 4750).into());
-    const OPEN_PROXY: &str = "allow_anonymous on a listener that strangers can reach is an open proxy";
-    const EVERYONE: &str = "every address alone proves the client a: an open proxy";
+    const OPEN_PROXY: &str = "allow_anonymous on a listener that other hosts can reach is an open proxy";
+    const EVERYONE: &str = "every address authenticates as the client a: an open proxy";
     let halves = || config_with_clients(vec![("a", client(10, &[], &["0.0.0.0/1", "128.0.0.0/1"], &[]))]);
     let table: Vec<(Config, &[&str])> = vec![
-        (config(), &["warning: no client is configured: nobody can use this"]),
+        (config(), &["warning: no client is configured: every request will be refused"]),
         (anyone(config()), &[]),
         (open(Listen::Unix("/run/x".into()), anyone(config())), &[]),
         (open(public(), anyone(config())), &[OPEN_PROXY]),
         (open(Listen::Systemd, anyone(config())), &[OPEN_PROXY]),
-        (config_with_clients(vec![("a", client(10, &[], &[], &[]))]), &["nothing proves the client a"]),
+        (config_with_clients(vec![("a", client(10, &[], &[], &[]))]), &["no proof is configured for the client a"]),
         (halves(), &[]),
         (open(public(), halves()), &[EVERYONE]),
         (open(public(), config_with_clients(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
         (open(public(), config_with_clients(vec![("a", client(10, &[token], &["::/0"], &[]))])), &[]),
         (
             config_with_clients(vec![("a", client(10, &[token], &[], &[])), ("b", client(20, &[token], &[], &[]))]),
-            &["a token proves one client only"],
+            &["two clients have the same token"],
         ),
         (
             config_with_clients(vec![
                 ("a", client(10, &[], &["10.0.0.0/8"], &[])),
                 ("b", client(20, &[], &["10.0.0.0/8"], &[])),
             ]),
-            &["a network alone proves one client only"],
+            &["two clients have the same network and no other proof"],
         ),
         (
             config_with_clients(vec![
                 ("a", with_certificates(client(10, &[], &[], &[]), &["A.internal"])),
                 ("b", with_certificates(client(20, &[], &[], &[]), &["a.internal"])),
             ]),
-            &["a name in a certificate proves one client only"],
+            &["two clients have the same certificate name"],
         ),
         (
             config_with_clients(vec![("a", with_certificates(client(10, &[], &[], &[]), &["*.internal"]))]),
-            &["this is no name of a certificate"],
+            &["not a subject alternative name"],
         ),
         (
             open(
@@ -286,7 +286,7 @@ fn clients_compile_reports_each_problem() {
         ),
         (
             config_with_clients(vec![("anonymous", client(10, &[token], &[], &[]))]),
-            &["the name \"anonymous\" is kept for strangers"],
+            &["the name \"anonymous\" is reserved for unauthenticated clients"],
         ),
     ];
     for (config, expected) in table {

@@ -86,10 +86,10 @@ pub fn check_guard(
             continue;
         };
         let endpoint = &oauth2.endpoint;
-        let judged = guard.check_name(endpoint, &[endpoint.port], false);
-        if judged.is_err() || guard.clear(endpoint, &[], &LocalAddresses::default()).is_err() {
-            let problem = Problem::at(written.token_url.span, "the guard lets nothing reach this token endpoint");
-            problems.push(problem.help("guard.allow makes exceptions for addresses, resolver.hosts for names"));
+        let checked = guard.check_name(endpoint, &[endpoint.port], false);
+        if checked.is_err() || guard.clear(endpoint, &[], &LocalAddresses::default()).is_err() {
+            let problem = Problem::at(written.token_url.span, "the guard refuses this token endpoint");
+            problems.push(problem.help("to permit it, add its address to guard.allow, or its name to resolver.hosts"));
         }
     }
 }
@@ -134,8 +134,8 @@ fn header_name(written: &Located<String>, problems: &mut Vec<Problem>) -> Option
         problems.push(problem.help("letters, digits and hyphens: \"X-Api-Key\""));
         return None;
     };
-    let is_ours = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
-    if is_ours || RESERVED_HEADERS.contains(&name.as_str()) {
+    let is_proxy_field = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
+    if is_proxy_field || RESERVED_HEADERS.contains(&name.as_str()) {
         let problem = Problem::at(written.span, format!("{name} is no header for a credential"));
         problems.push(problem.help("one that the target reads for nothing else: \"Authorization\", \"X-Api-Key\""));
         return None;
@@ -156,8 +156,8 @@ fn header_value(written: &Located<Secret>, problems: &mut Vec<Problem>) -> Optio
 
 fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Problem>) -> Option<OAuth2> {
     let before = problems.len();
-    let endpoint = endpoint(&written.token_url).map_err(|(why, help)| {
-        problems.push(Problem::at(written.token_url.span, format!("no token endpoint: {why}")).help(help));
+    let endpoint = endpoint(&written.token_url).map_err(|(reason, help)| {
+        problems.push(Problem::at(written.token_url.span, format!("no token endpoint: {reason}")).help(help));
     });
     check_scopes(&written.scopes, problems);
     check_parameters(written, problems);
@@ -197,7 +197,7 @@ fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
     }
     let uri: Uri = text.parse().map_err(|_| ("not a URL", HELP))?;
     if uri.scheme_str() != Some("https") {
-        return Err(("what is said there is secret, and the URL is not https", HELP));
+        return Err(("the URL must be https, since the request carries a secret", HELP));
     }
     let authority = uri.authority().ok_or(("no host", HELP))?;
     if authority.as_str().contains('@') {
@@ -230,8 +230,8 @@ fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
         }
         let is_reserved_audience = name.as_str() == "audience" && written.audience.is_some();
         if RESERVED_PARAMETERS.contains(&name.as_str()) || is_reserved_audience {
-            let problem = Problem::at(name.span, format!("the parameter {} is said elsewhere", name.value));
-            problems.push(problem.help("leave it out: client_id, client_secret, scopes and audience say it"));
+            let problem = Problem::at(name.span, format!("the parameter {} has a key of its own", name.value));
+            problems.push(problem.help("remove it: use client_id, client_secret, scopes and audience"));
         }
     }
 }

@@ -139,8 +139,8 @@ fn error_code(body: &[u8]) -> Option<&'static str> {
         #[serde(borrow)]
         error: Cow<'a, str>,
     }
-    let fault: ErrorResponse<'_> = serde_json::from_slice(body).ok()?;
-    ERROR_CODES.into_iter().find(|code| *code == fault.error)
+    let response: ErrorResponse<'_> = serde_json::from_slice(body).ok()?;
+    ERROR_CODES.into_iter().find(|code| *code == response.error)
 }
 
 impl Grant {
@@ -193,7 +193,7 @@ mod tests {
     fn token_response_refuses_malformed_tokens() {
         let no_json = "not the JSON of RFC 6749 §5.1";
         let no_header = "a token that fits into no header";
-        for (body, why) in [
+        for (body, reason) in [
             ("", no_json),
             ("<html>", no_json),
             ("[]", no_json),
@@ -212,7 +212,7 @@ mod tests {
             (r#"{"access_token":"t","token_type":"bearer","expires_in":"+5"}"#, "expires_in is no number of seconds"),
             (r#"{"access_token":"t","token_type":"bearer","expires_in":""}"#, "expires_in is no number of seconds"),
         ] {
-            assert_eq!(parse(200, body).unwrap_err(), GrantError::Malformed(why), "{body}");
+            assert_eq!(parse(200, body).unwrap_err(), GrantError::Malformed(reason), "{body}");
         }
         let long = format!(r#"{{"access_token":"{}","token_type":"bearer"}}"#, "t".repeat(TOKEN_MAX + 1));
         assert_eq!(parse(200, &long).unwrap_err(), GrantError::Malformed(no_header));
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn token_response_separates_refusals_from_failures() {
-        let refused = |status: u16, word| GrantError::Refused(StatusCode::from_u16(status).unwrap(), word);
+        let refused = |status: u16, code| GrantError::Refused(StatusCode::from_u16(status).unwrap(), code);
         let failing = |status: u16| GrantError::Unavailable(StatusCode::from_u16(status).unwrap());
         for (status, body, expected) in [
             (401, r#"{"error":"invalid_client","error_description":"hunter2"}"#, refused(401, Some("invalid_client"))),

@@ -72,12 +72,12 @@ impl fmt::Display for AllowListGap {
 }
 
 /// Joins ranges as `a, b and c`.
-fn join_ranges(stretches: &[AddressRange]) -> String {
-    let mut words: Vec<String> = stretches.iter().take(LISTED_MAX).map(AddressRange::to_string).collect();
-    if stretches.len() > LISTED_MAX {
-        words.push(format!("{} more", stretches.len() - LISTED_MAX));
+fn join_ranges(ranges: &[AddressRange]) -> String {
+    let mut parts: Vec<String> = ranges.iter().take(LISTED_MAX).map(AddressRange::to_string).collect();
+    if ranges.len() > LISTED_MAX {
+        parts.push(format!("{} more", ranges.len() - LISTED_MAX));
     }
-    match words.split_last() {
+    match parts.split_last() {
         Some((last, [])) => last.clone(),
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
         None => "nothing".to_owned(),
@@ -118,13 +118,13 @@ mod tests {
 
     #[test]
     fn address_ranges_from_a_sample_name_their_ends() {
-        let asked = ips(&["192.0.2.0", "192.0.2.100", "192.0.2.200", "192.0.2.255", "2001:db8::", "2001:db8::ffff"]);
-        let ranges = |meant: &dyn Fn(IpAddr) -> bool| {
-            AddressRange::from_sample(&asked, meant).iter().map(AddressRange::to_string).collect::<Vec<_>>()
+        let probed = ips(&["192.0.2.0", "192.0.2.100", "192.0.2.200", "192.0.2.255", "2001:db8::", "2001:db8::ffff"]);
+        let ranges = |is_member: &dyn Fn(IpAddr) -> bool| {
+            AddressRange::from_sample(&probed, is_member).iter().map(AddressRange::to_string).collect::<Vec<_>>()
         };
         assert_eq!(ranges(&|_| true), ["192.0.2.0/24", "2001:db8::/112"]);
-        assert_eq!(ranges(&|ip| ip != asked[1]), ["192.0.2.0", "192.0.2.200 to 192.0.2.255", "2001:db8::/112"]);
-        assert_eq!(ranges(&|ip| ip == asked[1]), ["192.0.2.100"]);
+        assert_eq!(ranges(&|ip| ip != probed[1]), ["192.0.2.0", "192.0.2.200 to 192.0.2.255", "2001:db8::/112"]);
+        assert_eq!(ranges(&|ip| ip == probed[1]), ["192.0.2.100"]);
         assert_eq!(ranges(&|_| false), [""; 0]);
     }
 }

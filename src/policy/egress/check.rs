@@ -71,7 +71,8 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
     }
     let is_excluded = |net: &IpNet| exclude.iter().any(|excluded| excluded.contains(net));
     if let Some((net, reason)) = UNUSABLE_SOURCES.iter().find(|(net, _)| overlaps(net, &cidr) && !is_excluded(net)) {
-        let message = format!("`{cidr}` can never send: {net} is {reason}, which no connection leaves from");
+        let message =
+            format!("`{cidr}` cannot be a source: {net} is {reason}, which the kernel binds no connection to");
         let help = "write addresses that are routed to this host; `exclude` leaves out some of a range";
         problems.push(Problem::at(range.span, message).help(help));
         return;
@@ -80,7 +81,7 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
         && from >= until
     {
         problems.push(
-            Problem::at(range.span, format!("`{cidr}` is never in force: it ends before it begins"))
+            Problem::at(range.span, format!("`{cidr}` is never active: it ends before it begins"))
                 .label(format!("from {from} until {until}"))
                 .help("write a later `until`"),
         );
@@ -104,7 +105,7 @@ fn check_ended(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, pr
         return;
     }
     for range in pool.ranges.iter().filter(ended) {
-        let message = format!("`{}` has ended: nothing new leaves from it", range.cidr);
+        let message = format!("`{}` has ended: no new connection leaves from it", range.cidr);
         let help =
             format!("take it out when `outgate egress list --pool {name}` no longer lists it: then nothing is left");
         problems.push(Problem::warning(WarningCode::RangeEnded, Some(range.span), message).help(help));

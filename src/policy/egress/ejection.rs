@@ -38,12 +38,12 @@ impl TimeoutObservation {
 /// Returns the number of networks that count. Targets within one network count once. A network that several tenants
 /// observed counts for the tenant that has used least of its allowance.
 pub fn count_networks<'w>(
-    witnesses: impl IntoIterator<Item = &'w TimeoutObservation>,
+    observations: impl IntoIterator<Item = &'w TimeoutObservation>,
     has_several_tenants: bool,
 ) -> usize {
     let mut tenants: BTreeMap<IpNet, BTreeSet<Option<&TenantName>>> = BTreeMap::new();
-    for witness in witnesses {
-        tenants.entry(witness.network).or_default().insert(witness.tenant.as_ref());
+    for observation in observations {
+        tenants.entry(observation.network).or_default().insert(observation.tenant.as_ref());
     }
     if !has_several_tenants {
         return tenants.len();
@@ -65,11 +65,11 @@ pub fn count_networks<'w>(
 mod tests {
     use super::*;
 
-    fn count(witnesses: &[(&str, &str)], has_several_tenants: bool) -> usize {
+    fn count(observations: &[(&str, &str)], has_several_tenants: bool) -> usize {
         let tenant = |name: &str| (!name.is_empty()).then(|| TenantName::new(name));
-        let witnesses: Vec<_> =
-            witnesses.iter().map(|(ip, name)| TimeoutObservation::new(ip.parse().unwrap(), tenant(name))).collect();
-        count_networks(&witnesses, has_several_tenants)
+        let observations: Vec<_> =
+            observations.iter().map(|(ip, name)| TimeoutObservation::new(ip.parse().unwrap(), tenant(name))).collect();
+        count_networks(&observations, has_several_tenants)
     }
 
     #[test]

@@ -32,8 +32,8 @@ struct SourceObservation {
 
 impl TargetObservations {
     pub fn observe_response(&mut self, source: IpAddr, now: Instant) {
-        if let Some(known) = self.entry(source) {
-            *known = SourceObservation { last_response: Some(now), ..SourceObservation::default() };
+        if let Some(entry) = self.entry(source) {
+            *entry = SourceObservation { last_response: Some(now), ..SourceObservation::default() };
         }
     }
 
@@ -44,10 +44,10 @@ impl TargetObservations {
             .sources
             .iter()
             .any(|(other, observations)| *other != source && observations.last_response.is_some_and(is_recent));
-        let known = self.entry(source).filter(|_| is_up);
-        let is_counted = known.is_some();
-        if let Some(known) = known {
-            (known.timeouts, known.last_timeout) = (known.timeouts.saturating_add(1), Some(now));
+        let entry = self.entry(source).filter(|_| is_up);
+        let is_counted = entry.is_some();
+        if let Some(entry) = entry {
+            (entry.timeouts, entry.last_timeout) = (entry.timeouts.saturating_add(1), Some(now));
         }
         is_counted
     }
@@ -67,13 +67,13 @@ impl TargetObservations {
     }
 
     pub fn is_suspect(&self, source: IpAddr) -> bool {
-        self.sources.get(&source).is_some_and(|known| known.timeouts >= TIMEOUTS_MIN)
+        self.sources.get(&source).is_some_and(|entry| entry.timeouts >= TIMEOUTS_MIN)
     }
 
     /// Makes a suspect source eligible again. One more timeout makes it suspect.
     pub fn half_open(&mut self, source: IpAddr) {
-        if let Some(known) = self.sources.get_mut(&source) {
-            known.timeouts = known.timeouts.min(TIMEOUTS_MIN - 1);
+        if let Some(entry) = self.sources.get_mut(&source) {
+            entry.timeouts = entry.timeouts.min(TIMEOUTS_MIN - 1);
         }
     }
 
@@ -91,8 +91,8 @@ impl TargetObservations {
     /// Returns the entry of a source. `None` if the table is full and every entry is suspect.
     fn entry(&mut self, source: IpAddr) -> Option<&mut SourceObservation> {
         if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&source) {
-            let evictable = self.sources.iter().filter(|(_, known)| known.timeouts == 0);
-            let oldest = *evictable.min_by_key(|(_, known)| known.last_response)?.0;
+            let evictable = self.sources.iter().filter(|(_, entry)| entry.timeouts == 0);
+            let oldest = *evictable.min_by_key(|(_, entry)| entry.last_response)?.0;
             self.sources.remove(&oldest);
         }
         Some(self.sources.entry(source).or_default())

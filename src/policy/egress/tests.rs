@@ -56,8 +56,8 @@ fn cleared(answers: &[&str]) -> ClearedAddresses {
 const ALL: &dyn Fn(IpAddr) -> bool = &|_| true;
 
 /// Returns the first source for an IPv4 target.
-fn first_source(pool: &Pool, stick: u64, turn: u64, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    pool.select_source(false, stick, turn, january(2026), usable)
+fn first_source(pool: &Pool, affinity: u64, sequence: u64, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    pool.select_source(false, affinity, sequence, january(2026), usable)
 }
 
 #[test]
@@ -106,11 +106,12 @@ fn hops_are_capped_for_a_target_with_many_addresses() {
 fn hop_selection_fails_without_a_usable_source() {
     let v4 = pool(&["198.51.100.0/28"], &[], SelectionPolicy::Sticky);
     let later = pool(&["198.51.100.0/28 from 2027"], &[], SelectionPolicy::Sticky);
-    let why = |pool: &Pool, target: &str, usable| select_hops(pool, &cleared(&[target]), 0, 0, january(2026), usable);
-    assert_eq!(why(&v4, "2001:db8::1", ALL), Err(HopError::NoCommonFamily));
-    assert_eq!(why(&v4, "1.1.1.1", &|_| false), Err(HopError::NoUsableSource));
-    assert_eq!(why(&v4, "2001:db8::1", &|_| false), Err(HopError::NoUsableSource));
-    assert_eq!(why(&later, "1.1.1.1", ALL), Err(HopError::NoUsableSource));
+    let select =
+        |pool: &Pool, target: &str, usable| select_hops(pool, &cleared(&[target]), 0, 0, january(2026), usable);
+    assert_eq!(select(&v4, "2001:db8::1", ALL), Err(HopError::NoCommonFamily));
+    assert_eq!(select(&v4, "1.1.1.1", &|_| false), Err(HopError::NoUsableSource));
+    assert_eq!(select(&v4, "2001:db8::1", &|_| false), Err(HopError::NoUsableSource));
+    assert_eq!(select(&later, "1.1.1.1", ALL), Err(HopError::NoUsableSource));
 }
 
 #[test]
@@ -136,17 +137,17 @@ fn pool_ranges_are_active_from_their_start_until_their_end() {
 
 #[test]
 fn source_selection_does_not_enumerate_a_large_pool() {
-    let asked = Cell::new(0);
+    let calls = Cell::new(0);
     let none = |_| {
-        asked.set(asked.get() + 1);
+        calls.set(calls.get() + 1);
         false
     };
     for select in [SelectionPolicy::Sticky, SelectionPolicy::Spread, SelectionPolicy::Random] {
-        asked.set(0);
+        calls.set(0);
         let pool = pool(&["2001:db8:5::/64", "10.0.0.0/8"], &["2001:db8:5::/96"], select);
         let hops = select_hops(&pool, &cleared(&["1.1.1.1", "2001:db8::1"]), 1, 2, january(2026), &none);
         assert_eq!(hops, Err(HopError::NoUsableSource));
-        assert!(asked.get() <= 2 * (u128::from(DRAWS_MAX) + WALK_MAX), "{select:?} asked {} times", asked.get());
+        assert!(calls.get() <= 2 * (u128::from(DRAWS_MAX) + WALK_MAX), "{select:?} asked {} times", calls.get());
     }
 }
 
@@ -173,7 +174,7 @@ fn source_selection_spreads_load_evenly() {
 
 macro_rules! never {
     ($range:literal, $net:literal, $what:literal) => {
-        concat!("`", $range, "` can never send: ", $net, " is ", $what, ", which no connection leaves from")
+        concat!("`", $range, "` cannot be a source: ", $net, " is ", $what, ", which the kernel binds no connection to")
     };
 }
 
@@ -199,13 +200,13 @@ fn pool_check_reports_each_problem() {
         (
             &[(&["8.8.8.0/28 until 2025", "8.8.9.0/28", "8.8.10.0/28 from 2024 until 2026"], &[])],
             &[
-                "warning: `8.8.8.0/28` has ended: nothing new leaves from it",
-                "warning: `8.8.10.0/28` has ended: nothing new leaves from it",
+                "warning: `8.8.8.0/28` has ended: no new connection leaves from it",
+                "warning: `8.8.10.0/28` has ended: no new connection leaves from it",
             ],
         ),
         (
             &[(&["8.8.8.0/28 from 2025 until 2025", "8.8.9.0/28"], &[])],
-            &["`8.8.8.0/28` is never in force: it ends before it begins"],
+            &["`8.8.8.0/28` is never active: it ends before it begins"],
         ),
         (&[(&["2600::/15"], &[])], &["`2600::/15` is too wide for a pool"]),
         (&[(&["0.0.0.0/32"], &[])], &[never!("0.0.0.0/32", "0.0.0.0/32", "the unspecified address")]),
@@ -247,27 +248,27 @@ fn selects() -> impl Strategy<Value = SelectionPolicy> {
 proptest! {
     /// The loss of an address moves only the keys on it; its return moves them back.
     #[test]
-    fn sticky_selection_moves_only_keys_of_a_lost_address(lost in any::<[bool; 24]>(), next in 0u128..24, sticks in any::<[u64; 32]>()) {
+    fn sticky_selection_moves_only_keys_of_a_lost_address(lost in any::<[bool; 24]>(), next in 0u128..24, affinities in any::<[u64; 32]>()) {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/29"], &[], SelectionPolicy::Sticky);
         let next = pool.nth(false, next, january(2026)).unwrap();
         let up = |ip: IpAddr| !lost[usize::try_from(ip_to_u128(ip) & 15).unwrap() + if pool.ranges[0].contains(ip_to_u128(ip)) { 0 } else { 16 }];
-        for stick in sticks {
-            let before = first_source(&pool, stick, 0, &up);
-            let after = first_source(&pool, stick, 0, &|ip| ip != next && up(ip));
+        for affinity in affinities {
+            let before = first_source(&pool, affinity, 0, &up);
+            let after = first_source(&pool, affinity, 0, &|ip| ip != next && up(ip));
             prop_assert!(after == before || before == Some(next));
         }
     }
 
     /// An exclusion also moves only the keys of that address. An added range takes its share and moves no other key.
     #[test]
-    fn sticky_selection_moves_only_its_share_when_ranges_change(stick: u64, host in 0u8..16) {
+    fn sticky_selection_moves_only_its_share_when_ranges_change(affinity: u64, host in 0u8..16) {
         let ranges = ["198.51.100.0/28", "192.0.2.0/29"];
         let excluded = format!("198.51.100.{host}/32");
-        let before = first_source(&pool(&ranges, &[], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
-        let without = first_source(&pool(&ranges, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
+        let before = first_source(&pool(&ranges, &[], SelectionPolicy::Sticky), affinity, 0, ALL).unwrap();
+        let without = first_source(&pool(&ranges, &[&excluded], SelectionPolicy::Sticky), affinity, 0, ALL).unwrap();
         prop_assert!(without == before || before.to_string() + "/32" == excluded);
         let more = [ranges[1], "203.0.113.0/27", ranges[0]];
-        let added = first_source(&pool(&more, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
+        let added = first_source(&pool(&more, &[&excluded], SelectionPolicy::Sticky), affinity, 0, ALL).unwrap();
         prop_assert!(added == without || added.to_string().starts_with("203.0.113."));
     }
 
@@ -276,7 +277,7 @@ proptest! {
     fn spread_visits_each_address_equally(start in 0..u64::MAX - 32) {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "192.0.2.9/32"], &["198.51.100.4/30"], SelectionPolicy::Spread);
         let size = u64::try_from(pool.size(january(2026), false)).unwrap();
-        let seen: BTreeSet<_> = (start..start + size).map(|turn| first_source(&pool, 0, turn, ALL)).collect();
+        let seen: BTreeSet<_> = (start..start + size).map(|sequence| first_source(&pool, 0, sequence, ALL)).collect();
         prop_assert_eq!(seen.len() as u64, size);
     }
 
@@ -284,16 +285,16 @@ proptest! {
     /// small pool is found.
     #[test]
     fn selected_sources_are_active_and_usable(
-        select in selects(), stick: u64, turn: u64, year in 2024u16..2030, alive in proptest::collection::btree_set(0u128..4096, 0..3),
+        select in selects(), affinity: u64, sequence: u64, year in 2024u16..2030, usable_hosts in proptest::collection::btree_set(0u128..4096, 0..3),
         excluded in 0u8..=255, targets in proptest::sample::subsequence(vec!["1.1.1.1", "2001:db8::1", "2001:db8::2"], 1..=3),
     ) {
         let ranges = ["198.51.100.0/24 until 2027", "10.0.0.0/20 from 2026", "2001:db8:5::/118", "2001:db8:6::/64 from 2028"];
         let pool = pool(&ranges, &[&format!("198.51.100.{excluded}/32"), "10.0.15.0/24"], select);
         let now = january(year);
-        let up = |ip: IpAddr| alive.contains(&(ip_to_u128(ip) & 0xfff)) && !ip.to_string().starts_with("2001:db8:6");
-        let in_force = pool.active_ranges(now);
-        let listed = |ip: IpAddr| in_force.iter().any(|net| net.contains(&ip));
-        match select_hops(&pool, &cleared(&targets), stick, turn, now, &up) {
+        let up = |ip: IpAddr| usable_hosts.contains(&(ip_to_u128(ip) & 0xfff)) && !ip.to_string().starts_with("2001:db8:6");
+        let active = pool.active_ranges(now);
+        let listed = |ip: IpAddr| active.iter().any(|net| net.contains(&ip));
+        match select_hops(&pool, &cleared(&targets), affinity, sequence, now, &up) {
             Ok(hops) => for hop in hops {
                 prop_assert!(listed(hop.from()) && pool.contains(hop.from(), now) && up(hop.from()));
                 prop_assert_eq!(hop.from().is_ipv6(), hop.to().is_ipv6());

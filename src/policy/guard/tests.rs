@@ -246,8 +246,8 @@ fn guard_refuses_the_metadata_host_names_of_clouds() {
 fn guard_allow_reports_each_problem() {
     let table: &[(&str, &[&str], &[&str])] = &[
         ("10.0.0.0/8", &[], &[]),
-        ("0.0.0.0/0", &[], &["`0.0.0.0/0` allows every address: an open door"]),
-        ("::/0", &[], &["`::/0` allows every address: an open door"]),
+        ("0.0.0.0/0", &[], &["`0.0.0.0/0` allows every address, so the guard would permit private networks"]),
+        ("::/0", &[], &["`::/0` allows every address, so the guard would permit private networks"]),
         ("169.254.0.0/16", &[], &["`169.254.0.0/16` covers cloud metadata addresses"]),
         ("161.26.1.0/24", &[], &["`161.26.1.0/24` covers cloud metadata addresses"]),
         ("10.1.0.0/16", &["10.0.0.0/8"], &["`10.1.0.0/16` never has an effect: deny beats allow"]),

@@ -43,10 +43,10 @@ fn rate_limit_headers_report_the_quota_and_what_remains() {
             r#""a\"?";r=0;t=1, "a\"?/concurrency";r=0"#,
         ),
     ];
-    for (limit, rate, places, policy, left) in table {
-        let headers = rate_limit_headers(&[LimitStatus { limit, rate, concurrency_left: places }]).unwrap();
+    for (limit, rate, concurrency_left, policy, status) in table {
+        let headers = rate_limit_headers(&[LimitStatus { limit, rate, concurrency_left }]).unwrap();
         let [(_, first), (_, second)] = &headers;
-        assert_eq!((first.to_str().unwrap(), second.to_str().unwrap()), (policy, left));
+        assert_eq!((first.to_str().unwrap(), second.to_str().unwrap()), (policy, status));
         assert_eq!((headers[0].0.as_str(), headers[1].0.as_str()), ("ratelimit-policy", "ratelimit"));
     }
     assert!(rate_limit_headers(&[]).is_none());
@@ -69,9 +69,9 @@ fn limit_keys_differ_exactly_in_the_dimensions_of_per() {
         let mut keys = HashSet::<LimitKey<'_>>::new();
         for host in &hosts {
             for tenant in &tenants {
-                let who =
+                let descriptor =
                     LimitDescriptor { client: &client, tenant: tenant.as_ref(), route: &route, host, egress: &egress };
-                keys.insert(limit.key(&who));
+                keys.insert(limit.key(&descriptor));
             }
         }
         keys.len()
@@ -106,7 +106,7 @@ fn limits_compile_or_report_each_problem() {
     assert_eq!(compiled(None, None, Some(1), &[LimitScope::Host, LimitScope::Tenant]), (None, nothing));
     for ((count, burst, concurrency, per), expected) in [
         ((None, None, None, &[][..]), "the limit l limits nothing"),
-        ((None, Some(3), Some(1), &[]), "a burst of no rate"),
+        ((None, Some(3), Some(1), &[]), "burst has no effect without a rate"),
         ((None, None, Some(0), &[]), "a concurrency of 0 lets nothing pass"),
         ((Some((0, second)), None, None, &[]), "a rate of 0 lets nothing pass"),
         ((Some((1, second)), Some(0), None, &[]), "a burst of 0 lets nothing pass"),
@@ -139,7 +139,7 @@ fn limit_may_have_a_bandwidth_alone() {
     };
     assert_eq!(written(1000, false), (Some(1000), vec![]));
     assert_eq!(written(0, false).1, ["a bandwidth of 0 lets nothing pass"]);
-    assert_eq!(written(1000, true).1, ["warning: a limit that only reports holds no bandwidth"]);
+    assert_eq!(written(1000, true).1, ["warning: report_only switches the bandwidth off"]);
 }
 
 #[test]

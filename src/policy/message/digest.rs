@@ -33,10 +33,10 @@ fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
 
 /// Returns every digest of a known algorithm; `None` if the field is malformed.
 pub(crate) fn parse(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
-    let known = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
+    let supported = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
     let all = members::parse_all(fields, &CONTENT_DIGEST)?;
-    let known = all.iter().filter_map(known);
-    known.map(|(algorithm, bytes)| Some(ContentDigest { algorithm, expected: bytes? })).collect()
+    let supported = all.iter().filter_map(supported);
+    supported.map(|(algorithm, bytes)| Some(ContentDigest { algorithm, expected: bytes? })).collect()
 }
 
 /// Returns the field value for a body.

@@ -26,14 +26,18 @@ impl Routes {
         if config.routes.is_empty() {
             let help = "add [[routes]] with name and hosts";
             problems.push(
-                Problem::warning(WarningCode::NoRoute, None, "no route: everything will be refused as no_route")
-                    .help(help),
+                Problem::warning(
+                    WarningCode::NoRoute,
+                    None,
+                    "no route is configured: every request will be refused as no_route",
+                )
+                .help(help),
             );
             return routes;
         }
         if config.routes.iter().all(|route| route.report_only) {
-            let help = "take report_only from one of them";
-            let message = "every route only reports: everything will be refused as no_route";
+            let help = "remove report_only from at least one route";
+            let message = "every route is report_only: every request will be refused as no_route";
             problems.push(Problem::warning(WarningCode::NoRoute, None, message).help(help));
         }
         check_unique_names(&config.routes, problems);
@@ -69,7 +73,7 @@ impl Routes {
             into.routes.push(route);
         }
         problems.extend(ambiguous.into_iter().map(|(first, second)| {
-            let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
+            let problem = Problem::at(second, "this route matches the same requests as another route");
             problem.related(first, "matches the same").help("give one of them another host, path, tenant or client")
         }));
         routes.index_tunnels();
@@ -261,7 +265,7 @@ fn resolve_default<'t, N: Ord + Borrow<str>, T>(
 ) -> Option<&'t T> {
     let found = compiled.get(name);
     if found.is_none() && !config.declares("egress", name) {
-        let message = format!("the route {:?} names no egress pool, and there is none named {name:?}", route.value);
+        let message = format!("the route {:?} names no egress pool, and no pool is named {name:?}", route.value);
         problems.push(Problem::at(route.span, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
     }
     found
@@ -272,8 +276,8 @@ fn resolve_default<'t, N: Ord + Borrow<str>, T>(
 fn warn_shared_secrets(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
     let Some(any) = written.hosts.iter().find(|host| host.value == "*") else { return };
     for signer in signers.iter().filter(|signer| signer.shares_a_secret()) {
-        let message = format!("every receiver on this route has the secret of the signer {}", signer.name());
-        let help = "a tenant that has this key can sign in the name of every other: use a key_dir with a key for each tenant, or a scheme with key pairs";
+        let message = format!("every receiver on this route shares the secret of the signer {}", signer.name());
+        let help = "a tenant with this key can forge webhooks to every other tenant: use a key_dir with a key for each tenant, or a scheme with key pairs";
         problems.push(Problem::warning(WarningCode::SharedSecret, Some(any.span), message).help(help));
     }
 }
@@ -306,17 +310,17 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     }
     let tunnel = written.connect.as_ref().filter(|connect| connect.value == ConnectPolicy::Tunnel);
     if let (Some(connect), false) = (tunnel, written.paths.is_empty()) {
-        let message = "a tunnel shows no path: none is opened for a route that names its paths";
+        let message = "the path of a tunnel is unknown: a route with paths opens none";
         let help = "\"inspect\" looks inside; a route of the same host without paths may have tunnels";
         problems.push(Problem::warning(WarningCode::TunnelPaths, Some(connect.span), message).help(help));
     }
     if let (Some(connect), false) = (tunnel, written.sign.is_empty()) {
-        let message = "what goes through a tunnel is not signed";
+        let message = "outgate does not sign requests inside a tunnel";
         let help = "\"refuse\" leaves clients the other forms, which are signed; \"inspect\" signs inside of tunnels";
         problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.span), message).help(help));
     }
     if written.plaintext.value == PlaintextPolicy::Allow {
-        let message = "webhooks may leave in plaintext, to targets that prove nothing";
+        let message = "webhooks may be sent in plaintext, to targets that prove no identity";
         let help = "\"upgrade\" takes the same requests and sends them over TLS";
         problems.push(Problem::warning(WarningCode::Plaintext, Some(written.plaintext.span), message).help(help));
     }
@@ -331,16 +335,16 @@ fn connect(written: &config::Route) -> ConnectPolicy {
 }
 
 fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
-    let (own, all) = (&written.timeouts, &config.timeouts);
+    let (overrides, all) = (&written.timeouts, &config.timeouts);
     Timeouts {
-        dns: own.dns.unwrap_or(all.dns),
-        connect: own.connect.unwrap_or(all.connect),
-        tls: own.tls.unwrap_or(all.tls),
-        body: own.body.unwrap_or(all.body),
-        response: own.response.unwrap_or(all.response),
-        idle: own.idle.unwrap_or(all.idle),
-        total: own.total.unwrap_or(all.total),
-        tunnel: own.tunnel.unwrap_or(all.tunnel),
+        dns: overrides.dns.unwrap_or(all.dns),
+        connect: overrides.connect.unwrap_or(all.connect),
+        tls: overrides.tls.unwrap_or(all.tls),
+        body: overrides.body.unwrap_or(all.body),
+        response: overrides.response.unwrap_or(all.response),
+        idle: overrides.idle.unwrap_or(all.idle),
+        total: overrides.total.unwrap_or(all.total),
+        tunnel: overrides.tunnel.unwrap_or(all.tunnel),
         ..all.clone()
     }
 }

@@ -14,8 +14,8 @@ use crate::policy::{credential, egress, limits, sign, trust};
 
 fn compile(config: &Config) -> (Routes, Vec<Problem>) {
     let mut problems = vec![];
-    let (pools, trusts) =
-        (egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(config, &mut vec![]));
+    let pools = egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]);
+    let trusts = trust::compile(config, &mut vec![]);
     let (signers, limits) = (sign::compile(config, None, &mut problems), limits::compile(config, &mut problems));
     let credentials = credential::compile(config, &mut problems);
     let tables =
@@ -36,16 +36,15 @@ fn github() -> Located<config::Signer> {
 }
 
 fn limit() -> Located<Limit> {
-    let rate = Rate { count: 1, period: Duration::from_secs(1) };
-    let per = vec![at(52, LimitScope::Host)];
-    at(50, Limit { rate: Some(at(51, rate)), per, ..Limit::default() })
+    let rate = at(51, Rate { count: 1, period: Duration::from_secs(1) });
+    at(50, Limit { rate: Some(rate), per: vec![at(52, LimitScope::Host)], ..Limit::default() })
 }
 
 /// Returns one route for `hooks.acme.example`, and one section of every kind that it may name.
-fn config_with_route(change: impl FnOnce(&mut config::Route)) -> Config {
+fn with_route(change: impl FnOnce(&mut config::Route)) -> Config {
     let mut config = config();
-    let anybodys = config::Client { tenants: vec![at(61, "*".into())], ..client() };
-    config.clients.insert(ClientName::new("billing"), at(60, anybodys));
+    let any_tenant = config::Client { tenants: vec![at(61, "*".into())], ..client() };
+    config.clients.insert(ClientName::new("billing"), at(60, any_tenant));
     config.signers.insert(SignerName::new("platform"), signer());
     config.limits.insert(LimitName::new("per-host"), limit());
     let mut route = route(100, "acme", "hooks.acme.example");
@@ -58,7 +57,7 @@ fn config_with_route(change: impl FnOnce(&mut config::Route)) -> Config {
 
 #[test]
 fn route_inherits_what_it_does_not_set() {
-    let config = config_with_route(|route| {
+    let config = with_route(|route| {
         route.timeouts.response = Some(Duration::from_secs(30));
         route.tenants = vec![at(120, "acme".into())];
         route.ports = vec![at(121, 8443)];
@@ -71,8 +70,7 @@ fn route_inherits_what_it_does_not_set() {
     assert_eq!((route.pool.name().as_str(), route.trust.name.as_str()), ("default", "public"));
     assert_eq!((route.body_max, route.ports.as_slice()), (1 << 20, &[8443][..]));
     assert_eq!((route.signers.len(), route.limits.len()), (1, 1));
-    let seconds = [route.timeouts.response, route.timeouts.total].map(|time| time.as_secs());
-    assert_eq!(seconds, [30, 1]);
+    assert_eq!([route.timeouts.response, route.timeouts.total].map(|time| time.as_secs()), [30, 1]);
 }
 
 #[test]
@@ -99,7 +97,7 @@ fn routes_compile_reports_each_problem() {
         ),
         (
             |r| r.plaintext.value = PlaintextPolicy::Allow,
-            &["warning: webhooks may leave in plaintext, to targets that prove nothing"],
+            &["warning: webhooks may be sent in plaintext, to targets that prove no identity"],
         ),
         (
             |r| r.egress = Some(at(1, "defualt".into())),
@@ -109,7 +107,7 @@ fn routes_compile_reports_each_problem() {
         (|r| r.limits.clear(), &["warning: no route uses the limit per-host"]),
     ];
     for (change, expected) in table {
-        assert_eq!(messages(&compile(&config_with_route(change)).1), *expected);
+        assert_eq!(messages(&compile(&with_route(change)).1), *expected);
     }
 }
 
@@ -128,12 +126,12 @@ fn route_credential_reports_where_it_would_leak() {
             |c| c.routes[0].value.hosts[0].value = "*".into(),
             &["warning: the credential key is shown to every host that a webhook is sent to"],
         ),
-        (tunnel, &["warning: what goes through a tunnel carries no credential"]),
+        (tunnel, &["warning: outgate adds no credential inside a tunnel"]),
         (
             plain,
             &[
-                "the credential key would leave in plaintext, for all on the way to read",
-                "warning: webhooks may leave in plaintext, to targets that prove nothing",
+                "the credential key would be sent in plaintext, and anyone on the path could read it",
+                "warning: webhooks may be sent in plaintext, to targets that prove no identity",
             ],
         ),
         (
@@ -142,8 +140,8 @@ fn route_credential_reports_where_it_would_leak() {
                 c.credentials.get_mut("key").unwrap().value.plaintext = true;
             },
             &[
-                "warning: the credential key may leave in plaintext, for all on the way to read",
-                "warning: webhooks may leave in plaintext, to targets that prove nothing",
+                "warning: the credential key may be sent in plaintext, and anyone on the path can read it",
+                "warning: webhooks may be sent in plaintext, to targets that prove no identity",
             ],
         ),
         (
@@ -155,7 +153,7 @@ fn route_credential_reports_where_it_would_leak() {
         ),
     ];
     for (change, expected) in table {
-        let mut config = config_with_route(|route| {
+        let mut config = with_route(|route| {
             route.credential = Some(at(1, "key".into()));
             (route.sign, route.limits) = (vec![], vec![]);
         });
@@ -177,7 +175,7 @@ fn route_with_a_credential_refuses_tunnels_by_default() {
         (Some("key"), Some(ConnectPolicy::Tunnel), ConnectPolicy::Tunnel),
         (Some("key"), Some(ConnectPolicy::Inspect), ConnectPolicy::Inspect),
     ] {
-        let config = config_with_route(|route| {
+        let config = with_route(|route| {
             route.sign.clear();
             route.credential = credential.map(|name| at(1, name.into()));
             route.connect = connect.map(|connect| at(2, connect));
@@ -194,9 +192,9 @@ type Sides<'a> = ([&'a str; 2], Option<ConnectPolicy>, &'a [&'a str], [&'a str; 
 fn split_variant_restricts_tunnels() {
     use ConnectPolicy::{Inspect, Refuse, Tunnel};
     let (nothing, signs, shows) = (["", ""], ["platform", ""], ["", "key"]);
-    let unseen: &[&str] = &["tunnels to these hosts would pass by what this split adds"];
-    let pathless: &str = "warning: a tunnel shows no path: none is opened for a route that names its paths";
-    let unsigned: &str = "warning: what goes through a tunnel is not signed";
+    let unseen: &[&str] = &["tunnels to these hosts would bypass the signature or credential of this split"];
+    let pathless: &str = "warning: the path of a tunnel is unknown: a route with paths opens none";
+    let unsigned: &str = "warning: outgate does not sign requests inside a tunnel";
     let table: &[Sides<'_>] = &[
         (nothing, None, &[], signs, [Tunnel, Refuse], &[]),
         (nothing, None, &[], shows, [Tunnel, Refuse], &[]),
@@ -215,12 +213,12 @@ fn split_variant_restricts_tunnels() {
             &[],
             shows,
             [Tunnel, Tunnel],
-            &[unsigned, "warning: what goes through a tunnel carries no credential"],
+            &[unsigned, "warning: outgate adds no credential inside a tunnel"],
         ),
     ];
     let some = |name: &str| (!name.is_empty()).then(|| at(5, name.to_owned()));
     for (i, (main, connect, paths, other, expected, expected_messages)) in table.iter().enumerate() {
-        let mut config = config_with_route(|route| {
+        let mut config = with_route(|route| {
             (route.sign, route.credential) = (some(main[0]).into_iter().collect(), some(main[1]));
             route.connect = connect.map(|connect| at(6, connect));
             route.paths = paths.iter().map(|path| at(7, (*path).to_owned())).collect();
@@ -234,15 +232,15 @@ fn split_variant_restricts_tunnels() {
         let (routes, problems) = compile(&config);
         let route = &routes.routes[0];
         assert_eq!([route.connect, route.split.as_ref().unwrap().variant().connect], *expected, "{i}");
-        let told_of = messages(&problems).into_iter().filter(|message| !message.contains("no route uses"));
-        assert_eq!(told_of.collect::<Vec<_>>(), *expected_messages, "{i}");
+        let reported = messages(&problems).into_iter().filter(|message| !message.contains("no route uses"));
+        assert_eq!(reported.collect::<Vec<_>>(), *expected_messages, "{i}");
     }
 }
 
 /// Problems of the variant alone are found, too.
 #[test]
 fn split_variant_is_checked_like_any_route() {
-    let mut config = config_with_route(|route| {
+    let mut config = with_route(|route| {
         let signed = config::Route { sign: vec![at(5, "platform".into()), at(6, "platform".into())], ..route.clone() };
         route.sign.clear();
         route.body_max = Some(at(7, (64 << 20) + 1));
@@ -262,20 +260,19 @@ fn split_variant_is_checked_like_any_route() {
 #[test]
 fn route_with_an_unknown_name_gets_a_suggestion() {
     for (name, help) in [("per-hots", "did you mean \"per-host\"?"), ("else", "add [limits.else]")] {
-        let (_, problems) = compile(&config_with_route(|route| route.limits.push(at(1, name.into()))));
+        let (_, problems) = compile(&with_route(|route| route.limits.push(at(1, name.into()))));
         assert_eq!(problems[0].help.as_deref(), Some(help));
     }
-    let mut config = config_with_route(|_| {});
+    let mut config = with_route(|_| {});
     config.egress = [(PoolName::new("eu"), at(2, pool()))].into();
-    let expected = "the route \"acme\" names no egress pool, and there is none named \"default\"";
+    let expected = "the route \"acme\" names no egress pool, and no pool is named \"default\"";
     assert_eq!(messages(&compile(&config).1), [expected, "warning: no route uses the egress pool eu"]);
 }
 
 #[test]
 fn route_does_not_repeat_problems_of_what_it_names() {
-    let mut config = config_with_route(|_| {});
-    let signer = config.signers.get_mut("platform").unwrap();
-    signer.value.scheme.value = "x".into();
+    let mut config = with_route(|_| {});
+    config.signers.get_mut("platform").unwrap().value.scheme.value = "x".into();
     assert_eq!(messages(&compile(&config).1), ["no scheme is named \"x\""]);
 }
 
@@ -294,7 +291,7 @@ fn routes_that_match_the_same_are_a_problem() {
         (tenants, |r| r.clients = vec![at(1, "billing".into())], false),
     ];
     for (i, (first, second, expected)) in table.iter().enumerate() {
-        let mut config = config_with_route(first);
+        let mut config = with_route(first);
         let mut other = route(200, "other", "hooks.acme.example");
         second(&mut other.value);
         config.routes.push(other);
@@ -346,19 +343,19 @@ fn unreachable_routes_are_a_problem() {
 #[test]
 fn report_only_route_does_not_shadow_other_routes() {
     for (first, second, expected) in [
-        (false, false, &["this route matches the same as another: which one would be chosen?"][..]),
+        (false, false, &["this route matches the same requests as another route"][..]),
         (true, false, &[]),
         (false, true, &[]),
         (
             true,
             true,
             &[
-                "warning: every route only reports: everything will be refused as no_route",
-                "this route matches the same as another: which one would be chosen?",
+                "warning: every route is report_only: every request will be refused as no_route",
+                "this route matches the same requests as another route",
             ],
         ),
     ] {
-        let mut config = config_with_route(|route| route.report_only = first);
+        let mut config = with_route(|route| route.report_only = first);
         let mut other = route(200, "other", "hooks.acme.example");
         other.value.report_only = second;
         config.routes.push(other);
@@ -373,7 +370,7 @@ fn report_only_route_does_not_shadow_other_routes() {
         }
     }
     // An unreachable report-only route is reported before it is enforced.
-    let mut config = config_with_route(|_| {});
+    let mut config = with_route(|_| {});
     let mut other = route(200, "other", "else.acme.example");
     (other.value.report_only, other.value.clients) = (true, vec![at(201, "billing".into())]);
     other.value.tenants = vec![at(202, "acme".into())];
@@ -385,8 +382,11 @@ fn report_only_route_does_not_shadow_other_routes() {
 
 #[test]
 fn routes_compile_reports_a_missing_or_duplicate_route() {
-    assert_eq!(messages(&compile(&config()).1), ["warning: no route: everything will be refused as no_route"]);
-    let mut config = config_with_route(|_| {});
+    assert_eq!(
+        messages(&compile(&config()).1),
+        ["warning: no route is configured: every request will be refused as no_route"]
+    );
+    let mut config = with_route(|_| {});
     config.routes.push(route(200, "acme", "*"));
     assert_eq!(messages(&compile(&config).1), ["two routes are named \"acme\""]);
 }
@@ -394,7 +394,7 @@ fn routes_compile_reports_a_missing_or_duplicate_route() {
 #[test]
 fn a_path_with_too_many_readings_is_a_problem() {
     let path = format!("/%{}2e", "25".repeat(1000));
-    let problems = compile(&config_with_route(|route| route.paths = vec![at(150, path)])).1;
+    let problems = compile(&with_route(|route| route.paths = vec![at(150, path)])).1;
     let expected = "servers can read this path in too many ways: each request to it would be refused as ambiguous";
     assert_eq!(messages(&problems), [expected]);
 }

@@ -24,19 +24,21 @@ pub(super) fn check(
     }
     if written.plaintext.value == PlaintextPolicy::Allow {
         let problem = if credential.allows_plaintext {
-            let message = format!("the credential {name} may leave in plaintext, for all on the way to read");
+            let message = format!("the credential {name} may be sent in plaintext, and anyone on the path can read it");
             Problem::warning(WarningCode::CredentialInPlaintext, Some(place), message)
                 .help("\"upgrade\" sends the same requests over TLS")
         } else {
-            let message = format!("the credential {name} would leave in plaintext, for all on the way to read");
+            let message =
+                format!("the credential {name} would be sent in plaintext, and anyone on the path could read it");
             let help = "plaintext = \"upgrade\" or \"refuse\" here, or plaintext = \"allow\" at the credential, too";
             Problem::at(place, message).help(help)
         };
         problems.push(problem.related(written.plaintext.span, "because of this"));
     }
     if trust.is_some_and(|trust| trust.verify == VerifyMode::None) {
-        let message =
-            format!("the credential {name} is shown to whoever answers: the trust of this route verifies nothing");
+        let message = format!(
+            "the credential {name} is sent to any server that answers: the trust of this route verifies nothing"
+        );
         problems.push(
             Problem::warning(WarningCode::CredentialUnverified, Some(place), message)
                 .help("verify = \"full\" in the trust of this route"),
@@ -44,12 +46,12 @@ pub(super) fn check(
     }
     if written.hosts.iter().any(|host| host.value == "*") {
         let message = format!("the credential {name} is shown to every host that a webhook is sent to");
-        let help = "name the hosts that it is meant for: whoever has a webhook sent to itself learns it";
+        let help = "name the hosts that it is for: any receiver of a webhook on this route learns it";
         problems.push(Problem::warning(WarningCode::CredentialEverywhere, Some(place), message).help(help));
     }
     let tunnel = written.connect.as_ref().filter(|connect| connect.value == ConnectPolicy::Tunnel);
     if let Some(connect) = tunnel {
-        let message = "what goes through a tunnel carries no credential";
+        let message = "outgate adds no credential inside a tunnel";
         let help = "\"refuse\" leaves clients the other forms, which carry it; \"inspect\" adds it inside of tunnels";
         problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.span), message).help(help));
     }

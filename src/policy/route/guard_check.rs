@@ -27,11 +27,11 @@ pub fn check_guard(config: &Config, routes: &Routes, guard: &Guard, problems: &m
     }
     for written in config.routes.iter().flat_map(|route| &route.hosts) {
         let Ok(pattern) = HostPattern::parse(written) else { continue };
-        let warn = |why: String| {
+        let warn = |reason: String| {
             Problem::warning(
                 WarningCode::GuardedHost,
                 Some(written.span),
-                format!("the guard lets nothing through to this host: {why}"),
+                format!("the guard refuses every delivery to this host: {reason}"),
             )
         };
         problems.extend(denied(&pattern).map(|forbidden| match forbidden {
@@ -46,7 +46,7 @@ pub fn check_guard(config: &Config, routes: &Routes, guard: &Guard, problems: &m
                 }
             }
             Forbidden::Name | Forbidden::Port(_) | Forbidden::LoopsBack => {
-                let help = "where it is meant, resolver.hosts gives it an address, and guard.allow lets that through";
+                let help = "to permit it, give it an address in resolver.hosts and permit that address in guard.allow";
                 warn("its name is reserved and never public".to_owned()).help(help)
             }
         }));
@@ -76,7 +76,7 @@ mod tests {
             Err(problems) => panic!("{problems:?}"),
         };
         let reported = messages(&problems);
-        let prefix = "warning: the guard lets nothing through to this host: ";
+        let prefix = "warning: the guard refuses every delivery to this host: ";
         reported.iter().filter_map(|message| message.strip_prefix(prefix)).map(str::to_owned).collect()
     }
 

@@ -49,8 +49,8 @@ impl<'a> Callers<'a> {
     }
 
     /// Returns whether every client that may send for the tenant has its own route.
-    fn all_have_own_route(&self, calls: &ClientTable, tenant: Option<&TenantName>) -> bool {
-        self.all.keys().all(|client| calls.for_client(client).is_some() || !self.may_send(client, tenant))
+    fn all_have_own_route(&self, client_table: &ClientTable, tenant: Option<&TenantName>) -> bool {
+        self.all.keys().all(|client| client_table.for_client(client).is_some() || !self.may_send(client, tenant))
     }
 }
 
@@ -69,8 +69,8 @@ pub(super) fn check(
     // The preferred route, or `None` if the configured clients and tenants leave no sender.
     let mut unreachable: HashMap<*const Route, Option<SourceSpan>> = HashMap::new();
     let tables = routes.exact.values().chain(routes.subdomains.values()).chain([&routes.any_host]);
-    for (tenant, calls) in tables.flat_map(|table| table.client_tables()) {
-        for (client, route) in calls.clients() {
+    for (tenant, client_table) in tables.flat_map(|table| table.client_tables()) {
+        for (client, route) in client_table.clients() {
             // An unknown client is already reported.
             if callers.may_send(client, tenant) || !callers.all.contains_key(client) {
                 reachable.insert(Arc::as_ptr(route));
@@ -78,25 +78,25 @@ pub(super) fn check(
                 unreachable.entry(Arc::as_ptr(route)).or_default();
             }
         }
-        let Some(route) = calls.for_any_client() else { continue };
-        let by = calls.clients().next().and_then(|(_, preferred)| names.get(&Arc::as_ptr(preferred)));
+        let Some(route) = client_table.for_any_client() else { continue };
+        let winner = client_table.clients().next().and_then(|(_, preferred)| names.get(&Arc::as_ptr(preferred)));
         if !callers.anyone_may_send(tenant) {
             unreachable.entry(Arc::as_ptr(route)).or_default();
-        } else if by.is_some() && callers.all_have_own_route(calls, tenant) {
-            unreachable.insert(Arc::as_ptr(route), by.copied());
+        } else if winner.is_some() && callers.all_have_own_route(client_table, tenant) {
+            unreachable.insert(Arc::as_ptr(route), winner.copied());
         } else {
             reachable.insert(Arc::as_ptr(route));
         }
     }
     // The tables are unordered; their problems are sorted.
     let unreached = unreachable.into_iter().filter(|(route, _)| !reachable.contains(route));
-    let mut unreached: Vec<_> = unreached.filter_map(|(route, by)| Some((*names.get(&route)?, by))).collect();
+    let mut unreached: Vec<_> = unreached.filter_map(|(route, winner)| Some((*names.get(&route)?, winner))).collect();
     unreached.sort_unstable();
-    problems.extend(unreached.into_iter().map(|(place, by)| {
-        match by {
-            Some(by) => {
+    problems.extend(unreached.into_iter().map(|(place, winner)| {
+        match winner {
+            Some(winner) => {
                 Problem::at(place, "no webhook can take this route: every client has one of its own for the same")
-                    .related(by, "this one, for example")
+                    .related(winner, "this one, for example")
                     .help("leave it out, or give it another host or path")
             }
             None => {

@@ -69,8 +69,8 @@ pub(super) fn variant_connect(
     problems: &mut Vec<Problem>,
 ) -> ConnectPolicy {
     if (route, other) == (ConnectPolicy::Tunnel, ConnectPolicy::Refuse) && !written.paths.is_empty() {
-        let message = "tunnels to these hosts would pass by what this split adds";
-        let help = "write connect = \"refuse\" at the route: none for any tenant; or \"tunnel\": they may pass it by";
+        let message = "tunnels to these hosts would bypass the signature or credential of this split";
+        let help = "write connect = \"refuse\" at the route to permit no tunnels, or \"tunnel\" to permit the bypass";
         problems.push(Problem::at(place, message).help(help));
     }
     if route == ConnectPolicy::Refuse { route } else { other }
@@ -94,18 +94,18 @@ mod tests {
     #[test]
     fn split_share_is_exact_and_members_stay_when_it_grows() {
         let (route, host) = (RouteName::new("r"), Host::Name("hooks.acme.example".into()));
-        let places: Vec<u64> =
+        let positions: Vec<u64> =
             (0..100_000).map(|n| split_position(&route, Some(&TenantName::new(format!("t{n}"))), &host)).collect();
         for share in [1, 100, 2_500, 9_999] {
-            let found = places.iter().filter(|place| **place < share).count() as f64;
+            let found = positions.iter().filter(|place| **place < share).count() as f64;
             let expected = share as f64 * 10.0;
             assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{share}: {found}");
         }
         // These positions must never change: tenants rely on their side of a split.
-        assert_eq!(&places[..3], &STABLE_POSITIONS);
+        assert_eq!(&positions[..3], &STABLE_POSITIONS);
         let other = RouteName::new("s");
-        let moved =
-            (0..1000).filter(|n| split_position(&other, Some(&TenantName::new(format!("t{n}"))), &host) != places[*n]);
+        let moved = (0..1000)
+            .filter(|n| split_position(&other, Some(&TenantName::new(format!("t{n}"))), &host) != positions[*n]);
         assert!(moved.count() > 990, "on another route others come first");
     }
 

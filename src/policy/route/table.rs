@@ -199,10 +199,10 @@ impl PathTable {
                 read.entry(prefix).insert(tenant, client, route);
             }
         }
-        for (reading, ways) in others {
+        for (reading, tenant_table) in others {
             let written = self.by_prefix.get(reading.as_slice());
-            for (tenant, client, route) in ways.iter() {
-                let is_written = written.is_some_and(|ways| ways.has(tenant, client));
+            for (tenant, client, route) in tenant_table.iter() {
+                let is_written = written.is_some_and(|tenant_table| tenant_table.has(tenant, client));
                 if !is_written && read.entry(&reading).insert(tenant, client, route).is_some() {
                     // A copy differs from every route that a path as sent can have.
                     read.entry(&reading).replace(tenant, client, Arc::new(Route::clone(route)));
@@ -227,25 +227,25 @@ impl TenantTable {
         client: Option<&ClientName>,
         route: &Arc<Route>,
     ) -> Option<Arc<Route>> {
-        let calls = self.calls_of(tenant);
+        let client_table = self.client_table_mut(tenant);
         let existing = match client {
             Some(client) => {
-                calls.by_client.get_or_insert_default().entry(client.clone()).or_insert_with(|| route.clone())
+                client_table.by_client.get_or_insert_default().entry(client.clone()).or_insert_with(|| route.clone())
             }
-            None => calls.any_client.get_or_insert_with(|| route.clone()),
+            None => client_table.any_client.get_or_insert_with(|| route.clone()),
         };
         (!Arc::ptr_eq(existing, route)).then(|| existing.clone())
     }
 
     fn replace(&mut self, tenant: Option<&TenantName>, client: Option<&ClientName>, route: Arc<Route>) {
-        let calls = self.calls_of(tenant);
+        let client_table = self.client_table_mut(tenant);
         match client {
-            Some(client) => drop(calls.by_client.get_or_insert_default().insert(client.clone(), route)),
-            None => calls.any_client = Some(route),
+            Some(client) => drop(client_table.by_client.get_or_insert_default().insert(client.clone(), route)),
+            None => client_table.any_client = Some(route),
         }
     }
 
-    fn calls_of(&mut self, tenant: Option<&TenantName>) -> &mut ClientTable {
+    fn client_table_mut(&mut self, tenant: Option<&TenantName>) -> &mut ClientTable {
         match tenant {
             Some(tenant) => self.by_tenant.get_or_insert_default().entry(tenant.clone()).or_default(),
             None => &mut self.any_tenant,
@@ -258,8 +258,9 @@ impl TenantTable {
             Some(tenant) => self.by_tenant.as_ref().and_then(|tenants| tenants.get(tenant)),
             None => Some(&self.any_tenant),
         };
-        let route =
-            client_table.and_then(|calls| client.map_or(calls.for_any_client(), |client| calls.for_client(client)));
+        let route = client_table.and_then(|client_table| {
+            client.map_or(client_table.for_any_client(), |client| client_table.for_client(client))
+        });
         route.is_some()
     }
 

@@ -120,13 +120,13 @@ proptest! {
     fn route_lookup_equals_a_linear_search_by_all_dimensions(
         written in prop::collection::btree_set(
             ("(\\*|(\\*\\.)?a\\.example)", "(|(/[ab]?){1,3})", "(|[tu])", "(|[cd])"), 1..20),
-        asked in prop::collection::vec(("(a|b)\\.a\\.example|a\\.example|z", "(/[abc]?){1,4}", "(|[tuv])", "[cde]"), 1..20),
+        requests in prop::collection::vec(("(a|b)\\.a\\.example|a\\.example|z", "(/[abc]?){1,4}", "(|[tuv])", "[cde]"), 1..20),
     ) {
         let written: Vec<_> = written.into_iter().enumerate().map(|(i, it)| (format!("r{i}"), it)).collect();
         let list: Vec<Written<'_>> =
             written.iter().map(|(name, (host, path, tenant, client))| (&**name, &**host, &**path, &**tenant, &**client)).collect();
         let routes = routes(&list);
-        for (host, path, tenant, client) in asked {
+        for (host, path, tenant, client) in requests {
             let target = crate::host::canonical(&host).unwrap();
             let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| {
                 prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
@@ -148,7 +148,7 @@ proptest! {
 fn chosen(routes: &Routes, path: &str) -> Result<Option<String>, String> {
     let host = crate::host::canonical("a.example").unwrap();
     let found = routes.select(&ClientName::new("c"), None, &host, path);
-    found.map(|route| route.map(|route| route.name.to_string())).map_err(|fault| match fault {
+    found.map(|route| route.map(|route| route.name.to_string())).map_err(|error| match error {
         AmbiguousPath::DifferentRoute { reading, .. } => reading,
         AmbiguousPath::TooManyReadings => "too many".to_owned(),
     })

@@ -6,7 +6,7 @@ use x509_parser::certificate::X509Certificate;
 
 use super::super::signed_der::{self, SignatureError, SignedDer};
 use super::Trust;
-use super::fault::CertificateFault as Fault;
+use super::error::VerifyError;
 use super::strict;
 
 /// The maximum number of certificates to examine, from the leaf upwards. Valid chains have at most six.
@@ -27,37 +27,37 @@ struct IssuerCandidate {
 }
 
 impl Trust {
-    /// Returns the fault behind a signature that does not verify. The signature is bad only if the certificate
+    /// Returns the error behind a signature that does not verify. The signature is bad only if the certificate
     /// identifies the key. Otherwise the issuer is another authority of the same name.
-    pub(super) fn signature_fault(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Fault {
-        let (mut unsupported, mut left) = (false, SIGNATURES_MAX);
+    pub(super) fn signature_error(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> VerifyError {
+        let (mut unsupported, mut budget) = (false, SIGNATURES_MAX);
         for certificate in walk_chain(leaf, others) {
             let candidates = self.issuer_candidates(&certificate, others);
-            let Some(signed) = SignedDer::read(certificate.as_raw()) else { return Fault::Malformed };
-            let tried = candidates.get(..left).unwrap_or(&candidates);
+            let Some(signed) = SignedDer::read(certificate.as_raw()) else { return VerifyError::Malformed };
+            let tried = candidates.get(..budget).unwrap_or(&candidates);
             let results: Vec<_> = tried.iter().map(|issuer| signed.verify(&issuer.key, self.algorithms.all)).collect();
-            left -= results.len();
+            budget -= results.len();
             if candidates.is_empty() || results.contains(&Ok(())) {
                 continue;
             }
             // RSA verifiers reject short keys.
             if candidates.iter().any(|issuer| issuer.is_weak) {
-                return Fault::WeakKey;
+                return VerifyError::WeakKey;
             }
             let key_id = signed_der::authority_key_id(&certificate);
             let is_named = |issuer: &IssuerCandidate| key_id.is_some() && issuer.key_id.as_deref() == key_id;
-            let wrong = |(issuer, result): (&IssuerCandidate, &Result<(), SignatureError>)| {
+            let is_bad = |(issuer, result): (&IssuerCandidate, &Result<(), SignatureError>)| {
                 is_named(issuer) && *result == Err(SignatureError::Invalid)
             };
-            if candidates.iter().zip(&results).any(wrong) {
-                return Fault::BadSignature;
+            if candidates.iter().zip(&results).any(is_bad) {
+                return VerifyError::BadSignature;
             }
             if results.len() < candidates.len() {
-                return Fault::UnknownIssuer;
+                return VerifyError::UnknownIssuer;
             }
             unsupported |= results.iter().all(|result| *result == Err(SignatureError::Unsupported));
         }
-        if unsupported { Fault::UnsupportedAlgorithm } else { Fault::UnknownIssuer }
+        if unsupported { VerifyError::UnsupportedAlgorithm } else { VerifyError::UnknownIssuer }
     }
 
     /// Describes the missing issuer of `unknown_issuer` for the target's operator.
@@ -66,7 +66,7 @@ impl Trust {
         let last = chain.last()?;
         let issuer = quote_name(&last.issuer().to_string());
         Some(if last.subject().as_raw() == last.issuer().as_raw() {
-            format!("the chain that the server sent ends at {issuer}, which is no authority that is trusted here")
+            format!("the chain that the server sent ends at {issuer}, which is not a trusted authority")
         } else if self.issuer_candidates(last, others).is_empty() {
             format!(
                 "the server did not send the certificate of the issuer {issuer}. If that is an intermediate authority, \
@@ -88,7 +88,7 @@ impl Trust {
             self.roots.roots.iter().filter(|anchor| anchor.subject.as_ref() == signed_der::sequence_contents(name));
         let anchors = anchors.map(|anchor| {
             let key = signed_der::wrap_sequence(&anchor.subject_public_key_info);
-            let key_id = self.anchors.info(anchor).and_then(|facts| facts.key_id.clone());
+            let key_id = self.anchors.info(anchor).and_then(|info| info.key_id.clone());
             IssuerCandidate { is_weak: strict::is_weak_key(&key), key: key.into(), key_id }
         });
         let parsed = others.iter().filter_map(|der| signed_der::parse_certificate(der));

@@ -42,9 +42,9 @@ fn compile_trust(
         VerifyMode::None => warn_unverified(name, written, problems),
     }
     let pins = compile_pins(written, problems);
-    let lists = revocation::compile(&written.crls, problems);
-    if *written.verify == VerifyMode::Full && !lists.is_empty() {
-        let has_list = |subject: &[u8]| lists.iter().any(|list| list.issuer() == subject);
+    let crls = revocation::compile(&written.crls, problems);
+    if *written.verify == VerifyMode::Full && !crls.is_empty() {
+        let has_list = |subject: &[u8]| crls.iter().any(|list| list.issuer() == subject);
         warn_missing_crls(&roots, written, &has_list, problems);
     }
     let identity = written.identity.as_ref().and_then(|identity| {
@@ -73,7 +73,7 @@ fn compile_trust(
         strict,
         crl_policy: written.crl_policy(),
         identity: identity.map(Arc::new),
-        crls: lists,
+        crls,
         algorithms: provider.signature_verification_algorithms,
         roots: Arc::new(roots),
         anchors,
@@ -188,7 +188,7 @@ fn compile_intermediates(
                     found.push(CertificateDer::from(der.clone()));
                     continue;
                 }
-                Some(_) => format!("{label} is no authority: no path can lead through it"),
+                Some(_) => format!("{label} is not an authority, so no path can use it"),
                 None => format!("{label} is not an X.509 certificate"),
             };
             let help = "the certificates of intermediate authorities that targets do not send";
@@ -203,7 +203,8 @@ fn compile_intermediates(
 fn compile_pins(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
     let pins: BTreeSet<_> = written.pins.iter().map(|pin| pin.value).collect();
     if let (Some(pin), 1) = (written.pins.first(), pins.len()) {
-        let message = "a pin without a backup: when this key is lost, no target can be reached until somebody mends it";
+        let message =
+            "a pin without a backup: if this key is lost, no target is reachable until the configuration is changed";
         let help = "add the pin of a key that is kept elsewhere, or of the authority that issues the next certificate";
         problems.push(Problem::at(pin.span, message).help(help));
     }
@@ -217,7 +218,7 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
             WarningCode::Unverified,
             Some(place),
             format!(
-                "trust {name} verifies nothing: webhooks on its routes go to whoever answers, and anyone on the path \
+                "trust {name} verifies nothing: webhooks on its routes go to any server that answers, and anyone on the path \
                  can read and change them"
             ),
         )
@@ -238,14 +239,14 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
 /// Reports settings that have no effect or weaken public roots.
 fn warn_ineffective_settings(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
     if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
-        let problem = Problem::at(policy.span, "there are no revocation lists to have a policy about");
+        let problem = Problem::at(policy.span, "crl_policy has no effect without crls");
         problems.push(problem.help("add crls = [\"FILE\"], or leave crl_policy out"));
     }
     let not_strict = written.strict.as_ref().filter(|strict| !strict.value);
     if let (Some(strict), false) = (not_strict, roots.is_empty())
         && written.roots.iter().any(|roots| matches!(roots.value, Roots::Mozilla))
     {
-        let message = "certificates that no public authority may issue are believed, if one of them does";
+        let message = "certificates that violate the rules of public authorities are accepted";
         problems.push(Problem::warning(WarningCode::NotStrict, Some(strict.span), message).help("leave strict out"));
     }
 }

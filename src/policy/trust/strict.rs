@@ -14,7 +14,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::addresses::special_range;
 use super::super::signed_der;
-use super::fault::CertificateFault as Fault;
+use super::error::VerifyError;
 
 /// The minimum size of an RSA key (BR §6.1.5), which signature verifiers also require.
 const RSA_BITS_MIN: usize = 2048;
@@ -44,21 +44,21 @@ const VALIDITY_DAYS_BY_ISSUE_DATE: [(i64, i64); 3] = [
 const VALIDITY_DAYS_FINAL: i64 = 47;
 
 /// Checks the rules for every chain: RFC 5280 §6.1.4 (n), which webpki leaves out, and key types that can be verified.
-pub(super) fn check_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
+pub(super) fn check_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), VerifyError> {
     let leaf = parse(leaf)?;
     if has_weak_key(&leaf) {
-        return Err(Fault::WeakKey);
+        return Err(VerifyError::WeakKey);
     }
     if !is_supported(&leaf) {
-        return Err(Fault::UnsupportedAlgorithm);
+        return Err(VerifyError::UnsupportedAlgorithm);
     }
     for der in intermediates {
         let intermediate = parse(der)?;
         if has_weak_key(&intermediate) {
-            return Err(Fault::WeakKey);
+            return Err(VerifyError::WeakKey);
         }
-        if !signed_der::may_sign_certificates(&intermediate).map_err(|_| Fault::Malformed)? {
-            return Err(Fault::WrongUsage);
+        if !signed_der::may_sign_certificates(&intermediate).map_err(|_| VerifyError::Malformed)? {
+            return Err(VerifyError::WrongUsage);
         }
     }
     Ok(())
@@ -66,18 +66,18 @@ pub(super) fn check_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
 
 /// Checks the Baseline Requirements that concern the identity and use of the key and that a client can observe.
 /// Revocation sources (BR §7.1.2.7.7, §7.1.2.11.2) are not checked, since outgate fetches nothing.
-pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
+pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), VerifyError> {
     let leaf = parse(leaf)?;
     // BR §7.1.2.7.8. webpki checks it on a path, but not for a directly trusted certificate.
     if leaf.is_ca() {
-        return Err(Fault::CaAsLeaf);
+        return Err(VerifyError::CaAsLeaf);
     }
     check_leaf_extended_key_usage(&leaf)?;
     check_leaf_key_usage(&leaf)?;
     // RFC 5280 §4.1.2.5: both ends belong to the period. BR §6.3.2: a second more than a day counts as another day.
     let (from, until) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     if until - from + 1 > max_validity_days(from) * DAY {
-        return Err(Fault::ValidityTooLong);
+        return Err(VerifyError::ValidityTooLong);
     }
     // BR §7.1.2.7.9: one of the policies states the rules by which the name was validated.
     let is_reserved = |extension: &X509Extension<'_>| match extension.parsed_extension() {
@@ -87,7 +87,7 @@ pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), 
         _ => false,
     };
     if !leaf.extensions().iter().any(is_reserved) {
-        return Err(Fault::NotBaseline);
+        return Err(VerifyError::NotBaseline);
     }
     // BR §7.1: a positive serial number of at most 20 octets.
     let serial = leaf.raw_serial();
@@ -95,7 +95,7 @@ pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), 
         || serial.iter().all(|byte| *byte == 0)
         || serial.first().is_some_and(|byte| byte >> 7 == 1)
     {
-        return Err(Fault::NotBaseline);
+        return Err(VerifyError::NotBaseline);
     }
     std::iter::once(Ok(leaf.clone()))
         .chain(intermediates.iter().map(|der| parse(der)))
@@ -104,28 +104,28 @@ pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), 
 }
 
 /// Checks extKeyUsage (BR §7.1.2.7.10): it is present, has serverAuth, and has no forbidden purpose.
-fn check_leaf_extended_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
-    let purposes = leaf.extended_key_usage().map_err(|_| Fault::Malformed)?.ok_or(Fault::WrongUsage)?.value;
+fn check_leaf_extended_key_usage(leaf: &X509Certificate<'_>) -> Result<(), VerifyError> {
+    let purposes = leaf.extended_key_usage().map_err(|_| VerifyError::Malformed)?.ok_or(VerifyError::WrongUsage)?.value;
     let ExtendedKeyUsage { any, server_auth, code_signing, email_protection, time_stamping, ocsp_signing, .. } =
         purposes;
     let forbidden = [any, code_signing, email_protection, time_stamping, ocsp_signing];
-    if *server_auth && !forbidden.into_iter().any(|is| *is) { Ok(()) } else { Err(Fault::WrongUsage) }
+    if *server_auth && !forbidden.into_iter().any(|is| *is) { Ok(()) } else { Err(VerifyError::WrongUsage) }
 }
 
 /// Checks keyUsage: if present, it has digitalSignature (RFC 8446 §4.4.2.2) and no usage of authorities (BR
 /// §7.1.2.7.11).
-fn check_leaf_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
-    let usage = leaf.key_usage().map_err(|_| Fault::Malformed)?;
+fn check_leaf_key_usage(leaf: &X509Certificate<'_>) -> Result<(), VerifyError> {
+    let usage = leaf.key_usage().map_err(|_| VerifyError::Malformed)?;
     let fits = usage
         .is_none_or(|usage| usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign());
-    if fits { Ok(()) } else { Err(Fault::WrongUsage) }
+    if fits { Ok(()) } else { Err(VerifyError::WrongUsage) }
 }
 
 /// Checks the names (BR §7.1.2.7.12, §4.2.2, §7.1.4.3): only public DNS names and addresses, and the common name is one
 /// of them. It runs after the check of the target's name, whose error is more helpful.
-pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
+pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), VerifyError> {
     let leaf = parse(leaf)?;
-    let names = leaf.subject_alternative_name().map_err(|_| Fault::Malformed)?;
+    let names = leaf.subject_alternative_name().map_err(|_| VerifyError::Malformed)?;
     // The check of the target's name reports a missing subjectAltName.
     let Some(names) = names else { return Ok(()) };
     let fits = names.value.general_names.iter().all(|name| match name {
@@ -142,7 +142,7 @@ pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
     };
     let mut commons = leaf.subject().iter_common_name();
     let fits = fits && commons.all(|common| common.as_str().is_ok_and(is_named));
-    if fits { Ok(()) } else { Err(Fault::NotBaseline) }
+    if fits { Ok(()) } else { Err(VerifyError::NotBaseline) }
 }
 
 /// Returns whether a DNS name is public: letters, digits and hyphens, at most one leading wildcard label, and more than
@@ -160,37 +160,37 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Checks the key (BR §6.1.5, §6.1.6): RSA of whole bytes with an odd exponent of 3 or more, or P-256, P-384 or P-521.
-fn check_public_key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
+fn check_public_key(certificate: &X509Certificate<'_>) -> Result<(), VerifyError> {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => {
             let is_whole = rsa_bits(&key).is_multiple_of(8);
             let exponent = key.try_exponent().unwrap_or(0);
-            if is_whole && exponent >= 3 && exponent % 2 == 1 { Ok(()) } else { Err(Fault::NotBaseline) }
+            if is_whole && exponent >= 3 && exponent % 2 == 1 { Ok(()) } else { Err(VerifyError::NotBaseline) }
         }
         Ok(PublicKey::EC(_)) => Ok(()),
-        _ => Err(Fault::UnsupportedAlgorithm),
+        _ => Err(VerifyError::UnsupportedAlgorithm),
     }
 }
 
 /// Checks an authority (BR §7.1.2.10): basicConstraints and keyUsage are present and critical. extKeyUsage, if present,
 /// has serverAuth without anyExtendedKeyUsage.
-fn check_ca(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
-    let constraints = certificate.basic_constraints().map_err(|_| Fault::Malformed)?;
-    let usage = certificate.key_usage().map_err(|_| Fault::Malformed)?;
+fn check_ca(certificate: &X509Certificate<'_>) -> Result<(), VerifyError> {
+    let constraints = certificate.basic_constraints().map_err(|_| VerifyError::Malformed)?;
+    let usage = certificate.key_usage().map_err(|_| VerifyError::Malformed)?;
     if !constraints.is_some_and(|constraints| constraints.critical) || !usage.is_some_and(|usage| usage.critical) {
-        return Err(Fault::NotBaseline);
+        return Err(VerifyError::NotBaseline);
     }
-    let purposes = certificate.extended_key_usage().map_err(|_| Fault::Malformed)?;
+    let purposes = certificate.extended_key_usage().map_err(|_| VerifyError::Malformed)?;
     let fits = purposes.is_none_or(|purposes| purposes.value.server_auth && !purposes.value.any);
-    if fits { Ok(()) } else { Err(Fault::WrongUsage) }
+    if fits { Ok(()) } else { Err(VerifyError::WrongUsage) }
 }
 
 fn max_validity_days(issued: i64) -> i64 {
     VALIDITY_DAYS_BY_ISSUE_DATE.iter().find(|(end, _)| issued < *end).map_or(VALIDITY_DAYS_FINAL, |(_, days)| *days)
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Fault> {
-    X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| Fault::Malformed)
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, VerifyError> {
+    X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| VerifyError::Malformed)
 }
 
 /// Returns whether the key is too short. Only RSA keys can be, since every supported curve has at least 256 bits.

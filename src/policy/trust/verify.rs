@@ -1,12 +1,12 @@
 //! The verification of a target's chain: webpki's checks, and the rules that it leaves out on the path that it finds.
-//! Does this chain prove this name under this trust policy, and if not, which fault is reported?
+//! Does this chain prove this name under this trust policy, and if not, which error is reported?
 //!
-//! If several faults are present, the first in this order is reported:
+//! If several errors apply, the first in this order is reported:
 //!
 //! 1. self_signed. webpki reports an unknown issuer or the date instead, and a new date would not help.
-//! 2. Faults that keep webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid;
+//! 2. Errors that keep webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid;
 //!    wrong_usage; unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature.
-//! 3. Faults of the path found: revocation, a key, a usage, the validity, the pins.
+//! 3. Errors of the path found: revocation, a key, a usage, the validity, the pins.
 //! 4. The target's name, and under `strict` the other names.
 
 use std::borrow::Cow;
@@ -21,7 +21,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::super::anchors::{self, Purpose};
 use super::super::revocation::{self, RevocationError, RevocationPolicy};
 use super::super::signed_der;
-use super::fault::{CertificateFault as Fault, CertificateRejection};
+use super::error::{CertificateRejection, VerifyError};
 use super::{Trust, chain, strict};
 use crate::config::{CrlPolicy, VerifyMode};
 
@@ -48,25 +48,25 @@ impl Trust {
             return Ok(());
         }
         let others = self.path_candidates(presented);
-        let judged = self.verify_chain(leaf, &others, now).map_err(|error| match error {
-            ChainError::RuleViolation(fault) => fault.into(),
+        let result = self.verify_chain(leaf, &others, now).map_err(|error| match error {
+            ChainError::RuleViolation(error) => error.into(),
             ChainError::NoPath(_) if chain::is_self_signed(self, leaf) && !self.is_root(leaf) => {
-                Fault::SelfSigned.into()
+                VerifyError::SelfSigned.into()
             }
             ChainError::NoPath(error) => self.to_rejection(&error, leaf, &others),
         });
-        match judged {
+        match result {
             // A revocation overrides direct trust, which is older.
-            Err(refused) if refused.fault == Fault::Revoked => return Err(refused),
+            Err(refused) if refused.error == VerifyError::Revoked => return Err(refused),
             // The certificate may be directly trusted as well.
             Err(_) if self.anchors.directly_trusted().contains(leaf) => self.verify_directly_trusted(leaf, now)?,
-            judged => judged?,
+            result => result?,
         }
-        let parsed = EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
+        let parsed = EndEntityCert::try_from(leaf).map_err(|_| VerifyError::Malformed)?;
         parsed.verify_is_valid_for_subject_name(name).map_err(|error| match error {
-            Error::CertNotValidForName(_) if has_no_server_name(leaf) => Fault::NoSubjectAltName.into(),
-            Error::CertNotValidForName(_) => Fault::NameMismatch.into(),
-            _ => CertificateRejection::from(Fault::Malformed),
+            Error::CertNotValidForName(_) if has_no_server_name(leaf) => VerifyError::NoSubjectAltName.into(),
+            Error::CertNotValidForName(_) => VerifyError::NameMismatch.into(),
+            _ => CertificateRejection::from(VerifyError::Malformed),
         })?;
         if self.strict { strict::check_web_pki_names(leaf).map_err(CertificateRejection::from) } else { Ok(()) }
     }
@@ -82,25 +82,25 @@ impl Trust {
 
     /// Verifies a directly trusted certificate by its own dates and uses. It may have CA:TRUE only if its key may not
     /// sign certificates: [`anchors`] treats others as authorities.
-    fn verify_directly_trusted(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
-        EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
-        let parsed = signed_der::parse_certificate(leaf).ok_or(Fault::Malformed)?;
+    fn verify_directly_trusted(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), VerifyError> {
+        EndEntityCert::try_from(leaf).map_err(|_| VerifyError::Malformed)?;
+        let parsed = signed_der::parse_certificate(leaf).ok_or(VerifyError::Malformed)?;
         let now = unix_seconds(now);
         if parsed.validity().not_after.timestamp() < now {
-            return Err(Fault::Expired);
+            return Err(VerifyError::Expired);
         }
         if parsed.validity().not_before.timestamp() > now {
-            return Err(Fault::NotYetValid);
+            return Err(VerifyError::NotYetValid);
         }
         if !anchors::serves(&parsed, Purpose::Servers) {
-            return Err(Fault::WrongUsage);
+            return Err(VerifyError::WrongUsage);
         }
         strict::check_chain(leaf, &[])?;
         if self.strict {
             strict::check_web_pki(leaf, &[])?;
         }
         let is_pinned = self.pins.is_empty() || self.is_pinned_key(parsed.public_key().raw);
-        if is_pinned { Ok(()) } else { Err(Fault::PinMismatch) }
+        if is_pinned { Ok(()) } else { Err(VerifyError::PinMismatch) }
     }
 
     fn verify_chain(
@@ -110,11 +110,11 @@ impl Trust {
         now: UnixTime,
     ) -> Result<(), ChainError> {
         let leaf = EndEntityCert::try_from(leaf).map_err(ChainError::NoPath)?;
-        // webpki tries other paths when this callback rejects one, and its error cannot carry the fault.
+        // webpki tries other paths when this callback rejects one, and its error cannot carry this one.
         let violation = Cell::new(None);
         let path_rules = |path: &VerifiedPath<'_>| {
-            self.verify_path(path, now).map_err(|fault| {
-                violation.set(violation.get().or(Some(fault)));
+            self.verify_path(path, now).map_err(|error| {
+                violation.set(violation.get().or(Some(error)));
                 Error::CertDistrusted
             })
         };
@@ -126,7 +126,7 @@ impl Trust {
     }
 
     /// Checks the remaining rules on a path that webpki verified.
-    fn verify_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+    fn verify_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), VerifyError> {
         self.check_revocation(path, now)?;
         let leaf = path.end_entity().der();
         let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
@@ -135,11 +135,11 @@ impl Trust {
         if self.strict {
             strict::check_web_pki(&leaf, &intermediates)?;
         }
-        if self.pins.is_empty() || self.is_pinned(path) { Ok(()) } else { Err(Fault::PinMismatch) }
+        if self.pins.is_empty() || self.is_pinned(path) { Ok(()) } else { Err(VerifyError::PinMismatch) }
     }
 
     /// Checks the path against the revocation lists, if any are configured.
-    fn check_revocation(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+    fn check_revocation(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), VerifyError> {
         if self.crls.is_empty() {
             return Ok(());
         }
@@ -148,9 +148,9 @@ impl Trust {
         let checked =
             revocation::check(&self.crls, path, &self.anchors, policy, self.algorithms.all, unix_seconds(now));
         checked.map_err(|error| match error {
-            RevocationError::Revoked => Fault::Revoked,
-            RevocationError::Unknown => Fault::RevocationUnknown,
-            RevocationError::Stale => Fault::RevocationStale,
+            RevocationError::Revoked => VerifyError::Revoked,
+            RevocationError::Unknown => VerifyError::RevocationUnknown,
+            RevocationError::Stale => VerifyError::RevocationStale,
         })
     }
 
@@ -186,30 +186,31 @@ impl Trust {
                 .into_iter()
                 .any(|der| signed_der::parse_certificate(der).is_some_and(|parsed| predicate(&parsed)))
         };
-        let fault = match error {
-            Error::CertExpired { .. } => Fault::Expired,
-            Error::CertNotValidYet { .. } => Fault::NotYetValid,
-            Error::CaUsedAsEndEntity => Fault::CaAsLeaf,
+        let error = match error {
+            Error::CertExpired { .. } => VerifyError::Expired,
+            Error::CertNotValidYet { .. } => VerifyError::NotYetValid,
+            Error::CaUsedAsEndEntity => VerifyError::CaAsLeaf,
             Error::EndEntityUsedAsCa
             | Error::PathLenConstraintViolated
             | Error::NameConstraintViolation
             | Error::EmptyEkuExtension
-            | Error::RequiredEkuNotFoundContext(_) => Fault::WrongUsage,
-            Error::InvalidSignatureForPublicKey => self.signature_fault(leaf, others),
-            Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => Fault::WeakSignature,
+            | Error::RequiredEkuNotFoundContext(_) => VerifyError::WrongUsage,
+            Error::InvalidSignatureForPublicKey => self.signature_error(leaf, others),
+            Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => VerifyError::WeakSignature,
             Error::UnsupportedSignatureAlgorithmContext(_)
-            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Fault::UnsupportedAlgorithm,
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => VerifyError::UnsupportedAlgorithm,
             // No trusted root is found, or the path exceeds the limits of the search.
             Error::UnknownIssuer
             | Error::CertDistrusted
             | Error::MaximumPathDepthExceeded
             | Error::MaximumPathBuildCallsExceeded
             | Error::MaximumSignatureChecksExceeded
-            | Error::MaximumNameConstraintComparisonsExceeded => Fault::UnknownIssuer,
-            _ => Fault::Malformed,
+            | Error::MaximumNameConstraintComparisonsExceeded => VerifyError::UnknownIssuer,
+            _ => VerifyError::Malformed,
         };
-        let issuer = if fault == Fault::UnknownIssuer { self.describe_missing_issuer(leaf, others) } else { None };
-        CertificateRejection { fault, issuer }
+        let issuer =
+            if error == VerifyError::UnknownIssuer { self.describe_missing_issuer(leaf, others) } else { None };
+        CertificateRejection { error, issuer }
     }
 }
 
@@ -217,7 +218,7 @@ enum ChainError {
     /// No path to a root.
     NoPath(Error),
     /// A path that violates a rule beyond webpki's.
-    RuleViolation(Fault),
+    RuleViolation(VerifyError),
 }
 
 fn unix_seconds(now: UnixTime) -> i64 {

@@ -46,8 +46,23 @@ const RESTRICTIONS: &[Restriction] = &[
     },
     Restriction {
         words: &["by_operator"],
-        allowed: &["src/policy/authn/mod.rs", "src/cli/send/direct.rs"],
+        allowed: &["src/policy/authn/caller.rs", "src/cli/send/direct.rs"],
         reason: "a client of the network proves its identity",
+    },
+    Restriction {
+        words: &["without_proof"],
+        allowed: &["src/policy/authn/mod.rs", "src/delivery/inspect"],
+        reason: "only a request that is not sent has a client without a proof",
+    },
+    Restriction {
+        words: &["from_handshake"],
+        allowed: &["src/policy/authn/caller.rs", "src/net/tls/accept.rs"],
+        reason: "only TLS verifies client certificates",
+    },
+    Restriction {
+        words: &["after_connect"],
+        allowed: &["src/policy/authn/caller.rs", "src/delivery/tunnel/mod.rs"],
+        reason: "only an accepted CONNECT authorizes the requests in its tunnel",
     },
 ];
 
@@ -147,7 +162,7 @@ fn rules_find_each_violation() {
         (restricted, "src/state/mod.rs", "fn f() -> StatusCode { StatusCode::OK }", 2),
         (restricted, "src/state/mod.rs", "#[cfg(test)]\nmod tests { fn f() { StatusCode::OK } }", 0),
         (restricted, "src/state/mod.rs", "#[cfg(test)]\nuse a::{b};\nfn f() { StatusCode::OK }", 1),
-        (restricted, "src/server/entrance.rs", "Caller { stated: Some(Stated::by_operator(name)), ..caller }", 1),
+        (restricted, "src/server/entrance.rs", "Caller::by_operator(name)", 1),
         (purity, "src/policy/egress.rs", "async fn f() { g().await; }", 2),
         (purity, "src/policy/egress.rs", "let c = '\"'; tracing::info!(\"x\"); let r = r#\"tokio\"#;", 1),
         (purity, "src/policy/egress.rs", "/// Not async.\nfn f(now: Instant) {}", 0),

@@ -6,7 +6,7 @@ use std::fs;
 
 use outgate::config::WarningCode;
 use outgate::delivery::refusal::TABLE;
-use outgate::policy::trust::fault::CertificateFault;
+use outgate::policy::trust::error::VerifyError;
 
 #[test]
 fn refusals_page_has_every_code() {
@@ -38,7 +38,7 @@ fn refusals_page_has_every_certificate_detail_and_no_other() {
         .filter_map(|row| row.split('|').nth(1))
         .flat_map(|cell| cell.split(',').map(|word| word.trim().trim_matches('`')))
         .collect();
-    assert_eq!(words, CertificateFault::ALL.iter().map(|fault| fault.as_str()).collect());
+    assert_eq!(words, VerifyError::ALL.iter().map(|error| error.as_str()).collect());
 }
 
 /// The names of a struct's fields, in their order.

@@ -455,7 +455,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
         (tls("listener.pem", key, ""), true, ""),
         (tls("listener.pem", "file:{dir}/listener.key", ""), true, ""),
         (tls("listener.pem", "credential:listener", ""), true, ""),
-        (tls("listener.pem", "{dir}/other.key", ""), false, "the key and the certificate do not belong together"),
+        (tls("listener.pem", "{dir}/other.key", ""), false, "the key does not match the certificate"),
         (tls("listener.pem", "{dir}/open.key", ""), true, "every user of this host can open"),
         (tls("listener.pem", "{dir}/none.key", ""), false, "none.key does not exist"),
         (tls("listener.pem", "credential:none", ""), false, "no credential none was passed"),

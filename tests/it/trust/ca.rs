@@ -120,8 +120,8 @@ fn server_ca_that_is_no_authority_is_a_problem() {
     for (ca, route, problem) in [
         (String::new(), ROUTE, "`connect = \"inspect\"` needs an authority (`server.ca`), and there is none"),
         (ca("leaf.pem", "leaf.key"), ROUTE, "the first certificate of leaf.pem may not sign others"),
-        (ca("ca.pem", "other.key"), ROUTE, "the key and the certificate do not belong together"),
-        (ca("ca.pem", "no.key"), ROUTE, "no private key that can sign stands there"),
+        (ca("ca.pem", "other.key"), ROUTE, "the key does not match the certificate"),
+        (ca("ca.pem", "no.key"), ROUTE, "no private key that can sign was found"),
         ("ca = { certificate = \"ca.pem\" }".to_owned(), ROUTE, "`server.ca` has no `key`"),
     ] {
         let (code, said) = check(&folder, &ca, route);

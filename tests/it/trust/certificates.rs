@@ -20,7 +20,7 @@ mod workshop;
 
 use std::collections::BTreeSet;
 
-use outgate::policy::trust::fault::CertificateFault;
+use outgate::policy::trust::error::VerifyError;
 use workshop::{Authority, Case, GOOD, case};
 
 fn cases() -> Vec<Case> {
@@ -73,7 +73,7 @@ fn certificate_suite_covers_every_verdict() {
     assert_eq!(made.len(), cases.len(), "every chain is another");
     assert!(cases.iter().all(|case| !case.rule.is_empty()));
     let told: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
-    let all: BTreeSet<_> = CertificateFault::ALL.iter().map(|fault| fault.as_str()).chain([GOOD]).collect();
+    let all: BTreeSet<_> = VerifyError::ALL.iter().map(|error| error.as_str()).chain([GOOD]).collect();
     assert_eq!(told, all, "every word is told of some chain, and no other");
 }
 
@@ -91,7 +91,7 @@ fn unknown_issuer_names_the_issuer_that_was_not_sent() {
         ),
         (
             vec![stranger.leaf(), stranger.der.clone()],
-            "the chain that the server sent ends at \"CN=stranger\", which is no authority that is trusted here",
+            "the chain that the server sent ends at \"CN=stranger\", which is not a trusted authority",
         ),
         (
             vec![root.namesake().leaf()],
@@ -99,6 +99,6 @@ fn unknown_issuer_names_the_issuer_that_was_not_sent() {
         ),
     ] {
         let refused = case("", "", &[&root], shown).refused_as(false).unwrap();
-        assert_eq!((refused.fault, refused.issuer.as_deref()), (CertificateFault::UnknownIssuer, Some(expected)));
+        assert_eq!((refused.error, refused.issuer.as_deref()), (VerifyError::UnknownIssuer, Some(expected)));
     }
 }

@@ -58,8 +58,8 @@ fn check_reports_wrong_and_weak_trust() {
     for (trust, is_good, words) in [
         (root_alone, true, &["valid, with 1 warning"][..]), // the folder may be read by everybody: anonymous clients
         (identity("client.pem", "client.key"), true, &["valid, with 1 warning"]),
-        (identity("client.pem", "old.key"), false, &["the key and the certificate do not belong together"]),
-        (identity("client.pem", "client.pem"), false, &["no private key in PEM stands there"]),
+        (identity("client.pem", "old.key"), false, &["the key does not match the certificate"]),
+        (identity("client.pem", "client.pem"), false, &["no private key in PEM was found"]),
         (identity("none.pem", "client.key"), false, &["none.pem does not exist"]),
         (
             identity("old.pem", "old.key"),
@@ -67,7 +67,7 @@ fn check_reports_wrong_and_weak_trust() {
             &[
                 "the certificate in ",
                 "has expired at 2026-02-01",
-                "no target will believe it",
+                "targets will not trust it",
                 "it is taken up at once",
             ],
         ),
@@ -76,8 +76,12 @@ fn check_reports_wrong_and_weak_trust() {
         (format!("{ROOTS}\npins = [\"{one}\"]"), false, &["a pin without a backup", "the pin of a key that is kept"]),
         (format!("{ROOTS}\npins = [\"{one}\", \"{one}\"]"), false, &["a pin without a backup"]),
         (lists("ca.crl"), true, &["valid, with 1 warning"]),
-        (lists("old.crl"), true, &["is out of date since 2026-02-01", "targets that it speaks for are refused"]),
-        (format!("{}\ncrl_policy = \"lenient\"", lists("old.crl")), true, &["until there is another, this one counts"]),
+        (
+            lists("old.crl"),
+            true,
+            &["is out of date since 2026-02-01", "targets whose certificates it covers are refused"],
+        ),
+        (format!("{}\ncrl_policy = \"lenient\"", lists("old.crl")), true, &["it is used until it is replaced"]),
         (lists("none.crl"), false, &["none.crl does not exist"]),
         (lists("broken.crl"), false, &["revocation list 1 of ", "is not usable: it cannot be read"]),
         (lists("ca.pem"), false, &["does not hold a certificate revocation list"]),
@@ -87,11 +91,7 @@ fn check_reports_wrong_and_weak_trust() {
             true,
             &["no revocation list is of one of the roots"],
         ),
-        (
-            format!("{ROOTS}\ncrl_policy = \"lenient\""),
-            false,
-            &["there are no revocation lists to have a policy about"],
-        ),
+        (format!("{ROOTS}\ncrl_policy = \"lenient\""), false, &["crl_policy has no effect without crls"]),
         ("strict = false".into(), true, &["certificates that no public authority may issue are believed"]),
         ("verify = \"none\"".into(), true, &["trust t verifies nothing"]),
         (format!("verify = \"none\"\npins = [\"{one}\", \"{two}\"]"), false, &["pins would have no effect"]),
@@ -126,13 +126,13 @@ fn trust_roots_that_are_no_authorities_are_trusted_for_themselves_and_reported()
     });
     let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/certificates/version1-authority.pem");
     std::fs::copy(old, folder.path("old.pem")).unwrap();
-    let alone = "it is trusted for itself alone, with its own names, and what it issued is refused";
+    let alone = "only the certificate itself is trusted, for its own names; certificates that it issued are refused";
     for (file, words) in [
         ("no.pem", ["is no authority (basicConstraints: CA:FALSE)", alone]),
         ("silent.pem", ["does not say that it is an authority (no basicConstraints)", alone]),
         ("mute.pem", ["may not sign certificates (keyUsage without keyCertSign)", alone]),
-        ("ended.pem", ["has expired at 2026-02-01", "peers that show it are refused"]),
-        ("old.pem", ["is older than version 3", "it counts as one, for every name"]),
+        ("ended.pem", ["has expired at 2026-02-01", "peers that present it are refused"]),
+        ("old.pem", ["is older than version 3", "it is treated as one, for every name"]),
     ] {
         let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
         assert!(good && said.contains("warning[unusual_root]: certificate 1 of "), "{file}:\n{said}");
@@ -176,7 +176,7 @@ fn trust_roots_that_cannot_be_used_or_read_are_problems() {
             "clients.pem",
             "it may not issue for this use (extended key usage without serverAuth). Its extended key usage",
         ),
-        ("client.pem", "lacks serverAuth: it is of no use itself, either"),
+        ("client.pem", "lacks serverAuth: it cannot be trusted directly, either"),
         ("usage.pem", "its keyUsage cannot be read or is there twice"),
         ("purpose.pem", "its extended key usage cannot be read or is there twice"),
         ("unreadable.pem", "it cannot be read as a certificate (RFC 5280 §4.1)"),
@@ -195,7 +195,7 @@ fn trust_intermediates_must_be_authorities() {
         |file: &str, more: &str| check(&folder, &format!("{ROOTS}\nintermediates = [\"{{dir}}/{file}\"]\n{more}"));
     assert!(check("ca.pem", "").0);
     for (file, more, words) in [
-        ("leaf.pem", "", "leaf.pem is no authority: no path can lead through it"),
+        ("leaf.pem", "", "leaf.pem is not an authority, so no path can use it"),
         ("none.pem", "", "none.pem does not exist"),
         ("ca.pem", "verify = \"none\"", "intermediates would have no effect"),
     ] {

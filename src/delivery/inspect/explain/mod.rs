@@ -119,7 +119,7 @@ fn explain_judgment<'p>(
         let client =
             client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not allowed"))?;
         configured = Some(client);
-        Ok(Authenticated { client, proof: None, signature: None }.into())
+        Ok(Authenticated::without_proof(client).into())
     });
     lines.extend(configured.map(|client| ("client", describe_client(client))));
     lines.extend(tenant.filter(|_| decisions.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));

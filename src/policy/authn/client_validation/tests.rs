@@ -48,7 +48,7 @@ fn client_validation_accepts_the_token_of_the_official_library() {
     assert_eq!(text("target"), "/Messages?PageSize=5&Limit=10");
     let target = "/Messages?Limit=10&PageSize=5";
     let request = SignableRequest { method: &Method::GET, target, fields: &fields, has_body: true };
-    let at = |now, sent: &SignableRequest<'_>| verify(&clients, text("value").as_bytes(), sent, now);
+    let at = |now, request: &SignableRequest<'_>| verify(&clients, text("value").as_bytes(), request, now);
     let (client, signed) = at(NOW, &request).unwrap();
     assert_eq!((client.name().as_str(), signed.replay_token.valid_until), ("SK123", vector["exp"].as_i64().unwrap()));
     let body_check = signed.body_check.unwrap();
@@ -88,7 +88,7 @@ impl Bench {
         Self { key, clients, fields: fields(&[("host", "hook.example"), ("authorization", "Basic eDp5")]) }
     }
 
-    fn sent(&self) -> SignableRequest<'_> {
+    fn request(&self) -> SignableRequest<'_> {
         SignableRequest {
             method: &Method::POST,
             target: "http://hook.example/in",
@@ -110,18 +110,18 @@ impl Bench {
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    fn judge(&self, token: &str) -> Result<String, AuthnError> {
-        self.judge_of(token, &self.sent())
+    fn verify(&self, token: &str) -> Result<String, AuthnError> {
+        self.verify_request(token, &self.request())
     }
 
-    fn judge_of(&self, token: &str, sent: &SignableRequest<'_>) -> Result<String, AuthnError> {
-        verify(&self.clients, token.as_bytes(), sent, NOW).map(|(client, _)| client.name().to_string())
+    fn verify_request(&self, token: &str, request: &SignableRequest<'_>) -> Result<String, AuthnError> {
+        verify(&self.clients, token.as_bytes(), request, NOW).map(|(client, _)| client.name().to_string())
     }
 
     fn with(&self, change: impl FnOnce(&mut Value)) -> Result<String, AuthnError> {
         let mut claims = self.claims();
         change(&mut claims);
-        self.judge(&self.signed(HEADER, &claims.to_string(), &RSA_PKCS1_SHA256))
+        self.verify(&self.signed(HEADER, &claims.to_string(), &RSA_PKCS1_SHA256))
     }
 }
 
@@ -134,18 +134,18 @@ fn client_validation_accepts_rs256_and_ps256_only() {
     let bench = Bench::new();
     let claims = bench.claims().to_string();
     let ok = Ok("billing".to_owned());
-    assert_eq!(bench.judge(&bench.signed(HEADER, &claims, &RSA_PKCS1_SHA256)), ok);
+    assert_eq!(bench.verify(&bench.signed(HEADER, &claims, &RSA_PKCS1_SHA256)), ok);
     let pss = HEADER.replace("RS256", "PS256");
-    assert_eq!(bench.judge(&bench.signed(&pss, &claims, &RSA_PSS_SHA256)), ok);
+    assert_eq!(bench.verify(&bench.signed(&pss, &claims, &RSA_PSS_SHA256)), ok);
     // The header names one algorithm, and the signature uses the other.
-    assert_eq!(bench.judge(&bench.signed(HEADER, &claims, &RSA_PSS_SHA256)), Err(AuthnError::Invalid));
-    assert_eq!(bench.judge(&bench.signed(&pss, &claims, &RSA_PKCS1_SHA256)), Err(AuthnError::Invalid));
-    let why = Err(AuthnError::Signature("alg is neither RS256 nor PS256"));
+    assert_eq!(bench.verify(&bench.signed(HEADER, &claims, &RSA_PSS_SHA256)), Err(AuthnError::Invalid));
+    assert_eq!(bench.verify(&bench.signed(&pss, &claims, &RSA_PKCS1_SHA256)), Err(AuthnError::Invalid));
+    let reason = Err(AuthnError::Signature("alg is neither RS256 nor PS256"));
     for alg in ["none", "None", "HS256", "RS384", "ES256", "rs256", ""] {
         let header = HEADER.replace("RS256", alg);
-        assert_eq!(bench.judge(&bench.signed(&header, &claims, &RSA_PKCS1_SHA256)), why, "{alg}");
+        assert_eq!(bench.verify(&bench.signed(&header, &claims, &RSA_PKCS1_SHA256)), reason, "{alg}");
         let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(&claims));
-        assert_eq!(bench.judge(&unsigned), why, "{alg}");
+        assert_eq!(bench.verify(&unsigned), reason, "{alg}");
     }
     // The public key, which is no secret, used as an HMAC key.
     let der: PublicKeyX509Der<'static> = bench.key.public_key().as_der().unwrap();
@@ -153,26 +153,26 @@ fn client_validation_accepts_rs256_and_ps256_only() {
     let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(&claims));
     let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, der.as_ref());
     let tag = aws_lc_rs::hmac::sign(&hmac, input.as_bytes());
-    assert_eq!(bench.judge(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), why);
+    assert_eq!(bench.verify(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), reason);
 }
 
 #[test]
 fn client_validation_refuses_malformed_or_expired_claims() {
     let bench = Bench::new();
-    let why = |why| Err(AuthnError::Signature(why));
+    let reason = |reason| Err(AuthnError::Signature(reason));
     const TYPES: &str = "iss, exp, hrh or rqh is missing or of another type";
     const LATE: &str = "it expires later than in 300 seconds";
     const NAMES: &str = "hrh is not a sorted list of different names in lower case";
     for exp in [json!(NOW + 361), json!(i64::MAX)] {
-        assert_eq!(bench.with(|claims| claims["exp"] = exp), why(LATE));
+        assert_eq!(bench.with(|claims| claims["exp"] = exp), reason(LATE));
     }
     for exp in [json!("soon"), json!(1e300), json!(u64::MAX), json!(1.5), json!(null)] {
-        assert_eq!(bench.with(|claims| claims["exp"] = exp.clone()), why(TYPES), "{exp}");
+        assert_eq!(bench.with(|claims| claims["exp"] = exp.clone()), reason(TYPES), "{exp}");
     }
     for exp in [NOW, 0, i64::MIN] {
-        assert_eq!(bench.with(|claims| claims["exp"] = json!(exp)), why("it has expired"), "{exp}");
+        assert_eq!(bench.with(|claims| claims["exp"] = json!(exp)), reason("it has expired"), "{exp}");
     }
-    assert_eq!(bench.with(|claims| claims["nbf"] = json!(NOW + 61)), why("it is not valid yet"));
+    assert_eq!(bench.with(|claims| claims["nbf"] = json!(NOW + 61)), reason("it is not valid yet"));
     assert_eq!(bench.with(|claims| claims["nbf"] = json!(NOW + 60)), Ok("billing".into()));
     assert_eq!(bench.with(|claims| claims["sub"] = json!("AC1")), Ok("billing".into()));
     assert_eq!(bench.with(|claims| claims["iss"] = json!("crm")), Err(AuthnError::Invalid));
@@ -186,14 +186,14 @@ fn client_validation_refuses_malformed_or_expired_claims() {
         ("authorization;host;x-none", "hrh names a field that the request does not have"),
         ("authorization;host;x y", "hrh names a field that the request does not have"),
     ] {
-        assert_eq!(bench.with(|claims| claims["hrh"] = json!(hrh)), why(expected), "{hrh}");
+        assert_eq!(bench.with(|claims| claims["hrh"] = json!(hrh)), reason(expected), "{hrh}");
     }
-    let changed = why("the request is not the one that was signed");
+    let changed = reason("the request is not the one that was signed");
     for rqh in ["", "zz", &"0".repeat(64)] {
         assert_eq!(bench.with(|claims| claims["rqh"] = json!(rqh)), changed);
     }
     let twice = bench.claims().to_string().replacen('{', r#"{"iss":"crm","#, 1);
-    assert_eq!(bench.judge(&bench.signed(HEADER, &twice, &RSA_PKCS1_SHA256)), why(TYPES));
+    assert_eq!(bench.verify(&bench.signed(HEADER, &twice, &RSA_PKCS1_SHA256)), reason(TYPES));
 }
 
 #[test]
@@ -204,14 +204,14 @@ fn client_validation_refuses_malformed_tokens() {
     for bad in
         ["", ".", "..", "a.b.c", &format!("{good}="), &format!("{good}.x"), &format!(".{good}"), &"a.".repeat(5000)]
     {
-        assert_eq!(bench.judge(bad), Err(WHY_FORM), "{bad}");
+        assert_eq!(bench.verify(bad), Err(WHY_FORM), "{bad}");
     }
     let (signed, signature) = good.rsplit_once('.').unwrap();
-    assert_eq!(bench.judge(&format!("{signed}.")), Err(AuthnError::Invalid));
-    assert_eq!(bench.judge(&format!("{signed}.{}", &signature[4..])), Err(AuthnError::Invalid));
+    assert_eq!(bench.verify(&format!("{signed}.")), Err(AuthnError::Invalid));
+    assert_eq!(bench.verify(&format!("{signed}.{}", &signature[4..])), Err(AuthnError::Invalid));
     let other = Bench::new().signed(HEADER, &claims, &RSA_PKCS1_SHA256);
-    assert_eq!(bench.judge(&other), Err(AuthnError::Invalid));
-    for (header, why) in [
+    assert_eq!(bench.verify(&other), Err(AuthnError::Invalid));
+    for (header, reason) in [
         (HEADER.replace("v=1", "v=2"), "cty is not twilio-pkrv;v=1"),
         (HEADER.replace("JWT", "JOSE"), "the token's header asks for what is not supported"),
         (
@@ -220,9 +220,9 @@ fn client_validation_refuses_malformed_tokens() {
         ),
     ] {
         let token = bench.signed(&header, &claims, &RSA_PKCS1_SHA256);
-        assert_eq!(bench.judge(&token), Err(AuthnError::Signature(why)));
+        assert_eq!(bench.verify(&token), Err(AuthnError::Signature(reason)));
     }
-    assert_eq!(bench.judge(&bench.signed("[]", &claims, &RSA_PKCS1_SHA256)), Err(WHY_FORM));
+    assert_eq!(bench.verify(&bench.signed("[]", &claims, &RSA_PKCS1_SHA256)), Err(WHY_FORM));
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn client_validation_refuses_a_covered_field_named_by_connection() {
         let mut fields = bench.fields.clone();
         fields.append("connection", HeaderValue::from_static(connection));
         assert_eq!(
-            bench.judge_of(&good, &SignableRequest { fields: &fields, ..bench.sent() }),
+            bench.verify_request(&good, &SignableRequest { fields: &fields, ..bench.request() }),
             expected,
             "{connection}"
         );
@@ -247,15 +247,15 @@ fn client_validation_refuses_a_covered_field_named_by_connection() {
 fn client_validation_requires_the_target_to_be_signed() {
     let bench = Bench::new();
     let good = bench.signed(HEADER, &bench.claims().to_string(), &RSA_PKCS1_SHA256);
-    let judge = |sent: SignableRequest<'_>| bench.judge_of(&good, &sent);
-    assert_eq!(judge(bench.sent()), Ok("billing".into()));
+    let verify = |request: SignableRequest<'_>| bench.verify_request(&good, &request);
+    assert_eq!(verify(bench.request()), Ok("billing".into()));
     let elsewhere = AuthnError::Signature("the target that was signed, in Host, is not the request's");
-    assert_eq!(judge(SignableRequest { target: "http://evil.example/in", ..bench.sent() }), Err(elsewhere));
+    assert_eq!(verify(SignableRequest { target: "http://evil.example/in", ..bench.request() }), Err(elsewhere));
     let changed = AuthnError::Signature("the request is not the one that was signed");
-    assert_eq!(judge(SignableRequest { target: "http://hook.example/in?x", ..bench.sent() }), Err(changed));
-    assert_eq!(judge(SignableRequest { method: &Method::GET, ..bench.sent() }), Err(changed));
+    assert_eq!(verify(SignableRequest { target: "http://hook.example/in?x", ..bench.request() }), Err(changed));
+    assert_eq!(verify(SignableRequest { method: &Method::GET, ..bench.request() }), Err(changed));
     let mut fields = bench.fields.clone();
     fields.append("outgate-target", HeaderValue::from_static("https://evil.example/"));
     let unsigned = AuthnError::Signature("hrh does not name outgate-target");
-    assert_eq!(judge(SignableRequest { target: "/in", fields: &fields, ..bench.sent() }), Err(unsigned));
+    assert_eq!(verify(SignableRequest { target: "/in", fields: &fields, ..bench.request() }), Err(unsigned));
 }

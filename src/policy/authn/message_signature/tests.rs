@@ -69,7 +69,7 @@ fn message_signature_rebuilds_published_bases() {
         .collect();
     let fields = fields(&headers);
     let target = request["target"].as_str().unwrap();
-    let sent = SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true };
+    let request = SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true };
     // The other vectors sign a response or another request, or cover an unsupported component.
     for name in ["B.2.1 minimal", "B.2.3 full", "B.2.6 ed25519"] {
         let vector = vectors["signatures"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap();
@@ -79,7 +79,7 @@ fn message_signature_rebuilds_published_bases() {
         let Some(ListEntry::InnerList(list)) = parsed.get(member.label) else { panic!("{name}") };
         let signature = parse_member(member, list, vec![]).unwrap();
         let base =
-            message::signature_base(signature.covered.iter().map(String::as_str), signature.params, &sent).unwrap();
+            message::signature_base(signature.covered.iter().map(String::as_str), signature.params, &request).unwrap();
         assert_eq!(base, vector["signature_base"].as_str().unwrap(), "{name}");
     }
 }
@@ -89,8 +89,8 @@ fn message_signature_accepts_published_content_digests() {
     for vector in vectors()["digests"].as_array().unwrap() {
         let (body, expected) = (vector["body"].as_str().unwrap(), vector["expected"].as_str().unwrap());
         let fields = fields(&[("content-digest", expected)]);
-        let sent = SignableRequest { method: &Method::POST, target: "/", fields: &fields, has_body: true };
-        let body_check = compile_body_check(&["content-digest".into()], &sent).unwrap().unwrap();
+        let request = SignableRequest { method: &Method::POST, target: "/", fields: &fields, has_body: true };
+        let body_check = compile_body_check(&["content-digest".into()], &request).unwrap().unwrap();
         assert_eq!(body_check.verify(body.as_bytes()), Ok(()), "{expected}");
         assert!(body_check.verify(format!("{body} ").as_bytes()).is_err(), "{expected}");
     }
@@ -135,11 +135,11 @@ impl Bench {
 
     fn signed(&self, case: &Case<'_>) -> HeaderMap {
         let mut fields = fields(&case.fields);
-        let sent =
+        let request =
             SignableRequest { method: &Method::POST, target: case.target, fields: &fields, has_body: case.has_body };
         let mut text = String::new();
         for name in case.covered.split(' ').filter(|name| !name.is_empty()) {
-            let value = sent.component(name.split(';').next().unwrap().trim_matches('"')).unwrap_or_default();
+            let value = request.component(name.split(';').next().unwrap().trim_matches('"')).unwrap_or_default();
             text.push_str(&format!("{name}: {value}\n"));
         }
         let params = format!("({}){}", case.covered, case.params);
@@ -150,16 +150,16 @@ impl Bench {
         fields
     }
 
-    fn judge(&self, case: &Case<'_>) -> Result<String, AuthnError> {
-        self.judge_fields(case, &self.signed(case))
+    fn verify(&self, case: &Case<'_>) -> Result<String, AuthnError> {
+        self.verify_fields(case, &self.signed(case))
     }
 
-    fn judge_fields(&self, case: &Case<'_>, fields: &HeaderMap) -> Result<String, AuthnError> {
+    fn verify_fields(&self, case: &Case<'_>, fields: &HeaderMap) -> Result<String, AuthnError> {
         let Some(signature) = find_outgate_signature(fields)? else { return Ok("none".into()) };
-        let sent = SignableRequest { method: &Method::POST, target: case.target, fields, has_body: case.has_body };
-        let (client, signed) = verify(&self.clients, &signature, &sent, NOW)?;
-        if let Some(pledge) = signed.body_check {
-            pledge.verify(BODY.as_bytes())?;
+        let request = SignableRequest { method: &Method::POST, target: case.target, fields, has_body: case.has_body };
+        let (client, signed) = verify(&self.clients, &signature, &request, NOW)?;
+        if let Some(body_check) = signed.body_check {
+            body_check.verify(BODY.as_bytes())?;
         }
         Ok(format!("{} until {}", client.name(), signed.replay_token.valid_until - NOW))
     }
@@ -188,7 +188,7 @@ fn message_signature_accepts_a_covering_signature() {
         (Case { params: r#";created=1735689900;keyid="billing";tag="theirs""#, ..Case::default() }, "none"),
         (Case { params: r#";created=1735689900;keyid="outgate""#, ..Case::default() }, "none"),
     ] {
-        assert_eq!(bench.judge(&case), Ok(expected.to_owned()), "{} {}", case.covered, case.params);
+        assert_eq!(bench.verify(&case), Ok(expected.to_owned()), "{} {}", case.covered, case.params);
     }
 }
 
@@ -199,7 +199,7 @@ fn message_signature_refuses_bad_parameters() {
     let rest = r#"keyid="billing";tag="outgate""#;
     let canonical = "Signature-Input is not written as RFC 9651 §4.1 serializes it";
     let dictionary = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
-    for (params, why) in [
+    for (params, reason) in [
         (format!(";{rest}"), "created is missing"),
         (format!(";{created};tag=\"outgate\""), "keyid, the client's name, is missing"),
         (format!(";created=1735689599;{rest}"), "it was created more than 300 seconds ago"),
@@ -218,7 +218,7 @@ fn message_signature_refuses_bad_parameters() {
         (format!(";{created};{rest},"), dictionary),
     ] {
         let case = Case { params: &params, ..Case::default() };
-        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(why)), "{params}");
+        assert_eq!(bench.verify(&case), Err(AuthnError::Signature(reason)), "{params}");
     }
     for params in [
         format!(";{created};alg=\"ecdsa-p256-sha256\";{rest}"),
@@ -227,7 +227,7 @@ fn message_signature_refuses_bad_parameters() {
         format!(";{created};keyid=\"nobody\";tag=\"outgate\""),
         format!(";{created};keyid=\"\";tag=\"outgate\""),
     ] {
-        assert_eq!(bench.judge(&Case { params: &params, ..Case::default() }), Err(AuthnError::Invalid), "{params}");
+        assert_eq!(bench.verify(&Case { params: &params, ..Case::default() }), Err(AuthnError::Invalid), "{params}");
     }
 }
 
@@ -236,7 +236,7 @@ fn message_signature_refuses_insufficient_or_unsupported_coverage() {
     let bench = Bench::new();
     let parts = "it covers neither @target-uri nor all of @authority, @path and @query";
     let params = "a component has parameters: none of sf, key, bs, req, tr, name is supported";
-    for (covered, why) in [
+    for (covered, reason) in [
         (r#""@target-uri" "content-digest""#, "it does not cover @method"),
         (r#""@method" "content-digest""#, parts),
         (r#""@method" "@authority" "@path" "content-digest""#, parts),
@@ -254,13 +254,13 @@ fn message_signature_refuses_insufficient_or_unsupported_coverage() {
         (r#""@method" "@target-uri" "content-digest" host"#, "a component is not a string"),
     ] {
         let case = Case { covered, ..Case::default() };
-        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(why)), "{covered}");
+        assert_eq!(bench.verify(&case), Err(AuthnError::Signature(reason)), "{covered}");
     }
     let tenant = vec![("content-digest", DIGEST), ("outgate-tenant", "acme")];
-    let why = AuthnError::Signature("it does not cover every Outgate- field of the request");
-    assert_eq!(bench.judge(&Case { fields: tenant, ..Case::default() }), Err(why));
-    let why = "a request to this proxy itself has no scheme to cover: cover @authority, @path, @query";
-    assert_eq!(bench.judge(&Case { target: "/in", ..Case::default() }), Err(AuthnError::Signature(why)));
+    let reason = AuthnError::Signature("it does not cover every Outgate- field of the request");
+    assert_eq!(bench.verify(&Case { fields: tenant, ..Case::default() }), Err(reason));
+    let reason = "a request to this proxy itself has no scheme to cover: cover @authority, @path, @query";
+    assert_eq!(bench.verify(&Case { target: "/in", ..Case::default() }), Err(AuthnError::Signature(reason)));
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn message_signature_refuses_a_covered_field_named_by_connection() {
         ("close, x-other", Ok("billing until 300".to_owned())),
     ] {
         let fields = vec![("content-digest", DIGEST), ("x-event", "paid"), ("connection", connection)];
-        assert_eq!(bench.judge(&Case { covered, fields, ..Case::default() }), expected, "{connection}");
+        assert_eq!(bench.verify(&Case { covered, fields, ..Case::default() }), expected, "{connection}");
     }
 }
 
@@ -285,8 +285,8 @@ fn a_covered_field_of_one_hop_is_refused() {
         let covered = format!(r#""@method" "@target-uri" "content-digest" "{name}""#);
         let fields = vec![("content-digest", DIGEST), (name, "1")];
         let case = Case { covered: &covered, fields: fields.clone(), ..Case::default() };
-        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(OF_ONE_HOP)), "{name}");
-        assert!(bench.judge(&Case { fields, ..Case::default() }).is_ok(), "{name} may be there uncovered");
+        assert_eq!(bench.verify(&case), Err(AuthnError::Signature(OF_ONE_HOP)), "{name}");
+        assert!(bench.verify(&Case { fields, ..Case::default() }).is_ok(), "{name} may be there uncovered");
     }
 }
 
@@ -296,7 +296,7 @@ fn message_signature_requires_a_matching_content_digest() {
     let form = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
     let wrong = "the body is not that of Content-Digest";
     let empty = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
-    for (digest, why) in [
+    for (digest, reason) in [
         ("md5=:AAAA:", form),
         ("sha-256=AAAA", form),
         ("sha-256=:!!:", form),
@@ -305,14 +305,14 @@ fn message_signature_requires_a_matching_content_digest() {
         (&format!("{DIGEST}, sha-512=:AAAA:"), wrong),
     ] {
         let case = Case { fields: vec![("content-digest", digest)], ..Case::default() };
-        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(why)), "{digest}");
+        assert_eq!(bench.verify(&case), Err(AuthnError::Signature(reason)), "{digest}");
     }
     let both = format!("{DIGEST}, md5=:AAAA:");
-    assert!(bench.judge(&Case { fields: vec![("content-digest", &both)], ..Case::default() }).is_ok());
+    assert!(bench.verify(&Case { fields: vec![("content-digest", &both)], ..Case::default() }).is_ok());
     // Without a body, the digest is checked at once.
-    assert_eq!(bench.judge(&Case { has_body: false, ..Case::default() }), Err(AuthnError::Signature(wrong)));
+    assert_eq!(bench.verify(&Case { has_body: false, ..Case::default() }), Err(AuthnError::Signature(wrong)));
     let none = Case { has_body: false, fields: vec![("content-digest", empty)], ..Case::default() };
-    assert!(bench.judge(&none).is_ok());
+    assert!(bench.verify(&none).is_ok());
 }
 
 #[test]
@@ -320,14 +320,14 @@ fn message_signature_detects_changed_requests() {
     let bench = Bench::new();
     let case = Case::default();
     let good = bench.signed(&case);
-    assert!(bench.judge_fields(&case, &good).is_ok());
+    assert!(bench.verify_fields(&case, &good).is_ok());
     let other = Case { target: "https://evil.example/in?a=1", ..Case::default() };
-    assert_eq!(bench.judge_fields(&other, &good), Err(AuthnError::Invalid));
+    assert_eq!(bench.verify_fields(&other, &good), Err(AuthnError::Invalid));
     let change = |name: &HeaderName, from: &str, to: &str| {
         let mut fields = good.clone();
         let line = fields[name].to_str().unwrap().replace(from, to);
         fields.insert(name, HeaderValue::from_str(&line).unwrap());
-        bench.judge_fields(&case, &fields)
+        bench.verify_fields(&case, &fields)
     };
     assert_eq!(change(&SIGNATURE_INPUT, "1735689900", "1735689901"), Err(AuthnError::Invalid));
     assert_eq!(change(&SIGNATURE_INPUT, "billing", "crm"), Err(AuthnError::Invalid));

@@ -73,7 +73,7 @@ fn credential_headers_have_the_value_of_their_scheme() {
 
 #[test]
 fn credentials_compile_reports_each_problem() {
-    let no_endpoint = |why: &str| format!("no token endpoint: {why}");
+    let no_endpoint = |reason: &str| format!("no token endpoint: {reason}");
     let url = |text: &'static str| oauth2(|o| o.token_url.value = text.into());
     let named = |name: &'static str| oauth2(|o| o.parameters = vec![(at(1, name.into()), at(2, "x".into()))]);
     for (scheme, expected) in [
@@ -91,7 +91,7 @@ fn credentials_compile_reports_each_problem() {
         (header("Webhook-Signature", "k"), "webhook-signature is no header for a credential".into()),
         (header("X-Key", "a\r\nX: b"), "the value has characters that no header carries safely".into()),
         (header("X-Key", "é"), "the value has characters that no header carries safely".into()),
-        (url("http://login.example/token"), no_endpoint("what is said there is secret, and the URL is not https")),
+        (url("http://login.example/token"), no_endpoint("the URL must be https, since the request carries a secret")),
         (url("login.example/token"), no_endpoint("not a URL")),
         (url("https://u:p@login.example/"), no_endpoint("a URL is no place for a name and a password")),
         (url("https://login.example/#x"), no_endpoint("a fragment is sent nowhere")),
@@ -101,8 +101,8 @@ fn credentials_compile_reports_each_problem() {
             oauth2(|o| o.scopes = vec![at(1, "a\"b".into())]),
             "a scope is visible ASCII without quotes and backslashes".into(),
         ),
-        (named("grant_type"), "the parameter grant_type is said elsewhere".into()),
-        (named("scope"), "the parameter scope is said elsewhere".into()),
+        (named("grant_type"), "the parameter grant_type has a key of its own".into()),
+        (named("scope"), "the parameter scope has a key of its own".into()),
         (named(""), "a parameter without a name".into()),
     ] {
         assert_eq!(compile_one(scheme).err(), Some(vec![expected]));
@@ -165,7 +165,7 @@ fn token_endpoint_refused_by_the_guard_is_a_problem() {
         let (mut problems, guard) = (vec![], Guard::compile(&config, &mut vec![]));
         let credentials = compile(&config, &mut problems);
         check_guard(&config, &credentials, &guard, &mut problems);
-        let expected = is_refused.then_some("the guard lets nothing reach this token endpoint".to_owned());
+        let expected = is_refused.then_some("the guard refuses this token endpoint".to_owned());
         assert_eq!(messages(&problems), Vec::from_iter(expected), "{url}");
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use outgate::names::TrustName;
-use outgate::policy::trust::fault::CertificateRejection;
+use outgate::policy::trust::error::CertificateRejection;
 use outgate::{config, policy};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, DnValue,
@@ -290,7 +290,7 @@ impl Case {
 
     /// What a delivery to the target would be told.
     pub fn judged(&self, strict: bool) -> &'static str {
-        self.refused_as(strict).map_or(GOOD, |refused| refused.fault.as_str())
+        self.refused_as(strict).map_or(GOOD, |refused| refused.error.as_str())
     }
 
     pub fn refused_as(&self, strict: bool) -> Option<CertificateRejection> {
