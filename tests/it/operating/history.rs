@@ -316,7 +316,7 @@ fn rollback_without_a_running_proxy_requires_offline_and_takes_a_lock() {
     assert!(code == 69 && err.contains("use --offline to write the files"), "{code} {err}");
     let held = restore::lock(&left.main).unwrap().unwrap();
     let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
-    assert!(code == 75 && err.contains("under way"), "{code} {err}");
+    assert!(code == 75 && err.contains("is running"), "{code} {err}");
     drop(held);
     assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
     let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
