@@ -320,7 +320,7 @@ fn rollback_without_a_running_proxy_requires_offline_and_takes_a_lock() {
     drop(held);
     assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
     let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
-    assert!(code == 0 && err.contains("from the next start"), "{code} {err}");
+    assert!(code == 0 && err.contains("the next start or reload activates"), "{code} {err}");
     assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
 }
 
