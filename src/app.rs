@@ -49,7 +49,7 @@ pub fn run(start: StartupConfig) -> ExitCode {
     let workers = start.config.server.workers;
     let tokio_runtime = match tokio_runtime(workers) {
         Ok(tokio_runtime) => tokio_runtime,
-        Err(fault) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {fault}")),
+        Err(error) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {error}")),
     };
     announce_descriptors(soft_limit, &start.plan);
     let code = tokio_runtime.block_on(async {
@@ -99,20 +99,20 @@ impl Proxy {
     pub async fn start(start: StartupConfig) -> Result<Self, StartError> {
         // First, since a signal without a handler kills the process.
         let signals = Signals::listen()
-            .map_err(|fault| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
+            .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {error}")))?;
         let StartupConfig { path, config, plan, warnings } = start;
         let records = RecordDestination::open(&config.log.deliveries)
             .await
-            .map_err(|fault| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
+            .map_err(|error| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {error}")))?;
         let active = ActiveConfig::new(plan, &config.resolver, None)
-            .map_err(|fault| StartError(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
+            .map_err(|error| StartError(sysexits::CONFIG, format!("cannot resolve names: {error}")))?;
         let runtime = Arc::new(Runtime::new(active, Records::new(records)));
         let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &runtime).await;
         runtime.config_status.adopt(first);
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
-        listeners.start(&config).map_err(|(listen, fault)| {
-            StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}"))
+        listeners.start(&config).map_err(|(listen, error)| {
+            StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {error}"))
         })?;
         let addresses = runtime.config_status.bound_addresses().server.clone();
         let mut tasks = JoinSet::new();

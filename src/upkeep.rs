@@ -96,7 +96,7 @@ fn log_target_changes(runtime: &Runtime) {
         match event {
             HealthEvent::GapSuspected(text) => warn!("{text}"),
             HealthEvent::GapClosed(target) => {
-                info!("{target}: no address of ours is suspected any more to be on no allow-list")
+                info!("{target}: its allow-list is no longer suspected to lack a source address")
             }
             HealthEvent::Ejected(source, networks) => {
                 warn!(

@@ -32,13 +32,13 @@ pub(super) struct Explain {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// By the proxy that runs with this configuration: also what its limits, circuits and addresses allow now
+    /// Ask the proxy that runs with this configuration: also say what its limits, circuits and addresses allow now
     #[arg(long)]
     running: bool,
     /// The unix socket of what runs
     #[arg(long, value_name = "unix:PATH", requires = "running")]
     admin: Option<control::AdminSocket>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -61,7 +61,7 @@ impl Explain {
         if explanation["refusal"].is_null() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// By the plan in force of a proxy that runs.
+    /// Asks the running proxy, which explains by its active plan.
     fn explain_running(&self) -> Result<Value, ExitCode> {
         let (client, tenant) = (self.sender.client_name().unwrap_or(ANONYMOUS), self.sender.tenant());
         let tenant = tenant.as_ref().map(TenantName::as_str);

@@ -1,5 +1,5 @@
 //! `outgate egress probe`: knocks at a target from the addresses that deliveries leave from.
-//! Whom of us does this target let in?
+//! From which source addresses does this target accept connections?
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,21 +32,21 @@ Exit code 0: every address reaches the target and its certificate is good. 69: s
 pub(in super::super) struct Probe {
     /// The target, an https or http URL
     url: String,
-    /// From this pool, instead of the one of the route that the URL takes
+    /// The pool, instead of the one of the route that the URL takes
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
     #[command(flatten)]
     sender: SenderArgs,
-    /// From so many addresses; of a larger pool, a sample spread over its ranges
+    /// The number of addresses; of a larger pool, a sample spread over its ranges
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     sample: u16,
-    /// For DNS, TCP and TLS each, such as 2s; otherwise the route's own timeouts count
+    /// The timeout of DNS, TCP and TLS each, such as 2s; otherwise the route's own timeouts count
     #[arg(long, value_name = "TIME", value_parser = duration_argument)]
     timeout: Option<Duration>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

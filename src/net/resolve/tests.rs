@@ -128,16 +128,16 @@ async fn resolver_repeats_a_truncated_response_over_tcp() {
 async fn resolver_reports_and_caches_each_error() {
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
-    for (name, fault) in [
+    for (name, error) in [
         ("nowhere.example", ResolveError::NotFound),
         ("empty.example", ResolveError::NotFound),
         ("stray.example", ResolveError::Failed("records of other names")),
         ("broken.example", ResolveError::Failed("SERVFAIL")),
         ("refused.example", ResolveError::Failed("REFUSED")),
     ] {
-        assert_eq!(resolver.resolve(&host(name), BOTH, WAIT).await.unwrap_err(), fault, "{name}");
+        assert_eq!(resolver.resolve(&host(name), BOTH, WAIT).await.unwrap_err(), error, "{name}");
         let asked = server.asked();
-        assert_eq!(resolver.resolve(&host(name), BOTH, WAIT).await.unwrap_err(), fault, "{name}");
+        assert_eq!(resolver.resolve(&host(name), BOTH, WAIT).await.unwrap_err(), error, "{name}");
         assert_eq!(server.asked(), asked, "{name}");
     }
 }
@@ -307,8 +307,8 @@ async fn resolver_distinguishes_an_outage_from_a_slow_name() {
     let half_second = Duration::from_millis(500);
     for servers in [&[silent.address][..], &[closed_port().await]] {
         let resolver = resolver(servers, &[]);
-        let fault = resolver.resolve(&host("four.example"), V4, half_second).await.unwrap_err();
-        assert_eq!(fault, ResolveError::Outage);
+        let error = resolver.resolve(&host("four.example"), V4, half_second).await.unwrap_err();
+        assert_eq!(error, ResolveError::Outage);
         let deadline = Instant::now() + WAIT;
         while resolver.outage().is_none() {
             assert!(Instant::now() < deadline);
@@ -318,8 +318,8 @@ async fn resolver_distinguishes_an_outage_from_a_slow_name() {
     // The probe for the root is answered.
     let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
-    let fault = resolver.resolve(&host("silent.example"), V4, 2 * half_second).await.unwrap_err();
-    assert_eq!((fault, resolver.outage()), (ResolveError::Timeout, None));
+    let error = resolver.resolve(&host("silent.example"), V4, 2 * half_second).await.unwrap_err();
+    assert_eq!((error, resolver.outage()), (ResolveError::Timeout, None));
 }
 
 /// A port that no server listens on.

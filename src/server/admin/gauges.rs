@@ -42,6 +42,6 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.circuits_open.set(gauge(runtime.circuit_breakers.open_count()));
     // The maximum, as scrapes run at the same time and a counter never falls.
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
-    metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_fault().is_some()));
+    metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
 }

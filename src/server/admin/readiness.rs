@@ -76,7 +76,7 @@ impl Readiness {
             0 => {}
             lost => degraded.push(format!("{lost} delivery records could not be written since the last one that was")),
         }
-        degraded.extend(runtime.records.reopen_fault());
+        degraded.extend(runtime.records.reopen_error());
         match log::unreported() {
             0 => {}
             lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),

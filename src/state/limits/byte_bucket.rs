@@ -11,7 +11,7 @@ const UNITS_PER_BYTE: u128 = 1_000_000_000;
 /// Bytes per second equal billionths of a byte per nanosecond, so no refill is rounded.
 #[derive(Clone, Debug)]
 pub(in crate::state) struct ByteBucket {
-    /// In bytes per second.
+    /// The bandwidth in bytes per second.
     bandwidth: u64,
     units: u128,
     updated_at: Instant,

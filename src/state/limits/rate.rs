@@ -18,7 +18,7 @@ use crate::policy::limits::{Quota, RateStatus};
 pub(in crate::state) struct GcraState {
     /// The time at which the whole burst is available again: the "theoretical arrival time" of GCRA.
     theoretical_arrival: u64,
-    /// In nanoseconds per token. Zero: no quota was set yet.
+    /// The interval of a token in nanoseconds. Zero: no quota was set yet.
     interval: u64,
     burst: u32,
 }

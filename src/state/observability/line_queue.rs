@@ -1,5 +1,5 @@
-//! A bounded queue of text lines, written by a thread of its own to a file or a standard stream.
-//! How does text leave the process without making its author wait?
+//! A bounded queue of text lines, which one thread writes to a file or a standard stream.
+//! How does outgate write a line without a wait of the caller?
 //!
 //! The queue is lossy: where the disk hangs or the pipe is full, lines beyond the bound are dropped and counted.
 
@@ -21,13 +21,13 @@ use tracing::{info, warn};
 /// The capacity that the buffer keeps after a burst, in bytes.
 const CAPACITY_KEPT: usize = 256 * 1024;
 
-/// How much may wait, and for how long.
+/// The bounds of the queue.
 pub(in crate::state) struct LineQueueConfig {
     /// Bytes that may wait; further lines are dropped.
     pub(in crate::state) backlog_max: usize,
     /// Bytes that are written without waiting for more.
     pub(in crate::state) flush_size: usize,
-    /// How long fewer bytes wait.
+    /// The longest wait of fewer bytes.
     pub(in crate::state) flush_after: Duration,
 }
 
@@ -39,22 +39,22 @@ struct LineQueueInner {
     pace: LineQueueConfig,
     queue: Mutex<PendingLines>,
     wake: Condvar,
-    /// Notified when nothing waits and nothing is being written.
+    /// Notified when the queue is empty and no write is under way.
     drained: Condvar,
     /// The sink has been open once.
     is_open: AtomicBool,
     lost: AtomicU64,
-    /// How many of them were lost before the last write that succeeded: `recovered` was called with them.
+    /// The lines lost before the last write that succeeded: the writer has called `recovered` with their number.
     reported: AtomicU64,
-    faults: Mutex<SinkErrors>,
+    errors: Mutex<SinkErrors>,
 }
 
 /// Errors of the sink, in words.
 #[derive(Default)]
 struct SinkErrors {
-    /// Of the last loss; `None`: too much waited.
+    /// The write error of the last loss; `None`: the queue was full.
     write: Option<String>,
-    /// While the file that is written is not the one at its path.
+    /// The error while the open file is not the one at its path.
     reopen: Option<String>,
 }
 
@@ -62,7 +62,7 @@ struct SinkErrors {
 struct PendingLines {
     lines: Vec<u8>,
     is_writing: bool,
-    /// Open the file anew: it was rotated away.
+    /// Asks the writer to reopen the file, which was rotated.
     reopen: bool,
     closed: bool,
 }
@@ -72,12 +72,12 @@ impl LineQueue {
     pub(in crate::state) fn kept(pace: LineQueueConfig) -> Self {
         let (queue, wake, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
         let (is_open, lost, reported) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        let faults = Mutex::default();
-        Self { shared: Arc::new(LineQueueInner { pace, queue, wake, drained, is_open, lost, reported, faults }) }
+        let errors = Mutex::default();
+        Self { shared: Arc::new(LineQueueInner { pace, queue, wake, drained, is_open, lost, reported, errors }) }
     }
 
-    /// Starts the writer, a thread called `name`, which opens the sink first: the receiver gets the outcome. After a loss,
-    /// when lines can be written again, the writer calls `recovered` with the number of lines lost since the last call.
+    /// Starts the writer, a thread called `name`. The writer opens the sink first, and the receiver gets the outcome. Once
+    /// lines can be written again after a loss, the writer calls `recovered` with the number of lines lost since the last call.
     pub(in crate::state) fn open(
         name: &str,
         pace: LineQueueConfig,
@@ -102,13 +102,13 @@ impl LineQueue {
         Ok((lines, opened))
     }
 
-    /// Appends whole lines, each with its line feed, unless too much waits already. Never blocks on the sink.
+    /// Appends whole lines, each with its line feed, unless the queue is full. Never blocks on the sink.
     pub(in crate::state) fn push(&self, text: &[u8]) {
         let mut queue = self.shared.queue.lock();
         let before = queue.lines.len();
         if before > self.shared.pace.backlog_max {
             drop(queue);
-            self.shared.faults.lock().write = None; // the sink may have failed before: this loss has another cause
+            self.shared.errors.lock().write = None; // the sink may have failed before: this loss has another cause
             return self.count_lost(count_lines(text));
         }
         queue.lines.extend_from_slice(text);
@@ -128,12 +128,12 @@ impl LineQueue {
         self.shared.is_open.load(Ordering::Relaxed)
     }
 
-    /// Lines that could not be written.
+    /// Returns the number of lines that could not be written.
     pub(in crate::state) fn lost_count(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Those of them that were lost since lines could last be written.
+    /// Returns the number of lines lost since the last write that succeeded.
     pub(in crate::state) fn unreported(&self) -> u64 {
         self.lost_count().saturating_sub(self.shared.reported.load(Ordering::Relaxed))
     }
@@ -142,27 +142,27 @@ impl LineQueue {
         std::mem::take(&mut self.shared.queue.lock().lines)
     }
 
-    /// Opens the file anew. Where that fails, the old one is kept, and the log and [`LineQueue::reopen_fault`] say so.
+    /// Reopens the file. If that fails, the queue keeps the old file; the log and [`LineQueue::reopen_error`] report it.
     pub(in crate::state) fn reopen(&self) {
-        self.shared.faults.lock().reopen = None; // the log says it again
+        self.shared.errors.lock().reopen = None; // the log says it again
         self.shared.queue.lock().reopen = true;
     }
 
-    /// Tries again to open a file that could not be opened anew.
+    /// Retries a reopening that failed.
     pub(in crate::state) fn retry_reopen(&self) {
-        if self.reopen_fault().is_some() {
+        if self.reopen_error().is_some() {
             self.shared.queue.lock().reopen = true;
         }
     }
 
-    /// Why the file that is written is not the one at its path.
-    pub(in crate::state) fn reopen_fault(&self) -> Option<String> {
-        self.shared.faults.lock().reopen.clone()
+    /// Returns the error because of which the open file is not the one at its path.
+    pub(in crate::state) fn reopen_error(&self) -> Option<String> {
+        self.shared.errors.lock().reopen.clone()
     }
 
-    /// Why lines were last lost; `None`: they came faster than they could be written.
-    pub(in crate::state) fn write_fault(&self) -> Option<String> {
-        self.shared.faults.lock().write.clone()
+    /// Returns the write error of the last loss; `None`: lines came faster than the sink took them.
+    pub(in crate::state) fn write_error(&self) -> Option<String> {
+        self.shared.errors.lock().write.clone()
     }
 
     /// Waits until all lines are written, for at most `patience`.
@@ -173,14 +173,14 @@ impl LineQueue {
         self.shared.drained.wait_while_for(&mut queue, is_busy, patience);
     }
 
-    /// Writes out what is left, for at most `patience`. Later lines are lost.
+    /// Writes the waiting lines, for at most `patience`. Later lines are lost.
     pub(in crate::state) fn close(&self, patience: Duration) {
         self.shared.queue.lock().closed = true;
         self.flush(patience);
     }
 }
 
-/// The writer writes out what waits, and ends.
+/// Dropping the queue makes the writer write the waiting lines and end.
 impl Drop for LineQueue {
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
@@ -191,7 +191,7 @@ impl Drop for LineQueue {
 impl LineQueueInner {
     fn write_out(&self, mut sink: LineSink, recovered: fn(u64)) {
         let mut lines = Vec::new();
-        // A disk that was full has torn a line: the next one does not continue it.
+        // A full disk has cut a line: a line feed keeps the next line from continuing it.
         let mut torn = false;
         loop {
             let mut queue = self.queue.lock();
@@ -210,8 +210,8 @@ impl LineQueueInner {
                 false => sink.write(&lines),
             };
             torn = torn && lines.is_empty() || written.is_err() && sink.is_open();
-            if let Err(fault) = written {
-                self.faults.lock().write = Some(fault.to_string());
+            if let Err(error) = written {
+                self.errors.lock().write = Some(error.to_string());
                 self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
             } else if !lines.is_empty() {
                 self.is_open.store(true, Ordering::Relaxed);
@@ -232,18 +232,18 @@ impl LineQueueInner {
 
     fn reopen(&self, sink: &mut LineSink) {
         let LineSink::File(file, path) = sink else { return };
-        // A pipe without a reader would keep this thread, and every line behind it, in the open.
-        let fault = match append_to(path, libc::O_NONBLOCK) {
+        // The open of a pipe without a reader would block this thread and all later lines.
+        let error = match append_to(path, libc::O_NONBLOCK) {
             Ok(opened) => {
                 *file = Some(opened);
                 None
             }
-            Err(fault) => Some(fault.to_string()),
+            Err(error) => Some(error.to_string()),
         };
-        let before = std::mem::replace(&mut self.faults.lock().reopen, fault.clone());
-        match (fault, before) {
-            (Some(fault), before) if before.as_ref() != Some(&fault) => {
-                warn!("cannot reopen {}: {fault}; lines still go to the file that was open before", path.display());
+        let before = std::mem::replace(&mut self.errors.lock().reopen, error.clone());
+        match (error, before) {
+            (Some(error), before) if before.as_ref() != Some(&error) => {
+                warn!("cannot reopen {}: {error}; lines still go to the file that was open before", path.display());
             }
             (None, Some(_)) => info!("{} is open again", path.display()),
             (None, None) => info!("{} was reopened", path.display()),
@@ -264,9 +264,9 @@ fn count_lines(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// Where the lines go.
+/// The destination of the lines.
 pub(in crate::state) enum LineSink {
-    /// A descriptor of our own for a standard stream: std's would buffer, lock, and flush at exit.
+    /// A duplicate of a standard stream's descriptor: the stream of std would buffer, lock, and flush at exit.
     Stream(File),
     /// `None`: not open yet.
     File(Option<File>, PathBuf),
@@ -283,7 +283,7 @@ impl LineSink {
         Ok(Self::Stream(io::stderr().as_fd().try_clone_to_owned()?.into()))
     }
 
-    /// A file, which the writer opens: below it may be a disk that hangs.
+    /// Returns a file that the writer opens: the disk may hang.
     pub(in crate::state) fn append_to(path: &Path) -> Self {
         Self::File(None, path.to_owned())
     }
@@ -299,13 +299,13 @@ impl LineSink {
         Ok(())
     }
 
-    /// Logs the outcome of an open that took so long that the start went on without it.
+    /// Logs the outcome of an open for which the start did not wait.
     fn report_late(&self, opened: &io::Result<()>) {
         let Self::File(_, path) = self else { return };
         match opened {
             Ok(()) => info!("{} is open: delivery records are written", path.display()),
-            Err(fault) => warn!(
-                "cannot open {}: {fault}; delivery records are lost until it can be opened, and it is tried again for \
+            Err(error) => warn!(
+                "cannot open {}: {error}; delivery records are lost until it can be opened, and it is tried again for \
                  each batch",
                 path.display()
             ),
@@ -322,19 +322,19 @@ impl LineSink {
             match file.write(lines) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => lines = &lines[count..],
-                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Another process may share the stream and have made it non-blocking.
-                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
                 }
-                Err(fault) => return Err(fault),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 }
 
-/// Records name clients and targets: nobody but the owner and the group reads them.
+/// Opens a file that only its owner and group can read: records name clients and targets.
 #[expect(clippy::disallowed_methods, reason = "appends records and log lines to a file")]
 fn append_to(path: &Path, flags: i32) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
@@ -345,12 +345,12 @@ fn append_to(path: &Path, flags: i32) -> io::Result<File> {
 pub(in crate::state) fn probe(path: &Path) -> io::Result<()> {
     match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(_) => Ok(()),
-        // A pipe without a reader at the moment.
-        Err(fault) if fault.raw_os_error() == Some(libc::ENXIO) => Ok(()),
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+        // The pipe has no reader at the moment.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
             Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
         }
-        Err(fault) => Err(fault),
+        Err(error) => Err(error),
     }
 }

@@ -1,8 +1,8 @@
-//! The operator's log: lines for stderr, written by a thread of its own.
-//! What becomes of a log line when nobody reads stderr, or when stderr is gone?
+//! The operator's log: lines for stderr, which one thread writes.
+//! What happens to a log line when no program reads stderr, or when stderr is closed?
 //!
 //! `tracing-appender` has such a queue, but it bounds lines instead of bytes, and does not count the lines that its
-//! writer could not write: a stderr that is gone would go unnoticed. So this is the queue of the delivery records.
+//! writer could not write: a closed stderr would go unnoticed. The log therefore uses the queue of the delivery records.
 
 mod format;
 
@@ -20,19 +20,19 @@ use self::format::{EventFormat, LogStyle};
 use crate::config::{Log, LogFormat};
 use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LineSink};
 
-/// Some ten thousand lines that wait for a reader of stderr; further ones are lost and counted.
+/// The bytes that wait for a reader of stderr: about ten thousand lines. Further lines are lost and counted.
 const BACKLOG_MAX: usize = 1 << 20;
 /// The writer sleeps until a line wakes it; a wake-up that it missed costs this long.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
-/// For the last lines to be written when the process ends.
+/// The longest wait for the last lines when the process ends.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One for the process, like stderr.
+/// The log of the process, which has one stderr.
 static LOG: OnceLock<LineQueue> = OnceLock::new();
-/// Changes the level of the subscriber, of which there is one, too.
+/// Changes the level of the process's subscriber.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts the writer. Before this, and where there is no thread for it, lines are dropped.
+/// Starts the writer. Lines before the start are dropped, and all lines where the thread cannot start.
 pub fn start() -> io::Result<()> {
     let pace = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
     let (lines, _) = LineQueue::open("log", pace, LineSink::stderr()?, |lost| {
@@ -47,21 +47,21 @@ pub fn start() -> io::Result<()> {
             Level::ERROR,
             &format!("thread {} {panic}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()),
         );
-        // Where a panic aborts, nothing is written after this.
+        // A panic aborts the release build: this is the last chance to write.
         flush();
     }));
     Ok(())
 }
 
-/// Takes what the journal reads, where stderr is the journal. What is written from here on has it.
+/// Adopts the journal's form for later lines, where stderr is the journal.
 pub fn find_style() {
     if is_journal() {
         LogStyle::Journal.put_in_force();
     }
 }
 
-/// Logs from now on what is at least as severe as `log.level`, in the format that is written. The journal has its own form,
-/// unless JSON is asked for.
+/// Adopts the level and the format of the configuration for later lines. The journal has its own form, unless the
+/// configuration asks for JSON.
 pub fn configure(log: &Log) {
     let style = match log.format {
         LogFormat::Json => LogStyle::Json,
@@ -105,12 +105,12 @@ pub fn text(level: Level, text: &str) {
     push(format::text(level, text).as_bytes());
 }
 
-/// Lines that stderr did not take since the process started.
+/// Returns the number of lines that stderr did not take since the process started.
 pub fn lost_lines() -> u64 {
     LOG.get().map_or(0, LineQueue::lost_count)
 }
 
-/// Lines that stderr did not take, and that the log has not reported yet: it cannot be written at the moment.
+/// Returns the number of lines that stderr did not take and that the log has not reported yet.
 pub fn unreported() -> u64 {
     LOG.get().map_or(0, LineQueue::unreported)
 }
@@ -128,7 +128,7 @@ fn push(line: &[u8]) {
     }
 }
 
-/// One event: the subscriber writes a whole line at once.
+/// The writer of one event: the subscriber writes a whole line at once.
 struct LogWriter;
 
 impl Write for LogWriter {

@@ -1,5 +1,5 @@
-//! What is counted, as Prometheus reads it.
-//! How many deliveries, how did they end, how long did they take?
+//! The metrics, in the text format of Prometheus.
+//! How many deliveries were there, how did they end, and how long did they take?
 
 mod family;
 
@@ -56,7 +56,7 @@ pub struct Metrics {
     pub log_reopen_failed: Gauge,
 }
 
-/// Counted while it lives.
+/// Counts one object in a gauge until it is dropped.
 pub struct GaugeGuard(Gauge);
 
 impl Drop for GaugeGuard {
@@ -105,9 +105,9 @@ struct TokenLabels {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ReportLabels {
-    /// Of what only reports: `limit`.
+    /// The kind of the rule that only reports, such as `limit`.
     kind: &'static str,
-    /// From the configuration, so there are not many.
+    /// The name in the configuration, which bounds the number of series.
     name: String,
     code: &'static str,
 }
@@ -122,7 +122,7 @@ struct PoolLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ExpiryLabels {
     usage: &'static str,
-    /// Empty for the listener's.
+    /// The name of the trust; empty for the listener's certificates.
     trust: String,
     file: String,
 }
@@ -134,7 +134,7 @@ struct TenantLabels {
     folder: &'static str,
 }
 
-/// Empty where no route was found.
+/// Returns the label of a route; empty if no route was found.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct RouteLabel(Option<RouteName>);
 
@@ -145,7 +145,7 @@ impl EncodeLabelValue for RouteLabel {
 }
 
 impl Metrics {
-    #[expect(clippy::new_without_default, reason = "made once, by Live")]
+    #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("outgate");
         let meters = Self {
@@ -180,11 +180,7 @@ impl Metrics {
             log_reopen_failed: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register(
-            "deliveries",
-            "Deliveries by route, result and whose fault it was",
-            meters.deliveries.clone(),
-        );
+        registry.register("deliveries", "Deliveries by route, result and blame", meters.deliveries.clone());
         registry.register(
             "deliveries_in_flight",
             "Deliveries of all routes, without tunnels",
@@ -273,7 +269,7 @@ impl Metrics {
         registry.register("egress_addresses", "Source addresses of each pool", meters.addresses.clone());
         registry.register(
             "suspected_allow_list_gaps",
-            "Addresses of targets that answer some of our source addresses and not others",
+            "Addresses of targets that answer some source addresses and not others",
             meters.suspected_gaps.clone(),
         );
         registry.register(
@@ -294,7 +290,7 @@ impl Metrics {
         Self { registry, ..meters }
     }
 
-    /// `took` is `None` for what lasts as long as its client likes.
+    /// Counts one finished delivery. `took` is `None` for a tunnel, whose duration its client decides.
     pub fn delivery(&self, route: Option<&RouteName>, code: &'static str, blame: &'static str, took: Option<Duration>) {
         let route = RouteLabel(route.cloned());
         if let Some(took) = took {
@@ -324,7 +320,7 @@ impl Metrics {
     }
 
     /// Drops the series of routes, limits and credentials that `plan` does not have. A delivery that began before a reload
-    /// may bring one back; it goes before the next scrape.
+    /// may recreate a series, which is dropped before the next scrape.
     pub fn prune(&self, plan: &Plan) {
         let routes: HashSet<&str> = plan.routes.all().map(|route| route.name.as_str()).collect();
         let limits: HashSet<&str> =
@@ -345,7 +341,7 @@ impl Metrics {
         self.addresses.retain(|labels| plan.pools.keys().any(|name| name.as_str() == labels.pool));
     }
 
-    /// What is no longer configured is no longer told.
+    /// Replaces the series of certificates and keys by those of the active configuration.
     pub fn expiries(&self, expiries: &[Expiry]) {
         self.expiries.retain(|_| false);
         for expiry in expiries {
@@ -358,7 +354,7 @@ impl Metrics {
         }
     }
 
-    /// Of each signer whose tenants may have keys of their own: how many do, and of how many the folder is broken.
+    /// Sets, for each signer with a folder of tenants' keys, the number of tenants with valid and with broken keys.
     pub fn tenants<'a>(&self, signers: impl Iterator<Item = (&'a SignerName, usize, usize)>) {
         self.tenants.retain(|_| false);
         for (signer, count, broken) in signers {
@@ -369,7 +365,7 @@ impl Metrics {
         }
     }
 
-    /// One more tunnel, until what it gives is dropped.
+    /// Counts a tunnel until the returned guard is dropped.
     pub fn tunnel(&self) -> GaugeGuard {
         self.tunnels.inc();
         GaugeGuard(self.tunnels.clone())
@@ -391,7 +387,7 @@ impl Metrics {
         }
     }
 
-    /// The text format, and its media type.
+    /// Returns the metrics in the text format, and its media type.
     pub fn render(&self) -> (String, &'static str) {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes every write");

@@ -1,5 +1,5 @@
-//! Where delivery records go: lines appended to a buffer that a thread of its own writes out.
-//! How does evidence reach the disk without holding up a delivery?
+//! The delivery log: lines in a buffer, which one thread writes to the destination.
+//! How does a record reach the disk without delaying a delivery?
 
 use std::cell::RefCell;
 use std::io;
@@ -15,18 +15,18 @@ use tracing::warn;
 use crate::config::DeliveryLog;
 use crate::state::observability::line_queue::{self, LineQueue, LineQueueConfig, LineSink};
 
-/// What may wait for a disk that hangs; beyond it lines are lost, counted and reported.
+/// The bytes that wait for a disk that hangs. Further records are lost, counted and reported.
 const BACKLOG_MAX: usize = 64 * 1024 * 1024;
-/// Lines are written out at the latest after this long, or when this much has gathered.
+/// The writer writes waiting lines after this time, or as soon as [`FLUSH_SIZE`] bytes wait.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 const FLUSH_SIZE: usize = 64 * 1024;
-/// How long the start waits for the file to be opened.
+/// The longest wait of the start for the file to open.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
-/// For the last lines to be written when the process ends: a reader that does not read, or a disk that hangs, must not
-/// keep the process.
+/// The longest wait for the last lines when the process ends: a reader that does not read, or a disk that hangs, must
+/// not keep the process alive.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two lines of the log about lost records.
+/// The interval between two log lines about lost records.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 thread_local! {
@@ -35,7 +35,7 @@ thread_local! {
 
 pub struct Records {
     to: ArcSwap<RecordDestination>,
-    /// Records that were lost on their way to former destinations.
+    /// The number of records that former destinations lost.
     lost_before: AtomicU64,
     reported: Mutex<LossReport>,
 }
@@ -43,7 +43,7 @@ pub struct Records {
 /// The open sink of records.
 pub struct RecordDestination {
     deliveries: DeliveryLog,
-    /// `None`: they are off.
+    /// `None`: the delivery log is off.
     lines: Option<LineQueue>,
 }
 
@@ -55,7 +55,7 @@ struct LossReport {
 }
 
 impl LossReport {
-    /// How many more were lost, if that is to be reported now.
+    /// Returns the number of records lost since the last report, if a report is due.
     fn due(&mut self, lost: u64, now: Instant) -> Option<u64> {
         let more = lost.saturating_sub(self.lost);
         let is_due = more > 0 && self.at.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY);
@@ -66,7 +66,7 @@ impl LossReport {
     }
 }
 
-/// Whether records could be written; what is not there is not created.
+/// Checks that records can be written. Creates nothing.
 pub fn probe(deliveries: &DeliveryLog) -> io::Result<()> {
     match deliveries {
         DeliveryLog::File(path) => line_queue::probe(path),
@@ -75,8 +75,8 @@ pub fn probe(deliveries: &DeliveryLog) -> io::Result<()> {
 }
 
 impl RecordDestination {
-    /// Waits for [`OPEN_PATIENCE`] until the file is open. A disk that takes longer holds up no start: the records wait
-    /// for it in their backlog.
+    /// Opens the destination, and waits for it at most [`OPEN_PATIENCE`]. A slower disk does not delay the start: the
+    /// records wait in the queue.
     pub async fn open(deliveries: &DeliveryLog) -> io::Result<Self> {
         let (sink, name) = match deliveries {
             DeliveryLog::Off => return Ok(Self { deliveries: DeliveryLog::Off, lines: None }),
@@ -108,10 +108,10 @@ impl RecordDestination {
         self.lines.as_ref().map_or(0, LineQueue::lost_count)
     }
 
-    /// Says that it has lost `more` records, of `lost` since the start.
+    /// Returns the log line for `more` lost records, of `lost` since the start.
     fn loss(&self, more: u64, lost: u64) -> String {
-        let why = match self.lines.as_ref().and_then(LineQueue::write_fault) {
-            Some(fault) => format!("cannot be written: {fault}"),
+        let why = match self.lines.as_ref().and_then(LineQueue::write_error) {
+            Some(error) => format!("cannot be written: {error}"),
             None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
         };
         format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.name())
@@ -123,8 +123,8 @@ impl Records {
         Self { to: ArcSwap::from_pointee(to), lost_before: AtomicU64::new(0), reported: Mutex::default() }
     }
 
-    /// Writes to another destination from now on. Records that wait for the former one are still written there. Logs what
-    /// the former one has lost, for later reports name the new one.
+    /// Replaces the destination. Records that wait for the former one are still written there. Logs the former one's
+    /// losses, because later reports name the new one.
     pub fn replace(&self, to: RecordDestination) {
         // Locked first: a report meanwhile would blame the new destination.
         let mut reported = self.reported.lock();
@@ -141,12 +141,12 @@ impl Records {
         self.to.load().deliveries == *deliveries
     }
 
-    /// For a process that delivers by itself: lines wait until they are taken.
+    /// Returns the log of a command that delivers by itself: lines wait until [`Records::drain`].
     pub fn kept() -> Self {
         Self::new(RecordDestination { deliveries: DeliveryLog::Stdout, lines: Some(LineQueue::kept(pace())) })
     }
 
-    /// The lines that are kept and nobody has written out.
+    /// Returns the waiting lines and removes them.
     pub fn drain(&self) -> Vec<u8> {
         self.to.load().lines.as_ref().map(LineQueue::drain).unwrap_or_default()
     }
@@ -158,7 +158,7 @@ impl Records {
     pub fn write(&self, line: &impl Serialize) {
         let to = self.to.load();
         let Some(lines) = &to.lines else { return };
-        // Written down before the lock is taken: what the others wait for is one copy.
+        // The line is serialised before the lock is taken, so other deliveries wait for one copy only.
         LINE.with_borrow_mut(|text| {
             text.clear();
             let is_written = serde_json::to_writer(&mut *text, line).is_ok();
@@ -167,49 +167,49 @@ impl Records {
         });
     }
 
-    /// Returns whether records have nowhere to go: the file has not been opened yet.
+    /// Returns whether the file has not been opened yet.
     pub fn is_waiting_for_file(&self) -> bool {
         self.to.load().lines.as_ref().is_some_and(|lines| !lines.is_open())
     }
 
-    /// Records that could not be kept.
+    /// Returns the number of records lost since the start.
     pub fn lost_count(&self) -> u64 {
         self.to.load().lost() + self.lost_before.load(Ordering::Relaxed)
     }
 
-    /// Those of them that were lost since records could last be written where they go now.
+    /// Returns the number of records lost since the last write to the present destination that succeeded.
     pub fn lost_since_recovery(&self) -> u64 {
         self.to.load().lines.as_ref().map_or(0, LineQueue::unreported)
     }
 
-    /// Opens the file anew: it was rotated away.
+    /// Reopens the file, which was rotated.
     pub fn reopen(&self) {
         if let Some(lines) = &self.to.load().lines {
             lines.reopen();
         }
     }
 
-    /// Tries again what failed.
+    /// Retries a reopening that failed.
     pub fn retry_reopen(&self) {
         if let Some(lines) = &self.to.load().lines {
             lines.retry_reopen();
         }
     }
 
-    /// Says that records go to a file that is no longer at its path.
-    pub fn reopen_fault(&self) -> Option<String> {
+    /// Returns the message for a file that is no longer at its path and could not be reopened.
+    pub fn reopen_error(&self) -> Option<String> {
         let to = self.to.load();
-        let (fault, path) = (to.lines.as_ref()?.reopen_fault()?, to.name());
-        Some(format!("cannot reopen {path}: {fault}; delivery records still go to the file that was open before"))
+        let (error, path) = (to.lines.as_ref()?.reopen_error()?, to.name());
+        Some(format!("cannot reopen {path}: {error}; delivery records still go to the file that was open before"))
     }
 
-    /// The same at the end of the process, which does not wait for the minute.
+    /// Returns the last report of lost records when the process ends, without waiting for the interval.
     pub fn last_loss(&self) -> Option<String> {
         self.reported.lock().at = None;
         self.loss_due(Instant::now())
     }
 
-    /// A line for the log, once a minute while records are lost.
+    /// Returns a report of lost records, at most once in [`REPORT_EVERY`].
     pub fn loss_due(&self, now: Instant) -> Option<String> {
         let mut reported = self.reported.lock();
         let lost = self.lost_count();
@@ -224,7 +224,7 @@ impl Records {
         }
     }
 
-    /// Writes out what is left. Later lines are lost.
+    /// Writes the waiting records. Later records are lost.
     pub fn close(&self) {
         if let Some(lines) = &self.to.load().lines {
             lines.close(CLOSE_PATIENCE);

@@ -51,7 +51,7 @@ pub struct SourceHealth {
 /// The time of the last response of any target to each source. It is lock-free, since each response updates it.
 struct LastResponses {
     start: Instant,
-    /// In seconds since the start, plus 1. Zero: there was none.
+    /// Times in seconds since the start, plus 1. Zero: no event.
     slots: Box<[AtomicU32]>,
     random: RandomState,
 }

@@ -2,7 +2,6 @@
 //! Does a newcomer understand the names and the first words of each comment?
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::reading::{File, find, sources};
 use super::{assert_found, assert_kept};
@@ -91,9 +90,6 @@ const NOT_A_SUBJECT: &[&str] = &[
     "without",
 ];
 
-/// Files and folders whose doc comments are still to be rewritten.
-const UNREVISED: &[&str] = &["src/cli", "src/config", "src/delivery", "src/net", "src/state"];
-
 fn private_names(file: &File) -> Vec<String> {
     let found = PRIVATE_NAMES.iter().flat_map(|name| find(&file.code, name).map(move |line| (line, name)));
     found.map(|(line, name)| format!("line {line}: `{name}` is a private name: use the field's term")).collect()
@@ -145,18 +141,9 @@ fn shared_names(files: &[File]) -> Vec<String> {
     modules.into_iter().map(|(name, files)| format!("{name}: {files:?}")).collect()
 }
 
-/// Whether the file is, or is below, the path.
-fn is_below(file: &File, path: &str) -> bool {
-    Path::new(&file.path).starts_with(path)
-}
-
-fn subject_first_where_revised(file: &File) -> Vec<String> {
-    if UNREVISED.iter().any(|path| is_below(file, path)) { Vec::new() } else { subject_first(file) }
-}
-
 #[test]
 fn names_and_doc_comments_use_standard_terms() {
-    assert_kept(&[private_names, subject_first_where_revised]);
+    assert_kept(&[private_names, subject_first]);
     assert_eq!(shared_names(&sources()), [""; 0]);
 }
 

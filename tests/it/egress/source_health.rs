@@ -106,7 +106,11 @@ fn source_health_reports_a_source_that_one_target_does_not_answer_and_its_recove
     target.shut_out(&[]);
     send_until(&outgate, &url, "no gap", || gaps(0));
     send_until(&outgate, &url, "word of that", || {
-        outgate.log.all().iter().any(|line| line.contains("no address of ours is suspected any more"))
+        outgate
+            .log
+            .all()
+            .iter()
+            .any(|line| line.contains("its allow-list is no longer suspected to lack a source address"))
     });
     assert_eq!(told(), 1, "once is enough");
 }

@@ -234,6 +234,6 @@ fn explain_shows_the_trust_of_a_target() {
         .unwrap();
     let said = String::from_utf8(explain.stdout).unwrap();
     let expected = "t: certificates are verified against 1 root, TLS 1.2 or newer, under the rules of the Web PKI, 2 \
-                    pinned keys, 1 revocation list, required, and we show a certificate of our own";
+                    pinned keys, 1 revocation list, required, and outgate presents a client certificate";
     assert!(said.contains(expected), "{said}");
 }

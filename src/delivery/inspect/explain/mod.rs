@@ -229,7 +229,7 @@ fn describe_trust(trust: &Trust) -> String {
         text.push_str(&format!(", {}, {policy}", pluralize(trust.crl_count(), "revocation list")));
     }
     if trust.identity.is_some() {
-        text.push_str(", and we show a certificate of our own");
+        text.push_str(", and outgate presents a client certificate");
     }
     text
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
-/// What the server says to one question.
+/// The server's reply to one question.
 pub(super) enum FakeReply {
     Records(Vec<Record>),
     /// The same, but over UDP only that it does not fit.
@@ -25,7 +25,7 @@ pub(super) enum FakeReply {
     /// This code without the question, as from a server that cannot read it, unless the question is without EDNS.
     NoEdns(ResponseCode, Vec<Record>),
     Silence,
-    /// After this long.
+    /// A reply after this time.
     Late(Duration, Vec<Record>),
 }
 

@@ -1,5 +1,5 @@
 //! The form of a log line: text, JSON, or text with the priority that the journal reads.
-//! What does one event look like?
+//! How is one log event written?
 
 use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How lines are written.
+/// The form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogStyle {
     Text = 0,
@@ -22,7 +22,7 @@ pub(super) enum LogStyle {
     Journal = 2,
 }
 
-/// One for the process, like the log. A reload may change it.
+/// The form that the process's log has now. A reload may change it.
 static STYLE: AtomicU8 = AtomicU8::new(LogStyle::Text as u8);
 
 impl LogStyle {
@@ -59,7 +59,7 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// Text that is not an event, in the style in force; with its line feed.
+/// Returns text that is not an event in the present form, with its line feed.
 pub(super) fn text(level: Level, text: &str) -> String {
     match LogStyle::now() {
         LogStyle::Text => format!("{text}\n"),
@@ -82,7 +82,7 @@ fn json(level: Level, fields: Map<String, Value>) -> String {
     format!("{}\n", Value::Object(line))
 }
 
-/// Formats events in the style in force.
+/// Formats events in the present form.
 pub(super) struct EventFormat {
     timed: format::Format<Full, SystemTime>,
     untimed: format::Format<Full, ()>,

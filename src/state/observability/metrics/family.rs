@@ -1,5 +1,5 @@
 //! A family of metrics, one for each set of labels.
-//! How is it read out and pruned without making a delivery wait?
+//! How does a scrape read the series without delaying a delivery?
 //!
 //! `prometheus_client`'s own family is one map behind one lock, which it holds for as long as it writes: with 20,000
 //! routes half a second, during which a delivery that needs a new series waits, and behind it all others. Here each of
@@ -15,10 +15,10 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 
 type MetricMap<L, M> = std::collections::HashMap<L, M, RandomState>;
 
-/// So many that one of 100,000 entries is copied within a fraction of a millisecond.
+/// The number of shards: with 100,000 series, the copy of one shard takes a fraction of a millisecond.
 const SHARDS: usize = 256;
 
-/// Copies share their metrics.
+/// A family of metrics in shards. Clones share the metrics.
 pub(super) struct ShardedFamily<L, M> {
     shards: Arc<[Mutex<MetricMap<L, M>>]>,
     random: RandomState,
@@ -44,7 +44,7 @@ impl<L: Clone + Eq + Hash, M: Clone> ShardedFamily<L, M> {
         metric
     }
 
-    /// Drops the series whose labels are not kept.
+    /// Drops the series for whose labels `keep` returns false.
     pub(super) fn retain(&self, is_kept: impl Fn(&L) -> bool) {
         for shard in self.shards.iter() {
             shard.lock().retain(|labels, _| is_kept(labels));
