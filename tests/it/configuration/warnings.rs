@@ -45,7 +45,7 @@ fn warnings_are_shown_up_to_a_bound_with_a_summary_in_time_that_grows_with_their
     let (many, start) = (routes(20_000), Instant::now());
     let (code, _, said) = check(&many, &[]);
     assert_eq!(code, 0, "after {:?}", start.elapsed());
-    assert_eq!(said.matches("warning[plaintext]: webhooks may leave").count(), 25);
+    assert_eq!(said.matches("warning[plaintext]: webhooks may be sent in plaintext").count(), 25);
     assert!(said.contains("19975 more warnings of this kind"), "{said}");
     assert!(said.contains("valid, with 20001 warnings"), "{said}");
     let (code, json, _) = check(&many, &["--json"]);

@@ -506,7 +506,7 @@ fn credential_secrets_are_in_neither_explain_nor_check() {
     assert!(!told.contains(HUSH) && !told.contains("login.example"), "{told}");
     folder.write_config("config.toml", &text.remove("routes.acme.sign").add("routes.acme.plaintext", "allow"));
     let told = run(&["check"]);
-    assert!(told.contains("the credential acme would leave in plaintext"), "{told}");
+    assert!(told.contains("the credential acme would be sent in plaintext"), "{told}");
     assert!(!told.contains(HUSH), "{told}");
 }
 
