@@ -1,4 +1,4 @@
-//! What outgate does with a CONNECT, under the route that it takes.
+//! The mode of a tunnel: what the proxy does with the bytes inside.
 //! Does the tunnel end at outgate, and which bytes are inside?
 
 use super::target::RequestTarget;

@@ -1,4 +1,4 @@
-//! What operators read of the proxy: metrics, delivery records, and the log.
+//! Metrics, delivery records and the log.
 //! What does an operator read of the running proxy?
 
 pub mod line_queue;
