@@ -13,8 +13,8 @@
 //! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
 //! | 0 | [`names`], [`host`], [`lru`], [`single_flight`] | shared types; a bounded cache; one call for concurrent callers |
 //!
-//! The steps of a webhook, in the order of `delivery::deliver`: identify the client, find the route, acquire the
-//! permits of the limits, read the body, resolve the name, check every address with the guard, choose the egress
+//! The steps of a webhook, in the order of `delivery::deliver`: judge the request (client, tenant, route), check
+//! the circuit breaker, acquire the permits of the limits, obtain the credential, read the body, resolve the name, check every address with the guard, choose the egress
 //! address, connect and verify, sign, forward. Each delivery writes a record when it ends, successful or not.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients, targets and operators"))]

@@ -1,5 +1,5 @@
 //! One computation whose result is shared by all callers that need it at the same time.
-//! How does one caller fetch a value while the others wait for it?
+//! How do several callers share one fetch?
 //!
 //! A cache keeps the [`Flight`] beside its values, under its own lock. It decides what a failure means, and when the
 //! next flight begins.
@@ -43,7 +43,7 @@ impl<T, P> Clone for Flight<T, P> {
 }
 
 impl<T, P> Flight<T, P> {
-    /// Begins a flight, which the caller leads.
+    /// Begins a flight. Its leader is usually a task of its own, so that a caller which leaves ends no fetch.
     pub fn begin(progress: P) -> Leader<T, P> {
         Leader(Self(Arc::new(FlightInner {
             outcome: watch::Sender::new(Outcome::Pending),
@@ -67,7 +67,7 @@ impl<T, P> Flight<T, P> {
         *self.0.followers.borrow() > 0
     }
 
-    /// Resolves when another follower joins.
+    /// Resolves once for the followers that have joined since the last call.
     pub async fn joined(&self) {
         self.0.joined.notified().await;
     }

@@ -19,7 +19,7 @@ pub(super) const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// A webhook, a tunnel, a request for a token, or a probe.
 ///
-/// The judgement decides every field when the delivery starts. A reload changes none of them.
+/// The fields are fixed when the delivery starts. A reload changes none of them.
 #[derive(Clone, Copy)]
 pub(super) struct Delivery<'a> {
     pub(super) runtime: &'a Arc<Runtime>,
@@ -30,9 +30,9 @@ pub(super) struct Delivery<'a> {
     /// The tenant that the request is for. Tenants share no connections and no TLS sessions.
     pub(super) tenant: Option<&'a TenantName>,
     pub(super) target: &'a Target,
-    /// The delivery uses no connection of other clients, and other clients use none of its connections.
+    /// Whether the delivery and other clients use separate connections.
     pub(super) separates_clients: bool,
-    /// The total timeout of the route begins here.
+    /// The start of the delivery.
     pub(super) started: Instant,
 }
 

@@ -31,7 +31,7 @@ use judge::{JudgmentOutcome, Routed, judge_request};
 use record::{Record, Step};
 use refusal::{Code, Refusal};
 use request::{body, webhook_id};
-use response::{Guards, UpstreamResponse};
+use response::{HeldPermits, UpstreamResponse};
 use webhook::Webhook;
 
 pub use inspect::{ExplainRequest, Explanation, ProbeReport, ProbeRequest, ProbeResult, explain, explain_now, probe};
@@ -45,7 +45,8 @@ use crate::state::upstreams::pool::PooledConnection;
 
 /// Delivers one webhook, and returns the response for the client.
 ///
-/// The delivery keeps the configuration that is active when it starts: a reload does not change it.
+/// The delivery keeps the configuration that is active when it starts. Only the pool is looked up again, so that a removed
+/// address opens no connection.
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
@@ -72,7 +73,7 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
     }
 }
 
-/// Takes the steps after the judgement, and returns the target's response.
+/// Takes the steps after the judgment, and returns the target's response.
 async fn forward(
     delivery: &Delivery<'_>,
     routed: &Routed<'_>,
@@ -83,11 +84,11 @@ async fn forward(
     let breaker_key = delivery.breaker_key();
     steps::check_breaker(delivery, &breaker_key)?;
     // A delivery that waits for a limit of its own must not take a place among those in flight.
-    let permit = steps::acquire_limits(delivery, record).await?;
-    let guards = Guards { permit, _in_flight: steps::acquire_slot(delivery, record).await? };
+    let limits = steps::acquire_limits(delivery, record).await?;
+    let permits = HeldPermits { limits, _in_flight: steps::acquire_slot(delivery, record).await? };
     // The timeout is inside the throttle, so the client's time excludes the waits for the bandwidth limit.
     let body = body::with_timeout(request.body, route.timeouts.body);
-    let request = ProxyRequest { body: throttle::request_body(body, guards.permit.bandwidth_limiter()), ..request };
+    let request = ProxyRequest { body: throttle::request_body(body, permits.limits.bandwidth_limiter()), ..request };
     let credential = credential::obtain(delivery, record).await?;
     record.begin(Step::ReadBody);
     let mut webhook = Webhook::prepare(delivery, routed, request).await?;
@@ -100,7 +101,7 @@ async fn forward(
     let (connection, response) = result?;
     credential.iter().for_each(|credential| credential.observe_response(&response, runtime));
     response::check(&response, route.response_max, route.response_head_max)?;
-    Ok(UpstreamResponse { connection, guards, response, body_max: route.response_max })
+    Ok(UpstreamResponse { connection, permits, response, body_max: route.response_max })
 }
 
 /// Takes the steps that contact the target. Their outcome is evidence for its circuit breaker.

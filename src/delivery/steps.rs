@@ -1,4 +1,4 @@
-//! The steps before the network, in the order in which webhooks and tunnels take them.
+//! The steps before the connection, in the order in which webhooks and tunnels take them.
 //! May this delivery contact its target now, and over which hops?
 
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ pub(super) async fn acquire_limits(delivery: &Delivery<'_>, record: &mut Record)
 
 /// Takes a place under `server.max_deliveries`.
 ///
-/// This step precedes everything that costs memory or sockets. It follows authentication, because requests of unknown
+/// This step precedes the body and the sockets to the target. It follows authentication, because requests of unknown
 /// clients would otherwise push others out of the queue.
 pub(super) async fn acquire_slot(delivery: &Delivery<'_>, record: &mut Record) -> Result<InFlightGuard, Refusal> {
     let slot = delivery.runtime.admission.acquire(delivery.active.plan.max_deliveries).await;
@@ -87,7 +87,7 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
     let rotation = active.next_rotation(pool, &cleared);
     let (view, affinity, now) = (runtime.sources.snapshot(), affinity_hash(tenant, &target.host), Timestamp::now());
     let choose = |usable: &dyn Fn(_) -> bool| egress::select_hops(pool, &cleared, affinity, rotation, now, usable);
-    // A source that is deprioritised serves where the pool has no other.
+    // An ejected source serves where the pool has no other.
     let hops = choose(&|source| view.has(source) && !runtime.source_health.is_ejected(source))
         .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);

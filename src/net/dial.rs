@@ -2,7 +2,7 @@
 //! How does a webhook leave from the source address that was chosen for it?
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -30,7 +30,7 @@ pub struct DialReport {
     pub hop: Option<Hop>,
     /// All attempts, in the order in which they ended.
     pub attempts: Vec<ConnectAttempt>,
-    /// Sources that are not addresses of this host.
+    /// Sources that the kernel does not bind, because they are not addresses of this host.
     pub unusable_sources: Vec<IpAddr>,
     /// Hops that were refused or unreachable, or that did not answer before the deadline or within [`ATTEMPT_DELAY`].
     pub unresponsive_hops: Vec<Hop>,
@@ -96,8 +96,8 @@ impl std::error::Error for DialError {
     }
 }
 
-/// Tries the hops in their order (RFC 8305 §5). The next attempt starts when the last one has failed or has not
-/// answered for [`ATTEMPT_DELAY`]. The first attempt that connects wins, and dropping the others closes them.
+/// Tries the hops in their order (RFC 8305 §5). The next attempt starts when one has failed, or
+/// when none has ended for [`ATTEMPT_DELAY`]. The first attempt that connects wins, and dropping the others closes them.
 pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
     let (mut unusable_sources, mut unresponsive_hops, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
     let mut decisive = (DialError::NoSource, None);
@@ -226,7 +226,8 @@ fn bind_source(ip: IpAddr) -> io::Result<TcpSocket> {
         let options = SockRef::from(&socket);
         // With a local route for a prefix (AnyIP), the kernel lets a socket bind any IPv4 address of the prefix. It
         // returns EADDRNOTAVAIL for an IPv6 address, unless the socket has IPV6_FREEBIND. That option also permits
-        // addresses that are not routed to this host; [`check_source`] detects them.
+        // addresses that are not routed to this host: the caller passes only sources that the host has, and
+        // [`check_source`] detects the others for `egress verify`.
         options.set_freebind_v6(true)?;
         // Without the option, a connection to an IPv4-mapped target would have an IPv4 source address that was not
         // chosen.

@@ -21,7 +21,7 @@ use crate::net::http_client::Connection;
 use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
 use crate::policy::egress::Hop;
 use crate::state::Runtime;
-use crate::state::upstreams::pool::{PoolKey, PooledConnection};
+use crate::state::upstreams::pool::{ConnectionKey, PooledConnection};
 
 pub(super) use send::LARGE_REQUEST_HEAD;
 
@@ -149,9 +149,9 @@ impl<'a> UpstreamConnector<'a> {
         self.delivery.runtime.http1_only.contains(self.delivery.target, std::time::Instant::now())
     }
 
-    fn pool_key(&self, from: IpAddr) -> PoolKey {
+    fn pool_key(&self, from: IpAddr) -> ConnectionKey {
         let &Delivery { route, client, tenant, target, separates_clients, .. } = self.delivery;
-        PoolKey {
+        ConnectionKey {
             from,
             target: target.clone(),
             trust: route.trust.fingerprint,

@@ -71,7 +71,7 @@ pub struct ProbeHandshake {
 
 /// Connects to the target of a URL from the sources of its pool.
 ///
-/// The judgement, the resolver, the guard, the dialling and the handshake are those of deliveries. A probe resumes no TLS
+/// The judgment, the resolver, the guard, the dialling and the handshake are those of deliveries. A probe resumes no TLS
 /// session: what one source gets is no evidence for another.
 pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result<ProbeReport, Refusal> {
     let active = runtime.active_config();

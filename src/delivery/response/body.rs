@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, timeout};
 
-use super::Guards;
+use super::HeldPermits;
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Code;
 use crate::delivery::throttle::Throttled;
@@ -39,7 +39,7 @@ pub struct RelayedBody {
     /// Bytes that the target may still send.
     pub(super) remaining: u64,
     pub(super) record: Box<Record>,
-    pub(super) _guards: Guards,
+    pub(super) _permits: HeldPermits,
     pub(super) deadline: Pin<Box<Sleep>>,
 }
 

@@ -32,15 +32,15 @@ const NO_EGRESS: HeaderValue = HeaderValue::from_static("none");
 /// The target's response, and the values that its delivery holds until the last byte.
 pub(super) struct UpstreamResponse {
     pub(super) connection: PooledConnection,
-    pub(super) guards: Guards,
+    pub(super) permits: HeldPermits,
     pub(super) response: Response<Incoming>,
     /// The length limit of the body, in bytes.
     pub(super) body_max: u64,
 }
 
 /// The places that a delivery holds until its last byte. Dropping them frees them.
-pub(super) struct Guards {
-    pub(super) permit: LimitPermit,
+pub(super) struct HeldPermits {
+    pub(super) limits: LimitPermit,
     pub(super) _in_flight: InFlightGuard,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn relay(
     deadline: Instant,
     pseudonym: &str,
 ) -> Response<ResponseBody> {
-    let UpstreamResponse { connection, guards, response, body_max } = upstream;
+    let UpstreamResponse { connection, permits, response, body_max } = upstream;
     let version = response.version();
     let (mut head, body) = response.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
@@ -81,13 +81,13 @@ pub(super) fn relay(
     }
     let relayed = RelayedBody {
         missing: if has_body { body.size_hint().exact() } else { Some(0) },
-        body: Some(Throttled::new(body, guards.permit.bandwidth_limiter())),
+        body: Some(Throttled::new(body, permits.limits.bandwidth_limiter())),
         connection: Some(connection),
         is_reusable,
         is_http2: version == Version::HTTP_2,
         remaining: body_max,
         record,
-        _guards: guards,
+        _permits: permits,
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
     };
     Response::from_parts(head, ResponseBody::Relayed(Box::new(relayed)))

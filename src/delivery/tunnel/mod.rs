@@ -72,7 +72,7 @@ enum TunnelSetup {
     Inspect(TunnelContext),
 }
 
-/// Takes the steps after the judgement. A tunnel that outgate serves takes those up to the limits only.
+/// Takes the steps after the judgment. A tunnel that outgate serves takes those up to the limits only.
 async fn open(delivery: &Delivery<'_>, routed: &Routed<'_>, record: &mut Record) -> Result<TunnelSetup, Refusal> {
     let breaker_key = delivery.breaker_key();
     steps::check_breaker(delivery, &breaker_key)?;

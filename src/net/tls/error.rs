@@ -108,7 +108,7 @@ impl From<Error> for TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Certificate { .. } => f.write_str("the target's certificate is not valid for its name"),
+            Self::Certificate { .. } => f.write_str("the target's certificate is not trusted"),
             Self::Alert { id, name } => write!(f, "the target refused the handshake with alert {id} ({name})"),
             Self::Incompatible(_) => f.write_str("no common TLS version or suite"),
             Self::Plaintext => f.write_str("the target does not speak TLS on this port"),

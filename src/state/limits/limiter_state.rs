@@ -17,7 +17,7 @@ use crate::state::limits::token_queue::{TokenQueue, TokenTurns};
 use crate::state::limits::wait_queue::{Ticket, WaitQueue};
 
 /// The length of each of the two queues of deliveries; more are refused at once.
-const WAITING_MAX: usize = 1000;
+const WAITING_PER_KEY_MAX: usize = 1000;
 
 /// The advice to a delivery that gets no permit. When the deliveries in flight end is unknown, so it is short.
 const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
@@ -110,7 +110,7 @@ impl LimiterState {
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
         let mut waiter = {
             let mut inner = self.0.lock();
-            if inner.waiting_for_permit() >= WAITING_MAX {
+            if inner.waiting_for_permit() >= WAITING_PER_KEY_MAX {
                 return Err(Exhausted(CONCURRENCY_RETRY));
             }
             let ticket = inner.extras.get_or_insert_default().permits.join(());
@@ -149,7 +149,7 @@ impl LimiterState {
         let waiter = {
             let mut inner = self.0.lock();
             let ahead = inner.waiting_for_token();
-            if ahead >= WAITING_MAX || Instant::now() + time_of_tokens(quota, ahead) > deadline {
+            if ahead >= WAITING_PER_KEY_MAX || Instant::now() + time_of_tokens(quota, ahead) > deadline {
                 return Err(Exhausted(time_of_tokens(quota, ahead + 1)));
             }
             TokenWaiter { limiter: self, turns: inner.extras.get_or_insert_default().tokens.join() }

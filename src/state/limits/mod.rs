@@ -31,10 +31,10 @@ use crate::state::limits::wait_slots::{LimitWait, WAITING_MAX, WaitSlots};
 /// The number of keys that one limit counts separately. Clients choose the keys (a tenant, a host), so their number must be
 /// bounded. This many fill the hash tables of a limit completely (7 in 8 of 32,768 slots, 64 times): 160 MiB, or 92 bytes
 /// each.
-pub const KEYS_MAX: usize = 64 * 28_672;
+pub const KEYS_MAX: usize = SHARDS * 28_672;
 
-/// The state of all limits, by name and key. It holds no configured value: each delivery brings the quota and the maximum
-/// from its plan.
+/// The state of all limits, by name and key. It keeps the quota, the maximum and the bandwidth of the newest arrival:
+/// each delivery brings those of its plan, so a reload applies to the deliveries that wait, too.
 ///
 /// A limit that gets another name, or counts `per` something else, starts with new state. The clock is a parameter, so that
 /// tests set the time.
@@ -67,7 +67,7 @@ pub struct LimitExceeded {
     pub limit: LimitName,
     /// The earliest time at which a retry may succeed.
     pub retry_after: Duration,
-    /// The status of each enforced limit, for [`headers`](crate::policy::limits::rate_limit_headers).
+    /// The status of each enforced limit, for [`rate_limit_headers`](crate::policy::limits::rate_limit_headers).
     pub statuses: Vec<LimitStatus>,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for LimitExceeded {
 impl std::error::Error for LimitExceeded {}
 
 impl LimitPermit {
-    /// Returns the status of each enforced limit, for [`headers`](crate::policy::limits::rate_limit_headers).
+    /// Returns the status of each enforced limit, for [`rate_limit_headers`](crate::policy::limits::rate_limit_headers).
     pub fn statuses(&self) -> impl Iterator<Item = &LimitStatus> {
         self.claims.iter().filter(|claim| claim.is_enforced()).map(|claim| &claim.status)
     }
@@ -131,7 +131,7 @@ impl<C: Clock> Limits<C> {
         Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, wait_slots: WaitSlots::new(WAITING_MAX) }
     }
 
-    /// Acquires all of the limits, or none.
+    /// Acquires all of the limits. A refusal returns the permits, and not the tokens.
     ///
     /// The order has reasons. Permits come first, since they can be returned. Tokens cannot: if the rate of a later limit
     /// refuses, the tokens of the earlier ones are spent. Limits that only report come last; they count the deliveries that

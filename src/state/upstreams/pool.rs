@@ -22,7 +22,7 @@ use crate::state::upstreams::keep_alive;
 
 /// The properties of a connection. A delivery may use a connection only if all of them are equal.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct PoolKey {
+pub struct ConnectionKey {
     pub from: IpAddr,
     pub target: Target,
     /// The fingerprint of the trust that its certificate satisfied, with the client certificate.
@@ -44,9 +44,9 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 const SHARDS: usize = 16;
 
 pub struct ConnectionPool {
-    shards: [Mutex<HashMap<PoolKey, PoolEntry>>; SHARDS],
+    shards: [Mutex<HashMap<ConnectionKey, PoolEntry>>; SHARDS],
     /// The shares of the clients in all connections. Lock order: a shard first, then this.
-    shares: Mutex<FairShareLru<Option<ClientName>, PoolKey>>,
+    shares: Mutex<FairShareLru<Option<ClientName>, ConnectionKey>>,
     /// The pools whose source addresses connections may have. The pool closes a released connection from another source.
     allowed_sources: ArcSwapOption<Vec<Arc<Pool>>>,
 }
@@ -94,7 +94,7 @@ impl IdleTimeout {
 /// [`PooledConnection::release`] returns it to the pool.
 pub struct PooledConnection {
     connection: Connection,
-    key: PoolKey,
+    key: ConnectionKey,
     pool: Arc<ConnectionPool>,
     idle_timeout: IdleTimeout,
 }
@@ -110,7 +110,12 @@ impl ConnectionPool {
     }
 
     /// Adds a new connection, whose route has the idle timeout `idle_timeout`, and takes it into use.
-    pub fn lease(self: &Arc<Self>, key: PoolKey, connection: Connection, idle_timeout: Duration) -> PooledConnection {
+    pub fn lease(
+        self: &Arc<Self>,
+        key: ConnectionKey,
+        connection: Connection,
+        idle_timeout: Duration,
+    ) -> PooledConnection {
         let connection = match connection.share() {
             None => connection,
             Some(handle) => {
@@ -129,7 +134,7 @@ impl ConnectionPool {
     }
 
     /// Takes a new connection into use for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
-    pub fn lease_dedicated(self: &Arc<Self>, key: PoolKey, connection: Connection) -> PooledConnection {
+    pub fn lease_dedicated(self: &Arc<Self>, key: ConnectionKey, connection: Connection) -> PooledConnection {
         let connection = connection.share().unwrap_or(connection);
         PooledConnection {
             connection,
@@ -144,7 +149,7 @@ impl ConnectionPool {
     /// to an address that the guard denies, stay in the pool.
     pub async fn acquire(
         self: &Arc<Self>,
-        key: &PoolKey,
+        key: &ConnectionKey,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: impl Fn(&Connection) -> bool,
@@ -159,7 +164,7 @@ impl ConnectionPool {
 
     async fn take_shared(
         &self,
-        key: &PoolKey,
+        key: &ConnectionKey,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
@@ -194,7 +199,7 @@ impl ConnectionPool {
     /// Takes an idle connection, and the timeout of its target's `Keep-Alive`.
     async fn take_idle(
         &self,
-        key: &PoolKey,
+        key: &ConnectionKey,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
@@ -234,14 +239,14 @@ impl ConnectionPool {
         }
     }
 
-    fn pop(&self, key: &PoolKey) -> Option<IdleConnection> {
+    fn pop(&self, key: &ConnectionKey) -> Option<IdleConnection> {
         let mut shard = self.shard(key).lock();
         let idle = shard.get_mut(key)?.idle.pop()?;
         self.shares.lock().remove(&key.client, idle.number);
         Some(idle)
     }
 
-    fn push(&self, key: &PoolKey, connection: Connection, since: Instant, idle_timeout: IdleTimeout) {
+    fn push(&self, key: &ConnectionKey, connection: Connection, since: Instant, idle_timeout: IdleTimeout) {
         if !idle_timeout.effective().is_zero() && !connection.is_closed() && self.allows_source(key.from) {
             self.store(key, |entry, number| {
                 let oldest = (entry.idle.len() >= PER_KEY_MAX).then(|| entry.idle.remove(0));
@@ -263,7 +268,7 @@ impl ConnectionPool {
 
     /// Stores a connection, which `put` adds under its number. A full pool, or a full key, evicts its least recently used
     /// connection.
-    fn store(&self, key: &PoolKey, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
+    fn store(&self, key: &ConnectionKey, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
         let (oldest, evicted) = {
             let mut shard = self.shard(key).lock();
             let (number, evicted) = self.shares.lock().add(&key.client, key.clone());
@@ -279,7 +284,7 @@ impl ConnectionPool {
     }
 
     /// Removes a connection. `None`: another delivery has taken it meanwhile.
-    fn remove(&self, key: &PoolKey, number: u64) -> Option<Connection> {
+    fn remove(&self, key: &ConnectionKey, number: u64) -> Option<Connection> {
         let mut shard = self.shard(key).lock();
         let entry = shard.get_mut(key)?;
         let idle = entry.idle.iter().position(|idle| idle.number == number);
@@ -293,7 +298,7 @@ impl ConnectionPool {
         connection
     }
 
-    fn shard(&self, key: &PoolKey) -> &Mutex<HashMap<PoolKey, PoolEntry>> {
+    fn shard(&self, key: &ConnectionKey) -> &Mutex<HashMap<ConnectionKey, PoolEntry>> {
         // Any even spread will do, since the map hashes the key itself.
         let low = match key.from {
             IpAddr::V4(ip) => ip.octets()[3],

@@ -69,7 +69,7 @@ pub fn explain(plan: &Plan, request: &ExplainRequest<'_>, local: &LocalAddresses
 pub fn explain_now(runtime: &Runtime, request: &ExplainRequest<'_>) -> Explanation {
     let active = runtime.active_config();
     let (mut explanation, routed) = explain_routed(&active.plan, request, &runtime.sources.local_addresses());
-    // A request that the judgement refuses takes no place of a limit.
+    // A request that the judgment refuses takes no place of a limit.
     let Some(routed) = routed else { return explanation };
     let CurrentState { lines, not_admitted, no_egress } =
         explain_current_state(runtime, &active.plan, request, &routed);
@@ -79,7 +79,7 @@ pub fn explain_now(runtime: &Runtime, request: &ExplainRequest<'_>) -> Explanati
     explanation
 }
 
-/// Returns the explanation, and the routed request unless the judgement refuses it.
+/// Returns the explanation, and the routed request unless the judgment refuses it.
 fn explain_routed<'p>(
     plan: &'p Plan,
     request: &ExplainRequest<'p>,
@@ -104,7 +104,7 @@ fn explain_routed<'p>(
     (Explanation { lines, refusal: refusal.map(|refusal| refusal.code) }, routed)
 }
 
-/// Adds the decisions of the judgement.
+/// Adds the decisions of the judgment.
 fn explain_judgment<'p>(
     plan: &'p Plan,
     request: &ExplainRequest<'p>,
