@@ -123,9 +123,9 @@ impl LimiterState {
         }
     }
 
-    /// Takes a token without waiting, unless other deliveries wait. Returns the number of tokens left. A new quota also
+    /// Takes a token without waiting, unless other deliveries wait. Returns the status after it. A new quota also
     /// applies to the deliveries that wait.
-    pub(in crate::state) fn try_take_token(&self, quota: &Quota, now: u64) -> Result<u32, Exhausted> {
+    pub(in crate::state) fn try_take_token(&self, quota: &Quota, now: u64) -> Result<RateStatus, Exhausted> {
         let mut inner = self.0.lock();
         if inner.rate.set_quota(quota, now)
             && let Some(extras) = &inner.extras
@@ -145,7 +145,7 @@ impl LimiterState {
         quota: &Quota,
         clock: impl Fn() -> u64,
         deadline: Instant,
-    ) -> Result<u32, Exhausted> {
+    ) -> Result<RateStatus, Exhausted> {
         let waiter = {
             let mut inner = self.0.lock();
             let ahead = inner.waiting_for_token();

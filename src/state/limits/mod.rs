@@ -253,7 +253,7 @@ impl LimitClaim {
             taken => taken,
         };
         let status = match &taken {
-            Ok(remaining) => RateStatus { remaining: *remaining, retry_after: quota.interval() },
+            Ok(status) => *status,
             Err(Exhausted(retry_after)) => RateStatus { remaining: 0, retry_after: *retry_after },
         };
         self.status.rate = Some(status);

@@ -41,12 +41,12 @@ impl GcraState {
         true
     }
 
-    /// Takes one token, and returns the number left. The error is the time until there is one.
-    pub(in crate::state) fn try_take(&mut self, now: u64) -> Result<u32, Duration> {
+    /// Takes one token, and returns the status after it. The error is the time until there is one.
+    pub(in crate::state) fn try_take(&mut self, now: u64) -> Result<RateStatus, Duration> {
         let (Some(burst), Some(pace)) =
             (NonZeroU32::new(self.burst), Pace::with_period(Duration::from_nanos(self.interval)))
         else {
-            return Ok(u32::MAX); // there is no quota
+            return Ok(RateStatus { remaining: u32::MAX, retry_after: Duration::ZERO }); // there is no quota
         };
         let (state, clock) =
             (SingleKeyStore(Cell::new(self.theoretical_arrival)), FixedClock(Cell::new(Nanos::new(0))));
@@ -55,7 +55,7 @@ impl GcraState {
         let checked = limiter.check();
         self.theoretical_arrival = limiter.into_state_store().0.get();
         match checked {
-            Ok(left) => Ok(left.remaining_burst_capacity()),
+            Ok(_) => Ok(self.status(now)),
             Err(until) => Err(until.wait_time_from(Nanos::new(now))),
         }
     }
@@ -126,17 +126,31 @@ mod tests {
         Quota { count, period: Duration::from_secs(seconds), burst }
     }
 
+    fn remaining(taken: Result<RateStatus, Duration>) -> Result<u32, Duration> {
+        taken.map(|status| status.remaining)
+    }
+
+    #[test]
+    fn gcra_take_tells_the_time_to_the_next_token() {
+        let mut rate = GcraState::default();
+        rate.set_quota(&quota(2, 1, 3), SECOND);
+        assert!(rate.try_take(SECOND).is_ok());
+        let status = RateStatus { remaining: 1, retry_after: Duration::from_millis(300) };
+        assert_eq!(rate.try_take(SECOND + SECOND / 5), Ok(status), "500 ms after the first take");
+    }
+
     #[test]
     fn gcra_status_takes_no_token() {
         let mut rate = GcraState::default();
         rate.set_quota(&quota(2, 1, 3), SECOND);
         let left = |rate: &GcraState, now| (rate.status(now).remaining, rate.status(now).retry_after.as_millis());
         assert_eq!(left(&rate, SECOND), (3, 0));
-        assert_eq!(rate.try_take(SECOND), Ok(2));
+        assert_eq!(remaining(rate.try_take(SECOND)), Ok(2));
         assert_eq!(left(&rate, SECOND), (2, 500));
         assert_eq!(left(&rate, SECOND + SECOND / 5), (2, 300));
-        assert_eq!((rate.try_take(SECOND), rate.try_take(SECOND)), (Ok(1), Ok(0)));
-        assert_eq!(rate.try_take(SECOND), Err(Duration::from_millis(500)));
+        assert_eq!(remaining(rate.try_take(SECOND)), Ok(1));
+        assert_eq!(remaining(rate.try_take(SECOND)), Ok(0));
+        assert_eq!(remaining(rate.try_take(SECOND)), Err(Duration::from_millis(500)));
         assert_eq!(left(&rate, SECOND), (0, 500));
         assert_eq!(left(&rate, SECOND + SECOND / 5), (0, 300));
         assert_eq!(left(&rate, 2 * SECOND), (2, 500));
@@ -147,9 +161,10 @@ mod tests {
     fn gcra_gives_no_token_twice_when_the_clock_goes_back() {
         let mut rate = GcraState::default();
         rate.set_quota(&quota(1, 1, 2), 10 * SECOND);
-        assert_eq!((rate.try_take(10 * SECOND), rate.try_take(10 * SECOND)), (Ok(1), Ok(0)));
-        assert_eq!(rate.try_take(5 * SECOND), Err(Duration::from_secs(6)));
-        assert_eq!(rate.try_take(11 * SECOND), Ok(0));
+        assert_eq!(remaining(rate.try_take(10 * SECOND)), Ok(1));
+        assert_eq!(remaining(rate.try_take(10 * SECOND)), Ok(0));
+        assert_eq!(remaining(rate.try_take(5 * SECOND)), Err(Duration::from_secs(6)));
+        assert_eq!(remaining(rate.try_take(11 * SECOND)), Ok(0));
         assert!(!rate.is_full(0));
     }
 }
