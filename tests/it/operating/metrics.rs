@@ -9,7 +9,7 @@ use std::fs;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder, scene};
-use support::{Client, Outgate};
+use support::{Client, Outgate, eventually};
 
 /// Deliveries on so many routes, each refused for its port, are so many series.
 const ROUTES: usize = 400;
@@ -20,12 +20,13 @@ fn metrics_of_a_removed_route_are_dropped_on_reload() {
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     let has = |route: &str| scene.outgate.admin("/metrics").text().contains(&format!("route=\"{route}\""));
-    assert!(has("signed") && has("plain"));
+    // A delivery is counted once its response has been sent.
+    eventually("both routes are counted", || has("signed") && has("plain"));
     let renamed = config(&scene.good, &scene.plain, "").set("routes.plain.name", "other");
     scene.outgate.reconfigure(&renamed);
     assert!(has("signed") && !has("plain"), "{}", scene.outgate.admin("/metrics").text());
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    assert!(has("other"));
+    eventually("the renamed route is counted", || has("other"));
 }
 
 #[test]
