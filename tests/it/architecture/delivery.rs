@@ -59,8 +59,12 @@ fn private_imports(files: &[File]) -> Vec<String> {
 
 #[test]
 fn delivery_stories_are_short_and_import_no_private_name() {
+    let files = sources();
+    for (path, _) in STORIES {
+        assert!(files.iter().any(|file| file.path == *path), "{path} is missing");
+    }
     assert_kept(&[stories]);
-    let found = private_imports(&sources());
+    let found = private_imports(&files);
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 

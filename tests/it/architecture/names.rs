@@ -9,7 +9,7 @@ use super::{assert_found, assert_kept};
 /// The modules that may define a type of one name: its form in the configuration, and its compiled form.
 const MODULES_OF_A_TYPE_MAX: usize = 2;
 
-/// Names that say nothing to an engineer of the field. Each had a meaning of its own here, and has the field's term now.
+/// Names that say nothing to an engineer of the field. The glossary and the field have a term for each.
 const PRIVATE_NAMES: &[&str] = &[
     "Aside",
     "Attended",
@@ -115,7 +115,7 @@ fn subject_first(file: &File) -> Vec<String> {
     violations
 }
 
-/// The types of one name that more modules define than a reader can tell apart.
+/// Returns the type names that more than [`MODULES_OF_A_TYPE_MAX`] modules define.
 fn shared_names(files: &[File]) -> Vec<String> {
     let mut modules: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for file in files {

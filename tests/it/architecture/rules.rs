@@ -42,7 +42,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/policy/credential",      // reads the responses of token endpoints and targets
             "src/server",
         ],
-        reason: "an error knows no status: `src/delivery/errors` maps errors to statuses",
+        reason: "an error knows no status: the table in `src/delivery/refusal/table.rs` has them",
     },
     Restriction {
         words: &["by_operator"],
@@ -66,9 +66,9 @@ const RESTRICTIONS: &[Restriction] = &[
     },
 ];
 
-/// What decisions never use: they neither wait, reach out, read the environment nor log. Clippy and the restrictions keep
-/// sockets, files and clocks away.
-const IMPURE: &[&str] = &["async", "await", "tokio", "tracing", "std::env"];
+/// What decisions never use: they neither wait, read files, clocks or the environment, nor log. Clippy keeps sockets
+/// away.
+const IMPURE: &[&str] = &["async", "await", "tokio", "tracing", "std::env", "std::fs", "SystemTime", "elapsed"];
 
 fn module_doc(file: &File) -> Vec<String> {
     let paragraph: Vec<&str> = file
@@ -164,6 +164,7 @@ fn rules_find_each_violation() {
         (restricted, "src/state/mod.rs", "#[cfg(test)]\nuse a::{b};\nfn f() { StatusCode::OK }", 1),
         (restricted, "src/server/entrance.rs", "Caller::by_operator(name)", 1),
         (purity, "src/policy/egress.rs", "async fn f() { g().await; }", 2),
+        (purity, "src/policy/egress.rs", "std::fs::metadata(p); SystemTime::UNIX_EPOCH.elapsed();", 3),
         (purity, "src/policy/egress.rs", "let c = '\"'; tracing::info!(\"x\"); let r = r#\"tokio\"#;", 1),
         (purity, "src/policy/egress.rs", "/// Not async.\nfn f(now: Instant) {}", 0),
         (purity, "src/net/dial.rs", "async fn f() {}", 0),

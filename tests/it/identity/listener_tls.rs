@@ -408,7 +408,7 @@ fn client_ca_that_is_replaced_ends_tls_session_resumption() {
     let place = place(&with_clients(""));
     let client = place.tls(Some(place.client(&place.clients, |_| {})), &[]);
     for _ in 0..3 {
-        assert_eq!(place.ask(&client).unwrap(), HandshakeKind::Full, "no session keeps a certificate from judgement");
+        assert_eq!(place.ask(&client).unwrap(), HandshakeKind::Full, "no session keeps a certificate from judgment");
     }
     // The file alone changes.
     place.outgate.after_reload(|| drop(place.outgate.folder.write("clients.pem", &Pki::new().pem)));

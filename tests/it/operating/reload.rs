@@ -8,7 +8,7 @@ use crate::support;
 use support::configuration::Replace;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, scene, scene_with};
-use support::{PATIENCE, post};
+use support::{PATIENCE, eventually, post};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -89,11 +89,7 @@ fn reload_leaves_a_delivery_in_flight_under_its_former_configuration() {
 }
 
 fn wait_for_connection(receiver: &Receiver) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while receiver.connections() == 0 {
-        assert!(std::time::Instant::now() < deadline, "nobody came");
-        std::thread::yield_now();
-    }
+    eventually("a connection to the target", || receiver.connections() > 0);
 }
 
 #[test]

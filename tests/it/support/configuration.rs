@@ -6,7 +6,8 @@ use std::fmt;
 use serde::Serialize;
 use toml::{Table, Value};
 
-/// A configuration document. Its methods return a changed copy. They panic if the change would change nothing.
+/// A configuration document. Its methods return a changed copy. They panic if a key to replace or remove does not
+/// exist, or a key to add does.
 ///
 /// A path is dotted. Routes are an array of tables, so a segment below `routes` is the name of a route, or `*` for every
 /// route.
