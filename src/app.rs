@@ -219,7 +219,7 @@ impl Proxy {
                 );
             }
         }
-        let blocked = admin::Readiness::of(&self.runtime, now).blocked;
+        let blocked = admin::Readiness::blocked(&self.runtime, now);
         if blocked.is_empty() {
             info!("ready");
         } else {

@@ -3,7 +3,7 @@
 //!
 //! | layer | module | what it does |
 //! | --- | --- | --- |
-//! | 7 | [`app`], [`reload`], [`cli`] | assembles the process; signals, systemd, reloads; one file per command |
+//! | 7 | [`app`], [`reload`], [`upkeep`], [`cli`] | assembles the process; signals, reloads, maintenance; one file per command |
 //! | 6 | [`server`] | accepts connections, and speaks HTTP with clients |
 //! | 5 | [`delivery`] | **the story**: the life of one webhook |
 //! | 4 | [`state`] | holds what outlives a delivery: active configuration, limits, connections, records, metrics |
@@ -13,9 +13,10 @@
 //! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
 //! | 0 | [`names`], [`host`], [`lru`], [`single_flight`] | shared types; a bounded cache; one call for concurrent callers |
 //!
-//! The steps of a webhook, in the order of `delivery::deliver`: judge the request (client, tenant, route), check
-//! the circuit breaker, acquire the permits of the limits, obtain the credential, read the body, resolve the name, check every address with the guard, choose the egress
-//! address, connect and verify, sign, forward. Each delivery writes a record when it ends, successful or not.
+//! The steps of a webhook, in the order of `delivery::deliver`: judge the request (client, tenant, route), check the
+//! circuit breaker, acquire the permits of the limits and a place in flight, obtain the credential, read the body,
+//! resolve the name, check every address with the guard, choose the egress address, connect and verify, sign, forward.
+//! Each delivery writes a record when it ends, successful or not.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients, targets and operators"))]
 

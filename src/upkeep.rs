@@ -72,8 +72,8 @@ async fn sweep(runtime: &Runtime, active: &ActiveConfig) {
 /// Logs the problems of signing keys: signers without a key, now or soon.
 async fn log_signer_problems(runtime: &Runtime, active: &Arc<ActiveConfig>) {
     let (now, active) = (Timestamp::now(), Arc::clone(active));
-    // Runs on a background thread, since tens of thousands of tenants may have keys.
     let digest = active.plan.digest;
+    // Runs on a background thread, since tens of thousands of tenants may have keys.
     let problems = runtime.admin_worker.run(move || {
         let problems = active.plan.signers.values().flat_map(|signer| signer.problems(now));
         problems.map(|problem| problem.message).collect()
@@ -143,7 +143,7 @@ fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Optio
 
 /// Logs when outgate becomes ready, and when it is no longer ready. The readiness at the start is in the log already.
 fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
-    let blocked = Readiness::of(runtime, Timestamp::now()).blocked;
+    let blocked = Readiness::blocked(runtime, Timestamp::now());
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),
         (Some(true), false) if !runtime.is_draining() => warn!("not ready: {}", blocked.join(", ")),

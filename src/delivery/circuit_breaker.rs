@@ -14,11 +14,12 @@ pub(super) fn observe<T>(
     result: &Result<T, Refusal>,
 ) {
     let Some(attempt) = attempt else { return };
+    let now = std::time::Instant::now();
     match result.as_ref().map_err(classify) {
-        Ok(_) => attempt.succeeded(success, std::time::Instant::now()),
-        Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response, std::time::Instant::now()),
+        Ok(_) => attempt.succeeded(success, now),
+        Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response, now),
         Err(BreakerOutcome::Failure(failure, code)) => {
-            if attempt.failed(failure, code, std::time::Instant::now()) {
+            if attempt.failed(failure, code, now) {
                 delivery.runtime.metrics.circuits_opened.inc();
             }
         }

@@ -50,7 +50,6 @@ use crate::state::upstreams::pool::PooledConnection;
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
-    let started = Instant::now();
     let mut record = Box::new(Record::open(runtime, Some(&request.method), &request.caller));
     webhook_id::well_formed(&request.fields).into_iter().for_each(|id| record.webhook_id(id));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {
@@ -58,7 +57,7 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
         Ok(JudgmentOutcome::LocalOptions) => return response::options(record, pseudonym),
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
     };
-    let deadline = started + routed.route.timeouts.total;
+    let deadline = Instant::from_std(record.started()) + routed.route.timeouts.total;
     let method = request.method.clone();
     let delivery = Delivery::new(runtime, &active, &routed, record.started());
     // `pin!` avoids a copy of the whole delivery's state into the timeout.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::context::Delivery;
 use super::record::{Record, Step};
 use super::refusal::{Code, Refusal};
+use crate::config::SelectionPolicy;
 use crate::names::{Host, LimitName, TenantName};
 use crate::policy::egress::{self, Families, Hop, HopError, Pool};
 use crate::policy::guard::ClearedAddresses;
@@ -85,7 +86,10 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
     // A reload may have changed the pool while the name was resolved.
     let pool = &pool_now(runtime, route)?;
     let rotation = active.next_rotation(pool, &cleared);
-    let (view, affinity, now) = (runtime.sources.snapshot(), affinity_hash(tenant, &target.host), Timestamp::now());
+    // Only sticky selection reads the hash.
+    let is_sticky = pool.select() == SelectionPolicy::Sticky;
+    let affinity = if is_sticky { affinity_hash(tenant, &target.host) } else { 0 };
+    let (view, now) = (runtime.sources.snapshot(), Timestamp::now());
     let choose = |usable: &dyn Fn(_) -> bool| egress::select_hops(pool, &cleared, affinity, rotation, now, usable);
     // An ejected source serves where the pool has no other.
     let hops = choose(&|source| view.has(source) && !runtime.source_health.is_ejected(source))
@@ -102,7 +106,7 @@ pub(super) async fn resolve(delivery: &Delivery<'_>, families: Families) -> Resu
 }
 
 /// Returns the pool of the configuration that is active now: a removed address opens no connection.
-fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, HopError> {
+pub(super) fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, HopError> {
     runtime.active_config().plan.pools.get(route.pool.name()).cloned().ok_or(HopError::NoUsableSource)
 }
 

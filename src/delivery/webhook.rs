@@ -1,6 +1,7 @@
 //! The request that the target gets: the client's request, without the fields for outgate, and with outgate's own.
 //! Which fields and which body are forwarded, and which signatures are added?
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +26,8 @@ use crate::policy::sign::{SignError, Signer, SigningInput};
 pub(super) struct Webhook<'a> {
     delivery: &'a Delivery<'a>,
     method: Method,
-    path_and_query: String,
+    /// The request's own, unless a signer changes it.
+    path_and_query: Cow<'a, str>,
     fields: HeaderMap,
     body: WebhookBody,
     interim: Option<InterimCallback>,
@@ -51,7 +53,7 @@ impl<'a> Webhook<'a> {
     /// route allows.
     pub(super) async fn prepare(
         delivery: &'a Delivery<'a>,
-        routed: &Routed<'_>,
+        routed: &'a Routed<'_>,
         request: ProxyRequest,
     ) -> Result<Self, Refusal> {
         let &Delivery { route, target, .. } = delivery;
@@ -71,7 +73,7 @@ impl<'a> Webhook<'a> {
 
         let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == InterimPolicy::Forward);
         let body = Self::prepare_body(body, route, routed.body_check.as_ref()).await?;
-        let path_and_query = routed.request_target.path_and_query.clone();
+        let path_and_query = Cow::Borrowed(routed.request_target.path_and_query.as_str());
         Ok(Self { delivery, method, path_and_query, fields, body, interim })
     }
 
@@ -146,7 +148,7 @@ impl<'a> Webhook<'a> {
                 signer.mutations(&self.signing_input(body, now, &id)).map_err(|error| self.unsigned(signer, error))?;
             self.set_fields(mutations.headers);
             if let Some(path_and_query) = mutations.path_and_query {
-                self.path_and_query = path_and_query;
+                self.path_and_query = Cow::Owned(path_and_query);
             }
         }
         for signer in &route.signers {
@@ -162,7 +164,7 @@ impl<'a> Webhook<'a> {
 
     fn signing_input<'b>(&'b self, body: &'b [u8], now: Timestamp, id: &'b str) -> SigningInput<'b> {
         let &Delivery { target, tenant, .. } = self.delivery;
-        let (method, path_and_query) = (&self.method, self.path_and_query.as_str());
+        let (method, path_and_query) = (&self.method, &*self.path_and_query);
         SigningInput { method, target, tenant, path_and_query, headers: &self.fields, body, now, id }
     }
 

@@ -17,14 +17,14 @@ use tokio::time::Instant;
 
 use super::filter_output::FilterOutput;
 use super::frame::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PRIORITY,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PREFACE, PRIORITY,
     PUSH_PROMISE, RST_STREAM, stream_id,
 };
 use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, RewrittenBlock};
 use super::leaky_bucket::LeakyBucket;
 use replacement::HeadersFrame;
 
-const PREFACE_LEN: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+const PREFACE_LEN: usize = PREFACE.len();
 /// The default of SETTINGS_MAX_FRAME_SIZE, in bytes, which outgate does not change (RFC 9113 §6.5.2).
 const FRAME_SIZE_MAX: usize = 16 * 1024;
 /// The lower bound of the limit of CONTINUATION frames in a block. h2 accepts five for a list limit below 80 KiB.

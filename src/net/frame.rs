@@ -1,6 +1,9 @@
 //! The layout, types and flags of HTTP/2 frames (RFC 9113 §4.1, §6).
 //! Which numbers identify a frame?
 
+/// The connection preface of a client (RFC 9113 §3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The length of a frame header, in bytes.
 pub const FRAME_HEADER_LEN: usize = 9;
 

@@ -16,18 +16,18 @@ pub struct LeakyBucket {
 }
 
 impl LeakyBucket {
-    pub fn new(forgotten_per_second: u64) -> Self {
-        Self { leak_per_second: forgotten_per_second, count: 0, last_leak: None }
+    pub fn new(leak_per_second: u64) -> Self {
+        Self { leak_per_second, count: 0, last_leak: None }
     }
 
     /// Adds units, and returns the new count.
     pub fn add(&mut self, count: u64, now: Instant) -> u64 {
         let since = self.last_leak.get_or_insert(now);
         let rate = u128::from(self.leak_per_second);
-        let forgotten = now.saturating_duration_since(*since).as_nanos() * rate / NANOSECONDS_PER_SECOND;
+        let leaked = now.saturating_duration_since(*since).as_nanos() * rate / NANOSECONDS_PER_SECOND;
         // A fraction of a unit is left for the next call.
-        *since += Duration::from_nanos(u64::try_from(forgotten * NANOSECONDS_PER_SECOND / rate).unwrap_or(u64::MAX));
-        self.count = self.count.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
+        *since += Duration::from_nanos(u64::try_from(leaked * NANOSECONDS_PER_SECOND / rate).unwrap_or(u64::MAX));
+        self.count = self.count.saturating_sub(u64::try_from(leaked).unwrap_or(u64::MAX));
         self.count = self.count.saturating_add(count);
         self.count
     }

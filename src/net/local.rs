@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::{ip_from_octets, sockopt};
+use super::sockopt;
+use crate::policy::addresses::ip_from_octets;
 
 /// All addresses that this host accepts packets for. These are the addresses of its interfaces, and the prefixes of
 /// local routes such as `ip route add local 198.51.100.0/24 dev lo` (AnyIP).

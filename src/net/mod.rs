@@ -18,11 +18,3 @@ pub mod resolve;
 mod sockopt;
 pub mod tls;
 pub mod tunnel;
-
-use std::net::IpAddr;
-
-/// Returns the address of four or sixteen octets.
-fn ip_from_octets(octets: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
-}

@@ -53,7 +53,7 @@ pub enum ResolveError {
     Timeout,
     /// The timeout ended, and no name server responds to any query.
     Outage,
-    /// Every server failed. The value is the response code of one, as the IANA registry spells it (`SERVFAIL`).
+    /// Every server failed. The value is the error of one: its response code (`SERVFAIL`), or a description.
     Failed(&'static str),
     /// The number of queries in flight is at its maximum.
     Busy,

@@ -24,6 +24,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::connection::{MaybeTlsStream, OutboundSocket};
 use crate::config::VerifyMode;
 use crate::names::{Host, TenantName};
+use crate::policy::expiry::certificate_timestamp;
 use crate::policy::trust::Trust;
 use crate::policy::trust::error::VerifyError;
 pub use certificate::CertificateSummary;
@@ -159,7 +160,7 @@ fn handshake_info(connection: &ClientConnection, trust: &Trust) -> Result<Handsh
             .negotiated_cipher_suite()
             .and_then(|suite| suite.suite().as_str())
             .map_or("", iana_suite_name),
-        expires: certificate::to_timestamp(leaf.validity().not_after).unwrap_or(Timestamp::MAX),
+        expires: certificate_timestamp(leaf.validity().not_after.timestamp()),
         verified: trust.verify == VerifyMode::Full,
         speaks_http2: connection.alpn_protocol() == Some(ALPN_H2),
     })

@@ -12,6 +12,12 @@ use std::sync::LazyLock;
 
 use ipnet::{IpNet, Ipv6Net};
 
+/// Returns the address of four or sixteen octets.
+pub fn ip_from_octets(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
 /// An address range that is not part of the public Internet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SpecialRange {

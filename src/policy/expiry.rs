@@ -206,8 +206,7 @@ impl ExpiryCollector {
         let (from, until) = validity;
         let warn_before_max = if usage == CertificateUse::Ca { WARN_BEFORE_CA } else { WARN_BEFORE };
         let part = SignedDuration::from_secs(until.saturating_sub(from)) / WARN_LIFETIME_DIVISOR;
-        // RFC 5280 §4.1.2.5: the maximum date means "does not expire" and exceeds the range of `Timestamp`.
-        let ends = Timestamp::from_second(until).unwrap_or(Timestamp::MAX);
+        let ends = certificate_timestamp(until);
         let path = file.path.clone();
         let expiry = Expiry {
             usage,
@@ -223,6 +222,12 @@ impl ExpiryCollector {
 }
 
 /// Returns the validity period in seconds. An unreadable certificate is reported elsewhere.
+/// Converts the time of a certificate. 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of
+/// `Timestamp`.
+pub fn certificate_timestamp(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+}
+
 fn certificate_validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))

@@ -7,6 +7,7 @@ use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::expiry::certificate_timestamp;
 use crate::config::WarningCode;
 use crate::config::{Ca, Config, ConnectPolicy, Located, Problem};
 
@@ -63,8 +64,7 @@ fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> 
         let help = "the certificate of an authority (CA:TRUE), as `outgate ca new` makes it";
         return report(place, format!("the first certificate of {path} may not sign others"), help);
     }
-    // RFC 5280 §4.1.2.5: the maximum date means "does not expire" and exceeds the range of `Timestamp`.
-    let expires_at = Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
+    let expires_at = certificate_timestamp(certificate.validity().not_after.timestamp());
     if expires_at < now {
         return report(
             place,

@@ -128,16 +128,21 @@ pub struct RateStatus {
 /// `q` in `w` seconds is the rate. If the burst is larger, it is the burst and its refill time, so that `r` never
 /// exceeds `q`.
 pub fn rate_limit_headers<'a>(
-    standings: impl IntoIterator<Item = &'a LimitStatus>,
+    statuses: impl IntoIterator<Item = &'a LimitStatus>,
 ) -> Option<[(HeaderName, HeaderValue); 2]> {
     let (mut policy, mut status) = (String::new(), String::new());
-    for LimitStatus { limit, rate, concurrency_left } in standings {
+    for LimitStatus { limit, rate, concurrency_left } in statuses {
         if let Some(quota) = limit.quota {
             let q = quota.burst.max(quota.count).get();
             let w = whole_seconds(quota.time_for(q));
             push_item(&mut policy, &limit.name, "", format_args!(";q={q};w={w}"));
-            if let Some(RateStatus { remaining, retry_after: next }) = rate {
-                push_item(&mut status, &limit.name, "", format_args!(";r={remaining};t={}", whole_seconds(*next)));
+            if let Some(RateStatus { remaining, retry_after }) = rate {
+                push_item(
+                    &mut status,
+                    &limit.name,
+                    "",
+                    format_args!(";r={remaining};t={}", whole_seconds(*retry_after)),
+                );
             }
         }
         if let Some(maximum) = limit.concurrency {

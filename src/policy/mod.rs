@@ -16,7 +16,7 @@ pub mod guard;
 pub mod inspect;
 pub mod limits;
 pub mod listener;
-mod message;
+pub mod message;
 mod revocation;
 pub mod route;
 pub mod sign;

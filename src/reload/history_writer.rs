@@ -16,11 +16,13 @@ use crate::config::pending_rollback::{self, Overlay};
 use crate::config::{self, Config, Problem};
 use crate::history::{History, HistoryEntry, restore};
 use crate::state::Runtime;
-use crate::state::config::status::{AdoptedConfig, ReloadSource};
+use crate::state::config::status::AdoptedConfig;
 use crate::state::config::worker::BackgroundWorker;
 
 /// systemd sets this variable for a unit with StateDirectory= (systemd.exec(5)). It is a list if there are several.
 const STATE_DIRECTORY_VARIABLE: &str = "STATE_DIRECTORY";
+/// The cause and the source of the first configuration.
+const START: &str = "start";
 
 /// Limits how long a reload waits for the disk. Within that time, the history contains the adopted configuration when
 /// the reload returns.
@@ -73,10 +75,8 @@ impl HistoryWriter {
         let mut adopted = AdoptedConfig {
             number: 1,
             adopted_at: Timestamp::now(),
-            adopted_by: ReloadSource::Start.to_string(),
-            cause: config
-                .rollback
-                .map_or_else(|| ReloadSource::Start.to_string(), |number| format!("rollback to {number}")),
+            adopted_by: START.to_owned(),
+            cause: config.rollback.map_or_else(|| START.to_owned(), |number| format!("rollback to {number}")),
             snapshot: Arc::clone(&config.snapshot),
             warnings: config::to_log_lines(warnings, &config.sources),
             ..AdoptedConfig::default()

@@ -17,11 +17,10 @@ use super::lifetime::ConnectionLifetime;
 use super::listener_shutdown::ConnContext;
 use super::{http1, http2};
 use crate::delivery::{self, tunnel::InspectedTunnel};
+use crate::net::frame::PREFACE;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 
-/// The connection preface of HTTP/2 (RFC 9113 §3.4), sent with or without ALPN. No HTTP/1 request begins with it.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a ClientHello (RFC 8446 §5.1). No request begins with it.
 const TLS_HANDSHAKE_BYTE: &[u8] = &[0x16];
 /// The time from the first byte to the byte that determines the version.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::load_or_report;
 use super::admin_client::{AdminError, AdminRequest, AdminSocket, send};
-use super::{describe_change_count, file_exists, print_outcome, print_rejection};
+use super::{describe_change_count, file_exists, is_same_file, print_outcome, print_rejection};
 use crate::config::pending_rollback::absolute;
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
@@ -88,7 +88,6 @@ impl Diff {
         let Some(path) = &self.config else { return Ok(None) };
         let status: Value = send(sockets, &AdminRequest::get("/status"))?;
         let running = status["configuration"]["file"].as_str().map(Path::new);
-        let is_same_file = |a: &Path, b: &Path| a == b || a.canonicalize().ok() == b.canonicalize().ok();
         Ok((!running.is_some_and(|running| is_same_file(running, path))).then_some(path.as_path()))
     }
 }

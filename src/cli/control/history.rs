@@ -143,7 +143,7 @@ impl History {
 }
 
 fn summary(entry: &HistoryEntry) -> String {
-    let count = entry.difference.changes.len() + entry.difference.more;
+    let count = entry.difference.count();
     let Some(first) = entry.difference.changes.first() else { return "-".to_owned() };
     let first = escape_control_characters(first);
     let end = first.floor_char_boundary(SUMMARY_MAX);

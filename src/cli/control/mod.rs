@@ -80,8 +80,13 @@ fn print_rejection(outcome: &ReloadOutcome) -> ExitCode {
     ExitCode::from(sysexits::CONFIG)
 }
 
+/// Returns whether both paths lead to the same file.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().ok() == b.canonicalize().ok()
+}
+
 fn describe_change_count(outcome: &ReloadOutcome) -> String {
-    match outcome.difference.changes.len() + outcome.difference.more {
+    match outcome.difference.count() {
         0 => "nothing but comments, white space or order".to_owned(),
         1 => "1 change".to_owned(),
         count => format!("{count} changes"),

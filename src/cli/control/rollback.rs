@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::super::{DEFAULT_PATH, escape_control_characters, print_problems as show_problems};
 use super::admin_client::{AdminError, AdminRequest, AdminSocket, send};
 use super::history::{HistoryLocation, report_missing_entry};
-use super::{ProxySelector, describe_change_count, print_outcome, print_rejection};
+use super::{ProxySelector, describe_change_count, is_same_file, print_outcome, print_rejection};
 use crate::config::difference::Difference;
 use crate::config::pending_rollback::{self, Overlay};
 use crate::config::{self, KeyDirs};
@@ -123,8 +123,7 @@ impl Rollback {
             }
         };
         let file = running["configuration"]["file"].as_str().map(Path::new);
-        let is_same_file = |file: &Path| file == main || file.canonicalize().ok() == main.canonicalize().ok();
-        if file.is_none_or(is_same_file) {
+        if file.is_none_or(|file| is_same_file(file, main)) {
             return Ok(Some(running));
         }
         eprintln!(

@@ -31,6 +31,11 @@ pub struct Difference {
 }
 
 impl Difference {
+    /// Returns the number of changes, including those that are not listed.
+    pub fn count(&self) -> usize {
+        self.changes.len() + self.more
+    }
+
     /// Compares two configurations as written. White space, comments and the order of keys do not count.
     pub fn between(before: &SourceSnapshot, after: &SourceSnapshot) -> Self {
         let mut difference = Self::default();

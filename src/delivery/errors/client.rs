@@ -57,7 +57,8 @@ impl From<ReplayError> for Refusal {
                 Refusal::new(Code::ClientUnauthenticated, "the signature is refused: it was used before")
             }
             ReplayError::CacheFull => {
-                let detail = "more requests are signed than can be told from those sent again";
+                let detail =
+                    "the memory of used signatures is full, so outgate cannot tell a new signature from a repeated one";
                 Refusal::new(Code::RateLimited, detail).retry_after(BUSY_RETRY_AFTER)
             }
         }

@@ -147,8 +147,8 @@ pub(super) fn judge_request<'p>(
     let ProxyRequest { method, fields, body, caller, .. } = request;
     let read = RequestTarget::read(request);
     record_requested(&read, method, record);
-    let is_draining = runtime.check_draining(caller.listen());
-    let request_target = is_draining.map_err(Refusal::from).and(read.map_err(|invalid| invalid.refusal));
+    let admitted = runtime.check_draining(caller.listen());
+    let request_target = admitted.map_err(Refusal::from).and(read.map_err(|invalid| invalid.refusal));
     let (body_min, now) = (body.size_hint().lower(), Timestamp::now());
     let input = JudgeInput { request_target, head: RequestHead { method, fields: Some(fields), body_min, now } };
     let Judgment { decisions, outcome } = judge(plan, input, |tenant| {

@@ -21,7 +21,7 @@ use crate::net::http_client::Upload;
 /// that arrive.
 const PREALLOCATE_MAX: u64 = 64 * 1024;
 
-/// Checks an announced length before the single_frame byte, so that a client gets no `100 Continue` for a body that is refused.
+/// Checks an announced length before the first byte, so that a client gets no `100 Continue` for a body that is refused.
 pub(in crate::delivery) fn check_length(body: &RequestBody, max: u64) -> Result<(), RequestBodyError> {
     if body.size_hint().lower() > max { Err(RequestBodyError::TooLarge) } else { Ok(()) }
 }

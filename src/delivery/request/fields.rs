@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
+use crate::net::http_client::parse_content_length;
+
 /// Fields of the connection, never of the message (RFC 9110 §7.6.1).
 static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -76,10 +78,7 @@ fn is_common_option(option: &[u8]) -> bool {
 /// Removes a Content-Length that is not one number (RFC 9110 §8.6), where no body proves it: in responses to HEAD, and 304.
 pub(in crate::delivery) fn remove_malformed_content_length(fields: &mut HeaderMap) {
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    let is_number = |length: &HeaderValue| {
-        let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        length.is_some_and(|text| text.parse::<u64>().is_ok())
-    };
+    let is_number = |length: &HeaderValue| parse_content_length(length.as_bytes()).is_some();
     if !(lengths.next().is_none_or(is_number) && lengths.next().is_none()) {
         fields.remove(header::CONTENT_LENGTH);
     }

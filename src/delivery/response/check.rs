@@ -32,16 +32,19 @@ fn check_head(response: &Response<impl Body>, body_max: u64, head_max: ResponseH
     }
     // outgate requests no upgrade.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::target(Code::ResponseMalformed, "switched protocols, unasked"));
+        return Err(Refusal::target(Code::ResponseMalformed, "switched protocols without a request to do so"));
     }
     let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
     // outgate decodes chunked only: the client would get any other coding without its name.
     if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        let refusal = Refusal::target(Code::ResponseMalformed, "used a transfer coding that nobody asked for");
+        let refusal = Refusal::target(Code::ResponseMalformed, "used a transfer coding other than chunked");
         return Err(refusal.proxy_status("http_response_transfer_coding"));
     }
     if response.body().size_hint().lower() > body_max {
-        return Err(Refusal::part_of_target(Code::ResponseTooLarge, "answer is longer than the route's response_max"));
+        return Err(Refusal::part_of_target(
+            Code::ResponseTooLarge,
+            "response is longer than the route's response_max",
+        ));
     }
     Ok(())
 }

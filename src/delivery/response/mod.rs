@@ -14,7 +14,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::request::fields;
 use super::throttle::Throttled;
-use crate::net::http_client::has_close_option;
+use crate::policy::message::has_connection_option;
 use crate::state::limits::LimitPermit;
 use crate::state::limits::admission::InFlightGuard;
 use crate::state::upstreams::pool::PooledConnection;
@@ -57,7 +57,7 @@ pub(super) fn relay(
     let (mut head, body) = response.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
     let ends_connection = version == Version::HTTP_10
-        || has_close_option(&head.headers, &header::CONNECTION)
+        || has_connection_option(&head.headers, &header::CONNECTION, "close")
         || precedes_close(head.status);
     // A response over HTTP/2 ends no more than its stream.
     let is_reusable = version == Version::HTTP_2 || !ends_connection;

@@ -44,7 +44,6 @@ pub enum ConnectOutcome {
 pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOutcome {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
-    let started = Instant::now();
     let mut record = Box::new(Record::open(runtime, Some(&Method::CONNECT), &request.caller));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,
@@ -52,7 +51,7 @@ pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOu
         Err(refusal) => return ConnectOutcome::Refused(response::refuse(refusal, record, pseudonym)),
     };
     drop(request);
-    let deadline = started + routed.route.timeouts.total;
+    let deadline = Instant::from_std(record.started()) + routed.route.timeouts.total;
     let delivery = Delivery::new(runtime, &active, &routed, record.started());
     let opened = timeout_at(deadline + TIMER_SLACK, open(&delivery, &routed, &mut record)).await;
     let timed_out = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");

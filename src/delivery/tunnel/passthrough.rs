@@ -18,6 +18,7 @@ use crate::delivery::context::Delivery;
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
 use crate::delivery::response::ResponseBody;
+use crate::delivery::steps;
 use crate::delivery::throttle::Throttled;
 use crate::names::Host;
 use crate::net::client_hello::{self, ClientHelloError, SniRequirement};
@@ -81,8 +82,8 @@ impl Tunnel {
     }
 
     /// Returns the 200 of the CONNECT.
-    pub fn answer(&self, runtime: &Runtime) -> Response<ResponseBody> {
-        replies::established(&self.record, &runtime.active_config().plan.pseudonym)
+    pub fn answer(&self) -> Response<ResponseBody> {
+        replies::established(&self.record, &self.runtime.active_config().plan.pseudonym)
     }
 
     /// Returns the time at which the client must have begun TLS. `None`: the tunnel carries any bytes.
@@ -91,8 +92,8 @@ impl Tunnel {
     }
 
     /// Refuses a plaintext HTTP request inside a tunnel for TLS.
-    pub fn refuse_plaintext(&mut self, runtime: &Runtime) -> Response<ResponseBody> {
-        replies::refuse_plaintext(&mut self.record, &runtime.active_config().plan.pseudonym)
+    pub fn refuse_plaintext(&mut self) -> Response<ResponseBody> {
+        replies::refuse_plaintext(&mut self.record, &self.runtime.active_config().plan.pseudonym)
     }
 
     /// Closes a tunnel that has carried no byte.
@@ -123,9 +124,8 @@ impl Tunnel {
         }
         sleep(RETRY_DELAY).await;
         // A reload may have removed the source from the pool since the tunnel opened.
-        let active = self.runtime.active_config();
-        let pool = active.plan.pools.get(self.route.pool.name());
-        if !pool.is_some_and(|pool| pool.contains(self.hop.from(), Timestamp::now())) {
+        let pool = steps::pool_now(&self.runtime, &self.route);
+        if !pool.is_ok_and(|pool| pool.contains(self.hop.from(), Timestamp::now())) {
             return Ok(());
         }
         let Some(host) = &self.host else { return Ok(()) };

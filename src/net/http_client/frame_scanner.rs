@@ -43,9 +43,9 @@ pub(super) struct FrameScanner {
 }
 
 impl FrameScanner {
-    /// Parses the next bytes of the connection. It calls `notice` for each complete SETTINGS or GOAWAY frame, and for a
+    /// Parses the next bytes of the connection. It calls `on_event` for each complete SETTINGS or GOAWAY frame, and for a
     /// response when it begins.
-    pub(super) fn scan(&mut self, mut bytes: &[u8], mut notice: impl FnMut(FrameEvent)) {
+    pub(super) fn scan(&mut self, mut bytes: &[u8], mut on_event: impl FnMut(FrameEvent)) {
         while !bytes.is_empty() {
             if self.header.len() < FRAME_HEADER_LEN {
                 let (header, rest) = bytes.split_at(bytes.len().min(FRAME_HEADER_LEN - self.header.len()));
@@ -56,7 +56,7 @@ impl FrameScanner {
                 let stream = stream_id(&self.header[5..]);
                 // h2 may reject the frame before it is complete.
                 if self.begins_response(kind, flags, stream) {
-                    notice(FrameEvent::Response);
+                    on_event(FrameEvent::Response);
                 }
             }
             let (payload, rest) = bytes.split_at(bytes.len().min(self.remaining));
@@ -67,7 +67,7 @@ impl FrameScanner {
             self.remaining -= payload.len();
             bytes = rest;
             if self.remaining == 0 {
-                self.frame_event().into_iter().for_each(&mut notice);
+                self.frame_event().into_iter().for_each(&mut on_event);
                 self.header.clear();
                 self.payload.clear();
             }

@@ -14,7 +14,7 @@ mod upload;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
@@ -105,8 +105,7 @@ impl Connection {
             return None;
         }
         let permit = streams.try_acquire();
-        let settings_pending = !streams.is_settings_known() && self.created_at.elapsed() < SETTLE_TIMEOUT;
-        if permit.is_none() && !settings_pending {
+        if permit.is_none() && (streams.is_settings_known() || self.created_at.elapsed() >= SETTLE_TIMEOUT) {
             return None;
         }
         let sender = RequestSender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), permit };
@@ -334,9 +333,13 @@ pub fn on_interim(request: &mut Request<Upload>, on_response: impl Fn(StatusCode
     });
 }
 
-/// Returns whether the field (`Connection`, or `Proxy-Connection`) has the option `close` (RFC 9112 §9.6).
-pub fn has_close_option(fields: &HeaderMap, name: &HeaderName) -> bool {
-    fields.get_all(name).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+/// Parses a Content-Length: `1*DIGIT` without a sign, a list or an overflow (RFC 9110 §8.6).
+pub fn parse_content_length(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
     })
 }

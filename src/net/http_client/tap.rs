@@ -39,8 +39,6 @@ const MALFORMED_RESPONSES_MAX: usize = 512;
 const EXPECT_RESPONSE: u8 = 1;
 /// The expected response is one to HEAD.
 const EXPECT_HEAD_RESPONSE: u8 = 2;
-/// The error code HTTP_1_1_REQUIRED (RFC 9113 §7).
-const HTTP_1_1_REQUIRED: u32 = 13;
 
 /// The observations of one connection, shared with its handles.
 #[derive(Clone, Default)]
@@ -134,19 +132,21 @@ impl ConnObserver {
 
     /// Returns whether a response may have begun for an exchange that has received none; `before`: the count before its
     /// request. The response may belong to another pending exchange, because h2 does not expose the stream identifier.
-    pub(super) fn may_have_responded(&self, headers_before: usize) -> bool {
-        self.responses_begun() > headers_before.max(self.0.responses_received.load(Ordering::Relaxed))
+    pub(super) fn may_have_responded(&self, before: usize) -> bool {
+        self.responses_begun() > before.max(self.0.responses_received.load(Ordering::Relaxed))
     }
 
-    fn record_frame(&self, notice: FrameEvent) {
-        match notice {
+    fn record_frame(&self, event: FrameEvent) {
+        match event {
             FrameEvent::Response => drop(self.0.responses_begun.fetch_add(1, Ordering::Relaxed)),
             FrameEvent::Settings { header_list_max: Some(max) } => {
                 self.0.head_max.store(u64::from(max) + 1, Ordering::Relaxed);
             }
             FrameEvent::GoAway(code) => {
                 self.0.goaway.store(u64::from(code) + 1, Ordering::Relaxed);
-                self.0.requires_http1.fetch_or(code == HTTP_1_1_REQUIRED, Ordering::Relaxed);
+                self.0
+                    .requires_http1
+                    .fetch_or(h2::Reason::from(code) == h2::Reason::HTTP_1_1_REQUIRED, Ordering::Relaxed);
             }
             FrameEvent::Settings { header_list_max: None } => {}
         }

@@ -136,13 +136,15 @@ impl ReplayAttempt {
             return Poll::Ready(Some(Err("the request is sent over another connection".into())));
         }
         let frame = ready!(source.body.as_mut().poll_frame(cx));
-        let ReplaySource { buffered: kept, .. } = &mut *source;
+        let buffered = &mut source.buffered;
         match frame.as_ref().and_then(|frame| frame.as_ref().ok()).map(Frame::data_ref) {
-            Some(Some(data)) if kept.as_ref().is_some_and(|kept| kept.len() + data.len() <= REPLAY_BUFFER_MAX) => {
-                kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
+            Some(Some(data))
+                if buffered.as_ref().is_some_and(|bytes| bytes.len() + data.len() <= REPLAY_BUFFER_MAX) =>
+            {
+                buffered.iter_mut().for_each(|bytes| bytes.extend_from_slice(data));
             }
             // The body is too large to be buffered, or has trailers, which are not buffered.
-            Some(_) => *kept = None,
+            Some(_) => *buffered = None,
             None => {}
         }
         Poll::Ready(frame)

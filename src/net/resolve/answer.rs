@@ -27,7 +27,7 @@ pub(super) enum FamilyAnswer {
     NoData {
         no_such_name: bool,
     },
-    /// Every server has failed. The value is the response code of one, as the IANA registry spells it.
+    /// Every server failed. The value is the error of one: its response code, or a description.
     Failed(&'static str),
 }
 

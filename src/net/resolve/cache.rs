@@ -94,7 +94,7 @@ impl QueryWaiter {
 }
 
 /// The answer for the callers of a query that ended without one, with its task.
-const ABANDONED: &str = "the question was abandoned";
+const ABANDONED: &str = "the query was abandoned";
 
 /// The duty to run one query. Dropping it without an answer lets the next caller run it.
 pub(super) struct QueryGuard {

@@ -105,8 +105,8 @@ impl NameServers {
         Err(answer::ENDLESS_CHAIN)
     }
 
-    /// Returns the first usable response and its server, without the `excluded` servers. `ttl` is the shortest TTL of the aliases
-    /// that led to `name`. If all servers fail, the error is the response code of the first one.
+    /// Returns the first usable response and its server, without the `excluded` servers. `ttl` is the shortest
+    /// TTL of the aliases that led to `name`. If all servers fail, the error is that of the first one.
     async fn query(
         self: &Arc<Self>,
         name: &Name,

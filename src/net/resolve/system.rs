@@ -48,12 +48,12 @@ impl ResolverConfig {
         let (servers, invalid) = name_servers(resolv_conf);
         let mut warnings: Vec<String> = invalid
             .into_iter()
-            .map(|word| format!("{}: nameserver {word:?} is not an IP address; it is not asked", SYSTEM_FILES[1]))
+            .map(|word| format!("{}: nameserver {word:?} is not an IP address; it is ignored", SYSTEM_FILES[1]))
             .collect();
         if servers.is_empty() {
             warnings.push(format!(
                 "no name server is configured: resolver.servers is empty and {} has no nameserver line; \
-                 names are asked of 127.0.0.1:{PORT}",
+                 queries are sent to 127.0.0.1:{PORT}",
                 SYSTEM_FILES[1]
             ));
         }
@@ -178,9 +178,9 @@ mod tests {
         assert_eq!(
             none.warnings(),
             [
-                "/etc/resolv.conf: nameserver \"300.1.1.1\" is not an IP address; it is not asked",
+                "/etc/resolv.conf: nameserver \"300.1.1.1\" is not an IP address; it is ignored",
                 "no name server is configured: resolver.servers is empty and /etc/resolv.conf has no nameserver line; \
-                 names are asked of 127.0.0.1:53",
+                 queries are sent to 127.0.0.1:53",
             ]
         );
         assert_eq!(none.servers(), ["127.0.0.1:53".parse().unwrap()]);

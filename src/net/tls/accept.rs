@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::Alpn;
-use crate::net::ip_from_octets;
+use crate::policy::addresses::ip_from_octets;
 use crate::policy::authn::PeerCertificate;
 use crate::policy::listener::ServerTls;
 

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-use x509_parser::time::ASN1Time;
 
-use crate::net::ip_from_octets;
+use crate::policy::addresses::ip_from_octets;
+use crate::policy::expiry::certificate_timestamp;
 
 /// The number of subject alternative names that are kept.
 const NAMES_MAX: usize = 5;
@@ -52,8 +52,8 @@ impl CertificateSummary {
             names: names.by_ref().take(NAMES_MAX).collect(),
             more_names: names.count(),
             issuer: Some(sanitized(&parsed.issuer().to_string())),
-            not_before: to_timestamp(parsed.validity().not_before),
-            not_after: to_timestamp(parsed.validity().not_after),
+            not_before: Some(certificate_timestamp(parsed.validity().not_before.timestamp())),
+            not_after: Some(certificate_timestamp(parsed.validity().not_after.timestamp())),
             serial: Some(HEXLOWER.encode(&serial[..serial.len().min(SERIAL_MAX)])),
             sha256,
         }
@@ -68,12 +68,6 @@ fn san_to_string(name: &GeneralName<'_>) -> Option<String> {
         GeneralName::Invalid(DNS_NAME_TAG, bytes) => Some(sanitized(&String::from_utf8_lossy(bytes))),
         _ => None,
     }
-}
-
-/// Converts a time. 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of `Timestamp`.
-pub(super) fn to_timestamp(time: ASN1Time) -> Option<Timestamp> {
-    let seconds = time.timestamp();
-    Timestamp::from_second(seconds).ok().or((seconds > 0).then_some(Timestamp::MAX))
 }
 
 /// Truncates a text, and replaces characters that a terminal would interpret or hide.

@@ -52,8 +52,9 @@ pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<Outgat
     const INPUTS: &str = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
     const SIGNATURES: &str = "Signature is not a dictionary in which each label stands once (RFC 9651 §3.2)";
     let inputs = members::parse_all(fields, &SIGNATURE_INPUT).ok_or(signature_error(INPUTS))?;
-    let mut tagged_members = inputs.iter().filter_map(|member| Some((member, outgate_member(member)?)));
-    let Some((member, list)) = tagged_members.next() else { return Ok(None) };
+    let parsed_members = inputs.iter().filter_map(|member| Some((member, ParsedMember::parse(member)?)));
+    let mut tagged_members = parsed_members.filter(|(_, parsed)| parsed.has_outgate_tag());
+    let Some((member, parsed)) = tagged_members.next() else { return Ok(None) };
     if tagged_members.next().is_some() {
         return Err(signature_error("more than one has the tag outgate"));
     }
@@ -61,7 +62,7 @@ pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<Outgat
     let signature = signatures.iter().find(|signature| signature.label == member.label);
     let signature =
         signature.and_then(Member::bytes).ok_or(signature_error("Signature has no byte sequence under its label"))?;
-    parse_member(member, &list, signature).map(Some)
+    parse_member(member, &parsed, signature).map(Some)
 }
 
 /// Returns the client that the signature for outgate names, without verification.
@@ -69,25 +70,36 @@ pub(super) fn unverified_keyid(fields: &HeaderMap) -> Option<String> {
     find_outgate_signature(fields).ok().flatten().map(|signature| signature.keyid)
 }
 
-/// Returns the inner list of a member with outgate's tag.
-fn outgate_member(member: &Member<'_>) -> Option<InnerList> {
-    let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
-    let Some((_, ListEntry::InnerList(list))) = parsed.into_iter().next() else { return None };
-    let tag = list.params.get("tag").and_then(BareItem::as_string);
-    tag.is_some_and(|tag| tag.as_str().as_bytes() == &TAG[1..TAG.len() - 1]).then_some(list)
+/// A parsed member.
+struct ParsedMember {
+    list: InnerList,
+    /// The strict serialization of the member (RFC 9651 §4.1).
+    serialized: Option<String>,
+}
+
+impl ParsedMember {
+    fn parse(member: &Member<'_>) -> Option<Self> {
+        let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
+        let serialized = parsed.serialize();
+        let Some((_, ListEntry::InnerList(list))) = parsed.into_iter().next() else { return None };
+        Some(Self { list, serialized })
+    }
+
+    fn has_outgate_tag(&self) -> bool {
+        let tag = self.list.params.get("tag").and_then(BareItem::as_string);
+        tag.is_some_and(|tag| tag.as_str().as_bytes() == &TAG[1..TAG.len() - 1])
+    }
 }
 
 fn parse_member<'a>(
     member: &Member<'a>,
-    list: &InnerList,
+    ParsedMember { list, serialized }: &ParsedMember,
     signature: Vec<u8>,
 ) -> Result<OutgateSignature<'a>, AuthnError> {
     let params = member.text.split_once('=').map_or("", |(_, params)| params);
     // The signature covers the strict serialization (RFC 9421 §2.3). Another serialization, such as one with a
     // duplicate parameter, could be read and verified differently.
-    let dictionary: Dictionary =
-        Parser::new(member.text).parse().map_err(|_| signature_error("Signature-Input is malformed"))?;
-    if dictionary.serialize().as_deref() != Some(member.text) {
+    if serialized.as_deref() != Some(member.text) {
         return Err(signature_error("Signature-Input is not written as RFC 9651 §4.1 serializes it"));
     }
     let (mut created, mut expires, mut keyid, mut algorithms) = (None, None, None, ALL_ALGORITHMS);

@@ -5,8 +5,8 @@ pub(crate) mod digest;
 pub(crate) mod members;
 mod request;
 
-pub use request::SignableRequest;
 pub(crate) use request::is_of_one_hop;
+pub use request::{SignableRequest, has_connection_option};
 
 /// Returns the signature base (RFC 9421 §2.5): a line for each component, then `params`, the value of
 /// `@signature-params`, without a line end.

@@ -67,9 +67,7 @@ impl<'a> SignableRequest<'a> {
     /// Returns whether `Connection` lists the field, in lower case (RFC 9110 §7.6.1), so that it is not forwarded.
     /// Signatures rarely cover `Connection`, so anyone on the path could add it.
     pub(crate) fn is_removed_by_connection(&self, name: &str) -> bool {
-        let lines = self.fields.get_all(header::CONNECTION).iter();
-        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+        has_connection_option(self.fields, &header::CONNECTION, name)
     }
 
     fn host(&self) -> Option<String> {
@@ -125,6 +123,12 @@ impl<'a> SignableRequest<'a> {
         }
         Ok(values.join(", "))
     }
+}
+
+/// Returns whether the field (`Connection`, or `Proxy-Connection`) has the option (RFC 9110 §7.6.1).
+pub fn has_connection_option(fields: &HeaderMap, name: &HeaderName, option: &str) -> bool {
+    let mut options = fields.get_all(name).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    options.any(|written| written.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
 #[cfg(test)]

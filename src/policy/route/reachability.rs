@@ -103,7 +103,9 @@ pub(super) fn check(
                 let problem =
                     Problem::at(place, "no webhook can take this route: none of its clients may send for its tenants");
                 match config.clients.values().next() {
-                    Some(client) => problem.related(client.span, "`tenants` of the clients say for whom each may send"),
+                    Some(client) => {
+                        problem.related(client.span, "`tenants` of a client lists the tenants that it may send for")
+                    }
                     None => problem,
                 }
                 .help("add the tenants to `tenants` of a client that the route is for")

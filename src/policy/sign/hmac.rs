@@ -75,7 +75,7 @@ fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dy
     };
     let headers = match &written.headers {
         None => {
-            let problem = Problem::at(written.scheme.span, "the scheme hmac must be told its `headers`");
+            let problem = Problem::at(written.scheme.span, "the scheme hmac needs `headers`");
             problems.push(problem.help("headers = [\"X-Acme-Signature: {signature}\"]"));
             None
         }
@@ -96,7 +96,7 @@ fn compile_message(written: &Located<String>, problems: &mut Vec<Problem>) -> Op
     if parts.contains(&TemplatePart::Body) {
         return Some(parts);
     }
-    let problem = Problem::at(written.span, "`message` leaves the body unsigned: anybody could write another");
+    let problem = Problem::at(written.span, "`message` leaves the body unsigned: a third party could replace it");
     problems.push(problem.help("\"{timestamp}.{body}\", for example"));
     None
 }
@@ -224,8 +224,8 @@ mod tests {
     fn hmac_template_reports_each_problem() {
         let good: Option<&[&str]> = Some(&["X-A: {signature}"]);
         for (message, headers, expected) in [
-            (None, None, "the scheme hmac must be told its `headers`"),
-            (Some("{timestamp}"), good, "`message` leaves the body unsigned: anybody could write another"),
+            (None, None, "the scheme hmac needs `headers`"),
+            (Some("{timestamp}"), good, "`message` leaves the body unsigned: a third party could replace it"),
             (Some("{time}{body}"), good, "nothing is called {time} here"),
             (Some("{signature}{body}"), good, "nothing is called {signature} here"),
             (Some("{body"), good, "a brace that is not closed"),

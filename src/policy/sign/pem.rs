@@ -40,7 +40,7 @@ pub(super) fn parse_private_key(
 ) -> Result<SecretKey, KeyParseError> {
     let key = parse_any_private_key(secret, algorithm)?;
     if key.public().is_some_and(|public| PUBLISHED_THUMBPRINTS.contains(&public.thumbprint())) {
-        return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW_KEY_HELP));
+        return Err(key_parse_error("is published in RFC 9421, so it is no secret", NEW_KEY_HELP));
     }
     Ok(key)
 }
@@ -183,7 +183,7 @@ mod tests {
             let read = parse_any_private_key(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
             let public = read.ok().and_then(|key| key.public()).unwrap();
             assert_eq!(public.thumbprint(), key["rfc7638_thumbprint"].as_str().unwrap(), "{name}");
-            assert_eq!(message(pem), Err("is published in RFC 9421: everybody has it".into()), "{name}");
+            assert_eq!(message(pem), Err("is published in RFC 9421, so it is no secret".into()), "{name}");
         }
     }
 

@@ -74,7 +74,7 @@ pub(super) fn reject_unsupported_options(spec: &SchemeSpec, written: &config::Si
     ] {
         if let Some(span) = span.filter(|_| !spec.options.contains(&name)) {
             let message = format!("the scheme {} takes no `{name}`", spec.name);
-            let help = format!("leave it out; the scheme {other:?} can be told it");
+            let help = format!("leave it out; the scheme {other:?} takes it");
             problems.push(Problem::at(span, message).help(help));
         }
     }

@@ -68,7 +68,7 @@ impl Scheme for MessageSignatures {
             return Err(key_parse_error("is a shared secret, and web-bot-auth allows key pairs alone", NEW_KEY_HELP));
         }
         if digest(&SHA256, secret).as_ref() == PUBLISHED_SECRET_SHA256 {
-            return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW_KEY_HELP));
+            return Err(key_parse_error("is published in RFC 9421, so it is no secret", NEW_KEY_HELP));
         }
         parse_shared_secret(HmacAlgorithm::Sha256, Encoding::Base64, secret)
     }

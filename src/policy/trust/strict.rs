@@ -4,15 +4,13 @@
 //!
 //! BR: the CA/Browser Forum's Baseline Requirements for TLS server certificates.
 
-use std::net::IpAddr;
-
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::super::addresses::special_range;
+use super::super::addresses::{ip_from_octets, special_range};
 use super::super::signed_der;
 use super::error::VerifyError;
 
@@ -97,10 +95,9 @@ pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), 
     {
         return Err(VerifyError::NotBaseline);
     }
-    std::iter::once(Ok(leaf.clone()))
-        .chain(intermediates.iter().map(|der| parse(der)))
-        .try_for_each(|parsed| check_public_key(&parsed?))?;
-    intermediates.iter().try_for_each(|der| check_ca(&parse(der)?))
+    let intermediates = intermediates.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>()?;
+    std::iter::once(&leaf).chain(&intermediates).try_for_each(check_public_key)?;
+    intermediates.iter().try_for_each(check_ca)
 }
 
 /// Checks extKeyUsage (BR §7.1.2.7.10): it is present, has serverAuth, and has no forbidden purpose.
@@ -130,13 +127,13 @@ pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), VerifyError> {
     let Some(names) = names else { return Ok(()) };
     let fits = names.value.general_names.iter().all(|name| match name {
         GeneralName::DNSName(name) => is_public_name(name),
-        GeneralName::IPAddress(bytes) => address(bytes).is_some_and(|ip| special_range(ip).is_none()),
+        GeneralName::IPAddress(bytes) => ip_from_octets(bytes).is_some_and(|ip| special_range(ip).is_none()),
         _ => false,
     });
     let is_named = |common: &str| {
         names.value.general_names.iter().any(|name| match name {
             GeneralName::DNSName(name) => name.eq_ignore_ascii_case(common),
-            GeneralName::IPAddress(bytes) => address(bytes).is_some_and(|ip| common.parse() == Ok(ip)),
+            GeneralName::IPAddress(bytes) => ip_from_octets(bytes).is_some_and(|ip| common.parse() == Ok(ip)),
             _ => false,
         })
     };
@@ -152,11 +149,6 @@ fn is_public_name(name: &str) -> bool {
     let is_label =
         |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     rest.contains('.') && rest.split('.').all(is_label)
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// Checks the key (BR §6.1.5, §6.1.6): RSA of whole bytes with an odd exponent of 3 or more, or P-256, P-384 or P-521.

@@ -3,6 +3,7 @@
 //!
 //! Commands are accepted only over a unix socket, where the kernel identifies the user of the peer.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -72,12 +73,14 @@ pub(super) async fn handle_post(
 
 type ControlError = Box<Response<Full<Bytes>>>;
 
+fn control_error(status: StatusCode, message: impl Display) -> ControlError {
+    Box::new(build_response(status, TEXT, format!("{message}\n")))
+}
+
 /// Returns the configuration to compare with: history entry N for `?entry=N`, the one in the body, or the one on disk.
 async fn comparison_source(request: Request<Incoming>) -> Result<ComparisonTarget, ControlError> {
     if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
-        let number = entry
-            .parse()
-            .map_err(|_| Box::new(build_response(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())));
+        let number = entry.parse().map_err(|_| control_error(StatusCode::BAD_REQUEST, "entry must be a number"));
         return number.map(ComparisonTarget::History);
     }
     let body = read_body(request).await?;
@@ -95,8 +98,8 @@ struct ExplainBody {
 
 async fn explain(runtime: &Runtime, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ControlError> {
     let webhook: ExplainBody = parse_json(&read_body(request).await?)?;
-    let method = Method::from_bytes(webhook.method.as_bytes())
-        .map_err(|error| Box::new(build_response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))))?;
+    let method =
+        Method::from_bytes(webhook.method.as_bytes()).map_err(|error| control_error(StatusCode::BAD_REQUEST, error))?;
     let (client, tenant) = (ClientName::new(webhook.client), webhook.tenant.map(TenantName::new));
     let now = Timestamp::now();
     let explain_request =
@@ -106,14 +109,12 @@ async fn explain(runtime: &Runtime, request: Request<Incoming>) -> Result<Respon
 
 async fn read_body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
     let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
-    let body =
-        body.map_err(|error| Box::new(build_response(StatusCode::PAYLOAD_TOO_LARGE, TEXT, format!("{error}\n"))))?;
+    let body = body.map_err(|error| control_error(StatusCode::PAYLOAD_TOO_LARGE, error))?;
     Ok(body.to_bytes())
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body)
-        .map_err(|error| Box::new(build_response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))))
+    serde_json::from_slice(body).map_err(|error| control_error(StatusCode::BAD_REQUEST, error))
 }
 
 fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {

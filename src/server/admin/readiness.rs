@@ -17,17 +17,21 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    pub fn of(runtime: &Runtime, now: Timestamp) -> Self {
-        let (mut blocked, mut degraded) = (Vec::new(), Vec::new());
-        if runtime.is_draining() {
-            blocked.push("draining".to_owned());
-        }
+    /// Returns the reasons why a load balancer should send traffic elsewhere. Unlike [`Readiness::of`], it examines no
+    /// keys: tens of thousands of tenants may have some.
+    pub fn blocked(runtime: &Runtime, now: Timestamp) -> Vec<String> {
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
-        let mut usable = 0;
+        let has_source = active.plan.pools.values().any(|pool| snapshot.count(&pool.active_ranges(now)) > 0);
+        let draining = runtime.is_draining().then(|| "draining".to_owned());
+        draining.into_iter().chain((!has_source).then(|| "no source address is usable".to_owned())).collect()
+    }
+
+    pub fn of(runtime: &Runtime, now: Timestamp) -> Self {
+        let (blocked, mut degraded) = (Self::blocked(runtime, now), Vec::new());
+        let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         for (name, pool) in &active.plan.pools {
             let ranges = pool.active_ranges(now);
             let (count, configured) = (snapshot.count(&ranges), sources::total(&ranges));
-            usable += count;
             match count {
                 0 => degraded.push(format!("pool {name} has no usable source address")),
                 few if few < configured.div_ceil(2) => {
@@ -35,9 +39,6 @@ impl Readiness {
                 }
                 _ => {}
             }
-        }
-        if usable == 0 {
-            blocked.push("no source address is usable".to_owned());
         }
         let problems = active.plan.signers.values().flat_map(|signer| signer.problems(now));
         let problems = problems.filter(|problem| problem.severity == Severity::Problem);

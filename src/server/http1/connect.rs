@@ -38,8 +38,7 @@ pub(super) async fn serve(
             true => AfterResponse::Close,
             false => AfterResponse::Abort,
         },
-        ConnectOutcome::Tunnel(tunnel) => match write_response(conn, tunnel.answer(runtime), version, idle, true).await
-        {
+        ConnectOutcome::Tunnel(tunnel) => match write_response(conn, tunnel.answer(), version, idle, true).await {
             true => AfterResponse::Tunnel(tunnel),
             false => AfterResponse::Abort,
         },

@@ -7,7 +7,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::body::Framing;
-use crate::net::http_client::has_close_option;
+use crate::net::http_client::parse_content_length;
+use crate::policy::message::has_connection_option;
 use crate::server::request_error::{
     FIELDS_MAX, HEAD_MAX, InvalidRequest, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request,
     check_method, check_target, expects_continue,
@@ -211,24 +212,13 @@ fn check_chunked(fields: &HeaderMap) -> Result<(), RequestError> {
     }
 }
 
-/// Parses `1*DIGIT` without a sign, a list or an overflow (RFC 9110 §8.6).
-fn parse_content_length(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0u64, |sum, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        sum.checked_mul(10)?.checked_add(digit)
-    })
-}
-
 /// Returns whether the client allows the connection to persist (RFC 9112 §9.3). A proxy gives HTTP/1.0 clients no
 /// persistent connection (RFC 9112 §C.2.2).
 fn allows_keep_alive(fields: &HeaderMap, version: Version) -> bool {
     static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     version == Version::HTTP_11
-        && !has_close_option(fields, &header::CONNECTION)
-        && !has_close_option(fields, &PROXY_CONNECTION)
+        && !has_connection_option(fields, &header::CONNECTION, "close")
+        && !has_connection_option(fields, &PROXY_CONNECTION, "close")
 }
 
 #[cfg(test)]

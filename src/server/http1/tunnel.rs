@@ -21,7 +21,7 @@ pub(in crate::server) async fn serve_tunnel(
     match detect_http(stream, deadline).await {
         Ok((false, stream)) => tunnel.carry(stream).await,
         Ok((true, stream)) => {
-            let response = tunnel.refuse_plaintext(runtime);
+            let response = tunnel.refuse_plaintext();
             drop(tunnel); // closes the target's connection before the client has read the response
             super::refuse(runtime, Box::new(stream), response, &ConnectionLifetime::new(runtime, caller, None, None))
                 .await;

@@ -50,7 +50,7 @@ pub(super) async fn serve(
     match connected {
         ConnectOutcome::Refused(response) => return Some((response, incoming)),
         ConnectOutcome::Tunnel(tunnel) => {
-            if let Ok(outgoing) = responder.send_head(tunnel.answer(runtime)) {
+            if let Ok(outgoing) = responder.send_head(tunnel.answer()) {
                 http1::serve_tunnel(runtime, Box::new(UpgradedStream::new(incoming, outgoing)), tunnel, caller).await;
             }
         }

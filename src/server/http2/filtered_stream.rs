@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::net::field_filter::{FieldFilter, MessageKind};
+use crate::net::frame::{FRAME_HEADER_LEN, RST_STREAM};
 use crate::net::leaky_bucket::LeakyBucket;
 use crate::server::request_error::HEAD_MAX;
 
@@ -26,8 +27,6 @@ const RESETS_LEAK_PER_SECOND: u64 = 1024;
 /// limit; one further read may exceed it. The frames of an honest client are its request heads.
 const PENDING_RESETS_MAX: usize = 1024;
 
-const FRAME_HEADER_LEN: usize = 9;
-const RST_STREAM: u8 = 3;
 /// The length of the payload of RST_STREAM, an error code, in bytes.
 const ERROR_CODE_LEN: usize = 4;
 

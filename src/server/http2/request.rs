@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::net::field_filter::Violation;
 use crate::net::hpack::UNENCODED_PATH;
+use crate::net::http_client::parse_content_length;
 use crate::server::request_error::{
     FIELDS_MAX, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request, check_method, check_target,
     expects_continue,
@@ -38,7 +39,7 @@ pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     let expects_continue = expects_continue(&head.headers)?;
     let parsed = ParsedHead {
         target: build_target(head, path.as_deref())?,
-        length: parse_content_length(&head.headers)?,
+        length: content_length(&head.headers)?,
         expects_continue,
     };
     if head.method == Method::CONNECT && parsed.length.is_some() {
@@ -109,14 +110,13 @@ fn is_same_authority(host: &[u8], authority: &str, scheme: &str) -> bool {
     bare(host) == bare(authority.as_bytes())
 }
 
-fn parse_content_length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
+fn content_length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
         (Some(_), Some(_)) => Err(bad_request("more than one Content-Length")),
         (Some(length), None) => {
-            let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            length.and_then(|text| text.parse().ok()).map(Some).ok_or(bad_request("a malformed Content-Length"))
+            parse_content_length(length.as_bytes()).map(Some).ok_or(bad_request("a malformed Content-Length"))
         }
     }
 }

@@ -20,9 +20,8 @@ use crate::config::difference::Difference;
 const SOURCES_NAMED_MAX: usize = 3;
 
 /// The source of a request to reload.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReloadSource {
-    Start,
     FileChange,
     Signal,
     /// A user of this host, as the kernel identifies the peer of the admin socket.
@@ -36,7 +35,6 @@ pub enum ReloadSource {
 impl fmt::Display for ReloadSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReloadSource::Start => f.write_str("start"),
             ReloadSource::FileChange => f.write_str("file change"),
             ReloadSource::Signal => f.write_str("signal"),
             ReloadSource::User { name, uid, pid } => {
@@ -59,7 +57,6 @@ pub fn reload_cause(sources: &[ReloadSource]) -> &'static str {
     match () {
         () if has(|source| matches!(source, ReloadSource::User { .. })) => "reload",
         () if has(|source| *source == ReloadSource::Signal) => "signal",
-        () if has(|source| *source == ReloadSource::Start) => "start",
         () => "file change",
     }
 }

@@ -129,7 +129,8 @@ impl Records {
         // Locked first: a report meanwhile would blame the new destination.
         let mut reported = self.reported.lock();
         let former = self.to.swap(Arc::new(to));
-        let lost = self.lost_before.fetch_add(former.lost(), Ordering::Relaxed) + former.lost();
+        let lost_by_former = former.lost();
+        let lost = self.lost_before.fetch_add(lost_by_former, Ordering::Relaxed) + lost_by_former;
         reported.at = None;
         if let Some(more) = reported.due(lost, Instant::now()) {
             warn!("{}", former.loss(more, lost));

@@ -40,7 +40,7 @@ const CAUSES: &[(&str, &str, &str, &str)] = &[
         "a signer whose components prove nothing",
         "[signers.s]\nscheme = \"rfc9421\"\nkeys = [{ id = \"k\", secret = \"file:long\" }]\ncomponents = [\"@path\"]",
         "sign = [\"s\"]",
-        "the components leave the body unsigned: anybody could write another",
+        "the components leave the body unsigned: a third party could replace it",
     ),
     ("a pool without a range", "[egress.p]\nranges = []", "egress = \"p\"", "`egress.p.ranges` is empty"),
     (

@@ -281,7 +281,7 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
         (says(bad), 502, "response_malformed", "", "it answers with a token that fits into no header"),
         (says(b"what?\r\n\r\n".to_vec()), 502, "response_malformed", "", "its answer breaks HTTP"),
         (login(answering(&long)), 502, "response_too_large", "", "an answer longer than any token"),
-        (says(json(200, &"x".repeat(70_000))), 502, "response_too_large", "", "its answer is longer"),
+        (says(json(200, &"x".repeat(70_000))), 502, "response_too_large", "", "its response is longer"),
         (login(answering(half)), 504, "response_timeout", "", "no whole answer within the response timeout"),
         (login(silent), 504, "response_timeout", "", "no answer within the response timeout"),
         (

@@ -300,7 +300,7 @@ fn tunnel_to_a_plaintext_port_requires_a_route_that_allows_plaintext() {
     let answer = client.answer_to("CONNECT");
     assert_eq!((answer.code(), answer.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
 
-    // Port 80 is not even asked; nobody listens there.
+    // No program listens on port 80.
     let (_, answer) = played.outgate.tunnel("plain.example:80", "");
     assert_eq!((answer.status, answer.code()), (502, "connect_refused"));
 }

@@ -41,12 +41,8 @@ pub(super) fn explain_current_state(
     };
     let limits: Vec<_> = route.limits.iter().map(|limit| (limit, runtime.limits.usage(limit, &descriptor))).collect();
     // A delivery takes its place under every limit before its tokens.
-    let refused = |exceeds: fn(&Limit, &LimitUsage) -> bool, kind: LimitKind| {
-        let exceeded = limits.iter().any(|(limit, usage)| !limit.report_only && exceeds(limit, usage));
-        exceeded.then(|| Code::from(kind))
-    };
-    let limited = refused(is_concurrency_exhausted, LimitKind::Concurrency)
-        .or_else(|| refused(is_rate_exhausted, LimitKind::Rate));
+    let refusals = || limits.iter().filter_map(|(limit, usage)| refusal_of(limit, usage)).map(Code::from);
+    let limited = refusals().find(|code| *code == Code::ConcurrencyLimited).or_else(|| refusals().next());
     let (egress, no_egress) = describe_egress(runtime, route, request, needs_source);
     let circuit = plan.breaker.and_then(|_| describe_circuit(runtime, route, target, request));
     let open = circuit.as_ref().and_then(|(_, open)| *open);
@@ -58,14 +54,16 @@ pub(super) fn explain_current_state(
     CurrentState { lines, not_admitted: open.or(limited), no_egress }
 }
 
-/// Returns whether the limit would refuse a delivery because no place is free. A limit with a wait delays it instead.
-fn is_concurrency_exhausted(limit: &Limit, usage: &LimitUsage) -> bool {
-    usage.max_in_flight.is_some_and(|max| usage.in_flight >= max) && limit.wait.is_zero()
-}
-
-/// Returns whether the limit would refuse a delivery because the next token comes later than the limit lets it wait.
-fn is_rate_exhausted(limit: &Limit, usage: &LimitUsage) -> bool {
-    usage.rate.is_some_and(|rate| rate.remaining == 0 && rate.retry_after > limit.wait)
+/// Returns the reason why the limit would refuse a delivery. A limit with a wait delays the delivery for that long instead.
+fn refusal_of(limit: &Limit, usage: &LimitUsage) -> Option<LimitKind> {
+    let is_full = usage.max_in_flight.is_some_and(|max| usage.in_flight >= max) && limit.wait.is_zero();
+    let lacks_token = usage.rate.is_some_and(|rate| rate.remaining == 0 && rate.retry_after > limit.wait);
+    match (is_full, lacks_token) {
+        _ if limit.report_only => None,
+        (true, _) => Some(LimitKind::Concurrency),
+        (false, true) => Some(LimitKind::Rate),
+        (false, false) => None,
+    }
 }
 
 fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
@@ -83,14 +81,8 @@ fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
     if usage.waiting > 0 {
         parts.push(format!("{} waiting", usage.waiting));
     }
-    let refused = match () {
-        () if limit.report_only => String::new(),
-        () if is_concurrency_exhausted(limit, usage) => {
-            format!(": refused as {}", Code::from(LimitKind::Concurrency).name())
-        }
-        () if is_rate_exhausted(limit, usage) => format!(": refused as {}", Code::from(LimitKind::Rate).name()),
-        () => String::new(),
-    };
+    let refused = refusal_of(limit, usage).map(|kind| format!(": refused as {}", Code::from(kind).name()));
+    let refused = refused.unwrap_or_default();
     format!("limit {}: {}{refused}", limit.name, parts.join(", "))
 }
 

@@ -75,9 +75,7 @@ fn message_signature_rebuilds_published_bases() {
         let vector = vectors["signatures"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap();
         let input = HeaderValue::from_str(vector["signature_input"].as_str().unwrap()).unwrap();
         let member = &members::parse_line(&input).unwrap()[0];
-        let parsed: Dictionary = Parser::new(member.text).parse().unwrap();
-        let Some(ListEntry::InnerList(list)) = parsed.get(member.label) else { panic!("{name}") };
-        let signature = parse_member(member, list, vec![]).unwrap();
+        let signature = parse_member(member, &ParsedMember::parse(member).unwrap(), vec![]).unwrap();
         let base =
             message::signature_base(signature.covered.iter().map(String::as_str), signature.params, &request).unwrap();
         assert_eq!(base, vector["signature_base"].as_str().unwrap(), "{name}");

@@ -117,7 +117,7 @@ impl SignatureProfile {
             let message = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
             report(message, "components = [\"@authority\"], for example");
         } else if !self.is_web_bot_auth() && !self.covers_body() {
-            let message = "the components leave the body unsigned: anybody could write another";
+            let message = "the components leave the body unsigned: a third party could replace it";
             report(message, "add \"content-digest\"; only the tag web-bot-auth goes without it");
         }
     }
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn profile_refuses_components_that_leave_the_body_or_target_unsigned() {
-        let body = "the components leave the body unsigned: anybody could write another";
+        let body = "the components leave the body unsigned: a third party could replace it";
         let destination = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
         for (list, tag, expected) in [
             (&["content-digest"][..], "acme", None),

@@ -196,7 +196,7 @@ fn message_signature_keys_have_the_algorithm_of_their_kind() {
         assert_eq!(algorithm(&make().unwrap()), Ok(known.name()));
     }
     let refused = |message: &str| Err(message.to_owned());
-    assert_eq!(algorithm(SHARED), refused("is published in RFC 9421: everybody has it"));
+    assert_eq!(algorithm(SHARED), refused("is published in RFC 9421, so it is no secret"));
     assert_eq!(algorithm("c2hvcnQ="), refused("is too short: 5 bytes, not 16 or more"));
     assert_eq!(algorithm("no base64"), refused("is not base64 with padding"));
 }
