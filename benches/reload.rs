@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use stage::pki::{Identity, Pki};
-use stage::tunnel::trusting;
+use stage::tunnel::tls_config_trusting;
 use stage::{Client, Outgate, post, scene};
 
 /// The duration of each turn.
@@ -150,14 +150,14 @@ fn exchange(outgate: &Outgate, kind: Kind, port: u16, ca: &str, end: Instant) ->
     let open = || match kind {
         Kind::Tunnel => {
             let client = outgate.open_tunnel(&format!("tunnel.example:{port}"));
-            client.secure("tunnel.example", trusting(ca)).unwrap().0
+            client.start_tls("tunnel.example", tls_config_trusting(ca)).unwrap().0
         }
         _ => outgate.connect(),
     };
     let mut client: Client = open();
     while Instant::now() < end {
         let start = Instant::now();
-        let response = client.try_send(&request).then(|| client.answer());
+        let response = client.try_send(&request).then(|| client.response());
         durations.push(u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX));
         if response.is_none_or(|response| response.status != 200) {
             failed += 1;

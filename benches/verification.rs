@@ -71,11 +71,11 @@ fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
         headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
     }
     let sent = SignableRequest { method: &Method::POST, target: URL, fields: &headers, has_body: true };
-    let validation = headers.get(&TWILIO_CLIENT_VALIDATION).map(HeaderValue::as_bytes);
+    let twilio_token = headers.get(&TWILIO_CLIENT_VALIDATION).map(HeaderValue::as_bytes);
     let credentials = PresentedCredentials {
         caller: &Caller::default(),
         proxy_authorization: None,
-        client_validation: validation,
+        client_validation: twilio_token,
         request: sent,
     };
     let now = Timestamp::now();
@@ -96,10 +96,10 @@ fn clients() {
         ("ecdsa-p256-sha256", sign::Key::p256()),
         ("rsa-pss-sha512, 2048", sign::Key::rsa()),
     ] {
-        client("client, RFC 9421", algorithm, &key, &key.message("POST", URL, &body, ""));
+        client("client, RFC 9421", algorithm, &key, &key.sign_request("POST", URL, &body, ""));
     }
     let key = sign::Key::rsa();
-    let token = key.validation("billing", "/webhooks/in", "", HOST, &body, sign::now() + 300);
+    let token = key.twilio_token("billing", "/webhooks/in", "", HOST, &body, sign::now() + 300);
     let fields = format!("Host: {HOST}\nAuthorization: Basic eDp5\nTwilio-Client-Validation: {token}");
     client("client, Twilio's token", "RS256, 2048", &key, &fields);
 }

@@ -15,22 +15,22 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
-use support::tenants::{NAMES, Place, check, new_key, put, run, signed_by, swap, text};
+use support::tenants::{NAMES, Scene, check, new_key, run, signed_by, swap, text, write_key};
 use support::{Outgate, required};
 
 /// The number of broken folders in `/metrics`.
-fn broken(place: &Place) -> String {
-    let text = place.outgate.admin("/metrics").text();
+fn broken(scene: &Scene) -> String {
+    let text = scene.outgate.admin("/metrics").text();
     let line = "outgate_tenants_with_keys{signer=\"platform\",folder=\"broken\"} ";
     text.lines().find_map(|found| found.strip_prefix(line)).unwrap().to_owned()
 }
 
 #[test]
 fn a_broken_key_keeps_its_tenants_keys_as_they_were_and_nobody_elses() {
-    let place = Place::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
-    let path = |name: &str| place.folder().path(name);
+    let scene = Scene::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
+    let path = |name: &str| scene.folder().path(name);
     let mut order = [1, 2];
-    let secrets = place.secrets();
+    let secrets = scene.secrets();
     let breaks = [
         ("keys/acme/k2.key", "whsec_c2hvcnQ=", "is 5 bytes long"),
         ("keys/acme/k2.key", " \n", "is empty"),
@@ -38,34 +38,34 @@ fn a_broken_key_keeps_its_tenants_keys_as_they_were_and_nobody_elses() {
         ("keys/acme/k2.from-soon.key", SECRET, "is not named like a key"),
         ("keys/acme/k1.pem", SECRET, "have the same id, k1"),
     ];
-    for (name, content, fault) in breaks {
-        let said = place.after(|folder| {
-            put(folder, name, content);
+    for (name, content, expected) in breaks {
+        let printed = scene.log_after(|folder| {
+            write_key(folder, name, content);
             swap(folder, "globex", "initech");
         });
         order.swap(0, 1);
-        let told = |said: &[String]| {
-            let line = said.iter().find(|line| line.contains(path(name).to_str().unwrap())).cloned();
-            let line = line.unwrap_or_else(|| panic!("{name}: {said:?}"));
-            assert!(line.contains("ERROR") && line.contains(fault) && !line.contains("c2hvcnQ"), "{line}");
+        let assert_logged = |printed: &[String]| {
+            let line = printed.iter().find(|line| line.contains(path(name).to_str().unwrap())).cloned();
+            let line = line.unwrap_or_else(|| panic!("{name}: {printed:?}"));
+            assert!(line.contains("ERROR") && line.contains(expected) && !line.contains("c2hvcnQ"), "{line}");
         };
-        told(&said);
-        assert!(!said.join("\n").contains("not adopted"), "{said:?}");
+        assert_logged(&printed);
+        assert!(!printed.join("\n").contains("not adopted"), "{printed:?}");
         let expect = |order: [usize; 2]| {
             for (own, tenant) in [0, order[0], order[1]].into_iter().zip(NAMES) {
-                assert_eq!(signed_by(&place.deliver(Some(tenant)), &secrets), [own], "{tenant}");
+                assert_eq!(signed_by(&scene.deliver(Some(tenant)), &secrets), [own], "{tenant}");
             }
         };
         expect(order);
-        let ready = place.outgate.admin("/readyz").text();
+        let ready = scene.outgate.admin("/readyz").text();
         assert!(ready.contains("signer platform: the folders of 1 tenants are broken (acme the first)"), "{ready}");
-        assert_eq!(broken(&place), "1");
+        assert_eq!(broken(&scene), "1");
         // The keys of the other tenants go on changing. Each reload reports the broken folders.
-        told(&place.after(|folder| swap(folder, "globex", "initech")));
+        assert_logged(&scene.log_after(|folder| swap(folder, "globex", "initech")));
         order.swap(0, 1);
         expect(order);
-        place.adopts(|_| fs::remove_file(path(name)).unwrap());
-        assert_eq!((broken(&place).as_str(), place.outgate.admin("/readyz").text().as_str()), ("0", "ready\n"));
+        scene.change_and_adopt(|_| fs::remove_file(path(name)).unwrap());
+        assert_eq!((broken(&scene).as_str(), scene.outgate.admin("/readyz").text().as_str()), ("0", "ready\n"));
         expect(order);
     }
 }
@@ -77,54 +77,55 @@ fn who_begins_with_a_broken_folder_is_refused_until_it_is_mended() {
     let folder = folder(&pki);
     let key = new_key("standard-webhooks");
     for (file, secret) in [("globex/k1.key", &*key), ("acme/k1.key", "short"), ("initech/k1.key", "")] {
-        put(&folder, &format!("keys/{file}"), secret);
+        write_key(&folder, &format!("keys/{file}"), secret);
     }
     symlink("globex", folder.path("keys/mallory")).unwrap();
     let outgate = Outgate::run(folder, &text(&receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]"));
-    let place = Place { outgate, receiver };
+    let scene = Scene { outgate, receiver };
     // Neither with those of all, nor, through a link, with another's.
     for name in ["acme", "initech", "mallory"] {
-        assert_eq!(place.refused(Some(name)), (500, "internal".into(), Value::Null), "{name}");
-        let said = run(&["keys", "list", "--tenant", name], place.folder()).1;
-        assert!(said.contains(&format!("the key folder of tenant {name} has problems")), "{said}");
+        assert_eq!(scene.refused(Some(name)), (500, "internal".into(), Value::Null), "{name}");
+        let printed = run(&["keys", "list", "--tenant", name], scene.folder()).1;
+        assert!(printed.contains(&format!("the key folder of tenant {name} has problems")), "{printed}");
     }
-    verify(&place.deliver(Some("globex")), key.trim());
-    verify(&place.deliver(Some("nobody")), SECRET);
-    assert_eq!(broken(&place), "3");
-    let (is_valid, said) = check(place.folder());
-    assert!(!is_valid && said.contains("valid, except for single tenants: 3 problems, "), "{said}");
-    place.after(|folder| put(folder, "keys/acme/k1.key", &key));
-    verify(&place.deliver(Some("acme")), key.trim());
-    assert_eq!(place.refused(Some("initech")).0, 500);
-    assert_eq!(broken(&place), "2");
+    verify(&scene.deliver(Some("globex")), key.trim());
+    verify(&scene.deliver(Some("nobody")), SECRET);
+    assert_eq!(broken(&scene), "3");
+    let (is_valid, printed) = check(scene.folder());
+    assert!(!is_valid && printed.contains("valid, except for single tenants: 3 problems, "), "{printed}");
+    scene.log_after(|folder| write_key(folder, "keys/acme/k1.key", &key));
+    verify(&scene.deliver(Some("acme")), key.trim());
+    assert_eq!(scene.refused(Some("initech")).0, 500);
+    assert_eq!(broken(&scene), "2");
 }
 
 #[test]
 fn a_directory_that_is_gone_leaves_all_as_they_were() {
-    let place = Place::new("");
-    let secrets = place.secrets();
-    let said = place.after(|folder| fs::rename(folder.path("keys"), folder.path("elsewhere")).unwrap()).join("\n");
-    assert!(said.contains("not adopted") && said.contains("/keys does not exist"), "{said}");
+    let scene = Scene::new("");
+    let secrets = scene.secrets();
+    let printed =
+        scene.log_after(|folder| fs::rename(folder.path("keys"), folder.path("elsewhere")).unwrap()).join("\n");
+    assert!(printed.contains("not adopted") && printed.contains("/keys does not exist"), "{printed}");
     for (own, tenant) in NAMES.iter().enumerate() {
-        assert_eq!(signed_by(&place.deliver(Some(tenant)), &secrets), [own], "{tenant}");
+        assert_eq!(signed_by(&scene.deliver(Some(tenant)), &secrets), [own], "{tenant}");
     }
     // Back, and changed: that it is only back is nothing to tell.
-    place.adopts(|folder| {
-        put(folder, "elsewhere/acme/k1.key", &secrets[1]);
+    scene.change_and_adopt(|folder| {
+        write_key(folder, "elsewhere/acme/k1.key", &secrets[1]);
         fs::rename(folder.path("elsewhere"), folder.path("keys")).unwrap();
     });
-    assert_eq!(signed_by(&place.deliver(Some("acme")), &secrets), [1]);
-    assert_eq!(place.outgate.admin("/readyz").text(), "ready\n");
+    assert_eq!(signed_by(&scene.deliver(Some("acme")), &secrets), [1]);
+    assert_eq!(scene.outgate.admin("/readyz").text(), "ready\n");
 }
 
 #[test]
 fn links_in_a_key_dir_are_problems() {
-    let place = Place::new("");
-    let folder = place.folder();
+    let scene = Scene::new("");
+    let folder = scene.folder();
     for (link, to) in [("keys/mallory", "acme"), ("keys/globex/k2.key", "../acme/k1.key")] {
         symlink(to, folder.path(link)).unwrap();
-        let (is_valid, said) = check(folder);
-        assert!(!is_valid && said.contains(&format!("{link} is a symbolic link")), "{said}");
+        let (is_valid, printed) = check(folder);
+        assert!(!is_valid && printed.contains(&format!("{link} is a symbolic link")), "{printed}");
         fs::remove_file(folder.path(link)).unwrap();
     }
     assert!(check(folder).0);
@@ -132,13 +133,13 @@ fn links_in_a_key_dir_are_problems() {
 
 #[test]
 fn key_dir_itself_may_be_a_link_that_changes() {
-    let place = Place::new("");
-    let (folder, secrets) = (place.folder(), place.secrets());
+    let scene = Scene::new("");
+    let (folder, secrets) = (scene.folder(), scene.secrets());
     // All at once, the other way around.
     fs::rename(folder.path("keys"), folder.path("v1")).unwrap();
-    place.adopts(|folder| {
+    scene.change_and_adopt(|folder| {
         for (from, to) in NAMES.iter().zip(["globex", "initech", "acme"]) {
-            put(
+            write_key(
                 folder,
                 &format!("v2/{to}/k1.key"),
                 &fs::read_to_string(folder.path(&format!("v1/{from}/k1.key"))).unwrap(),
@@ -147,42 +148,42 @@ fn key_dir_itself_may_be_a_link_that_changes() {
         symlink("v2", folder.path("keys")).unwrap();
     });
     for (i, tenant) in ["globex", "initech", "acme"].iter().enumerate() {
-        assert_eq!(signed_by(&place.deliver(Some(tenant)), &secrets), [i], "{tenant}");
+        assert_eq!(signed_by(&scene.deliver(Some(tenant)), &secrets), [i], "{tenant}");
     }
-    place.adopts(|folder| {
+    scene.change_and_adopt(|folder| {
         symlink("v1", folder.path("next")).unwrap();
         fs::rename(folder.path("next"), folder.path("keys")).unwrap();
     });
-    assert_eq!(signed_by(&place.deliver(Some("acme")), &secrets), [0]);
-    place.adopts(|folder| put(folder, "v1/acme/k1.key", &secrets[2]));
-    assert_eq!(signed_by(&place.deliver(Some("acme")), &secrets), [2]);
+    assert_eq!(signed_by(&scene.deliver(Some("acme")), &secrets), [0]);
+    scene.change_and_adopt(|folder| write_key(folder, "v1/acme/k1.key", &secrets[2]));
+    assert_eq!(signed_by(&scene.deliver(Some("acme")), &secrets), [2]);
 }
 
 #[test]
 fn what_an_operator_should_see_to_is_told_and_no_more_than_can_be_read() {
-    let place = Place::new("");
-    let folder = place.folder();
+    let scene = Scene::new("");
+    let folder = scene.folder();
     assert!(!check(folder).1.contains("keys/"), "{}", check(folder).1);
-    put(folder, "keys/README", "read by people");
-    put(folder, "keys/acme/k1.key~", "an editor's");
+    write_key(folder, "keys/README", "read by people");
+    write_key(folder, "keys/acme/k1.key~", "an editor's");
     fs::create_dir_all(folder.path("keys/acme/archive")).unwrap();
     fs::create_dir_all(folder.path("keys/.hidden")).unwrap();
     fs::set_permissions(folder.path("keys/globex/k1.key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let (is_valid, said) = check(folder);
-    assert!(is_valid, "{said}");
-    let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning")).collect();
+    let (is_valid, printed) = check(folder);
+    assert!(is_valid, "{printed}");
+    let warnings: Vec<&str> = printed.lines().filter(|line| line.starts_with("warning")).collect();
     let named = |part: &str| warnings.iter().any(|line| line.contains(part));
-    assert!(named("keys/acme/k1.key~ is ignored"), "{said}");
-    assert!(named("every user of this host can open") && named("keys/globex/k1.key"), "{said}");
-    assert!(!said.contains("README") && !said.contains("archive") && !said.contains("hidden"), "{said}");
+    assert!(named("keys/acme/k1.key~ is ignored"), "{printed}");
+    assert!(named("every user of this host can open") && named("keys/globex/k1.key"), "{printed}");
+    assert!(!printed.contains("README") && !printed.contains("archive") && !printed.contains("hidden"), "{printed}");
     for i in 0..50 {
-        put(folder, &format!("keys/t{i}/k1.until-2026-01-01.key"), SECRET);
-        put(folder, &format!("keys/u{i}/k1.key"), "short");
+        write_key(folder, &format!("keys/t{i}/k1.until-2026-01-01.key"), SECRET);
+        write_key(folder, &format!("keys/u{i}/k1.key"), "short");
     }
-    let (is_valid, said) = check(folder);
-    let count = |part: &str| said.matches(part).count();
-    assert!(!is_valid && count("error: ") == 21 && said.contains("30 more problems below "), "{said}");
-    assert!(count("is in force") == 20 && said.contains("30 more warnings below "), "{said}");
+    let (is_valid, printed) = check(folder);
+    let count = |part: &str| printed.matches(part).count();
+    assert!(!is_valid && count("error: ") == 21 && printed.contains("30 more problems below "), "{printed}");
+    assert!(count("is in force") == 20 && printed.contains("30 more warnings below "), "{printed}");
 }
 
 /// Set in the process that runs inside of a user namespace, where fewer folders may be watched.
@@ -221,24 +222,24 @@ fn folders_that_cannot_be_watched_are_looked_over() {
     if !with_watches(5, "folders_that_cannot_be_watched_are_looked_over") {
         return;
     }
-    let place = Place::new("");
+    let scene = Scene::new("");
     // The directory, the folder it is in, and a folder a tenant: one of ten is surely not watched.
-    place.adopts(|folder| {
+    scene.change_and_adopt(|folder| {
         for i in 0..10 {
-            put(folder, &format!("staged/t{i}/k1.key"), SECRET);
+            write_key(folder, &format!("staged/t{i}/k1.key"), SECRET);
         }
         for i in 0..10 {
             let to = Path::new("keys").join(format!("t{i}"));
             fs::rename(folder.path(&format!("staged/t{i}")), folder.path(to.to_str().unwrap())).unwrap();
         }
     });
-    place.outgate.log.until("a warning", |lines| {
+    scene.outgate.log.wait_for("a warning", |lines| {
         lines.iter().any(|line| line.contains("folders of keys are not watched: the limit fs.inotify")).then_some(())
     });
     let secret = new_key("standard-webhooks");
-    place.adopts(|folder| put(folder, "keys/t9/k1.key", &secret));
-    verify(&place.deliver(Some("t9")), secret.trim());
-    let said = place.after(|folder| put(folder, "keys/t9/k2.key", "short")).join("\n");
-    assert!(said.contains("ERROR") && said.contains("keys/t9/k2.key"), "{said}");
-    place.adopts(|folder| put(folder, "keys/t9/k2.key", &new_key("standard-webhooks")));
+    scene.change_and_adopt(|folder| write_key(folder, "keys/t9/k1.key", &secret));
+    verify(&scene.deliver(Some("t9")), secret.trim());
+    let printed = scene.log_after(|folder| write_key(folder, "keys/t9/k2.key", "short")).join("\n");
+    assert!(printed.contains("ERROR") && printed.contains("keys/t9/k2.key"), "{printed}");
+    scene.change_and_adopt(|folder| write_key(folder, "keys/t9/k2.key", &new_key("standard-webhooks")));
 }

@@ -51,14 +51,14 @@ fn run(command: &str) {
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     v4: Receiver,
     v6: Receiver,
 }
 
 /// Receivers on 203.0.113.5 and 2001:db8:99::5, and a host that answers for 198.51.100.16/28 and 2001:db8:5::/64.
-fn place(select: &str) -> Place {
+fn scene(select: &str) -> Scene {
     run("ip addr add 203.0.113.5/32 dev lo");
     run("ip -6 addr add 2001:db8:99::5/128 dev lo nodad");
     run("ip route add local 198.51.100.16/28 dev lo");
@@ -94,11 +94,11 @@ timeouts = {{ connect = "3s" }}
         port = v4.port()
     );
     let outgate = Outgate::run(folder(&pki), &config);
-    Place { outgate, v4, v6 }
+    Scene { outgate, v4, v6 }
 }
 
-impl Place {
-    fn post(&self, host: &str) -> support::Answer {
+impl Scene {
+    fn post(&self, host: &str) -> support::Response {
         self.outgate.post(&format!("https://{host}:{}/", self.v4.port()), "", "x")
     }
 }
@@ -108,20 +108,21 @@ fn every_source_is_of_the_pool() {
     if !inside("every_source_is_of_the_pool") {
         return;
     }
-    let place = place("spread");
+    let scene = scene("spread");
     let count = 64;
     for _ in 0..count {
-        assert_eq!(place.post("v4.example").status, 200);
-        assert_eq!(place.post("v6.example").status, 200);
+        assert_eq!(scene.post("v4.example").status, 200);
+        assert_eq!(scene.post("v6.example").status, 200);
     }
-    let sources = |receiver: &Receiver| receiver.seen().iter().map(|seen| seen.from).collect::<BTreeSet<IpAddr>>();
-    let (v4, v6) = (sources(&place.v4), sources(&place.v6));
+    let sources =
+        |receiver: &Receiver| receiver.requests().iter().map(|received| received.from).collect::<BTreeSet<IpAddr>>();
+    let (v4, v6) = (sources(&scene.v4), sources(&scene.v6));
     let nets: [IpNet; 2] = ["198.51.100.16/28".parse().unwrap(), "2001:db8:5::/64".parse().unwrap()];
     assert!(v4.iter().all(|source| nets[0].contains(source)), "{v4:?}");
     assert!(v6.iter().all(|source| nets[1].contains(source)), "{v6:?}");
     assert_eq!(v4.len(), 16, "a spread pool uses every address, network and broadcast address too");
     assert!(v6.len() > count / 2, "a /64 is used without being listed: {}", v6.len());
-    let metrics = place.outgate.admin("/metrics").text();
+    let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.contains(r#"outgate_egress_addresses{pool="default",state="usable"}"#), "{metrics}");
 }
 
@@ -130,27 +131,27 @@ fn an_address_that_is_lost_is_not_replaced_by_another_host_address() {
     if !inside("an_address_that_is_lost_is_not_replaced_by_another_host_address") {
         return;
     }
-    let place = place("sticky");
-    assert_eq!(place.post("v4.example").status, 200);
-    assert_eq!(place.post("v6.example").status, 200);
-    let before = (place.v4.seen().len(), place.v6.seen().len());
+    let scene = scene("sticky");
+    assert_eq!(scene.post("v4.example").status, 200);
+    assert_eq!(scene.post("v6.example").status, 200);
+    let before = (scene.v4.requests().len(), scene.v6.requests().len());
     run("ip route del local 198.51.100.16/28 dev lo");
     run("ip -6 route del local 2001:db8:5::/64 dev lo");
-    place.outgate.log.until("word of the loss", |lines| {
+    scene.outgate.log.wait_for("the log line of the loss", |lines| {
         lines.iter().any(|line| line.contains("0 usable addresses left")).then_some(())
     });
     for host in ["v4.example", "v6.example"] {
-        let answer = place.post(host);
-        assert_eq!((answer.status, answer.code()), (503, "no_egress"), "{host}");
+        let response = scene.post(host);
+        assert_eq!((response.status, response.code()), (503, "no_egress"), "{host}");
     }
-    assert_eq!((place.v4.seen().len(), place.v6.seen().len()), before);
-    assert_eq!(place.outgate.admin("/readyz").status, 503);
+    assert_eq!((scene.v4.requests().len(), scene.v6.requests().len()), before);
+    assert_eq!(scene.outgate.admin("/readyz").status, 503);
     run("ip route add local 198.51.100.16/28 dev lo");
-    place.outgate.log.until("word of the return", |lines| {
+    scene.outgate.log.wait_for("the log line of the return", |lines| {
         lines.iter().any(|line| line.contains("16 usable addresses, 0 before")).then_some(())
     });
-    assert_eq!(place.post("v4.example").status, 200);
-    assert_eq!(place.outgate.admin("/readyz").status, 200);
+    assert_eq!(scene.post("v4.example").status, 200);
+    assert_eq!(scene.outgate.admin("/readyz").status, 200);
 }
 
 #[test]
@@ -158,15 +159,15 @@ fn families_are_matched_and_the_better_one_wins() {
     if !inside("families_are_matched_and_the_better_one_wins") {
         return;
     }
-    let place = place("sticky");
-    assert_eq!(place.post("both.example").status, 200);
-    assert_eq!((place.v4.seen().len(), place.v6.seen().len()), (0, 1), "IPv6 is tried first (RFC 8305 §4)");
-    let text = std::fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
-    place.outgate.reconfigure(&text.replace_one(r#", "2001:db8:5::/64""#, ""));
-    assert_eq!(place.post("both.example").status, 200);
-    assert_eq!((place.v4.seen().len(), place.v6.seen().len()), (1, 1));
-    let answer = place.post("v6.example");
-    assert_eq!((answer.status, answer.code()), (502, "connect_unreachable"));
+    let scene = scene("sticky");
+    assert_eq!(scene.post("both.example").status, 200);
+    assert_eq!((scene.v4.requests().len(), scene.v6.requests().len()), (0, 1), "IPv6 is tried first (RFC 8305 §4)");
+    let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
+    scene.outgate.reconfigure(&text.replace_one(r#", "2001:db8:5::/64""#, ""));
+    assert_eq!(scene.post("both.example").status, 200);
+    assert_eq!((scene.v4.requests().len(), scene.v6.requests().len()), (1, 1));
+    let response = scene.post("v6.example");
+    assert_eq!((response.status, response.code()), (502, "connect_unreachable"));
 }
 
 #[test]
@@ -174,9 +175,9 @@ fn verify_and_list_know_the_ranges() {
     if !inside("verify_and_list_know_the_ranges") {
         return;
     }
-    let place = place("sticky");
+    let scene = scene("sticky");
     let egress = |arguments: &[&str]| {
-        let config = place.outgate.folder.path("config.toml");
+        let config = scene.outgate.folder.path("config.toml");
         let out = Command::new(env!("CARGO_BIN_EXE_outgate"))
             .arg("egress")
             .args(arguments)

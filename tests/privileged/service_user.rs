@@ -62,8 +62,8 @@ fn outgate(arguments: &str) -> (i32, String) {
         .args(arguments.split(' '))
         .output()
         .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
 }
 
 fn owners(path: &str) -> (u32, u32, u32) {
@@ -79,8 +79,9 @@ fn keys_new_below_etc_outgate_makes_keys_that_the_service_reads() {
     install();
     assert_eq!(outgate("keys new --out /etc/outgate/keys/k"), (0, String::new()));
     assert_eq!(owners("/etc/outgate/keys/k"), (0, SERVICE, 0o640));
-    let (key, (code, said)) = (fs::read("/etc/outgate/keys/k").unwrap(), outgate("keys new --out /etc/outgate/keys/k"));
-    assert!(code == 73 && said.contains("the file already exists"), "{said}");
+    let (key, (code, printed)) =
+        (fs::read("/etc/outgate/keys/k").unwrap(), outgate("keys new --out /etc/outgate/keys/k"));
+    assert!(code == 73 && printed.contains("the file already exists"), "{printed}");
     assert_eq!(fs::read("/etc/outgate/keys/k").unwrap(), key);
 
     assert_eq!(outgate("ca new /etc/outgate/keys/ca.pem /etc/outgate/keys/ca.key"), (0, String::new()));
@@ -94,8 +95,8 @@ fn keys_new_below_etc_outgate_makes_keys_that_the_service_reads() {
     assert_eq!(outgate("keys new --out /etc/elsewhere/k"), (0, String::new()));
     assert_eq!(owners("/etc/elsewhere/k").2, 0o600);
 
-    let (code, said) = outgate("check");
-    assert!(code == 0 && said.contains("as user outgate"), "{said}");
+    let (code, printed) = outgate("check");
+    assert!(code == 0 && printed.contains("as user outgate"), "{printed}");
 }
 
 #[test]
@@ -109,13 +110,13 @@ fn check_judges_files_as_the_user_of_the_service() {
     // The shell makes such a file for root.
     chown(key, None, Some(0)).unwrap();
     fs::set_permissions(key, Permissions::from_mode(0o600)).unwrap();
-    let (code, said) = outgate("check");
-    assert!(code == 1 && said.contains("permission denied") && said.contains(key), "{said}");
-    assert!(said.contains("as user outgate"), "{said}");
+    let (code, printed) = outgate("check");
+    assert!(code == 1 && printed.contains("permission denied") && printed.contains(key), "{printed}");
+    assert!(printed.contains("as user outgate"), "{printed}");
     assert_eq!(outgate("check --as root").0, 0);
     assert_eq!(outgate("check --as outgate").0, 1);
-    let (code, said) = outgate("check --as missing");
-    assert!(code == 67 && said.contains("no user \"missing\""), "{said}");
+    let (code, printed) = outgate("check --as missing");
+    assert!(code == 67 && printed.contains("no user \"missing\""), "{printed}");
     // A configuration elsewhere belongs to the user of the command.
     fs::copy("/etc/outgate/config.toml", "/etc/elsewhere.toml").unwrap();
     assert_eq!(outgate("check --config /etc/elsewhere.toml").0, 0);
@@ -125,6 +126,6 @@ fn check_judges_files_as_the_user_of_the_service() {
     assert_eq!(outgate("check").0, 1);
     let drop_in = "/etc/systemd/system/outgate.service.d/groups.conf";
     fs::write(drop_in, "[Service]\nSupplementaryGroups=extra\n").unwrap();
-    let (code, said) = outgate("check");
-    assert_eq!(code, 0, "{said}");
+    let (code, printed) = outgate("check");
+    assert_eq!(code, 0, "{printed}");
 }

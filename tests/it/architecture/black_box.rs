@@ -69,22 +69,22 @@ fn every_test_file_keeps_the_rules() {
         let replaces = |file: &File| calls(file, "replace").chain(calls(file, "replacen")).next().is_some();
         assert!(file.is_some_and(replaces), "{path} needs no exception");
     }
-    let wrong: Vec<String> = files
+    let violations: Vec<String> = files
         .iter()
         .flat_map(|file| {
-            let wrong = silent_replacements(file).into_iter().chain(sleeps_without_a_reason(file));
-            wrong.map(|problem| format!("{}: {problem}", file.path))
+            let violations = silent_replacements(file).into_iter().chain(sleeps_without_a_reason(file));
+            violations.map(|problem| format!("{}: {problem}", file.path))
         })
         .collect();
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
 #[test]
 fn rules_of_the_black_box_tests_tell_right_from_wrong() {
-    let replacements = |text: &str| silent_replacements(&File::new("tests/it/limits/live.rs", text)).len();
+    let replacements = |text: &str| silent_replacements(&File::new("tests/it/limits/running.rs", text)).len();
     assert_eq!(replacements("let text = text.replace(\"a\", \"b\").replacen(\"c\", \"d\", 1);"), 2);
     assert_eq!(replacements("let text = text.replace_one(\"a\", \"b\"); std::mem::replace(a, b); // .replace(\n"), 0);
-    let sleeps = |text: &str| sleeps_without_a_reason(&File::new("tests/it/limits/live.rs", text)).len();
+    let sleeps = |text: &str| sleeps_without_a_reason(&File::new("tests/it/limits/running.rs", text)).len();
     assert_eq!(sleeps("//! Limits.\nstd::thread::sleep(LONG);\n\nsleep(SHORT);\n"), 1);
     assert_eq!(sleeps("sleep(LONG); // the pause\n// a slow client\nsleep(SHORT);\n"), 0);
     assert_eq!(sleeps("fn f() {}\nsleep(LONG);\n"), 1);

@@ -22,8 +22,10 @@ fn stories(file: &File) -> Vec<String> {
         lines.take_while(|line| *line != "}").count() + 1
     };
     let lengths = names.map(|name| (name, length(name)));
-    let wrong = lengths.filter(|(_, length)| !(2..=MAX_STORY_LINES).contains(length));
-    wrong.map(|(name, length)| format!("`{name}` has {length} lines: a story has 2 to {MAX_STORY_LINES}")).collect()
+    let violations = lengths.filter(|(_, length)| !(2..=MAX_STORY_LINES).contains(length));
+    violations
+        .map(|(name, length)| format!("`{name}` has {length} lines: a story has 2 to {MAX_STORY_LINES}"))
+        .collect()
 }
 
 /// The names that other modules may import from a file: its modules, and its items and imports that are `pub`.
@@ -76,7 +78,7 @@ fn delivery_rules_find_each_violation() {
         (stories, "src/delivery/tunnel/mod.rs", &long, 1),
         (stories, "src/delivery/tunnel/mod.rs", "fn connect() {\n}\n", 1),
     ]);
-    let of = |child: &str| {
+    let count_of = |child: &str| {
         private_imports(&[
             File::new(
                 "src/delivery/mod.rs",
@@ -88,7 +90,7 @@ fn delivery_rules_find_each_violation() {
         ])
         .len()
     };
-    assert_eq!(of("use super::Setup; use crate::delivery::{Line, deliver, record::Inner};"), 0);
-    assert_eq!(of("use super::super::{Step, Guards, SLACK}; fn f() { super::reply() }"), 3);
-    assert_eq!(of("use crate::delivery::{Host, tunnel::open::own};"), 1);
+    assert_eq!(count_of("use super::Setup; use crate::delivery::{Line, deliver, record::Inner};"), 0);
+    assert_eq!(count_of("use super::super::{Step, Guards, SLACK}; fn f() { super::reply() }"), 3);
+    assert_eq!(count_of("use crate::delivery::{Host, tunnel::open::own};"), 1);
 }

@@ -24,26 +24,26 @@ fn unknown_commands(document: &str, help: &dyn Fn(&[&str]) -> String) -> Vec<Str
         |words: &[&str], name: &str| help(words).lines().any(|line| line.split_whitespace().next() == Some(name));
     let is_name =
         |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase()) && !word.contains(['.', ':', '/', '=']);
-    let mut wrong = BTreeSet::new();
-    for shown in snippets(document) {
-        let mut words = shown.trim_start_matches("$ ").trim_start_matches("sudo ").split_whitespace();
+    let mut violations = BTreeSet::new();
+    for snippet in snippets(document) {
+        let mut words = snippet.trim_start_matches("$ ").trim_start_matches("sudo ").split_whitespace();
         match words.next() {
             Some("outgate") => {}
-            Some("cargo") if shown.contains("cargo run ") => drop(words.by_ref().find(|word| *word == "--")),
+            Some("cargo") if snippet.contains("cargo run ") => drop(words.by_ref().find(|word| *word == "--")),
             _ => continue,
         }
         for alternative in words.next().filter(is_name).unwrap_or_default().split('|').filter(|name| !name.is_empty()) {
             if !listed(&[], alternative) {
-                wrong.insert(format!("outgate {alternative}"));
+                violations.insert(format!("outgate {alternative}"));
             } else if let Some(inner) = words.clone().next().filter(is_name)
                 && help(&[alternative]).contains("\nCommands:")
                 && !inner.split('|').all(|inner| listed(&[alternative], inner))
             {
-                wrong.insert(format!("outgate {alternative} {inner}"));
+                violations.insert(format!("outgate {alternative} {inner}"));
             }
         }
     }
-    wrong.into_iter().collect()
+    violations.into_iter().collect()
 }
 
 /// Paths of the machine that a file was written on. (Spelled in halves: this file is read, too.)
@@ -62,13 +62,13 @@ fn the_documents_exist_and_name_no_machine() {
         return; // a source archive: nothing is tracked
     }
     let names = String::from_utf8(listed.stdout).expect("names are UTF-8");
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for name in names.split_terminator('\0') {
         // A file that is deleted but still tracked, or is not text, names nothing.
         let text = fs::read_to_string(root().join(name)).unwrap_or_default();
-        wrong.extend(machine_paths(&text).into_iter().map(|fault| format!("{name}: {fault}")));
+        violations.extend(machine_paths(&text).into_iter().map(|problem| format!("{name}: {problem}")));
     }
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn layers_find_each_violation() {
 
 #[test]
 fn cycles_are_found_at_every_depth() {
-    let of = |egress: &str, guard: &str, hmac: &str| {
+    let count_of = |egress: &str, guard: &str, hmac: &str| {
         cycles(&[
             File::new("src/policy/mod.rs", "pub use sign::Signer; use crate::policy::egress::Pool;"),
             File::new("src/policy/egress.rs", egress),
@@ -161,12 +161,12 @@ fn cycles_are_found_at_every_depth() {
         ])
         .len()
     };
-    assert_eq!(of("use super::guard::Cleared;", "use crate::policy::Plan;", "use super::Draft;"), 0);
-    assert_eq!(of("use super::guard::Cleared;", "use crate::policy::{egress};", "use super::super::egress;"), 2);
-    assert_eq!(of("use super::guard;", "use super::sign;", "use super::super::egress;"), 3);
-    assert_eq!(of("use super::guard::Cleared;", "fn f() { super::egress::g() }", ""), 2, "an inline path");
-    assert_eq!(of("use super::Signer;", "", "fn f() -> crate::policy::egress::Hop {}"), 2, "a re-export");
-    assert_eq!(of("", "", "use super::keys;"), 2, "two files of an inner folder");
-    assert_eq!(of("", "", "use super::{Key};"), 2, "a re-export of an inner folder");
-    assert_eq!(of("", "", "#[cfg(test)] mod tests { use super::super::keys; }"), 0, "tests");
+    assert_eq!(count_of("use super::guard::Cleared;", "use crate::policy::Plan;", "use super::Draft;"), 0);
+    assert_eq!(count_of("use super::guard::Cleared;", "use crate::policy::{egress};", "use super::super::egress;"), 2);
+    assert_eq!(count_of("use super::guard;", "use super::sign;", "use super::super::egress;"), 3);
+    assert_eq!(count_of("use super::guard::Cleared;", "fn f() { super::egress::g() }", ""), 2, "an inline path");
+    assert_eq!(count_of("use super::Signer;", "", "fn f() -> crate::policy::egress::Hop {}"), 2, "a re-export");
+    assert_eq!(count_of("", "", "use super::keys;"), 2, "two files of an inner folder");
+    assert_eq!(count_of("", "", "use super::{Key};"), 2, "a re-export of an inner folder");
+    assert_eq!(count_of("", "", "#[cfg(test)] mod tests { use super::super::keys; }"), 0, "tests");
 }

@@ -156,10 +156,10 @@ fn names_find_each_violation() {
         (subject_first, "src/host.rs", "mod a {\n    /// Whoever.\n    // Of\n    fn f() {}\n}", 1),
         (subject_first, "src/host.rs", "/// Offers, `with` care.\nfn f() {}\n/// Forwards.\nfn g() {}", 0),
     ]);
-    let of = |one: &str, two: &str, three: &str| {
+    let count_of = |one: &str, two: &str, three: &str| {
         let files = [("src/a.rs", one), ("src/b.rs", two), ("src/c.rs", three)];
         shared_names(&files.map(|(path, text)| File::new(path, text))).len()
     };
-    assert_eq!(of("pub struct A;", "enum A {}", "pub(in crate::a) type A = u8;"), 1);
-    assert_eq!(of("pub struct A;", "enum A {}", "impl T for U {\n    type A = u8;\n}\n/* struct A; */"), 0);
+    assert_eq!(count_of("pub struct A;", "enum A {}", "pub(in crate::a) type A = u8;"), 1);
+    assert_eq!(count_of("pub struct A;", "enum A {}", "impl T for U {\n    type A = u8;\n}\n/* struct A; */"), 0);
 }

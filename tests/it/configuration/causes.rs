@@ -87,8 +87,8 @@ fn check_reports_a_cause_once_without_its_consequences() {
         let file = folder.write("config.toml", text);
         let output =
             Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(file).output().unwrap();
-        let told = String::from_utf8(output.stderr).unwrap();
-        let errors: Vec<&str> = told.lines().filter(|line| line.starts_with("error")).collect();
+        let printed = String::from_utf8(output.stderr).unwrap();
+        let errors: Vec<&str> = printed.lines().filter(|line| line.starts_with("error")).collect();
         assert!(matches!(errors[..], [error] if error.contains(cause)), "{mistake}: {errors:#?}");
     }
 }

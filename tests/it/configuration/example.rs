@@ -141,12 +141,12 @@ fn code_list(names: &[String]) -> String {
 }
 
 /// The path of a table in `known_keys`, and its heading; the heading of a further example has its name.
-fn table_of(header: &str, seen: &mut BTreeSet<String>) -> (String, String) {
+fn table_of(header: &str, received: &mut BTreeSet<String>) -> (String, String) {
     let name = header.trim_matches(['[', ']']);
     let Some((kind, _)) = name.split_once('.') else {
         return (name.to_owned(), format!("`{header}`"));
     };
-    let first = seen.insert(kind.to_owned());
+    let first = received.insert(kind.to_owned());
     let heading = if first { format!("`[{kind}.NAME]`") } else { format!("Another example: `{header}`") };
     (format!("{kind}.*"), heading)
 }
@@ -155,7 +155,7 @@ fn table_of(header: &str, seen: &mut BTreeSet<String>) -> (String, String) {
 fn reference() -> (String, BTreeSet<String>) {
     let mut page = include_str!("configuration.head.md").to_owned();
     page += &format!("\n## The main file\n\nKeys and tables: {}.\n", code_list(&keys_of("")));
-    let (mut table, mut seen, mut found) = (String::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut table, mut received, mut found) = (String::new(), BTreeSet::new(), BTreeSet::new());
     let (mut comment, mut open) = (Vec::new(), 0_usize);
     let mut entry: Option<(String, Vec<String>, String)> = None;
     for line in include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml.example")).lines() {
@@ -169,7 +169,7 @@ fn reference() -> (String, BTreeSet<String>) {
             let (_, lines, _) = entry.as_mut().expect("an open entry");
             lines.push(if line.starts_with('#') { format!("  {setting}") } else { line.to_owned() });
         } else if setting.starts_with('[') {
-            let (path, heading) = table_of(setting, &mut seen);
+            let (path, heading) = table_of(setting, &mut received);
             page += &format!("\n## {heading}\n\n{}\n", rendered(&comment.join(" ")));
             if !heading.starts_with("Another") {
                 page += &format!("\nKeys: {}.\n", code_list(&keys_of(&path)));

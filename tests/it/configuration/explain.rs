@@ -97,7 +97,7 @@ fn explain(arguments: &[&str]) -> Output {
 }
 
 /// The exit code, the refusal and the steps, by their names.
-fn told(arguments: &[&str]) -> (i32, Value, Vec<(String, String)>) {
+fn explain_json(arguments: &[&str]) -> (i32, Value, Vec<(String, String)>) {
     let output = explain(&[arguments, &["--json"]].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
@@ -107,12 +107,12 @@ fn told(arguments: &[&str]) -> (i32, Value, Vec<(String, String)>) {
 }
 
 fn step<'a>(steps: &'a [(String, String)], name: &str) -> &'a str {
-    steps.iter().find(|(step, _)| step == name).map_or("", |(_, what)| what)
+    steps.iter().find(|(step, _)| step == name).map_or("", |(_, text)| text)
 }
 
 #[test]
 fn explain_names_the_winning_route_and_its_rule() {
-    for (url, who, expected) in [
+    for (url, client_arguments, expected) in [
         ("https://old.example/", &["--client", "crm"][..], "old: more specific than everybody, by its host"),
         (
             "https://old.example/",
@@ -130,15 +130,15 @@ fn explain_names_the_winning_route_and_its_rule() {
             "old-deep: more specific than old, before everybody, by its longer path",
         ),
     ] {
-        let (_, _, steps) = told(&[&["POST", url], who].concat());
-        assert!(step(&steps, "route").starts_with(expected), "{url} {who:?}: {steps:?}");
+        let (_, _, steps) = explain_json(&[&["POST", url], client_arguments].concat());
+        assert!(step(&steps, "route").starts_with(expected), "{url} {client_arguments:?}: {steps:?}");
     }
 }
 
 #[test]
 fn explain_shows_the_route_and_every_step() {
     let url = "https://hooks.acme.example/in";
-    let (code, refusal, steps) = told(&["POST", url, "--client", "billing", "--tenant", "acme"]);
+    let (code, refusal, steps) = explain_json(&["POST", url, "--client", "billing", "--tenant", "acme"]);
     assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
     assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: proven by network", "acme"));
     assert!(step(&steps, "route").starts_with("acme: more specific than everybody, by its host"), "{steps:?}");
@@ -148,21 +148,21 @@ fn explain_shows_the_route_and_every_step() {
     assert!(step(&steps, "trust").contains("certificates are verified"), "{steps:?}");
     assert_eq!(step(&steps, "sign"), "platform: standard-webhooks with k1", "{steps:?}");
 
-    let (code, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
+    let (code, _, steps) = explain_json(&["POST", "https://else.example/", "--client", "billing"]);
     assert_eq!(code, 0);
     assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
     assert_eq!(step(&steps, "egress"), "pool turns, each in turn");
     assert_eq!(step(&steps, "sign"), "unsigned: the body streams");
 
-    let (_, _, steps) = told(&["POST", "http://old.example/", "--client", "billing"]);
+    let (_, _, steps) = explain_json(&["POST", "http://old.example/", "--client", "billing"]);
     assert_eq!(step(&steps, "target"), "https://old.example");
 }
 
 #[test]
 fn explain_shows_the_side_of_a_split() {
     let mut sides = Vec::new();
-    for who in [&["--client", "billing"][..], &["--client", "billing", "--tenant", "acme"]] {
-        let (code, _, steps) = told(&[&["POST", "https://tried.example/"], who].concat());
+    for client_arguments in [&["--client", "billing"][..], &["--client", "billing", "--tenant", "acme"]] {
+        let (code, _, steps) = explain_json(&[&["POST", "https://tried.example/"], client_arguments].concat());
         assert_eq!(
             (code, step(&steps, "route")),
             (
@@ -171,18 +171,19 @@ fn explain_shows_the_side_of_a_split() {
             itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
             )
         );
-        let said = step(&steps, "split");
-        let place =
-            said.strip_prefix("30.25 %: this tenant and host, at ").and_then(|rest| rest.split_once(" % of all, are "));
-        let (place, side) = place.unwrap_or_else(|| panic!("{said}"));
-        let is_other = place.parse::<f64>().unwrap() < 30.25;
-        assert_eq!(side.starts_with("on the other side"), is_other, "{said}");
+        let split = step(&steps, "split");
+        let percentile = split
+            .strip_prefix("30.25 %: this tenant and host, at ")
+            .and_then(|rest| rest.split_once(" % of all, are "));
+        let (percentile, side) = percentile.unwrap_or_else(|| panic!("{split}"));
+        let is_other = percentile.parse::<f64>().unwrap() < 30.25;
+        assert_eq!(side.starts_with("on the other side"), is_other, "{split}");
         assert_eq!(step(&steps, "egress").starts_with("pool turns"), is_other, "{steps:?}");
         assert_eq!(step(&steps, "sign").starts_with("platform"), is_other, "{steps:?}");
         sides.push(is_other);
     }
     assert_eq!(sides, SIDES, "for ever");
-    let (_, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
+    let (_, _, steps) = explain_json(&["POST", "https://else.example/", "--client", "billing"]);
     assert_eq!(step(&steps, "split"), "");
 }
 
@@ -191,19 +192,19 @@ const SIDES: [bool; 2] = [false, true];
 
 #[test]
 fn explain_shows_what_report_only_would_refuse() {
-    let (code, _, steps) = told(&["POST", "https://new.example/", "--client", "billing"]);
+    let (code, _, steps) = explain_json(&["POST", "https://new.example/", "--client", "billing"]);
     assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
     assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
-    let (_, _, steps) = told(&["POST", "http://new.example/", "--client", "billing"]);
+    let (_, _, steps) = explain_json(&["POST", "http://new.example/", "--client", "billing"]);
     let expected = "shadow would be taken, but only reports, and would refuse it as plaintext_forbidden";
     assert_eq!(step(&steps, "shadow"), expected);
-    let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
+    let (code, _, steps) = explain_json(&["POST", "https://203.0.113.9/", "--client", "billing"]);
     assert_eq!((code, step(&steps, "guard")), (0, "203.0.113.8/31 would deny it, but only reports"), "{steps:?}");
 }
 
 #[test]
 fn explain_of_a_connect_lists_every_route_inside_the_tunnel() {
-    let connect = |target| told(&["CONNECT", target, "--client", "billing"]);
+    let connect = |target| explain_json(&["CONNECT", target, "--client", "billing"]);
     let (code, _, steps) = connect("tried.example:443");
     assert_eq!((code, step(&steps, "target")), (0, "https://tried.example"), "{steps:?}");
     assert!(step(&steps, "route").starts_with("tried: more specific than everybody, by its host"), "{steps:?}");
@@ -228,7 +229,7 @@ fn explain_of_a_connect_lists_every_route_inside_the_tunnel() {
     ] {
         assert_eq!(connect(target).1, refusal, "{target}");
     }
-    assert_eq!(told(&["TRACE", "https://tried.example/", "--client", "billing"]).1, "client_forbidden");
+    assert_eq!(explain_json(&["TRACE", "https://tried.example/", "--client", "billing"]).1, "client_forbidden");
 }
 
 #[test]
@@ -248,15 +249,16 @@ fn explain_shows_a_refusal_at_its_step() {
         if !client.is_empty() {
             arguments.extend(["--client", client]);
         }
-        let (code, told, steps) = told(&arguments);
-        assert_eq!((code, &told), (1, &refusal.into()), "{url}: {steps:?}");
-        let (name, what) = steps.last().unwrap();
-        assert!(name == "refused" && what.contains(refusal), "{url}: {steps:?}");
+        let (code, refused, steps) = explain_json(&arguments);
+        assert_eq!((code, &refused), (1, &refusal.into()), "{url}: {steps:?}");
+        let (name, text) = steps.last().unwrap();
+        assert!(name == "refused" && text.contains(refusal), "{url}: {steps:?}");
     }
-    let (_, refusal, _) = told(&["POST", "https://x.acme.example/", "--client", "billing", "--tenant", "other"]);
+    let (_, refusal, _) =
+        explain_json(&["POST", "https://x.acme.example/", "--client", "billing", "--tenant", "other"]);
     assert_eq!(refusal, "client_forbidden");
     // An exception of the guard is one here, too.
-    let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
+    let (code, _, steps) = explain_json(&["POST", "https://203.0.113.9/", "--client", "billing"]);
     assert_eq!(code, 0, "{steps:?}");
 }
 

@@ -16,14 +16,14 @@ use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
-use support::tenants::{new_key, put};
+use support::tenants::{new_key, write_key};
 use support::{Outgate, tunnel};
 
 const CONFIGURATIONS: u64 = 6;
 const REQUESTS: usize = 120;
 
 /// Codes of the proxy for which `explain` has no refusal: it does not foretell the target.
-const TARGETS_PART: &[&str] =
+const TARGET_CODES: &[&str] =
     &["", "connect_refused", "certificate_untrusted", "tls_failed", "response_malformed", "connection_lost"];
 
 /// Pinned names and what they stand for: the receiver, a private address, and one that the pool has no source for.
@@ -60,30 +60,30 @@ const ODD_PATHS: &[&str] = &["/in/../x", "/%2e%2e/in", "/x//in", "/a#f", "/a%2fb
 const ODD: usize = 8;
 
 /// SplitMix64: the same cases in every run.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+impl Random {
+    fn below(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         usize::try_from((mixed ^ (mixed >> 31)) % sides as u64).unwrap()
     }
 
-    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.roll(of.len())]
+    fn pick<'a>(&mut self, values: &[&'a str]) -> &'a str {
+        values[self.below(values.len())]
     }
 
-    fn pick_mostly<'a>(&mut self, of: &[&'a str], odd: &[&'a str]) -> &'a str {
-        if self.roll(ODD) == 0 { self.pick(odd) } else { self.pick(of) }
+    fn pick_mostly<'a>(&mut self, values: &[&'a str], odd: &[&'a str]) -> &'a str {
+        if self.below(ODD) == 0 { self.pick(odd) } else { self.pick(values) }
     }
 }
 
 /// Stands for the proxy's port, which is not known before it runs.
-const OWN: u16 = 1;
+const PROXY_PORT: u16 = 1;
 
 /// A configuration in which every rule of the guard, of routes and of keys has a case.
-fn configuration(dice: &mut Dice, port: u16) -> String {
+fn configuration(random: &mut Random, port: u16) -> String {
     let digest = |token: &str| {
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
         hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -125,31 +125,31 @@ name = "inspected"
 hosts = ["inspected.example"]
 connect = "inspect"
 "#,
-        anonymous = dice.pick(&["", "allow_anonymous = true"]),
-        ports = dice.pick(&["[443]", "[443, 8443]", "[8443]"]),
+        anonymous = random.pick(&["", "allow_anonymous = true"]),
+        ports = random.pick(&["[443]", "[443, 8443]", "[8443]"]),
         billing = digest("b1ll1ng"),
         crm = digest("crm"),
     );
     // One route for each host, path and addressee: two for the same would be a problem.
     let mut routes = BTreeMap::new();
-    let (port, more) = (format!("ports = [{port}]\n"), format!("ports = [{port}, 22, {OWN}]\n"));
+    let (port, more) = (format!("ports = [{port}]\n"), format!("ports = [{port}, 22, {PROXY_PORT}]\n"));
     let ports = ["", &port, &more];
     for _ in 0..14 {
         let hosts = ["open.example", "other.example", "six.example", "private.example", "127.0.0.1", "*"];
-        let host = dice.pick(&hosts);
-        let paths = dice.pick(&["", "", "paths = [\"/in\"]\n", "paths = [\"/in/\", \"/x\"]\n"]);
-        let of = dice.pick(&["", "", "", "tenants = [\"acme\"]\n", "clients = [\"crm\"]\n"]);
+        let host = random.pick(&hosts);
+        let paths = random.pick(&["", "", "paths = [\"/in\"]\n", "paths = [\"/in/\", \"/x\"]\n"]);
+        let scope = random.pick(&["", "", "", "tenants = [\"acme\"]\n", "clients = [\"crm\"]\n"]);
         let rest = [
-            dice.pick(&["", "plaintext = \"allow\"\n", "plaintext = \"upgrade\"\n"]),
-            dice.pick(&["", "", "connect = \"refuse\"\n", "connect = \"tunnel\"\n", "connect = \"inspect\"\n"]),
-            dice.pick(&["", "sign = [\"platform\"]\n", "sign = [\"own\"]\n"]),
-            dice.pick(&["", "", "", "egress = \"later\"\n"]),
-            dice.pick(&ports),
+            random.pick(&["", "plaintext = \"allow\"\n", "plaintext = \"upgrade\"\n"]),
+            random.pick(&["", "", "connect = \"refuse\"\n", "connect = \"tunnel\"\n", "connect = \"inspect\"\n"]),
+            random.pick(&["", "sign = [\"platform\"]\n", "sign = [\"own\"]\n"]),
+            random.pick(&["", "", "", "egress = \"later\"\n"]),
+            random.pick(&ports),
         ];
-        routes.insert((host, paths, of), rest.concat());
+        routes.insert((host, paths, scope), rest.concat());
     }
-    for (number, ((host, paths, of), rest)) in routes.iter().enumerate() {
-        text += &format!("[[routes]]\nname = \"r{number}\"\nhosts = [{host:?}]\n{paths}{of}{rest}");
+    for (number, ((host, paths, scope), rest)) in routes.iter().enumerate() {
+        text += &format!("[[routes]]\nname = \"r{number}\"\nhosts = [{host:?}]\n{paths}{scope}{rest}");
     }
     text
 }
@@ -164,31 +164,32 @@ struct Case {
     tenant: Option<&'static str>,
 }
 
-fn case(dice: &mut Dice, ports: &[&str]) -> Case {
-    let (host, port) = (dice.pick_mostly(HOSTS, ODD_HOSTS), dice.pick_mostly(ports, ODD_PORTS));
+fn case(random: &mut Random, ports: &[&str]) -> Case {
+    let (host, port) = (random.pick_mostly(HOSTS, ODD_HOSTS), random.pick_mostly(ports, ODD_PORTS));
     // The last token identifies no client. Neither does a client that does not exist.
     let (client, token) =
-        [("anonymous", ""), ("billing", "b1ll1ng"), ("billing", "b1ll1ng"), ("crm", "crm"), ("", "no")][dice.roll(5)];
+        [("anonymous", ""), ("billing", "b1ll1ng"), ("billing", "b1ll1ng"), ("crm", "crm"), ("", "no")]
+            [random.below(5)];
     let tenant =
-        [None, None, None, Some("acme"), Some("empty"), Some("unkeyed"), Some("other"), Some("")][dice.roll(8)];
+        [None, None, None, Some("acme"), Some("empty"), Some("unkeyed"), Some("other"), Some("")][random.below(8)];
     let mut fields = String::new();
     if !token.is_empty() {
         fields += &format!("Proxy-Authorization: Bearer {token}\r\n");
     }
     fields += &tenant.map(|tenant| format!("Outgate-Tenant: {tenant}\r\n")).unwrap_or_default();
     let case = |request, method, url| Case { request, method, url, client, tenant };
-    if dice.roll(3) == 0 {
+    if random.below(3) == 0 {
         let authority = format!("{host}{port}");
         return case(tunnel::connect(&authority, &fields), "CONNECT", authority);
     }
-    let scheme = dice.pick_mostly(&["https", "http"], &["HTTP", "ftp"]);
+    let scheme = random.pick_mostly(&["https", "http"], &["HTTP", "ftp"]);
     let (path, method) = (
-        dice.pick_mostly(PATHS, ODD_PATHS),
-        ["POST", "GET", "PUT", "OPTIONS", "POST", "GET", "PUT", "TRACE"][dice.roll(8)],
+        random.pick_mostly(PATHS, ODD_PATHS),
+        ["POST", "GET", "PUT", "OPTIONS", "POST", "GET", "PUT", "TRACE"][random.below(8)],
     );
     let url = format!("{scheme}://{host}{port}{path}");
     let line = |target: &str, more: &str| format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{more}\r\n");
-    match dice.roll(3) {
+    match random.below(3) {
         0 => case(line("/anything", &format!("Outgate-Target: {url}\r\n")), method, url),
         // The upgrade of one request is https with the same authority, where port 80 is none.
         1 if scheme == "http" => {
@@ -203,40 +204,42 @@ fn case(dice: &mut Dice, ports: &[&str]) -> Case {
 fn explain_gives_the_code_that_the_proxy_gives() {
     let (pki, inspector) = (Pki::new(), Pki::new());
     let target = Receiver::tls(pki.leaf(&["open.example", "other.example", "127.0.0.1"]), ok());
-    let mut seen = BTreeMap::<String, usize>::new();
+    let mut code_counts = BTreeMap::<String, usize>::new();
     for seed in 0..CONFIGURATIONS {
-        let mut dice = Dice(seed);
-        let text = configuration(&mut dice, target.port());
+        let mut random = Random(seed);
+        let text = configuration(&mut random, target.port());
         let folder = folder(&pki);
         folder.write("inspector.pem", &inspector.pem);
-        put(&folder, "inspector.key", &inspector.key_pem());
-        put(&folder, "keys/acme/k1.key", &new_key("standard-webhooks"));
-        put(&folder, "keys/empty/k1.until-2026-01-01.key", &new_key("standard-webhooks"));
+        write_key(&folder, "inspector.key", &inspector.key_pem());
+        write_key(&folder, "keys/acme/k1.key", &new_key("standard-webhooks"));
+        write_key(&folder, "keys/empty/k1.until-2026-01-01.key", &new_key("standard-webhooks"));
         let outgate = Outgate::run(folder, &text);
-        let text = text.replace_all(&format!(", {OWN}]"), &format!(", {}]", outgate.proxy.port()));
+        let text = text.replace_all(&format!(", {PROXY_PORT}]"), &format!(", {}]", outgate.proxy.port()));
         outgate.reconfigure(&text);
         let loaded = outgate::config::load(&outgate.folder.path("config.toml")).ok().unwrap();
         let now = Timestamp::now();
         let (plan, _) = outgate::policy::compile(&loaded.config, now).ok().unwrap();
-        let own = LocalAddresses { prefixes: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
+        let local_addresses =
+            LocalAddresses { prefixes: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
         let (receiver, proxy) = (format!(":{}", target.port()), format!(":{}", outgate.proxy.port()));
         let ports = ["", ":443", ":80", &receiver, &receiver, &receiver, &proxy];
         for number in 0..REQUESTS {
-            let Case { request, method, url, client, tenant } = case(&mut dice, &ports);
+            let Case { request, method, url, client, tenant } = case(&mut random, &ports);
             let mut connection = outgate.connect();
             connection.send(&request);
-            let answer = connection.answer_to(method);
+            let response = connection.response_to(method);
             let (method, client) = (method.parse::<Method>().unwrap(), ClientName::new(client));
             let tenant = tenant.map(TenantName::new);
-            let question = ExplainRequest { method: &method, url: &url, client: &client, tenant: tenant.as_ref(), now };
-            let told = explain(&plan, &question, &own);
-            let told = told.refusal.map_or("", |code| code.name());
-            let context = || format!("seed {seed}, request {number}: {request}{answer:?}\n{text}");
-            match told {
-                "" => assert!(TARGETS_PART.contains(&answer.code()), "{}: {}", answer.code(), context()),
-                told => assert_eq!(answer.code(), told, "{}", context()),
+            let explain_request =
+                ExplainRequest { method: &method, url: &url, client: &client, tenant: tenant.as_ref(), now };
+            let explained = explain(&plan, &explain_request, &local_addresses);
+            let explained = explained.refusal.map_or("", |code| code.name());
+            let context = || format!("seed {seed}, request {number}: {request}{response:?}\n{text}");
+            match explained {
+                "" => assert!(TARGET_CODES.contains(&response.code()), "{}: {}", response.code(), context()),
+                explained => assert_eq!(response.code(), explained, "{}", context()),
             }
-            *seen.entry(told.to_owned()).or_default() += 1;
+            *code_counts.entry(explained.to_owned()).or_default() += 1;
         }
     }
     // The cases are worth something only while they meet the rules.
@@ -255,6 +258,6 @@ fn explain_gives_the_code_that_the_proxy_gives() {
         "no_egress",
         "internal",
     ] {
-        assert!(seen.contains_key(code), "no case of {code:?}: {seen:?}");
+        assert!(code_counts.contains_key(code), "no case of {code:?}: {code_counts:?}");
     }
 }

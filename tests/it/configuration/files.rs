@@ -131,8 +131,8 @@ fn included_file_that_is_empty_is_a_problem() {
     let folder = Folder::new("empty-include");
     folder.write("config.toml", 0o644, b"include = [\"conf.d/*.toml\"]\n").write("conf.d/10.toml", 0o644, b"");
     let rejected = folder.load().unwrap_err();
-    let told: Vec<_> = rejected.problems.iter().map(|problem| problem.message.as_str()).collect();
-    assert_eq!(told, [format!("the included file {} is empty", folder.0.join("conf.d/10.toml").display())]);
+    let messages: Vec<_> = rejected.problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(messages, [format!("the included file {} is empty", folder.0.join("conf.d/10.toml").display())]);
     folder.write("conf.d/10.toml", 0o644, b"# nothing yet\n");
     folder.config();
 }

@@ -27,7 +27,7 @@ fn cases(extension: &str) -> Vec<PathBuf> {
     paths
 }
 
-fn answer(path: &Path) -> String {
+fn render(path: &Path) -> String {
     let (problems, sources) = match config::load_with_environment(path, &environment) {
         Ok(loaded) if loaded.warnings.is_empty() => return "no problems\n".into(),
         Ok(loaded) => (loaded.warnings, loaded.config.sources),
@@ -41,7 +41,7 @@ fn golden_configurations_have_the_problems_of_their_golden_files() {
     let bless = std::env::var_os("BLESS").is_some();
     let mut different = Vec::new();
     for path in cases("toml") {
-        let (found, file) = (answer(&path), path.with_extension("txt"));
+        let (found, file) = (render(&path), path.with_extension("txt"));
         if bless {
             fs::write(&file, found).unwrap();
         } else if fs::read_to_string(&file).unwrap_or_default() != found {
@@ -61,11 +61,11 @@ fn golden_files_have_a_configuration_each() {
 #[test]
 fn golden_files_show_no_secret() {
     for path in cases("toml") {
-        let shown = match config::load_with_environment(&path, &environment) {
+        let rendered = match config::load_with_environment(&path, &environment) {
             Ok(loaded) => config::to_json(&loaded.warnings, &loaded.config.sources).to_string(),
             Err(rejected) => config::to_json(&rejected.problems, &rejected.sources).to_string(),
         };
-        for text in [shown, answer(&path)] {
+        for text in [rendered, render(&path)] {
             assert!(!text.contains("hunter2") && !text.contains("whsec_"), "{}:\n{text}", path.display());
         }
     }

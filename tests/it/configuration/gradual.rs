@@ -12,8 +12,8 @@ use std::time::Instant;
 use support::configuration::{Config, Replace};
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, scene, scene_with};
-use support::tunnel_scene::{self, place};
-use support::{Answer, Folder, Outgate, PATIENCE, eventually, signature};
+use support::tunnel_scene;
+use support::{Folder, Outgate, Response, TEST_TIMEOUT, eventually, signature};
 
 /// A client that may send for every tenant.
 const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
@@ -22,9 +22,9 @@ const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants 
 fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String, String> {
     let send = |n: usize| {
         let tenant = format!("t{n}");
-        let answer = outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: {tenant}\r\n"), "x");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        (tenant, answer.field("outgate-egress").to_owned())
+        let response = outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: {tenant}\r\n"), "x");
+        assert_eq!(response.status, 200, "{response:?}");
+        (tenant, response.field("outgate-egress").to_owned())
     };
     (0..tenants).map(send).collect()
 }
@@ -37,7 +37,7 @@ fn split_text(scene: &Scene, percent: &str, more: &str) -> Config {
     text.route("plain", &split)
 }
 
-fn is_next(source: &str) -> bool {
+fn is_next_pool(source: &str) -> bool {
     source.starts_with("127.0.8.")
 }
 
@@ -49,19 +49,23 @@ fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
     assert!(before.values().all(|source| source.starts_with("127.0.7.")));
     scene.outgate.reconfigure(&split_text(&scene, "25", ""));
     let quarter = sources(&scene, &scene.outgate, TENANTS);
-    let moved = quarter.values().filter(|source| is_next(source)).count();
+    let moved = quarter.values().filter(|source| is_next_pool(source)).count();
     // 100, give or take five times the standard deviation.
     assert!((57..=143).contains(&moved), "{moved} of {TENANTS}");
     assert!(
-        quarter.iter().all(|(tenant, source)| is_next(source) || before[tenant] == *source),
+        quarter.iter().all(|(tenant, source)| is_next_pool(source) || before[tenant] == *source),
         "the others do not move"
     );
     // Only those on the other side are signed.
-    for seen in scene.plain.seen().iter().skip(TENANTS) {
-        assert_eq!(signature::verifies(seen, support::scene::SECRET), is_next(&seen.from.to_string()), "{seen:?}");
+    for record_of in scene.plain.requests().iter().skip(TENANTS) {
+        assert_eq!(
+            signature::verifies(record_of, support::scene::SECRET),
+            is_next_pool(&record_of.from.to_string()),
+            "{record_of:?}"
+        );
     }
     let record = scene.outgate.records(2 * TENANTS).pop().unwrap();
-    let side = if is_next(record["source"].as_str().unwrap()) { "split" } else { "main" };
+    let side = if is_next_pool(record["source"].as_str().unwrap()) { "split" } else { "main" };
     assert_eq!((&record["route"], &record["side"]), (&"plain".into(), &side.into()), "{record}");
     let metrics = scene.outgate.admin("/metrics").text();
     for (side, count) in [("split", moved), ("main", TENANTS - moved)] {
@@ -75,14 +79,14 @@ fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
     scene.outgate.reconfigure(&split_text(&scene, "50.5", ""));
     let half = sources(&scene, &scene.outgate, TENANTS);
     assert!(
-        quarter.iter().all(|(tenant, source)| !is_next(source) || half[tenant] == *source),
+        quarter.iter().all(|(tenant, source)| !is_next_pool(source) || half[tenant] == *source),
         "who has moved has moved"
     );
-    assert!(half.values().filter(|source| is_next(source)).count() > moved);
+    assert!(half.values().filter(|source| is_next_pool(source)).count() > moved);
     for (percent, all) in [("0", false), ("100", true)] {
         scene.outgate.reconfigure(&split_text(&scene, percent, ""));
         let sources = sources(&scene, &scene.outgate, 50);
-        assert!(sources.values().all(|source| is_next(source) == all), "{percent}");
+        assert!(sources.values().all(|source| is_next_pool(source) == all), "{percent}");
     }
     let text = split_text(&scene, "25", "");
     scene.outgate.reconfigure(&text);
@@ -92,7 +96,7 @@ fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
 /// A trial on a part of the tenants fails for that part alone.
 #[test]
 fn split_that_breaks_receivers_opens_no_circuit_of_the_other_side() {
-    let reaction: Reaction = Arc::new(|seen| match seen.field("webhook-signature") {
+    let reaction: Reaction = Arc::new(|record_of| match record_of.field("webhook-signature") {
         "" => (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), true),
         _ => (Vec::new(), false),
     });
@@ -101,31 +105,31 @@ fn split_that_breaks_receivers_opens_no_circuit_of_the_other_side() {
     // Both sides use the same pool: the trial is of the signature alone.
     scene.outgate.reconfigure(&split_text(&scene, "50", circuit).remove("routes.plain.split.egress"));
     let send = |n: usize| {
-        let answer = scene.outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: t{n}\r\n"), "x");
-        if answer.status == 200 { "200".to_owned() } else { answer.code().to_owned() }
+        let response = scene.outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: t{n}\r\n"), "x");
+        if response.status == 200 { "200".to_owned() } else { response.code().to_owned() }
     };
     let first: Vec<String> = (0..20).map(send).collect();
-    let (tried, other) = (first.iter().position(|code| code != "200"), first.iter().position(|code| code == "200"));
-    let (tried, other) = (tried.unwrap(), other.unwrap());
-    eventually("its circuit opens", || send(tried) == "target_circuit_open");
+    let (trial, other) = (first.iter().position(|code| code != "200"), first.iter().position(|code| code == "200"));
+    let (trial, other) = (trial.unwrap(), other.unwrap());
+    eventually("its circuit opens", || send(trial) == "target_circuit_open");
     assert_eq!(send(other), "200");
-    assert_eq!(send(tried), "target_circuit_open", "the success of another says nothing of the trial");
-    scene.outgate.log.until("word of it", |lines| {
-        let told =
+    assert_eq!(send(trial), "target_circuit_open", "a success of another tenant does not close the circuit");
+    scene.outgate.log.wait_for("the log line", |lines| {
+        let is_reported =
             |line: &String| line.contains("on the other side of route plain") && line.contains("circuit is open");
-        lines.iter().any(told).then_some(())
+        lines.iter().any(is_reported).then_some(())
     });
 }
 
 /// A split opens no tunnel past a signature that its route would refuse.
 #[test]
 fn a_split_opens_no_tunnel_that_its_route_refuses() {
-    let place = place();
-    let authority = format!("signed.example:{}", place.port());
-    let text = tunnel_scene::config(place.port(), "").remove("routes.signed.sign");
+    let scene = tunnel_scene::scene();
+    let authority = format!("signed.example:{}", scene.port());
+    let text = tunnel_scene::config(scene.port(), "").remove("routes.signed.sign");
     let tunnel = |config: &Config| {
-        place.outgate.reconfigure(config);
-        place.outgate.tunnel(&authority, "").1.code().to_owned()
+        scene.outgate.reconfigure(config);
+        scene.outgate.tunnel(&authority, "").1.code().to_owned()
     };
     // The target has no certificate for this name, so this code shows that the tunnel itself was allowed.
     let open = "certificate_untrusted";
@@ -135,14 +139,14 @@ fn a_split_opens_no_tunnel_that_its_route_refuses() {
     assert_eq!(tunnel(&split(&format!("split = {{ percent = 100, {signs} }}"))), "tunnel_forbidden");
     let unsigned = split(&format!("{signs}\nsplit = {{ percent = 100, sign = [] }}"));
     assert_eq!(tunnel(&unsigned), "tunnel_forbidden");
-    let record = place.record(3);
+    let record = scene.record(3);
     assert_eq!((&record["route"], &record["side"]), (&"signed".into(), &"split".into()), "{record}");
     // The route has some paths only, beside a route of all paths that allows tunnels.
-    let all = format!("[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]\nports = [{}]", place.port());
+    let all = format!("[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]\nports = [{}]", scene.port());
     assert_eq!(tunnel(&unsigned.add("routes.signed.paths", ["/in"]).and(&all)), "tunnel_forbidden");
 }
 
-fn reported<'a>(record: &'a serde_json::Value) -> Vec<(&'a str, &'a str, &'a str)> {
+fn would_refuse<'a>(record: &'a serde_json::Value) -> Vec<(&'a str, &'a str, &'a str)> {
     let list = record["would_refuse"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |entry: &'a serde_json::Value, key: &str| entry[key].as_str().unwrap();
     list.iter().map(|entry| (text(entry, "kind"), text(entry, "name"), text(entry, "code"))).collect()
@@ -156,7 +160,7 @@ fn report_only_guard_deny_is_recorded_and_refuses_nothing() {
     deny("\"192.0.2.0/24\", { cidr = \"127.0.0.1/32\", report_only = true }");
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     let record = scene.outgate.records(1).pop().unwrap();
-    assert_eq!(reported(&record), [("guard", "127.0.0.1/32", "target_forbidden")], "{record}");
+    assert_eq!(would_refuse(&record), [("guard", "127.0.0.1/32", "target_forbidden")], "{record}");
     let metrics = scene.outgate.admin("/metrics").text();
     let line = "outgate_report_only_total{kind=\"guard\",name=\"127.0.0.1/32\",code=\"target_forbidden\"} 1";
     assert!(metrics.contains(line), "{metrics}");
@@ -165,20 +169,20 @@ fn report_only_guard_deny_is_recorded_and_refuses_nothing() {
 }
 
 /// The usual routes, and one that only reports.
-fn shadowed(scene: &Scene, shadow: &str) {
+fn add_shadow_route(scene: &Scene, shadow: &str) {
     let shadow = format!("[[routes]]\nname = \"shadow\"\nreport_only = true\n{shadow}\n");
     scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").and(&shadow));
 }
 
-fn seen(scene: &Scene, answer: &Answer) -> serde_json::Value {
-    let id = answer.field("outgate-request-id");
+fn record_of(scene: &Scene, response: &Response) -> serde_json::Value {
+    let id = response.field("outgate-request-id");
     // It is written when the answer has left.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(record) = scene.outgate.records(1).into_iter().find(|record| record["request_id"] == id) {
             return record;
         }
-        assert!(Instant::now() < deadline, "no record of {answer:?}");
+        assert!(Instant::now() < deadline, "no record of {response:?}");
     }
 }
 
@@ -187,38 +191,41 @@ fn report_only_route_takes_nothing_and_records_what_it_would_take() {
     let scene = scene();
     let good: &Receiver = &scene.good;
     let ports = format!("ports = [{}, {}]", good.port(), scene.plain.port());
-    shadowed(&scene, &format!("hosts = [\"hook.example\"]\npaths = [\"/in\"]\nsign = []\n{ports}"));
-    let answer = scene.outgate.post(&scene.good_url(), "", "x");
-    let record = seen(&scene, &answer);
-    assert_eq!((answer.status, &record["route"], &record["would_take"]), (200, &"signed".into(), &"shadow".into()));
-    assert!(reported(&record).is_empty(), "{record}");
-    signature::verify(&good.seen()[0], support::scene::SECRET);
-    let answer = scene.outgate.post(&scene.good_url().replace_one("/in", "/out"), "", "x");
-    assert_eq!(seen(&scene, &answer)["would_take"], serde_json::Value::Null, "another path");
+    add_shadow_route(&scene, &format!("hosts = [\"hook.example\"]\npaths = [\"/in\"]\nsign = []\n{ports}"));
+    let response = scene.outgate.post(&scene.good_url(), "", "x");
+    let record = record_of(&scene, &response);
+    assert_eq!((response.status, &record["route"], &record["would_take"]), (200, &"signed".into(), &"shadow".into()));
+    assert!(would_refuse(&record).is_empty(), "{record}");
+    signature::verify(&good.requests()[0], support::scene::SECRET);
+    let response = scene.outgate.post(&scene.good_url().replace_one("/in", "/out"), "", "x");
+    assert_eq!(record_of(&scene, &response)["would_take"], serde_json::Value::Null, "another path");
     let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.contains("outgate_shadowed_deliveries_total{route=\"shadow\"} 1"), "{metrics}");
 
     // A less specific route than the one that matched would not have matched.
-    shadowed(&scene, &format!("hosts = [\"*\"]\n{ports}"));
-    let answer = scene.outgate.post(&scene.good_url(), "", "x");
-    assert_eq!(seen(&scene, &answer)["would_take"], serde_json::Value::Null);
-    let answer = scene.outgate.post("https://nobody.example/", "", "x");
-    assert_eq!((answer.code(), &seen(&scene, &answer)["would_take"]), ("no_route", &"shadow".into()));
+    add_shadow_route(&scene, &format!("hosts = [\"*\"]\n{ports}"));
+    let response = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!(record_of(&scene, &response)["would_take"], serde_json::Value::Null);
+    let response = scene.outgate.post("https://nobody.example/", "", "x");
+    assert_eq!((response.code(), &record_of(&scene, &response)["would_take"]), ("no_route", &"shadow".into()));
 
     // The record has the refusal that it would have been.
-    shadowed(&scene, "hosts = [\"plain.example\"]\nbody_max = \"10 B\"");
-    let answer = scene.outgate.post(&scene.plain_url(), "", "x");
+    add_shadow_route(&scene, "hosts = [\"plain.example\"]\nbody_max = \"10 B\"");
+    let response = scene.outgate.post(&scene.plain_url(), "", "x");
     assert_eq!(
-        (answer.status, reported(&seen(&scene, &answer))),
+        (response.status, would_refuse(&record_of(&scene, &response))),
         (200, vec![("route", "shadow", "plaintext_forbidden")])
     );
-    shadowed(&scene, &format!("hosts = [\"hook.example\"]\nbody_max = \"10 B\"\n{ports}"));
-    let answer = scene.outgate.post(&scene.good_url(), "", "more than ten bytes");
-    assert_eq!((answer.status, reported(&seen(&scene, &answer))), (200, vec![("route", "shadow", "body_too_large")]));
+    add_shadow_route(&scene, &format!("hosts = [\"hook.example\"]\nbody_max = \"10 B\"\n{ports}"));
+    let response = scene.outgate.post(&scene.good_url(), "", "more than ten bytes");
+    assert_eq!(
+        (response.status, would_refuse(&record_of(&scene, &response))),
+        (200, vec![("route", "shadow", "body_too_large")])
+    );
     for (more, code) in [("", "target_port_forbidden"), (ports.as_str(), "tunnel_forbidden")] {
-        shadowed(&scene, &format!("hosts = [\"hook.example\"]\nconnect = \"refuse\"\n{more}"));
-        let (_, answer) = scene.outgate.tunnel(&format!("hook.example:{}", good.port()), "");
-        assert_eq!(reported(&seen(&scene, &answer)), [("route", "shadow", code)]);
+        add_shadow_route(&scene, &format!("hosts = [\"hook.example\"]\nconnect = \"refuse\"\n{more}"));
+        let (_, response) = scene.outgate.tunnel(&format!("hook.example:{}", good.port()), "");
+        assert_eq!(would_refuse(&record_of(&scene, &response)), [("route", "shadow", code)]);
     }
 }
 
@@ -233,11 +240,11 @@ fn report_only_route_records_missing_keys_and_malformed_webhook_ids() {
     for (sign, fields, code) in
         [("platform", "", None), ("own", "", Some("client_forbidden")), ("platform", odd, Some("request_malformed"))]
     {
-        shadowed(&scene, &format!("{route}\nsign = [\"{sign}\"]\n{own}"));
-        let answer = scene.outgate.post(&scene.plain_url(), fields, "x");
-        let record = seen(&scene, &answer);
+        add_shadow_route(&scene, &format!("{route}\nsign = [\"{sign}\"]\n{own}"));
+        let response = scene.outgate.post(&scene.plain_url(), fields, "x");
+        let record = record_of(&scene, &response);
         let expected: Vec<_> = code.into_iter().map(|code| ("route", "shadow", code)).collect();
-        assert_eq!((answer.status, reported(&record)), (200, expected), "{record}");
+        assert_eq!((response.status, would_refuse(&record)), (200, expected), "{record}");
     }
 }
 

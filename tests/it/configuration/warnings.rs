@@ -43,11 +43,11 @@ fn routes(count: usize) -> String {
 #[test]
 fn warnings_are_shown_up_to_a_bound_with_a_summary_in_time_that_grows_with_their_number() {
     let (many, start) = (routes(20_000), Instant::now());
-    let (code, _, said) = check(&many, &[]);
+    let (code, _, printed) = check(&many, &[]);
     assert_eq!(code, 0, "after {:?}", start.elapsed());
-    assert_eq!(said.matches("warning[plaintext]: webhooks may be sent in plaintext").count(), 25);
-    assert!(said.contains("19975 more warnings of this kind"), "{said}");
-    assert!(said.contains("valid, with 20001 warnings"), "{said}");
+    assert_eq!(printed.matches("warning[plaintext]: webhooks may be sent in plaintext").count(), 25);
+    assert!(printed.contains("19975 more warnings of this kind"), "{printed}");
+    assert!(printed.contains("valid, with 20001 warnings"), "{printed}");
     let (code, json, _) = check(&many, &["--json"]);
     assert_eq!(code, 0, "after {:?}", start.elapsed());
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -58,16 +58,17 @@ fn warnings_are_shown_up_to_a_bound_with_a_summary_in_time_that_grows_with_their
 #[test]
 fn acknowledged_warnings_are_not_shown_and_a_code_without_a_warning_is_reported() {
     let text = routes(3);
-    let (_, _, said) = check(&text, &[]);
-    assert!(said.contains("warning[plaintext]") && said.contains("warning[not_public]"), "{said}");
-    let (code, _, said) = check(&format!("acknowledge = [\"plaintext\", \"not_public\"]\n{text}"), &[]);
-    assert_eq!((code, said.trim()), (0, "valid, with 0 warnings and 4 acknowledged"));
-    let (code, _, said) = check(&format!("acknowledge = [\"plaintext\", \"not_public\", \"no_route\"]\n{text}"), &[]);
-    assert!(code == 0 && said.contains("no warning has the code \"no_route\" now"), "{said}");
-    assert!(said.contains("valid, with 1 warning and 4 acknowledged"), "{said}");
-    let (code, _, said) = check(&format!("acknowledge = [\"plain_text\"]\n{text}"), &[]);
-    assert!(code == 1 && said.contains("did you mean \"plaintext\"?"), "{said}");
-    assert!(said.contains("not valid: 1 problem,"), "{said}");
+    let (_, _, printed) = check(&text, &[]);
+    assert!(printed.contains("warning[plaintext]") && printed.contains("warning[not_public]"), "{printed}");
+    let (code, _, printed) = check(&format!("acknowledge = [\"plaintext\", \"not_public\"]\n{text}"), &[]);
+    assert_eq!((code, printed.trim()), (0, "valid, with 0 warnings and 4 acknowledged"));
+    let (code, _, printed) =
+        check(&format!("acknowledge = [\"plaintext\", \"not_public\", \"no_route\"]\n{text}"), &[]);
+    assert!(code == 0 && printed.contains("no warning has the code \"no_route\" now"), "{printed}");
+    assert!(printed.contains("valid, with 1 warning and 4 acknowledged"), "{printed}");
+    let (code, _, printed) = check(&format!("acknowledge = [\"plain_text\"]\n{text}"), &[]);
+    assert!(code == 1 && printed.contains("did you mean \"plaintext\"?"), "{printed}");
+    assert!(printed.contains("not valid: 1 problem,"), "{printed}");
 }
 
 #[test]
@@ -77,14 +78,17 @@ fn check_refuses_a_unix_listener_without_its_folder_or_group() {
         let listen = format!("{{ address = \"unix:{}\", mode = \"0660\"{group} }}", folder.path(socket).display());
         format!("[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = [{listen}]\n{BASE}")
     };
-    let (code, _, said) = check(&text("admin.sock", ""), &[]);
-    assert_eq!(code, 0, "{said}");
+    let (code, _, printed) = check(&text("admin.sock", ""), &[]);
+    assert_eq!(code, 0, "{printed}");
     for (socket, group, words) in [
         ("missing/admin.sock", "", "No such file or directory"),
         ("admin.sock", ", group = \"no-such-group\"", "this host has no group"),
     ] {
-        let (code, _, said) = check(&text(socket, group), &[]);
-        assert!(code == 1 && said.contains("outgate cannot listen on unix:") && said.contains(words), "{said}");
+        let (code, _, printed) = check(&text(socket, group), &[]);
+        assert!(
+            code == 1 && printed.contains("outgate cannot listen on unix:") && printed.contains(words),
+            "{printed}"
+        );
     }
     assert!(!folder.path("admin.sock").exists(), "check creates nothing");
     // systemd makes the folder when the service starts.
@@ -106,11 +110,11 @@ fn acknowledged_warnings_are_not_logged_by_run() {
         let words = |line: &String| ["WARN", "warning"].iter().any(|word| line.contains(word));
         outgate.log.all().into_iter().filter(words).collect::<Vec<_>>()
     };
-    let said = log(&config("", "max_connections = 500")).join("\n");
+    let printed = log(&config("", "max_connections = 500")).join("\n");
     for code in ["unverified", "file_descriptors", "not_public"] {
-        assert_eq!(said.matches(&format!("warning[{code}]")).count(), 1, "{said}");
+        assert_eq!(printed.matches(&format!("warning[{code}]")).count(), 1, "{printed}");
     }
-    assert_eq!(said.matches("verifies nothing").count(), 1, "{said}");
+    assert_eq!(printed.matches("verifies nothing").count(), 1, "{printed}");
     let acknowledged = "\"unverified\", \"file_descriptors\", \"not_public\"";
     assert_eq!(log(&config(acknowledged, "max_connections = 500")), [""; 0]);
     // The default follows the limit.
@@ -120,7 +124,7 @@ fn acknowledged_warnings_are_not_logged_by_run() {
 #[test]
 fn check_warns_of_public_admin_listeners_and_of_tokens_in_plaintext() {
     let token = "tokens = [\"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"]";
-    let said = |listen: &str, admin: &str| {
+    let printed = |listen: &str, admin: &str| {
         let text = format!(
             "[server]\nlisten = [\"{listen}\"]\n[admin]\nlisten = [\"{admin}\"]\n{BASE}[clients.billing]\n{token}\n\
              [[routes]]\nname = \"all\"\nhosts = [\"*\"]\n"
@@ -128,11 +132,11 @@ fn check_warns_of_public_admin_listeners_and_of_tokens_in_plaintext() {
         check(&text, &[]).2
     };
     for public in ["0.0.0.0:4750", "8.8.8.8:4750", "[::]:4750"] {
-        assert!(said(public, "127.0.0.1:4751").contains("warning[tokens_in_plaintext]"), "{public}");
-        assert!(said("127.0.0.1:4751", public).contains("warning[admin_public]"), "{public}");
+        assert!(printed(public, "127.0.0.1:4751").contains("warning[tokens_in_plaintext]"), "{public}");
+        assert!(printed("127.0.0.1:4751", public).contains("warning[admin_public]"), "{public}");
     }
-    for own in ["127.0.0.1:4750", "10.0.0.1:4750", "unix:/run/outgate/x.sock"] {
-        let said = said(own, "127.0.0.1:4751") + &said("127.0.0.1:4751", own);
-        assert!(!said.contains("tokens_in_plaintext") && !said.contains("admin_public"), "{own}: {said}");
+    for private in ["127.0.0.1:4750", "10.0.0.1:4750", "unix:/run/outgate/x.sock"] {
+        let printed = printed(private, "127.0.0.1:4751") + &printed("127.0.0.1:4751", private);
+        assert!(!printed.contains("tokens_in_plaintext") && !printed.contains("admin_public"), "{private}: {printed}");
     }
 }

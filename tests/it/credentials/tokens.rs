@@ -14,13 +14,13 @@ use socket2::{Domain, Socket, Type};
 use support::configuration::{Config, Replace};
 use support::pki::{Pki, self_signed};
 use support::ports::refusing;
-use support::receiver::{Reaction, Receiver, answering, ok};
+use support::receiver::{Reaction, Receiver, ok, respond_with};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
-use support::{Folder, Outgate, PATIENCE, eventually, post};
+use support::{Folder, Outgate, TEST_TIMEOUT, eventually, post};
 
 /// The word that is in every secret of these tests.
-const HUSH: &str = "hunter2";
+const SECRET_WORD: &str = "hunter2";
 
 /// `hook.example`, and `login.example` beside it.
 struct Scene {
@@ -97,12 +97,12 @@ impl Scene {
     fn url(&self) -> String {
         format!("https://hook.example:{}/in", self.target.port())
     }
-    fn post(&self, fields: &str) -> support::Answer {
+    fn post(&self, fields: &str) -> support::Response {
         self.outgate.post(&self.url(), fields, "{}")
     }
     /// The credentials that the target has got.
-    fn shown(&self) -> Vec<String> {
-        self.target.seen().iter().map(|seen| seen.all("authorization").join(" and ")).collect()
+    fn credentials(&self) -> Vec<String> {
+        self.target.requests().iter().map(|received| received.all("authorization").join(" and ")).collect()
     }
 }
 
@@ -114,24 +114,24 @@ fn json(status: u16, body: &str) -> Vec<u8> {
 
 fn token(number: usize, lifetime: &str) -> Vec<u8> {
     let expires = if lifetime.is_empty() { String::new() } else { format!(r#","expires_in":{lifetime}"#) };
-    json(200, &format!(r#"{{"access_token":"{HUSH}-{number}","token_type":"Bearer"{expires}}}"#))
+    json(200, &format!(r#"{{"access_token":"{SECRET_WORD}-{number}","token_type":"Bearer"{expires}}}"#))
 }
 
 /// hunter2-1, hunter2-2 and so on.
-fn granting(lifetime: &str) -> Reaction {
+fn grant_tokens(lifetime: &str) -> Reaction {
     let (count, lifetime) = (AtomicUsize::new(0), lifetime.to_owned());
     Arc::new(move |_| (token(1 + count.fetch_add(1, Ordering::SeqCst), &lifetime), true))
 }
 
 fn bearer(number: usize) -> String {
-    format!("Bearer {HUSH}-{number}")
+    format!("Bearer {SECRET_WORD}-{number}")
 }
 
-fn no_word_of_secrets(outgate: &Outgate) {
-    let told = outgate.log.all().join("\n");
+fn assert_log_without_secrets(outgate: &Outgate) {
+    let printed = outgate.log.all().join("\n");
     // TLS and HTTP libraries log bytes in hexadecimal, base64 or escaped, and text as it is.
-    for secret in [HUSH, "dXM6IGFuZDpodW50ZXIy", "dXMlM0EraHVudGVyM", "dXMlM0ErYW5kOmh1bnRlcjI"] {
-        let line = told.lines().find(|line| line.contains(secret));
+    for secret in [SECRET_WORD, "dXM6IGFuZDpodW50ZXIy", "dXMlM0EraHVudGVyM", "dXMlM0ErYW5kOmh1bnRlcjI"] {
+        let line = printed.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret}: {line:?}");
     }
 }
@@ -152,59 +152,63 @@ fn credential_replaces_the_header_of_the_client() {
         let own = "Authorization: Bearer theirs\r\nauthorization: Bearer again\r\nX-Api-Key: theirs\r\n";
         for fields in ["", own] {
             assert_eq!(outgate.post(&url, fields, "{}").status, 200);
-            let seen = target.seen().pop().unwrap();
-            assert_eq!(seen.all(name), [expected]);
-            verify(&seen, SECRET);
+            let received = target.requests().pop().unwrap();
+            assert_eq!(received.all(name), [expected]);
+            verify(&received, SECRET);
         }
     }
-    let seen = target.seen().pop().unwrap();
-    assert_eq!(seen.all("authorization").len(), 2, "another header than the credential's is the client's");
+    let received = target.requests().pop().unwrap();
+    assert_eq!(received.all("authorization").len(), 2, "another header than the credential's is the client's");
     for record in outgate.records(6) {
-        assert!(!record.to_string().contains(HUSH) && !record.to_string().contains("theirs"), "{record}");
+        assert!(!record.to_string().contains(SECRET_WORD) && !record.to_string().contains("theirs"), "{record}");
     }
-    no_word_of_secrets(&outgate);
+    assert_log_without_secrets(&outgate);
 }
 
 #[test]
 fn oauth2_token_is_fetched_once_from_the_pool_and_reused() {
     let credential = "scopes = [\"send\", \"x:y\"]\naudience = \"https://hook.example/\"\nparameters = { a = \"b c\" }";
-    let scene = scene(ok(), granting("3600"), credential, "");
+    let scene = scene(ok(), grant_tokens("3600"), credential, "");
     for _ in 0..10 {
         assert_eq!(scene.post("Authorization: Bearer theirs\r\n").status, 200);
     }
-    assert_eq!(scene.shown(), vec![bearer(1); 10]);
-    scene.target.seen().iter().for_each(|seen| verify(seen, SECRET));
-    let asked = scene.endpoint.seen();
-    assert_eq!(asked.len(), 1);
-    assert!((0..4).any(|last| asked[0].from == std::net::IpAddr::from([127, 0, 7, last])), "{:?}", asked[0]);
-    assert_eq!(asked[0].line, "POST /token?v=2 HTTP/1.1");
-    assert_eq!(asked[0].field("host"), format!("login.example:{}", scene.endpoint.port()));
-    assert_eq!(asked[0].field("content-type"), "application/x-www-form-urlencoded");
-    assert_eq!(asked[0].field("accept"), "application/json");
+    assert_eq!(scene.credentials(), vec![bearer(1); 10]);
+    scene.target.requests().iter().for_each(|received| verify(received, SECRET));
+    let token_requests = scene.endpoint.requests();
+    assert_eq!(token_requests.len(), 1);
+    assert!(
+        (0..4).any(|last| token_requests[0].from == std::net::IpAddr::from([127, 0, 7, last])),
+        "{:?}",
+        token_requests[0]
+    );
+    assert_eq!(token_requests[0].line, "POST /token?v=2 HTTP/1.1");
+    assert_eq!(token_requests[0].field("host"), format!("login.example:{}", scene.endpoint.port()));
+    assert_eq!(token_requests[0].field("content-type"), "application/x-www-form-urlencoded");
+    assert_eq!(token_requests[0].field("accept"), "application/json");
     // printf 'us%%3A+and:hunter2%%2B%%2F%%25' | base64
-    assert_eq!(asked[0].field("authorization"), "Basic dXMlM0ErYW5kOmh1bnRlcjIlMkIlMkYlMjU=");
+    assert_eq!(token_requests[0].field("authorization"), "Basic dXMlM0ErYW5kOmh1bnRlcjIlMkIlMkYlMjU=");
     let form = "grant_type=client_credentials&scope=send+x%3Ay&audience=https%3A%2F%2Fhook.example%2F&a=b+c";
-    assert_eq!(String::from_utf8(asked[0].body.clone()).unwrap(), form);
+    assert_eq!(String::from_utf8(token_requests[0].body.clone()).unwrap(), form);
 
     let records = scene.outgate.records(10);
     assert_eq!(records.len(), 10, "a request for a token has no record of its own");
-    assert!(records.iter().all(|record| record["code"] == "delivered" && !record.to_string().contains(HUSH)));
+    assert!(records.iter().all(|record| record["code"] == "delivered" && !record.to_string().contains(SECRET_WORD)));
     assert!(records[0]["ms"]["token"].is_number() && records[0]["ms"]["resolve"].is_number(), "{}", records[0]);
     let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.contains("outgate_token_requests_total{credential=\"acme\",result=\"granted\"} 1"), "{metrics}");
-    assert!(!metrics.contains(HUSH));
-    no_word_of_secrets(&scene.outgate);
+    assert!(!metrics.contains(SECRET_WORD));
+    assert_log_without_secrets(&scene.outgate);
 }
 
 #[test]
 fn oauth2_client_auth_body_sends_the_secret_in_the_form() {
-    let scene = scene(ok(), granting(""), "client_auth = \"body\"", "");
+    let scene = scene(ok(), grant_tokens(""), "client_auth = \"body\"", "");
     assert_eq!(scene.post("").status, 200);
-    let asked = &scene.endpoint.seen()[0];
-    assert_eq!(asked.field("authorization"), "");
+    let token_requests = &scene.endpoint.requests()[0];
+    assert_eq!(token_requests.field("authorization"), "");
     let form = "grant_type=client_credentials&client_id=us%3A+and&client_secret=hunter2%2B%2F%25";
-    assert_eq!(String::from_utf8(asked.body.clone()).unwrap(), form);
-    no_word_of_secrets(&scene.outgate);
+    assert_eq!(String::from_utf8(token_requests.body.clone()).unwrap(), form);
+    assert_log_without_secrets(&scene.outgate);
 }
 
 #[test]
@@ -212,7 +216,7 @@ fn oauth2_deliveries_at_once_share_one_token_request() {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
     let held: Reaction = Arc::new(move |_| {
-        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         (token(1, "3600"), true)
     });
     let scene = scene(ok(), held, "", "");
@@ -225,32 +229,32 @@ fn oauth2_deliveries_at_once_share_one_token_request() {
     clients.iter_mut().for_each(|client| client.send(post(&scene.url(), "", "{}")));
     release.send(()).unwrap();
     for client in &mut clients {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
-    assert_eq!((scene.endpoint.seen().len(), scene.shown()), (1, vec![bearer(1); 50]));
+    assert_eq!((scene.endpoint.requests().len(), scene.credentials()), (1, vec![bearer(1); 50]));
 }
 
 #[test]
 fn oauth2_token_is_refreshed_before_it_expires() {
-    let scene = scene(ok(), granting("2"), "", "");
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while scene.shown().last() != Some(&bearer(3)) {
-        assert!(std::time::Instant::now() < deadline, "{:?}", scene.shown().last());
+    let scene = scene(ok(), grant_tokens("2"), "", "");
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
+    while scene.credentials().last() != Some(&bearer(3)) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", scene.credentials().last());
         assert_eq!(scene.post("").status, 200);
     }
-    let shown = scene.shown();
-    let mut sorted = shown.clone();
+    let credentials = scene.credentials();
+    let mut sorted = credentials.clone();
     sorted.sort();
-    assert_eq!(shown, sorted, "no token comes back");
-    assert!(scene.endpoint.seen().len() <= 4);
+    assert_eq!(credentials, sorted, "no token comes back");
+    assert!(scene.endpoint.requests().len() <= 4);
 }
 
 #[test]
 fn oauth2_token_without_a_lifetime_serves_the_waiting_deliveries() {
-    let scene = scene(ok(), granting("0"), "", "");
+    let scene = scene(ok(), grant_tokens("0"), "", "");
     for number in 1..=3 {
         assert_eq!(scene.post("").status, 200);
-        assert_eq!(scene.shown().last(), Some(&bearer(number)));
+        assert_eq!(scene.credentials().last(), Some(&bearer(number)));
     }
 }
 
@@ -261,28 +265,34 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
     let login = |reaction| Receiver::tls(pki.leaf(&["login.example"]), reaction);
     let (_closed, refused) = refusing();
     let html = json(200, "<html>");
-    let says = |bytes: Vec<u8>| login(Arc::new(move |_| (bytes.clone(), true)));
+    let login_responding = |bytes: Vec<u8>| login(Arc::new(move |_| (bytes.clone(), true)));
     let denied = json(401, r#"{"error":"invalid_client","error_description":"hunter2"}"#);
     let bad = json(200, r#"{"access_token":"hunter2 x","token_type":"bearer"}"#);
     let long =
         format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x11000));
     let half = "HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{\"access_token\":";
     let silent: Reaction = Arc::new(|_| {
-        std::thread::park_timeout(PATIENCE);
+        std::thread::park_timeout(TEST_TIMEOUT);
         (Vec::new(), false)
     });
     let cases = [
-        (says(denied), 500, "internal", "invalid_client", "it answers 401 and grants nothing"),
-        (says(json(400, "{}")), 500, "internal", "", "it answers 400 and grants nothing"),
-        (says(json(503, "")), 503, "target_circuit_open", "", "it answers 503"),
-        (says(json(429, "")), 503, "target_circuit_open", "", "it answers 429"),
-        (says(json(302, "")), 502, "response_malformed", "", "it answers with a redirection, which is not followed"),
-        (says(html), 502, "response_malformed", "", "it answers with not the JSON of RFC 6749 §5.1"),
-        (says(bad), 502, "response_malformed", "", "it answers with a token that fits into no header"),
-        (says(b"what?\r\n\r\n".to_vec()), 502, "response_malformed", "", "its answer breaks HTTP"),
-        (login(answering(&long)), 502, "response_too_large", "", "an answer longer than any token"),
-        (says(json(200, &"x".repeat(70_000))), 502, "response_too_large", "", "its response is longer"),
-        (login(answering(half)), 504, "response_timeout", "", "no whole answer within the response timeout"),
+        (login_responding(denied), 500, "internal", "invalid_client", "it answers 401 and grants nothing"),
+        (login_responding(json(400, "{}")), 500, "internal", "", "it answers 400 and grants nothing"),
+        (login_responding(json(503, "")), 503, "target_circuit_open", "", "it answers 503"),
+        (login_responding(json(429, "")), 503, "target_circuit_open", "", "it answers 429"),
+        (
+            login_responding(json(302, "")),
+            502,
+            "response_malformed",
+            "",
+            "it answers with a redirection, which is not followed",
+        ),
+        (login_responding(html), 502, "response_malformed", "", "it answers with not the JSON of RFC 6749 §5.1"),
+        (login_responding(bad), 502, "response_malformed", "", "it answers with a token that fits into no header"),
+        (login_responding(b"what?\r\n\r\n".to_vec()), 502, "response_malformed", "", "its answer breaks HTTP"),
+        (login(respond_with(&long)), 502, "response_too_large", "", "an answer longer than any token"),
+        (login_responding(json(200, &"x".repeat(70_000))), 502, "response_too_large", "", "its response is longer"),
+        (login(respond_with(half)), 504, "response_timeout", "", "no whole answer within the response timeout"),
         (login(silent), 504, "response_timeout", "", "no answer within the response timeout"),
         (
             Receiver::tls(self_signed(&["login.example"]), ok()),
@@ -298,7 +308,7 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
             "name_mismatch",
             "its certificate is refused",
         ),
-        (Receiver::plain_speaking_first(), 502, "tls_failed", "plaintext", "its port does not speak TLS"),
+        (Receiver::plaintext_greeting(), 502, "tls_failed", "plaintext", "its port does not speak TLS"),
     ];
     let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &oauth2(refused, ""), ""));
     let url = format!("https://hook.example:{}/in", target.port());
@@ -306,23 +316,23 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
     let mut check = |text: &Config, (status, code, details, detail): (u16, &str, &str, &str)| {
         outgate.reconfigure(&text.set("routes.*.timeouts.response", "300ms"));
         for _ in 0..2 {
-            let answer = outgate.post(&url, "", "{}");
+            let response = outgate.post(&url, "", "{}");
             count += 1;
-            assert_eq!((answer.status, answer.code()), (status, code), "{detail} {}", answer.text());
-            let problem = answer.json();
-            let told = problem["detail"].as_str().unwrap();
-            assert!(told.starts_with("no token from the token endpoint: ") && told.contains(detail), "{told}");
+            assert_eq!((response.status, response.code()), (status, code), "{detail} {}", response.text());
+            let problem = response.json();
+            let printed = problem["detail"].as_str().unwrap();
+            assert!(printed.starts_with("no token from the token endpoint: ") && printed.contains(detail), "{printed}");
             assert_eq!(problem["details"].as_str().unwrap_or_default(), details);
             let record = outgate.records(count).pop().unwrap();
             assert_eq!(record["code"], code);
             assert!(record["cause"].as_str().unwrap().contains("token endpoint https://"), "{record}");
-            assert!(!record.to_string().contains(HUSH) && !answer.text().contains(HUSH), "{record}");
+            assert!(!record.to_string().contains(SECRET_WORD) && !response.text().contains(SECRET_WORD), "{record}");
         }
     };
     for (endpoint, status, code, details, detail) in &cases {
         let text = config(&[target.port()], &oauth2(endpoint.port(), ""), "");
         check(&text, (*status, code, details, detail));
-        assert!(endpoint.seen().len() <= 1, "an endpoint that fails is left alone: {detail}");
+        assert!(endpoint.requests().len() <= 1, "an endpoint that fails is left alone: {detail}");
     }
     let text = config(&[target.port()], &oauth2(refused, ""), "");
     check(&text.set("credentials.acme.client_id", "others"), (502, "connect_refused", "", "it refused the connection"));
@@ -331,14 +341,14 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
     let own = text.set("credentials.acme.token_url", format!("https://login.example:{}/token", outgate.proxy.port()));
     check(&own, (500, "internal", "", "it is this proxy itself"));
 
-    assert!(target.seen().is_empty());
+    assert!(target.requests().is_empty());
     assert_eq!(outgate.records(count).len(), count, "one record a delivery");
     let metrics = outgate.admin("/metrics").text();
     assert!(
         metrics.contains("outgate_token_requests_total{credential=\"acme\",result=\"certificate_untrusted\"} 2"),
         "{metrics}"
     );
-    no_word_of_secrets(&outgate);
+    assert_log_without_secrets(&outgate);
 }
 
 /// Each delivery that a fetch fails has the fetch's evidence, also one that comes in the pause after it.
@@ -347,7 +357,7 @@ fn record_of_a_failed_oauth2_token_request_has_endpoint_source_and_address() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let denying =
-        Receiver::tls(pki.leaf(&["login.example"]), answering(std::str::from_utf8(&json(401, "{}")).unwrap()));
+        Receiver::tls(pki.leaf(&["login.example"]), respond_with(std::str::from_utf8(&json(401, "{}")).unwrap()));
     let untrusted = Receiver::tls(self_signed(&["login.example"]), ok());
     // The port is bound, so that no other test takes it, and does not listen.
     let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -378,17 +388,17 @@ fn record_of_a_failed_oauth2_token_request_has_endpoint_source_and_address() {
     let refused = evidence(closed);
     assert_eq!(refused["attempts"][0]["outcome"], "refused", "{refused}");
     assert!(refused["http"].is_null() && refused["status_class"].is_null(), "{refused}");
-    let unproven = evidence(untrusted.port());
-    assert_eq!(unproven["certificate"]["verdict"], "self_signed", "{unproven}");
+    let self_signed_endpoint = evidence(untrusted.port());
+    assert_eq!(self_signed_endpoint["certificate"]["verdict"], "self_signed", "{self_signed_endpoint}");
     let denied = evidence(denying.port());
     assert_eq!((&denied["status_class"], &denied["tls"]["verified"]), (&"4xx".into(), &true.into()), "{denied}");
     assert!(denied["ms"]["response"].is_number() && denied.get("attempts").is_none(), "{denied}");
-    no_word_of_secrets(&outgate);
+    assert_log_without_secrets(&outgate);
 }
 
 #[test]
 fn record_of_a_delivery_with_an_oauth2_token_has_no_token_endpoint() {
-    let scene = scene(ok(), granting("300"), "", "");
+    let scene = scene(ok(), grant_tokens("300"), "", "");
     assert_eq!(scene.post("").status, 200);
     assert!(scene.outgate.records(1)[0].get("token_endpoint").is_none());
 }
@@ -401,93 +411,98 @@ fn oauth2_endpoint_is_asked_again_after_its_pause() {
         number => (token(number, "60"), true),
     });
     let scene = scene(ok(), failing_first, "", "");
-    let answer = scene.post("");
-    assert_eq!((answer.code(), answer.field("retry-after")), ("target_circuit_open", "1"));
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let response = scene.post("");
+    assert_eq!((response.code(), response.field("retry-after")), ("target_circuit_open", "1"));
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while scene.post("").status != 200 {
         assert!(std::time::Instant::now() < deadline, "no token");
     }
-    assert_eq!(scene.endpoint.seen().len(), 2, "nobody asks in between");
+    assert_eq!(scene.endpoint.requests().len(), 2, "nobody asks in between");
 }
 
 #[test]
 fn oauth2_token_that_the_target_rejects_is_not_reused() {
     let challenge = |number: usize| {
         let refused = bearer(number);
-        let reaction: Reaction = Arc::new(move |seen| {
-            let answer = match seen.field("authorization") == refused {
+        let reaction: Reaction = Arc::new(move |received| {
+            let response = match received.field("authorization") == refused {
                 true => {
                     "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"a\", error=\"invalid_token\"\r\nContent-Length: 4\r\n\r\ngone"
                 }
                 false => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
             };
-            (answer.as_bytes().to_vec(), true)
+            (response.as_bytes().to_vec(), true)
         });
         reaction
     };
-    let scene_one = scene(challenge(1), granting("3600"), "", "");
-    let answer = scene_one.post("");
-    assert_eq!((answer.status, answer.code(), answer.text().as_str()), (401, "", "gone"), "the answer is the client's");
-    assert_eq!(scene_one.target.seen().len(), 1, "a webhook is never sent twice");
+    let scene_one = scene(challenge(1), grant_tokens("3600"), "", "");
+    let response = scene_one.post("");
+    assert_eq!(
+        (response.status, response.code(), response.text().as_str()),
+        (401, "", "gone"),
+        "the answer is the client's"
+    );
+    assert_eq!(scene_one.target.requests().len(), 1, "a webhook is never sent twice");
     assert_eq!(scene_one.post("").status, 200);
-    assert_eq!(scene_one.shown(), [bearer(1), bearer(2)]);
+    assert_eq!(scene_one.credentials(), [bearer(1), bearer(2)]);
 
     // A target that takes none does not make us ask for each webhook; one that says something else keeps its token.
     let always = "HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\nContent-Length: 0\r\n\r\n";
-    for (answer, fetches) in [(always, 2), (&always.replace_one("invalid_token", "insufficient_scope"), 1)] {
-        let scene = scene(answering(answer), granting("3600"), "", "");
+    for (response, fetches) in [(always, 2), (&always.replace_one("invalid_token", "insufficient_scope"), 1)] {
+        let scene = scene(respond_with(response), grant_tokens("3600"), "", "");
         (0..5).for_each(|_| assert_eq!(scene.post("").status, 401));
-        assert_eq!(scene.endpoint.seen().len(), fetches);
+        assert_eq!(scene.endpoint.requests().len(), fetches);
     }
 }
 
 #[test]
 fn oauth2_token_of_a_tenant_is_its_own_on_a_route_for_tenants() {
     for (route, fetches) in [("tenants = [\"a\", \"b\"]", 2), ("", 1)] {
-        let scene = scene(ok(), granting("3600"), "", "");
+        let scene = scene(ok(), grant_tokens("3600"), "", "");
         let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), route);
         let clients = "[clients.us]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
         scene.outgate.reconfigure(&text.set("server.allow_anonymous", false).and(clients));
         for tenant in ["a", "b", "a", "b"] {
             assert_eq!(scene.post(&format!("Outgate-Tenant: {tenant}\r\n")).status, 200);
         }
-        assert_eq!(scene.endpoint.seen().len(), fetches, "{route}");
-        let shown = scene.shown();
-        assert_eq!((&shown[0], &shown[1]), (&shown[2], &shown[3]));
+        assert_eq!(scene.endpoint.requests().len(), fetches, "{route}");
+        let credentials = scene.credentials();
+        assert_eq!((&credentials[0], &credentials[1]), (&credentials[2], &credentials[3]));
     }
 }
 
 #[test]
 fn oauth2_token_survives_a_reload_that_does_not_change_its_request() {
-    let scene = scene(ok(), granting("3600"), "", "");
+    let scene = scene(ok(), grant_tokens("3600"), "", "");
     assert_eq!(scene.post("").status, 200);
     let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), "");
     scene.outgate.reconfigure(&text.set("routes.*.timeouts.response", "6s"));
     assert_eq!(scene.post("").status, 200);
-    assert_eq!(scene.shown(), vec![bearer(1); 2]);
+    assert_eq!(scene.credentials(), vec![bearer(1); 2]);
     // The same words over another pool, or under another trust, are another conversation.
     let pool = text.add("egress.eu.ranges", ["127.0.8.1"]);
     scene.outgate.reconfigure(&pool.add("routes.acme.egress", "eu"));
     assert_eq!(scene.post("").status, 200);
-    assert_eq!(scene.endpoint.seen().pop().unwrap().from, std::net::IpAddr::from([127, 0, 8, 1]));
+    assert_eq!(scene.endpoint.requests().pop().unwrap().from, std::net::IpAddr::from([127, 0, 8, 1]));
     scene.outgate.reconfigure(&text);
     scene.outgate.after_reload(|| drop(scene.outgate.folder.write("client", "hunter2-too")));
     assert_eq!(scene.post("").status, 200);
-    assert_eq!(scene.shown(), [bearer(1), bearer(1), bearer(2), bearer(3)]);
-    let proofs: Vec<_> = scene.endpoint.seen().iter().map(|seen| seen.field("authorization").to_owned()).collect();
+    assert_eq!(scene.credentials(), [bearer(1), bearer(1), bearer(2), bearer(3)]);
+    let proofs: Vec<_> =
+        scene.endpoint.requests().iter().map(|received| received.field("authorization").to_owned()).collect();
     assert!(proofs[0] == proofs[1] && proofs[1] != proofs[2]);
     drop(scene.pki);
 }
 
 #[test]
 fn credential_on_a_route_refuses_tunnels() {
-    let scene = scene(ok(), granting("3600"), "", "");
+    let scene = scene(ok(), grant_tokens("3600"), "", "");
     let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), "");
     scene.outgate.reconfigure(&text.remove("routes.acme.sign"));
     let mut client = scene.outgate.connect();
     client.send(format!("CONNECT hook.example:{} HTTP/1.1\r\nHost: x\r\n\r\n", scene.target.port()));
-    assert_eq!(client.answer_to("CONNECT").code(), "tunnel_forbidden");
-    assert!(scene.endpoint.seen().is_empty());
+    assert_eq!(client.response_to("CONNECT").code(), "tunnel_forbidden");
+    assert!(scene.endpoint.requests().is_empty());
 }
 
 #[test]
@@ -501,13 +516,13 @@ fn credential_secrets_are_in_neither_explain_nor_check() {
         let output = output.unwrap();
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
-    let told = run(&["explain", "POST", "https://hook.example/in"]);
-    assert!(told.contains("credential acme: oauth2\n"), "{told}");
-    assert!(!told.contains(HUSH) && !told.contains("login.example"), "{told}");
+    let printed = run(&["explain", "POST", "https://hook.example/in"]);
+    assert!(printed.contains("credential acme: oauth2\n"), "{printed}");
+    assert!(!printed.contains(SECRET_WORD) && !printed.contains("login.example"), "{printed}");
     folder.write_config("config.toml", &text.remove("routes.acme.sign").add("routes.acme.plaintext", "allow"));
-    let told = run(&["check"]);
-    assert!(told.contains("the credential acme would be sent in plaintext"), "{told}");
-    assert!(!told.contains(HUSH), "{told}");
+    let printed = run(&["check"]);
+    assert!(printed.contains("the credential acme would be sent in plaintext"), "{printed}");
+    assert!(!printed.contains(SECRET_WORD), "{printed}");
 }
 
 /// The report must come before the denial cuts the endpoint off.
@@ -515,7 +530,7 @@ fn credential_secrets_are_in_neither_explain_nor_check() {
 fn report_only_guard_deny_counts_oauth2_endpoints() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
-    let endpoint = Receiver::tls_at("127.0.0.9:0", pki.leaf(&["login.example"]), granting("3600"));
+    let endpoint = Receiver::tls_at("127.0.0.9:0", pki.leaf(&["login.example"]), grant_tokens("3600"));
     let text = config(&[target.port()], &oauth2(endpoint.port(), ""), "")
         .host("login.example", "127.0.0.9")
         .and("[guard]\ndeny = [{ cidr = \"127.0.0.9/32\", report_only = true }]");

@@ -56,13 +56,13 @@ fn links(text: &str) -> Vec<String> {
 
 /// The anchors that GitHub and mdBook give to a page's headings.
 fn anchors(text: &str) -> BTreeSet<String> {
-    let mut seen = HashMap::new();
+    let mut received = HashMap::new();
     let headings = prose(text).into_iter().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {
         let heading = heading.trim_start_matches('#').trim().to_lowercase();
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
         let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
-        let again = seen.entry(anchor.clone()).and_modify(|again| *again += 1).or_insert(0);
+        let again = received.entry(anchor.clone()).and_modify(|again| *again += 1).or_insert(0);
         if *again == 0 { anchor } else { format!("{anchor}-{again}") }
     };
     headings.map(anchor).collect()
@@ -81,27 +81,27 @@ fn normal(path: &Path) -> PathBuf {
 
 /// The broken relative links of a page. `read` returns the text of a file, if there is one.
 fn broken(page: &Path, text: &str, read: &dyn Fn(&Path) -> Option<String>) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let mut problems = Vec::new();
     for link in links(text).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
         let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
         let to = if file.is_empty() { page.to_owned() } else { normal(&page.with_file_name("").join(file)) };
         match read(&to) {
-            None => wrong.push(format!("{}: {link}: there is no such file", page.display())),
+            None => problems.push(format!("{}: {link}: there is no such file", page.display())),
             Some(text) if !anchor.is_empty() && !anchors(&text).contains(anchor) => {
-                wrong.push(format!("{}: {link}: the page has no such heading", page.display()));
+                problems.push(format!("{}: {link}: the page has no such heading", page.display()));
             }
             // A site has the pages of the book only.
             Some(_) if page.starts_with("docs") && !to.starts_with("docs") => {
-                wrong.push(format!("{}: {link}: a page of the book links out of it", page.display()));
+                problems.push(format!("{}: {link}: a page of the book links out of it", page.display()));
             }
             // mdBook renders README.md as index.html, and leaves a link to it as it is.
             Some(_) if page.starts_with("docs") && !page.ends_with("SUMMARY.md") && to.ends_with("README.md") => {
-                wrong.push(format!("{}: {link}: the site has no page of this name", page.display()));
+                problems.push(format!("{}: {link}: the site has no page of this name", page.display()));
             }
             Some(_) => {}
         }
     }
-    wrong
+    problems
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn links_between_documents_lead_to_files_and_headings() {
     };
     let papers = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
     let pages = papers.into_iter().map(PathBuf::from).chain(markdown("docs"));
-    let wrong: Vec<String> = pages.flat_map(|page| broken(&page, &read(&page).unwrap(), &read)).collect();
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    let problems: Vec<String> = pages.flat_map(|page| broken(&page, &read(&page).unwrap(), &read)).collect();
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
 #[test]
@@ -162,16 +162,16 @@ fn the_modules_and_files_of_the_architecture_exist() {
         let path = root().join("src").join(name.trim_end_matches('/'));
         path.is_dir() || path.with_extension("rs").is_file()
     };
-    let wrong: Vec<&str> = modules.into_iter().filter(|name| !module(name)).collect();
-    assert_eq!(wrong, [""; 0], "there is no such module");
+    let problems: Vec<&str> = modules.into_iter().filter(|name| !module(name)).collect();
+    assert_eq!(problems, [""; 0], "there is no such module");
 
     let drawing = fs::read_to_string(root().join("docs/images/modules.dot")).unwrap();
     let labels =
         drawing.lines().filter_map(|line| line.split("label=\"").nth(1)?.split_once("  ")?.1.split_once("\\l"));
     let drawn: Vec<&str> = labels.flat_map(|(names, _)| names.split(", ")).collect();
     assert!(drawn.len() > 10, "{drawn:?}");
-    let wrong: Vec<&str> = drawn.into_iter().filter(|name| !module(name)).collect();
-    assert_eq!(wrong, [""; 0], "the drawing has a module that does not exist");
+    let problems: Vec<&str> = drawn.into_iter().filter(|name| !module(name)).collect();
+    assert_eq!(problems, [""; 0], "the drawing has a module that does not exist");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use aws_lc_rs::digest;
 use support::Outgate;
-use support::clients::{Language, Workshop};
+use support::clients::{InstalledClients, Language};
 use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
@@ -23,7 +23,7 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 }
 
 /// The program that a reader writes around an example in Go.
-fn go(example: &str) -> String {
+fn go_program(example: &str) -> String {
     format!(
         "package main\nimport (\"net/http\"; \"net/url\"; \"strings\")\nfunc main() {{\n{example}\n\
          if err != nil {{ panic(err) }}\n_ = response.Body.Close()\n}}\n"
@@ -46,7 +46,7 @@ fn java(example: &str) -> String {
 
 #[test]
 fn every_example_of_a_request_form_delivers_a_signed_webhook() {
-    let Some(workshop) = Workshop::open() else { return };
+    let Some(installed) = InstalledClients::open() else { return };
     let pki = Pki::new();
     let (receiver, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
     let hash = digest::digest(&digest::SHA256, b"TOKEN");
@@ -67,15 +67,15 @@ fn every_example_of_a_request_form_delivers_a_signed_webhook() {
                 shell.arg("-c").arg(text.as_str());
                 Some(shell)
             }
-            "python" => Some(workshop.example(Language::Python, &text)),
-            "js" => Some(workshop.example(Language::Node, &text)),
-            "ruby" => workshop.has("httpclient").then(|| {
+            "python" => Some(installed.example(Language::Python, &text)),
+            "js" => Some(installed.example(Language::Node, &text)),
+            "ruby" => installed.has("httpclient").then(|| {
                 let mut ruby = Command::new("ruby");
                 ruby.arg("-e").arg(text.as_str());
                 ruby
             }),
-            "go" => workshop.compiled_example("go", &go(&text)),
-            "java" => workshop.compiled_example("apache", &java(&text)),
+            "go" => installed.compiled_example("go", &go_program(&text)),
+            "java" => installed.compiled_example("apache", &java(&text)),
             _ => continue,
         };
         run += 1;
@@ -86,9 +86,9 @@ fn every_example_of_a_request_form_delivers_a_signed_webhook() {
         expected += 1;
         // Apache HttpClient sends its credential only after a 407, which has a record, too.
         records += if language == "java" { 2 } else { 1 };
-        let seen = receiver.seen();
-        assert_eq!(seen.len(), expected, "{language}: {output:?}");
-        let last = seen.last().unwrap();
+        let received = receiver.requests();
+        assert_eq!(received.len(), expected, "{language}: {output:?}");
+        let last = received.last().unwrap();
         assert!(last.line.starts_with("POST /"), "{language}: {last:?}");
         assert!(!last.field("webhook-signature").is_empty(), "{language}: {last:?}");
         let record = &outgate.records(records)[records - 1];

@@ -14,18 +14,18 @@ use support::receiver::{Receiver, ok};
 use support::scene::{bad_receiver, folder};
 
 /// Eight sources; `hook.example` is the target.
-struct Place {
+struct Scene {
     folder: Folder,
     target: Receiver,
 }
 
-fn place() -> Place {
+fn scene() -> Scene {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
-    with(folder(&pki), target, "[\"127.0.7.0/29\"]", "")
+    scene_with(folder(&pki), target, "[\"127.0.7.0/29\"]", "")
 }
 
-fn with(folder: Folder, target: Receiver, ranges: &str, route: &str) -> Place {
+fn scene_with(folder: Folder, target: Receiver, ranges: &str, route: &str) -> Scene {
     let dir = folder.path("").display().to_string();
     let config = format!(
         r#"
@@ -56,10 +56,10 @@ timeouts = {{ connect = "5s", tls = "5s" }}
         port = target.port()
     );
     folder.write("config.toml", config);
-    Place { folder, target }
+    Scene { folder, target }
 }
 
-impl Place {
+impl Scene {
     fn url(&self) -> String {
         format!("https://hook.example:{}/in?token=secret", self.target.port())
     }
@@ -89,22 +89,25 @@ fn list<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
 
 #[test]
 fn egress_probe_connects_from_every_source_and_sends_no_request() {
-    let place = place();
-    let (code, json) = place.json(&place.url(), &[]);
+    let scene = scene();
+    let (code, json) = scene.json(&scene.url(), &[]);
     assert_eq!(code, 0, "{json:#}");
     let sources: Vec<String> = (0..8).map(|last| format!("127.0.7.{last}")).collect();
     assert_eq!(list(&json["connections"], "source"), sources);
     assert_eq!((&json["usable"], &json["sampled"], &json["gaps"]), (&8.into(), &false.into(), &Value::Array(vec![])));
     assert_eq!((&json["route"], &json["pool"], &json["trust"]), (&"hooks".into(), &"default".into(), &"public".into()));
-    for met in json["connections"].as_array().unwrap() {
-        assert!(met["ms"]["connect"].as_f64().unwrap() > 0.0 && met["ms"]["tls"].as_f64().unwrap() > 0.0, "{met}");
-        assert!(met["certificate"]["issuer"].as_str().unwrap().contains("CN=outgate test CA"), "{met}");
-        assert!(met["certificate"]["expires"].as_str().unwrap().starts_with("4096-01-01"), "{met}");
-        assert_eq!((&met["certificate"]["verified"], &met["refusal"]), (&true.into(), &Value::Null));
+    for connection in json["connections"].as_array().unwrap() {
+        assert!(
+            connection["ms"]["connect"].as_f64().unwrap() > 0.0 && connection["ms"]["tls"].as_f64().unwrap() > 0.0,
+            "{connection}"
+        );
+        assert!(connection["certificate"]["issuer"].as_str().unwrap().contains("CN=outgate test CA"), "{connection}");
+        assert!(connection["certificate"]["expires"].as_str().unwrap().starts_with("4096-01-01"), "{connection}");
+        assert_eq!((&connection["certificate"]["verified"], &connection["refusal"]), (&true.into(), &Value::Null));
     }
-    place.target.until_closed(8);
-    assert!(place.target.seen().is_empty(), "no request was sent");
-    let text = place.text(&place.url(), &[]);
+    scene.target.wait_until_closed(8);
+    assert!(scene.target.requests().is_empty(), "no request was sent");
+    let text = scene.text(&scene.url(), &[]);
     assert!(
         text.contains("sources  8, every usable one") && text.contains("8 of 8 connections came through."),
         "{text}"
@@ -116,11 +119,11 @@ fn egress_probe_connects_from_every_source_and_sends_no_request() {
 
 #[test]
 fn egress_probe_names_the_sources_that_an_allow_list_lacks() {
-    let place = place();
-    place.target.shut_out(&["127.0.7.2"]);
-    let (code, json) = place.json(&place.url(), &["--timeout", "2s"]);
+    let scene = scene();
+    scene.target.drop_packets_from(&["127.0.7.2"]);
+    let (code, json) = scene.json(&scene.url(), &["--timeout", "2s"]);
     assert_eq!(code, 69);
-    let host = format!("hook.example:{}", place.target.port());
+    let host = format!("hook.example:{}", scene.target.port());
     assert_eq!(
         json["gaps"][0]["words"],
         format!(
@@ -129,12 +132,12 @@ fn egress_probe_names_the_sources_that_an_allow_list_lacks() {
         )
     );
     assert_eq!(json["gaps"][0]["lacks"], serde_json::json!(["127.0.7.2"]));
-    let met = &json["connections"][2];
-    assert_eq!((&met["refusal"]["code"], &met["ms"]["tls"]), (&"connect_timeout".into(), &Value::Null));
-    assert!(met["ms"]["connect"].as_f64().unwrap() >= 2000.0, "{met}");
+    let connection = &json["connections"][2];
+    assert_eq!((&connection["refusal"]["code"], &connection["ms"]["tls"]), (&"connect_timeout".into(), &Value::Null));
+    assert!(connection["ms"]["connect"].as_f64().unwrap() >= 2000.0, "{connection}");
 
-    place.target.shut_out(&["127.0.7.4", "127.0.7.5", "127.0.7.6", "127.0.7.7"]);
-    let text = place.text(&place.url(), &["--timeout", "2s"]);
+    scene.target.drop_packets_from(&["127.0.7.4", "127.0.7.5", "127.0.7.6", "127.0.7.7"]);
+    let text = scene.text(&scene.url(), &["--timeout", "2s"]);
     let words = format!("{host} answers 127.0.7.0/30, but not 127.0.7.4/30: looks like an allow-list that lacks them");
     assert!(text.lines().any(|line| line == words), "{text}");
     assert!(text.contains("4 of 8 connections came through."), "{text}");
@@ -145,38 +148,38 @@ fn egress_probe_names_the_sources_that_an_allow_list_lacks() {
 fn egress_probe_names_the_sources_whose_connections_the_target_closes() {
     let pki = Pki::new();
     let target = Receiver::tls_unless(pki.leaf(&["hook.example"]), ok(), "127.0.7.1");
-    let place = with(folder(&pki), target, "[\"127.0.7.0/31\"]", "");
-    let (code, json) = place.json(&place.url(), &[]);
+    let scene = scene_with(folder(&pki), target, "[\"127.0.7.0/31\"]", "");
+    let (code, json) = scene.json(&scene.url(), &[]);
     assert_eq!((code, &json["connections"][1]["refusal"]["code"]), (69, &"connection_lost".into()));
     assert_eq!(json["gaps"][0]["lacks"], serde_json::json!(["127.0.7.1"]));
 }
 
 #[test]
 fn egress_probe_reports_no_gap_for_a_target_that_no_source_reaches() {
-    let place = place();
-    place.target.shut_out(&["127.0.7.0", "127.0.7.1"]);
-    let (code, json) = place.json(&place.url(), &["--timeout", "1s", "--sample", "1"]);
+    let scene = scene();
+    scene.target.drop_packets_from(&["127.0.7.0", "127.0.7.1"]);
+    let (code, json) = scene.json(&scene.url(), &["--timeout", "1s", "--sample", "1"]);
     assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
     // The certificate is equally bad for every source.
-    let place = with(folder(&Pki::new()), bad_receiver(&["hook.example"]), "[\"127.0.7.0/30\"]", "");
-    let (code, json) = place.json(&place.url(), &[]);
+    let scene = scene_with(folder(&Pki::new()), bad_receiver(&["hook.example"]), "[\"127.0.7.0/30\"]", "");
+    let (code, json) = scene.json(&scene.url(), &[]);
     assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
-    for met in json["connections"].as_array().unwrap() {
+    for connection in json["connections"].as_array().unwrap() {
         assert_eq!(
-            (&met["refusal"]["code"], &met["refusal"]["details"]),
+            (&connection["refusal"]["code"], &connection["refusal"]["details"]),
             (&"certificate_untrusted".into(), &"self_signed".into())
         );
     }
-    assert!(place.text(&place.url(), &[]).contains("certificate_untrusted: self_signed"));
+    assert!(scene.text(&scene.url(), &[]).contains("certificate_untrusted: self_signed"));
 }
 
 #[test]
 fn egress_probe_samples_a_large_pool_and_states_it() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
-    let place = with(folder(&pki), target, "[\"127.0.7.0/30\", \"127.1.0.0/16\"]", "");
-    place.target.shut_out(&["127.1.255.255", "127.0.7.3"]);
-    let (code, json) = place.json(&place.url(), &["--sample", "8", "--timeout", "2s"]);
+    let scene = scene_with(folder(&pki), target, "[\"127.0.7.0/30\", \"127.1.0.0/16\"]", "");
+    scene.target.drop_packets_from(&["127.1.255.255", "127.0.7.3"]);
+    let (code, json) = scene.json(&scene.url(), &["--sample", "8", "--timeout", "2s"]);
     assert_eq!(
         (code, &json["usable"], &json["probed"], &json["sampled"]),
         (69, &65540.into(), &8.into(), &true.into())
@@ -195,18 +198,19 @@ fn egress_probe_samples_a_large_pool_and_states_it() {
     assert_eq!(sources, expected);
     assert_eq!(json["gaps"][0]["lacks"], serde_json::json!(["127.0.7.3", "127.1.255.255"]));
     assert_eq!(json["gaps"][0]["answers"], serde_json::json!(["127.0.7.0 to 127.0.7.2", "127.1.0.0 to 127.1.170.170"]));
-    let text = place.text(&place.url(), &["--sample", "8", "--timeout", "2s"]);
+    let text = scene.text(&scene.url(), &["--sample", "8", "--timeout", "2s"]);
     assert!(text.contains("8 of 65540 usable ones, a sample spread over their ranges"), "{text}");
 }
 
 #[test]
 fn egress_probe_tries_each_address_of_a_name() {
-    let place = place();
-    let url = format!("https://two.example:{}/", place.target.port());
-    let (code, json) = place.json(&url, &["--pool", "next"]);
+    let scene = scene();
+    let url = format!("https://two.example:{}/", scene.target.port());
+    let (code, json) = scene.json(&url, &["--pool", "next"]);
     let connections = &json["connections"];
     assert_eq!((code, list(connections, "source")), (69, vec!["127.0.8.0", "127.0.8.0", "127.0.8.1", "127.0.8.1"]));
-    let codes: Vec<_> = connections.as_array().unwrap().iter().map(|met| met["refusal"]["code"].as_str()).collect();
+    let codes: Vec<_> =
+        connections.as_array().unwrap().iter().map(|connection| connection["refusal"]["code"].as_str()).collect();
     // The receiver listens on the first address, and its certificate is for another name.
     let (name, refused) = (Some("certificate_untrusted"), Some("connect_refused"));
     assert_eq!(codes, [name, refused, name, refused]);
@@ -215,44 +219,44 @@ fn egress_probe_tries_each_address_of_a_name() {
 
 #[test]
 fn egress_probe_obeys_the_guard_and_the_routes() {
-    let place = place();
-    let port = place.target.port();
+    let scene = scene();
+    let port = scene.target.port();
     let refused = |url: String, arguments: &[&str], code: &str| {
-        let (exit, json) = place.json(&url, arguments);
+        let (exit, json) = scene.json(&url, arguments);
         assert_eq!((exit, json["refusal"]["code"].as_str().unwrap()), (69, code), "{url}");
-        assert!(place.text(&url, arguments).contains(code));
+        assert!(scene.text(&url, arguments).contains(code));
     };
     refused(format!("https://private.example:{port}/"), &[], "target_forbidden");
     refused("https://hook.example:22/".into(), &[], "target_port_forbidden");
     refused(format!("http://hook.example:{port}/"), &[], "plaintext_forbidden");
     refused("https://elsewhere.example/".into(), &[], "no_route");
-    refused(place.url(), &["--client", "billing", "--tenant", "globex"], "client_forbidden");
-    refused(place.url(), &["--pool", "absent"], "no_egress");
-    assert_eq!(place.target.connections(), 0);
-    assert_eq!(place.json(&place.url(), &["--client", "billing", "--tenant", "acme"]).0, 0);
+    refused(scene.url(), &["--client", "billing", "--tenant", "globex"], "client_forbidden");
+    refused(scene.url(), &["--pool", "absent"], "no_egress");
+    assert_eq!(scene.target.connections(), 0);
+    assert_eq!(scene.json(&scene.url(), &["--client", "billing", "--tenant", "acme"]).0, 0);
 }
 
 #[test]
 fn egress_probe_exit_codes_distinguish_usage_from_configuration() {
-    let place = place();
-    let code = |url: &str, arguments: &[&str]| place.probe(url, arguments).status.code().unwrap();
+    let scene = scene();
+    let code = |url: &str, arguments: &[&str]| scene.probe(url, arguments).status.code().unwrap();
     assert_eq!(code("hook.example", &[]), 2);
-    assert_eq!(code(&place.url(), &["--pool", "none"]), 2);
-    assert_eq!(code(&place.url(), &["--client", "nobody"]), 2);
-    assert_eq!(code(&place.url(), &["--sample", "0"]), 2);
-    assert_eq!(code(&place.url(), &["--timeout", "0s"]), 2);
-    place.folder.write("config.toml", "[egress.default]\nranges = 1");
-    assert_eq!(code(&place.url(), &[]), 78);
+    assert_eq!(code(&scene.url(), &["--pool", "none"]), 2);
+    assert_eq!(code(&scene.url(), &["--client", "nobody"]), 2);
+    assert_eq!(code(&scene.url(), &["--sample", "0"]), 2);
+    assert_eq!(code(&scene.url(), &["--timeout", "0s"]), 2);
+    scene.folder.write("config.toml", "[egress.default]\nranges = 1");
+    assert_eq!(code(&scene.url(), &[]), 78);
 }
 
 #[test]
 fn egress_probe_of_a_plaintext_target_only_connects() {
     let target = Receiver::plain(ok());
-    let place = with(folder(&Pki::new()), target, "[\"127.0.7.0/31\"]", "plaintext = \"allow\"");
-    let url = format!("http://hook.example:{}/", place.target.port());
-    let (code, json) = place.json(&url, &[]);
+    let scene = scene_with(folder(&Pki::new()), target, "[\"127.0.7.0/31\"]", "plaintext = \"allow\"");
+    let url = format!("http://hook.example:{}/", scene.target.port());
+    let (code, json) = scene.json(&url, &[]);
     assert_eq!((code, &json["connections"][0]["ms"]["tls"]), (0, &Value::Null));
-    assert!(place.text(&url, &[]).contains("none: plaintext"));
-    place.target.until_closed(2);
-    assert!(place.target.seen().is_empty());
+    assert!(scene.text(&url, &[]).contains("none: plaintext"));
+    scene.target.wait_until_closed(2);
+    assert!(scene.target.requests().is_empty());
 }

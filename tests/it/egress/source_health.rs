@@ -11,7 +11,7 @@ use std::time::Instant;
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::folder;
-use support::{Outgate, PATIENCE};
+use support::{Outgate, TEST_TIMEOUT};
 
 /// Four sources in turn, one way each and no connection kept, so that each delivery shows what its source can reach.
 fn run(targets: &[(&str, &Receiver)], pki: &Pki) -> Outgate {
@@ -50,7 +50,7 @@ fn four_networks(pki: &Pki) -> [Receiver; 4] {
     let mut number = 20;
     NAMES.map(|name| {
         number += 1;
-        Receiver::tls_at(&format!("127.0.{number}.1:0"), pki.leaf(&[name]), once())
+        Receiver::tls_at(&format!("127.0.{number}.1:0"), pki.leaf(&[name]), respond_ok_and_close())
     })
 }
 
@@ -59,15 +59,16 @@ fn urls(targets: &[(&str, &Receiver)]) -> Vec<String> {
 }
 
 /// Waits until the timeouts to each of these hosts are recorded, reviewed and reported.
-fn until_reviewed(outgate: &Outgate, names: &[&str]) {
-    outgate.log.until("word of each gap", |lines| {
-        let is_told = |name: &&str| lines.iter().any(|line| line.contains(*name) && line.contains("but not 127.0.7.1"));
-        names.iter().all(is_told).then_some(())
+fn wait_for_review(outgate: &Outgate, names: &[&str]) {
+    outgate.log.wait_for("a log line for each gap", |lines| {
+        let is_reported =
+            |name: &&str| lines.iter().any(|line| line.contains(*name) && line.contains("but not 127.0.7.1"));
+        names.iter().all(is_reported).then_some(())
     });
 }
 
 /// Answers, and keeps no connection: each delivery has to come in anew.
-fn once() -> Reaction {
+fn respond_ok_and_close() -> Reaction {
     Arc::new(|_| (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(), false))
 }
 
@@ -76,10 +77,10 @@ fn gauge(outgate: &Outgate, name: &str, value: u32) -> bool {
 }
 
 /// Sends to each in turn until it is so.
-fn send_until(outgate: &Outgate, urls: &[String], what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}\n{}", outgate.log.all().join("\n"));
+fn send_until(outgate: &Outgate, urls: &[String], label: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {label}\n{}", outgate.log.all().join("\n"));
         // One more than there are, so that each meets each source.
         for url in urls.iter().chain(urls.first()) {
             outgate.post(url, "Connection: close\r\n", "x");
@@ -90,10 +91,10 @@ fn send_until(outgate: &Outgate, urls: &[String], what: &str, is_so: impl Fn() -
 #[test]
 fn source_health_reports_a_source_that_one_target_does_not_answer_and_its_recovery() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), respond_ok_and_close());
     let outgate = run(&[("hook.example", &target)], &pki);
     let url = [format!("https://hook.example:{}/in", target.port())];
-    target.shut_out(&["127.0.7.2"]);
+    target.drop_packets_from(&["127.0.7.2"]);
     let gaps = |count| gauge(&outgate, "outgate_suspected_allow_list_gaps", count);
     send_until(&outgate, &url, "a gap", || gaps(1));
     let words = format!(
@@ -101,28 +102,28 @@ fn source_health_reports_a_source_that_one_target_does_not_answer_and_its_recove
          looks like an allow-list that lacks it",
         target.port()
     );
-    let told = || outgate.log.all().iter().filter(|line| line.contains(&words)).count();
-    send_until(&outgate, &url, "words of it", || told() > 0);
-    target.shut_out(&[]);
+    let reported = || outgate.log.all().iter().filter(|line| line.contains(&words)).count();
+    send_until(&outgate, &url, "the log line", || reported() > 0);
+    target.drop_packets_from(&[]);
     send_until(&outgate, &url, "no gap", || gaps(0));
-    send_until(&outgate, &url, "word of that", || {
+    send_until(&outgate, &url, "the log line of the recovery", || {
         outgate
             .log
             .all()
             .iter()
             .any(|line| line.contains("its allow-list is no longer suspected to lack a source address"))
     });
-    assert_eq!(told(), 1, "once is enough");
+    assert_eq!(reported(), 1, "once is enough");
 }
 
 #[test]
 fn source_health_reports_no_gap_for_a_target_that_is_down() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), respond_ok_and_close());
     let outgate = run(&[("hook.example", &target)], &pki);
     let url = format!("https://hook.example:{}/in", target.port());
     assert_eq!(outgate.post(&url, "", "x").status, 200);
-    target.shut_out(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
+    target.drop_packets_from(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
     for _ in 0..4 {
         assert_eq!(outgate.post(&url, "", "x").code(), "connect_timeout");
     }
@@ -135,11 +136,11 @@ fn a_source_that_four_networks_do_not_answer_is_ejected() {
     let targets = four_networks(&pki);
     let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
     let (outgate, urls) = (run(&list, &pki), urls(&list));
-    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    targets.iter().for_each(|target| target.drop_packets_from(&["127.0.7.1"]));
     send_until(&outgate, &urls, "a source that is cut off", || gauge(&outgate, CUT_OFF, 1));
     let ready = outgate.admin("/readyz");
     assert!(ready.status == 200 && ready.text().contains("127.0.7.1 among them"), "{}", ready.text());
-    outgate.log.until("word of it", |lines| {
+    outgate.log.wait_for("the log line", |lines| {
         lines.iter().any(|line| line.contains("source 127.0.7.1 timed out to targets in 4 networks")).then_some(())
     });
     for url in urls.iter().cycle().take(16) {
@@ -150,12 +151,12 @@ fn a_source_that_four_networks_do_not_answer_is_ejected() {
 #[test]
 fn a_source_is_not_ejected_for_four_names_of_one_address() {
     let pki = Pki::new();
-    let targets = NAMES.map(|name| Receiver::tls(pki.leaf(&[name]), once()));
+    let targets = NAMES.map(|name| Receiver::tls(pki.leaf(&[name]), respond_ok_and_close()));
     let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
     let (outgate, urls) = (run(&list, &pki), urls(&list));
-    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    targets.iter().for_each(|target| target.drop_packets_from(&["127.0.7.1"]));
     send_until(&outgate, &urls, "four gaps", || gauge(&outgate, GAPS, 4));
-    until_reviewed(&outgate, &NAMES);
+    wait_for_review(&outgate, &NAMES);
     assert!(gauge(&outgate, CUT_OFF, 0));
 }
 
@@ -171,12 +172,12 @@ fn a_source_is_not_ejected_while_responses_come_on_a_kept_connection() {
     let kept_url = urls.pop().unwrap();
     // A connection from each of the four sources.
     (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
-    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    targets.iter().for_each(|target| target.drop_packets_from(&["127.0.7.1"]));
     send_until(&outgate, &urls, "four gaps", || {
         (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
         gauge(&outgate, GAPS, 4)
     });
-    until_reviewed(&outgate, &NAMES);
+    wait_for_review(&outgate, &NAMES);
     assert!(gauge(&outgate, CUT_OFF, 0));
     assert_eq!(kept.connections(), 4, "nothing was dialled for this");
 }
@@ -190,17 +191,17 @@ fn a_source_is_not_ejected_by_one_tenant_of_several() {
     let post = |url: &str, tenant: &str| {
         outgate.post(url, &format!("Connection: close\r\nOutgate-Tenant: {tenant}\r\n"), "x");
     };
-    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    targets.iter().for_each(|target| target.drop_packets_from(&["127.0.7.1"]));
     post(&urls[0], "other");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !gauge(&outgate, GAPS, 4) {
         assert!(Instant::now() < deadline, "no four gaps");
         urls.iter().chain(urls.first()).for_each(|url| post(url, "one"));
     }
-    until_reviewed(&outgate, &NAMES);
+    wait_for_review(&outgate, &NAMES);
     assert!(gauge(&outgate, CUT_OFF, 0));
     // Two of the four networks for each of two tenants are enough.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !gauge(&outgate, CUT_OFF, 1) {
         assert!(Instant::now() < deadline, "never ejected");
         urls.iter().chain(urls.first()).for_each(|url| post(url, "other"));
@@ -211,25 +212,25 @@ fn a_source_is_not_ejected_by_one_tenant_of_several() {
 #[test]
 fn failover_tries_the_next_source_after_a_connect_without_an_answer() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), respond_ok_and_close());
     let outgate =
         run_with(&[("hook.example", &target)], &pki, "ranges = [\"127.0.7.0/30\"]\nselect = \"sticky\"", "2s");
     let url = format!("https://hook.example:{}/in", target.port());
     let usual = outgate.post(&url, "", "x").field("outgate-egress").to_owned();
-    target.shut_out(&[&usual]);
+    target.drop_packets_from(&[&usual]);
     for _ in 0..3 {
-        let answer = outgate.post(&url, "Connection: close\r\n", "x");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_ne!(answer.field("outgate-egress"), usual);
+        let response = outgate.post(&url, "Connection: close\r\n", "x");
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_ne!(response.field("outgate-egress"), usual);
     }
     assert!(gauge(&outgate, "outgate_suspected_allow_list_gaps", 1));
-    assert_eq!(target.seen().len(), 4, "none was sent twice");
+    assert_eq!(target.requests().len(), 4, "none was sent twice");
 }
 
 #[test]
 fn source_health_reports_a_pool_with_few_usable_addresses() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), respond_ok_and_close());
     let absent = "exclude = [\"127.0.7.0\"]\nranges = [\"127.0.7.0/30\", \"203.0.113.0/28\"]\n";
     let outgate = run_with(&[("hook.example", &target)], &pki, absent, "2s");
     let ready = outgate.admin("/readyz");

@@ -13,16 +13,16 @@ use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode};
 use support::configuration::Replace;
-use support::receiver::{Reaction, answering, answering_once, ok};
+use support::receiver::{Reaction, ok, respond_and_close, respond_with};
 use support::scene::{Scene, config, scene, scene_with};
-use support::{Outgate, PATIENCE};
+use support::{Outgate, TEST_TIMEOUT};
 
 type Error = h2::Error;
 
 /// Runs a client; nothing that it does may take longer than a test's patience.
 fn run<T>(client: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, client).await.expect("the client is done in time") })
+    runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, client).await.expect("the client is done in time") })
 }
 
 /// A sender, and a task that drives its connection and returns how it closed.
@@ -66,11 +66,11 @@ fn code<B>(response: &Response<B>) -> (u16, &str) {
 }
 
 /// A reaction that waits for a message of the test.
-fn held() -> (Reaction, std::sync::mpsc::Sender<()>) {
+fn held_reaction() -> (Reaction, std::sync::mpsc::Sender<()>) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let reaction: Reaction = Arc::new(move |_| {
-        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
     });
     (reaction, release)
@@ -97,14 +97,14 @@ fn http2_request_of_every_form_is_delivered() {
         let response = send(&sender, post(&scene.plain_url()), "").await.unwrap();
         assert_eq!(code(&response), (200, ""));
     });
-    for seen in scene.good.seen() {
-        assert_eq!((seen.line.as_str(), seen.body.as_slice()), ("POST /in HTTP/1.1", &b"{}"[..]));
-        assert_eq!((seen.field("via"), seen.field("content-length")), ("2 outgate", "2"));
-        assert_eq!(seen.field("host"), format!("hook.example:{}", scene.good.port()));
-        assert!(!seen.field("webhook-signature").is_empty());
+    for received in scene.good.requests() {
+        assert_eq!((received.line.as_str(), received.body.as_slice()), ("POST /in HTTP/1.1", &b"{}"[..]));
+        assert_eq!((received.field("via"), received.field("content-length")), ("2 outgate", "2"));
+        assert_eq!(received.field("host"), format!("hook.example:{}", scene.good.port()));
+        assert!(!received.field("webhook-signature").is_empty());
     }
-    assert_eq!(scene.good.seen().len(), 4);
-    assert_eq!(scene.plain.seen()[0].field("content-length"), "0");
+    assert_eq!(scene.good.requests().len(), 4);
+    assert_eq!(scene.plain.requests()[0].field("content-length"), "0");
     let records = scene.outgate.records(5);
     assert!(records.iter().all(|record| record["code"] == "delivered" && record["peer"] == "127.0.0.1"));
 }
@@ -127,25 +127,25 @@ fn http2_request_with_ambiguous_fields_is_refused_and_the_connection_goes_on() {
             (post("https://unknown.example/"), (403, "no_route")),
             (Request::builder().method("CONNECT").uri("hook.example:443"), (403, "tunnel_forbidden")),
         ] {
-            let what = format!("{request:?}");
+            let label = format!("{request:?}");
             let response = send(&sender, request, "").await.unwrap();
-            assert_eq!(code(&response), expected, "{what}");
-            assert!(!response.headers().contains_key("connection"), "{what}");
+            assert_eq!(code(&response), expected, "{label}");
+            assert!(!response.headers().contains_key("connection"), "{label}");
             assert!(
                 response.headers()["via"] == "1.1 outgate" && response.headers()["outgate-egress"] == "none",
-                "{what}"
+                "{label}"
             );
-            assert!(!read(response.into_body()).await.unwrap().is_empty(), "{what}");
+            assert!(!read(response.into_body()).await.unwrap().is_empty(), "{label}");
         }
         assert_eq!(send(&sender, post(&url), "x").await.unwrap().status(), 200);
     });
-    assert_eq!(scene.plain.seen().len(), 1);
+    assert_eq!(scene.plain.requests().len(), 1);
     let records = scene.outgate.records(11);
     assert_eq!(records.len(), 11, "what cannot be read is recorded, too");
-    let unread = records.iter().filter(|record| matches!(record["status"].as_u64(), Some(417 | 431)));
-    for record in unread {
-        let told = (&record["host"], &record["path"], &record["method"]);
-        assert_eq!(told, (&"plain.example".into(), &"/in".into(), &"POST".into()), "{record}");
+    let unparsed = records.iter().filter(|record| matches!(record["status"].as_u64(), Some(417 | 431)));
+    for record in unparsed {
+        let recorded = (&record["host"], &record["path"], &record["method"]);
+        assert_eq!(recorded, (&"plain.example".into(), &"/in".into(), &"POST".into()), "{record}");
     }
 }
 
@@ -168,7 +168,7 @@ fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
             assert_eq!(send(&sender, next, "x").await.unwrap().status(), 200);
         }
     });
-    assert!(scene.plain.seen().iter().all(|seen| seen.field("x-kept") == "1"));
+    assert!(scene.plain.requests().iter().all(|received| received.field("x-kept") == "1"));
     let records = scene.outgate.records(4);
     let refused: Vec<_> = records.iter().filter(|record| record["status"] == 431).collect();
     assert_eq!(refused.len(), 2, "{records:#?}");
@@ -177,33 +177,33 @@ fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
 
 #[test]
 fn http2_requests_of_one_connection_are_independent() {
-    let echo: Reaction = Arc::new(|seen| {
-        let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", seen.body.len()).into_bytes();
-        answer.extend_from_slice(&seen.body);
-        (answer, true)
+    let echo: Reaction = Arc::new(|received| {
+        let mut response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", received.body.len()).into_bytes();
+        response.extend_from_slice(&received.body);
+        (response, true)
     });
     let scene = scene_with(echo, "");
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
-        let mut asking = tokio::task::JoinSet::new();
+        let mut pending = tokio::task::JoinSet::new();
         // Below the limit of streams: a server may count one that has just ended for a moment longer than its client.
         for number in 0..100_usize {
             let (sender, url) = (sender.clone(), scene.plain_url());
-            asking.spawn(async move {
+            pending.spawn(async move {
                 let body = Bytes::from(vec![number as u8; number * 2000]);
                 let mut sender = sender.ready().await.unwrap();
                 let (response, mut stream) = sender.send_request(post(&url).body(()).unwrap(), false).unwrap();
                 let mut rest = body.clone();
                 while !rest.is_empty() {
                     stream.reserve_capacity(rest.len());
-                    let room = poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
-                    stream.send_data(rest.split_to(room.min(rest.len())), false).unwrap();
+                    let capacity = poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+                    stream.send_data(rest.split_to(capacity.min(rest.len())), false).unwrap();
                 }
                 stream.send_data(Bytes::new(), true).unwrap();
                 assert!(read(response.await.unwrap().into_body()).await.unwrap() == body, "{number}");
             });
         }
-        while let Some(done) = asking.join_next().await {
+        while let Some(done) = pending.join_next().await {
             done.unwrap();
         }
     });
@@ -225,7 +225,7 @@ fn http2_responses_without_a_body_or_length_end_with_end_stream() {
             "abc",
         ),
     ] {
-        let scene = scene_with(answering(reply), "");
+        let scene = scene_with(respond_with(reply), "");
         run(async {
             let (sender, _connection) = connect(&scene.outgate).await;
             for _ in 0..2 {
@@ -244,14 +244,14 @@ fn http2_responses_without_a_body_or_length_end_with_end_stream() {
 
 #[test]
 fn http2_response_that_the_target_breaks_off_resets_its_stream_alone() {
-    let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
+    let scene = scene_with(respond_and_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
         for _ in 0..2 {
             let response = send(&sender, post(&scene.plain_url()), "x").await.unwrap();
             assert_eq!(response.status(), 200);
-            let fault = read(response.into_body()).await.unwrap_err();
-            assert!(fault.is_reset() && fault.is_remote(), "{fault:?}");
+            let error = read(response.into_body()).await.unwrap_err();
+            assert!(error.is_reset() && error.is_remote(), "{error:?}");
         }
     });
     assert_eq!(scene.outgate.records(2)[1]["code"], "connection_lost");
@@ -259,7 +259,7 @@ fn http2_response_that_the_target_breaks_off_resets_its_stream_alone() {
 
 #[test]
 fn http2_client_reset_ends_its_delivery_and_no_other() {
-    let (reaction, release) = held();
+    let (reaction, release) = held_reaction();
     let scene = scene_with(reaction, "");
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -291,7 +291,7 @@ fn http2_client_reset_ends_its_delivery_and_no_other() {
         scene.outgate.records(3).iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect();
     codes.sort_unstable();
     assert_eq!(codes, ["client_gone", "client_gone", "delivered"]);
-    assert_eq!(scene.good.seen().len(), 1);
+    assert_eq!(scene.good.requests().len(), 1);
 }
 
 #[test]
@@ -299,9 +299,9 @@ fn http2_requests_are_answered_while_bodies_of_others_wait_for_a_limit() {
     const WAITING: usize = 100;
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
-    let reaction: Reaction = Arc::new(move |seen| {
-        if seen.line.contains("/slow") {
-            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+    let reaction: Reaction = Arc::new(move |received| {
+        if received.line.contains("/slow") {
+            let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         }
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
     });
@@ -319,8 +319,8 @@ fn http2_requests_are_answered_while_bodies_of_others_wait_for_a_limit() {
             let mut body = Bytes::from(vec![b'x'; 65_535]);
             while !body.is_empty() {
                 stream.reserve_capacity(body.len());
-                let room = poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
-                let piece = body.split_to(room.min(body.len()));
+                let capacity = poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+                let piece = body.split_to(capacity.min(body.len()));
                 stream.send_data(piece, body.is_empty()).unwrap();
             }
             waiting.push(response);
@@ -347,7 +347,7 @@ fn white_space_around_an_http2_field_value_is_refused_and_the_connection_goes_on
         }
         assert_eq!(send(&sender, post(&scene.plain_url()), "x").await.unwrap().status(), 200);
     });
-    assert_eq!(scene.plain.seen().len(), 1);
+    assert_eq!(scene.plain.requests().len(), 1);
 }
 
 #[test]
@@ -355,28 +355,28 @@ fn http2_100_continue_is_sent_only_when_the_body_is_wanted() {
     let scene = scene();
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
-        let ask = |length: &str| {
+        let build_request = |length: &str| {
             post(&scene.good_url()).header("expect", "100-continue").header("content-length", length).body(()).unwrap()
         };
         let mut sender = sender.ready().await.unwrap();
-        let (mut response, mut stream) = sender.send_request(ask("5"), false).unwrap();
+        let (mut response, mut stream) = sender.send_request(build_request("5"), false).unwrap();
         let interim = poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
         assert_eq!(interim.status(), StatusCode::CONTINUE);
         stream.send_data(Bytes::from_static(b"hello"), true).unwrap();
         assert_eq!(response.await.unwrap().status(), 200);
         // outgate refuses the request before the client sends its body.
         let mut sender = sender.ready().await.unwrap();
-        let (mut response, _stream) = sender.send_request(ask("10000000"), false).unwrap();
+        let (mut response, _stream) = sender.send_request(build_request("10000000"), false).unwrap();
         assert!(poll_fn(|cx| response.poll_informational(cx)).await.is_none());
         assert_eq!(code(&response.await.unwrap()), (413, "body_too_large"));
     });
-    assert_eq!(scene.good.seen()[0].body, b"hello");
+    assert_eq!(scene.good.requests()[0].body, b"hello");
 }
 
 #[test]
 fn interim_responses_reach_http2_clients_without_a_content_length() {
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nContent-Length: 2\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let scene = scene_with(answering(hints), "");
+    let scene = scene_with(respond_with(hints), "");
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
         let mut sender = sender.ready().await.unwrap();
@@ -401,22 +401,22 @@ fn http2_body_is_capped_and_must_match_its_content_length() {
         assert_eq!(code(&response.await.unwrap()), (413, "body_too_large"));
         for length in ["1", "3"] {
             let request = post(&scene.good_url()).header("content-length", length);
-            let fault = send(&sender, request, "ok").await.unwrap_err();
-            assert_eq!(fault.reason(), Some(Reason::PROTOCOL_ERROR), "{length}");
+            let error = send(&sender, request, "ok").await.unwrap_err();
+            assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR), "{length}");
         }
         assert_eq!(send(&sender, post(&scene.good_url()), "x").await.unwrap().status(), 200);
     });
-    assert_eq!(scene.good.seen().len(), 1);
+    assert_eq!(scene.good.requests().len(), 1);
 }
 
 #[test]
 fn http2_drain_finishes_requests_in_flight() {
-    let (reaction, release) = held();
+    let (reaction, release) = held_reaction();
     let mut scene = scene_with(reaction, "");
     run(async {
         let (idle, idle_connection) = connect(&scene.outgate).await;
         let (busy, busy_connection) = connect(&scene.outgate).await;
-        let asking = tokio::spawn({
+        let pending = tokio::spawn({
             let (sender, url) = (busy.clone(), scene.plain_url());
             async move { read(send(&sender, post(&url), "x").await.unwrap().into_body()).await.unwrap() }
         });
@@ -434,7 +434,7 @@ fn http2_drain_finishes_requests_in_flight() {
         drop((response, late));
         late_connection.await.unwrap().unwrap();
         release.send(()).unwrap();
-        assert_eq!(asking.await.unwrap(), b"ok");
+        assert_eq!(pending.await.unwrap(), b"ok");
         drop(busy);
         busy_connection.await.unwrap().unwrap();
     });
@@ -444,12 +444,12 @@ fn http2_drain_finishes_requests_in_flight() {
 
 #[test]
 fn http2_drain_timeout_ends_requests_and_each_has_a_record() {
-    let (reaction, _never) = held();
+    let (reaction, _never) = held_reaction();
     let mut scene = scene_with(reaction, "");
     scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").set("server.drain_timeout", "100ms"));
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
-        let asking: Vec<_> = (0..20)
+        let pending: Vec<_> = (0..20)
             .map(|_| {
                 let (sender, url) = (sender.clone(), scene.plain_url());
                 tokio::spawn(async move { send(&sender, post(&url), "x").await.map(|_| ()) })
@@ -459,8 +459,8 @@ fn http2_drain_timeout_ends_requests_and_each_has_a_record() {
             tokio::task::yield_now().await;
         }
         scene.outgate.signal("INT");
-        for asked in asking {
-            assert!(asked.await.unwrap().is_err());
+        for outcome in pending {
+            assert!(outcome.await.unwrap().is_err());
         }
     });
     assert!(scene.outgate.wait().success());

@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 
 use support::http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, error, field, frame, frames, head, opened, until, whole_frames,
+    WINDOW_UPDATE, connect_http2, error_code, field, frame, frames, head, read_until_frame, whole_frames,
 };
-use support::receiver::{answering, ok};
+use support::receiver::{ok, respond_with};
 use support::scene::{Scene, config, scene, scene_with};
-use support::{Client, Outgate, PATIENCE};
+use support::{Client, Outgate, TEST_TIMEOUT};
 
 /// Error codes (RFC 9113 §7).
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Targets whose responses wait until the sender is dropped.
-fn held_scene() -> (std::sync::mpsc::Sender<()>, Scene) {
+fn scene_with_held_responses() -> (std::sync::mpsc::Sender<()>, Scene) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let scene = scene_with(
         std::sync::Arc::new(move |_| {
-            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+            let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
         }),
         "",
@@ -39,8 +39,8 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
     const STREAMS: u32 = 600;
     const LIMIT: usize = 128;
     const REFUSED_STREAM: u32 = 7;
-    let (release, scene) = held_scene();
-    let mut client = opened(&scene.outgate);
+    let (release, scene) = scene_with_held_responses();
+    let mut client = connect_http2(&scene.outgate);
     let head = head(&scene.plain_url());
     for stream in (1..2 * STREAMS).step_by(2) {
         client.send(frame(HEADERS, END_HEADERS, stream, &head));
@@ -54,7 +54,7 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
     };
     while refused(&frames(&bytes)) < STREAMS as usize - LIMIT {
         bytes.extend(client.read_some());
-        assert_eq!(error(&frames(&bytes), GOAWAY), None);
+        assert_eq!(error_code(&frames(&bytes), GOAWAY), None);
     }
     drop(release); // those within the limit are answered
     let is_answered = |frame: &&Frame| frame.kind == HEADERS;
@@ -65,7 +65,7 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
     while frames(&bytes).iter().filter(is_answered).count() < LIMIT + 1 {
         bytes.extend(client.read_some());
     }
-    assert_eq!(error(&frames(&bytes), GOAWAY), None);
+    assert_eq!(error_code(&frames(&bytes), GOAWAY), None);
 }
 
 /// A client that does not know the limit yet sends many streams, and they add up over a long connection.
@@ -75,10 +75,10 @@ fn refused_streams_of_many_bursts_do_not_end_the_connection() {
     const BURST: u32 = 300;
     /// So many bursts would be a flood if they came faster.
     const BURSTS: u32 = 15;
-    let (release, scene) = held_scene();
+    let (release, scene) = scene_with_held_responses();
     // The first requests keep their streams to the end.
     scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").set("routes.*.timeouts.response", "60s"));
-    let mut client = opened(&scene.outgate);
+    let mut client = connect_http2(&scene.outgate);
     let head = head(&scene.plain_url());
     let mut next = 1;
     let mut send = |client: &mut Client, count: u32| {
@@ -94,9 +94,9 @@ fn refused_streams_of_many_bursts_do_not_end_the_connection() {
         send(&mut client, BURST);
         while refused < (burst * BURST) as usize {
             bytes.extend(client.read_some());
-            let (seen, length) = whole_frames(&bytes);
-            assert_eq!(error(&seen, GOAWAY), None, "{refused} refused");
-            refused += seen.iter().filter(|frame| frame.kind == RST_STREAM).count();
+            let (received, length) = whole_frames(&bytes);
+            assert_eq!(error_code(&received, GOAWAY), None, "{refused} refused");
+            refused += received.iter().filter(|frame| frame.kind == RST_STREAM).count();
             bytes.drain(..length);
         }
         // The sleep makes this a busy sender and not a flood.
@@ -106,12 +106,12 @@ fn refused_streams_of_many_bursts_do_not_end_the_connection() {
 }
 
 /// Other clients are served, and the former connections are closed.
-fn others_are_served(scene: &Scene, what: &str) {
-    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{what}");
-    scene.outgate.until_metric("outgate_client_connections 0");
+fn assert_other_clients_served(scene: &Scene, label: &str) {
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{label}");
+    scene.outgate.wait_for_metric("outgate_client_connections 0");
 }
 
-fn resident(outgate: &Outgate) -> usize {
+fn resident_kib(outgate: &Outgate) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -140,29 +140,29 @@ fn malformed_http2_field_resets_its_stream_and_the_connection_goes_on() {
         (":path", "/twice"),
     ];
     for (name, value) in malformed {
-        let mut client = opened(&scene.outgate);
+        let mut client = connect_http2(&scene.outgate);
         // Both become entries of the table: the next request names the first by its index, past the malformed one.
         let indexed = |name: &str, value: &str| [&[0x40], &field(name, value)[1..]].concat();
         let block = [head(&scene.plain_url()), indexed("x-mine", "mine"), indexed(name, value)].concat();
         client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
-        let seen = until(&mut client, &[RST_STREAM, GOAWAY]);
-        assert_eq!(error(&seen, RST_STREAM), Some(PROTOCOL_ERROR), "{name}: {seen:?}");
+        let received = read_until_frame(&mut client, &[RST_STREAM, GOAWAY]);
+        assert_eq!(error_code(&received, RST_STREAM), Some(PROTOCOL_ERROR), "{name}: {received:?}");
         let block = [head(&scene.plain_url()), vec![0x80 | 63]].concat();
         client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, &block));
-        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
-        assert!(seen.iter().any(|frame| frame.kind == HEADERS), "{name}: {seen:?}");
+        let received = read_until_frame(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert!(received.iter().any(|frame| frame.kind == HEADERS), "{name}: {received:?}");
     }
-    others_are_served(&scene, "malformed heads");
-    let seen = scene.plain.seen();
-    assert_eq!(seen.len(), malformed.len() + 1, "nothing malformed was delivered");
-    assert!(seen[..malformed.len()].iter().all(|seen| seen.field("x-mine") == "mine"), "{seen:?}");
+    assert_other_clients_served(&scene, "malformed heads");
+    let received = scene.plain.requests();
+    assert_eq!(received.len(), malformed.len() + 1, "nothing malformed was delivered");
+    assert!(received[..malformed.len()].iter().all(|received| received.field("x-mine") == "mine"), "{received:?}");
 }
 
 #[test]
 fn http2_protocol_errors_end_the_connection() {
     let scene = scene();
     let open = frame(HEADERS, END_HEADERS, 1, &head(&scene.plain_url()));
-    for (what, bytes) in [
+    for (label, bytes) in [
         ("garbage", b"GET http://plain.example/ HTTP/1.1\r\n\r\n".to_vec()),
         ("DATA before HEADERS", frame(DATA, 0, 1, b"x")),
         ("an even stream", frame(HEADERS, END_HEADERS | END_STREAM, 2, &head(&scene.plain_url()))),
@@ -174,12 +174,12 @@ fn http2_protocol_errors_end_the_connection() {
         ("a table that grows too far", frame(HEADERS, END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0xff, 0x0f])),
         ("a frame too large", [open, frame(DATA, 0, 1, &[0; 20_000])].concat()),
     ] {
-        let mut client = opened(&scene.outgate);
+        let mut client = connect_http2(&scene.outgate);
         client.try_send(bytes);
-        let seen = frames(&client.rest());
-        assert!(error(&seen, GOAWAY).is_some_and(|code| code != 0), "{what}: {seen:?}");
+        let received = frames(&client.rest());
+        assert!(error_code(&received, GOAWAY).is_some_and(|code| code != 0), "{label}: {received:?}");
     }
-    others_are_served(&scene, "broken frames");
+    assert_other_clients_served(&scene, "broken frames");
 }
 
 #[test]
@@ -201,24 +201,24 @@ fn http2_floods_end_their_connection() {
         .collect();
     let empty: Vec<u8> = frame(DATA, 0, 1, &[]).repeat(100_000);
     let empty = [frame(HEADERS, END_HEADERS, 1, &head(&scene.plain_url())), empty].concat();
-    for (what, bytes) in [
+    for (label, bytes) in [
         ("rapid reset", resets(10_000)),
         ("CONTINUATION", continuations),
         ("malformed heads", malformed),
         ("empty DATA", empty),
     ] {
-        let before = resident(&scene.outgate);
-        let mut client = opened(&scene.outgate);
+        let before = resident_kib(&scene.outgate);
+        let mut client = connect_http2(&scene.outgate);
         client.try_send(bytes);
-        let seen = frames(&client.rest());
-        let code = error(&seen, GOAWAY);
-        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}: {:?}", seen.last());
-        let after = resident(&scene.outgate);
+        let received = frames(&client.rest());
+        let code = error_code(&received, GOAWAY);
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{label}: {:?}", received.last());
+        let after = resident_kib(&scene.outgate);
         // The heap of each worker thread keeps the memory of a connection: up to 10 MiB in each of two threads.
-        assert!(after < before + 32 * 1024, "{what}: {before} KiB became {after} KiB");
-        others_are_served(&scene, what);
+        assert!(after < before + 32 * 1024, "{label}: {before} KiB became {after} KiB");
+        assert_other_clients_served(&scene, label);
     }
-    assert!(scene.plain.seen().len() < 200, "{} deliveries began", scene.plain.seen().len());
+    assert!(scene.plain.requests().len() < 200, "{} deliveries began", scene.plain.requests().len());
 }
 
 /// One field of 4000 bytes, or a name of so many, used thousands of times by an index.
@@ -233,17 +233,17 @@ fn http2_header_bomb_is_not_decompressed() {
     let large = bomb("x-bomb", &"b".repeat(4000), vec![0x80 | 62; 10_000]);
     // Malformed, and its name used by fields of three bytes that are not.
     let malformed = bomb(&"b".repeat(4000), "\0", b"\x0f\x2f\0".repeat(4000));
-    let before = resident(&scene.outgate);
+    let before = resident_kib(&scene.outgate);
     for block in [&large, &malformed].repeat(10) {
-        let mut client = opened(&scene.outgate);
+        let mut client = connect_http2(&scene.outgate);
         client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block));
-        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
-        assert_eq!(error(&seen, GOAWAY), Some(ENHANCE_YOUR_CALM), "{seen:?}");
+        let received = read_until_frame(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert_eq!(error_code(&received, GOAWAY), Some(ENHANCE_YOUR_CALM), "{received:?}");
     }
-    let after = resident(&scene.outgate);
+    let after = resident_kib(&scene.outgate);
     assert!(after < before + 16 * 1024, "{before} KiB became {after} KiB");
     // One that is merely too large is refused, and the connection goes on.
-    let mut client = opened(&scene.outgate);
+    let mut client = connect_http2(&scene.outgate);
     let block = [head(&scene.plain_url()), (0..5).flat_map(|_| field("x", &"y".repeat(14_000))).collect()].concat();
     let (first, rest) = block.split_at(16_000);
     client.send(frame(HEADERS, END_STREAM, 1, first));
@@ -251,14 +251,14 @@ fn http2_header_bomb_is_not_decompressed() {
         client.send(frame(CONTINUATION, 0, 1, piece));
     }
     client.send(frame(CONTINUATION, END_HEADERS, 1, b""));
-    let seen = until(&mut client, &[HEADERS, GOAWAY]);
-    assert_eq!(error(&seen, GOAWAY), None, "{seen:?}");
+    let received = read_until_frame(&mut client, &[HEADERS, GOAWAY]);
+    assert_eq!(error_code(&received, GOAWAY), None, "{received:?}");
     drop(client);
-    others_are_served(&scene, "bombs");
-    assert_eq!(scene.plain.seen().len(), 1);
+    assert_other_clients_served(&scene, "bombs");
+    assert_eq!(scene.plain.requests().len(), 1);
 }
 
-fn impatient(scene: &Scene) {
+fn set_short_timeouts(scene: &Scene) {
     let text = config(&scene.good, &scene.plain, "[timeouts]\nidle = \"500ms\"\ntotal = \"1s\"\n");
     scene.outgate.reconfigure(&text);
 }
@@ -267,29 +267,29 @@ fn impatient(scene: &Scene) {
 #[test]
 fn http2_control_frames_do_not_reset_the_idle_timeout() {
     let scene = scene_with(ok(), "");
-    impatient(&scene);
-    for (what, one) in [
+    set_short_timeouts(&scene);
+    for (label, one) in [
         ("SETTINGS", frame(SETTINGS, 0, 0, &[])),
         ("PING", frame(PING, 0, 0, &[0; 8])),
         ("PRIORITY", frame(2, 0, 1, &[0; 5])),
     ] {
-        let before = resident(&scene.outgate);
-        let mut client = opened(&scene.outgate);
-        let some = one.repeat(10_000);
-        let deadline = Instant::now() + PATIENCE;
-        while client.try_send(&some) {
-            assert!(Instant::now() < deadline, "{what}: still listening");
+        let before = resident_kib(&scene.outgate);
+        let mut client = connect_http2(&scene.outgate);
+        let frames_of_kind = one.repeat(10_000);
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        while client.try_send(&frames_of_kind) {
+            assert!(Instant::now() < deadline, "{label}: still listening");
         }
-        let after = resident(&scene.outgate);
-        assert!(after < before + 16 * 1024, "{what}: {before} KiB became {after} KiB");
-        others_are_served(&scene, what);
+        let after = resident_kib(&scene.outgate);
+        assert!(after < before + 16 * 1024, "{label}: {before} KiB became {after} KiB");
+        assert_other_clients_served(&scene, label);
     }
 }
 
 #[test]
 fn http2_client_that_stops_in_a_handshake_or_request_is_closed() {
     let scene = scene_with(ok(), "");
-    impatient(&scene);
+    set_short_timeouts(&scene);
     let url = scene.plain_url();
     for sent in [
         PREFACE[..10].to_vec(),
@@ -302,16 +302,16 @@ fn http2_client_that_stops_in_a_handshake_or_request_is_closed() {
         client.send(&sent);
         client.rest();
     }
-    others_are_served(&scene, "half a client");
+    assert_other_clients_served(&scene, "half a client");
 }
 
 /// Flow-control windows that never open, and a socket that is not read.
 #[test]
 fn http2_client_that_does_not_read_is_closed() {
     let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000));
-    let scene = scene_with(answering(&large), "");
-    impatient(&scene);
-    let before = resident(&scene.outgate);
+    let scene = scene_with(respond_with(&large), "");
+    set_short_timeouts(&scene);
+    let before = resident_kib(&scene.outgate);
     let no_window = [&[0, 4][..], &0_u32.to_be_bytes()].concat();
     let all_windows = [&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes()].concat();
     let mut clients = Vec::new();
@@ -327,13 +327,13 @@ fn http2_client_that_does_not_read_is_closed() {
         clients.push(client);
     }
     let records = scene.outgate.records(200);
-    let after = resident(&scene.outgate);
+    let after = resident_kib(&scene.outgate);
     assert!(after < before + 64 * 1024, "{before} KiB became {after} KiB");
     let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
     // A target on a loaded machine may not have sent its response in time.
     let unread = codes.iter().filter(|code| matches!(**code, "client_gone" | "response_timeout"));
     assert!(unread.count() > 150, "{codes:?}");
-    others_are_served(&scene, "nobody reads");
+    assert_other_clients_served(&scene, "a client that does not read");
 }
 
 /// The library refuses some of these characters in a path, and others in a query.
@@ -348,15 +348,19 @@ fn unencoded_characters_of_an_http2_path_are_percent_encoded() {
     let unencoded = [&[0x40], &field(":path", path)[1..]].concat();
     let block = [&before[..at], &unencoded, &before[at + own.len()..]].concat();
     let again = [&before[..at], &[0x80 | 62], &before[at + own.len()..]].concat();
-    let mut client = opened(&scene.outgate);
+    let mut client = connect_http2(&scene.outgate);
     for (stream, block) in [(1, &block), (3, &again), (5, &before)] {
         client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, block));
-        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
-        assert!(seen.iter().any(|frame| frame.kind == HEADERS), "{stream}: {seen:?}");
+        let received = read_until_frame(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert!(received.iter().any(|frame| frame.kind == HEADERS), "{stream}: {received:?}");
     }
     let encoded = "%3C%3E%22%7B%7D%7C%5E%60";
-    let lines: Vec<String> =
-        scene.plain.until(3).iter().map(|seen| seen.line.split(' ').nth(1).unwrap().to_owned()).collect();
+    let lines: Vec<String> = scene
+        .plain
+        .wait_for_requests(3)
+        .iter()
+        .map(|received| received.line.split(' ').nth(1).unwrap().to_owned())
+        .collect();
     let encoded = format!("/{encoded}?{encoded}");
     assert_eq!(lines, [encoded.as_str(), encoded.as_str(), "/in"]);
 }

@@ -10,7 +10,7 @@ use crate::support;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use support::clients::{Errand, Language, Workshop};
+use support::clients::{ClientRequest, InstalledClients, Language};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -44,14 +44,14 @@ impl Drop for Target {
 
 #[test]
 fn http2_clients_get_whole_responses_of_http2_targets() {
-    let Some(workshop) = Workshop::open() else { return };
+    let Some(installed) = InstalledClients::open() else { return };
     for language in [Language::Node, Language::Python] {
         let pki = Pki::new();
         let files = folder(&pki);
         let identity = pki.leaf(&["hook.example"]);
         files.write("chain.pem", identity.chain_pem());
         files.write("target.key", identity.key_pem());
-        let target = Target::start(workshop.origin(language, "http2_target"), &files);
+        let target = Target::start(installed.origin(language, "http2_target"), &files);
         let other = Receiver::plain(ok());
         let text = config(&other, &other, "").set("routes.signed.ports", [target.port]);
         let outgate = Outgate::run(files, &text.set("egress.default.ranges", ["127.0.7.1/32"]));
@@ -59,8 +59,8 @@ fn http2_clients_get_whole_responses_of_http2_targets() {
         let mut count = 0;
         // curl 7.88 fails over a connection of prior knowledge that it uses again: it gets a run for each request.
         for (client, at_once) in [("curl", 1), ("httpx_http2", REQUESTS), ("node_http2", REQUESTS)] {
-            let errands: Vec<_> = (0..REQUESTS)
-                .map(|number| Errand {
+            let requests: Vec<_> = (0..REQUESTS)
+                .map(|number| ClientRequest {
                     method: "POST",
                     url: format!("http://{}/", outgate.proxy),
                     headers: vec![
@@ -72,11 +72,11 @@ fn http2_clients_get_whole_responses_of_http2_targets() {
                 })
                 .collect();
             let ca = outgate.folder.path("ca.pem");
-            let run = |errands: &[Errand]| workshop.run(client, "", &ca, "gateway", errands);
-            for (number, report) in errands.chunks(at_once).flat_map(run).enumerate() {
-                let what = format!("request {number} of {client} to {language:?}: {report:?}");
-                assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{what}");
-                assert_eq!(report.header("via"), "2 outgate", "{what}");
+            let run = |requests: &[ClientRequest]| installed.run(client, "", &ca, "gateway", requests);
+            for (number, report) in requests.chunks(at_once).flat_map(run).enumerate() {
+                let label = format!("request {number} of {client} to {language:?}: {report:?}");
+                assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{label}");
+                assert_eq!(report.header("via"), "2 outgate", "{label}");
             }
             count += REQUESTS;
         }

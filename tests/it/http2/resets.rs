@@ -8,9 +8,11 @@ use crate::support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use support::http2::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, error, field, frame, frames};
+use support::http2::{
+    END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, error_code, field, frame, frames,
+};
 use support::scene::scene;
-use support::{Outgate, PATIENCE};
+use support::{Outgate, TEST_TIMEOUT};
 
 /// RFC 9113 §7.
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -34,11 +36,11 @@ fn resets_between_pings_or_settings_do_not_pile_up() {
     // The responses to so many frames overflow the buffer of h2, which has 16 KiB.
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(960);
     let settings = frame(SETTINGS, 0, 0, &[]).repeat(1900);
-    for (what, answered) in [("PING", pings), ("SETTINGS", settings)] {
+    for (label, answered) in [("PING", pings), ("SETTINGS", settings)] {
         let before = memory(&scene.outgate, "VmRSS:");
         let mut client = TcpStream::connect(scene.outgate.proxy).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        client.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         // Frames that are ignored (RFC 9113 §4.1). By them the kernel's buffer grows, so that it takes all that follows.
         let ignored = frame(0xee, 0, 0, &[0; 16 << 10]).repeat(400);
         let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &ignored, &frame(PING, 0, 0, &[0; 8])].concat();
@@ -47,7 +49,7 @@ fn resets_between_pings_or_settings_do_not_pile_up() {
         while !frames(&bytes).iter().any(|frame| frame.kind == PING) {
             let mut piece = [0; 1024];
             let length = client.read(&mut piece).unwrap();
-            assert!(length > 0, "{what}: closed");
+            assert!(length > 0, "{label}: closed");
             bytes.extend_from_slice(&piece[..length]);
         }
         let mut flood = Vec::new();
@@ -62,10 +64,10 @@ fn resets_between_pings_or_settings_do_not_pile_up() {
         let writing = std::thread::spawn(move || writer.write_all(&flood));
         let _ = client.read_to_end(&mut bytes); // it may end with a reset
         let _ = writing.join().unwrap();
-        let seen = frames(&bytes);
-        let most = memory(&scene.outgate, "VmHWM:");
-        assert!(most < before + GROWTH_MAX, "{what}: {before} KiB became {most} KiB");
-        assert_eq!(error(&seen, GOAWAY), Some(ENHANCE_YOUR_CALM), "{what}: {:?}", seen.last());
-        assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{what}: others are served");
+        let received = frames(&bytes);
+        let peak = memory(&scene.outgate, "VmHWM:");
+        assert!(peak < before + GROWTH_MAX, "{label}: {before} KiB became {peak} KiB");
+        assert_eq!(error_code(&received, GOAWAY), Some(ENHANCE_YOUR_CALM), "{label}: {:?}", received.last());
+        assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{label}: others are served");
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Outgate, PATIENCE};
+use support::{Client, Outgate, TEST_TIMEOUT};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -118,20 +118,21 @@ impl Target {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicUsize::new(0));
-        let (gate, waits) = mpsc::channel();
-        let (count, steps, waits) = (Arc::clone(&connections), steps.to_vec(), Arc::new(Mutex::new(waits)));
+        let (gate, gate_receiver) = mpsc::channel();
+        let (count, steps, gate_receiver) =
+            (Arc::clone(&connections), steps.to_vec(), Arc::new(Mutex::new(gate_receiver)));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
                 // Else a close may discard a response that still waits for an acknowledgement (Nagle).
                 stream.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
-                let (tls, steps, waits) = (Arc::clone(&tls), steps.clone(), Arc::clone(&waits));
+                let (tls, steps, gate_receiver) = (Arc::clone(&tls), steps.clone(), Arc::clone(&gate_receiver));
                 std::thread::spawn(move || {
                     let session = rustls::ServerConnection::new(tls).unwrap();
                     let mut wire = rustls::StreamOwned::new(session, stream);
                     // It fails when outgate has closed the connection.
-                    let _ = serve(&mut wire, &steps, at_once, &waits);
+                    let _ = serve(&mut wire, &steps, at_once, &gate_receiver);
                 });
             }
         });
@@ -162,7 +163,7 @@ impl Target {
     /// The response that an HTTP/2 client gets: the status, the body, and the code of a reset.
     fn over_http2(&self, method: &str) -> (u16, Vec<u8>, Option<h2::Reason>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let asking = async {
+        let exchange = async {
             let stream = tokio::net::TcpStream::connect(self.outgate.proxy).await.unwrap();
             let (sender, connection) = h2::client::handshake(stream).await.unwrap();
             tokio::spawn(connection);
@@ -171,18 +172,18 @@ impl Target {
             upload.send_data(Bytes::from_static(b"{}"), true).unwrap();
             let response = match response.await {
                 Ok(response) => response,
-                Err(fault) => return (0, Vec::new(), fault.reason()),
+                Err(error) => return (0, Vec::new(), error.reason()),
             };
             let (status, mut body, mut all) = (response.status().as_u16(), response.into_body(), Vec::new());
             while let Some(data) = body.data().await {
                 match data {
                     Ok(data) => all.extend_from_slice(&data),
-                    Err(fault) => return (status, all, fault.reason()),
+                    Err(error) => return (status, all, error.reason()),
                 }
             }
             (status, all, None)
         };
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap() })
+        runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, exchange).await.unwrap() })
     }
 }
 
@@ -217,7 +218,7 @@ fn serve(
                         wire.flush()?;
                     }
                     if matches!(step, Gate) {
-                        let _ = gate.lock().unwrap().recv_timeout(PATIENCE);
+                        let _ = gate.lock().unwrap().recv_timeout(TEST_TIMEOUT);
                     }
                 }
                 wire.write_all(&bytes)?;
@@ -314,8 +315,8 @@ fn delivered_is_recorded_when_the_announced_length_arrives_before_end_stream() {
         let mut client = target.outgate.connect();
         for count in 1..=3 {
             target.send(&mut client, method);
-            let answer = client.one_answer(method);
-            assert!(matches!(answer.status, 200 | 204 | 304), "{method}: {answer:?}");
+            let response = client.next_response(method);
+            assert!(matches!(response.status, 200 | 204 | 304), "{method}: {response:?}");
             // The client has its whole response, and its record is written before the target ends the stream.
             assert_eq!(target.codes(count), vec!["delivered"; count], "{method}");
             target.gate.send(()).unwrap();
@@ -339,8 +340,8 @@ fn content_length_of_a_response_without_a_body_is_one_number_or_none() {
         let target = Target::start(&[head], true);
         let mut client = target.outgate.connect();
         target.send(&mut client, method);
-        let answer = client.one_answer(method);
-        assert_eq!(answer.field("content-length"), length, "{answer:?}");
+        let response = client.next_response(method);
+        assert_eq!(response.field("content-length"), length, "{response:?}");
     }
 }
 

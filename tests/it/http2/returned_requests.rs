@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use support::frames::{Asked, FrameTarget, Moment, OK_HTTP1, Script, goaway, ok_response, reset};
+use support::frames::{FrameTarget, OK_HTTP1, Progress, RequestEvent, Script, goaway, ok_response, reset};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Answer, Outgate, eventually};
+use support::{Outgate, Response, eventually};
 
 const REFUSED_STREAM: u32 = 7;
 const HTTP_1_1_REQUIRED: u32 = 13;
@@ -46,17 +46,17 @@ fn scene_with(settings: &[(u16, u32)], signs: bool, script: Script) -> Scene {
 }
 
 impl Scene {
-    fn post(&self, body: &str) -> Answer {
+    fn post(&self, body: &str) -> Response {
         self.outgate.post(&self.target.url(), "", body)
     }
 }
 
 /// The answer to the first request of the first connection; every other one is answered with 200.
-fn first(asked: &Asked, answer: Vec<u8>) -> Vec<u8> {
-    match (asked.connection, asked.request, asked.moment) {
-        (0, 0, Moment::End) => answer,
-        (_, _, Moment::End) if asked.stream == 0 => OK_HTTP1.to_vec(),
-        (_, _, Moment::End) => ok_response(asked.stream),
+fn first(event: &RequestEvent, response: Vec<u8>) -> Vec<u8> {
+    match (event.connection, event.request, event.progress) {
+        (0, 0, Progress::End) => response,
+        (_, _, Progress::End) if event.stream == 0 => OK_HTTP1.to_vec(),
+        (_, _, Progress::End) => ok_response(event.stream),
         _ => Vec::new(),
     }
 }
@@ -64,13 +64,13 @@ fn first(asked: &Asked, answer: Vec<u8>) -> Vec<u8> {
 #[test]
 fn refused_stream_is_resent_over_another_connection() {
     for signs in [false, true] {
-        let scene = scene(signs, Arc::new(|asked| first(asked, reset(asked.stream, REFUSED_STREAM))));
+        let scene = scene(signs, Arc::new(|event| first(event, reset(event.stream, REFUSED_STREAM))));
         for body in ["{}", "x".repeat(KEPT).as_str()] {
-            let answer = scene.post(body);
-            assert_eq!(answer.status, 200, "{answer:?}");
-            assert_eq!(scene.target.asked().last().unwrap().body, body.as_bytes());
+            let response = scene.post(body);
+            assert_eq!(response.status, 200, "{response:?}");
+            assert_eq!(scene.target.requests().last().unwrap().body, body.as_bytes());
         }
-        let connections: Vec<_> = scene.target.asked().iter().map(|asked| asked.connection).collect();
+        let connections: Vec<_> = scene.target.requests().iter().map(|event| event.connection).collect();
         assert_eq!(connections[..2], [0, 1], "signs: {signs}");
     }
 }
@@ -78,10 +78,10 @@ fn refused_stream_is_resent_over_another_connection() {
 #[test]
 fn a_request_above_the_last_stream_of_a_goaway_is_resent() {
     for code in [NO_ERROR, ENHANCE_YOUR_CALM] {
-        let scene = scene(false, Arc::new(move |asked| first(asked, goaway(0, code))));
-        let answer = scene.post("{}");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(scene.target.asked().iter().filter(|asked| asked.body == b"{}").count(), 2);
+        let scene = scene(false, Arc::new(move |event| first(event, goaway(0, code))));
+        let response = scene.post("{}");
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_eq!(scene.target.requests().iter().filter(|event| event.body == b"{}").count(), 2);
     }
 }
 
@@ -89,19 +89,19 @@ fn a_request_above_the_last_stream_of_a_goaway_is_resent() {
 fn a_refused_request_with_a_large_head_is_resent() {
     // The second connection is for this request alone.
     let large = format!("X-Large: {}\r\n", "x".repeat(20_000));
-    for answer in [reset(1, REFUSED_STREAM), goaway(0, NO_ERROR)] {
+    for response in [reset(1, REFUSED_STREAM), goaway(0, NO_ERROR)] {
         let refused = AtomicU32::new(0);
         let scene = scene(
             false,
-            Arc::new(move |asked| match asked.moment {
-                Moment::End if refused.fetch_add(1, Ordering::SeqCst) == 0 => answer.clone(),
-                Moment::End => ok_response(asked.stream),
+            Arc::new(move |event| match event.progress {
+                Progress::End if refused.fetch_add(1, Ordering::SeqCst) == 0 => response.clone(),
+                Progress::End => ok_response(event.stream),
                 _ => Vec::new(),
             }),
         );
-        let answer = scene.outgate.post(&scene.target.url(), &large, "{}");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(scene.target.asked().len(), 2);
+        let response = scene.outgate.post(&scene.target.url(), &large, "{}");
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_eq!(scene.target.requests().len(), 2);
     }
 }
 
@@ -110,10 +110,10 @@ fn a_refused_upload_is_resent_from_its_first_byte_while_the_client_still_sends()
     // The target refuses as soon as it has some of the body.
     let scene = scene(
         false,
-        Arc::new(|asked| match (asked.connection, asked.moment) {
-            (0, Moment::Body) => reset(asked.stream, REFUSED_STREAM),
+        Arc::new(|event| match (event.connection, event.progress) {
+            (0, Progress::Body) => reset(event.stream, REFUSED_STREAM),
             (0, _) => Vec::new(),
-            _ => first(asked, Vec::new()),
+            _ => first(event, Vec::new()),
         }),
     );
     let mut client = scene.outgate.connect();
@@ -121,30 +121,30 @@ fn a_refused_upload_is_resent_from_its_first_byte_while_the_client_still_sends()
     client.send(format!("{head}3\r\nabc\r\n"));
     eventually("a second connection", || scene.target.connections() >= 2);
     client.send("3\r\ndef\r\n0\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(scene.target.until(1)[0].body, b"abcdef");
+    let response = client.response();
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(scene.target.wait_for_requests(1)[0].body, b"abcdef");
 }
 
 #[test]
 fn a_refused_request_that_cannot_be_resent_has_not_arrived_and_is_retryable() {
     let scene = scene(
         false,
-        Arc::new(|asked| match asked.moment {
-            Moment::End => reset(asked.stream, REFUSED_STREAM),
+        Arc::new(|event| match event.progress {
+            Progress::End => reset(event.stream, REFUSED_STREAM),
             _ => Vec::new(),
         }),
     );
     // Too large to be kept, and refused twice.
     for (body, sent) in [("x".repeat(KEPT + 1), 1), ("{}".into(), 2)] {
-        let before = scene.target.asked().len();
-        let answer = scene.post(&body);
-        assert_eq!((answer.status, answer.code()), (502, "connection_lost"), "{answer:?}");
-        let problem = answer.json();
+        let before = scene.target.requests().len();
+        let response = scene.post(&body);
+        assert_eq!((response.status, response.code()), (502, "connection_lost"), "{response:?}");
+        let problem = response.json();
         assert_eq!(problem["retryable"], true, "{problem}");
         assert_eq!(problem["details"], "unprocessed", "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains("the webhook has not arrived"), "{problem}");
-        assert_eq!(scene.target.asked().len() - before, sent);
+        assert_eq!(scene.target.requests().len() - before, sent);
     }
 }
 
@@ -152,20 +152,20 @@ fn a_refused_request_that_cannot_be_resent_has_not_arrived_and_is_retryable() {
 fn http_1_1_required_is_resent_over_http1_and_remembered() {
     for signs in [false, true] {
         for ends_connection in [None, Some(0)] {
-            let script = move |asked: &Asked| match (asked.stream, asked.moment, ends_connection) {
-                (0, Moment::End, _) => OK_HTTP1.to_vec(),
-                (_, Moment::End, None) => reset(asked.stream, HTTP_1_1_REQUIRED),
-                (_, Moment::End, Some(last)) => goaway(last, HTTP_1_1_REQUIRED),
+            let script = move |event: &RequestEvent| match (event.stream, event.progress, ends_connection) {
+                (0, Progress::End, _) => OK_HTTP1.to_vec(),
+                (_, Progress::End, None) => reset(event.stream, HTTP_1_1_REQUIRED),
+                (_, Progress::End, Some(last)) => goaway(last, HTTP_1_1_REQUIRED),
                 _ => Vec::new(),
             };
             let scene = scene(signs, Arc::new(script));
             for _ in 0..3 {
-                let answer = scene.post("{}");
-                assert_eq!(answer.status, 200, "{answer:?}");
+                let response = scene.post("{}");
+                assert_eq!(response.status, 200, "{response:?}");
             }
-            let asked = scene.target.asked();
-            let over_http2 = asked.iter().filter(|asked| asked.stream != 0).count();
-            assert_eq!((over_http2, asked.len()), (1, 4), "only the first request goes over HTTP/2: {asked:?}");
+            let requests = scene.target.requests();
+            let over_http2 = requests.iter().filter(|event| event.stream != 0).count();
+            assert_eq!((over_http2, requests.len()), (1, 4), "only the first request goes over HTTP/2: {requests:?}");
             assert_eq!(scene.target.connections(), 2);
             assert_eq!(scene.outgate.records(3)[2]["http"], "1.1");
         }
@@ -178,31 +178,31 @@ fn http_1_1_required_leaves_other_http2_connections_of_the_target_unused() {
     let (release, waits) = mpsc::channel::<()>();
     let (comes, has_come) = mpsc::channel::<()>();
     let (waits, comes) = (Mutex::new(waits), Mutex::new(comes));
-    let script = move |asked: &Asked| match (asked.moment, asked.stream, asked.body.as_slice()) {
-        (Moment::End, 0, _) => OK_HTTP1.to_vec(),
-        (Moment::End, _, b"wait") => {
+    let script = move |event: &RequestEvent| match (event.progress, event.stream, event.body.as_slice()) {
+        (Progress::End, 0, _) => OK_HTTP1.to_vec(),
+        (Progress::End, _, b"wait") => {
             comes.lock().unwrap().send(()).unwrap();
-            let _ = waits.lock().unwrap().recv_timeout(support::PATIENCE);
-            ok_response(asked.stream)
+            let _ = waits.lock().unwrap().recv_timeout(support::TEST_TIMEOUT);
+            ok_response(event.stream)
         }
-        (Moment::End, _, b"old") => reset(asked.stream, HTTP_1_1_REQUIRED),
-        (Moment::End, _, _) => ok_response(asked.stream),
+        (Progress::End, _, b"old") => reset(event.stream, HTTP_1_1_REQUIRED),
+        (Progress::End, _, _) => ok_response(event.stream),
         _ => Vec::new(),
     };
     let scene = scene_with(&[(MAX_CONCURRENT_STREAMS, 1)], false, Arc::new(script));
     assert_eq!(scene.post("{}").status, 200); // SETTINGS are known from here on
     let mut client = scene.outgate.connect();
     client.send(support::post(&scene.target.url(), "", "wait"));
-    has_come.recv_timeout(support::PATIENCE).unwrap();
+    has_come.recv_timeout(support::TEST_TIMEOUT).unwrap();
     assert_eq!(scene.post("old").status, 200, "over another connection, and then over HTTP/1.1");
     release.send(()).unwrap();
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
     for _ in 0..3 {
         assert_eq!(scene.post("new").status, 200);
     }
-    let asked = scene.target.asked();
-    let new: Vec<_> = asked.iter().filter(|asked| asked.body == b"new").map(|asked| asked.stream).collect();
-    assert_eq!(new, [0; 3], "{asked:?}");
+    let requests = scene.target.requests();
+    let new: Vec<_> = requests.iter().filter(|event| event.body == b"new").map(|event| event.stream).collect();
+    assert_eq!(new, [0; 3], "{requests:?}");
 }
 
 #[test]
@@ -212,21 +212,21 @@ fn the_response_timeout_begins_anew_when_a_request_is_resent() {
         let sent = AtomicU32::new(0);
         let scene = scene(
             signs,
-            Arc::new(move |asked| {
-                if asked.moment != Moment::End {
+            Arc::new(move |event| {
+                if event.progress != Progress::End {
                     return Vec::new();
                 }
                 std::thread::sleep(Duration::from_secs(2)); // less than half of the response timeout
-                match (asked.stream, sent.fetch_add(1, Ordering::SeqCst)) {
+                match (event.stream, sent.fetch_add(1, Ordering::SeqCst)) {
                     (0, _) => OK_HTTP1.to_vec(),
                     (stream, 0) => reset(stream, REFUSED_STREAM),
                     (stream, _) => reset(stream, HTTP_1_1_REQUIRED),
                 }
             }),
         );
-        let answer = scene.post("{}");
-        assert_eq!(answer.status, 200, "signs: {signs}, {answer:?}");
-        assert_eq!(scene.target.asked().len(), 3);
+        let response = scene.post("{}");
+        assert_eq!(response.status, 200, "signs: {signs}, {response:?}");
+        assert_eq!(scene.target.requests().len(), 3);
     }
 }
 
@@ -237,18 +237,18 @@ fn a_request_that_a_goaway_with_http_1_1_required_covers_is_not_resent() {
     for last in [1, u32::MAX >> 1] {
         let scene = scene(
             false,
-            Arc::new(move |asked| match (asked.stream, asked.moment) {
+            Arc::new(move |event| match (event.stream, event.progress) {
                 (0, _) => OK_HTTP1.to_vec(),
-                (_, Moment::End) => goaway(last, HTTP_1_1_REQUIRED),
+                (_, Progress::End) => goaway(last, HTTP_1_1_REQUIRED),
                 _ => Vec::new(),
             }),
         );
-        let answer = scene.post("{}");
-        assert_eq!((answer.status, answer.code()), (502, "connection_lost"), "{last}: {answer:?}");
-        assert!(answer.json()["detail"].as_str().unwrap().contains("may have arrived"), "{}", answer.json());
-        assert_eq!(scene.target.asked().len(), 1);
+        let response = scene.post("{}");
+        assert_eq!((response.status, response.code()), (502, "connection_lost"), "{last}: {response:?}");
+        assert!(response.json()["detail"].as_str().unwrap().contains("may have arrived"), "{}", response.json());
+        assert_eq!(scene.target.requests().len(), 1);
         assert_eq!(scene.post("{}").status, 200);
-        assert_eq!(scene.target.asked()[1].stream, 0, "the target is remembered");
+        assert_eq!(scene.target.requests()[1].stream, 0, "the target is remembered");
     }
 }
 
@@ -258,39 +258,39 @@ fn http_1_1_required_for_one_request_resends_no_other_of_its_connection() {
     let stream = Arc::clone(&waiting);
     let scene = scene(
         false,
-        Arc::new(move |asked| match (asked.moment, asked.stream, asked.body.as_slice()) {
-            (Moment::End, 0, _) => OK_HTTP1.to_vec(),
-            (Moment::End, _, b"wait") => {
-                stream.store(asked.stream, Ordering::SeqCst);
+        Arc::new(move |event| match (event.progress, event.stream, event.body.as_slice()) {
+            (Progress::End, 0, _) => OK_HTTP1.to_vec(),
+            (Progress::End, _, b"wait") => {
+                stream.store(event.stream, Ordering::SeqCst);
                 Vec::new()
             }
-            (Moment::End, _, b"end") => goaway(stream.load(Ordering::SeqCst), HTTP_1_1_REQUIRED),
-            (Moment::End, _, _) => ok_response(asked.stream),
+            (Progress::End, _, b"end") => goaway(stream.load(Ordering::SeqCst), HTTP_1_1_REQUIRED),
+            (Progress::End, _, _) => ok_response(event.stream),
             _ => Vec::new(),
         }),
     );
     assert_eq!(scene.post("{}").status, 200); // the target's SETTINGS are known from here on
     let mut client = scene.outgate.connect();
     client.send(support::post(&scene.target.url(), "", "wait"));
-    scene.target.until(2);
+    scene.target.wait_for_requests(2);
     assert_eq!(scene.post("end").status, 200);
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.code()), (502, "connection_lost"), "{answer:?}");
-    let asked = scene.target.asked();
-    let asked: Vec<_> = asked.iter().map(|asked| (asked.body.as_slice(), asked.stream == 0)).collect();
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (502, "connection_lost"), "{response:?}");
+    let requests = scene.target.requests();
+    let requests: Vec<_> = requests.iter().map(|event| (event.body.as_slice(), event.stream == 0)).collect();
     let (end, wait) = (b"end".as_slice(), b"wait".as_slice());
-    assert_eq!(asked[1..], [(wait, false), (end, false), (end, true)], "each arrives once");
+    assert_eq!(requests[1..], [(wait, false), (end, false), (end, true)], "each arrives once");
 }
 
 #[test]
 fn a_request_that_the_target_may_have_processed_is_not_resent() {
     let scene = scene(
         false,
-        Arc::new(|asked| match asked.moment {
-            Moment::End => reset(asked.stream, 2), // INTERNAL_ERROR
+        Arc::new(|event| match event.progress {
+            Progress::End => reset(event.stream, 2), // INTERNAL_ERROR
             _ => Vec::new(),
         }),
     );
     assert_eq!(scene.post("{}").code(), "connection_lost");
-    assert_eq!(scene.target.asked().len(), 1);
+    assert_eq!(scene.target.requests().len(), 1);
 }

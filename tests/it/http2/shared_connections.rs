@@ -7,11 +7,11 @@ use crate::support;
 
 use std::sync::{Arc, Mutex};
 
-use support::frames::{Asked, FrameTarget, Moment, Script, goaway, ok_response};
+use support::frames::{FrameTarget, Progress, RequestEvent, Script, goaway, ok_response};
 use support::pki::Pki;
-use support::receiver::{Receiver, answering_once, ok};
+use support::receiver::{Receiver, ok, respond_and_close};
 use support::scene::{config, folder};
-use support::{Answer, Outgate, post};
+use support::{Outgate, Response, post};
 
 /// SHA-256 of "one" and of "two", the clients' tokens.
 const TOKENS: &str = "\
@@ -48,19 +48,19 @@ const ACCEPTED: usize = 7000;
 /// Answers all requests of a connection that wait when a body "go" comes, and ends the connection at a large head.
 fn waiting() -> Script {
     let held: Mutex<Vec<(usize, u32)>> = Mutex::default();
-    Arc::new(move |asked: &Asked| {
-        if asked.head > ACCEPTED {
+    Arc::new(move |event: &RequestEvent| {
+        if event.head > ACCEPTED {
             return goaway(0, ENHANCE_YOUR_CALM);
         }
-        if asked.moment != Moment::End {
+        if event.progress != Progress::End {
             return Vec::new();
         }
         let mut held = held.lock().unwrap();
-        held.push((asked.connection, asked.stream));
-        if asked.body != b"go" {
+        held.push((event.connection, event.stream));
+        if event.body != b"go" {
             return Vec::new();
         }
-        let ready = held.extract_if(.., |(connection, _)| *connection == asked.connection);
+        let ready = held.extract_if(.., |(connection, _)| *connection == event.connection);
         ready.flat_map(|(_, stream)| ok_response(stream)).collect()
     })
 }
@@ -72,7 +72,7 @@ fn clients_share_connections_to_a_target_only_where_the_route_says_so() {
         let target = FrameTarget::start(
             &pki,
             &[],
-            Arc::new(|asked| if asked.moment == Moment::End { ok_response(asked.stream) } else { Vec::new() }),
+            Arc::new(|event| if event.progress == Progress::End { ok_response(event.stream) } else { Vec::new() }),
         );
         let outgate = outgate(&pki, target.address.port(), more);
         for client in [ONE, TWO, ONE, TWO] {
@@ -83,7 +83,7 @@ fn clients_share_connections_to_a_target_only_where_the_route_says_so() {
 }
 
 /// The outcomes of five requests of one client while another sends a head of `length` bytes, and its answer.
-fn attack(more: &str, settings: &[(u16, u32)], length: usize) -> (Vec<u16>, Answer) {
+fn attack(more: &str, settings: &[(u16, u32)], length: usize) -> (Vec<u16>, Response) {
     let pki = Pki::new();
     let target = FrameTarget::start(&pki, settings, waiting());
     let outgate = outgate(&pki, target.address.port(), more);
@@ -93,10 +93,10 @@ fn attack(more: &str, settings: &[(u16, u32)], length: usize) -> (Vec<u16>, Answ
     for client in &mut clients {
         client.send(post(&target.url(), ONE, "wait"));
     }
-    target.until(6);
-    let answer = outgate.post(&target.url(), &oversized(TWO, length), "{}");
+    target.wait_for_requests(6);
+    let response = outgate.post(&target.url(), &oversized(TWO, length), "{}");
     assert_eq!(outgate.post(&target.url(), ONE, "go").status, 200);
-    (clients.iter_mut().map(|client| client.answer().status).collect(), answer)
+    (clients.iter_mut().map(|client| client.response().status).collect(), response)
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn an_oversized_request_head_ends_no_other_clients_requests() {
     for more in ["", SHARED] {
         // The first is more than the target announces, the other more than servers accept that announce nothing.
         for (settings, length) in [(&announced[..], 12_000), (&[], 20_000)] {
-            let (statuses, answer) = attack(more, settings, length);
+            let (statuses, response) = attack(more, settings, length);
             assert_eq!(statuses, [200; 5], "{more}, {length} bytes");
-            let problem = answer.json();
-            assert_eq!((answer.status, &problem["blame"]), (431, &"client".into()), "{problem}");
+            let problem = response.json();
+            assert_eq!((response.status, &problem["blame"]), (431, &"client".into()), "{problem}");
             assert_eq!(problem["details"], "request_head_too_large", "{problem}");
             assert_eq!(problem["retryable"], true, "the target has not processed it: {problem}");
         }
@@ -121,7 +121,7 @@ fn a_request_head_that_the_target_accepts_uses_the_shared_connection() {
     let target = FrameTarget::start(
         &pki,
         &[(MAX_HEADER_LIST_SIZE, 64 << 10)],
-        Arc::new(|asked| if asked.moment == Moment::End { ok_response(asked.stream) } else { Vec::new() }),
+        Arc::new(|event| if event.progress == Progress::End { ok_response(event.stream) } else { Vec::new() }),
     );
     let outgate = outgate(&pki, target.address.port(), SHARED);
     for length in [20_000, 10, 20_000] {
@@ -132,7 +132,7 @@ fn a_request_head_that_the_target_accepts_uses_the_shared_connection() {
 
 #[test]
 fn a_large_request_head_that_an_http1_target_drops_may_be_retried() {
-    let target = Receiver::plain(answering_once(""));
+    let target = Receiver::plain(respond_and_close(""));
     let outgate = outgate(&Pki::new(), target.port(), "");
     let url = format!("http://plain.example:{}/in", target.port());
     let small = outgate.post(&url, ONE, "{}").json();

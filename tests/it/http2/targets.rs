@@ -17,7 +17,7 @@ use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Outgate, PATIENCE, eventually, post};
+use support::{Outgate, TEST_TIMEOUT, eventually, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Barrier, Semaphore};
 
@@ -25,9 +25,9 @@ type Respond = h2::server::SendResponse<Bytes>;
 type Peer = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Bytes>;
 
 /// How a target reacts to a request. The numbers count connections, and the requests on one, from 0.
-type Reaction = Arc<dyn Fn(Stage<'_>, Request<h2::RecvStream>, Respond) + Send + Sync>;
+type Reaction = Arc<dyn Fn(RequestContext<'_>, Request<h2::RecvStream>, Respond) + Send + Sync>;
 
-struct Stage<'a> {
+struct RequestContext<'a> {
     connection: usize,
     request: usize,
     peer: &'a mut Peer,
@@ -41,11 +41,16 @@ struct Target {
 
 impl Target {
     fn start(pki: &Pki, streams: u32, reaction: Reaction) -> Self {
-        Self::start_late(pki, streams, Arc::new(Semaphore::new(1)), reaction)
+        Self::start_with_late_settings(pki, streams, Arc::new(Semaphore::new(1)), reaction)
     }
 
     /// Whose SETTINGS are sent when `may_speak` has a permit.
-    fn start_late(pki: &Pki, streams: u32, may_speak: Arc<Semaphore>, reaction: Reaction) -> Self {
+    fn start_with_late_settings(
+        pki: &Pki,
+        streams: u32,
+        may_send_settings: Arc<Semaphore>,
+        reaction: Reaction,
+    ) -> Self {
         let identity = pki.leaf(&["hook.example"]);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -63,16 +68,16 @@ impl Target {
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, reaction) = (acceptor.clone(), Arc::clone(&reaction));
-                let (may_speak, count) = (Arc::clone(&may_speak), Arc::clone(&count));
+                let (may_send_settings, count) = (Arc::clone(&may_send_settings), Arc::clone(&count));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let connection = count.fetch_add(1, Ordering::SeqCst);
-                    drop(may_speak.acquire().await.unwrap());
+                    drop(may_send_settings.acquire().await.unwrap());
                     let mut peer =
                         h2::server::Builder::new().max_concurrent_streams(streams).handshake(stream).await.unwrap();
                     let mut request = 0;
-                    while let Some(Ok((asked, respond))) = peer.accept().await {
-                        reaction(Stage { connection, request, peer: &mut peer }, asked, respond);
+                    while let Some(Ok((request_head, respond))) = peer.accept().await {
+                        reaction(RequestContext { connection, request, peer: &mut peer }, request_head, respond);
                         request += 1;
                     }
                 });
@@ -82,7 +87,7 @@ impl Target {
     }
 
     /// Waits for so many; more may come.
-    fn until_connections(&self, count: usize) {
+    fn wait_for_connections(&self, count: usize) {
         eventually(&format!("{count} connections"), || self.connections() >= count);
     }
 
@@ -119,18 +124,18 @@ async fn read(mut body: h2::RecvStream) -> Vec<u8> {
 #[test]
 fn http2_target_gets_whole_requests_without_connection_fields() {
     let pki = Pki::new();
-    type Seen = Vec<(http::request::Parts, Vec<u8>)>;
-    let seen: Arc<Mutex<Seen>> = Arc::default();
-    let sees = Arc::clone(&seen);
+    type ReceivedRequests = Vec<(http::request::Parts, Vec<u8>)>;
+    let received: Arc<Mutex<ReceivedRequests>> = Arc::default();
+    let recorder = Arc::clone(&received);
     let target = Target::start(
         &pki,
         100,
         Arc::new(move |_, request, to| {
-            let sees = Arc::clone(&sees);
+            let recorder = Arc::clone(&recorder);
             tokio::spawn(async move {
                 let (parts, body) = request.into_parts();
                 let body = read(body).await;
-                sees.lock().unwrap().push((parts, body));
+                recorder.lock().unwrap().push((parts, body));
                 respond(to, "ok");
             });
         }),
@@ -138,12 +143,12 @@ fn http2_target_gets_whole_requests_without_connection_fields() {
     let outgate = target.outgate(&pki);
     let large = "x".repeat(60_000);
     for body in ["{}", large.as_str(), ""] {
-        let answer = outgate.post(&target.url(), "Connection: x-hop\r\nX-Hop: 1\r\nTE: trailers\r\n", body);
-        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
-        assert_eq!(answer.field("via"), "2 outgate");
+        let response = outgate.post(&target.url(), "Connection: x-hop\r\nX-Hop: 1\r\nTE: trailers\r\n", body);
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{response:?}");
+        assert_eq!(response.field("via"), "2 outgate");
     }
-    let seen = seen.lock().unwrap();
-    for ((parts, body), sent) in seen.iter().zip(["{}", large.as_str(), ""]) {
+    let received = received.lock().unwrap();
+    for ((parts, body), sent) in received.iter().zip(["{}", large.as_str(), ""]) {
         assert_eq!(String::from_utf8_lossy(body), sent);
         assert_eq!(parts.uri.to_string(), target.url());
         let names: HashSet<_> = parts.headers.keys().map(http::HeaderName::as_str).collect();
@@ -168,9 +173,9 @@ fn http2_target_connections_are_shared_up_to_the_stream_limit() {
     let target = Target::start(
         &pki,
         STREAMS,
-        Arc::new(move |stage, _, to| {
+        Arc::new(move |context, _, to| {
             let waits = Arc::clone(&waits);
-            let first = stage.connection == 0 && stage.request == 0;
+            let first = context.connection == 0 && context.request == 0;
             tokio::spawn(async move {
                 if !first {
                     waits.wait().await;
@@ -187,7 +192,7 @@ fn http2_target_connections_are_shared_up_to_the_stream_limit() {
         client.send(post(&target.url(), "", "{}"));
     }
     for client in &mut clients {
-        assert_eq!(client.answer().text(), "ok");
+        assert_eq!(client.response().text(), "ok");
     }
     let connections = target.connections();
     assert!((2..=5).contains(&connections), "four of eight share one, the others bring their own: {connections}");
@@ -196,19 +201,24 @@ fn http2_target_connections_are_shared_up_to_the_stream_limit() {
 #[test]
 fn http2_target_connection_is_not_shared_before_its_settings() {
     let pki = Pki::new();
-    let may_speak = Arc::new(Semaphore::new(0));
-    let target = Target::start_late(&pki, 1, Arc::clone(&may_speak), Arc::new(|_, _, to| respond(to, "ok")));
+    let may_send_settings = Arc::new(Semaphore::new(0));
+    let target = Target::start_with_late_settings(
+        &pki,
+        1,
+        Arc::clone(&may_send_settings),
+        Arc::new(|_, _, to| respond(to, "ok")),
+    );
     let outgate = target.outgate(&pki);
     let mut clients = Vec::new();
     for count in 1..=3 {
         let mut client = outgate.connect();
         client.send(post(&target.url(), "", "{}"));
-        target.until_connections(count);
+        target.wait_for_connections(count);
         clients.push(client);
     }
-    may_speak.add_permits(1);
+    may_send_settings.add_permits(1);
     for mut client in clients {
-        assert_eq!(client.answer().text(), "ok");
+        assert_eq!(client.response().text(), "ok");
     }
     assert_eq!(target.connections(), 3);
 }
@@ -216,17 +226,17 @@ fn http2_target_connection_is_not_shared_before_its_settings() {
 #[test]
 fn http2_target_connection_is_shared_while_its_first_delivery_waits() {
     let pki = Pki::new();
-    let (may_speak, may_answer) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let seen = Arc::new(AtomicUsize::new(0));
-    let (waits, counts) = (Arc::clone(&may_answer), Arc::clone(&seen));
-    let target = Target::start_late(
+    let (may_send_settings, may_respond) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let received = Arc::new(AtomicUsize::new(0));
+    let (waits, counts) = (Arc::clone(&may_respond), Arc::clone(&received));
+    let target = Target::start_with_late_settings(
         &pki,
         100,
-        Arc::clone(&may_speak),
-        Arc::new(move |stage, _, to| {
-            counts.fetch_add(usize::from(stage.connection == 0), Ordering::SeqCst);
+        Arc::clone(&may_send_settings),
+        Arc::new(move |context, _, to| {
+            counts.fetch_add(usize::from(context.connection == 0), Ordering::SeqCst);
             let waits = Arc::clone(&waits);
-            let first = (stage.connection, stage.request) == (0, 0);
+            let first = (context.connection, context.request) == (0, 0);
             tokio::spawn(async move {
                 if first {
                     drop(waits.acquire().await.unwrap());
@@ -238,17 +248,17 @@ fn http2_target_connection_is_shared_while_its_first_delivery_waits() {
     let outgate = target.outgate(&pki);
     let mut first = outgate.connect();
     first.send(post(&target.url(), "", "{}"));
-    target.until_connections(1);
-    may_speak.add_permits(1);
-    eventually("a request", || seen.load(Ordering::SeqCst) > 0);
+    target.wait_for_connections(1);
+    may_send_settings.add_permits(1);
+    eventually("a request", || received.load(Ordering::SeqCst) > 0);
     // SETTINGS may still be on their way when the next one comes; it waits for them a moment only.
-    let deadline = Instant::now() + PATIENCE;
-    while seen.load(Ordering::SeqCst) == 1 {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while received.load(Ordering::SeqCst) == 1 {
         assert!(Instant::now() < deadline, "nobody joins");
         assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
     }
-    may_answer.add_permits(1);
-    assert_eq!(first.answer().text(), "ok");
+    may_respond.add_permits(1);
+    assert_eq!(first.response().text(), "ok");
 }
 
 /// RFC 9113 §8.1: a target may answer before it has all of a request, and have the rest stopped without an error.
@@ -289,8 +299,8 @@ fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
                 let mut left = LARGE;
                 while left > 0 {
                     stream.reserve_capacity(16 * 1024);
-                    let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
-                    let piece = room.min(left).min(16 * 1024);
+                    let Some(Ok(capacity)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+                    let piece = capacity.min(left).min(16 * 1024);
                     if stream.send_data(Bytes::from(vec![b'x'; piece]), piece == left).is_err() {
                         return;
                     }
@@ -306,12 +316,12 @@ fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
     for client in &mut slow {
         client.send(post(&target.url().replace_one("/in", "/large"), "", "{}"));
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let (mut before, mut stalled) = (0, 0);
     while stalled < STALLED {
         assert!(Instant::now() < deadline, "the slow readers never stall");
-        let answer = outgate.post(&target.url(), "", "{}");
-        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        let response = outgate.post(&target.url(), "", "{}");
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{response:?}");
         let now = sent.load(Ordering::SeqCst);
         stalled = if now == before && now > SLOW << 20 { stalled + 1 } else { 0 };
         before = now;
@@ -326,9 +336,9 @@ fn http2_request_that_the_target_did_not_process_is_resent() {
         let target = Target::start(
             &pki,
             100,
-            Arc::new(move |stage, _, mut to| match (stage.connection, stage.request) {
+            Arc::new(move |context, _, mut to| match (context.connection, context.request) {
                 (0, 1) if graceful => {
-                    stage.peer.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    context.peer.abrupt_shutdown(h2::Reason::NO_ERROR);
                     drop(to);
                 }
                 (0, 1) => to.send_reset(h2::Reason::REFUSED_STREAM),
@@ -352,7 +362,7 @@ fn http2_request_that_the_target_may_have_processed_is_not_resent() {
     let target = Target::start(
         &pki,
         100,
-        Arc::new(move |stage, _, mut to| match (stage.connection, stage.request) {
+        Arc::new(move |context, _, mut to| match (context.connection, context.request) {
             (0, 1) => to.send_reset(h2::Reason::INTERNAL_ERROR),
             _ => respond(to, "ok"),
         }),
@@ -370,9 +380,9 @@ fn http2_target_connection_after_goaway_is_not_reused() {
     let target = Target::start(
         &pki,
         100,
-        Arc::new(move |stage, _, to| {
-            if stage.connection == 0 && stage.request == 1 {
-                stage.peer.graceful_shutdown();
+        Arc::new(move |context, _, to| {
+            if context.connection == 0 && context.request == 1 {
+                context.peer.graceful_shutdown();
             }
             respond(to, "ok");
         }),
@@ -387,17 +397,17 @@ fn http2_target_connection_after_goaway_is_not_reused() {
 #[test]
 fn http2_target_gets_oauth2_tokens() {
     let pki = Pki::new();
-    let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
-    let sees = Arc::clone(&seen);
+    let received: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+    let recorder = Arc::clone(&received);
     let target = Target::start(
         &pki,
         100,
         Arc::new(move |_, request, to| {
-            let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
+            let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
             let path = request.uri().path().to_owned();
-            let answer = if path == "/token" { r#"{"access_token":"t","token_type":"bearer"}"# } else { "ok" };
-            sees.lock().unwrap().push((path, shown));
-            respond(to, answer);
+            let response = if path == "/token" { r#"{"access_token":"t","token_type":"bearer"}"# } else { "ok" };
+            recorder.lock().unwrap().push((path, authorization));
+            respond(to, response);
         }),
     );
     let other = Receiver::plain(ok());
@@ -414,9 +424,9 @@ fn http2_target_gets_oauth2_tokens() {
     for _ in 0..3 {
         assert_eq!(outgate.post(&target.url(), "Authorization: Bearer theirs\r\n", "{}").status, 200);
     }
-    let seen = seen.lock().unwrap();
-    let shown: Vec<&str> = seen.iter().skip(1).map(|(_, shown)| shown.as_str()).collect();
-    assert!(seen[0].0 == "/token" && seen[0].1.starts_with("Basic "), "{seen:?}");
-    assert_eq!(shown, ["Bearer t"; 3]);
+    let received = received.lock().unwrap();
+    let authorization: Vec<&str> = received.iter().skip(1).map(|(_, authorization)| authorization.as_str()).collect();
+    assert!(received[0].0 == "/token" && received[0].1.starts_with("Basic "), "{received:?}");
+    assert_eq!(authorization, ["Bearer t"; 3]);
     assert_eq!(target.connections(), 2, "the token is no client's: one connection for it, and one for the client");
 }

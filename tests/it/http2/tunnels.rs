@@ -19,15 +19,15 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
 use support::signature::{verifies, verify};
-use support::tenants::{new_key, put};
-use support::tunnel::{hello, trusting};
-use support::tunnel_scene::{Played, config, place, played, read};
-use support::{Outgate, PATIENCE};
+use support::tenants::{new_key, write_key};
+use support::tunnel::{client_hello, tls_config_trusting};
+use support::tunnel_scene::{ManualScene, config, manual_scene, read, scene};
+use support::{Outgate, TEST_TIMEOUT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 fn run<T>(client: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, client).await.expect("the client is done in time") })
+    runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, client).await.expect("the client is done in time") })
 }
 
 async fn connect(outgate: &Outgate) -> SendRequest<Bytes> {
@@ -37,7 +37,7 @@ async fn connect(outgate: &Outgate) -> SendRequest<Bytes> {
     sender
 }
 
-async fn ask(
+async fn send_request(
     sender: &SendRequest<Bytes>,
     request: http::request::Builder,
 ) -> (Response<RecvStream>, SendStream<Bytes>) {
@@ -46,7 +46,7 @@ async fn ask(
     (response.await.unwrap(), stream)
 }
 
-fn a_connect(authority: &str) -> http::request::Builder {
+fn connect_request(authority: &str) -> http::request::Builder {
     Request::builder().method("CONNECT").uri(authority)
 }
 
@@ -81,7 +81,7 @@ async fn send(outgoing: &mut SendStream<Bytes>, mut data: Bytes) {
 }
 
 /// A tunnel as a stream of bytes.
-fn bridge(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> DuplexStream {
+fn into_duplex(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> DuplexStream {
     let (mine, other) = tokio::io::duplex(64 * 1024);
     let (mut reading, mut writing) = tokio::io::split(other);
     tokio::spawn(async move {
@@ -106,15 +106,15 @@ fn bridge(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> DuplexSt
 }
 
 /// Sends one request through TLS to the peer that proves to be `name` under `ca`.
-async fn request_inside(tunnel: DuplexStream, name: &'static str, ca: &str, request: String) -> String {
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting(ca)));
+async fn send_over_tls(tunnel: DuplexStream, name: &'static str, ca: &str, request: String) -> String {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config_trusting(ca)));
     let mut stream = connector.connect(ServerName::try_from(name).unwrap(), tunnel).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\nok") {
-        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\nok") {
+        assert!(stream.read_buf(&mut response).await.unwrap() > 0, "{}", String::from_utf8_lossy(&response));
     }
-    String::from_utf8(answer).unwrap()
+    String::from_utf8(response).unwrap()
 }
 
 fn post(authority: &str, path: &str) -> String {
@@ -123,29 +123,32 @@ fn post(authority: &str, path: &str) -> String {
 
 #[test]
 fn http2_tunnels_and_deliveries_share_a_connection() {
-    let place = place();
+    let scene = scene();
     run(async {
-        let sender = connect(&place.outgate).await;
+        let sender = connect(&scene.outgate).await;
         for count in 1..=3 {
-            let (response, outgoing) = ask(&sender, a_connect(&place.authority())).await;
+            let (response, outgoing) = send_request(&sender, connect_request(&scene.authority())).await;
             assert_eq!(code(&response), (200, ""));
             let fields = response.headers();
             assert!(fields["outgate-egress"].to_str().unwrap().starts_with("127.0.7."), "{fields:?}");
             assert!(!fields.contains_key("content-length") && fields.contains_key("outgate-request-id"), "{fields:?}");
-            let tunnel = bridge(response.into_body(), outgoing);
+            let tunnel = into_duplex(response.into_body(), outgoing);
             // Beside it, an ordinary webhook.
-            let url = format!("https://{}/beside", place.authority());
+            let url = format!("https://{}/beside", scene.authority());
             let get = Request::builder().uri(url).body(()).unwrap();
             let (beside, _) = sender.clone().ready().await.unwrap().send_request(get, true).unwrap();
             assert_eq!(code(&beside.await.unwrap()), (200, ""));
-            let answer =
-                request_inside(tunnel, "tunnel.example", &place.pki.pem, post(&place.authority(), "/in")).await;
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-            assert_eq!(place.target.seen().iter().filter(|seen| seen.line == "POST /in HTTP/1.1").count(), count);
-            tokio::task::block_in_place(|| place.outgate.records(2 * count));
+            let response =
+                send_over_tls(tunnel, "tunnel.example", &scene.pki.pem, post(&scene.authority(), "/in")).await;
+            assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+            assert_eq!(
+                scene.target.requests().iter().filter(|received| received.line == "POST /in HTTP/1.1").count(),
+                count
+            );
+            tokio::task::block_in_place(|| scene.outgate.records(2 * count));
         }
     });
-    let records = place.outgate.records(6);
+    let records = scene.outgate.records(6);
     let tunnels: Vec<_> = records.iter().filter(|record| record["method"] == "CONNECT").collect();
     assert_eq!(tunnels.len(), 3);
     assert!(tunnels.iter().all(|record| record["code"] == "delivered" && record["bytes_sent"].as_u64() > Some(100)));
@@ -153,34 +156,37 @@ fn http2_tunnels_and_deliveries_share_a_connection() {
 
 #[test]
 fn http2_tunnel_refusal_is_a_response_and_the_connection_goes_on() {
-    let place = place();
+    let scene = scene();
     run(async {
-        let sender = connect(&place.outgate).await;
+        let sender = connect(&scene.outgate).await;
         for (request, expected) in [
-            (a_connect("refused.example:443"), (403, "tunnel_forbidden")),
-            (a_connect("unknown.example:443"), (403, "no_route")),
-            (a_connect("tunnel.example"), (400, "request_malformed")),
-            (a_connect(&place.authority()).header("content-length", "1"), (400, "request_malformed")),
-            (a_connect("tunnel.example:22"), (403, "target_port_forbidden")),
+            (connect_request("refused.example:443"), (403, "tunnel_forbidden")),
+            (connect_request("unknown.example:443"), (403, "no_route")),
+            (connect_request("tunnel.example"), (400, "request_malformed")),
+            (connect_request(&scene.authority()).header("content-length", "1"), (400, "request_malformed")),
+            (connect_request("tunnel.example:22"), (403, "target_port_forbidden")),
         ] {
-            let what = format!("{request:?}");
-            let (response, mut outgoing) = ask(&sender, request).await;
-            assert_eq!(code(&response), expected, "{what}");
+            let label = format!("{request:?}");
+            let (response, mut outgoing) = send_request(&sender, request).await;
+            assert_eq!(code(&response), expected, "{label}");
             let _ = outgoing.send_data(Bytes::from_static(b"GET http://plain.example/ HTTP/1.1\r\n\r\n"), true);
             let problem = bytes(&mut response.into_body(), usize::MAX).await;
-            assert!(problem.starts_with(b"{\"type\":"), "{what}");
+            assert!(problem.starts_with(b"{\"type\":"), "{label}");
         }
-        let (response, _outgoing) = ask(&sender, a_connect(&place.authority())).await;
+        let (response, _outgoing) = send_request(&sender, connect_request(&scene.authority())).await;
         assert_eq!(code(&response), (200, ""));
     });
-    assert!(place.target.seen().is_empty());
-    assert_eq!(place.outgate.records(6).len(), 6);
+    assert!(scene.target.requests().is_empty());
+    assert_eq!(scene.outgate.records(6).len(), 6);
 }
 
-async fn open(played: &Played, sender: &SendRequest<Bytes>) -> (RecvStream, SendStream<Bytes>, std::net::TcpStream) {
-    let asking = ask(sender, a_connect(&played.authority()));
-    let accepting = async { tokio::task::block_in_place(|| (played.deny(), played.accept()).1) };
-    let ((response, outgoing), stream) = tokio::join!(asking, accepting);
+async fn open(
+    scene: &ManualScene,
+    sender: &SendRequest<Bytes>,
+) -> (RecvStream, SendStream<Bytes>, std::net::TcpStream) {
+    let exchange = send_request(sender, connect_request(&scene.authority()));
+    let accepting = async { tokio::task::block_in_place(|| (scene.reject_tls(), scene.accept()).1) };
+    let ((response, outgoing), stream) = tokio::join!(exchange, accepting);
     assert_eq!(code(&response), (200, ""));
     (response.into_body(), outgoing, stream)
 }
@@ -191,28 +197,28 @@ fn http2_tunnels_are_capped_by_the_descriptor_limit() {
     let text = config(listener.local_addr().unwrap().port(), "");
     // (264 - 256) / 4 = 2
     let outgate = Outgate::run_limited(folder(&Pki::new()), &text, 264);
-    let played = Played { outgate, listener };
+    let scene = ManualScene { outgate, listener };
     run(async {
-        let sender = connect(&played.outgate).await;
-        let (first, _second) = (open(&played, &sender).await, open(&played, &sender).await);
-        let (response, _outgoing) = ask(&sender, a_connect(&played.authority())).await;
+        let sender = connect(&scene.outgate).await;
+        let (first, _second) = (open(&scene, &sender).await, open(&scene, &sender).await);
+        let (response, _outgoing) = send_request(&sender, connect_request(&scene.authority())).await;
         assert_eq!(code(&response), (429, "concurrency_limited"));
         assert_eq!(response.headers()["retry-after"], "1");
         let problem = bytes(&mut response.into_body(), usize::MAX).await;
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&problem).unwrap()["details"], "busy");
         drop(first);
-        tokio::task::block_in_place(|| played.outgate.records(2));
-        let _third = open(&played, &sender).await;
+        tokio::task::block_in_place(|| scene.outgate.records(2));
+        let _third = open(&scene, &sender).await;
     });
 }
 
 #[test]
 fn http2_tunnel_carries_half_closes_and_bulk_data() {
     const LENGTH: usize = 4 << 20;
-    let played = played("");
+    let scene = manual_scene("");
     run(async {
-        let sender = connect(&played.outgate).await;
-        let (mut incoming, mut outgoing, mut target) = open(&played, &sender).await;
+        let sender = connect(&scene.outgate).await;
+        let (mut incoming, mut outgoing, mut target) = open(&scene, &sender).await;
         let echo = std::thread::spawn(move || {
             let mut all = Vec::new();
             target.read_to_end(&mut all).unwrap();
@@ -224,55 +230,55 @@ fn http2_tunnel_carries_half_closes_and_bulk_data() {
         assert!(got == data, "{} bytes came back", got.len());
         echo.join().unwrap();
     });
-    let record = played.record(1);
+    let record = scene.record(1);
     assert_eq!((&record["bytes_sent"], &record["bytes_received"]), (&LENGTH.into(), &LENGTH.into()), "{record}");
     assert_eq!(record["code"], "delivered", "{record}");
 }
 
 #[test]
 fn http2_tunnel_forwards_a_reset_to_the_other_side() {
-    let played = played("");
+    let scene = manual_scene("");
     run(async {
-        let sender = connect(&played.outgate).await;
-        let (_incoming, mut outgoing, mut target) = open(&played, &sender).await;
+        let sender = connect(&scene.outgate).await;
+        let (_incoming, mut outgoing, mut target) = open(&scene, &sender).await;
         outgoing.send_reset(Reason::CANCEL);
         assert_eq!(target.read(&mut [0; 1]).unwrap_or(0), 0, "the target's connection ends");
 
-        let (mut incoming, mut outgoing, mut target) = open(&played, &sender).await;
+        let (mut incoming, mut outgoing, mut target) = open(&scene, &sender).await;
         outgoing.send_data(Bytes::from_static(b"ping"), false).unwrap();
         assert_eq!(read(&mut target, 4), b"ping");
         // Closed with a byte unread: a reset.
         outgoing.send_data(Bytes::from_static(b"unread"), false).unwrap();
         target.peek(&mut [0; 1]).unwrap();
         drop(target);
-        let fault = incoming.data().await.unwrap().unwrap_err();
-        assert!(fault.is_remote() && fault.reason() == Some(Reason::CONNECT_ERROR), "{fault:?}");
+        let error = incoming.data().await.unwrap().unwrap_err();
+        assert!(error.is_remote() && error.reason() == Some(Reason::CONNECT_ERROR), "{error:?}");
 
         // The connection has other streams to carry.
-        let (_incoming, _outgoing, _target) = open(&played, &sender).await;
+        let (_incoming, _outgoing, _target) = open(&scene, &sender).await;
     });
-    assert_eq!(played.outgate.records(3).len(), 3);
+    assert_eq!(scene.outgate.records(3).len(), 3);
 }
 
-struct Inspecting {
+struct InspectScene {
     inspector: Pki,
     target: Receiver,
     outgate: Outgate,
     authority: String,
     /// The key of the tenant `acme`.
-    own: String,
+    tenant_key: String,
 }
 
 /// Outgate with a route that inspects tunnels, and its target.
-fn inspecting() -> Inspecting {
+fn inspect_scene() -> InspectScene {
     let (pki, inspector) = (Pki::new(), Pki::new());
     let target = Receiver::tls(pki.leaf(&["inspect.example"]), ok());
     let folder = folder(&pki);
     folder.write("inspector.pem", &inspector.pem);
     folder.write("inspector.key", inspector.key_pem());
     let port = target.port();
-    let own = new_key("standard-webhooks");
-    put(&folder, "keys/acme/own.key", &own);
+    let tenant_key = new_key("standard-webhooks");
+    write_key(&folder, "keys/acme/own.key", &tenant_key);
     let route = format!(
         "\"inspect.example\" = [\"127.0.0.1\"]\n[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n\
          [[routes]]\nname = \"inspect\"\nhosts = [\"inspect.example\"]\n\
@@ -283,51 +289,51 @@ fn inspecting() -> Inspecting {
         .add("signers.platform.key_dir", "{dir}/keys");
     let outgate = Outgate::run(folder, &text);
     let authority = format!("inspect.example:{port}");
-    Inspecting { inspector, target, outgate, authority, own }
+    InspectScene { inspector, target, outgate, authority, tenant_key }
 }
 
 #[test]
 fn http2_inspected_tunnel_delivers_its_requests_signed() {
-    let Inspecting { inspector, target, outgate, authority, .. } = inspecting();
+    let InspectScene { inspector, target, outgate, authority, .. } = inspect_scene();
     run(async {
         let sender = connect(&outgate).await;
-        let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
+        let (response, outgoing) = send_request(&sender, connect_request(&authority)).await;
         assert_eq!(code(&response), (200, ""));
-        let tunnel = bridge(response.into_body(), outgoing);
-        let answer = request_inside(tunnel, "inspect.example", &inspector.pem, post(&authority, "/in")).await;
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("outgate-egress: 127.0.7."), "{answer}");
+        let tunnel = into_duplex(response.into_body(), outgoing);
+        let response = send_over_tls(tunnel, "inspect.example", &inspector.pem, post(&authority, "/in")).await;
+        assert!(response.starts_with("HTTP/1.1 200 ") && response.contains("outgate-egress: 127.0.7."), "{response}");
         // The connection is still open: the tunnel has ended, not the client.
         let records = tokio::task::block_in_place(|| outgate.records(2));
         assert!(records.iter().all(|record| record["code"] == "delivered"), "{records:?}");
     });
-    let seen = target.seen().pop().unwrap();
-    assert_eq!((seen.line.as_str(), seen.body.as_slice()), ("POST /in HTTP/1.1", &b"body"[..]));
-    verify(&seen, SECRET);
+    let received = target.requests().pop().unwrap();
+    assert_eq!((received.line.as_str(), received.body.as_slice()), ("POST /in HTTP/1.1", &b"body"[..]));
+    verify(&received, SECRET);
 }
 
 #[test]
 fn outgate_tenant_inside_a_tunnel_over_http2_chooses_the_signing_key() {
-    let Inspecting { inspector, target, outgate, authority, own } = inspecting();
+    let InspectScene { inspector, target, outgate, authority, tenant_key } = inspect_scene();
     let request = post(&authority, "/in").replace_one("Connection", "Outgate-Tenant: acme\r\nConnection");
     run(async {
         let sender = connect(&outgate).await;
-        let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
-        let tunnel = bridge(response.into_body(), outgoing);
-        let answer = request_inside(tunnel, "inspect.example", &inspector.pem, request).await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let (response, outgoing) = send_request(&sender, connect_request(&authority)).await;
+        let tunnel = into_duplex(response.into_body(), outgoing);
+        let response = send_over_tls(tunnel, "inspect.example", &inspector.pem, request).await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     });
-    let seen = target.seen().pop().unwrap();
-    assert!(verifies(&seen, own.trim()) && !verifies(&seen, SECRET), "{seen:?}");
+    let received = target.requests().pop().unwrap();
+    assert!(verifies(&received, tenant_key.trim()) && !verifies(&received, SECRET), "{received:?}");
 }
 
 #[test]
 fn tunnel_over_http2_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
-    let place = place();
+    let scene = scene();
     run(async {
-        let sender = connect(&place.outgate).await;
-        let (response, mut outgoing) = ask(&sender, a_connect(&place.authority())).await;
+        let sender = connect(&scene.outgate).await;
+        let (response, mut outgoing) = send_request(&sender, connect_request(&scene.authority())).await;
         assert_eq!(code(&response), (200, ""));
-        outgoing.send_data(hello("other.example").into(), false).unwrap();
+        outgoing.send_data(client_hello("other.example").into(), false).unwrap();
         let mut incoming = response.into_body();
         assert_eq!(bytes(&mut incoming, 7).await, [21, 3, 3, 0, 2, 2, 112]);
         // END_STREAM, and no reset that could overtake the alert.
@@ -339,18 +345,20 @@ fn tunnel_over_http2_with_a_client_hello_for_another_host_ends_with_a_tls_alert(
 
 #[test]
 fn plain_http_inside_a_tunnel_over_http2_gets_a_readable_400() {
-    let (place, inspecting) = (place(), inspecting());
-    for (outgate, authority) in [(&place.outgate, &place.authority()), (&inspecting.outgate, &inspecting.authority)] {
+    let (scene, inspect_scene) = (scene(), inspect_scene());
+    for (outgate, authority) in
+        [(&scene.outgate, &scene.authority()), (&inspect_scene.outgate, &inspect_scene.authority)]
+    {
         run(async {
             let sender = connect(outgate).await;
-            let (response, mut outgoing) = ask(&sender, a_connect(authority)).await;
+            let (response, mut outgoing) = send_request(&sender, connect_request(authority)).await;
             assert_eq!(code(&response), (200, ""));
             outgoing.send_data(post(authority, "/in").into(), true).unwrap();
             // Up to END_STREAM, without a reset that could overtake the answer.
-            let answer = bytes(&mut response.into_body(), usize::MAX).await;
-            let answer = String::from_utf8(answer).unwrap();
+            let response = bytes(&mut response.into_body(), usize::MAX).await;
+            let response = String::from_utf8(response).unwrap();
             let start = "HTTP/1.1 400 Bad Request (request_malformed: plaintext)\r\n";
-            assert!(answer.starts_with(start) && answer.contains("this tunnel is for TLS"), "{answer}");
+            assert!(response.starts_with(start) && response.contains("this tunnel is for TLS"), "{response}");
             let record = &tokio::task::block_in_place(|| outgate.records(1))[0];
             assert_eq!((&record["method"], &record["details"]), (&"CONNECT".into(), &"plaintext".into()), "{record}");
         });

@@ -10,9 +10,9 @@ use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 use support::scene::{Scene, config, scene};
-use support::{Client, PATIENCE, eventually, post};
+use support::{Client, TEST_TIMEOUT, eventually, post};
 
-fn with(key: &str) -> Scene {
+fn scene_with(key: &str) -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "");
     scene.outgate.reconfigure(&text.and(&format!("[server]\n{key}\n")));
@@ -25,7 +25,7 @@ fn connect_from(scene: &Scene, address: [u8; 4]) -> TcpStream {
     socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
     socket.connect(&scene.outgate.proxy.into()).unwrap();
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 
@@ -34,55 +34,55 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 /// Served, and kept.
-fn served(scene: &Scene) -> Client {
+fn connect_and_post(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
-    ask(scene, &mut client);
+    post_ok(scene, &mut client);
     client
 }
 
-fn ask(scene: &Scene, client: &mut Client) {
+fn post_ok(scene: &Scene, client: &mut Client) {
     client.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
 }
 
 /// Closed, and not only silent: it would answer.
-fn is_gone(scene: &Scene, client: &mut Client) -> bool {
+fn is_evicted(scene: &Scene, client: &mut Client) -> bool {
     client.try_send(post(&scene.plain_url(), "", "x"));
     client.is_closed()
 }
 
 /// A client with a request whose body is still to come.
-fn busy(scene: &Scene) -> Client {
+fn start_upload(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     let url = scene.plain_url();
     client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
-    assert_eq!(client.one_answer("POST").status, 100);
+    assert_eq!(client.next_response("POST").status, 100);
     client
 }
 
 /// Whether a request of this address on a connection of its own is.
-fn is_answered(scene: &Scene, from: [u8; 4]) -> bool {
-    let (mut stream, mut answer) = (connect_from(scene, from), Vec::new());
+fn is_served_from(scene: &Scene, from: [u8; 4]) -> bool {
+    let (mut stream, mut response) = (connect_from(scene, from), Vec::new());
     let _ = stream.write_all(post(&scene.plain_url(), "Connection: close\r\n", "x").as_bytes());
-    let _ = stream.read_to_end(&mut answer);
-    answer.starts_with(b"HTTP/1.1 200 ")
+    let _ = stream.read_to_end(&mut response);
+    response.starts_with(b"HTTP/1.1 200 ")
 }
 
 #[test]
 fn max_connections_per_ip_closes_one_more_connection_of_an_address() {
-    let scene = with("max_connections_per_ip = 2");
-    let (first, mut second) = (served(&scene), served(&scene));
+    let scene = scene_with("max_connections_per_ip = 2");
+    let (first, mut second) = (connect_and_post(&scene), connect_and_post(&scene));
     for _ in 0..3 {
         assert!(is_closed(&mut connect_from(&scene, [127, 0, 0, 1])));
     }
     // Others have theirs, and those that are open go on.
-    assert!(is_answered(&scene, [127, 0, 0, 9]));
-    ask(&scene, &mut second);
+    assert!(is_served_from(&scene, [127, 0, 0, 9]));
+    post_ok(&scene, &mut second);
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"max_connections_per_ip\"} 3"));
     let warning = ["from 127.0.0.1 was closed: its address has reached the limit of"];
-    assert_eq!(scene.outgate.log.count(1, &warning), 1, "logged once");
+    assert_eq!(scene.outgate.log.wait_for_lines(1, &warning), 1, "logged once");
     drop(first);
-    eventually("its connection slot is free", || is_answered(&scene, [127, 0, 0, 1]));
+    eventually("its connection slot is free", || is_served_from(&scene, [127, 0, 0, 1]));
 }
 
 #[test]
@@ -99,79 +99,79 @@ fn max_connections_per_ip_counts_the_address_of_the_proxy_protocol_header() {
         client
     };
     let mut first = connect("2001:db8:0:1::1");
-    ask(&scene, &mut first);
-    assert!(is_gone(&scene, &mut connect("2001:db8:0:1:9::2")), "of the same /64");
-    ask(&scene, &mut first);
+    post_ok(&scene, &mut first);
+    assert!(is_evicted(&scene, &mut connect("2001:db8:0:1:9::2")), "of the same /64");
+    post_ok(&scene, &mut first);
     let mut second = connect("2001:db8:0:2::1");
-    ask(&scene, &mut second);
+    post_ok(&scene, &mut second);
     // An address at its limit evicts no other connection. Another address evicts the one that is idle for longest.
     scene.outgate.reconfigure(&text.add("server.max_connections", 2));
-    assert!(is_gone(&scene, &mut connect("2001:db8:0:2::2")));
-    ask(&scene, &mut first);
-    ask(&scene, &mut connect("2001:db8:0:3::1"));
-    assert!(is_gone(&scene, &mut second));
-    ask(&scene, &mut first);
+    assert!(is_evicted(&scene, &mut connect("2001:db8:0:2::2")));
+    post_ok(&scene, &mut first);
+    post_ok(&scene, &mut connect("2001:db8:0:3::1"));
+    assert!(is_evicted(&scene, &mut second));
+    post_ok(&scene, &mut first);
 }
 
 #[test]
 fn max_connections_closes_the_connection_that_is_idle_for_longest() {
-    let scene = with("max_connections = 3");
-    let mut busy = busy(&scene);
-    let (mut oldest, mut younger) = (served(&scene), served(&scene));
-    let mut newcomer = served(&scene);
-    assert!(is_gone(&scene, &mut oldest));
+    let scene = scene_with("max_connections = 3");
+    let mut busy = start_upload(&scene);
+    let (mut oldest, mut younger) = (connect_and_post(&scene), connect_and_post(&scene));
+    let mut newcomer = connect_and_post(&scene);
+    assert!(is_evicted(&scene, &mut oldest));
     // Now the newcomer has been idle for longer: its client has its answer a moment before outgate waits for the next
     // request, a moment that does not last for so many exchanges.
-    (0..10).for_each(|_| ask(&scene, &mut younger));
-    let last = served(&scene);
-    assert!(is_gone(&scene, &mut newcomer));
-    ask(&scene, &mut younger);
+    (0..10).for_each(|_| post_ok(&scene, &mut younger));
+    let last = connect_and_post(&scene);
+    assert!(is_evicted(&scene, &mut newcomer));
+    post_ok(&scene, &mut younger);
     busy.send("x");
-    assert_eq!(busy.answer().status, 200, "what has a request is not cut");
+    assert_eq!(busy.response().status, 200, "what has a request is not cut");
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"max_connections\"} 2"));
     drop(last);
 }
 
 #[test]
 fn max_connections_lets_new_connections_wait_while_all_have_requests() {
-    let scene = with("max_connections = 2");
-    let (mut first, _second) = (busy(&scene), busy(&scene));
+    let scene = scene_with("max_connections = 2");
+    let (mut first, _second) = (start_upload(&scene), start_upload(&scene));
     let mut newcomer = scene.outgate.connect();
     newcomer.send(post(&scene.plain_url(), "", "x"));
     first.send("x");
-    assert_eq!(first.answer().status, 200);
-    assert_eq!(newcomer.answer().status, 200);
-    assert!(is_gone(&scene, &mut first), "it had nothing more to do");
+    assert_eq!(first.response().status, 200);
+    assert_eq!(newcomer.response().status, 200);
+    assert!(is_evicted(&scene, &mut first), "it had nothing more to do");
 }
 
 #[test]
 fn max_connections_counts_an_incomplete_head_as_a_request() {
-    let scene = with("max_connections = 2");
+    let scene = scene_with("max_connections = 2");
     let text = post(&scene.plain_url(), "", "x");
-    let mut half = served(&scene);
-    let mut idle = served(&scene);
+    let mut half = connect_and_post(&scene);
+    let mut idle = connect_and_post(&scene);
     half.send(&text[..20]);
     // It has been read when what comes after it on another connection has.
-    ask(&scene, &mut idle);
-    served(&scene);
-    assert!(is_gone(&scene, &mut idle));
+    post_ok(&scene, &mut idle);
+    connect_and_post(&scene);
+    assert!(is_evicted(&scene, &mut idle));
     half.send(&text[20..]);
-    assert_eq!(half.answer().status, 200);
+    assert_eq!(half.response().status, 200);
 }
 
 #[test]
 fn max_connections_closes_an_idle_http2_connection_with_goaway() {
-    let scene = with("max_connections = 1");
+    let scene = scene_with("max_connections = 1");
     let mut client = scene.outgate.connect();
     client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
     client.read_some();
-    served(&scene);
+    connect_and_post(&scene);
     let rest = client.rest();
     assert!(rest.windows(5).any(|frame| frame == b"\0\0\x08\x07\0"), "GOAWAY in {rest:?}");
 }
 
 /// A new connection with these bytes, which have been read by the proxy when a later connection is served.
-fn unfinished(scene: &Scene, bytes: impl AsRef<[u8]>) -> Client {
+fn send_partial(scene: &Scene, bytes: impl AsRef<[u8]>) -> Client {
     let mut client = scene.outgate.connect();
     client.send(bytes);
     client
@@ -179,34 +179,34 @@ fn unfinished(scene: &Scene, bytes: impl AsRef<[u8]>) -> Client {
 
 #[test]
 fn unidentified_peers_with_incomplete_heads_are_evicted_oldest_first() {
-    let scene = with("max_connections = 4");
-    let mut idle = served(&scene);
+    let scene = scene_with("max_connections = 4");
+    let mut idle = connect_and_post(&scene);
     let half = post(&scene.plain_url(), "", "x")[..20].to_owned();
-    let mut oldest = unfinished(&scene, &half);
-    let mut preface = unfinished(&scene, "PRI * HT");
-    let mut younger = unfinished(&scene, &half);
-    let mut newcomer = served(&scene);
+    let mut oldest = send_partial(&scene, &half);
+    let mut preface = send_partial(&scene, "PRI * HT");
+    let mut younger = send_partial(&scene, &half);
+    let mut newcomer = connect_and_post(&scene);
     assert!(oldest.is_closed(), "the oldest incomplete head makes room");
-    let mut second = served(&scene);
+    let mut second = connect_and_post(&scene);
     assert!(preface.is_closed(), "an incomplete HTTP/2 preface is one");
-    let mut third = served(&scene);
+    let mut third = connect_and_post(&scene);
     assert!(younger.is_closed());
     for client in [&mut idle, &mut newcomer, &mut second, &mut third] {
-        ask(&scene, client);
+        post_ok(&scene, client);
     }
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 3"));
 }
 
 #[test]
 fn unidentified_peers_stay_evictable_after_a_refusal() {
-    let scene = for_strangers();
+    let scene = scene_without_known_clients();
     let mut first = scene.outgate.connect();
     first.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(first.answer().code(), "client_unauthenticated");
+    assert_eq!(first.response().code(), "client_unauthenticated");
     first.send(&post(&scene.plain_url(), "", "x")[..20]);
     let mut newcomer = scene.outgate.connect();
     newcomer.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(newcomer.answer().code(), "client_unauthenticated");
+    assert_eq!(newcomer.response().code(), "client_unauthenticated");
     assert!(first.is_closed());
 }
 
@@ -228,7 +228,7 @@ fn http2_post(scene: &Scene, settings: &[u8]) -> Client {
 }
 
 /// Waits for the head of the response to it.
-fn until_answered(client: &mut Client) {
+fn wait_for_response(client: &mut Client) {
     let (mut bytes, head) = (Vec::new(), [1, 4, 0, 0, 0, 1]);
     while !bytes.windows(head.len()).any(|frame| frame == head) {
         bytes.extend(client.read_some());
@@ -236,44 +236,44 @@ fn until_answered(client: &mut Client) {
 }
 
 /// Clients must be identified, and one connection may be open.
-fn for_strangers() -> Scene {
+fn scene_without_known_clients() -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
     scene.outgate.reconfigure(&text.remove("server.allow_anonymous").add("server.max_connections", 1));
     scene
 }
 
-fn makes_room(scene: &Scene) {
+fn assert_evicts_unidentified(scene: &Scene) {
     let mut newcomer = scene.outgate.connect();
     newcomer.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(newcomer.answer().code(), "client_unauthenticated");
+    assert_eq!(newcomer.response().code(), "client_unauthenticated");
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
 }
 
 #[test]
 fn unidentified_http_2_peer_is_evictable_while_its_refused_request_drains() {
-    let scene = for_strangers();
+    let scene = scene_without_known_clients();
     let mut client = http2_post(&scene, &[]);
-    until_answered(&mut client);
+    wait_for_response(&mut client);
     // The rest of the body comes byte by byte, and would be waited for.
     let (ended, has_ended) = std::sync::mpsc::channel::<()>();
     let sending = std::thread::spawn(move || {
         let pause = std::time::Duration::from_millis(500);
-        while has_ended.recv_timeout(pause).is_err_and(|fault| fault == std::sync::mpsc::RecvTimeoutError::Timeout)
+        while has_ended.recv_timeout(pause).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
             && client.try_send(frame(0, 0, 1, b"x"))
         {}
     });
-    makes_room(&scene);
+    assert_evicts_unidentified(&scene);
     drop(ended);
     sending.join().unwrap();
 }
 
 #[test]
 fn unidentified_http_2_peer_is_evictable_while_it_opens_no_window_for_a_refusal() {
-    let scene = for_strangers();
+    let scene = scene_without_known_clients();
     let mut client = http2_post(&scene, &[0, 4, 0, 0, 0, 0]);
-    until_answered(&mut client);
-    makes_room(&scene);
+    wait_for_response(&mut client);
+    assert_evicts_unidentified(&scene);
 }
 
 #[test]
@@ -283,10 +283,10 @@ fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
     let text = text.remove("server.allow_anonymous");
     scene.outgate.reconfigure(&text.add("server.max_connections", 1).add("server.proxy_protocol", true));
     // More headers are incomplete than may wait. Each stays for seconds unless it is evicted.
-    let silent = (0..120).map(|_| unfinished(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
+    let silent = (0..120).map(|_| send_partial(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
     let mut newcomer = scene.outgate.connect();
     newcomer.send(format!("PROXY TCP4 192.0.2.7 192.0.2.1 1 1\r\n{}", post(&scene.plain_url(), "", "x")));
-    assert_eq!(newcomer.answer().status, 200);
+    assert_eq!(newcomer.response().status, 200);
     let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} ";
     let metrics = scene.outgate.admin("/metrics").text();
     let count = metrics.lines().find_map(|line| line.strip_prefix(evicted)).and_then(|count| count.parse::<u64>().ok());
@@ -295,15 +295,15 @@ fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
 
 #[test]
 fn max_connections_per_ip_evicts_unidentified_peers_of_that_address_before_it_refuses() {
-    let scene = with("max_connections_per_ip = 2");
-    let mut busy = busy(&scene);
-    let mut half = unfinished(&scene, "POST http");
-    let mut newcomer = served(&scene);
+    let scene = scene_with("max_connections_per_ip = 2");
+    let mut busy = start_upload(&scene);
+    let mut half = send_partial(&scene, "POST http");
+    let mut newcomer = connect_and_post(&scene);
     assert!(half.is_closed(), "an incomplete head of the same address makes room");
     assert!(is_closed(&mut connect_from(&scene, [127, 0, 0, 1])), "both that are left are identified");
-    ask(&scene, &mut newcomer);
+    post_ok(&scene, &mut newcomer);
     busy.send("x");
-    assert_eq!(busy.answer().status, 200);
+    assert_eq!(busy.response().status, 200);
 }
 
 /// A login shell's soft limit is lower than what the test opens.
@@ -316,13 +316,13 @@ fn raise_descriptor_limit() {
 #[test]
 fn max_connections_per_ip_has_a_default_of_half_of_all() {
     raise_descriptor_limit();
-    let scene = with("max_connections = 2002");
+    let scene = scene_with("max_connections = 2002");
     let held = (0..1001).map(|_| scene.outgate.connect()).collect::<Vec<_>>();
     // They are evicted one by one by newcomers of their own address, of which there are more than half.
-    let mut newcomer = served(&scene);
-    ask(&scene, &mut newcomer);
+    let mut newcomer = connect_and_post(&scene);
+    post_ok(&scene, &mut newcomer);
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
-    assert!(is_answered(&scene, [127, 0, 0, 9]));
+    assert!(is_served_from(&scene, [127, 0, 0, 9]));
     drop(held);
 }
 

@@ -18,9 +18,9 @@ use support::configuration::{Config, Replace};
 use support::pki::{Identity, Pki};
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Folder, Outgate, PATIENCE, post};
+use support::{Client, Folder, Outgate, TEST_TIMEOUT, post};
 
-struct Place {
+struct Scene {
     /// The authority of the listener. `clients` is that of the client certificates.
     pki: Pki,
     clients: Pki,
@@ -37,7 +37,7 @@ fn write(folder: &Folder, name: &str, identity: &Identity) {
 
 const TLS: &str = "tls = { certificate = \"{dir}/listener.pem\", key = \"{dir}/listener.key\" }";
 
-fn with_clients(more: &str) -> String {
+fn tls_with_client_ca(more: &str) -> String {
     TLS.replace_one(" }", &format!(", client_ca = \"{{dir}}/clients.pem\"{more} }}"))
 }
 
@@ -47,7 +47,7 @@ fn text(plain: &Receiver, tls: &str) -> Config {
     config(plain, plain, &format!("[timeouts]\ntls = \"1s\"\n{client}")).and(&format!("[server]\n{tls}\n"))
 }
 
-fn place(tls: &str) -> Place {
+fn scene(tls: &str) -> Scene {
     let (pki, clients) = (Pki::new(), Pki::new());
     let plain = Receiver::plain(ok());
     let folder = folder(&pki);
@@ -55,10 +55,10 @@ fn place(tls: &str) -> Place {
     folder.write("clients.pem", &clients.pem);
     folder.write("clients.crl", clients.revoked(&[7]));
     let outgate = Outgate::run(folder, &text(&plain, tls));
-    Place { pki, clients, outgate, plain }
+    Scene { pki, clients, outgate, plain }
 }
 
-impl Place {
+impl Scene {
     fn url(&self) -> String {
         format!("http://plain.example:{}/in", self.plain.port())
     }
@@ -91,25 +91,25 @@ impl Place {
     }
 
     /// Connects through a load balancer that sends these bytes first.
-    fn connect_behind(&self, said: &[u8], config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+    fn connect_behind(&self, printed: &[u8], config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
         // A small window, so that the other side must wait for us.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&self.outgate.proxy.into()).unwrap();
         let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(said).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        stream.write_all(printed).unwrap();
         let session = ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost").unwrap()).unwrap();
         StreamOwned::new(session, stream)
     }
 
     /// One request; the error is the handshake's.
-    fn ask(&self, config: &Arc<ClientConfig>) -> std::io::Result<HandshakeKind> {
+    fn send_request(&self, config: &Arc<ClientConfig>) -> std::io::Result<HandshakeKind> {
         let mut stream = self.connect(config);
         stream.write_all(post(&self.url(), "Connection: close\r\n", "x").as_bytes())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response)?;
+        assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&response));
         Ok(stream.conn.handshake_kind().unwrap())
     }
 }
@@ -121,80 +121,80 @@ fn pem_to_der(pem: &str) -> Vec<u8> {
 
 #[test]
 fn listener_tls_serves_the_http_version_that_alpn_chose() {
-    let place = place(TLS);
-    assert_eq!(place.ask(&place.tls(None, &["http/1.1"])).unwrap(), HandshakeKind::Full);
-    place.ask(&place.tls(None, &[])).unwrap();
+    let scene = scene(TLS);
+    assert_eq!(scene.send_request(&scene.tls(None, &["http/1.1"])).unwrap(), HandshakeKind::Full);
+    scene.send_request(&scene.tls(None, &[])).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let asking = async {
-        let stream = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(place.tls(None, &["h2", "http/1.1"]));
+    let exchange = async {
+        let stream = tokio::net::TcpStream::connect(scene.outgate.proxy).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(scene.tls(None, &["h2", "http/1.1"]));
         let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
-        let request = http::Request::builder().method("POST").uri(place.url()).body(()).unwrap();
+        let request = http::Request::builder().method("POST").uri(scene.url()).body(()).unwrap();
         let mut sender: h2::client::SendRequest<bytes::Bytes> = sender.ready().await.unwrap();
         sender.send_request(request, true).unwrap().0.await.unwrap().status()
     };
-    assert_eq!(runtime.block_on(asking), 200);
-    let vias: Vec<_> = place.plain.seen().iter().map(|seen| seen.field("via").to_owned()).collect();
+    assert_eq!(runtime.block_on(exchange), 200);
+    let vias: Vec<_> = scene.plain.requests().iter().map(|received| received.field("via").to_owned()).collect();
     assert_eq!(vias, ["1.1 outgate", "1.1 outgate", "2 outgate"]);
 }
 
 #[test]
 fn listener_tls_passes_large_bodies_and_many_requests() {
     let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}", "x".repeat(8_000_000));
-    let plain = Receiver::plain(support::receiver::answering(&large));
-    let place = place(TLS);
-    place.outgate.reconfigure(&text(&plain, TLS));
-    let mut stream = place.connect(&place.tls(None, &[]));
+    let plain = Receiver::plain(support::receiver::respond_with(&large));
+    let scene = scene(TLS);
+    scene.outgate.reconfigure(&text(&plain, TLS));
+    let mut stream = scene.connect(&scene.tls(None, &[]));
     let url = format!("http://plain.example:{}/in", plain.port());
     for _ in 0..2 {
         stream.write_all(post(&url, "", &"y".repeat(900_000)).as_bytes()).unwrap();
-        let (mut seen, mut piece) = (Vec::new(), [0; 1000]);
-        while !seen.ends_with(&[b'x'; 1000]) || seen.len() < 8_000_000 {
+        let (mut received, mut piece) = (Vec::new(), [0; 1000]);
+        while !received.ends_with(&[b'x'; 1000]) || received.len() < 8_000_000 {
             let length = stream.read(&mut piece).unwrap();
             assert_ne!(length, 0);
-            seen.extend_from_slice(&piece[..length]);
+            received.extend_from_slice(&piece[..length]);
         }
     }
-    assert!(plain.seen().iter().all(|seen| seen.body.len() == 900_000));
+    assert!(plain.requests().iter().all(|received| received.body.len() == 900_000));
 }
 
 #[test]
 fn listener_tls_serves_curl_as_an_https_proxy() {
-    let place = place(&with_clients(""));
-    let dir = &place.outgate.folder;
-    write(dir, "client", &place.client(&place.clients, |_| {}));
-    let proxy = format!("https://localhost:{}", place.outgate.proxy.port());
+    let scene = scene(&tls_with_client_ca(""));
+    let dir = &scene.outgate.folder;
+    write(dir, "client", &scene.client(&scene.clients, |_| {}));
+    let proxy = format!("https://localhost:{}", scene.outgate.proxy.port());
     let curl = |more: &[&str]| {
         let mut command = Command::new("curl");
         command.args(["-sS", "-m", "20", "-x", &proxy, "-d", "{}", "--proxy-cacert"]).arg(dir.path("ca.pem"));
-        command.args(["-o", "/dev/null", "-w", "%{http_code} %{exitcode}"]).args(more).arg(place.url()).output()
+        command.args(["-o", "/dev/null", "-w", "%{http_code} %{exitcode}"]).args(more).arg(scene.url()).output()
     };
     if curl(&[]).is_err() && !support::required() {
         return; // no curl
     }
-    let said = |more: &[&str]| String::from_utf8(curl(more).unwrap().stdout).unwrap();
-    assert_eq!(said(&[]), "200 0");
+    let printed = |more: &[&str]| String::from_utf8(curl(more).unwrap().stdout).unwrap();
+    assert_eq!(printed(&[]), "200 0");
     let (certificate, key) = (dir.path("client.pem"), dir.path("client.key"));
     let identity = ["--proxy-cert", certificate.to_str().unwrap(), "--proxy-key", key.to_str().unwrap()];
-    assert_eq!(said(&identity), "200 0");
-    assert_eq!(said(&["--expect100-timeout", "10", "-H", "Expect: 100-continue"]), "200 0");
+    assert_eq!(printed(&identity), "200 0");
+    assert_eq!(printed(&["--expect100-timeout", "10", "-H", "Expect: 100-continue"]), "200 0");
 }
 
 #[test]
 fn listener_tls_ends_a_broken_handshake_with_an_alert_and_logs_it() {
-    let place = place(TLS);
-    let mut client = place.outgate.connect();
+    let scene = scene(TLS);
+    let mut client = scene.outgate.connect();
     client.send([0x17, 3, 3, 0, 1, 0]); // application data before a handshake
-    let said = client.rest();
-    assert!(!said.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&said));
-    assert_eq!(said.first(), Some(&21), "a TLS alert");
-    assert!(place.plain.seen().is_empty());
+    let printed = client.rest();
+    assert!(!printed.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&printed));
+    assert_eq!(printed.first(), Some(&21), "a TLS alert");
+    assert!(scene.plain.requests().is_empty());
     // outgate does not wait for a peer that sends nothing.
-    assert!(place.outgate.connect().is_closed());
-    place.outgate.log.until("word of it", |lines| {
+    assert!(scene.outgate.connect().is_closed());
+    scene.outgate.log.wait_for("the log line", |lines| {
         lines.iter().any(|line| line.contains("127.0.0.1 was closed: the handshake failed")).then_some(())
     });
 }
@@ -209,87 +209,87 @@ fn listener_tls_does_not_apply_to_a_unix_socket() {
     let mut stream = std::os::unix::net::UnixStream::connect(outgate.folder.path("proxy.sock")).unwrap();
     let url = format!("http://plain.example:{}/in", plain.port());
     stream.write_all(post(&url, "Connection: close\r\n", "x").as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
 }
 
 #[test]
 fn client_certificate_is_verified_if_it_is_shown() {
-    let place = place(&with_clients(", client_crls = [\"{dir}/clients.crl\"]"));
-    let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
-    place.ask(&place.tls(None, &[])).expect("it is optional");
-    place.ask(&place.tls(Some(with_serial(6)), &[])).expect("it is good");
-    for (what, identity) in [
+    let scene = scene(&tls_with_client_ca(", client_crls = [\"{dir}/clients.crl\"]"));
+    let with_serial = |serial: u64| scene.client(&scene.clients, |params| params.serial_number = Some(serial.into()));
+    scene.send_request(&scene.tls(None, &[])).expect("it is optional");
+    scene.send_request(&scene.tls(Some(with_serial(6)), &[])).expect("it is good");
+    for (label, identity) in [
         ("revoked", with_serial(7)),
-        ("another authority's", place.client(&Pki::new(), |_| {})),
-        ("the listener's authority's", place.client(&place.pki, |_| {})),
-        ("expired", place.client(&place.clients, |params| params.not_after = date_time_ymd(2020, 1, 1))),
-        ("a server's", place.clients.leaf(&["billing.internal"])),
+        ("another authority's", scene.client(&Pki::new(), |_| {})),
+        ("the listener's authority's", scene.client(&scene.pki, |_| {})),
+        ("expired", scene.client(&scene.clients, |params| params.not_after = date_time_ymd(2020, 1, 1))),
+        ("a server's", scene.clients.leaf(&["billing.internal"])),
     ] {
-        assert!(place.ask(&place.tls(Some(identity), &[])).is_err(), "{what}");
+        assert!(scene.send_request(&scene.tls(Some(identity), &[])).is_err(), "{label}");
     }
-    assert_eq!(place.plain.seen().len(), 2);
+    assert_eq!(scene.plain.requests().len(), 2);
 }
 
 #[test]
 fn client_certificate_below_an_issuer_without_key_cert_sign_is_refused() {
-    let place = place(&with_clients(""));
+    let scene = scene(&tls_with_client_ca(""));
     let below = |usages: &[KeyUsagePurpose]| {
-        let issuer = place.clients.intermediate_with("issuer", |params| params.key_usages = usages.to_vec());
-        let mut identity = place.client(&issuer, |_| {});
+        let issuer = scene.clients.intermediate_with("issuer", |params| params.key_usages = usages.to_vec());
+        let mut identity = scene.client(&issuer, |_| {});
         identity.chain.push(CertificateDer::from(pem_to_der(&issuer.pem)));
-        place.tls(Some(identity), &[])
+        scene.tls(Some(identity), &[])
     };
-    place.ask(&below(&[KeyUsagePurpose::KeyCertSign])).expect("its issuer may sign certificates");
-    place.ask(&below(&[])).expect("its issuer has no keyUsage");
-    assert!(place.ask(&below(&[KeyUsagePurpose::CrlSign])).is_err());
-    assert!(place.ask(&below(&[KeyUsagePurpose::DigitalSignature])).is_err());
+    scene.send_request(&below(&[KeyUsagePurpose::KeyCertSign])).expect("its issuer may sign certificates");
+    scene.send_request(&below(&[])).expect("its issuer has no keyUsage");
+    assert!(scene.send_request(&below(&[KeyUsagePurpose::CrlSign])).is_err());
+    assert!(scene.send_request(&below(&[KeyUsagePurpose::DigitalSignature])).is_err());
 }
 
 #[test]
 fn client_certificate_in_client_ca_that_its_issuer_has_revoked_is_refused() {
-    let place = place(&with_clients(", client_crls = [\"{dir}/clients.crl\"]"));
+    let scene = scene(&tls_with_client_ca(", client_crls = [\"{dir}/clients.crl\"]"));
     let [good, revoked] =
-        [6_u64, 7].map(|serial| place.client(&place.clients, |params| params.serial_number = Some(serial.into())));
-    let authorities = [&place.clients.pem, &good.chain_pem(), &revoked.chain_pem()].map(String::as_str).concat();
-    place.outgate.folder.write("clients.pem", authorities);
-    place.outgate.reconfigure(&text(&place.plain, &with_clients(", client_crls = [\"{dir}/clients.crl\"]")));
-    place.ask(&place.tls(Some(good), &[])).expect("it is good");
-    assert!(place.ask(&place.tls(Some(revoked), &[])).is_err());
+        [6_u64, 7].map(|serial| scene.client(&scene.clients, |params| params.serial_number = Some(serial.into())));
+    let authorities = [&scene.clients.pem, &good.chain_pem(), &revoked.chain_pem()].map(String::as_str).concat();
+    scene.outgate.folder.write("clients.pem", authorities);
+    scene.outgate.reconfigure(&text(&scene.plain, &tls_with_client_ca(", client_crls = [\"{dir}/clients.crl\"]")));
+    scene.send_request(&scene.tls(Some(good), &[])).expect("it is good");
+    assert!(scene.send_request(&scene.tls(Some(revoked), &[])).is_err());
 }
 
 #[test]
 fn client_certificate_identifies_its_client() {
-    let place = place(&with_clients(""));
-    let text = text(&place.plain, &with_clients("")).remove("server.allow_anonymous");
-    place.outgate.reconfigure(&text);
-    let ask = |identity| {
-        let mut stream = place.connect(&place.tls(identity, &[]));
-        stream.write_all(post(&place.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+    let scene = scene(&tls_with_client_ca(""));
+    let text = text(&scene.plain, &tls_with_client_ca("")).remove("server.allow_anonymous");
+    scene.outgate.reconfigure(&text);
+    let send_request = |identity| {
+        let mut stream = scene.connect(&scene.tls(identity, &[]));
+        stream.write_all(post(&scene.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
     };
-    assert!(ask(Some(place.client(&place.clients, |_| {}))).starts_with("HTTP/1.1 200"));
-    assert_eq!(place.outgate.records(1)[0]["client"], "billing");
-    let other = place.clients.leaf_with(&["shipping.internal"], |params| {
+    assert!(send_request(Some(scene.client(&scene.clients, |_| {}))).starts_with("HTTP/1.1 200"));
+    assert_eq!(scene.outgate.records(1)[0]["client"], "billing");
+    let other = scene.clients.leaf_with(&["shipping.internal"], |params| {
         params.distinguished_name.push(rcgen::DnType::CommonName, "billing.internal");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
-    assert!(ask(Some(other)).contains("client_unauthenticated"));
-    assert!(ask(None).contains("client_unauthenticated"));
+    assert!(send_request(Some(other)).contains("client_unauthenticated"));
+    assert!(send_request(None).contains("client_unauthenticated"));
 }
 
 #[test]
 fn client_certificate_that_is_revoked_identifies_no_client_on_an_open_connection() {
-    let listed = with_clients(", client_crls = [\"{dir}/clients.crl\"]");
-    let place = place(&listed);
-    place.outgate.reconfigure(&text(&place.plain, &listed).remove("server.allow_anonymous"));
-    let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
-    let mut open: Vec<_> = [6, 8].map(|serial| place.connect(&place.tls(Some(with_serial(serial)), &[]))).into();
-    let ask = |stream: &mut StreamOwned<ClientConnection, TcpStream>, fields: &str| {
-        stream.write_all(post(&place.url(), fields, "x").as_bytes()).unwrap();
+    let listed = tls_with_client_ca(", client_crls = [\"{dir}/clients.crl\"]");
+    let scene = scene(&listed);
+    scene.outgate.reconfigure(&text(&scene.plain, &listed).remove("server.allow_anonymous"));
+    let with_serial = |serial: u64| scene.client(&scene.clients, |params| params.serial_number = Some(serial.into()));
+    let mut open: Vec<_> = [6, 8].map(|serial| scene.connect(&scene.tls(Some(with_serial(serial)), &[]))).into();
+    let send_request = |stream: &mut StreamOwned<ClientConnection, TcpStream>, fields: &str| {
+        stream.write_all(post(&scene.url(), fields, "x").as_bytes()).unwrap();
         let mut status = [0; 12];
         stream.read_exact(&mut status).unwrap();
         let mut rest = Vec::new();
@@ -300,12 +300,12 @@ fn client_certificate_that_is_revoked_identifies_no_client_on_an_open_connection
         }
         (String::from_utf8(status.to_vec()).unwrap(), String::from_utf8(rest).unwrap())
     };
-    open.iter_mut().for_each(|stream| assert_eq!(ask(stream, "").0, "HTTP/1.1 200"));
+    open.iter_mut().for_each(|stream| assert_eq!(send_request(stream, "").0, "HTTP/1.1 200"));
     // The next list. It is read again because something in the configuration has changed: a file of its own will do.
-    let list = place.clients.revoked(&[7, 8]);
-    place.outgate.after_reload(|| drop(place.outgate.folder.write("clients.crl", list)));
-    assert_eq!(ask(&mut open[0], "").0, "HTTP/1.1 200", "who is not on it notices nothing");
-    let (status, refused) = ask(&mut open[1], "");
+    let list = scene.clients.revoked(&[7, 8]);
+    scene.outgate.after_reload(|| drop(scene.outgate.folder.write("clients.crl", list)));
+    assert_eq!(send_request(&mut open[0], "").0, "HTTP/1.1 200", "who is not on it notices nothing");
+    let (status, refused) = send_request(&mut open[1], "");
     assert!(status == "HTTP/1.1 407" && refused.contains("the client certificate was revoked"), "{refused}");
 }
 
@@ -314,39 +314,39 @@ const SHORT_LIFE: i64 = 20;
 
 #[test]
 fn client_certificate_that_expires_identifies_no_client_on_an_open_connection() {
-    let place = place(&with_clients(""));
+    let scene = scene(&tls_with_client_ca(""));
     let end = jiff::Timestamp::now().as_second() + SHORT_LIFE;
-    let identity = place.client(&place.clients, |params| {
+    let identity = scene.client(&scene.clients, |params| {
         params.not_after = time::OffsetDateTime::from_unix_timestamp(end).unwrap();
     });
-    let mut stream = place.connect(&place.tls(Some(identity), &["http/1.1"]));
-    let mut ask = || {
-        stream.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        while !complete(&answer) {
+    let mut stream = scene.connect(&scene.tls(Some(identity), &["http/1.1"]));
+    let mut send_request = || {
+        stream.write_all(post(&scene.url(), "", "x").as_bytes()).unwrap();
+        let mut response = Vec::new();
+        while !complete(&response) {
             let mut piece = [0; 4096];
             let read = stream.read(&mut piece).unwrap();
-            assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
-            answer.extend_from_slice(&piece[..read]);
+            assert!(read > 0, "{}", String::from_utf8_lossy(&response));
+            response.extend_from_slice(&piece[..read]);
         }
-        String::from_utf8(answer).unwrap()
+        String::from_utf8(response).unwrap()
     };
-    assert!(ask().starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(send_request().starts_with("HTTP/1.1 200 OK\r\n"));
     let left = end + 1 - jiff::Timestamp::now().as_second();
     // The certificate is valid in the second of its notAfter, so the test waits for the clock.
     std::thread::sleep(std::time::Duration::from_secs(left.try_into().unwrap_or(0)));
-    let refused = ask();
+    let refused = send_request();
     assert!(refused.starts_with("HTTP/1.1 407 ") && refused.contains("client_unauthenticated"), "{refused}");
     let expired = format!("the client certificate expired at {}", jiff::Timestamp::from_second(end).unwrap());
     assert!(refused.contains(&expired), "{refused}");
-    let records = place.outgate.records(2);
+    let records = scene.outgate.records(2);
     assert!(records[1]["detail"].as_str().unwrap().starts_with(&expired), "{}", records[1]);
-    assert_eq!(place.plain.seen().len(), 1);
+    assert_eq!(scene.plain.requests().len(), 1);
 }
 
 /// Whether the body is there as far as `Content-Length` says.
-fn complete(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+fn complete(response: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(response).to_ascii_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
     body.len() >= length.trim().parse().unwrap()
@@ -355,49 +355,49 @@ fn complete(answer: &[u8]) -> bool {
 /// The header and the first flight may come in one piece.
 #[test]
 fn proxy_protocol_header_precedes_the_tls_handshake() {
-    let place = place(TLS);
+    let scene = scene(TLS);
     let listener = format!("{TLS}\nproxy_protocol = {{ from = [\"127.0.0.0/8\"] }}");
-    let text = text(&place.plain, &listener).add("clients.office.networks", ["192.0.2.7"]);
-    place.outgate.reconfigure(&text.remove("server.allow_anonymous"));
-    for said in
+    let text = text(&scene.plain, &listener).add("clients.office.networks", ["192.0.2.7"]);
+    scene.outgate.reconfigure(&text.remove("server.allow_anonymous"));
+    for printed in
         [&b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x0712345678"]
     {
-        let mut stream = place.connect_behind(said, &place.tls(None, &[]));
-        stream.write_all(post(&place.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let mut stream = scene.connect_behind(printed, &scene.tls(None, &[]));
+        stream.write_all(post(&scene.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     }
-    let records = place.outgate.records(2);
+    let records = scene.outgate.records(2);
     assert!(records.iter().all(|record| record["client"] == "office" && record["peer"] == "192.0.2.7"), "{records:#?}");
-    assert!(place.ask(&place.tls(None, &[])).is_err(), "TLS alone is no header");
+    assert!(scene.send_request(&scene.tls(None, &[])).is_err(), "TLS alone is no header");
     // Plain HTTP behind the header, in the same piece, gets its 400.
-    let mut client = Client::connect(place.outgate.proxy);
+    let mut client = Client::connect(scene.outgate.proxy);
     client.send("PROXY TCP4 192.0.2.9 192.0.2.1 4000 443\r\nGE");
-    let answer = client.answer();
-    assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)", "{answer:?}");
-    assert_eq!(place.outgate.records(3)[2]["peer"], "192.0.2.9");
+    let response = client.response();
+    assert_eq!(response.reason, "Bad Request (request_malformed: plaintext)", "{response:?}");
+    assert_eq!(scene.outgate.records(3)[2]["peer"], "192.0.2.9");
 }
 
 #[test]
 fn listener_tls_change_takes_effect_at_the_next_handshake() {
-    let place = place(TLS);
-    let anyone = place.tls(None, &[]);
-    let mut before = place.connect(&anyone);
-    before.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
-    let shown = before.conn.peer_certificates().unwrap().to_vec();
-    place.ask(&anyone).unwrap();
-    assert_eq!(place.ask(&anyone).unwrap(), HandshakeKind::Resumed);
+    let scene = scene(TLS);
+    let client_config = scene.tls(None, &[]);
+    let mut before = scene.connect(&client_config);
+    before.write_all(post(&scene.url(), "", "x").as_bytes()).unwrap();
+    let old_chain = before.conn.peer_certificates().unwrap().to_vec();
+    scene.send_request(&client_config).unwrap();
+    assert_eq!(scene.send_request(&client_config).unwrap(), HandshakeKind::Resumed);
     // Both files at once: a certificate without its key is no configuration.
-    let next = place.pki.leaf(&["localhost"]);
-    let dir = &place.outgate.folder;
+    let next = scene.pki.leaf(&["localhost"]);
+    let dir = &scene.outgate.folder;
     write(dir, "next", &next);
-    place.outgate.reconfigure(&text(&place.plain, &TLS.replace_all("listener.", "next.")));
-    assert_eq!(place.ask(&anyone).unwrap(), HandshakeKind::Full, "no session outlives the certificate");
-    let mut after = place.connect(&anyone);
-    after.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
+    scene.outgate.reconfigure(&text(&scene.plain, &TLS.replace_all("listener.", "next.")));
+    assert_eq!(scene.send_request(&client_config).unwrap(), HandshakeKind::Full, "no session outlives the certificate");
+    let mut after = scene.connect(&client_config);
+    after.write_all(post(&scene.url(), "", "x").as_bytes()).unwrap();
     assert_eq!(after.conn.peer_certificates().unwrap(), &next.chain[..]);
-    assert_ne!(shown, next.chain);
+    assert_ne!(old_chain, next.chain);
     let mut piece = [0; 12];
     before.read_exact(&mut piece).unwrap();
     assert_eq!(&piece, b"HTTP/1.1 200", "an open connection goes on");
@@ -405,15 +405,19 @@ fn listener_tls_change_takes_effect_at_the_next_handshake() {
 
 #[test]
 fn client_ca_that_is_replaced_ends_tls_session_resumption() {
-    let place = place(&with_clients(""));
-    let client = place.tls(Some(place.client(&place.clients, |_| {})), &[]);
+    let scene = scene(&tls_with_client_ca(""));
+    let client = scene.tls(Some(scene.client(&scene.clients, |_| {})), &[]);
     for _ in 0..3 {
-        assert_eq!(place.ask(&client).unwrap(), HandshakeKind::Full, "no session keeps a certificate from judgment");
+        assert_eq!(
+            scene.send_request(&client).unwrap(),
+            HandshakeKind::Full,
+            "no session keeps a certificate from judgment"
+        );
     }
     // The file alone changes.
-    place.outgate.after_reload(|| drop(place.outgate.folder.write("clients.pem", &Pki::new().pem)));
-    assert!(place.ask(&client).is_err());
-    place.ask(&place.tls(None, &[])).unwrap();
+    scene.outgate.after_reload(|| drop(scene.outgate.folder.write("clients.pem", &Pki::new().pem)));
+    assert!(scene.send_request(&client).is_err());
+    scene.send_request(&scene.tls(None, &[])).unwrap();
 }
 
 fn check(folder: &Folder, tls: &str) -> (bool, String) {
@@ -425,8 +429,8 @@ fn check(folder: &Folder, tls: &str) -> (bool, String) {
         .env("CREDENTIALS_DIRECTORY", folder.path("credentials"))
         .output()
         .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).unwrap())
 }
 
 #[test]
@@ -486,66 +490,69 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
         ),
     ] {
         folder.write("old.crl", pki.revoked_until(&[], (2026, 2, 1)));
-        let (good, said) = check(&folder, &written);
-        assert_eq!(good, is_good, "{written}:\n{said}");
-        assert!(said.contains(words) && !said.contains("hunter2"), "{written}:\n{said}");
-        assert!(!words.is_empty() || said.contains("valid, with 2 warnings"), "{written}:\n{said}");
+        let (good, printed) = check(&folder, &written);
+        assert_eq!(good, is_good, "{written}:\n{printed}");
+        assert!(printed.contains(words) && !printed.contains("hunter2"), "{written}:\n{printed}");
+        assert!(!words.is_empty() || printed.contains("valid, with 2 warnings"), "{written}:\n{printed}");
     }
 }
 
 #[test]
 fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() {
-    let place = place(TLS);
-    let patient = text(&place.plain, &format!("max_connections = 2\n{TLS}")).set("timeouts.tls", "60s");
-    place.outgate.reconfigure(&patient);
-    let hello = |bytes: &[u8]| {
-        let mut stream = TcpStream::connect(place.outgate.proxy).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let scene = scene(TLS);
+    let long_timeout = text(&scene.plain, &format!("max_connections = 2\n{TLS}")).set("timeouts.tls", "60s");
+    scene.outgate.reconfigure(&long_timeout);
+    let client_hello = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(scene.outgate.proxy).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.write_all(bytes).unwrap();
         stream
     };
-    let (mut oldest, _younger) = (hello(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"), hello(b"\x16"));
-    assert_eq!(place.ask(&place.tls(None, &[])).unwrap(), HandshakeKind::Full);
+    let (mut oldest, _younger) = (client_hello(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"), client_hello(b"\x16"));
+    assert_eq!(scene.send_request(&scene.tls(None, &[])).unwrap(), HandshakeKind::Full);
     let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} 1";
-    let metrics = place.outgate.admin("/metrics").text();
+    let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.lines().any(|line| line == evicted), "the younger handshake goes on: {metrics}");
     assert_eq!(oldest.read(&mut [0; 1]).unwrap_or(0), 0);
 }
 
 #[test]
 fn plain_http_on_a_tls_listener_gets_a_readable_400() {
-    let place = place(TLS);
-    let whole = post(&place.url(), "", "x");
+    let scene = scene(TLS);
+    let whole = post(&scene.url(), "", "x");
     let requests = [
         whole.as_str(),
-        &format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", place.url()),
+        &format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", scene.url()),
         "CONNECT plain.example:443 HTTP/1.1\r\nHost: plain.example:443\r\n\r\n",
         // The client still writes its body, or its head, or prefers HTTP/2.
-        &format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf", place.url()),
+        &format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf", scene.url()),
         "P",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
     ];
     for (count, request) in requests.into_iter().enumerate() {
-        let mut client = Client::connect(place.outgate.proxy);
+        let mut client = Client::connect(scene.outgate.proxy);
         client.send(request);
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{request:?}: {answer:?}");
-        assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)");
-        assert_eq!((answer.field("connection"), answer.field("content-type")), ("close", "application/problem+json"));
-        assert!(answer.json()["detail"].as_str().unwrap().contains("speaks TLS"), "{answer:?}");
-        client.hang_up_writing();
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (400, "request_malformed"), "{request:?}: {response:?}");
+        assert_eq!(response.reason, "Bad Request (request_malformed: plaintext)");
+        assert_eq!(
+            (response.field("connection"), response.field("content-type")),
+            ("close", "application/problem+json")
+        );
+        assert!(response.json()["detail"].as_str().unwrap().contains("speaks TLS"), "{response:?}");
+        client.shutdown_write();
         assert!(client.is_closed());
-        let record = place.outgate.records(count + 1)[count].clone();
+        let record = scene.outgate.records(count + 1)[count].clone();
         assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"plaintext".into()));
         assert_eq!(
             (&record["status"], &record["request_id"]),
-            (&400.into(), &answer.field("outgate-request-id").into())
+            (&400.into(), &response.field("outgate-request-id").into())
         );
     }
-    assert!(place.plain.seen().is_empty());
-    place.ask(&place.tls(None, &[])).unwrap();
+    assert!(scene.plain.requests().is_empty());
+    scene.send_request(&scene.tls(None, &[])).unwrap();
     // Bytes of neither protocol end the connection without a response.
-    let mut other = Client::connect(place.outgate.proxy);
+    let mut other = Client::connect(scene.outgate.proxy);
     other.send([0x80, 0x2e, 1, 0, 2]);
     assert!(!String::from_utf8_lossy(&other.rest()).contains("HTTP"));
 }

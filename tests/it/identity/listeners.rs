@@ -19,11 +19,11 @@ use support::configuration::{Config, Replace};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Outgate, PATIENCE, post};
+use support::{Client, Outgate, TEST_TIMEOUT, post};
 
 const CERTIFICATE: &str = "{ certificate = \"{dir}/listener.pem\", key = \"{dir}/listener.key\" }";
 
-struct Place {
+struct Scene {
     pki: Pki,
     outgate: Outgate,
     plain: Receiver,
@@ -33,7 +33,7 @@ fn text(plain: &Receiver, listen: &str, server: &str) -> Config {
     config(plain, plain, "").remove("server.listen").and(&format!("[server]\nlisten = [{listen}]\n{server}"))
 }
 
-fn place(listen: &str, server: &str) -> Place {
+fn scene(listen: &str, server: &str) -> Scene {
     let pki = Pki::new();
     let plain = Receiver::plain(ok());
     let folder = folder(&pki);
@@ -42,30 +42,30 @@ fn place(listen: &str, server: &str) -> Place {
     let key = folder.write("listener.key", identity.key_pem());
     std::fs::set_permissions(key, PermissionsExt::from_mode(0o600)).unwrap();
     let outgate = Outgate::run(folder, &text(&plain, listen, server));
-    Place { pki, outgate, plain }
+    Scene { pki, outgate, plain }
 }
 
-impl Place {
+impl Scene {
     fn request(&self) -> String {
         post(&format!("http://plain.example:{}/in", self.plain.port()), "Connection: close\r\n", "x")
     }
 
     /// The address to which this listener was bound.
-    fn bound(&self, address: &str) -> SocketAddr {
+    fn bound_address(&self, address: &str) -> SocketAddr {
         let words = format!("proxy listening on {address}:");
         let lines = self.outgate.log.all();
         let port = lines.iter().rev().find_map(|line| line.split_once(&words)).unwrap().1;
         format!("{address}:{port}").parse().unwrap()
     }
 
-    fn is_served_plain(&self, address: SocketAddr) -> bool {
+    fn accepts_plaintext(&self, address: SocketAddr) -> bool {
         let mut client = Client::connect(address);
         client.try_send(self.request());
         client.rest().starts_with(b"HTTP/1.1 200 ")
     }
 
     /// One request over TLS, from a client that offers HTTP/2 and HTTP/1.1: what was agreed, and the answer.
-    fn ask_tls(&self, address: SocketAddr) -> std::io::Result<(Option<Vec<u8>>, String)> {
+    fn send_request_over_tls(&self, address: SocketAddr) -> std::io::Result<(Option<Vec<u8>>, String)> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pki.pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -73,14 +73,14 @@ impl Place {
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TEST_TIMEOUT))?;
         let session = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
         let mut stream = StreamOwned::new(session, stream);
         // HTTP/1.1 is served whatever was agreed: the first bytes tell.
         stream.write_all(self.request().as_bytes())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok((stream.conn.alpn_protocol().map(<[u8]>::to_vec), String::from_utf8(answer).unwrap()))
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response)?;
+        Ok((stream.conn.alpn_protocol().map(<[u8]>::to_vec), String::from_utf8(response).unwrap()))
     }
 }
 
@@ -88,27 +88,27 @@ impl Place {
 fn listeners_serve_plain_and_tls_side_by_side_with_alpn_of_their_own() {
     let listen =
         format!("\"127.0.0.1:0\", {{ address = \"127.0.0.2:0\", tls = {CERTIFICATE}, alpn = [\"http/1.1\"] }}");
-    let place = place(&listen, "");
-    let (plain, tls) = (place.bound("127.0.0.1"), place.bound("127.0.0.2"));
-    assert!(place.is_served_plain(plain));
-    assert!(!place.is_served_plain(tls));
-    let (agreed, answer) = place.ask_tls(tls).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert_eq!(agreed.as_deref(), Some(&b"http/1.1"[..]));
-    assert!(place.ask_tls(plain).is_err());
+    let scene = scene(&listen, "");
+    let (plain, tls) = (scene.bound_address("127.0.0.1"), scene.bound_address("127.0.0.2"));
+    assert!(scene.accepts_plaintext(plain));
+    assert!(!scene.accepts_plaintext(tls));
+    let (alpn, response) = scene.send_request_over_tls(tls).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert_eq!(alpn.as_deref(), Some(&b"http/1.1"[..]));
+    assert!(scene.send_request_over_tls(plain).is_err());
     // The socket stays while its settings change.
-    place.outgate.reconfigure(&text(&place.plain, &listen.replace_one("\"http/1.1\"", "\"h2\", \"http/1.1\""), ""));
-    assert_eq!(place.ask_tls(tls).unwrap().0.as_deref(), Some(&b"h2"[..]));
+    scene.outgate.reconfigure(&text(&scene.plain, &listen.replace_one("\"http/1.1\"", "\"h2\", \"http/1.1\""), ""));
+    assert_eq!(scene.send_request_over_tls(tls).unwrap().0.as_deref(), Some(&b"h2"[..]));
 }
 
 #[test]
 fn listeners_without_tls_of_their_own_have_that_of_server_tls() {
     let listen = "\"127.0.0.1:0\", { address = \"127.0.0.2:0\", tls = false }";
-    let place = place(listen, &format!("tls = {CERTIFICATE}"));
-    let (tls, plain) = (place.bound("127.0.0.1"), place.bound("127.0.0.2"));
-    assert!(place.ask_tls(tls).unwrap().1.starts_with("HTTP/1.1 200 "));
-    assert!(!place.is_served_plain(tls));
-    assert!(place.is_served_plain(plain));
+    let scene = scene(listen, &format!("tls = {CERTIFICATE}"));
+    let (tls, plain) = (scene.bound_address("127.0.0.1"), scene.bound_address("127.0.0.2"));
+    assert!(scene.send_request_over_tls(tls).unwrap().1.starts_with("HTTP/1.1 200 "));
+    assert!(!scene.accepts_plaintext(tls));
+    assert!(scene.accepts_plaintext(plain));
 }
 
 /// A group that this process may give its files to, by name if it has one.
@@ -124,43 +124,43 @@ fn own_group() -> (String, u32) {
 fn unix_listeners_take_mode_and_group() {
     let (name, number) = own_group();
     let listen = |settings: &str| format!("\"127.0.0.1:0\", {{ address = \"unix:{{dir}}/proxy.sock\", {settings} }}");
-    let place = place(&listen(&format!("mode = \"0620\", group = \"{name}\"")), "");
-    let path = place.outgate.folder.path("proxy.sock");
+    let scene = scene(&listen(&format!("mode = \"0620\", group = \"{name}\"")), "");
+    let path = scene.outgate.folder.path("proxy.sock");
     let file = || {
         let metadata = std::fs::metadata(&path).unwrap();
         (metadata.mode() & 0o777, metadata.gid())
     };
     assert_eq!(file(), (0o620, number));
     let mut stream = UnixStream::connect(&path).unwrap();
-    stream.write_all(place.request().as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    stream.write_all(scene.request().as_bytes()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     // A reload changes them in place.
-    place.outgate.reconfigure(&text(&place.plain, &listen(&format!("mode = \"0600\", group = \"{number}\"")), ""));
+    scene.outgate.reconfigure(&text(&scene.plain, &listen(&format!("mode = \"0600\", group = \"{number}\"")), ""));
     assert_eq!(file(), (0o600, number));
     UnixStream::connect(&path).unwrap();
     let other = listen("group = \"no-such-group\"").replace_one("proxy.sock", "other.sock");
-    place.outgate.reconfigure(&text(&place.plain, &other, ""));
-    let said = place.outgate.log.all().join("\n");
-    assert!(said.contains("this host has no group \"no-such-group\""), "{said}");
-    assert!(!place.outgate.folder.path("other.sock").exists());
+    scene.outgate.reconfigure(&text(&scene.plain, &other, ""));
+    let log = scene.outgate.log.all().join("\n");
+    assert!(log.contains("this host has no group \"no-such-group\""), "{log}");
+    assert!(!scene.outgate.folder.path("other.sock").exists());
 }
 
 #[test]
 fn tls_on_a_plaintext_listener_gets_a_readable_400() {
-    let place = place("\"127.0.0.1:0\"", "");
-    for (count, hello) in [&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..], b"\x16"].into_iter().enumerate() {
-        let mut client = Client::connect(place.outgate.proxy);
-        client.send(hello);
-        let answer = client.answer();
-        assert_eq!(answer.reason, "Bad Request (request_malformed: tls)");
-        assert_eq!((answer.status, answer.field("connection")), (400, "close"));
-        assert!(answer.json()["detail"].as_str().unwrap().contains("speaks plaintext"), "{answer:?}");
-        client.hang_up_writing();
+    let scene = scene("\"127.0.0.1:0\"", "");
+    for (count, client_hello) in [&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..], b"\x16"].into_iter().enumerate() {
+        let mut client = Client::connect(scene.outgate.proxy);
+        client.send(client_hello);
+        let response = client.response();
+        assert_eq!(response.reason, "Bad Request (request_malformed: tls)");
+        assert_eq!((response.status, response.field("connection")), (400, "close"));
+        assert!(response.json()["detail"].as_str().unwrap().contains("speaks plaintext"), "{response:?}");
+        client.shutdown_write();
         assert!(client.is_closed());
-        let record = place.outgate.records(count + 1)[count].clone();
+        let record = scene.outgate.records(count + 1)[count].clone();
         assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"tls".into()));
     }
-    assert_eq!(place.outgate.post(&format!("http://plain.example:{}/in", place.plain.port()), "", "x").status, 200);
+    assert_eq!(scene.outgate.post(&format!("http://plain.example:{}/in", scene.plain.port()), "", "x").status, 200);
 }

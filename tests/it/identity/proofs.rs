@@ -11,7 +11,7 @@ use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{Scene, config, folder};
-use support::{Answer, Folder, Outgate, post};
+use support::{Folder, Outgate, Response, post};
 
 /// Its hash is b46c0967….
 const BEARER: &str = "Proxy-Authorization: Bearer t0ken\r\n";
@@ -27,40 +27,46 @@ fn scene(clients: &str, prepare: impl FnOnce(&Folder)) -> Scene {
     Scene { pki, outgate, good, plain }
 }
 
-fn signer(key: &Key) -> Scene {
+fn scene_with_signer(key: &Key) -> Scene {
     scene("[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\n", |folder| {
         folder.write("billing.pem", key.public_pem());
     })
 }
 
-fn refused(answer: &Answer, detail: &str) {
-    assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{}", answer.text());
-    assert!(answer.field("proxy-authenticate").starts_with("Basic realm="), "{answer:?}");
-    assert!(answer.json()["detail"].as_str().unwrap().contains(detail), "{}", answer.text());
+fn assert_refused(response: &Response, detail: &str) {
+    assert_eq!((response.status, response.code()), (407, "client_unauthenticated"), "{}", response.text());
+    assert!(response.field("proxy-authenticate").starts_with("Basic realm="), "{response:?}");
+    assert!(response.json()["detail"].as_str().unwrap().contains(detail), "{}", response.text());
 }
 
 #[test]
 fn client_signature_is_accepted_and_not_forwarded() {
     for key in [Key::ed25519(), Key::p256(), Key::rsa()] {
-        let scene = signer(&key);
+        let scene = scene_with_signer(&key);
         for (url, receiver) in [(scene.good_url(), &scene.good), (scene.plain_url(), &scene.plain)] {
-            let theirs = "Signature-Input: theirs=(\"date\"  );created=1\r\nSignature: theirs=:AAAA:\r\n";
-            let fields = format!("{theirs}Authorization: Bearer theirs\r\n{}", key.message("POST", &url, "hello", ""));
-            let answer = scene.outgate.post(&url, &fields, "hello");
-            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
-            let seen = receiver.until(1).pop().unwrap();
-            assert_eq!((seen.body.as_slice(), seen.field("content-digest")), (&b"hello"[..], digest("hello").as_str()));
-            assert_eq!(seen.field("authorization"), "Bearer theirs");
-            assert_eq!(seen.all("signature-input"), ["theirs=(\"date\"  );created=1"]);
-            assert_eq!(seen.all("signature"), ["theirs=:AAAA:"]);
-            refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
+            let other_signature = "Signature-Input: theirs=(\"date\"  );created=1\r\nSignature: theirs=:AAAA:\r\n";
+            let fields = format!(
+                "{other_signature}Authorization: Bearer theirs\r\n{}",
+                key.sign_request("POST", &url, "hello", "")
+            );
+            let response = scene.outgate.post(&url, &fields, "hello");
+            assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+            let received = receiver.wait_for_requests(1).pop().unwrap();
+            assert_eq!(
+                (received.body.as_slice(), received.field("content-digest")),
+                (&b"hello"[..], digest("hello").as_str())
+            );
+            assert_eq!(received.field("authorization"), "Bearer theirs");
+            assert_eq!(received.all("signature-input"), ["theirs=(\"date\"  );created=1"]);
+            assert_eq!(received.all("signature"), ["theirs=:AAAA:"]);
+            assert_refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
         }
         let records = scene.outgate.records(4);
         // A record is written after its answer: the next connection's may be there first.
         let known = records.iter().filter(|record| record["client"] == "billing" && record["proof"] == "signature");
         let unknown = records.iter().filter(|record| record["client"].is_null() && record["proof"].is_null());
         assert_eq!((known.count(), unknown.count()), (2, 2));
-        assert_eq!((scene.good.seen().len(), scene.plain.seen().len()), (1, 1));
+        assert_eq!((scene.good.requests().len(), scene.plain.requests().len()), (1, 1));
     }
 }
 
@@ -68,25 +74,25 @@ fn client_signature_is_accepted_and_not_forwarded() {
 #[test]
 fn client_signature_of_a_connect_covers_its_authority() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let authority = format!("other.example:{}", scene.good.port());
-    let asked = |host: &str, fields: &str| {
+    let send_connect = |host: &str, fields: &str| {
         let mut client = scene.outgate.connect();
         client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n"));
-        client.answer_to("CONNECT")
+        client.response_to("CONNECT")
     };
     let method = ("@method", "CONNECT");
-    let fields = key.message_covering(&[method, ("@authority", &authority)], "");
+    let fields = key.sign_components(&[method, ("@authority", &authority)], "");
     // The route signs, so there is no tunnel; but the client is known.
-    assert_eq!(asked("whatever.example", &fields).code(), "tunnel_forbidden");
-    refused(&asked("whatever.example", &fields), "it was used before");
+    assert_eq!(send_connect("whatever.example", &fields).code(), "tunnel_forbidden");
+    assert_refused(&send_connect("whatever.example", &fields), "it was used before");
     let target = ("@request-target", authority.as_str());
-    assert_eq!(asked(&authority, &key.message_covering(&[method, target], "")).code(), "tunnel_forbidden");
+    assert_eq!(send_connect(&authority, &key.sign_components(&[method, target], "")).code(), "tunnel_forbidden");
     let elsewhere = format!("other.example:{}", scene.good.port() ^ 1);
-    let fields = key.message_covering(&[method, ("@authority", &elsewhere)], "");
-    assert_eq!(asked(&elsewhere, &fields).code(), "client_unauthenticated");
-    let fields = key.message_covering(&[method], "");
-    refused(&asked(&authority, &fields), "it covers neither @authority nor @request-target");
+    let fields = key.sign_components(&[method, ("@authority", &elsewhere)], "");
+    assert_eq!(send_connect(&elsewhere, &fields).code(), "client_unauthenticated");
+    let fields = key.sign_components(&[method], "");
+    assert_refused(&send_connect(&authority, &fields), "it covers neither @authority nor @request-target");
     let records = scene.outgate.records(5);
     assert_eq!(records.iter().filter(|record| record["proof"] == "signature").count(), 2);
 }
@@ -94,121 +100,126 @@ fn client_signature_of_a_connect_covers_its_authority() {
 #[test]
 fn client_signature_replayed_in_its_other_ecdsa_form_is_refused() {
     let key = Key::p256();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let url = scene.good_url();
-    let fields = key.message("POST", &url, "hello", "");
-    let turned = sign::turned_over(&fields);
-    assert_ne!(fields, turned);
-    assert_eq!(scene.outgate.post(&url, &turned, "hello").status, 200, "as good as the first");
-    refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
+    let fields = key.sign_request("POST", &url, "hello", "");
+    let other_form = sign::other_ecdsa_form(&fields);
+    assert_ne!(fields, other_form);
+    assert_eq!(scene.outgate.post(&url, &other_form, "hello").status, 200, "as good as the first");
+    assert_refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
 }
 
 #[test]
 fn client_signature_with_another_body_is_refused_before_the_target() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     for url in [scene.good_url(), scene.plain_url()] {
         for body in ["hellO", "", "hello hello"] {
-            let fields = key.message("POST", &url, "hello", &format!(";nonce=\"{}\"", body.len()));
-            let answer = scene.outgate.post(&url, &fields, body);
-            assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{body}: {}", answer.text());
+            let fields = key.sign_request("POST", &url, "hello", &format!(";nonce=\"{}\"", body.len()));
+            let response = scene.outgate.post(&url, &fields, body);
+            assert_eq!(
+                (response.status, response.code()),
+                (407, "client_unauthenticated"),
+                "{body}: {}",
+                response.text()
+            );
         }
         let chunked = |body: &str| {
-            let fields = key.message("POST", &url, "hello", &format!(";nonce=\"c{body}\""));
+            let fields = key.sign_request("POST", &url, "hello", &format!(";nonce=\"c{body}\""));
             let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
             let mut client = scene.outgate.connect();
             client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunk}"));
-            client.answer()
+            client.response()
         };
-        refused(&chunked("hullo"), "the body is not that of Content-Digest");
+        assert_refused(&chunked("hullo"), "the body is not that of Content-Digest");
         assert_eq!(chunked("hello").status, 200);
         // The cap holds for a body that must be held in memory for its digest alone.
         let large = "x".repeat(1024 * 1024 + 1);
-        let answer = scene.outgate.post(&url, &key.message("POST", &url, &large, ""), &large);
-        assert_eq!(answer.code(), "body_too_large");
+        let response = scene.outgate.post(&url, &key.sign_request("POST", &url, &large, ""), &large);
+        assert_eq!(response.code(), "body_too_large");
     }
-    assert_eq!((scene.good.seen().len(), scene.plain.seen().len()), (1, 1));
+    assert_eq!((scene.good.requests().len(), scene.plain.requests().len()), (1, 1));
 }
 
 /// A body that is streamed otherwise, of whatever size, must fit into memory where its client has signed it.
 #[test]
 fn client_signature_bounds_the_buffered_body_whatever_body_max_is() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let text = config(&scene.good, &scene.plain, "[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\n");
     scene.outgate.reconfigure(&text.set("routes.plain.body_max", "10 GiB"));
     let url = scene.plain_url();
-    let fields = key.message("POST", &url, "hello", "");
+    let fields = key.sign_request("POST", &url, "hello", "");
     let mut client = scene.outgate.connect();
     client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: {}\r\n\r\n", (64 << 20) + 1));
-    assert_eq!(client.answer().code(), "body_too_large");
+    assert_eq!(client.response().code(), "body_too_large");
 }
 
 #[test]
 fn client_signature_covers_one_target_and_one_tenant() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let (url, other) = (scene.good_url(), scene.good_url().replace_one("hook", "other"));
-    let fields = key.message("POST", &url, "hello", "");
-    refused(&scene.outgate.post(&other, &fields, "hello"), "does not prove a client");
+    let fields = key.sign_request("POST", &url, "hello", "");
+    assert_refused(&scene.outgate.post(&other, &fields, "hello"), "does not prove a client");
     let more = format!("{fields}Outgate-Tenant: acme\r\n");
-    refused(&scene.outgate.post(&url, &more, "hello"), "it does not cover every Outgate- field");
+    assert_refused(&scene.outgate.post(&url, &more, "hello"), "it does not cover every Outgate- field");
     assert_eq!(scene.outgate.post(&url, &fields, "hello").status, 200);
     // In gateway form the target is in a field, which the signature must cover.
     let parts = [("@method", "POST"), ("@authority", "p.example"), ("@path", "/x"), ("@query", "?")];
     let digest = digest("hello");
     let covered = [&parts[..], &[("content-digest", &digest), ("outgate-target", &url)]].concat();
     let gateway = |covered: &[(&str, &str)], target: &str, nonce: &str| {
-        let fields = key.message_covering(covered, &format!(";nonce=\"{nonce}\""));
+        let fields = key.sign_components(covered, &format!(";nonce=\"{nonce}\""));
         let head = format!("Host: p.example\r\nOutgate-Target: {target}\r\nContent-Digest: {digest}\r\n{fields}");
         let mut client = scene.outgate.connect();
         client.send(format!("POST /x HTTP/1.1\r\n{head}Content-Length: 5\r\n\r\nhello"));
-        client.answer()
+        client.response()
     };
-    refused(&gateway(&covered[..5], &url, "a"), "it does not cover every Outgate- field");
-    refused(&gateway(&covered, &other, "b"), "does not prove a client");
+    assert_refused(&gateway(&covered[..5], &url, "a"), "it does not cover every Outgate- field");
+    assert_refused(&gateway(&covered, &other, "b"), "does not prove a client");
     assert_eq!(gateway(&covered, &url, "c").status, 200);
 }
 
 #[test]
 fn twilio_client_validation_is_accepted_once() {
     let key = Key::rsa();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let url = scene.plain_url();
     let host = format!("plain.example:{}", scene.plain.port());
     let send = |token: &str, host: &str, url: &str, body: &str| {
         let mut client = scene.outgate.connect();
         let fields = format!("Host: {host}\r\nAuthorization: Basic eDp5\r\nTwilio-Client-Validation: {token}\r\n");
         client.send(format!("POST {url} HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len()));
-        client.answer()
+        client.response()
     };
-    let token = |body: &str, exp: i64| key.validation("billing", "/in", "a=1&b=2", &host, body, exp);
+    let token = |body: &str, exp: i64| key.twilio_token("billing", "/in", "a=1&b=2", &host, body, exp);
     let with_query = format!("{url}?a=1&b=2");
     let soon = now() + 300;
     let first = token("To=1", soon);
-    refused(&send(&first, &host, &with_query, "To=2"), "the request is not the one that was signed");
-    assert!(scene.plain.seen().is_empty());
+    assert_refused(&send(&first, &host, &with_query, "To=2"), "the request is not the one that was signed");
+    assert!(scene.plain.requests().is_empty());
     let second = token("To=1", soon - 1);
     assert_eq!(send(&second, &host, &with_query, "To=1").status, 200);
-    refused(&send(&second, &host, &with_query, "To=1"), "it was used before");
-    let seen = scene.plain.until(1).pop().unwrap();
-    assert_eq!((seen.field("twilio-client-validation"), seen.field("authorization")), ("", "Basic eDp5"));
-    assert_eq!(seen.line, "POST /in?a=1&b=2 HTTP/1.1");
+    assert_refused(&send(&second, &host, &with_query, "To=1"), "it was used before");
+    let received = scene.plain.wait_for_requests(1).pop().unwrap();
+    assert_eq!((received.field("twilio-client-validation"), received.field("authorization")), ("", "Basic eDp5"));
+    assert_eq!(received.line, "POST /in?a=1&b=2 HTTP/1.1");
     // No other spelling of the signed request is accepted.
     let unsorted = "the query's parameters are not sorted";
-    refused(&send(&token("", soon - 5), &host, &format!("{url}?b=2&a=1"), ""), unsorted);
+    assert_refused(&send(&token("", soon - 5), &host, &format!("{url}?b=2&a=1"), ""), unsorted);
     let dotted = with_query.replace_one("/in", "/x/../in");
-    refused(&send(&token("", soon - 6), &host, &dotted, ""), "the request is not the one that was signed");
+    assert_refused(&send(&token("", soon - 6), &host, &dotted, ""), "the request is not the one that was signed");
 
-    refused(&send(&token("", now() - 1), &host, &with_query, ""), "it has expired");
-    refused(&send(&token("", now() + 3600), &host, &with_query, ""), "it expires later than in 300 seconds");
+    assert_refused(&send(&token("", now() - 1), &host, &with_query, ""), "it has expired");
+    assert_refused(&send(&token("", now() + 3600), &host, &with_query, ""), "it expires later than in 300 seconds");
     let elsewhere = with_query.replace_one("plain.example", "other.example");
-    refused(&send(&token("", soon - 2), &host, &elsewhere, ""), "the target that was signed");
-    refused(&send(&token("", soon - 3), &host, &format!("{url}?a=1"), ""), "the request is not the one");
-    refused(&send("x.y.z", &host, &with_query, ""), "is not a JSON Web Token");
+    assert_refused(&send(&token("", soon - 2), &host, &elsewhere, ""), "the target that was signed");
+    assert_refused(&send(&token("", soon - 3), &host, &format!("{url}?a=1"), ""), "the request is not the one");
+    assert_refused(&send("x.y.z", &host, &with_query, ""), "is not a JSON Web Token");
     let twice = format!("{0}\r\nTwilio-Client-Validation: {0}", token("", soon - 4));
     assert_eq!(send(&twice, &host, &with_query, "").code(), "request_malformed");
-    assert_eq!(scene.plain.seen().len(), 1);
+    assert_eq!(scene.plain.requests().len(), 1);
 }
 
 #[test]
@@ -228,26 +239,30 @@ networks = ["127.0.0.0/8"]
     };
     let scene = scene(clients, prepare);
     let url = scene.good_url();
-    let sign =
-        |key: &Key, keyid: &str, nonce: &str| key.message_of(keyid, "POST", &url, "x", &format!(";nonce=\"{nonce}\""));
+    let sign = |key: &Key, keyid: &str, nonce: &str| {
+        key.sign_request_as(keyid, "POST", &url, "x", &format!(";nonce=\"{nonce}\""))
+    };
     let send = |fields: &str| scene.outgate.post(&url, fields, "x");
     assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "1"))).status, 200);
     assert_eq!(send(&sign(&other, "crm", "2")).status, 200);
-    refused(&send(&format!("{BEARER}{}", sign(&other, "crm", "3"))), "those of different clients");
-    refused(&send(&sign(&other, "billing", "4")), "does not prove a client");
-    refused(&send(&format!("Proxy-Authorization: Bearer wrong\r\n{}", sign(&key, "billing", "5"))), "does not prove");
-    refused(&send(""), "Proxy-Authorization is missing");
+    assert_refused(&send(&format!("{BEARER}{}", sign(&other, "crm", "3"))), "those of different clients");
+    assert_refused(&send(&sign(&other, "billing", "4")), "does not prove a client");
+    assert_refused(
+        &send(&format!("Proxy-Authorization: Bearer wrong\r\n{}", sign(&key, "billing", "5"))),
+        "does not prove",
+    );
+    assert_refused(&send(""), "Proxy-Authorization is missing");
     // A contradiction does not use up the nonce.
     assert_eq!(send(&sign(&other, "crm", "3")).status, 200);
 
     let text = config(&scene.good, &scene.plain, clients).remove("server.allow_anonymous");
     let both = text.add("clients.billing.require", ["token", "signature"]);
     scene.outgate.reconfigure(&both);
-    refused(&send(BEARER), "the client must prove itself by signature, too");
-    refused(&send(&sign(&key, "billing", "6")), "the client must prove itself by token, too");
+    assert_refused(&send(BEARER), "the client must prove itself by signature, too");
+    assert_refused(&send(&sign(&key, "billing", "6")), "the client must prove itself by token, too");
     assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "7"))).status, 200);
     // A reload does not forget what was used.
-    refused(&send(&format!("{BEARER}{}", sign(&key, "billing", "7"))), "it was used before");
+    assert_refused(&send(&format!("{BEARER}{}", sign(&key, "billing", "7"))), "it was used before");
     let proofs: Vec<_> = scene.outgate.records(11).iter().map(|record| record["proof"].clone()).collect();
     let count = |proof: &serde_json::Value| proofs.iter().filter(|found| *found == proof).count();
     assert_eq!((count(&"signature".into()), count(&().into())), (4, 7));
@@ -274,8 +289,8 @@ fn record_of_a_wrong_token_has_the_claimed_client_and_no_token() {
         (basic("SECRET-2:"), "unknown".into()),
         (basic("SECRET-3:x"), "unknown".into()),
         ("Proxy-Authorization: Bearer SECRET-4\r\n".to_owned(), ().into()),
-        (other.message("POST", &url, "x", ""), "billing".into()),
-        (other.message_of("SECRET-5", "POST", &url, "x", ""), "unknown".into()),
+        (other.sign_request("POST", &url, "x", ""), "billing".into()),
+        (other.sign_request_as("SECRET-5", "POST", &url, "x", ""), "unknown".into()),
         (String::new(), serde_json::Value::Null),
     ];
     for (fields, _) in &cases {
@@ -290,10 +305,10 @@ fn record_of_a_wrong_token_has_the_claimed_client_and_no_token() {
 #[test]
 fn client_public_key_is_replaced_when_its_file_changes() {
     let (old, new) = (Key::ed25519(), Key::p256());
-    let scene = signer(&old);
+    let scene = scene_with_signer(&old);
     let url = scene.good_url();
     let send = |key: &Key, nonce: &str| {
-        let fields = key.message("POST", &url, "x", &format!(";nonce=\"{nonce}\""));
+        let fields = key.sign_request("POST", &url, "x", &format!(";nonce=\"{nonce}\""));
         scene.outgate.post(&url, &fields, "x").status
     };
     assert_eq!((send(&old, "1"), send(&new, "2")), (200, 407));
@@ -307,9 +322,9 @@ fn client_public_key_is_replaced_when_its_file_changes() {
 #[test]
 fn client_proofs_that_are_malformed_are_refused() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let url = scene.good_url();
-    let good = key.message("POST", &url, "x", "");
+    let good = key.sign_request("POST", &url, "x", "");
     let flood: String = (0..3000).map(|label| format!("s{label}=(), ")).collect();
     for fields in [
         good.replace_one("Signature: mine=:", "Signature: mine=:!"),
@@ -324,10 +339,10 @@ fn client_proofs_that_are_malformed_are_refused() {
         "Signature-Input: x=();tag=\"outgate\"\r\n".into(),
         "Signature-Input: x=\"outgate\", (\r\n".into(),
     ] {
-        let answer = scene.outgate.post(&url, &fields, "x");
-        assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{fields:.200}");
+        let response = scene.outgate.post(&url, &fields, "x");
+        assert_eq!((response.status, response.code()), (407, "client_unauthenticated"), "{fields:.200}");
     }
-    assert!(scene.good.seen().is_empty());
+    assert!(scene.good.requests().is_empty());
     assert_eq!(scene.outgate.post(&url, &good, "x").status, 200, "none of these has spent it");
 }
 
@@ -345,14 +360,14 @@ fn tenants_share_neither_target_connections_nor_limits() {
     let mut client = scene.outgate.connect();
     let mut send = |tenant: &str| {
         client.send(post(&scene.good_url(), &format!("{BEARER}{tenant}"), "x"));
-        client.answer()
+        client.response()
     };
     let (acme, globex) = ("Outgate-Tenant: acme\r\n", "Outgate-Tenant: globex\r\n");
     for tenant in [acme, globex, acme, globex] {
         assert_eq!(send(tenant).status, 200, "{tenant}");
     }
     // One source address, one target, and yet a connection each.
-    let connections: Vec<_> = scene.good.seen().iter().map(|seen| seen.connection).collect();
+    let connections: Vec<_> = scene.good.requests().iter().map(|received| received.connection).collect();
     assert_eq!(connections, [0, 1, 0, 1]);
     assert_eq!(send(acme).code(), "rate_limited");
     assert_eq!(send(globex).code(), "rate_limited");
@@ -387,9 +402,9 @@ fn explain_shows_the_proofs_of_a_client() {
             .arg(file)
             .output()
             .unwrap();
-        let told = String::from_utf8(run.stdout).unwrap();
-        let line = told.lines().find_map(|line| line.strip_prefix("client")).map(str::trim);
-        assert_eq!(line, Some(expected), "{told}{}", String::from_utf8_lossy(&run.stderr));
+        let printed = String::from_utf8(run.stdout).unwrap();
+        let line = printed.lines().find_map(|line| line.strip_prefix("client")).map(str::trim);
+        assert_eq!(line, Some(expected), "{printed}{}", String::from_utf8_lossy(&run.stderr));
     }
 }
 
@@ -397,47 +412,47 @@ fn explain_shows_the_proofs_of_a_client() {
 #[test]
 fn client_signature_covering_a_field_that_connection_names_is_refused() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let url = scene.plain_url();
     let covered = [("@method", "GET"), ("@target-uri", &*url), ("x-event", "paid")];
     let send = |more: &str, nonce: u8| {
-        let fields = key.message_covering(&covered, &format!(";nonce=\"{nonce}\""));
+        let fields = key.sign_components(&covered, &format!(";nonce=\"{nonce}\""));
         let mut client = scene.outgate.connect();
         client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\nX-Event: paid\r\n{more}{fields}\r\n"));
-        client.answer()
+        client.response()
     };
-    refused(&send("Connection: close, X-Event\r\n", 1), "Connection names a field that it covers");
+    assert_refused(&send("Connection: close, X-Event\r\n", 1), "Connection names a field that it covers");
     assert_eq!(send("Connection: close, X-Other\r\n", 2).status, 200);
-    assert_eq!(scene.plain.until(1)[0].field("x-event"), "paid");
+    assert_eq!(scene.plain.wait_for_requests(1)[0].field("x-event"), "paid");
 }
 
 /// If the signature did not cover the scheme, https and http could be exchanged.
 #[test]
 fn client_signature_of_an_absolute_form_request_covers_its_scheme() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let url = scene.plain_url();
     let authority = format!("plain.example:{}", scene.plain.port());
     let parts = [("@method", "GET"), ("@authority", &*authority), ("@path", "/in"), ("@query", "?")];
     let send = |covered: &[(&str, &str)]| {
         let mut client = scene.outgate.connect();
-        client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\n{}\r\n", key.message_covering(covered, "")));
-        client.answer()
+        client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\n{}\r\n", key.sign_components(covered, "")));
+        client.response()
     };
-    refused(&send(&parts), "it covers neither @target-uri nor @scheme");
+    assert_refused(&send(&parts), "it covers neither @target-uri nor @scheme");
     assert_eq!(send(&[&parts[..], &[("@scheme", "http")]].concat()).status, 200);
 }
 
 #[test]
 fn client_signature_covers_unencoded_characters_as_sent() {
     let key = Key::ed25519();
-    let scene = signer(&key);
+    let scene = scene_with_signer(&key);
     let url = scene.plain_url() + "{a}?b=<c>";
-    let fields = key.message("POST", &url, "hello", "");
+    let fields = key.sign_request("POST", &url, "hello", "");
     assert_eq!(scene.outgate.post(&url, &fields, "hello").status, 200);
-    assert_eq!(scene.plain.until(1)[0].line, "POST /in%7Ba%7D?b=%3Cc%3E HTTP/1.1");
+    assert_eq!(scene.plain.wait_for_requests(1)[0].line, "POST /in%7Ba%7D?b=%3Cc%3E HTTP/1.1");
     // The encoded form is another request.
     let encoded = scene.plain_url() + "%7Bb%7D";
-    let fields = key.message("POST", &(scene.plain_url() + "{b}"), "hello", "");
-    refused(&scene.outgate.post(&encoded, &fields, "hello"), "does not prove a client");
+    let fields = key.sign_request("POST", &(scene.plain_url() + "{b}"), "hello", "");
+    assert_refused(&scene.outgate.post(&encoded, &fields, "hello"), "does not prove a client");
 }

@@ -1,6 +1,6 @@
 //! Rates, concurrency, bandwidth and the admission queue.
 
-mod laws;
-mod live;
 mod overload;
+mod properties;
 mod rates;
+mod running;

@@ -9,7 +9,7 @@ use serde_json::json;
 use support::scene::{Scene, config, scene};
 use support::{Client, control, eventually, post, tunnel_scene};
 
-fn with(key: &str) -> Scene {
+fn scene_with(key: &str) -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "");
     scene.outgate.reconfigure(&text.and(&format!("[server]\n{key}\n")));
@@ -25,73 +25,74 @@ fn head(scene: &Scene) -> String {
 fn in_flight(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     client.send(head(scene));
-    assert_eq!(client.one_answer("POST").status, 100);
+    assert_eq!(client.next_response("POST").status, 100);
     client
 }
 
 #[test]
 fn max_deliveries_refuses_one_more_delivery_before_its_body_is_read() {
-    let scene = with("max_deliveries = 2");
+    let scene = scene_with("max_deliveries = 2");
     let (mut first, _second) = (in_flight(&scene), in_flight(&scene));
-    scene.outgate.until_metric("outgate_deliveries_in_flight 2");
+    scene.outgate.wait_for_metric("outgate_deliveries_in_flight 2");
     let mut third = scene.outgate.connect();
     third.send(head(&scene));
-    let answer = third.one_answer("POST");
-    assert_eq!((answer.status, answer.code(), answer.field("retry-after")), (429, "concurrency_limited", "1"));
-    let problem = answer.json();
+    let response = third.next_response("POST");
+    assert_eq!((response.status, response.code(), response.field("retry-after")), (429, "concurrency_limited", "1"));
+    let problem = response.json();
     assert!(problem["detail"].as_str().unwrap().contains("the proxy as a whole is busy"), "{problem}");
     assert_eq!((&problem["details"], &problem["retryable"]), (&json!("busy"), &json!(true)));
-    scene.outgate.until_metric("outgate_deliveries_shed_total 1");
+    scene.outgate.wait_for_metric("outgate_deliveries_shed_total 1");
     let record = &scene.outgate.records(1)[0];
     assert_eq!((&record["code"], &record["bytes_sent"]), (&json!("concurrency_limited"), &json!(0)));
     // A request without a route is refused at once, with its own code.
     assert_eq!(scene.outgate.post("https://unrouted.example/", "", "x").code(), "no_route");
     first.send("x");
-    assert_eq!(first.answer().status, 200);
+    assert_eq!(first.response().status, 200);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
 }
 
 #[test]
 fn max_deliveries_queues_deliveries_in_order_of_arrival() {
-    let scene = with("max_deliveries = 1");
+    let scene = scene_with("max_deliveries = 1");
     let mut first = in_flight(&scene);
-    let mut line = Vec::new();
+    let mut queued = Vec::new();
     for waiting in 1..=3 {
         let mut client = scene.outgate.connect();
         client.send(post(&scene.plain_url(), &format!("X-Number: {waiting}\r\n"), "x"));
-        scene.outgate.until_metric(&format!("outgate_deliveries_waiting {waiting}"));
-        line.push(client);
+        scene.outgate.wait_for_metric(&format!("outgate_deliveries_waiting {waiting}"));
+        queued.push(client);
     }
     first.send("x");
-    assert_eq!(first.answer().status, 200);
-    for client in &mut line {
-        assert_eq!(client.answer().status, 200);
+    assert_eq!(first.response().status, 200);
+    for client in &mut queued {
+        assert_eq!(client.response().status, 200);
     }
-    let seen: Vec<_> = scene.plain.seen().iter().map(|seen| seen.field("x-number").to_owned()).collect();
-    assert_eq!(seen, ["", "1", "2", "3"]);
-    scene.outgate.until_metric("outgate_deliveries_in_flight 0");
+    let received: Vec<_> =
+        scene.plain.requests().iter().map(|received| received.field("x-number").to_owned()).collect();
+    assert_eq!(received, ["", "1", "2", "3"]);
+    scene.outgate.wait_for_metric("outgate_deliveries_in_flight 0");
 }
 
 #[test]
 fn max_deliveries_frees_the_permit_of_a_client_that_hangs_up() {
-    let scene = with("max_deliveries = 1");
+    let scene = scene_with("max_deliveries = 1");
     drop(in_flight(&scene));
-    scene.outgate.until_metric("outgate_deliveries_in_flight 0");
+    scene.outgate.wait_for_metric("outgate_deliveries_in_flight 0");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
 }
 
 #[test]
 fn max_deliveries_does_not_count_open_tunnels() {
-    let place = tunnel_scene::played("");
-    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
-    place.outgate.reconfigure(&text.add("server.max_deliveries", 1));
-    let (_one, _other) = (place.open(), place.open());
-    let mut client = place.outgate.connect();
-    client.send(post(&format!("http://{}/", place.authority()), "", "x"));
-    let mut target = place.accept();
+    let scene = tunnel_scene::manual_scene("");
+    let text = tunnel_scene::config(scene.listener.local_addr().unwrap().port(), "");
+    scene.outgate.reconfigure(&text.add("server.max_deliveries", 1));
+    let (_one, _other) = (scene.open(), scene.open());
+    let mut client = scene.outgate.connect();
+    client.send(post(&format!("http://{}/", scene.authority()), "", "x"));
+    let mut target = scene.accept();
     assert!(target.read(&mut [0; 1]).unwrap() == 1);
     target.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn max_deliveries_does_not_count_a_delivery_that_waits_for_its_limit() {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[limits.one]\nconcurrency = 1\nper = [\"host\"]\nwait = \"1m\"\n");
     let text = text.add("server.max_deliveries", 2);
-    scene.outgate.reconfigure(&control::asked(&text.add("routes.*.limits", ["one"])));
+    scene.outgate.reconfigure(&control::with_admin_socket(&text.add("routes.*.limits", ["one"])));
     let mut first = in_flight(&scene);
     let mut waiting: Vec<_> = (0..5)
         .map(|_| {
@@ -110,23 +111,23 @@ fn max_deliveries_does_not_count_a_delivery_that_waits_for_its_limit() {
         .collect();
     // The last of them is where the others are: in the queue of the limit.
     let url = scene.plain_url();
-    let explained = || control::said(&control::run(&scene, &["explain", "POST", &url, "--running"])).1;
+    let explained = || control::exit_code_and_output(&control::run(&scene, &["explain", "POST", &url, "--running"])).1;
     eventually("five deliveries wait for the limit", || explained().contains("5 waiting"));
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "to another host");
     first.send("x");
-    assert!(waiting.iter_mut().all(|client| client.answer().status == 200));
+    assert!(waiting.iter_mut().all(|client| client.response().status == 200));
 }
 
 #[test]
 fn max_deliveries_counts_a_connect_until_its_tunnel_is_open() {
-    let place = tunnel_scene::played("");
-    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
+    let scene = tunnel_scene::manual_scene("");
+    let text = tunnel_scene::config(scene.listener.local_addr().unwrap().port(), "");
     let text = text.add("server.max_deliveries", 1);
-    place.outgate.reconfigure(&text.set("routes.*.timeouts.tls", "1m"));
-    let mut client = place.outgate.connect();
-    client.send(support::tunnel::connect(&place.authority(), ""));
-    let mut verified = place.accept();
+    scene.outgate.reconfigure(&text.set("routes.*.timeouts.tls", "1m"));
+    let mut client = scene.outgate.connect();
+    client.send(support::tunnel::connect(&scene.authority(), ""));
+    let mut verified = scene.accept();
     assert_eq!(verified.read(&mut [0; 1]).unwrap(), 1, "a ClientHello, which nobody answers");
-    let answer = place.outgate.post(&format!("http://{}/", place.authority()), "", "x");
-    assert_eq!((answer.status, &answer.json()["details"]), (429, &json!("busy")));
+    let response = scene.outgate.post(&format!("http://{}/", scene.authority()), "", "x");
+    assert_eq!((response.status, &response.json()["details"]), (429, &json!("busy")));
 }

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 
 use socket2::{Domain, Socket, Type};
 use support::scene::{config, scene};
-use support::{Client, PATIENCE};
+use support::{Client, TEST_TIMEOUT};
 
 /// Several times what the listener holds: if they waited for each other, each for seconds, a probe would come too late.
 const HELD: usize = 400;
@@ -25,7 +25,7 @@ fn admin_over_tcp_answers_probes_while_a_peer_holds_its_connections() {
     let held = (0..HELD).map(|_| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         socket.connect(&scene.outgate.admin.into()).unwrap();
         let mut stream = TcpStream::from(socket);
         // It fails on a connection that had to make room.
@@ -42,7 +42,7 @@ fn admin_over_tcp_checks_host_against_dns_rebinding() {
     let status = |host: &str| {
         let mut client = Client::connect(scene.outgate.admin);
         client.send(format!("GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
-        client.answer()
+        client.response()
     };
     let refused = status("rebound.example:4751");
     assert_eq!(refused.status, 421);

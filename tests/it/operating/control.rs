@@ -11,12 +11,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use support::configuration::Replace;
-use support::control::{asked, json, run, said, status, text, write};
+use support::control::{exit_code_and_output, json, run, status, text, with_admin_socket, write};
 use support::scene::{Scene, scene_of};
-use support::{Client, PATIENCE};
+use support::{Client, TEST_TIMEOUT};
 
 fn scene() -> Scene {
-    scene_of(&asked)
+    scene_of(&with_admin_socket)
 }
 
 #[test]
@@ -31,16 +31,16 @@ fn diff_shows_a_change_before_reload_applies_and_reports_it() {
                     routes.plain: hosts \"other.example\" added\nroutes.signed: hosts \"other.example\" removed\n";
     // Seen, and not made.
     for _ in 0..2 {
-        let (code, out, err) = said(&run(&scene, &["diff"]));
+        let (code, out, err) = exit_code_and_output(&run(&scene, &["diff"]));
         assert_eq!((code, out.as_str()), (1, expected), "{err}");
         assert!(err.contains("4 changes to configuration 1"), "{err}");
     }
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    let (code, out, err) = said(&run(&scene, &["reload"]));
+    let (code, out, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert_eq!((code, out.as_str()), (0, expected), "{err}");
     assert!(err.contains("configuration 2 is active: 4 changes"), "{err}");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "no_route");
-    let (code, out, err) = said(&run(&scene, &["reload"]));
+    let (code, out, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert_eq!((code, out.as_str()), (0, ""), "{err}");
     assert!(err.contains("unchanged: configuration 2 is active since"), "{err}");
 
@@ -49,10 +49,10 @@ fn diff_shows_a_change_before_reload_applies_and_reports_it() {
     let uid = rustix::process::getuid().as_raw();
     assert!(configuration["by"].as_str().unwrap().contains(&format!("(uid {uid}, pid ")), "{configuration}");
     assert_eq!((&configuration["number"], configuration["changes"].as_array().unwrap().len()), (&2.into(), 4));
-    let (code, out, _) = said(&run(&scene, &["status"]));
+    let (code, out, _) = exit_code_and_output(&run(&scene, &["status"]));
     assert_eq!(code, 0, "{out}");
     assert!(out.contains("configuration  2 of ") && out.contains("egress         default: 4 usable of 4"), "{out}");
-    scene.outgate.log.count(1, &["changed: routes.plain: hosts"]);
+    scene.outgate.log.wait_for_lines(1, &["changed: routes.plain: hosts"]);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn every_command_reports_a_missing_configuration_file() {
     for words in ["status", "reload", "diff", "history", "rollback 1", "rollback --finish"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
         let output = command.args(words.split(' ')).arg("--config").arg(&path).output().unwrap();
-        let (code, _, err) = said(&output);
+        let (code, _, err) = exit_code_and_output(&output);
         assert!(code == 78 && err.contains("missing.toml does not exist"), "{words}: {code} {err}");
     }
 }
@@ -72,7 +72,7 @@ fn reload_of_an_invalid_configuration_reports_it_and_changes_nothing() {
     let scene = scene();
     write(&scene, &text(&scene, "").remove("routes.plain.hosts").add("routes.plain.hots", ["plain.example"]));
     for command in ["diff", "reload"] {
-        let (code, out, err) = said(&run(&scene, &[command]));
+        let (code, out, err) = exit_code_and_output(&run(&scene, &[command]));
         assert_eq!((code, out.as_str()), (78, ""), "{err}");
         assert!(err.contains("error: unknown key `routes.hots`") && err.contains("config.toml:"), "{err}");
         let rejected = scene.outgate.admin("/readyz").text().contains("rejected");
@@ -88,17 +88,17 @@ fn reload_of_an_invalid_configuration_reports_it_and_changes_nothing() {
 
     // The command itself compares another file; the running process does not read it.
     let new = scene.outgate.folder.write_config("new.toml", &text(&scene, "[timeouts]\nidle = \"7s\"\n"));
-    let (code, out, err) = said(&run(&scene, &["diff", "--config", new.to_str().unwrap()]));
+    let (code, out, err) = exit_code_and_output(&run(&scene, &["diff", "--config", new.to_str().unwrap()]));
     assert_eq!((code, out.as_str()), (1, "timeouts: idle \"7s\" added\n"), "{err}");
 
     write(&scene, &text(&scene, ""));
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     assert!(scene.outgate.has_metric("outgate_reload_failed 0"));
 }
 
 #[test]
 fn reload_by_file_change_signal_and_command_records_its_source() {
-    let scene = scene_of(&|text| asked(text).set("server.watch", true));
+    let scene = scene_of(&|text| with_admin_socket(text).set("server.watch", true));
     let watched = |more: &str| text(&scene, more).set("server.watch", true);
     for (number, idle) in [(2, "7s"), (3, "8s")] {
         scene.outgate.reconfigure(&watched(&format!("[timeouts]\nidle = \"{idle}\"\n")));
@@ -118,7 +118,7 @@ fn reload_by_file_change_signal_and_command_records_its_source() {
 fn reload_requests_that_arrive_together_share_one_outcome() {
     let scene = scene();
     let numbers = std::thread::scope(|scope| {
-        let ask = |number: usize| {
+        let reload_with_limit = |number: usize| {
             let scene = &scene;
             move || {
                 let limit = format!("[limits.l{number}]\nrate = \"20/s\"\n");
@@ -129,7 +129,7 @@ fn reload_requests_that_arrive_together_share_one_outcome() {
                 outcome["number"].as_u64().unwrap()
             }
         };
-        let threads: Vec<_> = (0..50).map(|number| scope.spawn(ask(number))).collect();
+        let threads: Vec<_> = (0..50).map(|number| scope.spawn(reload_with_limit(number))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     // Whatever was written last was on disk before its writer asked: so it is in force now.
@@ -145,14 +145,14 @@ fn reload_is_refused_over_tcp() {
         let mut client = Client::connect(scene.outgate.admin);
         client
             .send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
-        let answer = client.answer();
-        assert!(answer.status == 403 && answer.text().contains("unix socket"), "{answer:?}");
+        let response = client.response();
+        assert!(response.status == 403 && response.text().contains("unix socket"), "{response:?}");
     }
     let mut socket = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
     socket.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"unchanged\""), "{answer}");
+    let mut response = String::new();
+    socket.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200") && response.contains("\"unchanged\""), "{response}");
 }
 
 #[test]
@@ -163,12 +163,12 @@ fn commands_name_the_admin_socket_that_does_not_answer() {
     for words in [["--admin", socket.as_str()], ["--config", named.to_str().unwrap()]] {
         for command in ["reload", "status", "diff"] {
             let output = Command::new(env!("CARGO_BIN_EXE_outgate")).arg(command).args(words).output().unwrap();
-            let (code, _, err) = said(&output);
+            let (code, _, err) = exit_code_and_output(&output);
             assert!(code == 69 && err.contains(&format!("no process listens on {socket}")), "{command}: {err}");
         }
         let mut explain = Command::new(env!("CARGO_BIN_EXE_outgate"));
         explain.args(["explain", "POST", "https://a.example/", "--running"]).args(words);
-        let (code, _, err) = said(&explain.output().unwrap());
+        let (code, _, err) = exit_code_and_output(&explain.output().unwrap());
         assert!(code == 69 && err.contains(&format!("no process listens on {socket}")), "{err}");
         assert!(err.contains("--admin") && !err.contains("SIGHUP"), "{err}");
     }
@@ -183,7 +183,7 @@ fn explain_running_shows_limits_in_use_and_open_circuits() {
     let scene = scene();
     let limited = text(&scene, more).add("routes.signed.limits", ["few"]);
     write(&scene, &limited);
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     let explain = |url: &str| {
         let output = run(&scene, &["explain", "POST", url, "--running", "--json"]);
         let steps = json(&output)["steps"].as_array().unwrap().clone();
@@ -208,13 +208,17 @@ fn explain_running_shows_limits_in_use_and_open_circuits() {
     let other = url.replace_one("hook.example", "other.example");
     assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
 
-    let nobody = format!("https://plain.example:{}/", scene.plain.port());
-    assert_eq!(scene.outgate.post(&nobody, "", "x").code(), "connect_timeout", "it waits for a request in plaintext");
-    let (code, now) = explain(&nobody);
+    let silent_target = format!("https://plain.example:{}/", scene.plain.port());
+    assert_eq!(
+        scene.outgate.post(&silent_target, "", "x").code(),
+        "connect_timeout",
+        "it waits for a request in plaintext"
+    );
+    let (code, now) = explain(&silent_target);
     assert_eq!(code, 1, "{now:?}");
     assert!(now[1].starts_with("its circuit is open: refused as target_circuit_open for 3"), "{now:?}");
     assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
-    let (code, out, _) = said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    let (code, out, _) = exit_code_and_output(&run(&scene, &["explain", "POST", &url, "--running"]));
     assert!(code == 1 && out.contains("now        limit few: 0 of 3 left"), "{out}");
 }
 
@@ -222,11 +226,11 @@ fn explain_running_shows_limits_in_use_and_open_circuits() {
 fn explain_running_exits_1_for_what_would_be_refused_now() {
     let scene = scene();
     let url = scene.plain_url();
-    let explain = || said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    let explain = || exit_code_and_output(&run(&scene, &["explain", "POST", &url, "--running"]));
     let reload = |name: &str, limit: &str, range: &str| {
         let text = text(&scene, &format!("[limits.{name}]\n{limit}\n")).set("egress.default.ranges", [range]);
         write(&scene, &text.add("routes.plain.limits", [name]));
-        let (code, _, err) = said(&run(&scene, &["reload"]));
+        let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
         assert_eq!(code, 0, "{err}");
     };
     for (name, limit, refused) in [
@@ -241,13 +245,13 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
         // One under way, which has taken its token, too.
         let mut client = scene.outgate.connect();
         client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
-        assert_eq!(client.one_answer("POST").status, 100);
+        assert_eq!(client.next_response("POST").status, 100);
         let (code, out, err) = explain();
         assert_eq!(code, i32::from(refused.is_some()), "{name}: {out}{err}");
         assert_eq!(out.contains("refused as"), refused.is_some(), "{out}");
         assert!(refused.is_none_or(|code| out.contains(&format!("under way: refused as {code}"))), "{out}");
         client.send("x");
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
     reload("none", "concurrency = 9", "198.51.100.16/28");
     let (code, out, _) = explain();
@@ -260,7 +264,7 @@ fn explain_running_gives_the_first_refusal_that_the_proxy_gives() {
     let scene = scene();
     let more = "[limits.once]\nrate = \"1/h\"\n[[routes]]\nname = \"inside\"\nhosts = [\"inside.example\"]\nlimits = [\"once\"]\n";
     write(&scene, &text(&scene, more).host("inside.example", "10.0.0.1"));
-    let (code, _, err) = said(&run(&scene, &["reload"]));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert_eq!(code, 0, "{err}");
     let url = "https://inside.example/";
     for expected in ["target_forbidden", "rate_limited"] {
@@ -274,37 +278,37 @@ fn explain_running_gives_the_first_refusal_that_the_proxy_gives() {
 fn warnings_are_logged_as_warnings_and_once() {
     let scene = scene();
     let log = &scene.outgate.log;
-    let logged = |level: &str| log.count(0, &[&format!("{level} "), "[unused]"]);
+    let logged = |level: &str| log.wait_for_lines(0, &[&format!("{level} "), "[unused]"]);
     // One that the log has had at a reload is not repeated by the next one.
     let with = |more: &str| text(&scene, &format!("[limits.idle]\nrate = \"1/h\"\n{more}"));
     write(&scene, &with("wait = \"1s\"\n"));
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
-    log.count(1, &["configuration reloaded"]);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
+    log.wait_for_lines(1, &["configuration reloaded"]);
     assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
     write(&scene, &with("wait = \"2s\"\n"));
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
-    log.count(2, &["configuration reloaded"]);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
+    log.wait_for_lines(2, &["configuration reloaded"]);
     assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
     assert!(status(&scene)["configuration"]["warnings"].to_string().contains("[unused]"));
     // Those of a configuration that is rejected are no problems.
     let broken = with("[limits.other]\nrate = \"1/h\"\n").set("signers.platform.scheme", "other");
     write(&scene, &broken);
-    let (code, _, err) = said(&run(&scene, &["reload"]));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert!(code == 78 && err.contains("warning[unused]"), "{err}");
-    log.count(1, &["configuration not adopted"]);
+    log.wait_for_lines(1, &["configuration not adopted"]);
     assert_eq!((logged("ERROR"), logged("WARN")), (0, 2), "{:#?}", log.all());
     assert_eq!(status(&scene)["rejected"]["problems"].as_array().unwrap().len(), 1);
 }
 
 /// Polls: what is looked for comes by itself, within seconds.
-fn until(scene: &Scene, what: &str, mut found: impl FnMut(&serde_json::Value) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+fn wait_for_status(scene: &Scene, label: &str, mut found: impl FnMut(&serde_json::Value) -> bool) {
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let status = status(scene);
         if found(&status) {
             return;
         }
-        assert!(Instant::now() < deadline, "{what}: {status:#}");
+        assert!(Instant::now() < deadline, "{label}: {status:#}");
     }
 }
 
@@ -316,13 +320,15 @@ fn status_drops_a_rejected_configuration_when_its_files_change_back() {
     assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
     assert!(scene.outgate.has_metric("outgate_reload_failed 1"));
     write(&scene, &good);
-    until(&scene, "neither rejected nor drifting", |status| status["rejected"].is_null() && status["drift"].is_null());
+    wait_for_status(&scene, "neither rejected nor drifting", |status| {
+        status["rejected"].is_null() && status["drift"].is_null()
+    });
     assert!(scene.outgate.has_metric("outgate_reload_failed 0"));
     // The next state of the files is reported as what it is.
     write(&scene, &good.set("signers.platform.scheme", "other"));
     assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
     write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
-    until(&scene, "drifting only", |status| {
+    wait_for_status(&scene, "drifting only", |status| {
         status["rejected"].is_null() && status["drift"]["what"] == "limits.late: added: { rate = \"20/s\" }"
     });
 }
@@ -331,7 +337,7 @@ fn status_drops_a_rejected_configuration_when_its_files_change_back() {
 fn drift_is_reported_while_diff_requests_arrive() {
     let scene = scene();
     write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
-    until(&scene, "drift", |status| {
+    wait_for_status(&scene, "drift", |status| {
         assert_eq!(run(&scene, &["diff"]).status.code(), Some(1));
         !status["drift"].is_null()
     });

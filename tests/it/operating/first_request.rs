@@ -52,7 +52,7 @@ fn first_request_of_the_readme_is_delivered_and_signed() {
     // A free port takes the place of each of README's; nothing else is changed.
     let receiver = section.command("outgate demo");
     let mut receiver = Process::start(outgate(receiver, &folder).args(["--listen", "127.0.0.1:0"]));
-    let port = receiver.lines.until("the receiver's address", |lines| {
+    let port = receiver.lines.wait_for("the receiver's address", |lines| {
         let line = lines.iter().find_map(|line| line.strip_prefix("hooks.customer.example is on 127.0.0.1:"))?;
         line.split(' ').next().map(str::to_owned)
     });
@@ -65,13 +65,13 @@ fn first_request_of_the_readme_is_delivered_and_signed() {
 
     let curl =
         section.command("curl -x").replace_one("127.0.0.1:4750", &running.proxy.to_string()).replace_all("8443", &port);
-    let answer = Command::new("sh").args(["-c", &format!("{curl} --silent --show-error")]).output().unwrap();
-    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
-    assert!(answer.starts_with("from 127.0.7.") && answer.ends_with(": signature verified\n"), "{answer}");
-    let seen = receiver.lines.until("what the receiver saw", |lines| {
+    let response = Command::new("sh").args(["-c", &format!("{curl} --silent --show-error")]).output().unwrap();
+    let response = String::from_utf8_lossy(&response.stdout).into_owned();
+    assert!(response.starts_with("from 127.0.7.") && response.ends_with(": signature verified\n"), "{response}");
+    let received = receiver.lines.wait_for("what the receiver saw", |lines| {
         lines.iter().find(|line| line.starts_with("POST /in from 127.0.7.")).cloned()
     });
-    assert!(seen.ends_with(": signature verified"), "{seen}");
+    assert!(received.ends_with(": signature verified"), "{received}");
     assert_eq!(running.records(1)[0]["signatures"], serde_json::json!(["first"]));
 
     receiver.signal("INT");
@@ -91,8 +91,8 @@ fn readiness_requires_a_usable_source_address() {
     let log = running.log.all();
     assert!(!log.iter().any(|line| line.ends_with("INFO ready")), "{log:?}");
     assert!(log.iter().any(|line| line.contains("WARN not ready: no source address is usable")), "{log:?}");
-    let answer = running.post("https://hooks.example.com/in", "", "x");
-    assert_eq!(answer.code(), "no_egress", "{answer:?}");
+    let response = running.post("https://hooks.example.com/in", "", "x");
+    assert_eq!(response.code(), "no_egress", "{response:?}");
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn demo_receiver_refuses_a_folder_that_it_did_not_make() {
     folder.write("notes", "mine");
     let output = outgate("outgate demo --receiver . --listen 127.0.0.1:0", &folder).output().unwrap();
     assert_eq!(output.status.code(), Some(69));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("cannot create the directory .: File exists"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("cannot create the directory .: File exists"), "{printed}");
     assert_eq!(std::fs::read_to_string(folder.path("notes")).unwrap(), "mine");
 }

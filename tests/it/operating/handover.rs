@@ -14,29 +14,29 @@ use std::sync::{Arc, Mutex};
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Folder, Outgate, PATIENCE, eventually, post};
+use support::{Client, Folder, Outgate, TEST_TIMEOUT, eventually, post};
 
 /// Two receivers: `good` answers each request only when the test sends it a word, `plain` answers at once.
-struct Place {
+struct Scene {
     pki: Pki,
     good: Receiver,
     plain: Receiver,
     release: Sender<()>,
 }
 
-fn place() -> Place {
+fn scene() -> Scene {
     let pki = Pki::new();
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
     let held: Reaction = Arc::new(move |_| {
-        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
     });
     let good = Receiver::tls(pki.leaf(&["hook.example"]), held);
-    Place { good, plain: Receiver::plain(ok()), pki, release }
+    Scene { good, plain: Receiver::plain(ok()), pki, release }
 }
 
-impl Place {
+impl Scene {
     /// A folder with the usual configuration, which listens as `server` says.
     fn folder(&self, server: &str) -> Folder {
         let folder = folder(&self.pki);
@@ -65,38 +65,38 @@ impl Place {
 }
 
 /// Sends a request over a new connection, again and again, until `ends`; gives what was not answered 200.
-fn hammer(to: SocketAddr, request: &str, ends: &AtomicBool, delivered: &AtomicUsize) -> Vec<String> {
+fn post_until(to: SocketAddr, request: &str, ends: &AtomicBool, delivered: &AtomicUsize) -> Vec<String> {
     let mut failures = Vec::new();
     while !ends.load(Ordering::Relaxed) {
-        match once(to, request) {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => drop(delivered.fetch_add(1, Ordering::Relaxed)),
-            Ok(answer) => failures.push(answer),
-            Err(fault) => failures.push(fault.to_string()),
+        match post_once(to, request) {
+            Ok(response) if response.starts_with("HTTP/1.1 200 ") => drop(delivered.fetch_add(1, Ordering::Relaxed)),
+            Ok(response) => failures.push(response),
+            Err(error) => failures.push(error.to_string()),
         }
     }
     failures
 }
 
-fn once(to: SocketAddr, request: &str) -> std::io::Result<String> {
+fn post_once(to: SocketAddr, request: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TEST_TIMEOUT))?;
     stream.write_all(request.as_bytes())?;
-    let mut answer = [0; 1024];
-    let length = stream.read(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    let mut response = [0; 1024];
+    let length = stream.read(&mut response)?;
+    Ok(String::from_utf8_lossy(&response[..length]).into_owned())
 }
 
 /// Runs `change` while clients connect all the time. Every one of them must be delivered.
 fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))) {
     let (ends, delivered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let more = |count: usize| {
+    let wait_for_deliveries = |count: usize| {
         let before = delivered.load(Ordering::Relaxed);
         eventually("more deliveries", || delivered.load(Ordering::Relaxed) >= before + count);
     };
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| hammer(to, request, &ends, &delivered))).collect();
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| post_until(to, request, &ends, &delivered))).collect();
         // The clients must end also where an assertion of `change` fails.
-        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| change(&more)));
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| change(&wait_for_deliveries)));
         ends.store(true, Ordering::Relaxed);
         let failures: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
         assert_eq!(failures, Vec::<String>::new());
@@ -106,36 +106,38 @@ fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))
     });
 }
 
-fn drains(outgate: &Outgate) {
-    outgate.log.until("word of the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+fn wait_for_drain(outgate: &Outgate) {
+    outgate.log.wait_for("the log line of the drain", |lines| {
+        lines.iter().any(|line| line.contains("draining")).then_some(())
+    });
 }
 
 #[test]
 fn socket_activation_refuses_no_connection_during_a_restart() {
-    let place = place();
+    let scene = scene();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
-    let systemd = || place.folder("listen = [\"systemd\"]");
+    let systemd = || scene.folder("listen = [\"systemd\"]");
     let mut old = Outgate::run_activated(systemd(), &listener);
-    let mut busy = place.in_flight(to);
+    let mut busy = scene.in_flight(to);
     let mut early = Client::connect(to);
     // Connections are accepted in their order: so the early one is the old process's.
-    assert!(once(to, &place.plain_request()).unwrap().starts_with("HTTP/1.1 200 "));
+    assert!(post_once(to, &scene.plain_request()).unwrap().starts_with("HTTP/1.1 200 "));
     let mut new = None;
-    under_load(to, &place.plain_request(), |more| {
-        more(10);
+    under_load(to, &scene.plain_request(), |wait_for_deliveries| {
+        wait_for_deliveries(10);
         old.signal("TERM");
-        drains(&old);
-        early.send(place.plain_request());
-        let answer = early.answer();
-        assert_eq!((answer.status, answer.field("connection")), (200, "close"), "its first request is served");
+        wait_for_drain(&old);
+        early.send(scene.plain_request());
+        let response = early.response();
+        assert_eq!((response.status, response.field("connection")), (200, "close"), "its first request is served");
         let next = new.insert(Outgate::run_activated(systemd(), &listener));
         assert!(!next.records(20).is_empty(), "while the old process has work in flight");
-        place.release.send(()).unwrap();
-        let answer = busy.answer();
-        assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+        scene.release.send(()).unwrap();
+        let response = busy.response();
+        assert_eq!((response.status, response.field("connection")), (200, "close"));
         assert!(old.wait().success());
-        more(10);
+        wait_for_deliveries(10);
     });
     let codes = |outgate: &Outgate| {
         let records = outgate.records(1);
@@ -146,39 +148,39 @@ fn socket_activation_refuses_no_connection_during_a_restart() {
 
 #[test]
 fn reuse_port_hands_over_without_resetting_a_connection() {
-    let place = place();
-    let old_folder = place.folder("listen = [\"127.0.0.1:0\"]\nreuse_port = true");
+    let scene = scene();
+    let old_folder = scene.folder("listen = [\"127.0.0.1:0\"]\nreuse_port = true");
     let mut old = Outgate::run_in(old_folder);
     let to = old.proxy;
-    let mut busy = place.in_flight(to);
+    let mut busy = scene.in_flight(to);
     let mut new = None;
-    under_load(to, &place.plain_request(), |more| {
-        more(10);
+    under_load(to, &scene.plain_request(), |wait_for_deliveries| {
+        wait_for_deliveries(10);
         let server = format!("listen = [\"{to}\"]\nreuse_port = true");
-        let next = new.insert(Outgate::run_in(place.folder(&server)));
+        let next = new.insert(Outgate::run_in(scene.folder(&server)));
         assert!(!next.records(10).is_empty(), "side by side");
         old.signal("TERM");
-        drains(&old);
-        more(10);
-        place.release.send(()).unwrap();
-        let answer = busy.answer();
-        assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+        wait_for_drain(&old);
+        wait_for_deliveries(10);
+        scene.release.send(()).unwrap();
+        let response = busy.response();
+        assert_eq!((response.status, response.field("connection")), (200, "close"));
         assert!(old.wait().success());
-        more(10);
+        wait_for_deliveries(10);
     });
     assert!(old.records(1).iter().all(|record| record["code"] == "delivered"));
 }
 
 #[test]
 fn without_reuse_port_no_other_process_can_listen() {
-    let place = place();
-    let first = Outgate::run_in(place.folder("listen = [\"127.0.0.1:0\"]"));
-    let folder = place.folder(&format!("listen = [\"{}\"]\nreuse_port = true", first.proxy));
+    let scene = scene();
+    let first = Outgate::run_in(scene.folder("listen = [\"127.0.0.1:0\"]"));
+    let folder = scene.folder(&format!("listen = [\"{}\"]\nreuse_port = true", first.proxy));
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
         .args(["run", "--config"])
         .arg(folder.path("config.toml"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("cannot listen on 127.0.0.1:") && said.contains("in use"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(printed.contains("cannot listen on 127.0.0.1:") && printed.contains("in use"), "{printed}");
 }

@@ -16,7 +16,7 @@ use data_encoding::HEXLOWER;
 use outgate::config;
 use outgate::history::{History, restore};
 use support::configuration::Replace;
-use support::control::{asked, json, run, said, status};
+use support::control::{exit_code_and_output, json, run, status, with_admin_socket};
 use support::scene::{Scene, config as scene_config, scene_of};
 use support::{Folder, Outgate, eventually};
 
@@ -30,7 +30,7 @@ fn version(scene: &Scene, number: u32, watch: bool) -> Version {
     let name = if number == 1 { "a.toml" } else { "b.toml" };
     let text = format!("include = [\"conf.d/*.toml\"]\n# v{number}\n");
     let config = scene_config(&scene.good, &scene.plain, &format!("[timeouts]\nidle = \"{number}s\"\n"));
-    let text = format!("{text}{}", asked(&config).set("server.watch", watch));
+    let text = format!("{text}{}", with_admin_socket(&config).set("server.watch", watch));
     let include = format!("# v{number}\n[limits.of-{number}]\nrate = \"{number}/s\"\n");
     Version { main: scene.outgate.folder.placed(&text), include: (name, include) }
 }
@@ -62,10 +62,10 @@ fn versions(main: &Path) -> BTreeSet<String> {
 
 /// Two versions were adopted, as numbers 2 and 3; files are watched from the second on, or not at all.
 fn scene(watch: bool) -> Scene {
-    let scene = scene_of(&asked);
+    let scene = scene_of(&with_admin_socket);
     for number in [1, 2] {
         write(&scene, &version(&scene, number, watch && number == 2));
-        let (code, _, err) = said(&run(&scene, &["reload"]));
+        let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
         assert_eq!(code, 0, "{err}");
         eventually("it is in force", || status(&scene)["configuration"]["number"] == number + 1);
     }
@@ -80,11 +80,11 @@ fn file(scene: &Scene, name: &str) -> Option<String> {
 fn history_lists_adopted_configurations_and_rollback_restores_their_includes() {
     for watch in [false, true] {
         let scene = scene(watch);
-        let (code, out, err) = said(&run(&scene, &["rollback", "2", "--dry-run"]));
+        let (code, out, err) = exit_code_and_output(&run(&scene, &["rollback", "2", "--dry-run"]));
         assert!(code == 1 && out.contains("limits.of-1: added") && err.contains("nothing was written"), "{out} {err}");
         assert!(file(&scene, "conf.d/a.toml").is_none());
 
-        let (code, out, err) = said(&run(&scene, &["rollback", "2"]));
+        let (code, out, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
         assert!(code == 0 && out.contains("timeouts: idle \"2s\" → \"1s\""), "{out} {err}");
         assert!(err.contains("configuration 4 is active") && err.contains("rollback to 2"), "{err}");
         let expected = version(&scene, 1, false);
@@ -95,20 +95,26 @@ fn history_lists_adopted_configurations_and_rollback_restores_their_includes() {
         assert_eq!(file(&scene, "conf.d/.b.toml.before-rollback"), Some(version(&scene, 2, watch).include.1));
 
         let entries = json(&run(&scene, &["history", "--json"]));
-        let told = |index: usize, key: &str| entries[index][key].to_string();
-        let numbers: Vec<_> = (0..4).map(|index| told(index, "number")).collect();
+        let entry_text = |index: usize, key: &str| entries[index][key].to_string();
+        let numbers: Vec<_> = (0..4).map(|index| entry_text(index, "number")).collect();
         assert_eq!(numbers, ["4", "3", "2", "1"]);
-        assert_eq!((told(0, "how"), told(3, "how")), ("\"rollback to 2\"".into(), "\"start\"".into()));
-        assert!(told(0, "by").contains("(uid ") && told(0, "in_force") == "true" && told(1, "in_force") == "false");
-        let (_, out, _) = said(&run(&scene, &["history"]));
+        assert_eq!((entry_text(0, "how"), entry_text(3, "how")), ("\"rollback to 2\"".into(), "\"start\"".into()));
+        assert!(
+            entry_text(0, "by").contains("(uid ")
+                && entry_text(0, "in_force") == "true"
+                && entry_text(1, "in_force") == "false"
+        );
+        let (_, out, _) = exit_code_and_output(&run(&scene, &["history"]));
         assert!(out.starts_with("*4 ") && out.lines().count() == 4, "{out}");
-        let (_, out, _) = said(&run(&scene, &["history", "3"]));
+        let (_, out, _) = exit_code_and_output(&run(&scene, &["history", "3"]));
         assert!(out.contains("limits.of-2: added: { rate = \"2/s\" }"), "{out}");
 
-        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
         assert!(code == 0 && err.contains("nothing to do"), "{err}");
-        assert_eq!(said(&run(&scene, &["rollback", "9"])).0, 2);
-        eventually("nothing is told to be unfinished", || !scene.outgate.admin("/readyz").text().contains("rollback"));
+        assert_eq!(exit_code_and_output(&run(&scene, &["rollback", "9"])).0, 2);
+        eventually("no unfinished rollback is reported", || {
+            !scene.outgate.admin("/readyz").text().contains("rollback")
+        });
     }
 }
 
@@ -121,10 +127,10 @@ fn rollback_refuses_a_configuration_that_is_not_valid_now() {
     let text = before.unwrap().replace_one("\"k1\"", "\"k2\"").replace_one("/key\"", "/key2\"");
     fs::copy(folder.path("key"), folder.path("key2")).unwrap();
     folder.write("config.toml", &text);
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     fs::remove_file(folder.path("key")).unwrap();
     for number in ["2", "3"] {
-        let (code, _, err) = said(&run(&scene, &["rollback", number]));
+        let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", number]));
         assert!(code == 78 && err.contains("has no secret") && err.contains("not restored"), "{err}");
     }
     assert_eq!(file(&scene, "config.toml"), Some(text));
@@ -140,21 +146,21 @@ fn rollback_writes_only_files_of_the_configuration() {
     let elsewhere = support::Folder::new();
     let entry = folder.path("state/history/000002/entry.json");
     let text = fs::read_to_string(&entry).unwrap();
-    for place in [elsewhere.path("x.toml"), folder.path("conf.d/../../x.toml")] {
+    for path in [elsewhere.path("x.toml"), folder.path("conf.d/../../x.toml")] {
         let here = folder.path("conf.d/a.toml").display().to_string();
-        fs::write(&entry, text.replace_all(&here, place.to_str().unwrap())).unwrap();
-        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        fs::write(&entry, text.replace_all(&here, path.to_str().unwrap())).unwrap();
+        let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
         assert!(
             code == 73 && err.contains("x.toml, which it does not read, or which is neither below"),
             "{code} {err}"
         );
-        assert!(!place.exists() && !folder.path(".config.toml.rollback").exists());
+        assert!(!path.exists() && !folder.path(".config.toml.rollback").exists());
     }
     fs::write(&entry, text).unwrap();
     let main = folder.path("state/history/000002/texts.json");
     fs::remove_file(&main).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", &main).unwrap();
-    let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
     assert_eq!(code, 66, "{err}");
     assert_eq!(status(&scene)["configuration"]["number"], 3);
 }
@@ -166,7 +172,7 @@ fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
     let (folder, elsewhere) = (&scene.outgate.folder, Folder::new());
     let victim = elsewhere.write("victim", "untouched");
     let is_refused = |words: &[&str], expected: i32, why: &str| {
-        let (code, _, err) = said(&run(&scene, words));
+        let (code, _, err) = exit_code_and_output(&run(&scene, words));
         assert!(code == expected && err.contains(why), "{words:?}: {code} {err}");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
     };
@@ -232,7 +238,7 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     let (conf, link) = (folder.path("conf.d"), folder.path("conf.d/a.toml"));
     let is_refused = |open: &Path| {
         for words in [&["rollback", "2"][..], &["rollback", "2", "--dry-run"]] {
-            let (code, _, err) = said(&run(&scene, words));
+            let (code, _, err) = exit_code_and_output(&run(&scene, words));
             let why = format!("{} is open to others", open.display());
             assert!(code == 73 && err.contains(&why), "{words:?}: {code} {err}");
             assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
@@ -264,7 +270,7 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     // If no other user may write there, rollback replaces the file that the operator's link leads to.
     fs::write(&victim, "# the operator's\n").unwrap();
     symlink(&victim, &link).unwrap();
-    let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
     assert_eq!(code, 0, "{err}");
     assert_eq!(fs::read_to_string(&victim).unwrap(), version(&scene, 1, false).include.1);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -273,18 +279,18 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
 /// The check is made where the file is written, too: a folder may have been opened since the rollback began.
 #[test]
 fn rollback_checks_the_folders_again_when_it_writes() {
-    let left = Left::new();
-    let folder = &left.scene.outgate.folder;
+    let stopped = StoppedScene::new();
+    let folder = &stopped.scene.outgate.folder;
     let history = History::for_reading(folder.path("state/history"));
     let entry = history.entry(2).unwrap();
-    let overlay = restore::overlay(&left.main, &entry, &history.snapshot(&entry).unwrap());
-    let begun = restore::begin(&left.main, overlay).unwrap();
+    let overlay = restore::overlay(&stopped.main, &entry, &history.snapshot(&entry).unwrap());
+    let begun = restore::begin(&stopped.main, overlay).unwrap();
     set_mode(&folder.path("conf.d"), 0o777);
-    let fault = begun.finish().unwrap_err();
-    assert!(fault.to_string().contains("conf.d is open to others"), "{fault}");
+    let error = begun.finish().unwrap_err();
+    assert!(error.to_string().contains("conf.d is open to others"), "{error}");
     set_mode(&folder.path("conf.d"), 0o755);
-    assert!(left.rollback(&["--finish"]).status().unwrap().success());
-    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+    assert!(stopped.rollback(&["--finish"]).status().unwrap().success());
+    assert_eq!(versions(&stopped.main), BTreeSet::from(["# v1".to_owned()]));
 }
 
 #[test]
@@ -296,7 +302,7 @@ fn rollback_repeated_keeps_the_files_that_the_first_one_replaced() {
     };
     for (text, saved) in [("one", ".config.toml.before-rollback"), ("two", ".config.toml.before-rollback-2")] {
         edit(text);
-        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
         assert!(code == 0 && err.contains(&format!("/{saved}\n")), "{code} {err}");
         assert!(file(&scene, saved).unwrap().ends_with(&format!("# {text}\n")), "{text}");
     }
@@ -305,23 +311,23 @@ fn rollback_repeated_keeps_the_files_that_the_first_one_replaced() {
 
 #[test]
 fn rollback_without_a_running_proxy_requires_offline_and_takes_a_lock() {
-    let left = Left::new();
-    let mut unasked = Command::new(env!("CARGO_BIN_EXE_outgate"));
-    unasked
+    let stopped = StoppedScene::new();
+    let mut without_offline = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    without_offline
         .args(["rollback", "2", "--config"])
-        .arg(&left.main)
+        .arg(&stopped.main)
         .arg("--state")
-        .arg(left.scene.outgate.folder.path("state"));
-    let (code, _, err) = said(&unasked.output().unwrap());
+        .arg(stopped.scene.outgate.folder.path("state"));
+    let (code, _, err) = exit_code_and_output(&without_offline.output().unwrap());
     assert!(code == 69 && err.contains("use --offline to write the files"), "{code} {err}");
-    let held = restore::lock(&left.main).unwrap().unwrap();
-    let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
+    let held = restore::lock(&stopped.main).unwrap().unwrap();
+    let (code, _, err) = exit_code_and_output(&stopped.rollback(&["2"]).output().unwrap());
     assert!(code == 75 && err.contains("is running"), "{code} {err}");
     drop(held);
-    assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
-    let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
+    assert_eq!(versions(&stopped.main), BTreeSet::from(["# v2".to_owned()]));
+    let (code, _, err) = exit_code_and_output(&stopped.rollback(&["2"]).output().unwrap());
     assert!(code == 0 && err.contains("the next start or reload activates"), "{code} {err}");
-    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+    assert_eq!(versions(&stopped.main), BTreeSet::from(["# v1".to_owned()]));
 }
 
 #[test]
@@ -330,29 +336,29 @@ fn rollback_may_move_the_admin_socket_that_carries_its_request() {
     let moved = file(&scene, "config.toml").unwrap().replace_one("admin.sock", "moved.sock");
     scene.outgate.folder.write("config.toml", moved);
     let before = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
-    assert_eq!(said(&run(&scene, &["reload", "--admin", &before])).0, 0);
-    let (code, _, err) = said(&run(&scene, &["rollback", "3"]));
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload", "--admin", &before])).0, 0);
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "3"]));
     assert!(code == 0 && err.contains("configuration 5 is active") && err.contains("rollback to 3"), "{code} {err}");
 }
 
 #[test]
 fn rollback_restores_a_deleted_file_without_wider_permissions() {
     use std::os::unix::fs::PermissionsExt;
-    let scene = scene_of(&asked);
+    let scene = scene_of(&with_admin_socket);
     let include = scene.outgate.folder.path("conf.d/a.toml");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     write(&scene, &version(&scene, 1, false));
     fs::set_permissions(&include, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     write(&scene, &version(&scene, 2, false));
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     let main = scene.outgate.folder.path("config.toml");
     let of_main = mode(&main);
     // The main file as well, by mistake.
     fs::remove_file(&main).unwrap();
     let socket = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
     let words = ["rollback", "2", "--admin", &socket, "--config", main.to_str().unwrap()];
-    let (code, _, err) = said(&run(&scene, &words));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &words));
     assert_eq!(code, 0, "{err}");
     assert_eq!((mode(&include), mode(&main)), (0o600, of_main));
     assert_eq!(versions(&main), BTreeSet::from(["# v1".to_owned()]));
@@ -375,7 +381,7 @@ fn history_continues_its_numbers_after_a_restart_without_a_duplicate() {
     // `server.history` configurations are kept.
     let main = version(&scene, 2, false).main.replace_one("watch = false", "watch = false\nhistory = 2");
     scene.outgate.folder.write("config.toml", main);
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     let numbers: Vec<_> = fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().collect();
     assert_eq!(numbers.len(), 2);
 }
@@ -386,20 +392,20 @@ fn history_that_cannot_be_written_is_reported_until_it_can() {
     let (history, aside) = (scene.outgate.folder.path("state/history"), scene.outgate.folder.path("state/aside"));
     let change = |number: u32| {
         write(&scene, &version(&scene, number, false));
-        assert_eq!(said(&run(&scene, &["reload"])).0, 0, "it is adopted all the same");
+        assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0, "it is adopted all the same");
     };
-    let is_told = || {
+    let is_reported = || {
         let metric = scene.outgate.admin("/metrics").text().lines().any(|line| line == "outgate_history_failed 1");
         (scene.outgate.admin("/readyz").text().contains("the active configuration is not in the history"), metric)
     };
     fs::rename(&history, &aside).unwrap();
     fs::write(&history, "no folder").unwrap();
     change(1);
-    eventually("it is told", || is_told() == (true, true));
+    eventually("the failure is reported", || is_reported() == (true, true));
     fs::remove_file(&history).unwrap();
     fs::rename(&aside, &history).unwrap();
     change(2);
-    eventually("it is told no more", || is_told() == (false, false));
+    eventually("the report ends", || is_reported() == (false, false));
     assert_eq!(json(&run(&scene, &["history", "--json"]))[0]["number"], 5);
 }
 
@@ -413,7 +419,7 @@ fn history_has_no_entry_of_a_start_that_failed() {
         let mut second = Command::new(env!("CARGO_BIN_EXE_outgate"));
         second.args(["run", "--config"]).arg(config).env("STATE_DIRECTORY", state.path("")).output().unwrap()
     };
-    let (code, _, err) = said(&start(&format!("listen = [\"{}\"]", scene.outgate.proxy)));
+    let (code, _, err) = exit_code_and_output(&start(&format!("listen = [\"{}\"]", scene.outgate.proxy)));
     assert!(code == 69 && err.contains("cannot listen"), "{err}");
     assert_eq!(fs::read_dir(state.path("history")).unwrap().count(), 0);
 }
@@ -423,13 +429,13 @@ fn drift_of_files_from_the_active_configuration_is_reported_within_seconds() {
     let scene = scene(false);
     let metric = |value: u8| {
         let line = format!("outgate_config_drift {value}");
-        scene.outgate.until_metric(&line);
+        scene.outgate.wait_for_metric(&line);
     };
     metric(0);
     // One step each way: a look that falls between two would find a difference of its own.
     let include = version(&scene, 1, false).include;
-    let (place, folder) = (scene.outgate.folder.path("conf.d").join(include.0), &scene.outgate.folder);
-    fs::rename(folder.write("next", &include.1), &place).unwrap();
+    let (path, folder) = (scene.outgate.folder.path("conf.d").join(include.0), &scene.outgate.folder);
+    fs::rename(folder.write("next", &include.1), &path).unwrap();
     metric(1);
     let ready = scene.outgate.admin("/readyz");
     assert!(
@@ -437,15 +443,15 @@ fn drift_of_files_from_the_active_configuration_is_reported_within_seconds() {
             && ready.text().contains("the configuration on disk differs from the active one: limits.of-1: added")
     );
     assert!(status(&scene)["drift"]["what"].as_str().unwrap().starts_with("limits.of-1"));
-    fs::remove_file(&place).unwrap();
+    fs::remove_file(&path).unwrap();
     metric(0);
     // A file that the configuration names counts, too.
     scene.outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
     metric(1);
     assert!(scene.outgate.admin("/readyz").text().contains("signers.platform: "));
-    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     metric(0);
-    let count = |words: &str| scene.outgate.log.count(2, &[words]);
+    let count = |words: &str| scene.outgate.log.wait_for_lines(2, &[words]);
     assert_eq!(
         (count("the configuration on disk differs from the active one"), count("is the active one again")),
         (2, 2)
@@ -466,12 +472,12 @@ fn watch_loads_a_change_without_a_file_event() {
 }
 
 /// The files of a stopped proxy, for a rollback that is interrupted anywhere.
-struct Left {
+struct StoppedScene {
     scene: Scene,
     main: PathBuf,
 }
 
-impl Left {
+impl StoppedScene {
     /// Stops the proxy.
     fn new() -> Self {
         let mut scene = scene(false);
@@ -490,75 +496,75 @@ impl Left {
         command
     }
 
-    fn is_valid(&self) {
+    fn assert_valid(&self) {
         let check = Command::new(env!("CARGO_BIN_EXE_outgate")).arg("check").arg("--config").arg(&self.main).output();
-        assert!(check.as_ref().unwrap().status.success(), "{}", said(check.as_ref().unwrap()).2);
+        assert!(check.as_ref().unwrap().status.success(), "{}", exit_code_and_output(check.as_ref().unwrap()).2);
     }
 }
 
 #[test]
 fn rollback_killed_at_any_moment_leaves_one_whole_configuration() {
-    let left = Left::new();
+    let stopped = StoppedScene::new();
     let start = Instant::now();
-    assert!(left.rollback(&["2"]).status().unwrap().success());
+    assert!(stopped.rollback(&["2"]).status().unwrap().success());
     let whole = start.elapsed();
-    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+    assert_eq!(versions(&stopped.main), BTreeSet::from(["# v1".to_owned()]));
     let rounds = if support::required() { 400 } else { 60 };
     for round in 0..rounds {
         // Rollbacks alternate, so the other version is the one that may be incomplete.
-        let number = if versions(&left.main).contains("# v1") { "3" } else { "2" };
-        let mut child = left.rollback(&[number]).spawn().unwrap();
+        let number = if versions(&stopped.main).contains("# v1") { "3" } else { "2" };
+        let mut child = stopped.rollback(&[number]).spawn().unwrap();
         // The pace of the killer, from the first moment to a little after the last.
         std::thread::sleep(whole.mul_f64(1.2 * f64::from(round) / f64::from(rounds)));
         let _ = child.kill();
         let _ = child.wait();
-        assert_eq!(versions(&left.main).len(), 1, "killed in round {round}");
+        assert_eq!(versions(&stopped.main).len(), 1, "killed in round {round}");
         if round % 10 == 0 {
-            left.is_valid();
+            stopped.assert_valid();
         }
     }
-    assert!(left.rollback(&["3"]).status().unwrap().success());
-    assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
-    assert!(!left.scene.outgate.folder.path(".config.toml.rollback").exists());
+    assert!(stopped.rollback(&["3"]).status().unwrap().success());
+    assert_eq!(versions(&stopped.main), BTreeSet::from(["# v2".to_owned()]));
+    assert!(!stopped.scene.outgate.folder.path(".config.toml.rollback").exists());
 }
 
 #[test]
 fn rollback_interrupted_between_any_two_steps_loads_one_whole_set() {
-    let left = Left::new();
-    let folder = &left.scene.outgate.folder;
+    let stopped = StoppedScene::new();
+    let folder = &stopped.scene.outgate.folder;
     let (one, two) = (BTreeSet::from(["# v1".to_owned()]), BTreeSet::from(["# v2".to_owned()]));
     let history = History::for_reading(folder.path("state/history"));
     let entry = history.entry(2).unwrap();
-    let overlay = || restore::overlay(&left.main, &entry, &history.snapshot(&entry).unwrap());
+    let overlay = || restore::overlay(&stopped.main, &entry, &history.snapshot(&entry).unwrap());
     assert_eq!(overlay().removed, BTreeSet::from([folder.path("conf.d/b.toml")]));
 
     // An unfinished folder is ignored until it has its final name.
     fs::create_dir(folder.path(".config.toml.rollback-unfinished")).unwrap();
     folder.write(".config.toml.rollback-unfinished/0", "half");
-    assert_eq!(versions(&left.main), two);
-    restore::begin(&left.main, overlay()).unwrap();
-    assert_eq!(versions(&left.main), one, "it has its name");
-    let version = version(&left.scene, 1, false);
+    assert_eq!(versions(&stopped.main), two);
+    restore::begin(&stopped.main, overlay()).unwrap();
+    assert_eq!(versions(&stopped.main), one, "it has its name");
+    let version = version(&stopped.scene, 1, false);
     folder.write(".config.toml.rollback-next", "half a file");
-    assert_eq!(versions(&left.main), one);
-    fs::write(&left.main, &version.main).unwrap();
-    assert_eq!(versions(&left.main), one, "the main file is in its place");
-    left.is_valid();
+    assert_eq!(versions(&stopped.main), one);
+    fs::write(&stopped.main, &version.main).unwrap();
+    assert_eq!(versions(&stopped.main), one, "the main file is in its place");
+    stopped.assert_valid();
     // The next start completes the rollback and reports it.
     let running = Outgate::run_in(Folder::linked(folder));
     let ready = running.admin("/readyz").text();
     assert!(ready.contains("a rollback to 2 has not finished"), "{ready}");
-    let mut asking = Command::new(env!("CARGO_BIN_EXE_outgate"));
-    let found = json(&asking.args(["status", "--json", "--config"]).arg(&left.main).output().unwrap());
+    let mut status_command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    let found = json(&status_command.args(["status", "--json", "--config"]).arg(&stopped.main).output().unwrap());
     assert_eq!(found["configuration"]["how"], "rollback to 2");
-    let (code, _, err) = said(&left.rollback(&["--finish"]).output().unwrap());
+    let (code, _, err) = exit_code_and_output(&stopped.rollback(&["--finish"]).output().unwrap());
     assert!(code == 0 && err.contains("finished the interrupted rollback to configuration 2"), "{err}");
-    assert_eq!(versions(&left.main), one);
+    assert_eq!(versions(&stopped.main), one);
     assert_eq!(fs::read_to_string(folder.path("conf.d/a.toml")).unwrap(), version.include.1);
-    eventually("it is told no more", || !running.admin("/readyz").text().contains("rollback"));
+    eventually("the report ends", || !running.admin("/readyz").text().contains("rollback"));
     // A folder that makes no sense is not passed over.
     fs::create_dir(folder.path(".config.toml.rollback")).unwrap();
-    assert!(config::load(&left.main).is_err());
+    assert!(config::load(&stopped.main).is_err());
 }
 
 /// A copy of an entry must not help to guess the secret of a file.
@@ -599,12 +605,12 @@ fn history_says_that_it_cannot_compare_when_the_key_of_its_digests_is_lost() {
     let entries = entries(2);
     let changes = &entries[1].difference.changes;
     assert!(changes.len() == 1 && changes[0].starts_with("cannot compare with configuration 1: "), "{changes:?}");
-    let told =
+    let is_reported =
         |lines: &[String]| lines.iter().any(|line| line.contains("cannot compare with configuration 1")).then_some(());
-    outgate.log.until("word of it", told);
+    outgate.log.wait_for("the log line", is_reported);
     // The new key is not that of the first entry.
     let written = config::load(&outgate.folder.path("config.toml")).unwrap().config.snapshot.clone();
-    let fault = history.difference(&entries[0], &written).unwrap_err();
-    assert_eq!(fault.to_string(), "its digests were made with another key");
+    let error = history.difference(&entries[0], &written).unwrap_err();
+    assert_eq!(error.to_string(), "its digests were made with another key");
     assert!(history.is_same(&entries[1], &written));
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Outgate, PATIENCE, eventually, post};
+use support::{Client, Outgate, TEST_TIMEOUT, eventually, post};
 
 /// Timeouts that no step meets, however slow the machine is.
 const LONG: &str = "{ connect = \"1m\", tls = \"1m\", body = \"1m\", response = \"1m\" }";
@@ -20,7 +20,7 @@ const SHORT: &str = "{ connect = \"1m\", tls = \"300ms\", body = \"1m\", respons
 /// The same for the client's step alone.
 const SHORT_BODY: &str = "{ connect = \"1m\", tls = \"1m\", body = \"300ms\", response = \"1m\" }";
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     good: Receiver,
     plain: Receiver,
@@ -30,7 +30,7 @@ struct Place {
 
 /// Four routes, of which two lead to the slow target and have timeouts of their own. All share one permit, so that one
 /// that is not freed shows at once.
-fn place(slow_timeouts: &str) -> Place {
+fn scene(slow_timeouts: &str) -> Scene {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let plain = Receiver::plain(ok());
@@ -50,10 +50,10 @@ fn place(slow_timeouts: &str) -> Place {
         .set("routes.signed.timeouts.tls", "1m")
         .set("routes.signed.timeouts.response", "1m")
         .set("routes.plain.timeouts.response", "1m");
-    Place { outgate: Outgate::run(folder(&pki), &config), good, plain, slow }
+    Scene { outgate: Outgate::run(folder(&pki), &config), good, plain, slow }
 }
 
-impl Place {
+impl Scene {
     fn good_url(&self) -> String {
         format!("https://hook.example:{}/", self.good.port())
     }
@@ -63,47 +63,47 @@ impl Place {
     }
 
     /// The permit is free again, every connection gone, and there are as many records as deliveries.
-    fn nothing_is_left(&self, records: usize, what: &str) {
-        let deadline = Instant::now() + PATIENCE;
+    fn nothing_is_left(&self, records: usize, label: &str) {
+        let deadline = Instant::now() + TEST_TIMEOUT;
         let mut refused = 0;
         for url in [self.good_url(), format!("http://plain.example:{}/", self.plain.port())] {
             loop {
-                let answer = self.outgate.post(&url, "", "");
-                if answer.code() != "concurrency_limited" {
-                    assert_eq!(answer.status, 200, "{what}: {answer:?}");
+                let response = self.outgate.post(&url, "", "");
+                if response.code() != "concurrency_limited" {
+                    assert_eq!(response.status, 200, "{label}: {response:?}");
                     break;
                 }
                 refused += 1;
-                assert!(Instant::now() < deadline, "{what}: the permit is not freed");
+                assert!(Instant::now() < deadline, "{label}: the permit is not freed");
             }
         }
-        self.outgate.until_metric("outgate_client_connections 0");
+        self.outgate.wait_for_metric("outgate_client_connections 0");
         let all = self.outgate.records(records + 2 + refused);
-        let mine = all.iter().filter(|record| record["code"] != "concurrency_limited").count();
-        assert_eq!(mine, records + 2, "{what}: {all:#?}");
+        let recorded = all.iter().filter(|record| record["code"] != "concurrency_limited").count();
+        assert_eq!(recorded, records + 2, "{label}: {all:#?}");
     }
 }
 
 fn accept(listener: &TcpListener) -> std::io::Result<TcpStream> {
     let (stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TEST_TIMEOUT))?;
     Ok(stream)
 }
 
 /// Reads until the head of a request is in.
 fn read_head(stream: &mut TcpStream) {
-    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
-    while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
+    let (mut received, mut piece) = (Vec::new(), [0; 4096]);
+    while !received.windows(4).any(|four| four == b"\r\n\r\n") {
         let length = stream.read(&mut piece).unwrap();
         assert_ne!(length, 0);
-        seen.extend_from_slice(&piece[..length]);
+        received.extend_from_slice(&piece[..length]);
     }
 }
 
 #[test]
 fn client_hang_up_before_the_end_of_its_body_is_recorded_as_client_gone() {
-    let place = place(LONG);
-    let (signed, plain) = (place.good_url(), place.slow_url("http"));
+    let scene = scene(LONG);
+    let (signed, plain) = (scene.good_url(), scene.slow_url("http"));
     let head = |url: &str, framing: &str| format!("POST {url} HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
     let mut records = 0;
     for (sent, counts) in [
@@ -115,71 +115,71 @@ fn client_hang_up_before_the_end_of_its_body_is_recorded_as_client_gone() {
         (head(&plain, "Content-Length: 10") + "half", true),
         (head(&plain, "Transfer-Encoding: chunked") + "5\r\nhello\r\n", true),
     ] {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         client.send(&sent);
         let streams = sent.contains(&plain);
-        let upstream = streams.then(|| accept(&place.slow).unwrap());
+        let upstream = streams.then(|| accept(&scene.slow).unwrap());
         drop(client);
         if let Some(mut upstream) = upstream {
-            let mut seen = Vec::new();
-            let _ = upstream.read_to_end(&mut seen);
-            assert!(!seen.ends_with(b"0\r\n\r\n"), "a broken upload must not look whole");
+            let mut received = Vec::new();
+            let _ = upstream.read_to_end(&mut received);
+            assert!(!received.ends_with(b"0\r\n\r\n"), "a broken upload must not look whole");
         }
         records += usize::from(counts);
-        let all = place.outgate.records(records);
+        let all = scene.outgate.records(records);
         assert!(!counts || all[records - 1]["code"] == "client_gone", "{sent:?}: {:?}", all.last());
     }
-    place.nothing_is_left(records, "bodies");
-    assert_eq!(place.good.seen().len(), 1, "nothing half was delivered");
+    scene.nothing_is_left(records, "bodies");
+    assert_eq!(scene.good.requests().len(), 1, "nothing half was delivered");
 }
 
 #[test]
 fn client_hang_up_while_the_target_stalls_is_recorded_as_client_gone() {
-    let place = place(LONG);
+    let scene = scene(LONG);
     // The client hangs up while the handshake stalls, then while the response does.
     for (count, scheme) in ["https", "http"].into_iter().enumerate() {
-        let mut client = place.outgate.connect();
-        client.send(post(&place.slow_url(scheme), "", "x"));
-        let mut upstream = accept(&place.slow).unwrap();
+        let mut client = scene.outgate.connect();
+        client.send(post(&scene.slow_url(scheme), "", "x"));
+        let mut upstream = accept(&scene.slow).unwrap();
         if scheme == "http" {
             read_head(&mut upstream);
         }
         drop(client);
         let _ = upstream.read_to_end(&mut Vec::new());
-        assert_eq!(place.outgate.records(count + 1)[count]["code"], "client_gone", "{scheme}");
+        assert_eq!(scene.outgate.records(count + 1)[count]["code"], "client_gone", "{scheme}");
     }
     // The client hangs up while the response streams and the target is silent.
-    let mut client = place.outgate.connect();
-    client.send(post(&place.slow_url("http"), "", "x"));
-    let mut upstream = accept(&place.slow).unwrap();
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.slow_url("http"), "", "x"));
+    let mut upstream = accept(&scene.slow).unwrap();
     read_head(&mut upstream);
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
     assert!(client.read_some().starts_with(b"HTTP/1.1 200"));
     drop(client);
     let _ = upstream.read_to_end(&mut Vec::new());
-    let record = place.outgate.records(3)[2].clone();
+    let record = scene.outgate.records(3)[2].clone();
     assert_eq!(record["code"], "client_gone", "{record}");
-    place.nothing_is_left(3, "waits");
+    scene.nothing_is_left(3, "waits");
 }
 
 #[test]
 fn target_stall_at_each_step_meets_the_timeout_of_that_step() {
-    let place = place(SHORT);
-    let url = |scheme| place.slow_url(scheme);
+    let scene = scene(SHORT);
+    let url = |scheme| scene.slow_url(scheme);
     // No handshake.
-    let mut client = place.outgate.connect();
+    let mut client = scene.outgate.connect();
     client.send(post(&url("https"), "", "x"));
-    let stalled = accept(&place.slow).unwrap();
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.code()), (504, "connect_timeout"));
+    let stalled = accept(&scene.slow).unwrap();
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (504, "connect_timeout"));
     drop((stalled, client));
     // No answer, to a fixed and to a streamed body.
     for framing in ["Content-Length: 1\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"] {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\n{framing}", url("http")));
-        let stalled = accept(&place.slow).unwrap();
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.code()), (504, "response_timeout"), "{framing}");
+        let stalled = accept(&scene.slow).unwrap();
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (504, "response_timeout"), "{framing}");
         drop(stalled);
     }
     // A head without its body, and half a body: the head is out, so the client must see the break.
@@ -187,46 +187,50 @@ fn target_stall_at_each_step_meets_the_timeout_of_that_step() {
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
     ] {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         client.send(post(&url("http"), "", "x"));
-        let mut stalled = accept(&place.slow).unwrap();
+        let mut stalled = accept(&scene.slow).unwrap();
         read_head(&mut stalled);
         stalled.write_all(sent.as_bytes()).unwrap();
         let all = client.rest();
         assert!(all.starts_with(b"HTTP/1.1 200") && !all.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&all));
     }
-    let records = place.outgate.records(5);
+    let records = scene.outgate.records(5);
     let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
     assert_eq!(
         codes,
         ["connect_timeout", "response_timeout", "response_timeout", "response_timeout", "response_timeout"]
     );
-    place.nothing_is_left(5, "stalls");
+    scene.nothing_is_left(5, "stalls");
 }
 
 #[test]
 fn client_stall_in_a_body_meets_the_body_timeout() {
-    let place = place(SHORT_BODY);
-    for (url, streams) in [(place.slow_url("https"), false), (place.slow_url("http"), true)] {
-        let mut client = place.outgate.connect();
+    let scene = scene(SHORT_BODY);
+    for (url, streams) in [(scene.slow_url("https"), false), (scene.slow_url("http"), true)] {
+        let mut client = scene.outgate.connect();
         client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf"));
-        let upstream = streams.then(|| accept(&place.slow).unwrap());
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.code(), answer.field("connection")), (408, "body_timeout", "close"), "{url}");
+        let upstream = streams.then(|| accept(&scene.slow).unwrap());
+        let response = client.response();
+        assert_eq!(
+            (response.status, response.code(), response.field("connection")),
+            (408, "body_timeout", "close"),
+            "{url}"
+        );
         drop(upstream);
     }
-    place.nothing_is_left(2, "slow bodies");
+    scene.nothing_is_left(2, "slow bodies");
 }
 
 #[test]
 fn client_hang_ups_leave_no_descriptor_open() {
-    let place = place(LONG);
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", place.outgate.pid())).unwrap().count();
-    assert_eq!(place.outgate.post(&place.good_url(), "", "x").status, 200);
+    let scene = scene(LONG);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", scene.outgate.pid())).unwrap().count();
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     let before = descriptors();
     for round in 0..200 {
-        let mut client: Client = place.outgate.connect();
-        let request = post(&place.good_url(), "", "body");
+        let mut client: Client = scene.outgate.connect();
+        let request = post(&scene.good_url(), "", "body");
         client.send(&request[..round % request.len()]);
     }
     eventually("the descriptors are closed", || descriptors() <= before + 1);
@@ -234,15 +238,15 @@ fn client_hang_ups_leave_no_descriptor_open() {
 
 #[test]
 fn client_that_does_not_read_meets_the_total_timeout() {
-    let place = place(SHORT);
-    let mut client = place.outgate.connect();
-    client.send(post(&place.slow_url("http"), "", "x"));
-    let mut upstream = accept(&place.slow).unwrap();
+    let scene = scene(SHORT);
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.slow_url("http"), "", "x"));
+    let mut upstream = accept(&scene.slow).unwrap();
     read_head(&mut upstream);
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67000000\r\n\r\n").unwrap();
     // The target fills all buffers up to a client that does not read. It ends when outgate hangs up.
     while upstream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
-    let record = place.outgate.records(1)[0].clone();
+    let record = scene.outgate.records(1)[0].clone();
     let total = record["ms"]["total"].as_f64().unwrap();
     assert!((900.0..5000.0).contains(&total), "{record}");
 }
@@ -251,19 +255,19 @@ fn client_that_does_not_read_meets_the_total_timeout() {
 #[test]
 fn accept_without_descriptors_is_logged_once_and_resumes() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    let place = place(LONG);
-    let url = format!("http://plain.example:{}/", place.plain.port());
-    assert_eq!(place.outgate.post(&url, "", "").status, 200);
-    let pid = Pid::from_raw(i32::try_from(place.outgate.pid()).unwrap());
+    let scene = scene(LONG);
+    let url = format!("http://plain.example:{}/", scene.plain.port());
+    assert_eq!(scene.outgate.post(&url, "", "").status, 200);
+    let pid = Pid::from_raw(i32::try_from(scene.outgate.pid()).unwrap());
     let limit = |current| prlimit(pid, Resource::Nofile, Rlimit { current: Some(current), maximum: Some(1024) });
     limit(0).unwrap();
-    let mut client = place.outgate.connect();
+    let mut client = scene.outgate.connect();
     client.send(post(&url, "", "late"));
-    place.outgate.log.until("a complaint", |lines| {
+    scene.outgate.log.wait_for("a log line", |lines| {
         lines.iter().any(|line| line.contains("cannot accept connections on 127.0.0.1")).then_some(())
     });
     limit(1024).unwrap();
-    assert_eq!(client.answer().status, 200);
-    let said = place.outgate.log.all().iter().filter(|line| line.contains("cannot accept")).count();
-    assert_eq!(said, 1);
+    assert_eq!(client.response().status, 200);
+    let logged = scene.outgate.log.all().iter().filter(|line| line.contains("cannot accept")).count();
+    assert_eq!(logged, 1);
 }

@@ -96,7 +96,7 @@ fn log_format_level_and_deliveries_change_by_reload() {
     assert_eq!(outgate.post(&url, "", "x").status, 200);
     outgate.reconfigure(&text(&plain, "deliveries = \"file:{dir}/two\"\nformat = \"json\"\nlevel = \"debug\""));
     assert_eq!(outgate.post(&url, "", "x").status, 200);
-    outgate.log.until("a line of JSON", |lines| {
+    outgate.log.wait_for("a line of JSON", |lines| {
         let line = lines.iter().find(|line| line.contains("configuration reloaded"))?;
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         (line["level"] == "info" && line["time"].is_string() && line["message"].is_string()).then_some(())
@@ -126,28 +126,28 @@ fn metrics_are_given_as_plain_text_where_accept_prefers_it() {
     let url = format!("http://plain.example:{}/in", plain.port());
     assert_eq!(outgate.post(&url, "", "x").status, 200);
     outgate.records(1);
-    let ask = |accept: &str| {
+    let get_metrics = |accept: &str| {
         let mut client = Client::connect(outgate.admin);
         client.send(format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}Connection: close\r\n\r\n"));
-        client.answer()
+        client.response()
     };
     for accept in [
         "",
         "Accept: */*\r\n",
         "Accept: application/openmetrics-text;version=1.0.0;q=0.6, text/plain;version=0.0.4;q=0.2, */*;q=0.1\r\n",
     ] {
-        assert!(ask(accept).field("content-type").starts_with("application/openmetrics-text"), "{accept}");
+        assert!(get_metrics(accept).field("content-type").starts_with("application/openmetrics-text"), "{accept}");
     }
-    let answer = ask("Accept: text/plain\r\n");
-    assert_eq!(answer.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
-    let text = answer.text();
+    let response = get_metrics("Accept: text/plain\r\n");
+    assert_eq!(response.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let text = response.text();
     assert!(text.contains("# TYPE outgate_deliveries_total counter\n") && !text.contains("# EOF"), "{text}");
     assert!(text.contains("\noutgate_deliveries_total{"), "{text}");
 }
 
 #[test]
 fn check_names_yaml_and_json_given_by_mistake() {
-    let said = |text: &str| {
+    let printed = |text: &str| {
         let folder = Folder::new();
         let path = folder.write("config", text);
         let output =
@@ -159,11 +159,11 @@ fn check_names_yaml_and_json_given_by_mistake() {
         ("---\nserver: {}\n", "YAML"),
         ("{\"server\": {\"listen\": []}}\n", "JSON"),
     ] {
-        let said = said(text);
-        assert!(said.contains(&format!("this file is {language}, not TOML")), "{said}");
-        assert!(said.contains("not valid: 1 problem, 0 warnings"), "{said}");
+        let printed = printed(text);
+        assert!(printed.contains(&format!("this file is {language}, not TOML")), "{printed}");
+        assert!(printed.contains("not valid: 1 problem, 0 warnings"), "{printed}");
     }
-    assert!(said("[server]\nlisten: 1\n").contains("not TOML:"));
+    assert!(printed("[server]\nlisten: 1\n").contains("not TOML:"));
 }
 
 #[test]
@@ -180,8 +180,8 @@ fn check_suggests_the_host_of_a_url_or_port_in_hosts() {
         let path = folder.write("config.toml", text);
         let output =
             Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(path).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains(&format!("write the host alone, \"{host}\"")), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(printed.contains(&format!("write the host alone, \"{host}\"")), "{printed}");
     }
 }
 
@@ -206,9 +206,9 @@ fn demo_leaves_nothing_behind_and_shows_a_record_and_a_metric() {
         .current_dir(state.path(""))
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("\"code\":\"delivered\"") && said.contains("outgate_deliveries_total{"), "{said}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}");
+    assert!(printed.contains("\"code\":\"delivered\"") && printed.contains("outgate_deliveries_total{"), "{printed}");
     for folder in [&home, &state] {
         assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 0);
     }

@@ -40,7 +40,7 @@ fn metrics_are_rendered_on_a_thread_of_their_own() {
     let mut client = Client::connect(outgate.proxy);
     for n in 0..ROUTES {
         client.send(format!("GET https://h{n}.acme.org:8/ HTTP/1.1\r\nHost: x\r\n\r\n"));
-        assert_eq!(client.answer().code(), "target_port_forbidden");
+        assert_eq!(client.response().code(), "target_port_forbidden");
     }
     let spent = |name: &str| nanoseconds_of(&outgate, name);
     let before = (spent("outgate"), spent("metrics"));

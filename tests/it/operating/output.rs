@@ -15,10 +15,10 @@ use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Answer, Client, Folder, eventually, post};
+use support::{Client, Folder, Response, eventually, post};
 
 /// A proxy with one worker, whose stderr is a pipe that the test holds by both ends.
-struct Piped {
+struct PipedProxy {
     child: Child,
     proxy: SocketAddr,
     admin: SocketAddr,
@@ -29,7 +29,7 @@ struct Piped {
     plain: Receiver,
 }
 
-impl Piped {
+impl PipedProxy {
     fn run() -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         Self::run_with(OwnedFd::from(reader).into(), OwnedFd::from(writer).into())
@@ -45,7 +45,7 @@ impl Piped {
         let (mut proxy, mut admin) = (None, None);
         for line in (&mut stderr).lines() {
             let line = line.unwrap();
-            let address = |what| line.split_once(what).map(|(_, address)| address.trim().parse().unwrap());
+            let address = |prefix| line.split_once(prefix).map(|(_, address)| address.trim().parse().unwrap());
             proxy = proxy.or_else(|| address("proxy listening on "));
             admin = admin.or_else(|| address("admin listening on "));
             if line.ends_with(" ready") {
@@ -59,13 +59,13 @@ impl Piped {
     fn deliver(&self) -> u16 {
         let mut client = Client::connect(self.proxy);
         client.send(post(&format!("https://hook.example:{}/in", self.target.port()), "Connection: close\r\n", "x"));
-        client.answer().status
+        client.response().status
     }
 
-    fn admin(&self, path: &str) -> Answer {
+    fn admin(&self, path: &str) -> Response {
         let mut client = Client::connect(self.admin);
         client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin));
-        client.answer()
+        client.response()
     }
 
     fn close_stderr(&mut self) {
@@ -88,7 +88,7 @@ impl Piped {
     }
 }
 
-impl Drop for Piped {
+impl Drop for PipedProxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -123,7 +123,7 @@ fn fill(writer: &impl AsRawFd) {
 
 #[test]
 fn log_to_a_full_stderr_holds_up_no_delivery() {
-    let mut outgate = Piped::run();
+    let mut outgate = PipedProxy::run();
     fill(&outgate.writer);
     for number in 1..=3 {
         outgate.reload(number);
@@ -140,7 +140,7 @@ fn log_to_a_full_stderr_holds_up_no_delivery() {
 /// `outgate run 2>&1 | tee log` closes stderr like this when `tee` ends.
 #[test]
 fn log_to_a_closed_stderr_counts_lost_lines_and_the_process_goes_on() {
-    let mut outgate = Piped::run();
+    let mut outgate = PipedProxy::run();
     assert_eq!(outgate.lost_lines(), 0);
     outgate.close_stderr();
     outgate.reload(1);
@@ -160,7 +160,7 @@ fn log_reports_its_lost_lines_when_it_can_be_written_again() {
     let reader = File::open(&fifo).unwrap();
     let writer = OpenOptions::new().write(true).open(&fifo).unwrap();
     drop(both);
-    let mut outgate = Piped::run_with(reader, writer);
+    let mut outgate = PipedProxy::run_with(reader, writer);
     outgate.close_stderr();
     outgate.reload(1);
     eventually("a log line is lost", || outgate.lost_lines() > 0);
@@ -198,9 +198,9 @@ fn log_to_a_full_stderr_holds_up_neither_start_nor_stop() {
 /// Commands that need no running proxy, and one that misses it.
 fn commands(folder: &Folder) -> Vec<Vec<String>> {
     let config = folder.path("config.toml").display().to_string();
-    let word = |word: &str| match word.strip_prefix("CONFIG") {
+    let argument = |argument: &str| match argument.strip_prefix("CONFIG") {
         Some(rest) => format!("{config}{rest}"),
-        None => word.to_owned(),
+        None => argument.to_owned(),
     };
     [
         "--help",
@@ -218,7 +218,7 @@ fn commands(folder: &Folder) -> Vec<Vec<String>> {
         "history --config CONFIG",
         "demo --once",
     ]
-    .map(|words| words.split(' ').map(word).collect())
+    .map(|words| words.split(' ').map(argument).collect())
     .into()
 }
 
@@ -249,13 +249,13 @@ fn every_command_ends_quietly_on_a_closed_pipe() {
     let folder = command_scene();
     for words in commands(&folder) {
         let expected = run(&words, Stdio::null(), Stdio::null());
-        let is_meant = expected.code().is_some_and(|code| ![2, 101].contains(&code));
-        assert!(is_meant, "{words:?}: {expected}");
+        let is_expected = expected.code().is_some_and(|code| ![2, 101].contains(&code));
+        assert!(is_expected, "{words:?}: {expected}");
         let (reader, writer) = std::io::pipe().unwrap();
         let ended = run(&words, closed(), writer);
-        let said = std::io::read_to_string(reader).unwrap();
+        let printed = std::io::read_to_string(reader).unwrap();
         assert_eq!(ended, expected, "{words:?}");
-        assert!(!said.contains("pipe"), "{words:?}: {said}");
+        assert!(!printed.contains("pipe"), "{words:?}: {printed}");
         assert_eq!(run(&words, Stdio::null(), closed()), expected, "{words:?}");
     }
 }

@@ -13,9 +13,9 @@ use socket2::{Domain, Socket, Type};
 use support::configuration::Replace;
 use support::pki::Pki;
 use support::ports::refusing;
-use support::receiver::{Receiver, answering, ok};
+use support::receiver::{Receiver, ok, respond_with};
 use support::scene::{Scene, config, folder, scene, scene_with};
-use support::{Answer, Outgate, eventually, post};
+use support::{Outgate, Response, eventually, post};
 
 /// A listener whose queue is full, so that the kernel drops every further SYN.
 fn silent() -> (Vec<Socket>, u16) {
@@ -44,28 +44,28 @@ fn is_of_the_pool(address: &Value) -> bool {
 }
 
 /// The records of these answers, in this order: that of a delivery may be written after its client sends the next one.
-fn records_of(outgate: &Outgate, answers: &[Answer]) -> Vec<Value> {
-    let records = outgate.records(answers.len());
-    let record_of = |answer: &Answer| {
-        let id = answer.field("outgate-request-id");
+fn records_of(outgate: &Outgate, responses: &[Response]) -> Vec<Value> {
+    let records = outgate.records(responses.len());
+    let record_of = |response: &Response| {
+        let id = response.field("outgate-request-id");
         records.iter().find(|record| record["request_id"] == id).expect("a record of the answer").clone()
     };
-    answers.iter().map(record_of).collect()
+    responses.iter().map(record_of).collect()
 }
 
 /// Every response has the fields of docs/requests.md, "Fields of a response".
-fn marked(answer: &Answer, egress: &str) {
-    assert_eq!((answer.field("outgate-egress"), answer.field("via")), (egress, "1.1 outgate"), "{answer:?}");
-    assert!(answer.field("proxy-status").starts_with("outgate"), "{answer:?}");
-    assert!(!answer.field("outgate-request-id").is_empty(), "{answer:?}");
+fn assert_response_fields(response: &Response, egress: &str) {
+    assert_eq!((response.field("outgate-egress"), response.field("via")), (egress, "1.1 outgate"), "{response:?}");
+    assert!(response.field("proxy-status").starts_with("outgate"), "{response:?}");
+    assert!(!response.field("outgate-request-id").is_empty(), "{response:?}");
 }
 
 #[test]
 fn a_record_of_a_refused_connection_has_every_attempt_with_its_source() {
     let (_closed, port) = refusing();
     let scene = towards(port, "2s");
-    let answer = scene.outgate.post(&format!("https://hook.example:{port}/in?x"), "", "x");
-    assert_eq!(answer.code(), "connect_refused");
+    let response = scene.outgate.post(&format!("https://hook.example:{port}/in?x"), "", "x");
+    assert_eq!(response.code(), "connect_refused");
     let record = &scene.outgate.records(1)[0];
     assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
     assert!(record["ms"]["connect"].is_number() && record["ms"]["tls"].is_null(), "{record}");
@@ -78,20 +78,20 @@ fn a_record_of_a_refused_connection_has_every_attempt_with_its_source() {
     }
     assert_ne!(attempts[0]["source"], attempts[1]["source"]);
     assert_eq!(attempts[1]["source"], record["source"], "the last one that decides");
-    marked(&answer, record["source"].as_str().unwrap());
+    assert_response_fields(&response, record["source"].as_str().unwrap());
 }
 
 #[test]
 fn a_record_of_a_connect_timeout_has_the_source_and_the_milliseconds() {
     let (_held, port) = silent();
     let scene = towards(port, "100ms");
-    let answer = scene.outgate.post(&format!("https://hook.example:{port}/"), "", "x");
-    assert_eq!(answer.code(), "connect_timeout");
+    let response = scene.outgate.post(&format!("https://hook.example:{port}/"), "", "x");
+    assert_eq!(response.code(), "connect_timeout");
     let record = &scene.outgate.records(1)[0];
     assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
     assert!(record["ms"]["connect"].as_f64().unwrap() >= 100.0, "{record}");
     assert_eq!(record["attempts"][0]["outcome"], "timeout", "{record}");
-    marked(&answer, record["source"].as_str().unwrap());
+    assert_response_fields(&response, record["source"].as_str().unwrap());
 }
 
 /// The target's kernel accepts the connection, and the target sends nothing.
@@ -114,7 +114,7 @@ fn a_record_of_a_timeout_has_the_milliseconds_of_its_step() {
         "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
         scene.good_url()
     ));
-    assert_eq!(slow.one_answer("POST").status, 100);
+    assert_eq!(slow.next_response("POST").status, 100);
     drop(slow);
     let records = scene.outgate.records(3);
     for record in &records[..2] {
@@ -152,7 +152,7 @@ fn a_record_of_a_client_that_hangs_up_while_connecting_has_the_source_and_the_mi
 
 #[test]
 fn a_record_of_a_failed_handshake_has_what_the_certificate_said() {
-    let (pki, strangers) = (Pki::new(), Pki::new());
+    let (pki, other_pki) = (Pki::new(), Pki::new());
     let names: Vec<String> = (0..7).map(|n| format!("n{n}.example")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let until = |params: &mut rcgen::CertificateParams| {
@@ -161,13 +161,13 @@ fn a_record_of_a_failed_handshake_has_what_the_certificate_said() {
         params.distinguished_name.push(rcgen::DnType::CommonName, "a\u{1b}[31m");
         params.serial_number = Some(0x2a_u64.into());
     };
-    let stranger = Receiver::tls(strangers.leaf_with(&names, until), ok());
-    let outgate = Outgate::run(folder(&pki), &config(&stranger, &stranger, ""));
-    let answer = outgate.post(&format!("https://hook.example:{}/", stranger.port()), "", "x");
-    assert_eq!(answer.code(), "certificate_untrusted");
+    let untrusted = Receiver::tls(other_pki.leaf_with(&names, until), ok());
+    let outgate = Outgate::run(folder(&pki), &config(&untrusted, &untrusted, ""));
+    let response = outgate.post(&format!("https://hook.example:{}/", untrusted.port()), "", "x");
+    assert_eq!(response.code(), "certificate_untrusted");
     let mut tunnelling = outgate.connect();
-    tunnelling.send(format!("CONNECT plain.example:{} HTTP/1.1\r\nHost: h\r\n\r\n", stranger.port()));
-    assert_eq!(tunnelling.answer_to("CONNECT").code(), "certificate_untrusted");
+    tunnelling.send(format!("CONNECT plain.example:{} HTTP/1.1\r\nHost: h\r\n\r\n", untrusted.port()));
+    assert_eq!(tunnelling.response_to("CONNECT").code(), "certificate_untrusted");
     for record in outgate.records(2) {
         assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
         assert!(record["ms"]["connect"].is_number() && record["ms"]["tls"].is_number(), "{record}");
@@ -189,8 +189,8 @@ fn a_record_of_a_failed_handshake_has_what_the_certificate_said() {
 #[test]
 fn a_record_of_a_delivery_has_no_attempts_and_no_certificate_object() {
     let scene = scene();
-    let answer = scene.outgate.post(&scene.good_url(), "", "x");
-    assert_eq!(answer.status, 200);
+    let response = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!(response.status, 200);
     let record = &scene.outgate.records(1)[0];
     for absent in [
         "attempts",
@@ -214,10 +214,10 @@ fn a_record_of_a_delivery_has_no_attempts_and_no_certificate_object() {
 fn every_response_has_outgate_egress_and_via() {
     let scene = scene();
     let url = scene.plain_url();
-    let ask = |method: &str, request: &str| {
+    let send_request = |method: &str, request: &str| {
         let mut client = scene.outgate.connect();
         client.send(request);
-        client.answer_to(method)
+        client.response_to(method)
     };
     for (method, request, status) in [
         ("POST", post("https://unrouted.example/", "", "x"), 403),
@@ -228,9 +228,9 @@ fn every_response_has_outgate_egress_and_via() {
         ("OPTIONS", format!("OPTIONS {url} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"), 200),
         ("CONNECT", "CONNECT hook.example:443 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 403),
     ] {
-        let answer = ask(method, &request);
-        assert_eq!(answer.status, status, "{request}");
-        marked(&answer, "none");
+        let response = send_request(method, &request);
+        assert_eq!(response.status, status, "{request}");
+        assert_response_fields(&response, "none");
     }
 }
 
@@ -238,24 +238,24 @@ fn every_response_has_outgate_egress_and_via() {
 fn a_record_has_the_webhook_id_as_soon_as_it_is_known() {
     let (_closed, port) = refusing();
     let scene = towards(port, "2s");
-    let mine = "Webhook-Id: msg_mine\r\n";
-    let answers = [
+    let webhook_id = "Webhook-Id: msg_mine\r\n";
+    let responses = [
         (scene.good_url(), "", 200),
-        (scene.good_url(), mine, 200),
+        (scene.good_url(), webhook_id, 200),
         (format!("https://hook.example:{port}/"), "", 502),
-        ("https://unrouted.example/".to_owned(), mine, 403),
-        (scene.plain_url(), mine, 200),
+        ("https://unrouted.example/".to_owned(), webhook_id, 403),
+        (scene.plain_url(), webhook_id, 200),
         (scene.plain_url(), "", 200),
         (scene.good_url(), "Webhook-Id: a.b\r\n", 400),
     ]
     .map(|(url, fields, status)| {
-        let answer = scene.outgate.post(&url, fields, "x");
-        assert_eq!(answer.status, status, "{url} {fields}");
-        answer
+        let response = scene.outgate.post(&url, fields, "x");
+        assert_eq!(response.status, status, "{url} {fields}");
+        response
     });
-    let records = records_of(&scene.outgate, &answers);
-    let seen = scene.good.seen();
-    assert_eq!(records[0]["webhook_id"], seen[0].field("webhook-id"));
+    let records = records_of(&scene.outgate, &responses);
+    let received = scene.good.requests();
+    assert_eq!(records[0]["webhook_id"], received[0].field("webhook-id"));
     assert_eq!(records[0]["webhook_id"], format!("msg_{}", records[0]["request_id"].as_str().unwrap()));
     assert_eq!(records[2]["webhook_id"], format!("msg_{}", records[2]["request_id"].as_str().unwrap()));
     let ids: Vec<_> = [1, 3, 4, 5, 6].map(|n| records[n]["webhook_id"].clone()).into();
@@ -270,18 +270,18 @@ fn a_record_names_the_limit_that_refused_and_the_parts_of_its_key() {
     let text = config(&scene.good, &scene.plain, limits);
     scene.outgate.reconfigure(&text.add("routes.*.limits", ["hosts", "seen"]));
     let by_address = scene.good_url().replace_one("hook.example", "127.0.0.1");
-    let answers = [
+    let responses = [
         (scene.plain_url(), 200),
         (scene.plain_url(), 429),
         (scene.good_url(), 200),
         (by_address, 502), // its certificate is for another name
     ]
     .map(|(url, status)| {
-        let answer = scene.outgate.post(&url, "", "x");
-        assert_eq!(answer.status, status, "{url}");
-        answer
+        let response = scene.outgate.post(&url, "", "x");
+        assert_eq!(response.status, status, "{url}");
+        response
     });
-    let records = records_of(&scene.outgate, &answers);
+    let records = records_of(&scene.outgate, &responses);
     let limit = json!({ "name": "hosts", "key": { "client": "anonymous", "tenant": null, "host": "plain.example" } });
     assert_eq!((&records[1]["limit"], &records[1]["code"]), (&limit, &json!("rate_limited")));
     assert!(records[0].get("limit").is_none() && records[1]["ms"]["admit"].is_number(), "{}", records[1]);
@@ -309,9 +309,9 @@ fn a_record_of_a_target_with_refused_characters_has_host_and_path() {
             let before = scene.outgate.records(0).len();
             let mut client = scene.outgate.connect();
             client.send(&request);
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{request}: {answer:?}");
-            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            let response = client.response();
+            assert_eq!((response.status, response.code()), (400, "request_malformed"), "{request}: {response:?}");
+            let detail = response.json()["detail"].as_str().unwrap().to_owned();
             assert!(detail.contains(words), "{request}: {detail}");
             let record = scene.outgate.records(before + 1).pop().unwrap();
             let target = (&record["host"], &record["port"], &record["path"]);
@@ -326,10 +326,10 @@ fn a_record_has_host_and_path_wherever_they_were_read() {
     let scene = scene();
     let more = "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n";
     let url = "https://hook.example:8443/a/b?secret";
-    let ask = |method: &str, request: String| {
+    let send_request = |method: &str, request: String| {
         let mut client = scene.outgate.connect();
         client.send(request);
-        client.answer_to(method).code().to_owned()
+        client.response_to(method).code().to_owned()
     };
     let get = |fields: &str| format!("GET {url} HTTP/1.1\r\n{fields}\r\n");
     let gateway = format!("GET /x HTTP/1.1\r\nHost: h\r\nOutgate-Target: {url}\r\nOutgate-TLS: 2\r\n\r\n");
@@ -348,11 +348,11 @@ fn a_record_has_host_and_path_wherever_they_were_read() {
             "request_malformed",
         ),
     ] {
-        assert_eq!(ask(method, request.clone()), code, "{request}");
+        assert_eq!(send_request(method, request.clone()), code, "{request}");
     }
     let text = config(&scene.good, &scene.plain, more).remove("server.allow_anonymous");
     scene.outgate.reconfigure(&text);
-    assert_eq!(ask("GET", get("Host: h\r\nOutgate-Tenant: acme\r\n")), "client_unauthenticated");
+    assert_eq!(send_request("GET", get("Host: h\r\nOutgate-Tenant: acme\r\n")), "client_unauthenticated");
     let records = scene.outgate.records(10);
     for record in &records {
         let target = (&record["scheme"], &record["host"], &record["port"]);
@@ -376,27 +376,27 @@ fn a_record_of_a_request_that_came_while_draining_has_host_and_path() {
         "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
         scene.plain_url()
     ));
-    assert_eq!(busy.one_answer("POST").status, 100);
+    assert_eq!(busy.next_response("POST").status, 100);
     scene.outgate.signal("TERM");
-    scene.outgate.log.until("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
-    let answer = scene.outgate.post(&scene.good_url(), "Webhook-Id: msg_mine\r\n", "x");
-    assert_eq!(answer.code(), "draining");
-    marked(&answer, "none");
+    scene.outgate.log.wait_for("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+    let response = scene.outgate.post(&scene.good_url(), "Webhook-Id: msg_mine\r\n", "x");
+    assert_eq!(response.code(), "draining");
+    assert_response_fields(&response, "none");
     let record = &scene.outgate.records(1)[0];
-    let told = (&record["host"], &record["path"], &record["webhook_id"]);
-    assert_eq!(told, (&json!("hook.example"), &json!("/in"), &json!("msg_mine")), "{record}");
+    let recorded = (&record["host"], &record["path"], &record["webhook_id"]);
+    assert_eq!(recorded, (&json!("hook.example"), &json!("/in"), &json!("msg_mine")), "{record}");
 }
 
 #[test]
 fn a_record_has_the_status_class_of_the_targets_response() {
     for (status, class) in [("503 Busy", "5xx"), ("302 Found", "3xx"), ("299 Odd", "2xx")] {
-        let scene = scene_with(answering(&format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")), "");
+        let scene = scene_with(respond_with(&format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")), "");
         scene.outgate.post(&scene.plain_url(), "", "x");
         assert_eq!(scene.outgate.records(1)[0]["status_class"], class);
     }
     // The client gets 502; the target has said 200.
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 999999999\r\n\r\n", "a".repeat(100));
-    let scene = scene_with(answering(&large), "");
+    let scene = scene_with(respond_with(&large), "");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
     let record = &scene.outgate.records(1)[0];
     assert_eq!((&record["status"], &record["status_class"]), (&json!(502), &json!("2xx")), "{record}");
@@ -407,7 +407,7 @@ fn a_record_of_a_refusal_is_retryable_where_its_response_is() {
     let (_closed, port) = refusing();
     let scene = towards(port, "2s");
     // The row of `response_malformed` says that a retry makes sense; a byte of a response has come.
-    let malformed = scene_with(answering("HTTP/1.1 2000 OK\r\n\r\n"), "");
+    let malformed = scene_with(respond_with("HTTP/1.1 2000 OK\r\n\r\n"), "");
     let refused = format!("https://hook.example:{port}/in");
     for (count, (scene, url, code, retryable)) in [
         (&malformed, malformed.plain_url(), "response_malformed", false),
@@ -417,8 +417,8 @@ fn a_record_of_a_refusal_is_retryable_where_its_response_is() {
     .into_iter()
     .enumerate()
     {
-        let answer = scene.outgate.post(&url, "", "x");
-        assert_eq!((answer.code(), &answer.json()["retryable"]), (code, &json!(retryable)));
+        let response = scene.outgate.post(&url, "", "x");
+        assert_eq!((response.code(), &response.json()["retryable"]), (code, &json!(retryable)));
         let record = scene.outgate.records(count.max(1)).pop().unwrap();
         assert_eq!((&record["code"], &record["retryable"]), (&json!(code), &json!(retryable)), "{record}");
     }

@@ -8,7 +8,7 @@ use crate::support;
 use support::configuration::Replace;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, scene, scene_with};
-use support::{PATIENCE, eventually, post};
+use support::{TEST_TIMEOUT, eventually, post};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -20,7 +20,7 @@ fn held() -> (Reaction, mpsc::Sender<()>) {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
     let reaction: Reaction = Arc::new(move |_| {
-        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
     });
     (reaction, release)
@@ -85,7 +85,7 @@ fn reload_leaves_a_delivery_in_flight_under_its_former_configuration() {
     scene.outgate.reconfigure(&text);
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").code(), "no_route");
     release.send(()).unwrap();
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
 }
 
 fn wait_for_connection(receiver: &Receiver) {
@@ -101,14 +101,14 @@ fn drain_after_term_finishes_deliveries_and_exits_0() {
     busy.send(post(&scene.good_url(), "", "x"));
     wait_for_connection(&scene.good);
     scene.outgate.signal("TERM");
-    scene.outgate.log.until("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+    scene.outgate.log.wait_for("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
     assert!(idle.is_closed());
-    let answer = scene.outgate.post(&scene.good_url(), "", "x");
-    assert_eq!((answer.status, answer.code(), answer.field("connection")), (503, "draining", "close"));
+    let response = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((response.status, response.code(), response.field("connection")), (503, "draining", "close"));
     assert_eq!(scene.outgate.admin("/readyz").status, 503);
     release.send(()).unwrap();
-    let answer = busy.answer();
-    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    let response = busy.response();
+    assert_eq!((response.status, response.field("connection")), (200, "close"));
     drop(busy);
     assert!(scene.outgate.wait().success());
     assert_eq!(scene.outgate.records(2).len(), 2);
@@ -130,7 +130,7 @@ fn drain_timeout_ends_a_drain() {
 }
 
 /// Resident memory in KiB, and open descriptors.
-fn holdings(outgate: &support::Outgate) -> (usize, usize) {
+fn memory_and_descriptors(outgate: &support::Outgate) -> (usize, usize) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let rss = rss.trim().trim_end_matches(" kB").parse().unwrap();
@@ -152,7 +152,7 @@ fn reloads_in_quick_succession_under_load_lose_no_delivery() {
         );
         while !stop.load(Ordering::Relaxed) {
             client.send(if streams { upload.clone() } else { post(&scene.good_url(), "", "{}") });
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.response().status, 200);
             count += 1;
         }
         count
@@ -161,7 +161,7 @@ fn reloads_in_quick_succession_under_load_lose_no_delivery() {
     let (before, sent): (_, usize) = std::thread::scope(|scope| {
         let load = &load;
         let threads: Vec<_> = (0..8).map(|number| scope.spawn(move || load(number % 4 == 0))).collect();
-        let (mut before, deadline) = ((0, 0), Instant::now() + 3 * PATIENCE);
+        let (mut before, deadline) = ((0, 0), Instant::now() + 3 * TEST_TIMEOUT);
         for round in 0.. {
             // A busy machine takes up several changes at once: the storm goes on until enough were taken up one by one.
             if round >= rounds && (reloads() > rounds / 10 || Instant::now() > deadline) {
@@ -172,10 +172,10 @@ fn reloads_in_quick_succession_under_load_lose_no_delivery() {
             scene.outgate.signal("HUP");
             std::thread::sleep(std::time::Duration::from_millis(10)); // the pace of the storm
             if round == rounds / 4 {
-                before = holdings(&scene.outgate);
+                before = memory_and_descriptors(&scene.outgate);
             }
         }
-        let after = holdings(&scene.outgate);
+        let after = memory_and_descriptors(&scene.outgate);
         stop.store(true, Ordering::Relaxed);
         let sent = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         assert!(after.0 < before.0 + 16 * 1024, "{} KiB became {} KiB", before.0, after.0);
@@ -209,7 +209,7 @@ fn watch_loads_a_file_that_is_rewritten_continuously() {
             }
         });
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            scene.outgate.log.count(2, &["configuration reloaded"]);
+            scene.outgate.log.wait_for_lines(2, &["configuration reloaded"]);
         }));
         stop.store(true, Ordering::Relaxed);
         read.unwrap();

@@ -14,92 +14,94 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::{Domain, SockAddr, Socket, Type};
 use support::configuration::Config;
-use support::control::{asked, reload, run, said, status, text, write};
+use support::control::{exit_code_and_output, reload, run, status, text, with_admin_socket, write};
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, folder, scene_of};
-use support::{Client, Outgate, PATIENCE, eventually, post};
+use support::{Client, Outgate, TEST_TIMEOUT, eventually, post};
 
 /// An address on which nothing listens.
-fn free() -> SocketAddr {
+fn unused_address() -> SocketAddr {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     let ip = [127, 0, 9, u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed)).unwrap()];
     TcpListener::bind(SocketAddr::from((ip, 0))).unwrap().local_addr().unwrap()
 }
 
 /// Responses are awaited for longer than a busy machine takes to reload.
-fn patient(text: &Config) -> Config {
+fn with_long_response_timeout(text: &Config) -> Config {
     text.set("routes.*.timeouts.response", "30s")
 }
 
-fn listening(scene: &Scene, sockets: &str) -> Config {
-    patient(&text(scene, "")).remove("server.listen").and(&format!("[server]\nlisten = [{sockets}]\n"))
+fn config_listening(scene: &Scene, sockets: &str) -> Config {
+    with_long_response_timeout(&text(scene, ""))
+        .remove("server.listen")
+        .and(&format!("[server]\nlisten = [{sockets}]\n"))
 }
 
 fn scene() -> Scene {
-    scene_of(&|text| patient(&asked(text)))
+    scene_of(&|text| with_long_response_timeout(&with_admin_socket(text)))
 }
 
 #[test]
 fn reload_replaces_listeners_under_load_without_losing_a_webhook() {
     let scene = scene();
-    let places = [free(), free()];
+    let addresses = [unused_address(), unused_address()];
     let url = scene.good_url();
     let open = RwLock::new(scene.outgate.proxy);
     let stop = AtomicBool::new(false);
     let client = || {
-        let (mut sent, mut told) = (0, 0);
+        let (mut sent, mut closed) = (0, 0);
         let mut client = Client::connect(*open.read().unwrap());
         while !stop.load(Ordering::Relaxed) {
             client.send(post(&url, "", "{}"));
-            let answer = client.answer();
-            assert_eq!(answer.status, 200, "{answer:?}");
+            let response = client.response();
+            assert_eq!(response.status, 200, "{response:?}");
             sent += 1;
-            if answer.field("connection") == "close" {
-                told += 1;
+            if response.field("connection") == "close" {
+                closed += 1;
                 assert!(client.is_closed());
                 client = Client::connect(*open.read().unwrap());
             }
         }
-        (sent, told)
+        (sent, closed)
     };
-    let (sent, told) = std::thread::scope(|scope| {
+    let (sent, closed) = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
         let mut before = "127.0.0.1:0".to_owned();
         for round in 0..6 {
-            let next = places[round % 2];
-            reload(&scene, &listening(&scene, &format!("\"{before}\", \"{next}\"")));
+            let next = addresses[round % 2];
+            reload(&scene, &config_listening(&scene, &format!("\"{before}\", \"{next}\"")));
             *open.write().unwrap() = next;
-            reload(&scene, &listening(&scene, &format!("\"{next}\"")));
+            reload(&scene, &config_listening(&scene, &format!("\"{next}\"")));
             assert_eq!(status(&scene)["listeners"]["server"], serde_json::json!([next.to_string()]));
-            assert_eq!(Client::connect(next).answered(&url), 200);
+            assert_eq!(Client::connect(next).post_status(&url), 200);
             before = next.to_string();
         }
         stop.store(true, Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     });
-    assert!(told >= 4 * 4, "each change told whoever was in: {told} of {sent}");
-    assert_eq!(scene.good.seen().len(), sent + 6);
+    assert!(closed >= 4 * 4, "each change closed whoever was in: {closed} of {sent}");
+    assert_eq!(scene.good.requests().len(), sent + 6);
     assert!(TcpStream::connect(scene.outgate.proxy).is_err(), "where nobody listens any more, nobody gets in");
 }
 
-trait Asks {
-    fn answered(self, url: &str) -> u16;
+trait PostStatus {
+    fn post_status(self, url: &str) -> u16;
 }
 
-impl Asks for Client {
-    fn answered(mut self, url: &str) -> u16 {
+impl PostStatus for Client {
+    fn post_status(mut self, url: &str) -> u16 {
         self.send(post(url, "", "x"));
-        self.answer().status
+        self.response().status
     }
 }
 
 /// A reaction that waits for a message of the test, and the sender of these messages.
-fn held() -> (Reaction, mpsc::Sender<()>) {
+fn held_reaction() -> (Reaction, mpsc::Sender<()>) {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
     let reaction: Reaction = Arc::new(move |_| {
-        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
     });
     (reaction, release)
@@ -109,13 +111,14 @@ fn scene_with(reaction: Reaction) -> Scene {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), reaction);
     let plain = Receiver::plain(ok());
-    let outgate = Outgate::run(folder(&pki), &patient(&asked(&config(&good, &plain, ""))));
+    let outgate =
+        Outgate::run(folder(&pki), &with_long_response_timeout(&with_admin_socket(&config(&good, &plain, ""))));
     Scene { pki, outgate, good, plain }
 }
 
 #[test]
 fn reload_that_removes_a_listener_answers_its_open_connections() {
-    let (reaction, release) = held();
+    let (reaction, release) = held_reaction();
     let scene = scene_with(reaction);
     let (mut idle, mut busy) = (scene.outgate.connect(), scene.outgate.connect());
     busy.send(post(&scene.good_url(), "", "x"));
@@ -127,54 +130,55 @@ fn reload_that_removes_a_listener_answers_its_open_connections() {
     });
     let streams = runtime.spawn(connection);
     let plain = scene.plain_url();
-    let ask = |mut sender: h2::client::SendRequest<Bytes>| async move {
+    let send_request_over_http2 = |mut sender: h2::client::SendRequest<Bytes>| async move {
         let request = http::Request::post(plain).version(http::Version::HTTP_2).body(()).unwrap();
         let (response, _) = sender.send_request(request, true).unwrap();
         response.await.unwrap().status()
     };
-    assert_eq!(runtime.block_on(ask.clone()(sender.clone())), 200);
+    assert_eq!(runtime.block_on(send_request_over_http2.clone()(sender.clone())), 200);
 
-    let next = free();
+    let next = unused_address();
     let socket = scene.outgate.folder.path("proxy.sock");
     let unix = format!("\"unix:{}\"", socket.display());
-    let told = reload(&scene, &listening(&scene, &format!("\"{next}\", {unix}")));
-    assert!(told.starts_with("server: listen \"127.0.0.1:0\" removed\nserver: listen "), "{told}");
+    let changes = reload(&scene, &config_listening(&scene, &format!("\"{next}\", {unix}")));
+    assert!(changes.starts_with("server: listen \"127.0.0.1:0\" removed\nserver: listen "), "{changes}");
     // A request that arrives just now is still answered.
-    assert_eq!(runtime.block_on(ask(sender)), 200);
+    assert_eq!(runtime.block_on(send_request_over_http2(sender)), 200);
     release.send(()).unwrap();
-    let answer = busy.answer();
-    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    let response = busy.response();
+    assert_eq!((response.status, response.field("connection")), (200, "close"));
     assert!(idle.is_closed());
     // GOAWAY without an error (RFC 9113 §6.8).
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, streams).await }).unwrap().unwrap().unwrap();
+    runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, streams).await }).unwrap().unwrap().unwrap();
 
     assert!(UnixStream::connect(&socket).is_ok());
     let loops = post(&format!("http://plain.example:{}/", next.port()), "", "");
-    let text = listening(&scene, &format!("\"{next}\""));
+    let text = config_listening(&scene, &format!("\"{next}\""));
     reload(&scene, &text.push("routes.*.ports", next.port()).host("plain.example", &next.ip().to_string()));
     eventually("the file of a socket goes with it", || !socket.exists());
     let mut client = Client::connect(next);
     client.send(loops);
-    assert_eq!(client.answer().code(), "target_loops_back", "the guard knows the new listener");
+    assert_eq!(client.response().code(), "target_loops_back", "the guard knows the new listener");
 }
 
 #[test]
 fn reload_with_an_address_in_use_changes_nothing() {
     let scene = scene();
-    let (taken, next) = (TcpListener::bind("127.0.0.1:0").unwrap(), free());
+    let (taken, next) = (TcpListener::bind("127.0.0.1:0").unwrap(), unused_address());
     let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
     write(
         &scene,
-        &listening(&scene, &format!("\"{next}\", \"{}\"", taken.1)).set("routes.signed.hosts", ["nowhere.example"]),
+        &config_listening(&scene, &format!("\"{next}\", \"{}\"", taken.1))
+            .set("routes.signed.hosts", ["nowhere.example"]),
     );
-    let (code, _, err) = said(&run(&scene, &["reload"]));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert!(code == 78 && err.contains(&format!("cannot listen on {}", taken.1)), "{code} {err}");
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     assert!(TcpStream::connect(next).is_err());
     assert!(scene.outgate.admin("/readyz").text().contains("cannot listen"));
     // systemd passes sockets at the start only.
     write(&scene, &text(&scene, "").push("admin.listen", "systemd"));
-    let (code, out, err) = said(&run(&scene, &["reload"]));
+    let (code, out, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert!(code == 0 && out.contains("\"systemd\" added (takes effect at the next restart)"), "{out} {err}");
     assert!(err.contains("admin.listen takes effect at the next restart"), "{err}");
 }
@@ -184,7 +188,7 @@ fn reload_may_remove_the_admin_socket_that_carries_its_request() {
     let scene = scene();
     let socket = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
     write(&scene, &text(&scene, "").set("admin.listen", ["127.0.0.1:0", "unix:{dir}/other.sock"]));
-    let (code, out, err) = said(&run(&scene, &["reload", "--admin", &socket]));
+    let (code, out, err) = exit_code_and_output(&run(&scene, &["reload", "--admin", &socket]));
     assert!(code == 0 && out.contains("other.sock\" added"), "{out} {err}");
     eventually("the old socket goes", || !scene.outgate.folder.path("admin.sock").exists());
     assert_eq!(status(&scene)["configuration"]["number"], 2);
@@ -192,37 +196,38 @@ fn reload_may_remove_the_admin_socket_that_carries_its_request() {
 
 #[test]
 fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
-    let (reaction, release) = held();
+    let (reaction, release) = held_reaction();
     let scene = scene_with(reaction);
-    let from = |index: usize| scene.good.until(index + 1)[index].from.to_string();
+    let from = |index: usize| scene.good.wait_for_requests(index + 1)[index].from.to_string();
     release.send(()).unwrap();
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200); // its connection is idle now
     let (mut busy, mut slow) = (scene.outgate.connect(), scene.outgate.connect());
     busy.send(post(&scene.good_url(), "", "x"));
     // This uses the idle connection, so outgate opens another one and keeps it.
     release.send(()).unwrap();
-    assert_eq!(busy.answer().status, 200);
+    assert_eq!(busy.response().status, 200);
     busy.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(busy.answer().status, 200); // an idle one, to another target
+    assert_eq!(busy.response().status, 200); // an idle one, to another target
     busy.send(post(&scene.good_url(), "", "x"));
-    until_in_flight(&scene, 1);
+    wait_for_in_flight(&scene, 1);
     slow.send(post(&scene.good_url(), "", "xx").trim_end_matches('x'));
-    until_in_flight(&scene, 2);
+    wait_for_in_flight(&scene, 2);
 
     let start = Instant::now();
-    let told = reload(&scene, &patient(&text(&scene, "")).set("egress.default.ranges", ["127.0.8.0/30"]));
+    let changes =
+        reload(&scene, &with_long_response_timeout(&text(&scene, "")).set("egress.default.ranges", ["127.0.8.0/30"]));
     assert_eq!(
-        told,
+        changes,
         "egress.default: ranges \"127.0.7.0/30\" removed\negress.default: ranges \"127.0.8.0/30\" added\n"
     );
-    scene.plain.until_closed(1);
+    scene.plain.wait_until_closed(1);
     assert!(start.elapsed() < Duration::from_secs(3), "idle connections go at once");
     slow.send("xx");
     // The upload that had not left yet leaves from where it may now; what had left, ends where it was.
     eventually("another connection", || scene.good.connections() == 2);
     release.send(()).unwrap();
     release.send(()).unwrap();
-    assert_eq!((busy.answer().status, slow.answer().status), (200, 200));
+    assert_eq!((busy.response().status, slow.response().status), (200, 200));
     let mut sources = [from(2), from(3)];
     sources.sort();
     assert!(sources[0].starts_with("127.0.7.") && sources[1].starts_with("127.0.8."), "{sources:?}");
@@ -242,15 +247,15 @@ fn egress_range_ends_at_its_until() {
     let text = text(&scene, "").remove("egress.default.ranges");
     reload(&scene, &text.and(&format!("[egress.default]\nranges = {ranges}\n")));
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    scene.plain.until_closed(1);
+    scene.plain.wait_until_closed(1);
     let late = jiff::Timestamp::now().duration_since(end).unsigned_abs();
     assert!(jiff::Timestamp::now() >= end && late < Duration::from_secs(3), "{late:?}");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    assert!(scene.plain.seen()[1].from.to_string().starts_with("127.0.8."));
+    assert!(scene.plain.requests()[1].from.to_string().starts_with("127.0.8."));
 }
 
-fn until_in_flight(scene: &Scene, count: usize) {
-    scene.outgate.until_metric(&format!("outgate_deliveries_in_flight {count}"));
+fn wait_for_in_flight(scene: &Scene, count: usize) {
+    scene.outgate.wait_for_metric(&format!("outgate_deliveries_in_flight {count}"));
 }
 
 #[test]
@@ -262,8 +267,8 @@ fn reload_refuses_a_unix_socket_whose_listener_does_not_accept() {
     silent.listen(0).unwrap();
     // One waits, and there is room for no other.
     let _waiting = UnixStream::connect(&path).unwrap();
-    write(&scene, &listening(&scene, &format!("\"127.0.0.1:0\", \"unix:{}\"", path.display())));
-    let (code, _, err) = said(&run(&scene, &["reload"]));
+    write(&scene, &config_listening(&scene, &format!("\"127.0.0.1:0\", \"unix:{}\"", path.display())));
+    let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("another process listens at this path"), "{err}");
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
@@ -271,10 +276,10 @@ fn reload_refuses_a_unix_socket_whose_listener_does_not_accept() {
 
 #[test]
 fn reload_removes_a_listener_while_max_connections_is_reached() {
-    let (reaction, release) = held();
+    let (reaction, release) = held_reaction();
     let scene = scene_with(reaction);
-    let gone = free();
-    let full = |sockets: &str| listening(&scene, sockets).add("server.max_connections", 2);
+    let gone = unused_address();
+    let full = |sockets: &str| config_listening(&scene, sockets).add("server.max_connections", 2);
     reload(&scene, &full(&format!("\"127.0.0.1:0\", \"{gone}\"")));
     let mut busy = [(); 2].map(|()| Client::connect(gone));
     for client in &mut busy {
@@ -288,6 +293,6 @@ fn reload_removes_a_listener_while_max_connections_is_reached() {
     eventually("the former address refuses connections", || TcpStream::connect(gone).is_err());
     let _ = [(); 2].map(|()| release.send(()).unwrap());
     for client in &mut busy {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
 }

@@ -12,7 +12,7 @@ use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Folder, Outgate, PATIENCE, eventually};
+use support::{Folder, Outgate, TEST_TIMEOUT, eventually};
 
 /// Holds up whoever lists the history, or opens the delivery log, for as long as the file is there that
 /// `OUTGATE_TEST_HANG` names.
@@ -85,7 +85,7 @@ impl Scene {
         std::fs::write(&self.hang, "").unwrap();
     }
 
-    fn go_on(&self) {
+    fn release(&self) {
         std::fs::remove_file(&self.hang).unwrap();
     }
 
@@ -94,7 +94,7 @@ impl Scene {
         assert_eq!(outgate.post(&url, "", "x").status, 200);
     }
 
-    fn until_kept(&self, number: &str) {
+    fn wait_for_entry(&self, number: &str) {
         let entry = self.folder.path("state").join("history").join(number);
         eventually(&format!("configuration {number} is in the history"), || entry.exists());
     }
@@ -104,28 +104,28 @@ impl Scene {
 fn history_on_a_disk_that_hangs_holds_up_no_delivery_and_no_reload() {
     let scene = Scene::new();
     let outgate = scene.run();
-    scene.until_kept("000001");
+    scene.wait_for_entry("000001");
     scene.hang();
     for number in 2..=4 {
         let text = scene.text(&format!("[limits.l{number}]\nconcurrency = 1\n"));
         let next = scene.folder.write_config("next", &text);
         std::fs::rename(next, scene.folder.path("config.toml")).unwrap();
         let is_adopted = |lines: &[String]| lines.iter().any(|line| line.contains(&format!("number {number},")));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while !is_adopted(&outgate.log.all()) {
             assert!(Instant::now() < deadline, "configuration {number} is not adopted");
             scene.deliver(&outgate);
         }
     }
-    scene.go_on();
-    scene.until_kept("000004");
+    scene.release();
+    scene.wait_for_entry("000004");
 }
 
 #[test]
 fn history_on_a_disk_that_hangs_holds_up_no_start() {
     let scene = Scene::new();
     let before = scene.run();
-    scene.until_kept("000001");
+    scene.wait_for_entry("000001");
     drop(before);
     let text = scene.text("[limits.other]\nconcurrency = 1\n");
     scene.hang();
@@ -135,9 +135,9 @@ fn history_on_a_disk_that_hangs_holds_up_no_start() {
     assert!(ready.status == 200 && ready.text().contains("the disk has not answered"), "{}", ready.text());
     outgate.reconfigure(&text);
     scene.deliver(&outgate);
-    scene.go_on();
+    scene.release();
     // The configuration of the start is in the history already, so the next one has number 2.
-    scene.until_kept("000002");
+    scene.wait_for_entry("000002");
     eventually("the history is written", || !outgate.admin("/readyz").text().contains("is not in the history"));
     let status = outgate.admin("/status").json();
     assert_eq!(status["configuration"]["number"], 2, "{status:#}");
@@ -149,12 +149,12 @@ fn delivery_log_on_a_disk_that_hangs_holds_up_no_start() {
     scene.hang();
     let outgate = scene.run_with("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
     scene.deliver(&outgate);
-    let is_told = |outgate: &Outgate| outgate.admin("/readyz").text().contains("the delivery log is not open yet");
-    assert!(is_told(&outgate), "{}", outgate.admin("/readyz").text());
-    outgate.log.count(1, &["cannot open the delivery log"]);
-    scene.go_on();
+    let is_reported = |outgate: &Outgate| outgate.admin("/readyz").text().contains("the delivery log is not open yet");
+    assert!(is_reported(&outgate), "{}", outgate.admin("/readyz").text());
+    outgate.log.wait_for_lines(1, &["cannot open the delivery log"]);
+    scene.release();
     let records = || std::fs::read_to_string(scene.folder.path("deliveries.jsonl")).unwrap_or_default();
-    eventually("the record that waited is written", || records().lines().count() == 1 && !is_told(&outgate));
+    eventually("the record that waited is written", || records().lines().count() == 1 && !is_reported(&outgate));
 }
 
 #[test]
@@ -165,6 +165,6 @@ fn delivery_log_that_cannot_be_opened_ends_the_start() {
     let text = scene.text("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
     let config = scene.folder.write_config("config.toml", &text);
     let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(["run", "--config"]).arg(config).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(73) && told.contains("cannot open the delivery log"), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(73) && printed.contains("cannot open the delivery log"), "{printed}");
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Folder, Outgate, PATIENCE, post};
+use support::{Client, Folder, Outgate, TEST_TIMEOUT, post};
 
 /// The socket to which a service of systemd sends its notifications (sd_notify(3)).
 struct NotifySocket(UnixDatagram);
@@ -19,12 +19,12 @@ struct NotifySocket(UnixDatagram);
 impl NotifySocket {
     fn bind(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         Self(socket)
     }
 
     /// The next message that has a line which starts so. Earlier messages are passed over.
-    fn until(&self, start: &str) -> String {
+    fn wait_for(&self, start: &str) -> String {
         loop {
             let mut bytes = [0; 1024];
             let length = self.0.recv(&mut bytes).unwrap_or_else(|error| panic!("no {start}: {error}"));
@@ -62,15 +62,15 @@ fn systemd_is_notified_of_ready_reloading_and_stopping() {
     let path = folder.path("notify");
     let notify = NotifySocket::bind(&path);
     let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
-    notify.until("READY=1");
+    notify.wait_for("READY=1");
     let before = monotonic_clock();
     outgate.signal("HUP");
-    let reloading = notify.until("RELOADING=1");
+    let reloading = notify.wait_for("RELOADING=1");
     let begun = number(&reloading, "MONOTONIC_USEC");
     assert!((before..=monotonic_clock()).contains(&begun), "{begun} is not after {before}");
-    notify.until("READY=1");
+    notify.wait_for("READY=1");
     outgate.signal("TERM");
-    notify.until("STOPPING=1");
+    notify.wait_for("STOPPING=1");
     assert!(outgate.wait().success());
 }
 
@@ -81,12 +81,12 @@ fn systemd_is_notified_of_ready_after_a_reload_that_is_rejected() {
     let path = folder.path("notify");
     let notify = NotifySocket::bind(&path);
     let outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
-    notify.until("READY=1");
+    notify.wait_for("READY=1");
     outgate.folder.write("config.toml", "[server");
-    outgate.log.count(1, &["not adopted"]);
+    outgate.log.wait_for_lines(1, &["not adopted"]);
     outgate.signal("HUP");
-    notify.until("RELOADING=1");
-    notify.until("READY=1");
+    notify.wait_for("RELOADING=1");
+    notify.wait_for("READY=1");
 }
 
 #[test]
@@ -99,12 +99,12 @@ fn systemd_is_notified_of_a_longer_stop_while_outgate_drains() {
     let mut busy = outgate.connect();
     let request = post(&format!("http://plain.example:{}/in", plain.port()), "Expect: 100-continue\r\n", "x");
     busy.send(&request[..request.len() - 1]);
-    assert_eq!(busy.one_answer("POST").status, 100);
+    assert_eq!(busy.next_response("POST").status, 100);
     outgate.signal("TERM");
-    let extension = number(&notify.until("EXTEND_TIMEOUT_USEC="), "EXTEND_TIMEOUT_USEC");
+    let extension = number(&notify.wait_for("EXTEND_TIMEOUT_USEC="), "EXTEND_TIMEOUT_USEC");
     assert!(extension >= 10_000_000, "{extension} µs");
     busy.send("x");
-    assert_eq!(busy.answer().status, 200);
+    assert_eq!(busy.response().status, 200);
     assert!(outgate.wait().success());
 }
 
@@ -115,7 +115,7 @@ fn systemd_watchdog_is_notified_again_and_again() {
     let notify = NotifySocket::bind(&path);
     let period = Path::new("200000"); // µs
     let _outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path), ("WATCHDOG_USEC", period)]);
-    (0..3).for_each(|_| drop(notify.until("WATCHDOG=1")));
+    (0..3).for_each(|_| drop(notify.wait_for("WATCHDOG=1")));
 }
 
 #[test]
@@ -151,8 +151,8 @@ fn socket_activation_serves_webhooks_on_the_socket_of_systemd() {
     let mut client = Client::connect(address);
     client.send(post(&format!("http://plain.example:{}/in", plain.port()), "", "x"));
     let outgate = Outgate::run_activated(folder, &listener);
-    assert_eq!(client.answer().status, 200);
-    assert_eq!(plain.seen().len(), 1);
+    assert_eq!(client.response().status, 200);
+    assert_eq!(plain.requests().len(), 1);
     let record = outgate.records(1).remove(0);
     assert_eq!((&record["code"], &record["client"]), (&"delivered".into(), &"local".into()), "{record}");
 }

@@ -13,13 +13,13 @@ use aws_lc_rs::{digest, rsa};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use support::Outgate;
-use support::clients::{Errand, Report, Workshop};
+use support::clients::{ClientRequest, InstalledClients, Report};
 use support::configuration::Replace;
 use support::pki::Pki;
-use support::receiver::{Receiver, Seen, ok};
+use support::receiver::{ReceivedRequest, Receiver, ok};
 use support::scene::{SECRET, config, folder};
 use support::signature::verify;
-use support::tenants::{new_key, put};
+use support::tenants::{new_key, write_key};
 use support::wiretap::Wiretap;
 
 /// How a client names its target to outgate.
@@ -92,34 +92,34 @@ const CLIENTS: &[(&str, Sharing, &[Form])] = &[
     ("httpclient", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded]),
 ];
 
-const ROWS_AT_ONCE: usize = 8;
+const PARALLEL_ROWS: usize = 8;
 
 const JSON: &str = r#"{"event":"payment.captured","note":"Größe ½ \u0000","list":[1,2.50,null]}"#;
 /// Basic `billing:t0ken`.
 const CREDENTIALS: &str = "Basic YmlsbGluZzp0MGtlbg==";
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     tls: Receiver,
     plain: Receiver,
     /// `None` without the right to listen on port 443.
     upgraded: Option<Receiver>,
-    workshop: Workshop,
+    installed: InstalledClients,
     /// The key of the tenant `acme`.
-    own: String,
+    tenant_key: String,
 }
 
 /// Twilio's client signs its requests. Where outgate sees them it proves itself so, and has no other credential.
-fn signs(client: &str, form: Form) -> bool {
+fn signs_requests(client: &str, form: Form) -> bool {
     client == "twilio" && (form == Plain || form == Upgrade)
 }
 
-fn place() -> Option<Place> {
-    Workshop::open().map(Place::new)
+fn scene() -> Option<Scene> {
+    InstalledClients::open().map(Scene::new)
 }
 
-impl Place {
-    fn new(workshop: Workshop) -> Self {
+impl Scene {
+    fn new(installed: InstalledClients) -> Self {
         let (pki, inspector) = (Pki::new(), Pki::new());
         let tls = Receiver::tls(pki.leaf(&["hook.example", "tunnel.example", "inspect.example"]), ok());
         let plain = Receiver::plain(ok());
@@ -127,8 +127,8 @@ impl Place {
         let folder = folder(&pki);
         folder.write("inspector.pem", &inspector.pem);
         folder.write("inspector.key", inspector.key_pem());
-        let own = new_key("standard-webhooks");
-        put(&folder, "keys/acme/own.key", &own);
+        let tenant_key = new_key("standard-webhooks");
+        write_key(&folder, "keys/acme/own.key", &tenant_key);
         let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
         let pem = |label: &str, der: &[u8]| {
             format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
@@ -160,7 +160,7 @@ impl Place {
                 .host("upgraded.example", &upgraded.address.ip().to_string())
                 .and(&format!("[[routes]]\nname = \"upgraded\"\n{upgrade}\n"));
         }
-        Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, workshop, own }
+        Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, installed, tenant_key }
     }
 
     /// Where `form` sends to, and how it names that to the client.
@@ -176,7 +176,14 @@ impl Place {
         }
     }
 
-    fn errand(&self, form: Form, method: &'static str, url: String, body: Option<&str>, tap: &Wiretap) -> Errand {
+    fn request(
+        &self,
+        form: Form,
+        method: &'static str,
+        url: String,
+        body: Option<&str>,
+        tap: &Wiretap,
+    ) -> ClientRequest {
         let mut headers: Vec<(String, String)> = Vec::new();
         let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
         if body.is_some() {
@@ -201,33 +208,33 @@ impl Place {
         };
         // For curl; the other programs know by the form.
         let options = if form == UpgradedTunnel { vec!["-p"] } else { Vec::new() };
-        Errand { method, url, headers, body: body.map(str::to_owned), options }
+        ClientRequest { method, url, headers, body: body.map(str::to_owned), options }
     }
 
-    fn run(&self, client: &str, form: Form, tap: &Wiretap, errands: &[Errand]) -> Vec<Report> {
+    fn run(&self, client: &str, form: Form, tap: &Wiretap, requests: &[ClientRequest]) -> Vec<Report> {
         let proxy = match form {
             Gateway => String::new(),
-            _ if signs(client, form) => format!("http://{}", tap.address),
+            _ if signs_requests(client, form) => format!("http://{}", tap.address),
             _ => format!("http://billing:t0ken@{}", tap.address),
         };
         let ca = if form == Inspect { "inspector.pem" } else { "ca.pem" };
-        self.workshop.run(client, &proxy, &self.outgate.folder.path(ca), &format!("{form:?}").to_lowercase(), errands)
+        self.installed.run(client, &proxy, &self.outgate.folder.path(ca), &format!("{form:?}").to_lowercase(), requests)
     }
 
-    fn seen(&self, prefix: &str) -> Vec<Seen> {
-        let upgraded = self.upgraded.as_ref().map(Receiver::seen).unwrap_or_default();
-        let all = [self.tls.seen(), self.plain.seen(), upgraded].concat();
-        all.into_iter().filter(|seen| seen.line.contains(prefix)).collect()
+    fn requests(&self, prefix: &str) -> Vec<ReceivedRequest> {
+        let upgraded = self.upgraded.as_ref().map(Receiver::requests).unwrap_or_default();
+        let all = [self.tls.requests(), self.plain.requests(), upgraded].concat();
+        all.into_iter().filter(|received| received.line.contains(prefix)).collect()
     }
 }
 
 /// Every client in each of its forms that `wanted` lets pass, a few at a time: each is a process or more.
-fn for_each(place: &Place, wanted: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
+fn for_each(scene: &Scene, is_selected: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
     let rows = CLIENTS.iter().flat_map(|(client, sharing, forms)| forms.iter().map(|form| (*client, *sharing, *form)));
-    let can = |form| place.upgraded.is_some() || !matches!(form, Upgraded | UpgradedTunnel);
-    let rows = rows.filter(|(client, _, form)| wanted(*form) && can(*form) && place.workshop.has(client));
+    let is_runnable = |form| scene.upgraded.is_some() || !matches!(form, Upgraded | UpgradedTunnel);
+    let rows = rows.filter(|(client, _, form)| is_selected(*form) && is_runnable(*form) && scene.installed.has(client));
     let rows: Vec<_> = rows.collect();
-    for some in rows.chunks(ROWS_AT_ONCE) {
+    for some in rows.chunks(PARALLEL_ROWS) {
         std::thread::scope(|scope| {
             for &(client, sharing, form) in some {
                 let test = &test;
@@ -245,49 +252,53 @@ fn route(connect: &str, port: u16, sign: &str) -> String {
 
 #[test]
 fn every_client_library_delivers_in_every_request_form() {
-    let Some(place) = place() else { return };
-    for_each(&place, |_| true, |client, sharing, form| session(&place, client, sharing, form));
+    let Some(scene) = scene() else { return };
+    for_each(&scene, |_| true, |client, sharing, form| session(&scene, client, sharing, form));
 }
 
 /// GET, three POSTs, and where the client sees it a refusal, in one session.
-fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
-    let what = format!("{client} {form:?}");
-    let tap = Wiretap::before(place.outgate.proxy);
+fn session(scene: &Scene, client: &str, sharing: Sharing, form: Form) {
+    let label = format!("{client} {form:?}");
+    let tap = Wiretap::before(scene.outgate.proxy);
     let prefix = format!("/{client}/{form:?}/");
-    let to = |name: &str| place.target(form, &format!("{prefix}{name}"));
-    let mut errands = vec![place.errand(form, "GET", to("get"), None, &tap)];
-    errands.extend((1..=3).map(|number| place.errand(form, "POST", to(&number.to_string()), Some(JSON), &tap)));
+    let to = |name: &str| scene.target(form, &format!("{prefix}{name}"));
+    let mut requests = vec![scene.request(form, "GET", to("get"), None, &tap)];
+    requests.extend((1..=3).map(|number| scene.request(form, "POST", to(&number.to_string()), Some(JSON), &tap)));
     let is_tunnel = form.is_tunnel();
     if !is_tunnel {
         let scheme = if matches!(form, Plain | Upgrade | Upgraded) { "http" } else { "https" };
         // Each form its own: two requests alike in one second have one signature, which proves its client once.
-        errands.push(place.errand(form, "GET", format!("{scheme}://unrouted.example/{form:?}"), None, &tap));
+        requests.push(scene.request(form, "GET", format!("{scheme}://unrouted.example/{form:?}"), None, &tap));
     }
-    let reports = place.run(client, form, &tap, &errands);
+    let reports = scene.run(client, form, &tap, &requests);
     for report in &reports[..4] {
-        assert_eq!((report.status, report.body.as_str(), report.error.as_str()), (200, "ok", ""), "{what}: {report:?}");
+        assert_eq!(
+            (report.status, report.body.as_str(), report.error.as_str()),
+            (200, "ok", ""),
+            "{label}: {report:?}"
+        );
         // Inside a tunnel that is not inspected nobody but the target speaks.
         let egress = report.header("outgate-egress");
-        assert_eq!(egress.starts_with("127.0.7."), form != Tunnel, "{what}: {report:?}");
+        assert_eq!(egress.starts_with("127.0.7."), form != Tunnel, "{label}: {report:?}");
     }
     if let Some(refused) = reports.get(4) {
-        assert_eq!((refused.status, refused.header("outgate-error")), (403, "no_route"), "{what}: {refused:?}");
+        assert_eq!((refused.status, refused.header("outgate-error")), (403, "no_route"), "{label}: {refused:?}");
         let problem: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
-        assert_eq!((&problem["code"], &problem["retryable"]), (&"no_route".into(), &false.into()), "{what}");
+        assert_eq!((&problem["code"], &problem["retryable"]), (&"no_route".into(), &false.into()), "{label}");
     }
-    received(place, client, form, &prefix);
+    check_received(scene, client, form, &prefix);
 
     // What was on the wire is the form that was meant.
-    let carried = tap.carried();
-    let sharing_them = match sharing {
+    let traffic = tap.traffic();
+    let expected_connections = match sharing {
         Sharing::All => 1..=1,
         Sharing::Nearly => 1..=2,
         Sharing::Alike => 2..=2,
         Sharing::None => 4..=4,
     };
-    let connections = carried.iter().filter(|one| find(&one.sent, &prefix) || is_tunnel).count();
-    assert!(sharing_them.contains(&connections), "{what}: {connections} connections");
-    let sent: String = carried.iter().map(|one| String::from_utf8_lossy(&one.sent)).collect();
+    let connections = traffic.iter().filter(|one| contains_text(&one.sent, &prefix) || is_tunnel).count();
+    assert!(expected_connections.contains(&connections), "{label}: {connections} connections");
+    let sent: String = traffic.iter().map(|one| String::from_utf8_lossy(&one.sent)).collect();
     let target = to("1");
     let authority = target.split('/').nth(2).unwrap();
     let line = match form {
@@ -299,80 +310,83 @@ fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
         Tunnel | Inspect => format!("CONNECT {authority} HTTP/1."),
         UpgradedTunnel => "CONNECT upgraded.example:80 HTTP/1.".to_owned(),
     };
-    assert!(sent.contains(&line), "{what}: no {line} in {sent}");
+    assert!(sent.contains(&line), "{label}: no {line} in {sent}");
     let credentials = format!("proxy-authorization: {CREDENTIALS}").to_lowercase();
-    assert_eq!(sent.to_lowercase().contains(&credentials), !signs(client, form), "{what}: {sent}");
+    assert_eq!(sent.to_lowercase().contains(&credentials), !signs_requests(client, form), "{label}: {sent}");
 }
 
-fn find(bytes: &[u8], text: &str) -> bool {
+fn contains_text(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// What the receiver saw of a session: the same bytes, once, signed where outgate sees them.
-fn received(place: &Place, client: &str, form: Form, prefix: &str) {
-    let seen = place.seen(prefix);
-    assert_eq!(seen.len(), 4, "{prefix}: {seen:?}");
-    for seen in &seen {
-        let is_get = seen.line.starts_with("GET ");
-        assert_eq!(seen.body, if is_get { b"" } else { JSON.as_bytes() }, "{seen:?}");
+fn check_received(scene: &Scene, client: &str, form: Form, prefix: &str) {
+    let received = scene.requests(prefix);
+    assert_eq!(received.len(), 4, "{prefix}: {received:?}");
+    for received in &received {
+        let is_get = received.line.starts_with("GET ");
+        assert_eq!(received.body, if is_get { b"" } else { JSON.as_bytes() }, "{received:?}");
         // httpclient sends its proxy's credentials to the target of a tunnel, too, where nobody else sees them.
         if (client, form) != ("httpclient", Tunnel) {
-            assert_eq!(seen.field("proxy-authorization"), "", "{seen:?}");
+            assert_eq!(received.field("proxy-authorization"), "", "{received:?}");
         }
-        assert!(seen.from.to_string().starts_with("127.0.7."), "{seen:?}");
+        assert!(received.from.to_string().starts_with("127.0.7."), "{received:?}");
         match form {
-            Plain | Tunnel => assert_eq!(seen.field("webhook-signature"), "", "{seen:?}"),
-            Inspect | UpgradedTunnel => verify(seen, place.own.trim()),
-            Upgrade | Absolute | Gateway | Upgraded => verify(seen, SECRET),
+            Plain | Tunnel => assert_eq!(received.field("webhook-signature"), "", "{received:?}"),
+            Inspect | UpgradedTunnel => verify(received, scene.tenant_key.trim()),
+            Upgrade | Absolute | Gateway | Upgraded => verify(received, SECRET),
         }
         // What proves the client is not the target's business, and inside a tunnel it is nobody else's.
         let signed_for_target = client == "twilio" && form == Tunnel;
-        assert_eq!(!seen.field("twilio-client-validation").is_empty(), signed_for_target, "{seen:?}");
+        assert_eq!(!received.field("twilio-client-validation").is_empty(), signed_for_target, "{received:?}");
     }
 }
 
 #[test]
 fn refused_tunnel_is_a_clear_failure_in_every_client_library() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     for_each(
-        &place,
+        &scene,
         |form| form == Tunnel,
         |client, _, form| {
-            let tap = Wiretap::before(place.outgate.proxy);
-            let errand = place.errand(form, "GET", "https://unrouted.example/".into(), None, &tap);
-            let report = &place.run(client, form, &tap, &[errand])[0];
+            let tap = Wiretap::before(scene.outgate.proxy);
+            let request = scene.request(form, "GET", "https://unrouted.example/".into(), None, &tap);
+            let report = &scene.run(client, form, &tap, &[request])[0];
             // axios passes the proxy's own answer on; the others say what they got instead of a tunnel.
-            let says = match report.status {
+            let is_clear = match report.status {
                 // It keeps the answer in `response`, and says nothing of it.
                 0 if client == "excon" => report.error.contains("proxy connection could not be established"),
                 0 => report.error.contains("403") || report.error.contains("Forbidden"),
                 status => status == 403 && !report.header("outgate-error").is_empty(),
             };
-            assert!(says, "{client} says only: {report:?}");
+            assert!(is_clear, "{client} reports only: {report:?}");
             // The last of them: Apache HttpClient answers a challenge first.
-            let answer = String::from_utf8(tap.carried().pop().unwrap().received).unwrap();
-            assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("outgate-error: "), "{client}: {answer}");
+            let response = String::from_utf8(tap.traffic().pop().unwrap().received).unwrap();
+            assert!(
+                response.starts_with("HTTP/1.1 403 ") && response.contains("outgate-error: "),
+                "{client}: {response}"
+            );
         },
     );
 }
 
 #[test]
 fn curl_answers_the_challenge_of_a_407() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     for form in [Plain, Upgrade] {
-        let tap = Wiretap::before(place.outgate.proxy);
+        let tap = Wiretap::before(scene.outgate.proxy);
         let prefix = format!("/challenge/{form:?}/");
-        let url = place.target(form, &format!("{prefix}1"));
-        let mut errand = place.errand(form, "POST", url, Some(JSON), &tap);
-        errand.options.push("--proxy-anyauth");
-        let report = &place.run("curl", form, &tap, &[errand.clone()])[0];
+        let url = scene.target(form, &format!("{prefix}1"));
+        let mut request = scene.request(form, "POST", url, Some(JSON), &tap);
+        request.options.push("--proxy-anyauth");
+        let report = &scene.run("curl", form, &tap, &[request.clone()])[0];
         assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{report:?}");
-        let received: String = tap.carried().iter().map(|one| String::from_utf8_lossy(&one.received)).collect();
+        let received: String = tap.traffic().iter().map(|one| String::from_utf8_lossy(&one.received)).collect();
         assert!(received.starts_with("HTTP/1.1 407 "), "{received}");
-        assert_eq!(place.seen(&prefix).len(), 1);
+        assert_eq!(scene.requests(&prefix).len(), 1);
         // With nothing to prove, it stays a refusal.
-        let ca = place.outgate.folder.path("ca.pem");
-        let report = &place.workshop.run("curl", &format!("http://{}", tap.address), &ca, "", &[errand])[0];
+        let ca = scene.outgate.folder.path("ca.pem");
+        let report = &scene.installed.run("curl", &format!("http://{}", tap.address), &ca, "", &[request])[0];
         assert_eq!((report.status, report.header("outgate-error")), (407, "client_unauthenticated"), "{report:?}");
         assert!(report.header("proxy-authenticate").contains("Basic"), "{report:?}");
     }
@@ -380,24 +394,24 @@ fn curl_answers_the_challenge_of_a_407() {
 
 #[test]
 fn curl_waits_for_continue_before_two_mebibytes() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     let body = "0123456789abcdef".repeat(2 * 1024 * 1024 / 16);
     // Inside a tunnel that is not inspected, continuing is the target's to say.
     for form in [Plain, Upgrade, Absolute, Gateway, Inspect] {
-        let tap = Wiretap::before(place.outgate.proxy);
+        let tap = Wiretap::before(scene.outgate.proxy);
         let prefix = format!("/large/{form:?}/");
-        let url = place.target(form, &format!("{prefix}1"));
-        let mut errand = place.errand(form, "POST", url, Some(&body), &tap);
-        errand.options.extend(["-H", "Expect: 100-continue", "--expect100-timeout", "15"]);
-        let report = &place.run("curl", form, &tap, &[errand])[0];
+        let url = scene.target(form, &format!("{prefix}1"));
+        let mut request = scene.request(form, "POST", url, Some(&body), &tap);
+        request.options.extend(["-H", "Expect: 100-continue", "--expect100-timeout", "15"]);
+        let report = &scene.run("curl", form, &tap, &[request])[0];
         assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{form:?}: {report:?}");
-        let seen = place.seen(&prefix).pop().unwrap();
-        assert!(seen.body == body.as_bytes(), "{form:?}: {} bytes arrived", seen.body.len());
+        let received = scene.requests(&prefix).pop().unwrap();
+        assert!(received.body == body.as_bytes(), "{form:?}: {} bytes arrived", received.body.len());
         if form != Plain {
-            verify(&seen, if form.is_served() { place.own.trim() } else { SECRET });
+            verify(&received, if form.is_served() { scene.tenant_key.trim() } else { SECRET });
         }
         if form != Inspect {
-            let received = String::from_utf8(tap.carried()[0].received.clone()).unwrap();
+            let received = String::from_utf8(tap.traffic()[0].received.clone()).unwrap();
             assert!(received.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 "), "{form:?}: {received}");
         }
     }
@@ -405,14 +419,14 @@ fn curl_waits_for_continue_before_two_mebibytes() {
 
 #[test]
 fn curl_gets_body_too_large_while_it_uploads() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     let body = "0123456789abcdef".repeat(5 * 1024 * 1024 / 16);
     for form in [Plain, Upgrade, Absolute, Gateway, Inspect] {
-        let tap = Wiretap::before(place.outgate.proxy);
-        let url = place.target(form, "/too-large");
-        let mut errand = place.errand(form, "POST", url, Some(&body), &tap);
-        errand.options.extend(["-H", "Expect:"]);
-        let report = &place.run("curl", form, &tap, &[errand])[0];
+        let tap = Wiretap::before(scene.outgate.proxy);
+        let url = scene.target(form, "/too-large");
+        let mut request = scene.request(form, "POST", url, Some(&body), &tap);
+        request.options.extend(["-H", "Expect:"]);
+        let report = &scene.run("curl", form, &tap, &[request])[0];
         assert_eq!((report.status, report.header("outgate-error")), (413, "body_too_large"), "{form:?}: {report:?}");
     }
 }

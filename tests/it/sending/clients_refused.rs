@@ -10,7 +10,7 @@ use crate::support;
 use std::path::PathBuf;
 
 use support::Outgate;
-use support::clients::{Errand, Report, Workshop};
+use support::clients::{ClientRequest, InstalledClients, Report};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -35,15 +35,15 @@ const CLIENTS: &[&str] = &[
 
 /// Bytes: more than the kernel takes from a client of what is not read.
 const LARGE: usize = 2 << 20;
-struct Place {
+struct Scene {
     outgate: Outgate,
     plain: Receiver,
     good: Receiver,
-    workshop: Workshop,
+    installed: InstalledClients,
 }
 
-fn place() -> Option<Place> {
-    let workshop = Workshop::open()?;
+fn scene() -> Option<Scene> {
+    let installed = InstalledClients::open()?;
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let plain = Receiver::plain(ok());
@@ -53,10 +53,10 @@ fn place() -> Option<Place> {
         .remove("server.allow_anonymous")
         // The route that signs refuses the body for its size, the other takes it.
         .set("routes.plain.body_max", "32 MiB");
-    Some(Place { outgate: Outgate::run(folder(&pki), &text), plain, good, workshop })
+    Some(Scene { outgate: Outgate::run(folder(&pki), &text), plain, good, installed })
 }
 
-impl Place {
+impl Scene {
     fn ca(&self) -> PathBuf {
         self.outgate.folder.path("ca.pem")
     }
@@ -66,7 +66,7 @@ impl Place {
         let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
         headers.push(("Outgate-Target".to_owned(), target.to_owned()));
         headers.extend(credentials.map(|value| ("Proxy-Authorization".to_owned(), value.to_owned())));
-        let errand = Errand {
+        let request = ClientRequest {
             method: "POST",
             url: format!("http://{}/in", self.outgate.proxy),
             headers,
@@ -74,59 +74,59 @@ impl Place {
             // Without it, curl waits for 100 Continue and sends no body.
             options: if client == "curl" { vec!["-H", "Expect:"] } else { Vec::new() },
         };
-        self.workshop.run(client, "", &self.ca(), "gateway", &[errand]).remove(0)
+        self.installed.run(client, "", &self.ca(), "gateway", &[request]).remove(0)
     }
 }
 
 #[test]
 fn refusal_of_a_large_body_reaches_every_client_library() {
-    let Some(place) = place() else { return };
-    let (signed, plain) = (format!("https://hook.example:{}/in", place.good.port()), place.plain.port());
+    let Some(scene) = scene() else { return };
+    let (signed, plain) = (format!("https://hook.example:{}/in", scene.good.port()), scene.plain.port());
     let plain = format!("http://plain.example:{plain}/in");
-    let known = Some("Bearer t0ken");
+    let valid_token = Some("Bearer t0ken");
     std::thread::scope(|scope| {
-        for client in CLIENTS.iter().filter(|client| place.workshop.has(client)) {
-            let (place, signed, plain) = (&place, &signed, &plain);
+        for client in CLIENTS.iter().filter(|client| scene.installed.has(client)) {
+            let (scene, signed, plain) = (&scene, &signed, &plain);
             scope.spawn(move || {
                 for (target, credentials, status, code) in [
                     (plain.as_str(), None, 407, "client_unauthenticated"),
-                    ("https://unrouted.example/", known, 403, "no_route"),
-                    (signed, known, 413, "body_too_large"),
+                    ("https://unrouted.example/", valid_token, 403, "no_route"),
+                    (signed, valid_token, 413, "body_too_large"),
                 ] {
                     // The Fetch standard makes a network error of a 407 that comes without a proxy.
                     if (*client, status) == ("fetch", 407) {
                         continue;
                     }
-                    let report = place.post(client, target, credentials);
+                    let report = scene.post(client, target, credentials);
                     assert_eq!((report.status, report.header("outgate-error")), (status, code), "{client}: {report:?}");
                 }
             });
         }
     });
-    assert!(place.plain.seen().is_empty() && place.good.seen().is_empty());
+    assert!(scene.plain.requests().is_empty() && scene.good.requests().is_empty());
 }
 
 /// Apache HttpClient sends its body a first time without credentials.
 #[test]
 fn apache_http_client_answers_a_407_with_a_large_body() {
-    let Some(place) = place() else { return };
-    if !place.workshop.has("apache") {
+    let Some(scene) = scene() else { return };
+    if !scene.installed.has("apache") {
         return;
     }
-    let proxy = format!("http://billing:t0ken@{}", place.outgate.proxy);
-    let errand = |size: &usize| Errand {
+    let proxy = format!("http://billing:t0ken@{}", scene.outgate.proxy);
+    let request = |size: &usize| ClientRequest {
         method: "POST",
-        url: format!("http://plain.example:{}/in", place.plain.port()),
+        url: format!("http://plain.example:{}/in", scene.plain.port()),
         headers: vec![("Content-Type".into(), "application/json".into())],
         body: Some("x".repeat(*size)),
         options: Vec::new(),
     };
     // The last is more than any kernel takes of a request that is not read.
     let sizes = [LARGE, LARGE, LARGE, 6 * LARGE];
-    let errands: Vec<_> = sizes.iter().map(errand).collect();
-    for report in place.workshop.run("apache", &proxy, &place.ca(), "plain", &errands) {
+    let requests: Vec<_> = sizes.iter().map(request).collect();
+    for report in scene.installed.run("apache", &proxy, &scene.ca(), "plain", &requests) {
         assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{report:?}");
     }
-    let seen = place.plain.seen();
-    assert_eq!(seen.iter().map(|seen| seen.body.len()).collect::<Vec<_>>(), sizes);
+    let received = scene.plain.requests();
+    assert_eq!(received.iter().map(|received| received.body.len()).collect::<Vec<_>>(), sizes);
 }

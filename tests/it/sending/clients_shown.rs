@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use support::Outgate;
-use support::clients::{Errand, Report, Workshop};
+use support::clients::{ClientRequest, InstalledClients, Report};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{bad_receiver, folder};
@@ -61,21 +61,21 @@ CONNECT; the record of outgate has the reason.
 | --- | --- | --- |
 ";
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     untrusted: Receiver,
-    workshop: Workshop,
+    installed: InstalledClients,
 }
 
-impl Place {
-    fn ask(&self, client: &str, form: &str, url: String, fields: Vec<(String, String)>) -> Report {
+impl Scene {
+    fn run_client(&self, client: &str, form: &str, url: String, fields: Vec<(String, String)>) -> Report {
         let proxy = if form == "gateway" { String::new() } else { format!("http://{}", self.outgate.proxy) };
-        let errand = Errand { method: "GET", url, headers: fields, body: None, options: Vec::new() };
-        self.workshop.run(client, &proxy, &self.outgate.folder.path("ca.pem"), form, &[errand]).remove(0)
+        let request = ClientRequest { method: "GET", url, headers: fields, body: None, options: Vec::new() };
+        self.installed.run(client, &proxy, &self.outgate.folder.path("ca.pem"), form, &[request]).remove(0)
     }
 
     /// What does not differ from run to run.
-    fn shown(&self, report: &Report) -> String {
+    fn table_cell(&self, report: &Report) -> String {
         let code = report.header("outgate-error");
         if report.status > 0 {
             let body =
@@ -96,37 +96,37 @@ impl Place {
 
 #[test]
 fn clients_show_a_refusal_as_the_table_says() {
-    let Some(workshop) = Workshop::open() else { return };
+    let Some(installed) = InstalledClients::open() else { return };
     let (pki, untrusted, unused) = (Pki::new(), bad_receiver(&["untrusted.example"]), Receiver::plain(ok()));
     let text = scene::config(&unused, &unused, "").host("untrusted.example", "127.0.0.1");
     let route = "[[routes]]\nname = \"untrusted\"\nhosts = [\"untrusted.example\"]\n";
     let text = text.and(&format!("{route}ports = [{}]\n", untrusted.port()));
-    let place = Place { outgate: Outgate::run(folder(&pki), &text), untrusted, workshop };
-    let target = format!("https://untrusted.example:{}/", place.untrusted.port());
+    let scene = Scene { outgate: Outgate::run(folder(&pki), &text), untrusted, installed };
+    let target = format!("https://untrusted.example:{}/", scene.untrusted.port());
     let mut table = HEAD.to_owned();
     let mut is_whole = true;
     for &(client, name, tunnel) in CLIENTS {
-        if !place.workshop.has(client) {
+        if !scene.installed.has(client) {
             is_whole = false;
             continue;
         }
         let fields = vec![("Outgate-Target".to_owned(), target.clone())];
-        let request = place.ask(client, "gateway", format!("http://{}/in", place.outgate.proxy), fields);
+        let request = scene.run_client(client, "gateway", format!("http://{}/in", scene.outgate.proxy), fields);
         assert_eq!((request.status, request.header("outgate-error")), (502, "certificate_untrusted"), "{client}");
-        let connect = (tunnel != Never).then(|| place.ask(client, "tunnel", target.clone(), Vec::new()));
-        let said = connect.as_ref().map(|report| if report.status > 0 { "502" } else { report.error.as_str() });
+        let connect = (tunnel != Never).then(|| scene.run_client(client, "tunnel", target.clone(), Vec::new()));
+        let error = connect.as_ref().map(|report| if report.status > 0 { "502" } else { report.error.as_str() });
         match tunnel {
             Never => {}
             ShowsReason => {
-                assert!(said.unwrap().contains("(certificate_untrusted: self_signed)"), "{client}: {said:?}")
+                assert!(error.unwrap().contains("(certificate_untrusted: self_signed)"), "{client}: {error:?}")
             }
-            ShowsStatus => assert!(said.unwrap().contains("502"), "{client}: {said:?}"),
-            ShowsNothing => assert!(!said.unwrap().contains("502"), "{client} has got better: {said:?}"),
+            ShowsStatus => assert!(error.unwrap().contains("502"), "{client}: {error:?}"),
+            ShowsNothing => assert!(!error.unwrap().contains("502"), "{client} has got better: {error:?}"),
         }
-        let connect = connect.map_or("opens no tunnels".to_owned(), |report| place.shown(&report));
-        writeln!(table, "| {name} | {} | {connect} |", place.shown(&request)).unwrap();
+        let connect = connect.map_or("opens no tunnels".to_owned(), |report| scene.table_cell(&report));
+        writeln!(table, "| {name} | {} | {connect} |", scene.table_cell(&request)).unwrap();
     }
-    assert_eq!(place.untrusted.seen().len(), 0);
+    assert_eq!(scene.untrusted.requests().len(), 0);
     // Debian's clients are of one version there; elsewhere they may say it in other words.
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
     if is_whole && std::env::var_os("BLESS").is_some() {
@@ -134,6 +134,6 @@ fn clients_show_a_refusal_as_the_table_says() {
         std::fs::write(committed, table).unwrap();
     } else if required() {
         let committed = std::fs::read_to_string(committed).unwrap_or_default();
-        assert_eq!(committed, table, "docs/clients.md is out of date: its caption says how to renew it");
+        assert_eq!(committed, table, "docs/clients.md is out of date: its text has the command that writes it");
     }
 }

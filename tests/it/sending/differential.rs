@@ -16,7 +16,7 @@ use support::{Outgate, origins};
 
 /// Requests that must reach the origin once, as fields and body. `{S}` is another request, `{n}` its length, `{x}` the
 /// same in hexadecimal: as part of a body it must never be taken for one.
-const FORWARDED: &[(&str, &str)] = &[
+const FORWARDED_FIELDS: &[(&str, &str)] = &[
     ("Content-Length: {n}", "{S}"),
     ("Content-Length: 0{n}", "{S}"),
     ("content-length:{n}", "{S}"),
@@ -47,7 +47,7 @@ const FORWARDED: &[(&str, &str)] = &[
 ];
 
 /// Requests that must be refused, in the same notation.
-const REFUSED: &[(&str, &str)] = &[
+const REFUSED_FIELDS: &[(&str, &str)] = &[
     ("Content-Length: {n}\r\nTransfer-Encoding: chunked", "0\r\n\r\n{S}"),
     ("Transfer-Encoding: chunked\r\nContent-Length: {n}", "0\r\n\r\n{S}"),
     ("Content-Length: 0\r\nContent-Length: {n}", "{S}"),
@@ -98,7 +98,7 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Chunked bodies that must be refused. Their head, and what came before the fault, may have reached the origin where
 /// the body is streamed.
-const BROKEN: &[&str] = &[
+const MALFORMED_CHUNKS: &[&str] = &[
     "0x{x}\r\n{S}\r\n0\r\n\r\n",
     "+{x}\r\n{S}\r\n0\r\n\r\n",
     "{x} \r\n{S}\r\n0\r\n\r\n",
@@ -121,7 +121,7 @@ const BROKEN: &[&str] = &[
 ];
 
 /// Whole requests that must be refused. `{U}` is the target.
-const NONE: &[&str] = &[
+const REFUSED_REQUESTS: &[&str] = &[
     "POST {U} HTTP/1.1\nHost: h\n\n{S}",
     "POST {U} HTTP/1.1\r\n Host: h\r\n\r\n{S}",
     "POST {U} HTTP/1.1\r\n\r\n{S}",
@@ -149,36 +149,36 @@ const NONE: &[&str] = &[
 const METHODS: &[&str] = &["POST", "GET", "DELETE", "OPTIONS", "HEAD", "PATCH", "PUT"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
+enum Expected {
     Forwarded,
     Refused,
     /// Refused, but not before its beginning may have been streamed.
-    Broken,
+    RefusedWhileStreamed,
 }
 
 /// A request, or what claims to be one, with `{U}` and the like still in it.
-fn cases() -> Vec<(String, Fate)> {
+fn cases() -> Vec<(String, Expected)> {
     let post = |method: &str, fields: &str, body: &str| {
         format!("{method} {{U}} HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n{body}")
     };
     let chunked = |body: &str| post("POST", "Transfer-Encoding: chunked", body);
     let mut cases = Vec::new();
-    cases.extend(FORWARDED.iter().map(|(fields, body)| (post("POST", fields, body), Fate::Forwarded)));
+    cases.extend(FORWARDED_FIELDS.iter().map(|(fields, body)| (post("POST", fields, body), Expected::Forwarded)));
     for method in METHODS {
-        cases.push((post(method, "Content-Length: {n}", "{S}"), Fate::Forwarded));
-        cases.push((post(method, "Transfer-Encoding: chunked", "{x}\r\n{S}\r\n0\r\n\r\n"), Fate::Forwarded));
+        cases.push((post(method, "Content-Length: {n}", "{S}"), Expected::Forwarded));
+        cases.push((post(method, "Transfer-Encoding: chunked", "{x}\r\n{S}\r\n0\r\n\r\n"), Expected::Forwarded));
     }
-    cases.extend(REFUSED.iter().map(|(fields, body)| (post("POST", fields, body), Fate::Refused)));
-    cases.extend(NONE.iter().map(|request| ((*request).to_owned(), Fate::Refused)));
-    cases.extend(BROKEN.iter().map(|body| (chunked(body), Fate::Broken)));
+    cases.extend(REFUSED_FIELDS.iter().map(|(fields, body)| (post("POST", fields, body), Expected::Refused)));
+    cases.extend(REFUSED_REQUESTS.iter().map(|request| ((*request).to_owned(), Expected::Refused)));
+    cases.extend(MALFORMED_CHUNKS.iter().map(|body| (chunked(body), Expected::RefusedWhileStreamed)));
     cases
 }
 
 /// Every case to `origin`, each over a connection of its own with an innocent request behind it. Gives how many answers
 /// there were.
-fn send_all(outgate: &Outgate, host: &str, port: u16, route: &str, cases: &[(String, Fate)]) -> usize {
-    let mut answers = 0;
-    for (number, (case, fate)) in cases.iter().enumerate() {
+fn send_all(outgate: &Outgate, host: &str, port: u16, route: &str, cases: &[(String, Expected)]) -> usize {
+    let mut responses = 0;
+    for (number, (case, expected)) in cases.iter().enumerate() {
         let url = |name: &str| format!("http://{host}:{port}/{route}/{number}/{name}");
         let smuggled = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", url("smuggled"));
         let length = smuggled.len();
@@ -191,12 +191,12 @@ fn send_all(outgate: &Outgate, host: &str, port: u16, route: &str, cases: &[(Str
         let next = format!("GET {} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", url("next"));
         let mut client = outgate.connect();
         client.try_send(text + &next);
-        let answer = String::from_utf8(client.rest()).unwrap();
-        let ok = answer.matches("HTTP/1.1 200 OK\r\n").count();
-        assert_eq!(ok, if *fate == Fate::Forwarded { 2 } else { ok.min(1) }, "{case:?} on {host}: {answer}");
-        answers += answer.matches("\r\noutgate-request-id: ").count();
+        let response = String::from_utf8(client.rest()).unwrap();
+        let ok = response.matches("HTTP/1.1 200 OK\r\n").count();
+        assert_eq!(ok, if *expected == Expected::Forwarded { 2 } else { ok.min(1) }, "{case:?} on {host}: {response}");
+        responses += response.matches("\r\noutgate-request-id: ").count();
     }
-    answers
+    responses
 }
 
 #[test]
@@ -234,57 +234,60 @@ keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
     );
     let mut outgate = Outgate::run(folder(&Pki::new()), &config);
     let cases = cases();
-    let answers: usize = std::thread::scope(|scope| {
-        let sending = origins.each_ref().map(|origin| {
+    let responses: usize = std::thread::scope(|scope| {
+        let senders = origins.each_ref().map(|origin| {
             let (outgate, cases) = (&outgate, &cases);
             scope.spawn(move || {
                 let host = format!("{}.example", origin.name);
                 ["streamed", "signed"].map(|route| send_all(outgate, &host, origin.port, route, cases))
             })
         });
-        sending.into_iter().flat_map(|sent| sent.join().unwrap()).sum()
+        senders.into_iter().flat_map(|sent| sent.join().unwrap()).sum()
     });
     outgate.signal("TERM");
     assert!(outgate.wait().success());
-    let records = outgate.records(answers);
-    assert_eq!(records.len(), answers, "a record for every answer, and no other");
+    let records = outgate.records(responses);
+    assert_eq!(records.len(), responses, "a record for every answer, and no other");
     for origin in origins {
         compare(&cases, origin, &records);
     }
 }
 
 /// A request line, and how often.
-type Tally = BTreeMap<String, usize>;
+type RequestCounts = BTreeMap<String, usize>;
 
-fn compare(cases: &[(String, Fate)], origin: origins::Origin, records: &[serde_json::Value]) {
+fn compare(cases: &[(String, Expected)], origin: origins::Origin, records: &[serde_json::Value]) {
     let (name, host) = (origin.name, format!("{}.example", origin.name));
     // What outgate says that it sent, and what it may have begun to send before it found the client at fault.
-    let (mut sent, mut begun) = (Tally::new(), Tally::new());
+    let (mut sent, mut partly_sent) = (RequestCounts::new(), RequestCounts::new());
     let mut reused = 0;
     for record in records.iter().filter(|record| record["host"] == host.as_str()) {
         let code = record["code"].as_str().unwrap();
         let by_target = TABLE.iter().any(|row| row.name == code && row.blame.as_str() == "target");
         let line = format!("{} {} HTTP/1.1", record["method"].as_str().unwrap(), record["path"].as_str().unwrap());
-        let tally = if code == "delivered" || by_target { &mut sent } else { &mut begun };
-        *tally.entry(line).or_default() += usize::from(!record["address"].is_null());
+        let counts = if code == "delivered" || by_target { &mut sent } else { &mut partly_sent };
+        *counts.entry(line).or_default() += usize::from(!record["address"].is_null());
         reused += usize::from(record["reused"] == true);
     }
-    let mut found = Tally::new();
+    let mut parsed = RequestCounts::new();
     for line in origin.lines() {
-        *found.entry(line).or_default() += 1;
+        *parsed.entry(line).or_default() += 1;
     }
-    for (line, count) in &found {
+    for (line, count) in &parsed {
         assert!(!line.contains("smuggled"), "{name} found {line}");
-        let (sent, begun) = (sent.get(line).unwrap_or(&0), begun.get(line).unwrap_or(&0));
-        assert!((*sent..=sent + begun).contains(count), "{name} found {count} times, not {sent}: {line}");
+        let (sent, partly_sent) = (sent.get(line).unwrap_or(&0), partly_sent.get(line).unwrap_or(&0));
+        assert!((*sent..=sent + partly_sent).contains(count), "{name} found {count} times, not {sent}: {line}");
     }
-    assert!(sent.iter().all(|(line, count)| found.get(line).unwrap_or(&0) == count), "{name}: {sent:?}\n{found:?}");
-    for (number, (case, fate)) in cases.iter().enumerate() {
+    assert!(sent.iter().all(|(line, count)| parsed.get(line).unwrap_or(&0) == count), "{name}: {sent:?}\n{parsed:?}");
+    for (number, (case, expected)) in cases.iter().enumerate() {
         let method = case.split(' ').next().unwrap();
         for route in ["streamed", "signed"] {
-            let count = found.get(&format!("{method} /{route}/{number}/case HTTP/1.1")).copied().unwrap_or_default();
-            let most = usize::from(*fate == Fate::Forwarded || (*fate == Fate::Broken && route == "streamed"));
-            let least = usize::from(*fate == Fate::Forwarded);
+            let count = parsed.get(&format!("{method} /{route}/{number}/case HTTP/1.1")).copied().unwrap_or_default();
+            let most = usize::from(
+                *expected == Expected::Forwarded
+                    || (*expected == Expected::RefusedWhileStreamed && route == "streamed"),
+            );
+            let least = usize::from(*expected == Expected::Forwarded);
             assert!((least..=most).contains(&count), "{name} found {count} times, {route}: {case:?}");
         }
     }

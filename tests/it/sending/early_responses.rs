@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::PATIENCE;
-use support::frames::{FrameTarget, Moment, frame, ok_response};
+use support::TEST_TIMEOUT;
+use support::frames::{FrameTarget, Progress, frame, ok_response};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Answer, Outgate, post};
+use support::{Outgate, Response, post};
 
 /// More than the kernel's buffers hold, so that outgate still writes when the reset comes.
 const BODY: usize = 2 << 20;
@@ -31,7 +31,7 @@ const UNDELIMITED: &str = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r
 
 /// Reads the head of each request, responds, and closes with unread data, for which the kernel sends a reset. It closes
 /// after `stays`.
-fn target(identity: Option<support::pki::Identity>, response: &'static str, stays: Duration) -> SocketAddr {
+fn target(identity: Option<support::pki::Identity>, response: &'static str, close_delay: Duration) -> SocketAddr {
     let tls = identity.map(|identity| {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -47,17 +47,17 @@ fn target(identity: Option<support::pki::Identity>, response: &'static str, stay
         for stream in listener.incoming().map_while(Result::ok) {
             let tls = tls.clone();
             std::thread::spawn(move || {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
                 // Else the kernel may hold the response back until the session tickets are acknowledged, and discard
                 // it with the reset.
                 stream.set_nodelay(true).unwrap();
                 match tls {
                     None => {
-                        respond(stream, response, stays);
+                        respond(stream, response, close_delay);
                     }
                     Some(tls) => {
                         let session = rustls::ServerConnection::new(tls).unwrap();
-                        respond(rustls::StreamOwned::new(session, stream), response, stays);
+                        respond(rustls::StreamOwned::new(session, stream), response, close_delay);
                     }
                 }
             });
@@ -66,16 +66,16 @@ fn target(identity: Option<support::pki::Identity>, response: &'static str, stay
     address
 }
 
-fn respond(mut wire: impl Read + Write, response: &str, stays: Duration) -> Option<()> {
-    let mut seen = Vec::new();
-    while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
+fn respond(mut wire: impl Read + Write, response: &str, close_delay: Duration) -> Option<()> {
+    let mut received = Vec::new();
+    while !received.windows(4).any(|four| four == b"\r\n\r\n") {
         let mut piece = [0; 512];
         let count = wire.read(&mut piece).ok().filter(|count| *count > 0)?;
-        seen.extend_from_slice(&piece[..count]);
+        received.extend_from_slice(&piece[..count]);
     }
     wire.write_all(response.as_bytes()).ok()?;
     wire.flush().ok()?;
-    std::thread::park_timeout(stays);
+    std::thread::park_timeout(close_delay);
     Some(())
 }
 
@@ -93,11 +93,11 @@ fn outgate(pki: &Pki, port: u16) -> Outgate {
 }
 
 /// Sends a large body and reads the answer beside it, like a client that notices an early response.
-fn upload(outgate: &Outgate, url: &str) -> Answer {
+fn upload(outgate: &Outgate, url: &str) -> Response {
     let mut client = outgate.connect();
     let request = post(url, "", &"x".repeat(BODY));
     client.try_send(request);
-    client.answer()
+    client.response()
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn early_response_takes_precedence_over_the_reset_that_follows_it() {
         let outgate = outgate(&pki, port);
         let url = if is_tls { "https://hook.example" } else { "http://plain.example" };
         for _ in 0..12 {
-            let answer = upload(&outgate, &format!("{url}:{port}/in"));
-            assert_eq!((answer.status, answer.text().as_str()), (413, "too large"), "{answer:?}");
+            let response = upload(&outgate, &format!("{url}:{port}/in"));
+            assert_eq!((response.status, response.text().as_str()), (413, "too large"), "{response:?}");
         }
         let record = outgate.records(12).pop().unwrap();
         assert_eq!((&record["status"], &record["code"]), (&413.into(), &"delivered".into()), "{record}");
@@ -143,7 +143,7 @@ fn connection_is_not_reused_after_a_refused_body() {
             respond(&stream, response, Duration::ZERO);
             held.push(stream);
         }
-        std::thread::park_timeout(PATIENCE);
+        std::thread::park_timeout(TEST_TIMEOUT);
     });
     let outgate = outgate(&pki, port);
     let url = format!("http://plain.example:{port}/in");
@@ -154,7 +154,7 @@ fn connection_is_not_reused_after_a_refused_body() {
 
 /// Sends a body over HTTP/2 that the target does not take. The client can write all of it behind the early response, and its
 /// connection has no open stream then.
-fn uploads_over_http2(mut outgate: Outgate, url: &str, status: u16, before_term: impl FnOnce()) {
+fn upload_over_http2(mut outgate: Outgate, url: &str, status: u16, before_term: impl FnOnce()) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let socket = tokio::net::TcpStream::connect(outgate.proxy).await.unwrap();
@@ -167,13 +167,13 @@ fn uploads_over_http2(mut outgate: Outgate, url: &str, status: u16, before_term:
             let mut left = UNREAD;
             while left > 0 {
                 stream.reserve_capacity(left.min(1 << 16));
-                let room = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream is open").unwrap();
-                let room = room.min(left);
-                left -= room;
-                stream.send_data(Bytes::from(vec![b'x'; room]), left == 0).unwrap();
+                let capacity = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream is open").unwrap();
+                let capacity = capacity.min(left);
+                left -= capacity;
+                stream.send_data(Bytes::from(vec![b'x'; capacity]), left == 0).unwrap();
             }
         };
-        tokio::time::timeout(PATIENCE, writing).await.expect("the client can write all of it");
+        tokio::time::timeout(TEST_TIMEOUT, writing).await.expect("the client can write all of it");
         assert_eq!(response.await.unwrap().status(), status, "{url}");
         before_term();
         outgate.signal("TERM");
@@ -186,10 +186,10 @@ fn early_response_frees_the_http2_stream_of_a_client_whose_body_the_target_does_
     for response in [TOO_LARGE, OK] {
         for is_tls in [false, true] {
             let pki = Pki::new();
-            let port = target(is_tls.then(|| pki.leaf(&["hook.example"])), response, PATIENCE * 2).port();
+            let port = target(is_tls.then(|| pki.leaf(&["hook.example"])), response, TEST_TIMEOUT * 2).port();
             let url = if is_tls { "https://hook.example" } else { "http://plain.example" };
             let status = if response == OK { 200 } else { 413 };
-            uploads_over_http2(outgate(&pki, port), &format!("{url}:{port}/in"), status, || ());
+            upload_over_http2(outgate(&pki, port), &format!("{url}:{port}/in"), status, || ());
         }
     }
 }
@@ -203,11 +203,11 @@ fn early_response_over_http2_frees_the_stream_of_a_client_whose_body_the_target_
             let target = FrameTarget::start(
                 &pki,
                 &[(INITIAL_WINDOW_SIZE, 65_535)],
-                Arc::new(move |asked| match (asked.request, asked.moment) {
-                    (0, Moment::End) => ok_response(asked.stream), // SETTINGS are known from here on
+                Arc::new(move |event| match (event.request, event.progress) {
+                    (0, Progress::End) => ok_response(event.stream), // SETTINGS are known from here on
                     (1, _) if is_shared => Vec::new(),
-                    (1.., Moment::Head) => {
-                        [frame(1, 4, asked.stream, block), frame(0, 1, asked.stream, b"early")].concat()
+                    (1.., Progress::Head) => {
+                        [frame(1, 4, event.stream, block), frame(0, 1, event.stream, b"early")].concat()
                     }
                     _ => Vec::new(),
                 }),
@@ -217,12 +217,12 @@ fn early_response_over_http2_frees_the_stream_of_a_client_whose_body_the_target_
             let mut waiting = is_shared.then(|| outgate.connect());
             if let Some(waiting) = &mut waiting {
                 waiting.send(post(&target.url(), "", "{}"));
-                target.until(2);
+                target.wait_for_requests(2);
             }
             // The request that waits keeps the connection to the target.
-            uploads_over_http2(outgate, &target.url(), status, || {
+            upload_over_http2(outgate, &target.url(), status, || {
                 if is_shared {
-                    assert_eq!(target.until_reset(1), [CANCEL], "the upload's");
+                    assert_eq!(target.wait_for_resets(1), [CANCEL], "the upload's");
                 }
                 drop(waiting);
             });

@@ -15,15 +15,15 @@ use socket2::SockRef;
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::folder;
-use support::{Client, Outgate, PATIENCE, eventually, post};
+use support::{Client, Outgate, TEST_TIMEOUT, eventually, post};
 
 /// Far more than a test's patience: only the hang-up can end a delivery.
-const NEVER: &str = "60s";
+const LONG_TIMEOUT: &str = "60s";
 
 /// Targets, a token endpoint and a resolver that never answer, and a target that answers when it is released.
-struct Place {
+struct Scene {
     outgate: Outgate,
-    held: Receiver,
+    held_target: Receiver,
     /// The request lines that `held` has got, answered or not.
     arrived: Arc<Mutex<Vec<String>>>,
     release: Sender<()>,
@@ -36,25 +36,25 @@ struct Place {
     unreachable: Receiver,
 }
 
-fn place() -> Place {
+fn scene() -> Scene {
     let pki = Pki::new();
     let (release, wait) = channel();
     let wait = Mutex::new(wait);
     let arrived: Arc<Mutex<Vec<String>>> = Arc::default();
     let lines = Arc::clone(&arrived);
-    let reaction: Reaction = Arc::new(move |seen| {
-        lines.lock().unwrap().push(seen.line.clone());
-        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+    let reaction: Reaction = Arc::new(move |received| {
+        lines.lock().unwrap().push(received.line.clone());
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
     });
-    let held = Receiver::plain(reaction);
+    let held_target = Receiver::plain(reaction);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let token_endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
     let resolver = UdpSocket::bind("127.0.0.1:0").unwrap();
-    resolver.set_read_timeout(Some(PATIENCE)).unwrap();
+    resolver.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let unreachable = Receiver::plain(ok());
-    unreachable.shut_out(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
-    let ports = [held.port(), silent.local_addr().unwrap().port(), unreachable.port()];
+    unreachable.drop_packets_from(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
+    let ports = [held_target.port(), silent.local_addr().unwrap().port(), unreachable.port()];
     let text = format!(
         r#"
 [server]
@@ -67,7 +67,7 @@ ranges = ["127.0.7.0/30"]
 [guard]
 allow = ["127.0.0.0/8"]
 [timeouts]
-total = "{NEVER}"
+total = "{LONG_TIMEOUT}"
 [resolver]
 servers = ["{resolver}"]
 [resolver.hosts]
@@ -89,7 +89,7 @@ client_id = "us"
 client_secret = "file:{{dir}}/key"
 [limits.one]
 concurrency = 1
-wait = "{NEVER}"
+wait = "{LONG_TIMEOUT}"
 "#,
         resolver = resolver.local_addr().unwrap(),
         endpoint = token_endpoint.local_addr().unwrap().port(),
@@ -98,7 +98,7 @@ wait = "{NEVER}"
         let name = host.replace(['*', '.'], "");
         format!(
             "[[routes]]\nname = \"{name}\"\nhosts = [\"{host}\"]\nports = {ports:?}\n\
-             timeouts = {{ dns = \"{NEVER}\", connect = \"{NEVER}\", tls = \"{NEVER}\", response = \"{NEVER}\" }}\n{more}\n"
+             timeouts = {{ dns = \"{LONG_TIMEOUT}\", connect = \"{LONG_TIMEOUT}\", tls = \"{LONG_TIMEOUT}\", response = \"{LONG_TIMEOUT}\" }}\n{more}\n"
         )
     };
     let routes = [
@@ -111,42 +111,52 @@ wait = "{NEVER}"
     ];
     let outgate = Outgate::run(folder(&pki), &(text + &routes.concat()));
     let accepted = Mutex::default();
-    Place { outgate, held, arrived, release, silent, accepted, _token_endpoint: token_endpoint, resolver, unreachable }
+    Scene {
+        outgate,
+        held_target,
+        arrived,
+        release,
+        silent,
+        accepted,
+        _token_endpoint: token_endpoint,
+        resolver,
+        unreachable,
+    }
 }
 
 /// Returns when the request of this number has come to where it waits.
-type Shown<'p> = Box<dyn Fn(usize) + 'p>;
+type WaitReached<'p> = Box<dyn Fn(usize) + 'p>;
 
-impl Place {
+impl Scene {
     /// Where a request waits, and what shows that it does, if anything can.
-    fn waits(&self) -> Vec<(&'static str, String, Option<Shown<'_>>)> {
+    fn wait_points(&self) -> Vec<(&'static str, String, Option<WaitReached<'_>>)> {
         let silent = self.silent.local_addr().unwrap().port();
-        let accepts: fn(&Self) -> Shown<'_> =
-            |place| Box::new(|_| place.accepted.lock().unwrap().push(place.silent.accept().unwrap().0));
+        let accept_silent: fn(&Self) -> WaitReached<'_> =
+            |scene| Box::new(|_| scene.accepted.lock().unwrap().push(scene.silent.accept().unwrap().0));
         vec![
-            ("limit", format!("http://limited.example:{}/gone", self.held.port()), None),
-            ("token", format!("https://token.example:{}/gone", self.held.port()), None),
+            ("limit", format!("http://limited.example:{}/gone", self.held_target.port()), None),
+            ("token", format!("https://token.example:{}/gone", self.held_target.port()), None),
             (
                 "name",
-                format!("https://gone-NUMBER.unresolved.net:{}/gone", self.held.port()),
-                Some(Box::new(|number| self.is_asked_for(&format!("gone-{number}")))),
+                format!("https://gone-NUMBER.unresolved.net:{}/gone", self.held_target.port()),
+                Some(Box::new(|number| self.wait_for_query(&format!("gone-{number}")))),
             ),
             ("connect", format!("http://target.example:{}/gone", self.unreachable.port()), None),
-            ("handshake", format!("https://target.example:{silent}/gone"), Some(accepts(self))),
-            ("signed", format!("https://signed.example:{silent}/gone"), Some(accepts(self))),
+            ("handshake", format!("https://target.example:{silent}/gone"), Some(accept_silent(self))),
+            ("signed", format!("https://signed.example:{silent}/gone"), Some(accept_silent(self))),
         ]
     }
 
     /// The first delivery holds the one place of the limit.
-    fn first(&self) -> Client {
+    fn start_first_delivery(&self) -> Client {
         let mut client = self.outgate.connect();
-        client.send(post(&format!("http://limited.example:{}/first", self.held.port()), "", "{}"));
+        client.send(post(&format!("http://limited.example:{}/first", self.held_target.port()), "", "{}"));
         eventually("the first delivery arrives", || !self.arrived().is_empty());
         client
     }
 
     /// Waits for a query of this name: each delivery sends two.
-    fn is_asked_for(&self, label: &str) {
+    fn wait_for_query(&self, label: &str) {
         let label = format!("{label}\x0aunresolved");
         let mut query = [0; 512];
         loop {
@@ -163,9 +173,9 @@ impl Place {
         lines
     }
 
-    fn is_gone(&self, records: usize, what: &str) {
+    fn assert_client_gone(&self, records: usize, label: &str) {
         let record = self.outgate.records(records)[records - 1].clone();
-        assert_eq!((record["code"].as_str(), record["bytes_sent"].as_u64()), (Some("client_gone"), Some(0)), "{what}");
+        assert_eq!((record["code"].as_str(), record["bytes_sent"].as_u64()), (Some("client_gone"), Some(0)), "{label}");
     }
 }
 
@@ -189,19 +199,19 @@ fn requests(url: &str) -> Vec<String> {
 
 #[test]
 fn hang_up_is_noticed_wherever_a_request_waits() {
-    let place = place();
-    let _first = place.first();
+    let scene = scene();
+    let _first = scene.start_first_delivery();
     let mut records = 0;
-    for (what, url, shown) in place.waits() {
+    for (label, url, wait_reached) in scene.wait_points() {
         for (number, request) in requests(&url).into_iter().enumerate() {
             let request = request.replace("NUMBER", &records.to_string());
-            let socket = TcpStream::connect(place.outgate.proxy).unwrap();
+            let socket = TcpStream::connect(scene.outgate.proxy).unwrap();
             (&socket).write_all(request.as_bytes()).unwrap();
             // What is taken in whole waits for its body first, and a hang-up there is another matter.
-            if (what, number) != ("signed", 4)
-                && let Some(shown) = &shown
+            if (label, number) != ("signed", 4)
+                && let Some(wait_reached) = &wait_reached
             {
-                shown(records);
+                wait_reached(records);
             }
             // By FIN and by RST.
             if number % 2 == 1 {
@@ -209,57 +219,57 @@ fn hang_up_is_noticed_wherever_a_request_waits() {
             }
             drop(socket);
             records += 1;
-            place.is_gone(records, &format!("{what} {number}"));
+            scene.assert_client_gone(records, &format!("{label} {number}"));
         }
     }
-    assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
+    assert_eq!(scene.arrived(), ["POST /first HTTP/1.1"]);
 }
 
 #[test]
 fn hang_up_is_noticed_in_the_queue_of_max_deliveries() {
-    let place = place();
-    place.outgate.reconfigure(&place.outgate.config().add("server.max_deliveries", 1));
-    let _first = place.first();
-    let url = format!("http://target.example:{}/gone", place.held.port());
+    let scene = scene();
+    scene.outgate.reconfigure(&scene.outgate.config().add("server.max_deliveries", 1));
+    let _first = scene.start_first_delivery();
+    let url = format!("http://target.example:{}/gone", scene.held_target.port());
     for (records, request) in requests(&url).into_iter().enumerate() {
-        let socket = TcpStream::connect(place.outgate.proxy).unwrap();
+        let socket = TcpStream::connect(scene.outgate.proxy).unwrap();
         (&socket).write_all(request.as_bytes()).unwrap();
         if records % 2 == 1 {
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
         }
         drop(socket);
-        place.is_gone(records + 1, &format!("max_deliveries {records}"));
+        scene.assert_client_gone(records + 1, &format!("max_deliveries {records}"));
     }
-    assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
+    assert_eq!(scene.arrived(), ["POST /first HTTP/1.1"]);
 }
 
 #[test]
 fn hang_up_ends_a_tunnel_that_waits_for_its_target() {
-    let place = place();
-    let authority = format!("tunnel.example:{}", place.silent.local_addr().unwrap().port());
+    let scene = scene();
+    let authority = format!("tunnel.example:{}", scene.silent.local_addr().unwrap().port());
     for (records, early) in ["", "\x16\x03\x01 and so on"].into_iter().enumerate() {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n{early}"));
-        let target = place.silent.accept().unwrap();
+        let target = scene.silent.accept().unwrap();
         drop(client);
-        place.is_gone(records + 1, early);
+        scene.assert_client_gone(records + 1, early);
         drop(target);
     }
 }
 
 #[test]
 fn hang_up_over_http2_is_noticed_wherever_a_request_waits() {
-    let place = place();
-    let _first = place.first();
+    let scene = scene();
+    let _first = scene.start_first_delivery();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut records = 0;
-    for (what, url, _) in place.waits() {
+    for (label, url, _) in scene.wait_points() {
         // A stream that is reset, a connection that is closed; with a whole body, and with half.
         for (resets, ends) in [(true, true), (false, true), (true, false), (false, false)] {
             // A name of its own, which nothing else waits for.
             let url = url.replace("NUMBER", &records.to_string());
             let (sender, connection, mut stream) = runtime.block_on(async {
-                let socket = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
+                let socket = tokio::net::TcpStream::connect(scene.outgate.proxy).await.unwrap();
                 let (sender, connection) = h2::client::handshake(socket).await.unwrap();
                 let connection = tokio::spawn(connection);
                 let request = http::Request::builder().method("POST").uri(&url).body(()).unwrap();
@@ -276,53 +286,53 @@ fn hang_up_over_http2_is_noticed_wherever_a_request_waits() {
             });
             assert_eq!(answered, 403);
             records += 1;
-            place.outgate.records(records);
+            scene.outgate.records(records);
             if resets {
                 stream.1.send_reset(h2::Reason::CANCEL);
             } else {
                 connection.abort();
             }
             records += 1;
-            place.is_gone(records, &format!("{what} resets={resets} ends={ends}"));
+            scene.assert_client_gone(records, &format!("{label} resets={resets} ends={ends}"));
             drop((sender, stream));
             connection.abort();
         }
     }
-    assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
+    assert_eq!(scene.arrived(), ["POST /first HTTP/1.1"]);
 }
 
 /// Clients with a short timeout: each retry used to be one more webhook for the target.
 #[test]
 fn hang_up_leaves_one_delivery_of_a_client_that_retries() {
-    let place = place();
-    let mut first = place.first();
-    let url = |event: usize| format!("http://limited.example:{}/event{event}", place.held.port());
+    let scene = scene();
+    let mut first = scene.start_first_delivery();
+    let url = |event: usize| format!("http://limited.example:{}/event{event}", scene.held_target.port());
     for attempt in 0..5 {
         let clients: Vec<_> = (0..6)
             .map(|event| {
-                let mut client = place.outgate.connect();
+                let mut client = scene.outgate.connect();
                 client.send(post(&url(event), "", "{}"));
                 client
             })
             .collect();
         drop(clients);
-        for record in &place.outgate.records(6 * (attempt + 1)) {
+        for record in &scene.outgate.records(6 * (attempt + 1)) {
             assert_eq!(record["code"], "client_gone");
         }
     }
     let mut last: Vec<_> = (0..6)
         .map(|event| {
-            let mut client = place.outgate.connect();
+            let mut client = scene.outgate.connect();
             client.send(post(&url(event), "", "{}"));
             client
         })
         .collect();
-    (0..7).for_each(|_| place.release.send(()).unwrap());
-    assert_eq!(first.answer().status, 200);
+    (0..7).for_each(|_| scene.release.send(()).unwrap());
+    assert_eq!(first.response().status, 200);
     for client in &mut last {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
     let mut expected: Vec<_> = (0..6).map(|event| format!("POST /event{event} HTTP/1.1")).collect();
     expected.push("POST /first HTTP/1.1".into());
-    assert_eq!(place.arrived(), expected);
+    assert_eq!(scene.arrived(), expected);
 }

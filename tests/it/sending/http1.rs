@@ -9,9 +9,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use support::receiver::{answering, answering_once};
+use support::receiver::{respond_and_close, respond_with};
 use support::scene::{scene, scene_with};
-use support::{Client, PATIENCE, post};
+use support::{Client, TEST_TIMEOUT, post};
 
 /// A second request that must never be answered or forwarded where the first one was refused with a close.
 const SMUGGLED: &str = "GET http://plain.example/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -73,14 +73,14 @@ fn malformed_requests_are_refused_and_close_the_connection() {
         let mut client = scene.outgate.connect();
         client.try_send(request);
         client.try_send(SMUGGLED);
-        let answer = client.answer();
-        assert_eq!(answer.status, *status, "{request:?}");
-        assert_eq!(answer.code(), "request_malformed", "{request:?}");
-        assert_eq!(answer.json()["blame"], "client");
-        assert_eq!(answer.field("connection"), "close", "{request:?}");
-        assert!(client.is_closed(), "something was said after {request:?}");
+        let response = client.response();
+        assert_eq!(response.status, *status, "{request:?}");
+        assert_eq!(response.code(), "request_malformed", "{request:?}");
+        assert_eq!(response.json()["blame"], "client");
+        assert_eq!(response.field("connection"), "close", "{request:?}");
+        assert!(client.is_closed(), "the proxy sent more bytes after {request:?}");
     }
-    assert!(scene.plain.seen().is_empty(), "{:?}", scene.plain.seen());
+    assert!(scene.plain.requests().is_empty(), "{:?}", scene.plain.requests());
     assert_eq!(scene.outgate.records(cases.len()).len(), cases.len());
 }
 
@@ -103,24 +103,24 @@ fn malformed_targets_are_refused_and_the_connection_stays_open() {
         "http://[::1%25lo]/",
     ] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{target}");
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (400, "request_malformed"), "{target}");
     }
     client.send(format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", scene.plain_url()));
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
 }
 
 #[test]
 fn connection_field_cannot_strip_end_to_end_fields() {
     let scene = scene();
     for named in ["host", "content-length", "authorization", "signature", "webhook-signature", "x, Content-Type"] {
-        let answer = scene.outgate.post(&scene.plain_url(), &format!("Connection: {named}\r\n"), "x");
-        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{named}");
+        let response = scene.outgate.post(&scene.plain_url(), &format!("Connection: {named}\r\n"), "x");
+        assert_eq!((response.status, response.code()), (400, "request_malformed"), "{named}");
     }
-    let answer =
+    let response =
         scene.outgate.post(&scene.plain_url(), "Connection: proxy-authorization, X-Mine\r\nX-Mine: 1\r\n", "x");
-    assert_eq!(answer.status, 200);
-    assert_eq!(scene.plain.seen()[0].field("x-mine"), "");
+    assert_eq!(response.status, 200);
+    assert_eq!(scene.plain.requests()[0].field("x-mine"), "");
 }
 
 #[test]
@@ -133,19 +133,19 @@ fn refused_connect_closes_the_connection_unread() {
     ] {
         let mut client = scene.outgate.connect();
         client.send(format!("{head}{SMUGGLED}"));
-        let answer = client.answer();
-        assert_eq!(answer.code(), code, "{head}");
-        assert_eq!(answer.field("connection"), "close");
+        let response = client.response();
+        assert_eq!(response.code(), code, "{head}");
+        assert_eq!(response.field("connection"), "close");
         assert!(client.is_closed(), "{head}");
     }
-    assert!(scene.plain.seen().is_empty());
+    assert!(scene.plain.requests().is_empty());
 }
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let scene = scene_with(
-        std::sync::Arc::new(|seen| {
-            let path = seen.line.split(' ').nth(1).unwrap().to_owned();
+        std::sync::Arc::new(|received| {
+            let path = received.line.split(' ').nth(1).unwrap().to_owned();
             (format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()).into_bytes(), true)
         }),
         "",
@@ -155,7 +155,7 @@ fn pipelined_requests_are_answered_in_order() {
     let three: String =
         ["a", "b", "c"].iter().map(|path| post(&format!("http://plain.example:{port}/{path}"), "", "x")).collect();
     client.send(three);
-    let bodies: Vec<_> = (0..3).map(|_| client.answer().text()).collect();
+    let bodies: Vec<_> = (0..3).map(|_| client.response().text()).collect();
     assert_eq!(bodies, ["/a", "/b", "/c"]);
 }
 
@@ -166,9 +166,9 @@ fn chunked_bodies_arrive_whole_signed_or_not() {
         let mut client = scene.outgate.connect();
         client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4;ext\r\nWiki\r\n"));
         client.send("5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n");
-        assert_eq!(client.answer().status, 200, "{url}");
+        assert_eq!(client.response().status, 200, "{url}");
     }
-    let (plain, signed) = (&scene.plain.seen()[0], &scene.good.seen()[0]);
+    let (plain, signed) = (&scene.plain.requests()[0], &scene.good.requests()[0]);
     assert_eq!((plain.body.as_slice(), plain.field("transfer-encoding")), (&b"Wikipedia"[..], "chunked"));
     assert_eq!((signed.body.as_slice(), signed.field("content-length")), (&b"Wikipedia"[..], "9"));
 }
@@ -184,14 +184,14 @@ fn continue_is_sent_only_if_the_body_is_read() {
         )
     };
     client.send(head(5));
-    assert_eq!(client.one_answer("POST").status, 100);
+    assert_eq!(client.next_response("POST").status, 100);
     client.send("hello");
-    assert_eq!(client.answer().status, 200);
-    assert_eq!(scene.good.seen()[0].body, b"hello");
+    assert_eq!(client.response().status, 200);
+    assert_eq!(scene.good.requests()[0].body, b"hello");
     // What would be refused is refused before it is sent.
     client.send(head(10_000_000));
-    let answer = client.one_answer("POST");
-    assert_eq!((answer.status, answer.code()), (413, "body_too_large"));
+    let response = client.next_response("POST");
+    assert_eq!((response.status, response.code()), (413, "body_too_large"));
     assert!(client.is_closed());
 }
 
@@ -203,15 +203,15 @@ fn body_max_applies_with_and_without_a_content_length() {
     let mut client = scene.outgate.connect();
     client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", scene.good_url()));
     client.try_send(format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()));
-    assert_eq!(client.answer().code(), "body_too_large");
+    assert_eq!(client.response().code(), "body_too_large");
     let huge = "x".repeat(1_100_000);
     let mut client = scene.outgate.connect();
     client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", scene.plain_url()));
     client.try_send(format!("{:x}\r\n{huge}\r\n0\r\n\r\n", huge.len()));
-    assert_eq!(client.answer().code(), "body_too_large");
+    assert_eq!(client.response().code(), "body_too_large");
     let fits = "x".repeat(1_000_000);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", &fits).status, 200);
-    assert_eq!(scene.plain.until(1).last().unwrap().body.len(), fits.len());
+    assert_eq!(scene.plain.wait_for_requests(1).last().unwrap().body.len(), fits.len());
 }
 
 #[test]
@@ -229,22 +229,22 @@ fn responses_without_a_body_are_framed_without_one() {
             "ok",
         ),
     ] {
-        let scene = scene_with(answering(reply), "");
+        let scene = scene_with(respond_with(reply), "");
         let mut client = scene.outgate.connect();
         for _ in 0..2 {
             client.send(format!("{method} {} HTTP/1.1\r\nHost: h\r\n\r\n", scene.plain_url()));
-            let answer = client.answer_to(method);
-            assert_eq!((answer.status, answer.text().as_str()), (status, body), "{reply}");
+            let response = client.response_to(method);
+            assert_eq!((response.status, response.text().as_str()), (status, body), "{reply}");
         }
         assert_eq!(scene.plain.connections(), 1, "the connection was reused after {reply}");
     }
-    let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\n\r\nuntil the end"), "");
+    let scene = scene_with(respond_and_close("HTTP/1.1 200 OK\r\n\r\nuntil the end"), "");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "").text(), "until the end");
     // An HTTP/1.0 client knows no chunks: the close ends the body.
     let mut client = scene.outgate.connect();
     client.send(format!("GET {} HTTP/1.0\r\n\r\n", scene.plain_url()));
-    let answer = client.answer();
-    assert_eq!((answer.text().as_str(), answer.field("transfer-encoding")), ("until the end", ""));
+    let response = client.response();
+    assert_eq!((response.text().as_str(), response.field("transfer-encoding")), ("until the end", ""));
 }
 
 #[test]
@@ -259,17 +259,17 @@ fn hostile_responses_are_refused_or_aborted() {
         ("HTTP/1.1 200 OK\r\nContent-Le", "connection_lost"),
         ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "response_malformed"),
     ] {
-        let scene = scene_with(answering_once(reply), "");
-        let answer = scene.outgate.post(&scene.plain_url(), "", "x");
-        assert_eq!((answer.status, answer.code()), (502, code), "{reply:?}");
-        assert_eq!(scene.plain.seen().len(), 1, "sent once: {reply:?}");
+        let scene = scene_with(respond_and_close(reply), "");
+        let response = scene.outgate.post(&scene.plain_url(), "", "x");
+        assert_eq!((response.status, response.code()), (502, code), "{reply:?}");
+        assert_eq!(scene.plain.requests().len(), 1, "sent once: {reply:?}");
     }
     let bomb = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(500));
-    let scene = scene_with(answering_once(&bomb), "");
+    let scene = scene_with(respond_and_close(&bomb), "");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
 
     // A head that went out cannot be taken back: the client sees a body that does not end as announced.
-    let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
+    let scene = scene_with(respond_and_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
     let all = String::from_utf8(client.rest()).unwrap();
@@ -278,7 +278,7 @@ fn hostile_responses_are_refused_or_aborted() {
 
     // What follows an answer belongs to nobody.
     let scene = scene_with(
-        answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"),
+        respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"),
         "",
     );
     for _ in 0..3 {
@@ -293,21 +293,21 @@ fn options_reaches_outgate_or_the_target_by_max_forwards() {
     let port = scene.plain.port();
     let mut client = scene.outgate.connect();
     client.send(format!("OPTIONS http://plain.example:{port} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 3\r\n\r\n"));
-    assert_eq!(client.answer().status, 200);
-    let seen = &scene.plain.seen()[0];
-    assert_eq!((seen.line.as_str(), seen.field("max-forwards")), ("OPTIONS * HTTP/1.1", "2"));
+    assert_eq!(client.response().status, 200);
+    let received = &scene.plain.requests()[0];
+    assert_eq!((received.line.as_str(), received.field("max-forwards")), ("OPTIONS * HTTP/1.1", "2"));
     client.send(format!("OPTIONS http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"));
-    let answer = client.answer();
-    assert!(answer.status == 200 && answer.field("allow").contains("POST"), "{answer:?}");
-    assert_eq!(scene.plain.seen().len(), 1);
+    let response = client.response();
+    assert!(response.status == 200 && response.field("allow").contains("POST"), "{response:?}");
+    assert_eq!(scene.plain.requests().len(), 1);
     // Some servers compare methods without regard to case.
     for method in ["TRACE", "trace", "Trace"] {
         client.send(format!("{method} http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nCookie: secret\r\n\r\n"));
-        let answer = client.answer();
-        assert_eq!(answer.code(), "client_forbidden", "{method}");
-        assert!(!answer.text().contains("secret"), "{method}");
+        let response = client.response();
+        assert_eq!(response.code(), "client_forbidden", "{method}");
+        assert!(!response.text().contains("secret"), "{method}");
     }
-    assert_eq!(scene.plain.seen().len(), 1);
+    assert_eq!(scene.plain.requests().len(), 1);
 }
 
 #[test]
@@ -336,20 +336,20 @@ fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
         "POST http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
     ));
     let (mut stream, _) = target.accept().unwrap();
-    let mut seen = Vec::new();
+    let mut received = Vec::new();
     let mut piece = [0; 1024];
-    while !seen.windows(5).any(|five| five == b"first") {
+    while !received.windows(5).any(|five| five == b"first") {
         let length = std::io::Read::read(&mut stream, &mut piece).unwrap();
         assert_ne!(length, 0);
-        seen.extend_from_slice(&piece[..length]);
+        received.extend_from_slice(&piece[..length]);
     }
     std::io::Write::write_all(&mut stream, b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n").unwrap();
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.code(), answer.field("connection")), (429, "", "close"));
+    let response = client.response();
+    assert_eq!((response.status, response.code(), response.field("connection")), (429, "", "close"));
     client.try_send("4\r\nlate\r\n0\r\n\r\n");
     client.try_send(SMUGGLED);
     assert!(client.is_closed());
-    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     // The rest of the upload may have passed before the connection ended, but then all of it, and nothing else.
     let mut rest = Vec::new();
     while !rest.ends_with(b"0\r\n\r\n") {
@@ -360,7 +360,7 @@ fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
     }
     let rest = String::from_utf8(rest).unwrap();
     assert!(["", "4\r\nlate\r\n", "4\r\nlate\r\n0\r\n\r\n"].contains(&rest.as_str()), "{rest:?}");
-    assert!(scene.plain.seen().is_empty(), "{:?}", scene.plain.seen());
+    assert!(scene.plain.requests().is_empty(), "{:?}", scene.plain.requests());
 }
 
 /// Each write of such a client waits for the acknowledgment of the one before (RFC 896): Python's urllib3 writes so.
@@ -368,7 +368,7 @@ fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
 fn quickack_spares_a_client_with_nagle_a_delayed_acknowledgment() {
     let scene = scene();
     let mut client = TcpStream::connect(scene.outgate.proxy).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     assert!(!client.nodelay().unwrap());
     let request = post(&scene.plain_url(), "", "body");
     let (head, body) = request.split_at(request.len() - 4);
@@ -377,12 +377,12 @@ fn quickack_spares_a_client_with_nagle_a_delayed_acknowledgment() {
         let start = Instant::now();
         client.write_all(head.as_bytes()).unwrap();
         client.write_all(body.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"ok") {
+        let mut response = Vec::new();
+        while !response.ends_with(b"ok") {
             let mut piece = [0; 4096];
             let length = client.read(&mut piece).unwrap();
-            assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
-            answer.extend_from_slice(&piece[..length]);
+            assert!(length > 0, "{}", String::from_utf8_lossy(&response));
+            response.extend_from_slice(&piece[..length]);
         }
         // The kernel acknowledges the first segments of a connection at once by itself.
         if number >= 20 {

@@ -1,6 +1,5 @@
 //! How clients send webhooks, and what they see of a refusal.
 
-mod answers;
 mod clients;
 mod clients_refused;
 mod clients_shown;
@@ -10,4 +9,5 @@ mod hang_ups;
 mod http1;
 mod paths;
 mod refused_uploads;
+mod responses;
 mod send;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Answer, Outgate};
+use support::{Outgate, Response};
 
 /// Paths of `hooks.example`, each with the refusal that it gets; none: it is delivered.
 const PATHS: &[(&str, &str)] = &[
@@ -61,7 +61,7 @@ impl Scene {
         format!("http://{host}:{}{path}", self.target.port())
     }
 
-    fn post(&self, host: &str, path: &str) -> Answer {
+    fn post(&self, host: &str, path: &str) -> Response {
         self.outgate.post(&self.url(host, path), "", "{}")
     }
 }
@@ -70,10 +70,10 @@ impl Scene {
 fn ambiguous_path_with_different_routes_is_refused_as_malformed() {
     let scene = scene();
     for (path, refusal) in PATHS {
-        let answer = scene.post("hooks.example", path);
-        assert_eq!(answer.code(), *refusal, "{path}: {}", answer.text());
+        let response = scene.post("hooks.example", path);
+        assert_eq!(response.code(), *refusal, "{path}: {}", response.text());
         if *refusal == "request_malformed" {
-            let problem = answer.json();
+            let problem = response.json();
             assert_eq!(
                 (&problem["details"], &problem["blame"]),
                 (&"ambiguous_path".into(), &"client".into()),
@@ -87,7 +87,7 @@ fn ambiguous_path_with_different_routes_is_refused_as_malformed() {
     assert_eq!(problem["detail"], expected);
     let sent: Vec<_> = PATHS.iter().filter(|(_, refusal)| refusal.is_empty()).map(|(path, _)| *path).collect();
     let received: Vec<_> =
-        scene.target.seen().iter().map(|request| request.line.split(" ").nth(1).unwrap().to_owned()).collect();
+        scene.target.requests().iter().map(|request| request.line.split(" ").nth(1).unwrap().to_owned()).collect();
     assert_eq!(received, sent, "what is delivered is forwarded byte for byte");
 }
 
@@ -108,8 +108,8 @@ fn explain_gives_the_code_that_the_proxy_gives_for_ambiguous_paths() {
             .arg(scene.outgate.folder.path("config.toml"))
             .output()
             .unwrap();
-        let told: serde_json::Value = serde_json::from_slice(&explained.stdout).unwrap();
-        assert_eq!(told["refusal"].as_str().unwrap_or_default(), *refusal, "{path}: {told}");
+        let explanation: serde_json::Value = serde_json::from_slice(&explained.stdout).unwrap();
+        assert_eq!(explanation["refusal"].as_str().unwrap_or_default(), *refusal, "{path}: {explanation}");
     }
 }
 
@@ -130,8 +130,8 @@ fn report_only_route_refuses_no_path_of_enforced_routes() {
     let scene = scene();
     let many = format!("%{}2e", "25".repeat(1000));
     for path in [format!("/{many}"), format!("/in/{many}")] {
-        let answer = scene.post("whole.example", &path);
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = scene.post("whole.example", &path);
+        assert_eq!(response.status, 200, "{}", response.text());
     }
     assert_eq!(scene.post("hooks.example", &format!("/webhooks/{many}")).code(), "request_malformed");
     let records = scene.outgate.records(3);
@@ -148,14 +148,14 @@ const UNENCODED: (&str, &str) =
 fn unencoded_characters_of_a_url_are_percent_encoded_in_every_form() {
     let scene = scene();
     let (url, expected) = (scene.url("hooks.example", UNENCODED.0), format!(" {} HTTP/1.1", UNENCODED.1));
-    let seen = |what: &str| {
-        let line = scene.target.seen().pop().unwrap().line;
-        assert!(line.ends_with(&expected), "{what}: {line}");
+    let assert_target_line = |label: &str| {
+        let line = scene.target.requests().pop().unwrap().line;
+        assert!(line.ends_with(&expected), "{label}: {line}");
     };
     assert_eq!(scene.outgate.post(&url, "", "{}").status, 200);
-    seen("absolute-form");
+    assert_target_line("absolute-form");
     assert_eq!(scene.outgate.post("/", &format!("Outgate-Target: {url}\r\n"), "{}").status, 200);
-    seen("Outgate-Target");
+    assert_target_line("Outgate-Target");
     let proxy = format!("http://{}", scene.outgate.proxy);
     let file = scene.outgate.folder.path("config.toml").display().to_string();
     let run = |arguments: &[&str]| {
@@ -164,9 +164,9 @@ fn unencoded_characters_of_a_url_are_percent_encoded_in_every_form() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     run(&["send", &url, "-X", "PUT", "-d", "{}", "--proxy", &proxy]);
-    seen("send through a proxy");
+    assert_target_line("send through a proxy");
     run(&["send", &url, "-X", "PATCH", "-d", "{}", "--config", &file]);
-    seen("send straight");
+    assert_target_line("send straight");
     let explained = run(&["explain", "POST", &url, "--config", &file]);
     assert!(explained.contains("hooks"), "{explained}");
 }

@@ -9,13 +9,13 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use support::configuration::Replace;
 use support::scene::{Scene, config, scene, scene_with};
-use support::{Client, PATIENCE, post};
+use support::{Client, TEST_TIMEOUT, post};
 
 /// More than all that the kernels of both sides keep of a connection, and more than a route of the scene takes.
 const LARGE: usize = 8 << 20;
 
 /// Only a client that proves itself gets further than a 407.
-fn proving() -> Scene {
+fn scene_with_token_client() -> Scene {
     let scene = scene_with(support::receiver::ok(), "");
     let hash = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
     let text = config(&scene.good, &scene.plain, "").remove("server.allow_anonymous");
@@ -24,18 +24,18 @@ fn proving() -> Scene {
 }
 
 /// Writes all of a request before it reads, as clients without a second thread do; then sends another.
-fn writes_before_it_reads(scene: &Scene, request: &[u8], status: u16, stays_open: bool) {
-    let what = String::from_utf8_lossy(&request[..90]).into_owned();
+fn assert_refused_after_full_write(scene: &Scene, request: &[u8], status: u16, stays_open: bool) {
+    let label = String::from_utf8_lossy(&request[..90]).into_owned();
     let mut client = scene.outgate.connect();
-    assert!(client.try_send(request), "{what}: the connection broke while the client was writing");
-    let answer = client.answer();
-    assert_eq!(answer.status, status, "{what}: {answer:?}");
-    assert_eq!(answer.field("connection") != "close", stays_open, "{what}: {answer:?}");
+    assert!(client.try_send(request), "{label}: the connection broke while the client was writing");
+    let response = client.response();
+    assert_eq!(response.status, status, "{label}: {response:?}");
+    assert_eq!(response.field("connection") != "close", stays_open, "{label}: {response:?}");
     if stays_open {
         client.send(post("http://unrouted.example/", "", "x"));
-        assert!(matches!(client.answer().status, 403 | 407), "{what}: the next request");
+        assert!(matches!(client.response().status, 403 | 407), "{label}: the next request");
     } else {
-        assert!(client.is_closed(), "{what}");
+        assert!(client.is_closed(), "{label}");
     }
 }
 
@@ -55,31 +55,31 @@ fn refusal_reaches_a_client_that_is_still_writing() {
     let scene = scene();
     let body = "x".repeat(LARGE);
     for (url, status) in [("http://unrouted.example/", 403), (&scene.plain_url(), 413), (&scene.good_url(), 413)] {
-        writes_before_it_reads(&scene, post(url, "", &body).as_bytes(), status, true);
-        writes_before_it_reads(&scene, &chunked(url, LARGE), status, true);
-        writes_before_it_reads(&scene, post(url, "Connection: close\r\n", &body).as_bytes(), status, false);
+        assert_refused_after_full_write(&scene, post(url, "", &body).as_bytes(), status, true);
+        assert_refused_after_full_write(&scene, &chunked(url, LARGE), status, true);
+        assert_refused_after_full_write(&scene, post(url, "Connection: close\r\n", &body).as_bytes(), status, false);
     }
     // Where the body ends is unknown after these.
     let coded =
         post(&scene.plain_url(), "Transfer-Encoding: gzip\r\n", &body).replace_one("Content-Length", "X-Length");
-    writes_before_it_reads(&scene, coded.as_bytes(), 400, false);
+    assert_refused_after_full_write(&scene, coded.as_bytes(), 400, false);
     let connect = format!("CONNECT hook.example:443 HTTP/1.1\r\nHost: hook.example:443\r\n\r\n{body}");
-    writes_before_it_reads(&scene, connect.as_bytes(), 403, false);
-    assert!(scene.plain.seen().is_empty() && scene.good.seen().is_empty());
+    assert_refused_after_full_write(&scene, connect.as_bytes(), 403, false);
+    assert!(scene.plain.requests().is_empty() && scene.good.requests().is_empty());
 }
 
 #[test]
 fn refusal_without_credentials_keeps_the_connection_open_for_the_retry() {
-    let scene = proving();
+    let scene = scene_with_token_client();
     let body = "x".repeat(900_000);
-    writes_before_it_reads(&scene, post(&scene.plain_url(), "", &"x".repeat(LARGE)).as_bytes(), 407, true);
+    assert_refused_after_full_write(&scene, post(&scene.plain_url(), "", &"x".repeat(LARGE)).as_bytes(), 407, true);
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", &body));
-    assert_eq!(client.answer().status, 407);
+    assert_eq!(client.response().status, 407);
     client.send(post(&scene.plain_url(), "Proxy-Authorization: Bearer secret\r\n", &body));
-    assert_eq!(client.answer().status, 200);
-    let seen = scene.plain.seen();
-    assert_eq!((seen.len(), seen[0].body.len()), (1, body.len()));
+    assert_eq!(client.response().status, 200);
+    let received = scene.plain.requests();
+    assert_eq!((received.len(), received[0].body.len()), (1, body.len()));
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn refusal_of_an_endless_upload_closes_the_connection() {
     // More than is read away, which the answer says, and no end to it.
     let mut client = scene.outgate.connect();
     client.send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.field("connection")), (403, "close"));
+    let response = client.response();
+    assert_eq!((response.status, response.field("connection")), (403, "close"));
     let piece = [b'x'; 1 << 16];
     let sent = (0..1000).take_while(|_| client.try_send(piece)).count() << 16;
     assert!((16 << 20..1000 << 16).contains(&sent), "{sent} bytes were taken");
@@ -97,7 +97,7 @@ fn refusal_of_an_endless_upload_closes_the_connection() {
     for rest in ["half", "5\r\nhelloXX\r\nGET http://unrouted.example/smuggled HTTP/1.1\r\nHost: h\r\n\r\n"] {
         let mut client = scene.outgate.connect();
         client.send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
-        assert_eq!(client.answer().status, 403);
+        assert_eq!(client.response().status, 403);
         client.send(rest);
         assert!(client.is_closed(), "{rest}");
     }
@@ -114,11 +114,11 @@ fn refusal_of_a_malformed_body_ends_the_connection() {
             scene.good_url(),
             post(&scene.plain_url(), "", "x"),
         ));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.field("connection")), (400, "close"), "{smuggled}");
+        let response = client.response();
+        assert_eq!((response.status, response.field("connection")), (400, "close"), "{smuggled}");
         assert!(client.is_closed(), "{smuggled}");
     }
-    assert!(scene.plain.seen().is_empty());
+    assert!(scene.plain.requests().is_empty());
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn refusal_reaches_a_client_that_waits_for_continue() {
     let mut client = Client::connect(scene.outgate.proxy);
     client
         .send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.field("connection")), (403, "close"));
+    let response = client.response();
+    assert_eq!((response.status, response.field("connection")), (403, "close"));
     assert!(client.is_closed(), "whether a body follows is unknown");
 }
 
@@ -147,12 +147,12 @@ fn refusal_over_http2_lets_the_client_finish_its_upload() {
                 let mut left = LARGE;
                 while left > 0 {
                     stream.reserve_capacity(left.min(1 << 16));
-                    let room = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream is open").unwrap();
-                    left -= room.min(left);
-                    stream.send_data(Bytes::from(vec![b'x'; room]), left == 0).unwrap();
+                    let capacity = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream is open").unwrap();
+                    left -= capacity.min(left);
+                    stream.send_data(Bytes::from(vec![b'x'; capacity]), left == 0).unwrap();
                 }
             };
-            tokio::time::timeout(PATIENCE, writing).await.expect("the client can write all of it");
+            tokio::time::timeout(TEST_TIMEOUT, writing).await.expect("the client can write all of it");
             assert_eq!(response.await.unwrap().status(), status, "{url}");
         }
     });

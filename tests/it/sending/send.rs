@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use support::configuration::Replace;
 use support::ports::refusing;
-use support::receiver::answering;
+use support::receiver::respond_with;
 use support::scene::{Scene, bad_receiver, config, scene, scene_with};
 use support::signature;
 
@@ -28,7 +28,7 @@ fn send(scene: &Scene, arguments: &[&str], stdin: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn told(output: &Output) -> (i32, String) {
+fn exit_code_and_output(output: &Output) -> (i32, String) {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
@@ -36,13 +36,16 @@ fn told(output: &Output) -> (i32, String) {
 #[test]
 fn send_from_the_configuration_delivers_like_the_proxy() {
     let scene = scene();
-    let (code, text) = told(&send(&scene, &[&scene.good_url(), "-d", r#"{"type":"ping"}"#], ""));
+    let (code, text) = exit_code_and_output(&send(&scene, &[&scene.good_url(), "-d", r#"{"type":"ping"}"#], ""));
     assert_eq!(code, 0, "{text}");
-    let seen = scene.good.until(1);
-    assert_eq!((seen.len(), &seen[0].body[..]), (1, &br#"{"type":"ping"}"#[..]));
-    assert_eq!((seen[0].line.as_str(), seen[0].field("content-type")), ("POST /in HTTP/1.1", "application/json"));
-    assert!(seen[0].from.to_string().starts_with("127.0.7."), "{}", seen[0].from);
-    signature::verify(&seen[0], support::scene::SECRET);
+    let received = scene.good.wait_for_requests(1);
+    assert_eq!((received.len(), &received[0].body[..]), (1, &br#"{"type":"ping"}"#[..]));
+    assert_eq!(
+        (received[0].line.as_str(), received[0].field("content-type")),
+        ("POST /in HTTP/1.1", "application/json")
+    );
+    assert!(received[0].from.to_string().starts_with("127.0.7."), "{}", received[0].from);
+    signature::verify(&received[0], support::scene::SECRET);
     for expected in [
         "source     127.0.7.",
         "route      signed",
@@ -56,18 +59,21 @@ fn send_from_the_configuration_delivers_like_the_proxy() {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
 
-    let (code, text) =
-        told(&send(&scene, &[&scene.good_url(), "-X", "PUT", "-H", "X-A: 1", "-d", "@-", "--json"], "piped"));
-    let answer: Value = serde_json::from_str(&text).unwrap();
+    let (code, text) = exit_code_and_output(&send(
+        &scene,
+        &[&scene.good_url(), "-X", "PUT", "-H", "X-A: 1", "-d", "@-", "--json"],
+        "piped",
+    ));
+    let response: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
-        (code, &answer["delivered"], &answer["status"], &answer["body"]),
+        (code, &response["delivered"], &response["status"], &response["body"]),
         (0, &true.into(), &200.into(), &"ok".into())
     );
-    let record = &answer["record"];
+    let record = &response["record"];
     assert_eq!((&record["code"], &record["proof"]), (&"delivered".into(), &"stated".into()), "{record}");
-    assert_eq!((&record["request_id"], &record["source"]), (&answer["request_id"], &answer["source"]));
+    assert_eq!((&record["request_id"], &record["source"]), (&response["request_id"], &response["source"]));
     assert!(record["ms"]["total"].as_f64() > record["ms"]["connect"].as_f64(), "{record}");
-    let second = &scene.good.until(2)[1];
+    let second = &scene.good.wait_for_requests(2)[1];
     assert_eq!((second.line.as_str(), second.field("x-a"), &second.body[..]), ("PUT /in HTTP/1.1", "1", &b"piped"[..]));
 }
 
@@ -75,17 +81,18 @@ fn send_from_the_configuration_delivers_like_the_proxy() {
 fn send_through_a_proxy_acts_as_a_client() {
     let scene = scene();
     let proxy = format!("http://{}", scene.outgate.proxy);
-    let (code, text) = told(&send(&scene, &[&scene.good_url(), "-d", "{}", "--proxy", &proxy], ""));
+    let (code, text) = exit_code_and_output(&send(&scene, &[&scene.good_url(), "-d", "{}", "--proxy", &proxy], ""));
     assert!(code == 0 && text.contains("source     127.0.7.") && text.contains("total "), "{text}");
     let record = &scene.outgate.records(1)[0];
     assert!(text.contains(record["request_id"].as_str().unwrap()), "{text}");
-    assert_eq!(scene.good.seen().len(), 1);
+    assert_eq!(scene.good.requests().len(), 1);
 
-    let (code, text) = told(&send(&scene, &["https://elsewhere.example/", "--proxy", &proxy], ""));
+    let (code, text) = exit_code_and_output(&send(&scene, &["https://elsewhere.example/", "--proxy", &proxy], ""));
     assert!(code == 69 && text.contains("refused    no_route") && text.contains("do not retry unchanged"), "{text}");
     let (_closed, refused) = refusing();
     let closed = format!("127.0.0.1:{refused}");
-    let (code, text) = told(&send(&scene, &[&scene.good_url(), "--proxy", &format!("http://{closed}")], ""));
+    let (code, text) =
+        exit_code_and_output(&send(&scene, &[&scene.good_url(), "--proxy", &format!("http://{closed}")], ""));
     assert!(code == 69 && text.contains(&closed), "{text}");
 }
 
@@ -99,17 +106,20 @@ fn send_authenticates_with_the_credentials_of_the_proxy_url() {
         &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n"),
     );
     scene.outgate.reconfigure(&text.set("server.allow_anonymous", false));
-    let at = scene.outgate.proxy;
-    let asked = |proxy: &str| told(&send(&scene, &[&scene.good_url(), "--tenant", "acme", "--proxy", proxy], ""));
-    let (code, text) = asked(&format!("http://billing:test@{at}"));
+    let proxy_address = scene.outgate.proxy;
+    let send_via_proxy = |proxy: &str| {
+        exit_code_and_output(&send(&scene, &[&scene.good_url(), "--tenant", "acme", "--proxy", proxy], ""))
+    };
+    let (code, text) = send_via_proxy(&format!("http://billing:test@{proxy_address}"));
     assert_eq!(code, 0, "{text}");
-    let (code, text) = asked(&format!("http://billing:guess@{at}"));
+    let (code, text) = send_via_proxy(&format!("http://billing:guess@{proxy_address}"));
     assert!(code == 69 && text.contains("client_unauthenticated") && !text.contains("guess"), "{text}");
-    let straight = |client: &[&str]| told(&send(&scene, &[&[scene.good_url().as_str()], client].concat(), ""));
-    assert_eq!(straight(&["--client", "billing", "--tenant", "acme"]).0, 0);
-    assert!(straight(&["--client", "billing", "--tenant", "other"]).1.contains("client_forbidden"));
+    let send_directly =
+        |client: &[&str]| exit_code_and_output(&send(&scene, &[&[scene.good_url().as_str()], client].concat(), ""));
+    assert_eq!(send_directly(&["--client", "billing", "--tenant", "acme"]).0, 0);
+    assert!(send_directly(&["--client", "billing", "--tenant", "other"]).1.contains("client_forbidden"));
     for client in [&["--client", "nobody"][..], &[]] {
-        assert_eq!(straight(client).0, 2, "{client:?}");
+        assert_eq!(send_directly(client).0, 2, "{client:?}");
     }
 }
 
@@ -119,25 +129,30 @@ fn send_prints_the_cause_and_the_remedy_of_a_refusal() {
     let bad = bad_receiver(&["hook.example"]);
     let url = scene.good_url().replace_one(&scene.good.port().to_string(), &bad.port().to_string());
     scene.outgate.reconfigure(&config(&bad, &scene.plain, ""));
-    let (code, text) = told(&send(&scene, &[&url, "-d", "{}"], ""));
+    let (code, text) = exit_code_and_output(&send(&scene, &[&url, "-d", "{}"], ""));
     assert_eq!(code, 69, "{text}");
     for expected in
         ["certificate_untrusted (self_signed)", "blame      target", "do not retry unchanged", "502 Bad Gateway"]
     {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
-    let (_, text) = told(&send(&scene, &[&url, "--json"], ""));
-    let answer: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&answer["delivered"], &answer["refusal"]["code"]), (&false.into(), &"certificate_untrusted".into()));
-    assert_eq!(bad.seen().len(), 0);
+    let (_, text) = exit_code_and_output(&send(&scene, &[&url, "--json"], ""));
+    let response: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&response["delivered"], &response["refusal"]["code"]),
+        (&false.into(), &"certificate_untrusted".into())
+    );
+    assert_eq!(bad.requests().len(), 0);
 }
 
 /// What a stranger's server answers must not move the operator's cursor.
 #[test]
 fn send_escapes_control_characters_of_the_response() {
-    let scene =
-        scene_with(answering("HTTP/1.1 500 Broken\r\nX-Odd: a\u{9b}2Jb\r\nContent-Length: 8\r\n\r\n\u{1b}[31mred"), "");
-    let (code, text) = told(&send(&scene, &[&scene.plain_url()], ""));
+    let scene = scene_with(
+        respond_with("HTTP/1.1 500 Broken\r\nX-Odd: a\u{9b}2Jb\r\nContent-Length: 8\r\n\r\n\u{1b}[31mred"),
+        "",
+    );
+    let (code, text) = exit_code_and_output(&send(&scene, &[&scene.plain_url()], ""));
     assert!(code == 1 && text.contains("500") && text.contains("[31mred"), "{code} {text}");
     assert!(!text.contains(['\u{1b}', '\u{9b}']), "{text:?}");
 }
@@ -156,10 +171,10 @@ fn send_rejects_wrong_usage_and_sends_nothing() {
         &["--proxy", "http://127.0.0.1:1", "--client", "billing", &url],
         &[],
     ] {
-        let (code, text) = told(&send(&scene, arguments, ""));
+        let (code, text) = exit_code_and_output(&send(&scene, arguments, ""));
         assert!(code == 2 && !text.is_empty(), "{arguments:?}: {code} {text}");
     }
-    let (code, text) = told(&send(&scene, &["no url"], ""));
+    let (code, text) = exit_code_and_output(&send(&scene, &["no url"], ""));
     assert!(code == 69 && text.contains("request_malformed"), "{code} {text}");
-    assert_eq!(scene.good.seen().len(), 0);
+    assert_eq!(scene.good.requests().len(), 0);
 }

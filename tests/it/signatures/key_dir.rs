@@ -13,146 +13,151 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
-use support::tenants::{NAMES, Place, new_key, put, run, signed_by, swap, text};
+use support::tenants::{NAMES, Scene, new_key, run, signed_by, swap, text, write_key};
 
 #[test]
 fn key_dir_signs_with_the_key_of_the_tenant_also_after_a_swap() {
-    let place = Place::new("");
-    let secrets = place.secrets();
+    let scene = Scene::new("");
+    let secrets = scene.secrets();
     let expect = |order: [usize; 3]| {
         for (name, own) in NAMES.iter().zip(order) {
-            let seen = place.deliver(Some(name));
-            assert_eq!(signed_by(&seen, &secrets), [own], "{name}: {seen:?}");
-            verify(&seen, &secrets[own]);
+            let received = scene.deliver(Some(name));
+            assert_eq!(signed_by(&received, &secrets), [own], "{name}: {received:?}");
+            verify(&received, &secrets[own]);
         }
     };
     expect([0, 1, 2]);
     for order in [[1, 0, 2], [0, 1, 2], [1, 0, 2]] {
-        place.adopts(|folder| swap(folder, "acme", "globex"));
+        scene.change_and_adopt(|folder| swap(folder, "acme", "globex"));
         expect(order);
     }
     // Overwritten where it stands, to the same length.
-    let path = place.folder().path("keys/initech/k1.key");
-    place.adopts(|_| fs::write(&path, new_key("standard-webhooks")).unwrap());
-    let seen = place.deliver(Some("initech"));
-    assert_eq!(signed_by(&seen, &secrets), [0; 0]);
-    verify(&seen, &place.secret("initech/k1.key"));
-    let records = place.outgate.records(13);
+    let path = scene.folder().path("keys/initech/k1.key");
+    scene.change_and_adopt(|_| fs::write(&path, new_key("standard-webhooks")).unwrap());
+    let received = scene.deliver(Some("initech"));
+    assert_eq!(signed_by(&received, &secrets), [0; 0]);
+    verify(&received, &scene.secret("initech/k1.key"));
+    let records = scene.outgate.records(13);
     assert!(records.iter().all(|record| record["signatures"] == json!(["k1"])), "{records:?}");
     assert_eq!((&records[0]["tenant"], &records[1]["tenant"]), (&json!("acme"), &json!("globex")));
 }
 
 #[test]
 fn key_dir_swaps_under_load_never_sign_with_the_key_of_another_tenant() {
-    let place = Place::new("");
-    let secrets = place.secrets();
-    let (swaps, url) = (10, format!("https://hook.example:{}/in", place.receiver.port()));
+    let scene = Scene::new("");
+    let secrets = scene.secrets();
+    let (swaps, url) = (10, format!("https://hook.example:{}/in", scene.receiver.port()));
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let load = |who: usize| {
-        let (mut client, mut count) = (place.outgate.connect(), 0);
+    let load = |tenant: usize| {
+        let (mut client, mut count) = (scene.outgate.connect(), 0);
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-            let fields = format!("Outgate-Tenant: {}\r\nWebhook-Id: {who}-{count}\r\n", NAMES[who]);
+            let fields = format!("Outgate-Tenant: {}\r\nWebhook-Id: {tenant}-{count}\r\n", NAMES[tenant]);
             client.send(support::post(&url, &fields, "{}"));
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.response().status, 200);
             count += 1;
         }
-        (who, count)
+        (tenant, count)
     };
     let sent: Vec<(usize, usize)> = std::thread::scope(|scope| {
         let load = &load;
-        let threads: Vec<_> = (0..NAMES.len()).map(|who| scope.spawn(move || load(who))).collect();
-        (0..swaps).for_each(|_| place.adopts(|folder| swap(folder, "acme", "globex")));
+        let threads: Vec<_> = (0..NAMES.len()).map(|tenant| scope.spawn(move || load(tenant))).collect();
+        (0..swaps).for_each(|_| scene.change_and_adopt(|folder| swap(folder, "acme", "globex")));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let (seen, total) = (place.receiver.seen(), sent.iter().map(|(_, count)| count).sum::<usize>());
-    assert!(seen.len() == total && sent.iter().all(|(_, count)| *count > 0), "{} {sent:?}", seen.len());
-    for seen in &seen {
-        let who: usize = seen.field("webhook-id").split('-').next().unwrap().parse().unwrap();
-        let by = signed_by(seen, &secrets);
+    let (received, total) = (scene.receiver.requests(), sent.iter().map(|(_, count)| count).sum::<usize>());
+    assert!(received.len() == total && sent.iter().all(|(_, count)| *count > 0), "{} {sent:?}", received.len());
+    for received in &received {
+        let tenant: usize = received.field("webhook-id").split('-').next().unwrap().parse().unwrap();
+        let by = signed_by(received, &secrets);
         // The two that swap have had either key, one at a time; the third has had its own, and nobody else it.
-        assert!(by.len() == 1 && (by[0] == 2) == (who == 2), "{who} by {by:?}");
+        assert!(by.len() == 1 && (by[0] == 2) == (tenant == 2), "{tenant} by {by:?}");
     }
 }
 
 #[test]
 fn key_dir_refuses_webhooks_of_tenants_without_a_folder() {
-    let place = Place::new("");
+    let scene = Scene::new("");
     let (forbidden, missing, unknown) = ("client_forbidden".to_owned(), json!("no_tenant"), json!("no_tenant_key"));
-    assert_eq!(place.refused(None), (403, forbidden.clone(), missing));
+    assert_eq!(scene.refused(None), (403, forbidden.clone(), missing));
     for name in ["nobody", "ACME", "acme/", ".", "..", "../keys/acme", "acme/k1.key", "acme\t", ".new", "k1.key"] {
         let expected = if name.ends_with('\t') { continue } else { (403, forbidden.clone(), unknown.clone()) };
-        assert_eq!(place.refused(Some(name)), expected, "{name}");
+        assert_eq!(scene.refused(Some(name)), expected, "{name}");
     }
-    let detail = place.try_post(Some("nobody")).json()["detail"].clone();
+    let detail = scene.try_post(Some("nobody")).json()["detail"].clone();
     assert_eq!(detail, "there is no signing key for tenant \"nobody\"");
-    place.deliver(Some("acme"));
-    place.adopts(|folder| fs::remove_dir_all(folder.path("keys/acme")).unwrap());
-    assert_eq!(place.refused(Some("acme")), (403, forbidden, unknown));
-    place.deliver(Some("globex"));
-    let record = place.outgate.records(1).into_iter().find(|record| record["tenant"] == "nobody").unwrap();
+    scene.deliver(Some("acme"));
+    scene.change_and_adopt(|folder| fs::remove_dir_all(folder.path("keys/acme")).unwrap());
+    assert_eq!(scene.refused(Some("acme")), (403, forbidden, unknown));
+    scene.deliver(Some("globex"));
+    let record = scene.outgate.records(1).into_iter().find(|record| record["tenant"] == "nobody").unwrap();
     assert_eq!((&record["signatures"], &record["details"]), (&json!([]), &json!("no_tenant_key")));
     assert!(record["cause"].as_str().unwrap().contains("signer platform"), "{record}");
 }
 
 #[test]
 fn key_dir_keys_are_rotated_with_cp_and_mv() {
-    let place = Place::new("");
-    let old = place.secret("acme/k1.key");
-    let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
-    place.adopts(|folder| put(folder, "keys/acme/k2.from-2090-01-01.key", &new_key("standard-webhooks")));
-    let new = place.secret("acme/k2.from-2090-01-01.key");
+    let scene = Scene::new("");
+    let old = scene.secret("acme/k1.key");
+    let path = |name: &str| scene.folder().path(&format!("keys/acme/{name}"));
+    scene.change_and_adopt(|folder| {
+        write_key(folder, "keys/acme/k2.from-2090-01-01.key", &new_key("standard-webhooks"))
+    });
+    let new = scene.secret("acme/k2.from-2090-01-01.key");
     let both = [old, new];
-    assert_eq!(signed_by(&place.deliver(Some("acme")), &both), [0]);
-    place.adopts(|_| fs::rename(path("k2.from-2090-01-01.key"), path("k2.from-2026-01-01T12:00:00Z.key")).unwrap());
-    assert_eq!(signed_by(&place.deliver(Some("acme")), &both), [0, 1]);
-    place.adopts(|_| fs::rename(path("k1.key"), path("k1.until-2026-02-01.key")).unwrap());
-    assert_eq!(signed_by(&place.deliver(Some("acme")), &both), [1]);
-    let records = place.outgate.records(3);
+    assert_eq!(signed_by(&scene.deliver(Some("acme")), &both), [0]);
+    scene.change_and_adopt(|_| {
+        fs::rename(path("k2.from-2090-01-01.key"), path("k2.from-2026-01-01T12:00:00Z.key")).unwrap()
+    });
+    assert_eq!(signed_by(&scene.deliver(Some("acme")), &both), [0, 1]);
+    scene.change_and_adopt(|_| fs::rename(path("k1.key"), path("k1.until-2026-02-01.key")).unwrap());
+    assert_eq!(signed_by(&scene.deliver(Some("acme")), &both), [1]);
+    let records = scene.outgate.records(3);
     let used: Vec<&Value> = records.iter().map(|record| &record["signatures"]).collect();
     assert_eq!(used, [&json!(["k1"]), &json!(["k2", "k1"]), &json!(["k2"])]);
 }
 
 #[test]
 fn shared_keys_sign_only_for_tenants_without_a_folder() {
-    let place = Place::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
-    let mut secrets = place.secrets();
+    let scene = Scene::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
+    let mut secrets = scene.secrets();
     secrets.push(SECRET.to_owned());
     for (tenant, own) in [(None, 3), (Some("nobody"), 3), (Some("acme"), 0), (Some("globex"), 1)] {
-        assert_eq!(signed_by(&place.deliver(tenant), &secrets), [own], "{tenant:?}");
+        assert_eq!(signed_by(&scene.deliver(tenant), &secrets), [own], "{tenant:?}");
     }
     // Whose keys have ended, or are not there yet, is not signed for with those of all.
-    let said = place.after(|folder| {
+    let printed = scene.log_after(|folder| {
         let path = |name: &str| folder.path(&format!("keys/acme/{name}"));
         fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap();
     });
-    let said = said.join("\n");
+    let printed = printed.join("\n");
     assert!(
-        said.contains("no key of the tenant acme of the signer platform is in force") && said.contains("reloaded"),
-        "{said}"
+        printed.contains("no key of the tenant acme of the signer platform is in force")
+            && printed.contains("reloaded"),
+        "{printed}"
     );
-    assert_eq!(place.refused(Some("acme")), (500, "internal".into(), Value::Null));
-    place.adopts(|folder| fs::remove_file(folder.path("keys/globex/k1.key")).unwrap());
-    assert_eq!(place.refused(Some("globex")), (500, "internal".into(), Value::Null));
-    place.adopts(|folder| fs::remove_dir(folder.path("keys/globex")).unwrap());
-    assert_eq!(signed_by(&place.deliver(Some("globex")), &secrets), [3]);
+    assert_eq!(scene.refused(Some("acme")), (500, "internal".into(), Value::Null));
+    scene.change_and_adopt(|folder| fs::remove_file(folder.path("keys/globex/k1.key")).unwrap());
+    assert_eq!(scene.refused(Some("globex")), (500, "internal".into(), Value::Null));
+    scene.change_and_adopt(|folder| fs::remove_dir(folder.path("keys/globex")).unwrap());
+    assert_eq!(signed_by(&scene.deliver(Some("globex")), &secrets), [3]);
 }
 
 /// The refusal has a code that blames the operator, and uses neither a permit of a limit nor a connection.
 #[test]
 fn key_dir_refuses_a_tenant_without_an_active_key_before_its_limits() {
-    let place = Place::new("");
-    let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
-    place.adopts(|_| fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap());
-    let text = text(&place.receiver, "").add("routes.signed.limits", ["once"]).add("limits.once.rate", "1/h");
-    place.outgate.reconfigure(&text);
+    let scene = Scene::new("");
+    let path = |name: &str| scene.folder().path(&format!("keys/acme/{name}"));
+    scene.change_and_adopt(|_| fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap());
+    let text = text(&scene.receiver, "").add("routes.signed.limits", ["once"]).add("limits.once.rate", "1/h");
+    scene.outgate.reconfigure(&text);
     for _ in 0..2 {
-        assert_eq!(place.refused(Some("acme")), (500, "internal".into(), Value::Null));
-        assert_eq!(place.try_post(Some("acme")).json()["blame"], "outgate");
+        assert_eq!(scene.refused(Some("acme")), (500, "internal".into(), Value::Null));
+        assert_eq!(scene.try_post(Some("acme")).json()["blame"], "outgate");
     }
-    let records = place.outgate.records(4);
+    let records = scene.outgate.records(4);
     assert!(records.iter().all(|record| record["source"].is_null()), "{records:?}");
-    place.deliver(Some("globex"));
+    scene.deliver(Some("globex"));
 }
 
 #[test]
@@ -161,19 +166,19 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
     let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let folder = folder(&pki);
     for file in ["shared.pem", "keys/acme/a1.pem", "keys/acme/a2.from-2090-01-01.pem", "keys/globex/a1.pem"] {
-        put(&folder, file, &new_key("rfc9421"));
+        write_key(&folder, file, &new_key("rfc9421"));
     }
     let keys = "keys = [{ id = \"all\", secret = \"file:{dir}/shared.pem\" }]";
     let text = text(&receiver, keys).set("signers.platform.scheme", "rfc9421");
-    let place = Place { outgate: Outgate::run(folder, &text), receiver };
+    let scene = Scene { outgate: Outgate::run(folder, &text), receiver };
     let listed = |more: &[&str]| -> Vec<(String, Value, String)> {
-        let (out, _) = run(&[&["keys", "list", "--json"], more].concat(), place.folder());
+        let (out, _) = run(&[&["keys", "list", "--json"], more].concat(), scene.folder());
         let list: Value = serde_json::from_str(&out).unwrap();
-        let word = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
+        let text_of = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
         list.as_array()
             .unwrap()
             .iter()
-            .map(|key| (word(key, "id"), key["tenant"].clone(), word(key, "state")))
+            .map(|key| (text_of(key, "id"), key["tenant"].clone(), text_of(key, "state")))
             .collect()
     };
     let row = |id: &str, tenant: Value, state: &str| (id.to_owned(), tenant, state.to_owned());
@@ -181,14 +186,14 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
     assert_eq!(listed(&["--tenant", "nobody"]), [row("all", Value::Null, "active")]);
     let acme = [row("a2", json!("acme"), "announced"), row("a1", json!("acme"), "active")];
     assert_eq!(listed(&["--tenant", "acme"]), acme);
-    let said = run(&["keys", "list"], place.folder()).1;
-    assert!(said.contains("signer platform: 2 tenants have their own keys"), "{said}");
+    let printed = run(&["keys", "list"], scene.folder()).1;
+    assert!(printed.contains("signer platform: 2 tenants have their own keys"), "{printed}");
 
     let kids = |set: &Value| -> Vec<String> {
         set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     };
     let thumbprints = |arguments: &[&str]| -> Vec<String> {
-        let json = run(&[&["keys", "list", "--json"], arguments].concat(), place.folder()).0;
+        let json = run(&[&["keys", "list", "--json"], arguments].concat(), scene.folder()).0;
         let listed: Value = serde_json::from_str(&json).unwrap();
         listed.as_array().unwrap().iter().map(|key| key["thumbprint"].as_str().unwrap().to_owned()).collect()
     };
@@ -198,35 +203,35 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
         ("?tenant=acme", &["--tenant", "acme"], 2),
         ("?tenant=%67lobex", &["--tenant", "globex"], 1),
     ] {
-        let served = place.outgate.admin(&format!("/keys{query}")).json();
+        let served = scene.outgate.admin(&format!("/keys{query}")).json();
         let expected = thumbprints(arguments);
         assert_eq!((kids(&served), expected.len()), (expected.clone(), count), "{query}");
-        let public = run(&[&["keys", "public"], arguments].concat(), place.folder()).0;
+        let public = run(&[&["keys", "public"], arguments].concat(), scene.folder()).0;
         assert_eq!(serde_json::from_str::<Value>(&public).unwrap(), served, "{query}");
         let path = "/.well-known/http-message-signatures-directory";
-        assert_eq!(kids(&place.outgate.admin(&format!("{path}{query}")).json()).len(), expected.len(), "{query}");
+        assert_eq!(kids(&scene.outgate.admin(&format!("{path}{query}")).json()).len(), expected.len(), "{query}");
     }
     // Two tenants may call their keys alike: the thumbprints tell them apart.
     let thumbprint =
-        |tenant: &str| place.outgate.admin(&format!("/keys?tenant={tenant}")).json()["keys"][0]["x"].clone();
+        |tenant: &str| scene.outgate.admin(&format!("/keys?tenant={tenant}")).json()["keys"][0]["x"].clone();
     assert_ne!(thumbprint("acme"), thumbprint("globex"));
 }
 
 #[test]
 fn explain_names_the_tenant_whose_key_signs() {
-    let place = Place::new("");
-    let url = format!("https://hook.example:{}/in", place.receiver.port());
+    let scene = Scene::new("");
+    let url = format!("https://hook.example:{}/in", scene.receiver.port());
     let explain =
-        |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), place.folder()).0;
+        |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), scene.folder()).0;
     assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme alone"));
     assert!(
         explain(&["--tenant", "nobody"])
             .contains("403 client_forbidden: there is no signing key for tenant \"nobody\"")
     );
     assert!(explain(&[]).contains("name the tenant in Outgate-Tenant"));
-    let shared = text(&place.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
-    place.outgate.reconfigure(&shared);
-    let told = explain(&["--tenant", "nobody"]);
-    assert!(told.contains("with shared, which tenants share: nobody has no folder of its own"), "{told}");
+    let shared = text(&scene.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
+    scene.outgate.reconfigure(&shared);
+    let explanation = explain(&["--tenant", "nobody"]);
+    assert!(explanation.contains("with shared, which tenants share: nobody has no folder of its own"), "{explanation}");
     assert!(explain(&[]).contains("with shared, which tenants share: none is named"));
 }

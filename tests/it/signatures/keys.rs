@@ -69,7 +69,7 @@ fn keys_new_generates_a_key_for_every_scheme_and_overwrites_no_file() {
 
 /// RFC 9421 keys, one of them announced and one ended, a SendGrid key, an asymmetric Standard Webhooks key, and a shared
 /// secret.
-struct Place {
+struct Scene {
     outgate: Outgate,
     receiver: Receiver,
 }
@@ -107,7 +107,7 @@ scheme = "github"
 keys = [{ id = "k", secret = "file:{dir}/voice" }]
 "#;
 
-fn place() -> Place {
+fn scene() -> Scene {
     let pki = Pki::new();
     let receiver = Receiver::tls(pki.leaf(&["hook.example", "voice.example", "acme.example"]), ok());
     let folder = folder(&pki);
@@ -134,7 +134,7 @@ fn place() -> Place {
         .set("routes.signed.sign", ["messages"])
         .and(&route("voice", "\"messages\", \"voice\""))
         .and(&route("acme", "\"acme\", \"github\""));
-    Place { outgate: Outgate::run(folder, &text), receiver }
+    Scene { outgate: Outgate::run(folder, &text), receiver }
 }
 
 fn kids(set: &Value) -> Vec<&str> {
@@ -143,8 +143,8 @@ fn kids(set: &Value) -> Vec<&str> {
 
 #[test]
 fn keys_are_listed_and_public_keys_are_published() {
-    let place = place();
-    let file = place.outgate.folder.path("config.toml");
+    let scene = scene();
+    let file = scene.outgate.folder.path("config.toml");
     let command = |words: &[&str]| {
         let (code, out, error) = text(&outgate(&[&["keys"], words, &["--config", file.to_str().unwrap()]].concat()));
         assert_eq!(code, Some(0), "{words:?}: {error}");
@@ -177,11 +177,11 @@ fn keys_are_listed_and_public_keys_are_published() {
 
     let jwks: Value = serde_json::from_str(&command(&["public"])).unwrap();
     // By signer, the newest key first; two keys of one name are two.
-    let of = |signer: &str, id: &str| {
+    let entry = |signer: &str, id: &str| {
         let key = list.as_array().unwrap().iter().find(|key| key["signer"] == signer && key["id"] == id).unwrap();
         key["thumbprint"].as_str().unwrap()
     };
-    let expected = [of("events", "is"), of("messages", "will"), of("messages", "is"), of("pairs", "pair")];
+    let expected = [entry("events", "is"), entry("messages", "will"), entry("messages", "is"), entry("pairs", "pair")];
     assert_eq!(kids(&jwks), expected);
     assert_eq!((&jwks["keys"][0]["kty"], &jwks["keys"][0]["alg"]), (&json!("EC"), &json!("ES256")));
     assert_eq!((&jwks["keys"][1]["kty"], &jwks["keys"][1]["alg"]), (&json!("RSA"), &json!("PS512")));
@@ -209,77 +209,80 @@ fn keys_are_listed_and_public_keys_are_published() {
             &directory,
         ),
     ] {
-        let answer = place.outgate.admin(path);
-        assert_eq!((answer.status, answer.field("content-type")), (200, media_type));
-        assert_eq!(answer.field("access-control-allow-origin"), "*");
-        assert_eq!(&answer.json(), expected);
-        assert!(answer.json()["keys"].as_array().unwrap().iter().all(|key| key.get("d").is_none()), "{answer:?}");
+        let response = scene.outgate.admin(path);
+        assert_eq!((response.status, response.field("content-type")), (200, media_type));
+        assert_eq!(response.field("access-control-allow-origin"), "*");
+        assert_eq!(&response.json(), expected);
+        assert!(response.json()["keys"].as_array().unwrap().iter().all(|key| key.get("d").is_none()), "{response:?}");
     }
 }
 
 #[test]
 fn twilio_hashes_a_body_that_is_no_form_into_the_query_before_signers_sign() {
-    let place = place();
-    let port = place.receiver.port();
+    let scene = scene();
+    let port = scene.receiver.port();
     let post = |path: &str, fields: &str, body: &str| {
-        place.outgate.post(&format!("https://voice.example:{port}{path}"), fields, body)
+        scene.outgate.post(&format!("https://voice.example:{port}{path}"), fields, body)
     };
     assert_eq!(post("/in?a=1", "Content-Type: application/json\r\n", "{}").status, 200);
-    let seen = place.receiver.seen().pop().unwrap();
+    let received = scene.receiver.requests().pop().unwrap();
     let hash = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
-    assert_eq!(seen.line, format!("POST /in?a=1&bodySHA256={hash} HTTP/1.1"));
-    assert!(seen.field("signature-input").contains("\"@query\""), "{seen:?}");
+    assert_eq!(received.line, format!("POST /in?a=1&bodySHA256={hash} HTTP/1.1"));
+    assert!(received.field("signature-input").contains("\"@query\""), "{received:?}");
     assert_eq!(post("/in?a=1", "Content-Type: application/x-www-form-urlencoded\r\n", "a=1").status, 200);
-    assert_eq!(place.receiver.seen().pop().unwrap().line, "POST /in?a=1 HTTP/1.1");
-    let answer = post("/in?bodySHA256=00", "Content-Type: application/json\r\n", "{}");
-    assert_eq!((answer.status, answer.code()), (400, "request_malformed"));
+    assert_eq!(scene.receiver.requests().pop().unwrap().line, "POST /in?a=1 HTTP/1.1");
+    let response = post("/in?bodySHA256=00", "Content-Type: application/json\r\n", "{}");
+    assert_eq!((response.status, response.code()), (400, "request_malformed"));
     let settings = "X-Twilio-Webhooks-Signature-Settings: algorithm=HMAC_SHA256\r\nX-Twilio-Signature: forged\r\n";
     assert_eq!(post("/", settings, "").status, 200);
-    let seen = place.receiver.seen().pop().unwrap();
-    assert_eq!(seen.field("x-twilio-webhooks-signature-settings"), "", "{seen:?}");
-    assert!(seen.all("x-twilio-signature").len() == 1 && seen.field("x-twilio-signature") != "forged", "{seen:?}");
-    let used: Vec<_> = place.outgate.records(1)[0]["signatures"].as_array().unwrap().clone();
+    let received = scene.receiver.requests().pop().unwrap();
+    assert_eq!(received.field("x-twilio-webhooks-signature-settings"), "", "{received:?}");
+    assert!(
+        received.all("x-twilio-signature").len() == 1 && received.field("x-twilio-signature") != "forged",
+        "{received:?}"
+    );
+    let used: Vec<_> = scene.outgate.records(1)[0]["signatures"].as_array().unwrap().clone();
     assert_eq!(used, ["is", "shared", "new"]);
 }
 
 #[test]
 fn message_signatures_of_clients_are_kept_and_malformed_ones_refused() {
-    let place = place();
-    let url = format!("https://hook.example:{}/", place.receiver.port());
+    let scene = scene();
+    let url = format!("https://hook.example:{}/", scene.receiver.port());
     let foreign = "Signature-Input: theirs=(\"@method\");created=1\r\nSignature: theirs=:AAAA:\r\n";
-    assert_eq!(place.outgate.post(&url, foreign, "{}").status, 200);
-    let seen = place.receiver.seen().pop().unwrap();
-    assert!(seen.field("signature-input").starts_with("theirs=(\"@method\");created=1, sig1=("), "{seen:?}");
-    assert!(seen.field("signature").starts_with("theirs=:AAAA:, sig1=:"), "{seen:?}");
-    let answer = place.outgate.post(&url, "Signature: keyId=\"x\",signature=\"y\"\r\n", "{}");
-    assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{answer:?}");
-    assert_eq!(place.receiver.seen().len(), 1);
+    assert_eq!(scene.outgate.post(&url, foreign, "{}").status, 200);
+    let received = scene.receiver.requests().pop().unwrap();
+    assert!(received.field("signature-input").starts_with("theirs=(\"@method\");created=1, sig1=("), "{received:?}");
+    assert!(received.field("signature").starts_with("theirs=:AAAA:, sig1=:"), "{received:?}");
+    let response = scene.outgate.post(&url, "Signature: keyId=\"x\",signature=\"y\"\r\n", "{}");
+    assert_eq!((response.status, response.code()), (400, "request_malformed"), "{response:?}");
+    assert_eq!(scene.receiver.requests().len(), 1);
 }
 
 #[test]
 fn hmac_scheme_signs_as_a_platform_configures_it() {
-    let place = place();
-    let url = format!("https://acme.example:{}/", place.receiver.port());
-    assert_eq!(place.outgate.post(&url, "Webhook-Id: evt_1\r\nX-Acme-Delivery: forged\r\n", "{}").status, 200);
-    let seen = place.receiver.seen().pop().unwrap();
-    assert_eq!(seen.all("x-acme-delivery"), ["evt_1"]);
-    assert_eq!(seen.all("webhook-id"), ["evt_1"]);
-    let (timestamp, signature) = seen.field("x-acme-signature").split_once(",s=").unwrap();
+    let scene = scene();
+    let url = format!("https://acme.example:{}/", scene.receiver.port());
+    assert_eq!(scene.outgate.post(&url, "Webhook-Id: evt_1\r\nX-Acme-Delivery: forged\r\n", "{}").status, 200);
+    let received = scene.receiver.requests().pop().unwrap();
+    assert_eq!(received.all("x-acme-delivery"), ["evt_1"]);
+    assert_eq!(received.all("webhook-id"), ["evt_1"]);
+    let (timestamp, signature) = received.field("x-acme-signature").split_once(",s=").unwrap();
     let timestamp = timestamp.strip_prefix("t=").unwrap();
-    let secret = std::fs::read_to_string(place.outgate.folder.path("voice")).unwrap();
+    let secret = std::fs::read_to_string(scene.outgate.folder.path("voice")).unwrap();
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA512, secret.trim().as_bytes());
     let expected = aws_lc_rs::hmac::sign(&key, format!("{timestamp}.evt_1.{{}}").as_bytes());
     assert_eq!(signature, BASE64_STANDARD.encode(expected));
-    assert!(seen.field("x-hub-signature-256").starts_with("sha256="), "{seen:?}");
+    assert!(received.field("x-hub-signature-256").starts_with("sha256="), "{received:?}");
 }
 
 #[test]
 fn two_signers_of_a_route_must_not_own_the_same_header() {
-    let place = place();
-    let file = place.outgate.folder.path("config.toml");
+    let scene = scene();
+    let file = scene.outgate.folder.path("config.toml");
     let written = std::fs::read_to_string(&file).unwrap();
     let clash = written.replace_one("X-Acme-Delivery: {id}", "x-hub-signature-256: {id}");
-    let file = place.outgate.folder.write("clash.toml", clash);
+    let file = scene.outgate.folder.write("clash.toml", clash);
     let (code, out, error) = text(&outgate(&["check", "--config", file.to_str().unwrap()]));
     assert_eq!(code, Some(1), "{out}{error}");
     assert!(format!("{out}{error}").contains("acme and github write the same headers"), "{out}{error}");

@@ -11,11 +11,11 @@ use std::collections::HashMap;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use support::clients::InstalledClients;
 use support::clients::Language::{self, Node, Python};
-use support::clients::Workshop;
 use support::configuration::Replace;
 use support::pki::Pki;
-use support::receiver::{Receiver, Seen, ok};
+use support::receiver::{ReceivedRequest, Receiver, ok};
 use support::scene::{config, folder};
 use support::{Folder, Outgate};
 
@@ -72,10 +72,10 @@ const FOREIGN: &str = "Signature-Input: sig1=(\"@method\");created=1;keyid=\"the
 /// The headers of a platform that used Svix before, whose libraries look for these first.
 const SVIX: &str = "Svix-Id: msg_theirs\r\nsvix-timestamp: 1\r\nSvix-Signature: v1,AAAA\r\n";
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     receiver: Receiver,
-    workshop: Workshop,
+    installed: InstalledClients,
     /// By signer and key: the secret, or the public half.
     keys: HashMap<(String, String), String>,
     /// By signer and key: the thumbprint of a key pair.
@@ -94,8 +94,8 @@ fn new_key(folder: &Folder, file: &str, scheme: &str, algorithm: &str) -> String
     std::fs::read_to_string(path).unwrap().trim().to_owned()
 }
 
-impl Place {
-    fn new(workshop: Workshop) -> Self {
+impl Scene {
+    fn new(installed: InstalledClients) -> Self {
         let pki = Pki::new();
         let hosts: Vec<String> = SIGNERS.iter().map(|(name, ..)| format!("{name}.example")).collect();
         let names: Vec<&str> = hosts.iter().map(String::as_str).chain(["both.example"]).collect();
@@ -138,14 +138,14 @@ impl Place {
             Some(((text("signer")?, text("id")?), text("thumbprint")?))
         };
         let thumbprints = listed.iter().filter_map(thumbprint).collect();
-        Self { outgate, receiver, workshop, keys, thumbprints }
+        Self { outgate, receiver, installed, keys, thumbprints }
     }
 
-    fn deliver(&self, host: &str, (content_type, body): (&str, &str), more: &str) -> Seen {
+    fn deliver(&self, host: &str, (content_type, body): (&str, &str), more: &str) -> ReceivedRequest {
         let url = format!("https://{host}.example:{}/in/{host}?a=1&b=%20x", self.receiver.port());
-        let answer = self.outgate.post(&url, &format!("Content-Type: {content_type}\r\n{more}"), body);
-        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{host}: {answer:?}");
-        self.receiver.seen().pop().unwrap()
+        let response = self.outgate.post(&url, &format!("Content-Type: {content_type}\r\n{more}"), body);
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{host}: {response:?}");
+        self.receiver.requests().pop().unwrap()
     }
 
     /// What the library is given of a key: for message signatures all that it may know, and how it chooses.
@@ -164,28 +164,28 @@ impl Place {
     }
 }
 
-fn request(library: &str, seen: &Seen, key: Value) -> Value {
-    let mut line = seen.line.split(' ');
+fn request(library: &str, received: &ReceivedRequest, key: Value) -> Value {
+    let mut line = received.line.split(' ');
     let (method, path) = (line.next().unwrap(), line.next().unwrap());
     let headers: HashMap<_, _> =
-        seen.fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.as_str())).collect();
+        received.fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.as_str())).collect();
     json!({
-        "library": library, "method": method, "url": format!("https://{}{path}", seen.field("host")),
-        "headers": headers, "body": std::str::from_utf8(&seen.body).unwrap(), "key": key,
+        "library": library, "method": method, "url": format!("https://{}{path}", received.field("host")),
+        "headers": headers, "body": std::str::from_utf8(&received.body).unwrap(), "key": key,
     })
 }
 
-fn tampered(seen: &Seen) -> Seen {
-    let mut seen = seen.clone();
-    let last = seen.body.iter().rposition(u8::is_ascii_alphanumeric).unwrap();
-    seen.body[last] ^= 1;
-    seen
+fn with_another_body(received: &ReceivedRequest) -> ReceivedRequest {
+    let mut received = received.clone();
+    let last = received.body.iter().rposition(u8::is_ascii_alphanumeric).unwrap();
+    received.body[last] ^= 1;
+    received
 }
 
 /// Each request with its description, and whether the library should accept it.
 type Cases = Vec<(Value, String, bool)>;
 
-fn cases(place: &Place, library: &str, signer: &str) -> Cases {
+fn cases(scene: &Scene, library: &str, signer: &str) -> Cases {
     let is_one = SIGNERS.iter().any(|(name, .., is_one)| *name == signer && *is_one);
     let forms = if library == "twilio" { &[JSON, FORM][..] } else { &[JSON] };
     let mut cases = Cases::new();
@@ -195,25 +195,25 @@ fn cases(place: &Place, library: &str, signer: &str) -> Cases {
             "standard" => (SVIX, 1),
             _ => ("", 1),
         };
-        let seen = place.deliver(signer, *form, more);
+        let received = scene.deliver(signer, *form, more);
         let (first, second) = (format!("sig{first}"), format!("sig{}", first + 1));
-        let mut case = |seen: &Seen, key: Value, what: &str, expected: bool| {
-            cases.push((request(library, seen, key), format!("{library} {signer} {}: {what}", form.0), expected));
+        let mut case = |received: &ReceivedRequest, key: Value, label: &str, expected: bool| {
+            cases.push((request(library, received, key), format!("{library} {signer} {}: {label}", form.0), expected));
         };
-        case(&seen, place.key(signer, &["new", "old"], None), "the new key", true);
-        case(&seen, place.key(signer, &["old"], Some(&first)), "the old key", !is_one);
-        case(&tampered(&seen), place.key(signer, &["new", "old"], None), "another body", false);
+        case(&received, scene.key(signer, &["new", "old"], None), "the new key", true);
+        case(&received, scene.key(signer, &["old"], Some(&first)), "the old key", !is_one);
+        case(&with_another_body(&received), scene.key(signer, &["new", "old"], None), "another body", false);
         if library == "http_message_signatures" {
-            case(&seen, place.key(signer, &["new"], Some(&second)), "the new key alone", true);
-            let both = place.key(signer, &["new", "old"], None);
-            let posted = Seen { line: seen.line.replace_one("a=1", "a=2"), ..seen.clone() };
+            case(&received, scene.key(signer, &["new"], Some(&second)), "the new key alone", true);
+            let both = scene.key(signer, &["new", "old"], None);
+            let posted = ReceivedRequest { line: received.line.replace_one("a=1", "a=2"), ..received.clone() };
             case(&posted, both, "another query", false);
         } else {
-            case(&seen, place.key(signer, &["other"], None), "a key of nobody", false);
+            case(&received, scene.key(signer, &["other"], None), "a key of nobody", false);
         }
         if library == "twilio" {
-            let elsewhere = Seen { line: seen.line.replace_one("a=1", "a=2"), ..seen.clone() };
-            case(&elsewhere, place.key(signer, &["new"], None), "another query", false);
+            let elsewhere = ReceivedRequest { line: received.line.replace_one("a=1", "a=2"), ..received.clone() };
+            case(&elsewhere, scene.key(signer, &["new"], None), "another query", false);
         }
     }
     cases
@@ -221,51 +221,55 @@ fn cases(place: &Place, library: &str, signer: &str) -> Cases {
 
 #[test]
 fn receiver_libraries_accept_signed_webhooks_and_nothing_else() {
-    let Some(workshop) = Workshop::open() else { return };
-    let place = Place::new(workshop);
+    let Some(installed) = InstalledClients::open() else { return };
+    let scene = Scene::new(installed);
     for language in [Python, Node] {
         let mut all = Cases::new();
         for (_, library, signers) in LIBRARIES.iter().filter(|(other, ..)| *other == language) {
-            signers.iter().for_each(|signer| all.extend(cases(&place, library, signer)));
+            signers.iter().for_each(|signer| all.extend(cases(&scene, library, signer)));
             // Several signers of one webhook do not get into each other's way.
-            let both = place.deliver("both", JSON, FOREIGN);
+            let both = scene.deliver("both", JSON, FOREIGN);
             for signer in signers.iter().filter(|signer| ["ed25519", "standard", "stripe", "twilio"].contains(signer)) {
-                let key = place.key(signer, &["new", "old"], None);
+                let key = scene.key(signer, &["new", "old"], None);
                 all.push((request(library, &both, key), format!("{library} {signer} among others"), true));
             }
         }
         let requests: Vec<Value> = all.iter().map(|(request, ..)| request.clone()).collect();
-        let answers = place.workshop.verify(language, &requests);
+        let responses = scene.installed.verify(language, &requests);
         let wrong: Vec<_> = all
             .iter()
-            .zip(&answers)
+            .zip(&responses)
             .filter(|((.., expected), (valid, _))| valid != expected)
-            .map(|((_, what, expected), (valid, error))| format!("{what}: {valid}, not {expected} {error}"))
+            .map(|((_, label, expected), (valid, error))| format!("{label}: {valid}, not {expected} {error}"))
             .collect();
         assert!(wrong.is_empty(), "{language:?}:\n{}", wrong.join("\n"));
-        assert!(answers.iter().filter(|(valid, _)| *valid).count() >= 6, "{language:?}");
+        assert!(responses.iter().filter(|(valid, _)| *valid).count() >= 6, "{language:?}");
     }
 }
 
 #[test]
 fn receiver_libraries_skip_unknown_signature_versions() {
-    let Some(workshop) = Workshop::open() else { return };
-    let place = Place::new(workshop);
-    let shared = place.keys[&("standard".to_owned(), "new".to_owned())].clone();
-    let seen = place.deliver("v1a", JSON, "");
-    assert!(seen.field("webhook-signature").starts_with("v1a,"), "{seen:?}");
+    let Some(installed) = InstalledClients::open() else { return };
+    let scene = Scene::new(installed);
+    let shared = scene.keys[&("standard".to_owned(), "new".to_owned())].clone();
+    let received = scene.deliver("v1a", JSON, "");
+    assert!(received.field("webhook-signature").starts_with("v1a,"), "{received:?}");
     for language in [Python, Node] {
-        let answers = place.workshop.verify(language, &[request("standardwebhooks", &seen, shared.clone().into())]);
-        assert!(!answers[0].0 && answers[0].1.contains("No matching signature found"), "{language:?}: {answers:?}");
+        let responses =
+            scene.installed.verify(language, &[request("standardwebhooks", &received, shared.clone().into())]);
+        assert!(
+            !responses[0].0 && responses[0].1.contains("No matching signature found"),
+            "{language:?}: {responses:?}"
+        );
     }
 }
 
 #[test]
 fn message_signatures_of_other_profiles_verify() {
-    let Some(workshop) = Workshop::open() else { return };
-    let place = Place::new(workshop);
+    let Some(installed) = InstalledClients::open() else { return };
+    let scene = Scene::new(installed);
     let profile = |signer: &str, label: &str, tag: &str, components: &[&str]| {
-        let mut key = place.key(signer, &["new", "old"], Some(label));
+        let mut key = scene.key(signer, &["new", "old"], Some(label));
         key["tag"] = tag.into();
         key["components"] = json!(components);
         key
@@ -274,9 +278,9 @@ fn message_signatures_of_other_profiles_verify() {
     let agent_of_the_second = ["@authority", "\"signature-agent\";key=\"bot2\""];
     let acme = ["@target-uri", "\"@query-param\";name=\"b\"", "\"x-event\";bs", "\"priority\";key=\"u\""];
     let (bot, event) =
-        (place.deliver("bot", JSON, ""), place.deliver("acme", JSON, "X-Event: a, b\r\nPriority: u=1\r\n"));
+        (scene.deliver("bot", JSON, ""), scene.deliver("acme", JSON, "X-Event: a, b\r\nPriority: u=1\r\n"));
     assert_eq!(bot.field("signature-agent"), "bot=\"https://signer.example\", bot2=\"https://signer.example\"");
-    let elsewhere = Seen { line: event.line.replace_one("b=%20x", "b=y"), ..event.clone() };
+    let elsewhere = ReceivedRequest { line: event.line.replace_one("b=%20x", "b=y"), ..event.clone() };
     let mut other_agent = bot.clone();
     for (_, value) in other_agent.fields.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("signature-agent")) {
         *value = value.replace_all("signer", "other");
@@ -292,7 +296,7 @@ fn message_signatures_of_other_profiles_verify() {
         (request(library, &elsewhere, profile("acme", "acme", "acme-events", &acme)), false),
     ];
     let requests: Vec<Value> = cases.iter().map(|(request, _)| request.clone()).collect();
-    for ((request, expected), (valid, error)) in cases.iter().zip(place.workshop.verify(Python, &requests)) {
+    for ((request, expected), (valid, error)) in cases.iter().zip(scene.installed.verify(Python, &requests)) {
         assert_eq!(valid, *expected, "{request:#}: {error}");
     }
 }

@@ -12,7 +12,7 @@ use super::{Folder, required};
 
 /// One request that a client shall send.
 #[derive(Clone)]
-pub struct Errand {
+pub struct ClientRequest {
     pub method: &'static str,
     pub url: String,
     pub headers: Vec<(String, String)>,
@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 /// The Python of the client programs, and a folder with a `node_modules` beside the Node programs.
-pub struct Workshop {
+pub struct InstalledClients {
     installed: PathBuf,
     python: PathBuf,
     folder: Folder,
@@ -39,7 +39,7 @@ pub struct Workshop {
 
 const NODE_PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
-impl Workshop {
+impl InstalledClients {
     /// `tests/clients/install` puts the clients where `OUTGATE_TEST_CLIENTS` says. None if it has not, unless they are
     /// required.
     pub fn open() -> Option<Self> {
@@ -95,7 +95,7 @@ impl Workshop {
     }
 
     /// Lets `client` run all the errands in one session.
-    pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, errands: &[Errand]) -> Vec<Report> {
+    pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, requests: &[ClientRequest]) -> Vec<Report> {
         let mut command = match client {
             "go" => Command::new(self.installed.join("go_client")),
             "apache" => {
@@ -107,7 +107,7 @@ impl Workshop {
             _ => self.program(&format!("{client}_client")),
         };
         command.args([proxy, ca.to_str().unwrap(), form]);
-        let reports = talk(command, &format!("{client} {form}"), errands.iter().map(Errand::as_json));
+        let reports = exchange_lines(command, &format!("{client} {form}"), requests.iter().map(ClientRequest::as_json));
         reports.iter().map(|line| Report::read(line)).collect()
     }
 
@@ -121,7 +121,7 @@ impl Workshop {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
             (value["valid"] == true, value["error"].as_str().unwrap_or_default().to_owned())
         };
-        talk(command, "verify", requests.iter().cloned()).iter().map(verdict).collect()
+        exchange_lines(command, "verify", requests.iter().cloned()).iter().map(verdict).collect()
     }
 
     /// A target of `tests/origins`, with the packages that are installed for the clients.
@@ -200,7 +200,7 @@ pub enum Language {
 }
 
 /// A line for each question, and a line for each answer.
-fn talk(mut command: Command, what: &str, questions: impl ExactSizeIterator<Item = Value>) -> Vec<String> {
+fn exchange_lines(mut command: Command, label: &str, questions: impl ExactSizeIterator<Item = Value>) -> Vec<String> {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
             command.env_remove(name);
@@ -219,12 +219,12 @@ fn talk(mut command: Command, what: &str, questions: impl ExactSizeIterator<Item
     drop(input);
     let output = child.wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{what}: {out}\n{err}");
-    let answers: Vec<_> = out.lines().map(str::to_owned).collect();
-    assert_eq!(answers.len(), count, "{what}: {out}\n{err}");
-    answers
+    assert!(output.status.success(), "{label}: {out}\n{err}");
+    let responses: Vec<_> = out.lines().map(str::to_owned).collect();
+    assert_eq!(responses.len(), count, "{label}: {out}\n{err}");
+    responses
 }
-impl Errand {
+impl ClientRequest {
     fn as_json(&self) -> Value {
         let headers: serde_json::Map<_, _> =
             self.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();

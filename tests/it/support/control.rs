@@ -10,13 +10,13 @@ use super::configuration::Config;
 use super::scene::{Scene, config};
 
 /// Adds an admin socket, and turns the watch of files off.
-pub fn asked(config: &Config) -> Config {
+pub fn with_admin_socket(config: &Config) -> Config {
     config.push("admin.listen", "unix:{dir}/admin.sock").add("server.watch", false)
 }
 
 /// The scene's configuration with the admin socket.
 pub fn text(scene: &Scene, more: &str) -> Config {
-    asked(&config(&scene.good, &scene.plain, more))
+    with_admin_socket(&config(&scene.good, &scene.plain, more))
 }
 
 pub fn write(scene: &Scene, config: &(impl Display + ?Sized)) {
@@ -38,19 +38,19 @@ pub fn run(scene: &Scene, words: &[&str]) -> Output {
 /// Writes a configuration and has it taken up.
 pub fn reload(scene: &Scene, config: &(impl Display + ?Sized)) -> String {
     write(scene, config);
-    let (code, out, err) = said(&run(scene, &["reload"]));
+    let (code, out, err) = exit_code_and_output(&run(scene, &["reload"]));
     assert_eq!(code, 0, "{err}");
     out
 }
 
 /// Exit code, stdout and stderr.
-pub fn said(output: &Output) -> (i32, String, String) {
+pub fn exit_code_and_output(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
 pub fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{:?}", said(output)))
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{:?}", exit_code_and_output(output)))
 }
 
 pub fn status(scene: &Scene) -> Value {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::pki::Pki;
-use super::{PATIENCE, POLL};
+use super::{POLL, TEST_TIMEOUT};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const RST_STREAM: u8 = 3;
@@ -18,7 +18,7 @@ pub const OK_HTTP1: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const WINDOW: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\x01\0\0\0";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum Progress {
     /// The head has come, and the body has not ended with it.
     Head,
     /// Some of the body, and not its end.
@@ -30,11 +30,11 @@ pub enum Moment {
 }
 
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct RequestEvent {
     /// Counted from 0, as are the requests on it.
     pub connection: usize,
     pub request: usize,
-    pub moment: Moment,
+    pub progress: Progress,
     /// 0: over HTTP/1.1.
     pub stream: u32,
     /// Bytes of the head as it was sent, compressed over HTTP/2.
@@ -43,13 +43,13 @@ pub struct Asked {
 }
 
 /// Returns the bytes that the target writes. After GOAWAY it closes the connection.
-pub type Script = Arc<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
+pub type Script = Arc<dyn Fn(&RequestEvent) -> Vec<u8> + Send + Sync>;
 
 pub struct FrameTarget {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
     /// Each request that was complete.
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<RequestEvent>>>,
     /// The error code of each stream that was reset.
     resets: Arc<Mutex<Vec<u32>>>,
 }
@@ -89,23 +89,23 @@ impl FrameTarget {
         for (name, value) in settings {
             payload.extend([&name.to_be_bytes()[..], &value.to_be_bytes()].concat());
         }
-        let hello = [frame(4, 0, 0, &payload), WINDOW.to_vec()].concat();
+        let preface = [frame(4, 0, 0, &payload), WINDOW.to_vec()].concat();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Self {
             address: listener.local_addr().unwrap(),
             connections: Arc::default(),
-            asked: Arc::default(),
+            requests: Arc::default(),
             resets: Arc::default(),
         };
-        let (connections, asked) = (Arc::clone(&target.connections), Arc::clone(&target.asked));
+        let (connections, requests) = (Arc::clone(&target.connections), Arc::clone(&target.requests));
         let resets = Arc::clone(&target.resets);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let connection = connections.fetch_add(1, Ordering::SeqCst);
-                let (tls, script, hello) = (Arc::clone(&tls), Arc::clone(&script), hello.clone());
-                let (asked, resets) = (Arc::clone(&asked), Arc::clone(&resets));
+                let (tls, script, preface) = (Arc::clone(&tls), Arc::clone(&script), preface.clone());
+                let (requests, resets) = (Arc::clone(&requests), Arc::clone(&resets));
                 std::thread::spawn(move || {
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
                     // Else the kernel may hold a GOAWAY back until earlier bytes are acknowledged, and discard it when
                     // the connection closes with unread data.
                     stream.set_nodelay(true).unwrap();
@@ -116,18 +116,18 @@ impl FrameTarget {
                             return;
                         }
                     }
-                    let say = |seen: Asked| {
-                        let answer = script(&seen);
-                        match seen.moment {
-                            Moment::End => asked.lock().unwrap().push(seen),
-                            Moment::Reset(code) => resets.lock().unwrap().push(code),
-                            Moment::Head | Moment::Body => {}
+                    let respond = |event: RequestEvent| {
+                        let response = script(&event);
+                        match event.progress {
+                            Progress::End => requests.lock().unwrap().push(event),
+                            Progress::Reset(code) => resets.lock().unwrap().push(code),
+                            Progress::Head | Progress::Body => {}
                         }
-                        answer
+                        response
                     };
                     match wire.conn.alpn_protocol() == Some(b"h2") {
-                        true => drop(http2(&mut wire, connection, &hello, say)),
-                        false => drop(http1(&mut wire, connection, say)),
+                        true => drop(http2(&mut wire, connection, &preface, respond)),
+                        false => drop(http1(&mut wire, connection, respond)),
                     }
                 });
             }
@@ -144,25 +144,25 @@ impl FrameTarget {
     }
 
     /// Waits for so many requests that are complete.
-    pub fn until(&self, count: usize) -> Vec<Asked> {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn wait_for_requests(&self, count: usize) -> Vec<RequestEvent> {
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            let asked = self.asked.lock().unwrap().clone();
-            if asked.len() >= count {
-                return asked;
+            let requests = self.requests.lock().unwrap().clone();
+            if requests.len() >= count {
+                return requests;
             }
-            assert!(Instant::now() < deadline, "{} of {count} requests", asked.len());
+            assert!(Instant::now() < deadline, "{} of {count} requests", requests.len());
             std::thread::sleep(POLL);
         }
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<RequestEvent> {
+        self.requests.lock().unwrap().clone()
     }
 
     /// Waits for so many streams that are reset, and returns their error codes.
-    pub fn until_reset(&self, count: usize) -> Vec<u32> {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn wait_for_resets(&self, count: usize) -> Vec<u32> {
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let resets = self.resets.lock().unwrap().clone();
             if resets.len() >= count {
@@ -177,11 +177,11 @@ impl FrameTarget {
 fn http2(
     wire: &mut (impl Read + Write),
     connection: usize,
-    hello: &[u8],
-    say: impl Fn(Asked) -> Vec<u8>,
+    preface: &[u8],
+    respond: impl Fn(RequestEvent) -> Vec<u8>,
 ) -> std::io::Result<()> {
-    wire.write_all(hello)?;
-    let (mut bytes, mut open, mut requests) = (Vec::new(), Vec::<Asked>::new(), 0);
+    wire.write_all(preface)?;
+    let (mut bytes, mut open, mut requests) = (Vec::new(), Vec::<RequestEvent>::new(), 0);
     loop {
         let mut piece = [0; 16 * 1024];
         let count = wire.read(&mut piece)?;
@@ -204,26 +204,26 @@ fn http2(
                 wire.write_all(&frame(4, 1, 0, b""))?;
             }
             if kind == 1 {
-                let (request, moment) = (requests, Moment::Head);
-                open.push(Asked { connection, request, moment, stream, head: length, body: Vec::new() });
+                let (request, progress) = (requests, Progress::Head);
+                open.push(RequestEvent { connection, request, progress, stream, head: length, body: Vec::new() });
                 requests += 1;
             }
             if matches!(kind, 0 | 1 | RST_STREAM)
-                && let Some(asked) = open.iter_mut().find(|asked| asked.stream == stream)
+                && let Some(event) = open.iter_mut().find(|event| event.stream == stream)
             {
                 if kind == 0 {
-                    asked.body.extend_from_slice(&payload);
+                    event.body.extend_from_slice(&payload);
                 }
-                asked.moment = match (kind, flags & 1) {
-                    (RST_STREAM, _) => Moment::Reset(u32::from_be_bytes(payload[..4].try_into().unwrap())),
-                    (_, 1) => Moment::End,
-                    (1, _) => Moment::Head,
-                    _ => Moment::Body,
+                event.progress = match (kind, flags & 1) {
+                    (RST_STREAM, _) => Progress::Reset(u32::from_be_bytes(payload[..4].try_into().unwrap())),
+                    (_, 1) => Progress::End,
+                    (1, _) => Progress::Head,
+                    _ => Progress::Body,
                 };
-                let answer = say(asked.clone());
-                wire.write_all(&answer)?;
+                let response = respond(event.clone());
+                wire.write_all(&response)?;
                 wire.flush()?;
-                if answer.get(3) == Some(&GOAWAY) {
+                if response.get(3) == Some(&GOAWAY) {
                     return Ok(());
                 }
             }
@@ -231,7 +231,11 @@ fn http2(
     }
 }
 
-fn http1(wire: &mut (impl Read + Write), connection: usize, say: impl Fn(Asked) -> Vec<u8>) -> std::io::Result<()> {
+fn http1(
+    wire: &mut (impl Read + Write),
+    connection: usize,
+    respond: impl Fn(RequestEvent) -> Vec<u8>,
+) -> std::io::Result<()> {
     for request in 0.. {
         let mut bytes = Vec::new();
         let body = loop {
@@ -245,8 +249,8 @@ fn http1(wire: &mut (impl Read + Write), connection: usize, say: impl Fn(Asked) 
                 break body;
             }
         };
-        let answer = say(Asked { connection, request, moment: Moment::End, stream: 0, head: 0, body });
-        wire.write_all(&answer)?;
+        let response = respond(RequestEvent { connection, request, progress: Progress::End, stream: 0, head: 0, body });
+        wire.write_all(&response)?;
         wire.flush()?;
     }
     Ok(())

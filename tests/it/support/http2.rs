@@ -48,7 +48,7 @@ pub fn head(url: &str) -> Vec<u8> {
     [field(":method", "POST"), field(":scheme", scheme), field(":authority", authority), field(":path", path)].concat()
 }
 
-pub fn opened(outgate: &Outgate) -> Client {
+pub fn connect_http2(outgate: &Outgate) -> Client {
     let mut client = outgate.connect();
     client.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
     client
@@ -72,19 +72,19 @@ pub fn frames(mut bytes: &[u8]) -> Vec<Frame> {
 }
 
 /// Reads frames up to one of these kinds.
-pub fn until(client: &mut Client, kinds: &[u8]) -> Vec<Frame> {
+pub fn read_until_frame(client: &mut Client, kinds: &[u8]) -> Vec<Frame> {
     let mut bytes = Vec::new();
     loop {
         bytes.extend(client.read_some());
-        let seen = frames(&bytes);
-        if seen.iter().any(|frame| kinds.contains(&frame.kind)) {
-            return seen;
+        let received = frames(&bytes);
+        if received.iter().any(|frame| kinds.contains(&frame.kind)) {
+            return received;
         }
     }
 }
 
 /// The code of the last GOAWAY or of the reset of a stream.
-pub fn error(frames: &[Frame], kind: u8) -> Option<u32> {
+pub fn error_code(frames: &[Frame], kind: u8) -> Option<u32> {
     let at = if kind == GOAWAY { 4 } else { 0 };
     let last = frames.iter().rev().find(|frame| frame.kind == kind)?;
     Some(u32::from_be_bytes(last.payload[at..at + 4].try_into().unwrap()))

@@ -34,16 +34,16 @@ use std::time::{Duration, Instant};
 use configuration::Config;
 
 /// The longest wait of a test. A longer one is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often a test looks for what comes by itself.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Waits until this holds. It panics if that takes longer than `PATIENCE`.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+pub fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {TEST_TIMEOUT:?}: {description}");
         std::thread::sleep(POLL);
     }
 }
@@ -107,21 +107,21 @@ impl Lines {
     }
     /// Waits for `count` lines that contain all of these words, and returns how many there are then. The log has a thread
     /// of its own: a line may come after the answer to what caused it.
-    pub fn count(&self, count: usize, words: &[&str]) -> usize {
+    pub fn wait_for_lines(&self, count: usize, words: &[&str]) -> usize {
         let has = |line: &&String| words.iter().all(|word| line.contains(word));
         let enough = |lines: &[String]| Some(lines.iter().filter(has).count()).filter(|found| *found >= count);
-        self.until(&format!("line {count} of {words:?}"), enough)
+        self.wait_for(&format!("line {count} of {words:?}"), enough)
     }
     /// Waits until `found` gives something.
-    pub fn until<T>(&self, what: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn wait_for<T>(&self, description: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
+        let deadline = Instant::now() + TEST_TIMEOUT;
         let mut lines = self.0.0.lock().unwrap();
         loop {
             if let Some(found) = found(&lines) {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {what} in:\n{}", lines.join("\n"));
+            assert!(!left.is_zero(), "no {description} in:\n{}", lines.join("\n"));
             lines = self.0.1.wait_timeout(lines, left).unwrap().0;
         }
     }
@@ -195,11 +195,11 @@ impl Outgate {
         log.collect(child.stderr.take().unwrap());
         records.collect(child.stdout.take().unwrap());
         let has_started = |line: &String| line.ends_with(" ready") || line.contains(" not ready: ");
-        log.until("ready", |lines| lines.iter().any(has_started).then_some(()));
-        let address = |what: &str| {
+        log.wait_for("ready", |lines| lines.iter().any(has_started).then_some(()));
+        let address = |prefix: &str| {
             let lines = log.all();
             let found =
-                lines.iter().find_map(|line| line.split_once(what)).map(|(_, rest)| rest.trim().parse().unwrap());
+                lines.iter().find_map(|line| line.split_once(prefix)).map(|(_, rest)| rest.trim().parse().unwrap());
             found.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 1)))
         };
         let (proxy, admin) = (address("proxy listening on "), address("admin listening on "));
@@ -228,18 +228,18 @@ impl Outgate {
 
     /// Replaces the configuration the way an editor does, and waits for it to be adopted or rejected.
     pub fn reconfigure(&self, config: &(impl Display + ?Sized)) {
-        let heard = |lines: &[String]| {
+        let outcomes = |lines: &[String]| {
             lines.iter().filter(|line| line.contains("configuration reloaded") || line.contains("not adopted")).count()
         };
-        let before = heard(&self.log.all());
+        let before = outcomes(&self.log.all());
         let next = self.folder.write_config("config.toml.new", config);
         std::fs::rename(next, self.folder.path("config.toml")).unwrap();
-        self.log.until("word of a reload", |lines| (heard(lines) > before).then_some(()));
+        self.log.wait_for("the outcome of a reload", |lines| (outcomes(lines) > before).then_some(()));
     }
 
     /// The records so far, once there are `count`.
     pub fn records(&self, count: usize) -> Vec<serde_json::Value> {
-        let lines = self.records.until("record", |lines| (lines.len() >= count).then(|| lines.to_vec()));
+        let lines = self.records.wait_for("record", |lines| (lines.len() >= count).then(|| lines.to_vec()));
         lines
             .iter()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("a record is JSON: {line}")))
@@ -255,7 +255,7 @@ impl Outgate {
     pub fn after_reload(&self, change: impl FnOnce()) {
         let before = self.reloads();
         change();
-        self.log.count(before + 1, &["configuration reloaded"]);
+        self.log.wait_for_lines(before + 1, &["configuration reloaded"]);
     }
 
     /// Whether `/metrics` has this line.
@@ -264,7 +264,7 @@ impl Outgate {
     }
 
     /// Waits until `/metrics` has this line.
-    pub fn until_metric(&self, line: &str) {
+    pub fn wait_for_metric(&self, line: &str) {
         eventually(line, || self.has_metric(line));
     }
 
@@ -277,17 +277,17 @@ impl Outgate {
         Client::connect(self.proxy)
     }
 
-    pub fn admin(&self, path: &str) -> Answer {
+    pub fn admin(&self, path: &str) -> Response {
         let mut client = Client::connect(self.admin);
         client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
-        client.answer()
+        client.response()
     }
 
     /// One POST in absolute-form over a connection of its own.
-    pub fn post(&self, url: &str, fields: &str, body: &str) -> Answer {
+    pub fn post(&self, url: &str, fields: &str, body: &str) -> Response {
         let mut client = self.connect();
         client.send(post(url, fields, body));
-        client.answer()
+        client.response()
     }
 }
 
@@ -316,14 +316,14 @@ trait Wire: Read + Write + Send {}
 impl<T: Read + Write + Send> Wire for T {}
 
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub reason: String,
     pub fields: HashMap<String, String>,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", String::as_str)
     }
@@ -341,8 +341,8 @@ impl Answer {
 impl Client {
     pub fn connect(to: SocketAddr) -> Self {
         let socket = TcpStream::connect(to).expect("a connection");
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        socket.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         socket.set_nodelay(true).unwrap();
         Self { stream: Box::new(socket.try_clone().unwrap()), socket, buffer: Vec::new() }
     }
@@ -353,22 +353,22 @@ impl Client {
     pub fn try_send(&mut self, text: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(text.as_ref()).is_ok()
     }
-    pub fn hang_up_writing(&self) {
+    pub fn shutdown_write(&self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
     /// The next answer, interim ones left out.
-    pub fn answer(&mut self) -> Answer {
-        self.answer_to("POST")
+    pub fn response(&mut self) -> Response {
+        self.response_to("POST")
     }
-    pub fn answer_to(&mut self, method: &str) -> Answer {
+    pub fn response_to(&mut self, method: &str) -> Response {
         loop {
-            let answer = self.one_answer(method);
-            if answer.status >= 200 {
-                return answer;
+            let response = self.next_response(method);
+            if response.status >= 200 {
+                return response;
             }
         }
     }
-    pub fn one_answer(&mut self, method: &str) -> Answer {
+    pub fn next_response(&mut self, method: &str) -> Response {
         let end = self.fill_until(|buffer| buffer.windows(4).position(|four| four == b"\r\n\r\n")).expect("a head") + 4;
         let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
         let mut lines = head.split("\r\n");
@@ -383,15 +383,15 @@ impl Client {
             }
             entry.push_str(value.trim());
         }
-        let mut answer = Answer { status, reason, fields, body: Vec::new() };
+        let mut response = Response { status, reason, fields, body: Vec::new() };
         let is_tunnel = method == "CONNECT" && status < 300;
         if method != "HEAD" && !is_tunnel && status >= 200 && status != 204 && status != 304 {
-            answer.body = self.body(&answer);
+            response.body = self.body(&response);
         }
-        answer
+        response
     }
-    fn body(&mut self, answer: &Answer) -> Vec<u8> {
-        if answer.field("transfer-encoding") == "chunked" {
+    fn body(&mut self, response: &Response) -> Vec<u8> {
+        if response.field("transfer-encoding") == "chunked" {
             let mut body = Vec::new();
             loop {
                 let end =
@@ -406,7 +406,7 @@ impl Client {
                 }
             }
         }
-        match answer.fields.get("content-length") {
+        match response.fields.get("content-length") {
             Some(length) => {
                 let length: usize = length.parse().unwrap();
                 self.fill_until(|buffer| (buffer.len() >= length).then_some(())).expect("a whole body");

@@ -10,7 +10,7 @@ pub const AAAA: u16 = 28;
 
 /// A question, as it came.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct Query {
     /// The name in lower case, without the last dot.
     pub name: String,
     pub kind: u16,
@@ -23,36 +23,36 @@ pub enum Reply {
     NoData,
     /// The response code of a failure.
     Code(u8),
-    Silence,
+    Timeout,
     After(Duration, IpAddr),
 }
 
-type Zone = dyn Fn(&Question) -> Reply + Send + Sync;
+type Zone = dyn Fn(&Query) -> Reply + Send + Sync;
 
 pub struct NameServer {
     pub address: SocketAddr,
-    asked: Arc<Mutex<Vec<Question>>>,
+    queries: Arc<Mutex<Vec<Query>>>,
 }
 
 impl NameServer {
-    pub fn start(zone: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> Self {
-        Self::on(UdpSocket::bind("127.0.0.1:0").unwrap(), zone)
+    pub fn start(zone: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
+        Self::on_socket(UdpSocket::bind("127.0.0.1:0").unwrap(), zone)
     }
 
     /// Starts on a port that was reserved for it.
-    pub fn on(socket: UdpSocket, zone: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> Self {
-        let server = Self { address: socket.local_addr().unwrap(), asked: Arc::default() };
-        let asked = Arc::clone(&server.asked);
+    pub fn on_socket(socket: UdpSocket, zone: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
+        let server = Self { address: socket.local_addr().unwrap(), queries: Arc::default() };
+        let queries = Arc::clone(&server.queries);
         let zone: Arc<Zone> = Arc::new(zone);
         std::thread::spawn(move || {
             let mut datagram = [0; 1500];
             while let Ok((length, peer)) = socket.recv_from(&mut datagram) {
                 let datagram = datagram[..length].to_vec();
-                let question = read(&datagram);
-                asked.lock().unwrap().push(question.clone());
+                let query = read(&datagram);
+                queries.lock().unwrap().push(query.clone());
                 let (zone, socket) = (Arc::clone(&zone), socket.try_clone().unwrap());
                 std::thread::spawn(move || {
-                    if let Some(response) = response(&datagram, &question, zone(&question)) {
+                    if let Some(response) = response(&datagram, &query, zone(&query)) {
                         let _ = socket.send_to(&response, peer);
                     }
                 });
@@ -61,13 +61,13 @@ impl NameServer {
         server
     }
 
-    pub fn asked(&self) -> Vec<Question> {
-        self.asked.lock().unwrap().clone()
+    pub fn queries(&self) -> Vec<Query> {
+        self.queries.lock().unwrap().clone()
     }
 }
 
 /// The offset at which the question ends.
-fn end_of_question(datagram: &[u8]) -> usize {
+fn end_of_query(datagram: &[u8]) -> usize {
     let mut at = 12;
     while datagram[at] != 0 {
         at += 1 + usize::from(datagram[at]);
@@ -75,8 +75,8 @@ fn end_of_question(datagram: &[u8]) -> usize {
     at + 5
 }
 
-fn read(datagram: &[u8]) -> Question {
-    let end = end_of_question(datagram);
+fn read(datagram: &[u8]) -> Query {
+    let end = end_of_query(datagram);
     let (mut labels, mut at) = (Vec::new(), 12);
     while datagram[at] != 0 {
         let next = at + 1 + usize::from(datagram[at]);
@@ -84,12 +84,12 @@ fn read(datagram: &[u8]) -> Question {
         at = next;
     }
     let kind = u16::from_be_bytes([datagram[end - 4], datagram[end - 3]]);
-    Question { name: labels.join("."), kind, has_edns: datagram[11] > 0 }
+    Query { name: labels.join("."), kind, has_edns: datagram[11] > 0 }
 }
 
-fn response(datagram: &[u8], question: &Question, reply: Reply) -> Option<Vec<u8>> {
+fn response(datagram: &[u8], query: &Query, reply: Reply) -> Option<Vec<u8>> {
     let (address, code) = match reply {
-        Reply::Silence => return None,
+        Reply::Timeout => return None,
         Reply::Code(code) => (None, code),
         Reply::NoData => (None, 0),
         Reply::Address(address) => (Some(address), 0),
@@ -101,14 +101,14 @@ fn response(datagram: &[u8], question: &Question, reply: Reply) -> Option<Vec<u8
     let count = u8::from(address.is_some());
     let mut response = datagram[..2].to_vec();
     response.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
-    response.extend(&datagram[12..end_of_question(datagram)]);
+    response.extend(&datagram[12..end_of_query(datagram)]);
     if let Some(address) = address {
         let bytes = match address {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
         // The question's name, its type, IN, 60 seconds.
-        response.extend([0xc0, 0x0c, 0, question.kind as u8, 0, 1, 0, 0, 0, 60, 0, bytes.len() as u8]);
+        response.extend([0xc0, 0x0c, 0, query.kind as u8, 0, 1, 0, 0, 0, 60, 0, bytes.len() as u8]);
         response.extend(bytes);
     }
     Some(response)

@@ -84,7 +84,7 @@ impl Origin {
                 let mut client = Client::connect(self.address());
                 client.send("GET /status HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
                 // That which asks.
-                client.answer().text().starts_with("Active connections: 1 \n")
+                client.response().text().starts_with("Active connections: 1 \n")
             });
             return self.read().lines().map(str::to_owned).collect();
         }

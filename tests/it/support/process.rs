@@ -4,7 +4,7 @@
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use super::{Lines, PATIENCE, POLL};
+use super::{Lines, POLL, TEST_TIMEOUT};
 
 /// Dropping it kills it.
 pub struct Process {
@@ -38,7 +38,7 @@ pub fn signal(child: &Child, name: &str) {
 
 /// Waits for a process to end, and shows its lines if it does not.
 pub fn wait(child: &mut Child, lines: &Lines) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use socket2::{SockFilter, SockRef};
 
 use super::pki::Identity;
-use super::{PATIENCE, eventually};
+use super::{TEST_TIMEOUT, eventually};
 
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub from: IpAddr,
     /// Counted from 0 in the order of connections.
     pub connection: usize,
@@ -23,7 +23,7 @@ pub struct Seen {
     pub body: Vec<u8>,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub fn field(&self, name: &str) -> &str {
         self.all(name).first().copied().unwrap_or_default()
     }
@@ -41,35 +41,35 @@ impl Seen {
 pub struct Handshake {
     pub resumed: bool,
     /// The client's own certificate.
-    pub shown: Option<Vec<u8>>,
+    pub client_certificate: Option<Vec<u8>>,
 }
 
 pub type Handshakes = Arc<Mutex<Vec<Handshake>>>;
 
 /// The reaction of a receiver to a request: the bytes of its answer, and whether it keeps the connection.
-pub type Reaction = Arc<dyn Fn(&Seen) -> (Vec<u8>, bool) + Send + Sync>;
+pub type Reaction = Arc<dyn Fn(&ReceivedRequest) -> (Vec<u8>, bool) + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Receiver {
     pub address: SocketAddr,
     listener: Arc<TcpListener>,
-    seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
+    requests: Arc<(Mutex<Vec<ReceivedRequest>>, Condvar)>,
     connections: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
 }
 
 pub fn ok() -> Reaction {
-    answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
 /// The same bytes for every request, on a connection that stays open.
-pub fn answering(text: &str) -> Reaction {
+pub fn respond_with(text: &str) -> Reaction {
     let text = text.as_bytes().to_vec();
     Arc::new(move |_| (text.clone(), true))
 }
 
 /// The same bytes, and then the end of the connection.
-pub fn answering_once(text: &str) -> Reaction {
+pub fn respond_and_close(text: &str) -> Reaction {
     let text = text.as_bytes().to_vec();
     Arc::new(move |_| (text.clone(), false))
 }
@@ -83,7 +83,7 @@ impl Receiver {
     }
 
     /// A port where a TLS handshake is answered in plain HTTP.
-    pub fn plain_speaking_first() -> Self {
+    pub fn plaintext_greeting() -> Self {
         Self::start("127.0.0.1:0", ok(), |mut stream| {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").ok()?;
             Some(Box::new(stream))
@@ -118,15 +118,15 @@ impl Receiver {
     }
 
     /// Takes every connection, and hangs up on those from `hated`.
-    pub fn tls_unless(identity: Identity, reaction: Reaction, hated: &'static str) -> Self {
-        Self::tls_for("127.0.0.1:0", identity, reaction, move |from| from.to_string() != hated)
+    pub fn tls_unless(identity: Identity, reaction: Reaction, rejected: &'static str) -> Self {
+        Self::tls_for("127.0.0.1:0", identity, reaction, move |from| from.to_string() != rejected)
     }
 
     fn tls_for(
         address: &str,
         identity: Identity,
         reaction: Reaction,
-        likes: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
+        accepts: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
     ) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -137,16 +137,16 @@ impl Receiver {
             .unwrap();
         let config = Arc::new(config);
         Self::start(address, reaction, move |stream| {
-            stream.peer_addr().ok().filter(|peer| likes(peer.ip()))?;
+            stream.peer_addr().ok().filter(|peer| accepts(peer.ip()))?;
             let session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
             Some(Box::new(rustls::StreamOwned::new(session, stream)))
         })
     }
 
     /// TLS as `config` has it, and what came of each handshake, in the order of connections.
-    pub fn gate(config: rustls::ServerConfig, reaction: Reaction) -> (Self, Handshakes) {
+    pub fn tls_with(config: rustls::ServerConfig, reaction: Reaction) -> (Self, Handshakes) {
         let (config, handshakes) = (Arc::new(config), Handshakes::default());
-        let kept = Arc::clone(&handshakes);
+        let recorded = Arc::clone(&handshakes);
         let receiver = Self::start("127.0.0.1:0", reaction, move |mut stream| {
             let mut session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
             while session.is_handshaking() {
@@ -157,9 +157,9 @@ impl Receiver {
                     return None;
                 }
             }
-            let shown = session.peer_certificates().map(|chain| chain[0].to_vec());
+            let client_certificate = session.peer_certificates().map(|chain| chain[0].to_vec());
             let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-            kept.lock().unwrap().push(Handshake { resumed, shown });
+            recorded.lock().unwrap().push(Handshake { resumed, client_certificate });
             Some(Box::new(rustls::StreamOwned::new(session, stream)))
         });
         (receiver, handshakes)
@@ -174,7 +174,7 @@ impl Receiver {
         let receiver = Self {
             address: listener.local_addr().unwrap(),
             listener: Arc::new(listener.try_clone().unwrap()),
-            seen: Arc::default(),
+            requests: Arc::default(),
             connections: Arc::default(),
             closed: Arc::default(),
         };
@@ -184,15 +184,15 @@ impl Receiver {
                 let (this, wrap, reaction) = (this.clone(), Arc::clone(&wrap), Arc::clone(&reaction));
                 let connection = this.connections.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
                     let from = stream.peer_addr().unwrap().ip();
                     let Some(mut wire) = wrap(stream) else { return };
-                    let mut stays = true;
-                    while let Some(seen) = stays.then(|| read_request(&mut *wire, from, connection)).flatten() {
-                        let (answer, stay) = reaction(&seen);
-                        this.seen.0.lock().unwrap().push(seen);
-                        this.seen.1.notify_all();
-                        stays = wire.write_all(&answer).and_then(|()| wire.flush()).is_ok() && stay;
+                    let mut keeps_open = true;
+                    while let Some(request) = keeps_open.then(|| read_request(&mut *wire, from, connection)).flatten() {
+                        let (response, keep_open) = reaction(&request);
+                        this.requests.0.lock().unwrap().push(request);
+                        this.requests.1.notify_all();
+                        keeps_open = wire.write_all(&response).and_then(|()| wire.flush()).is_ok() && keep_open;
                     }
                     drop(wire);
                     this.closed.fetch_add(1, Ordering::SeqCst);
@@ -208,7 +208,7 @@ impl Receiver {
 
     /// From now on, nothing that comes from these addresses arrives, as behind a firewall that drops it: the kernel asks
     /// a filter of the listening socket about every segment (socket(7), SO_ATTACH_FILTER).
-    pub fn shut_out(&self, sources: &[&str]) {
+    pub fn drop_packets_from(&self, sources: &[&str]) {
         const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -228,7 +228,7 @@ impl Receiver {
     }
     /// Waits until this many connections have been closed from this side, and the kernel knows it on the other: on a busy
     /// machine that takes a moment, even over loopback.
-    pub fn until_closed(&self, count: usize) {
+    pub fn wait_until_closed(&self, count: usize) {
         const ESTABLISHED: &str = "01";
         let here = format!(":{:04X}", self.port());
         let is_open = |line: &str| {
@@ -240,23 +240,23 @@ impl Receiver {
                 && !std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(is_open)
         });
     }
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.0.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.requests.0.lock().unwrap().clone()
     }
     /// Waits for this many requests.
-    pub fn until(&self, count: usize) -> Vec<Seen> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut seen = self.seen.0.lock().unwrap();
-        while seen.len() < count {
+    pub fn wait_for_requests(&self, count: usize) -> Vec<ReceivedRequest> {
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        let mut requests = self.requests.0.lock().unwrap();
+        while requests.len() < count {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(left > Duration::ZERO, "{} of {count} requests", seen.len());
-            seen = self.seen.1.wait_timeout(seen, left).unwrap().0;
+            assert!(left > Duration::ZERO, "{} of {count} requests", requests.len());
+            requests = self.requests.1.wait_timeout(requests, left).unwrap().0;
         }
-        seen.clone()
+        requests.clone()
     }
 }
 
-fn read_request(wire: &mut dyn Wire, from: IpAddr, connection: usize) -> Option<Seen> {
+fn read_request(wire: &mut dyn Wire, from: IpAddr, connection: usize) -> Option<ReceivedRequest> {
     let mut buffer = Vec::new();
     let end = read_until(wire, &mut buffer, |bytes| find(bytes, b"\r\n\r\n"))?;
     let head = String::from_utf8(buffer[..end].to_vec()).ok()?;
@@ -265,28 +265,28 @@ fn read_request(wire: &mut dyn Wire, from: IpAddr, connection: usize) -> Option<
     let line = lines.next()?.to_owned();
     let fields =
         lines.filter_map(|line| line.split_once(':')).map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
-    let mut seen = Seen { from, connection, line, fields, body: Vec::new() };
-    if seen.field("transfer-encoding").eq_ignore_ascii_case("chunked") {
+    let mut request = ReceivedRequest { from, connection, line, fields, body: Vec::new() };
+    if request.field("transfer-encoding").eq_ignore_ascii_case("chunked") {
         loop {
             let end = read_until(wire, &mut rest, |bytes| find(bytes, b"\r\n"))?;
             let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).ok()?, 16).ok()?;
             rest.drain(..end + 2);
             read_until(wire, &mut rest, |bytes| (bytes.len() >= size + 2).then_some(0))?;
-            seen.body.extend(rest.drain(..size));
+            request.body.extend(rest.drain(..size));
             rest.drain(..2);
             if size == 0 {
-                return Some(seen);
+                return Some(request);
             }
         }
     }
-    let length = seen.field("content-length").parse().unwrap_or(0);
+    let length = request.field("content-length").parse().unwrap_or(0);
     read_until(wire, &mut rest, |bytes| (bytes.len() >= length).then_some(0))?;
-    seen.body = rest;
-    Some(seen)
+    request.body = rest;
+    Some(request)
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle)
 }
 
 fn read_until(wire: &mut dyn Wire, buffer: &mut Vec<u8>, found: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {

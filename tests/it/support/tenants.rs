@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use super::configuration::Config;
 use super::pki::Pki;
-use super::receiver::{Receiver, Seen, ok};
+use super::receiver::{ReceivedRequest, Receiver, ok};
 use super::scene::{config, folder};
 use super::signature::verifies;
-use super::{Answer, Folder, Outgate};
+use super::{Folder, Outgate, Response};
 
 pub const NAMES: [&str; 3] = ["acme", "globex", "initech"];
 
-pub struct Place {
+pub struct Scene {
     pub outgate: Outgate,
     pub receiver: Receiver,
 }
@@ -29,7 +29,7 @@ pub fn new_key(scheme: &str) -> String {
 }
 
 /// Moves a complete file with mode 0600 into place.
-pub fn put(folder: &Folder, name: &str, secret: &str) {
+pub fn write_key(folder: &Folder, name: &str, secret: &str) {
     let (path, elsewhere) = (folder.path(name), Folder::new());
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let new = elsewhere.write("new", secret);
@@ -46,14 +46,14 @@ pub fn text(receiver: &Receiver, more: &str) -> Config {
         .and(&format!("[signers.platform]\n{more}"))
 }
 
-impl Place {
+impl Scene {
     /// Each tenant with one key, `k1`.
     pub fn new(more: &str) -> Self {
         let pki = Pki::new();
         let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
         let folder = folder(&pki);
         for name in NAMES {
-            put(&folder, &format!("keys/{name}/k1.key"), &new_key("standard-webhooks"));
+            write_key(&folder, &format!("keys/{name}/k1.key"), &new_key("standard-webhooks"));
         }
         let outgate = Outgate::run(folder, &text(&receiver, more));
         Self { outgate, receiver }
@@ -72,43 +72,43 @@ impl Place {
         NAMES.iter().map(|name| self.secret(&format!("{name}/k1.key"))).collect()
     }
 
-    pub fn try_post(&self, tenant: Option<&str>) -> Answer {
+    pub fn try_post(&self, tenant: Option<&str>) -> Response {
         let url = format!("https://hook.example:{}/in", self.receiver.port());
         let tenant = tenant.map_or(String::new(), |tenant| format!("Outgate-Tenant: {tenant}\r\n"));
         self.outgate.post(&url, &tenant, "{}")
     }
 
-    pub fn deliver(&self, tenant: Option<&str>) -> Seen {
-        let answer = self.try_post(tenant);
-        assert_eq!(answer.status, 200, "{tenant:?}: {answer:?}");
-        self.receiver.seen().pop().unwrap()
+    pub fn deliver(&self, tenant: Option<&str>) -> ReceivedRequest {
+        let response = self.try_post(tenant);
+        assert_eq!(response.status, 200, "{tenant:?}: {response:?}");
+        self.receiver.requests().pop().unwrap()
     }
 
     pub fn refused(&self, tenant: Option<&str>) -> (u16, String, Value) {
-        let before = self.receiver.seen().len();
-        let answer = self.try_post(tenant);
-        assert_eq!(self.receiver.seen().len(), before, "{tenant:?}: {answer:?}");
-        (answer.status, answer.code().to_owned(), answer.json()["details"].clone())
+        let before = self.receiver.requests().len();
+        let response = self.try_post(tenant);
+        assert_eq!(self.receiver.requests().len(), before, "{tenant:?}: {response:?}");
+        (response.status, response.code().to_owned(), response.json()["details"].clone())
     }
 
     /// The lines of the log after `change`, up to the outcome of the reload.
-    pub fn after(&self, change: impl FnOnce(&Folder)) -> Vec<String> {
+    pub fn log_after(&self, change: impl FnOnce(&Folder)) -> Vec<String> {
         let before = self.outgate.log.all().len();
         change(self.folder());
-        let is_word = |line: &String| line.contains("configuration reloaded") || line.contains("not adopted");
-        let heard = |lines: &[String]| lines[before..].iter().any(is_word).then(|| lines[before..].to_vec());
-        self.outgate.log.until("word of a reload", heard)
+        let is_outcome = |line: &String| line.contains("configuration reloaded") || line.contains("not adopted");
+        let outcome = |lines: &[String]| lines[before..].iter().any(is_outcome).then(|| lines[before..].to_vec());
+        self.outgate.log.wait_for("the outcome of a reload", outcome)
     }
 
-    pub fn adopts(&self, change: impl FnOnce(&Folder)) {
-        let said = self.after(change).join("\n");
-        assert!(said.contains("configuration reloaded") && !said.contains("not adopted"), "{said}");
+    pub fn change_and_adopt(&self, change: impl FnOnce(&Folder)) {
+        let log = self.log_after(change).join("\n");
+        assert!(log.contains("configuration reloaded") && !log.contains("not adopted"), "{log}");
     }
 }
 
 /// The indices of the secrets with which a webhook verifies.
-pub fn signed_by(seen: &Seen, secrets: &[String]) -> Vec<usize> {
-    (0..secrets.len()).filter(|i| verifies(seen, &secrets[*i])).collect()
+pub fn signed_by(received: &ReceivedRequest, secrets: &[String]) -> Vec<usize> {
+    (0..secrets.len()).filter(|i| verifies(received, &secrets[*i])).collect()
 }
 
 /// Two folders become each other's, at once.

@@ -9,10 +9,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::{Answer, Client, Outgate};
+use super::{Client, Outgate, Response};
 
 /// The TLS configuration of a client that trusts the authority in `ca` only.
-pub fn trusting(ca: &str) -> ClientConfig {
+pub fn tls_config_trusting(ca: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -23,7 +23,7 @@ pub fn trusting(ca: &str) -> ClientConfig {
 }
 
 /// The first flight of a client that means `name`; an address is meant by naming none.
-pub fn hello(name: &str) -> Vec<u8> {
+pub fn client_hello(name: &str) -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -52,17 +52,17 @@ pub const PLAIN_REQUESTS: [&str; 6] = [
     "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n",
 ];
 
-pub fn is_refused_for_plaintext(answer: &Answer) {
-    assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{answer:?}");
-    assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)");
-    assert_eq!((answer.field("connection"), answer.field("content-type")), ("close", "application/problem+json"));
-    let problem = answer.json();
+pub fn assert_refused_for_plaintext(response: &Response) {
+    assert_eq!((response.status, response.code()), (400, "request_malformed"), "{response:?}");
+    assert_eq!(response.reason, "Bad Request (request_malformed: plaintext)");
+    assert_eq!((response.field("connection"), response.field("content-type")), ("close", "application/problem+json"));
+    let problem = response.json();
     assert_eq!((&problem["details"], &problem["blame"]), (&"plaintext".into(), &"client".into()), "{problem}");
     assert!(problem["detail"].as_str().unwrap().starts_with("this tunnel is for TLS"), "{problem}");
 }
 
 /// `connected`: the answer to the CONNECT.
-pub fn is_recorded_as_plaintext(record: &serde_json::Value, connected: &Answer) {
+pub fn assert_recorded_as_plaintext(record: &serde_json::Value, connected: &Response) {
     assert_eq!(connected.status, 200);
     assert_eq!(record["request_id"], connected.field("outgate-request-id"), "{record}");
     assert_eq!((&record["method"], &record["status"]), (&"CONNECT".into(), &200.into()), "{record}");
@@ -72,23 +72,23 @@ pub fn is_recorded_as_plaintext(record: &serde_json::Value, connected: &Answer) 
 
 impl Outgate {
     /// Asks for a tunnel, and gives what is left of the connection with the answer.
-    pub fn tunnel(&self, authority: &str, fields: &str) -> (Client, Answer) {
+    pub fn tunnel(&self, authority: &str, fields: &str) -> (Client, Response) {
         let mut client = self.connect();
         client.send(connect(authority, fields));
-        let answer = client.answer_to("CONNECT");
-        (client, answer)
+        let response = client.response_to("CONNECT");
+        (client, response)
     }
 
     /// A tunnel that must open.
     pub fn open_tunnel(&self, authority: &str) -> Client {
-        let (client, answer) = self.tunnel(authority, "");
-        assert_eq!(answer.status, 200, "{authority}: {answer:?}");
+        let (client, response) = self.tunnel(authority, "");
+        assert_eq!(response.status, 200, "{authority}: {response:?}");
         client
     }
 }
 
 /// The certificate and protocol that the other end of a handshake showed.
-pub struct Shown {
+pub struct HandshakeInfo {
     pub chain: Vec<CertificateDer<'static>>,
     pub protocol: Option<Vec<u8>>,
 }
@@ -100,16 +100,16 @@ impl Client {
     }
 
     /// Starts TLS with the peer, which must prove to be `name`.
-    pub fn secure(mut self, name: &str, config: ClientConfig) -> io::Result<(Self, Shown)> {
+    pub fn start_tls(mut self, name: &str, config: ClientConfig) -> io::Result<(Self, HandshakeInfo)> {
         assert!(self.buffer.is_empty(), "in TLS nobody speaks before the client");
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut session = ClientConnection::new(Arc::new(config), name).unwrap();
         session.complete_io(&mut self.stream)?;
-        let shown = Shown {
+        let handshake = HandshakeInfo {
             chain: session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect(),
             protocol: session.alpn_protocol().map(<[u8]>::to_vec),
         };
         self.stream = Box::new(StreamOwned::new(session, self.stream));
-        Ok((self, shown))
+        Ok((self, handshake))
     }
 }

@@ -12,7 +12,7 @@ use super::receiver::{Receiver, ok};
 use super::scene::folder;
 use super::tunnel::connect;
 use super::wiretap::Wiretap;
-use super::{Client, Outgate, PATIENCE};
+use super::{Client, Outgate, TEST_TIMEOUT};
 
 /// Routes by what they make of a CONNECT; `tunnel` and `plain` say nothing about it and do not sign.
 pub fn config(port: u16, more: &str) -> Config {
@@ -43,7 +43,7 @@ pub fn config(port: u16, more: &str) -> Config {
     Config::parse(&text.concat())
 }
 
-pub struct Place {
+pub struct Scene {
     pub pki: Pki,
     pub outgate: Outgate,
     pub target: Receiver,
@@ -51,19 +51,19 @@ pub struct Place {
     pub tap: Wiretap,
 }
 
-pub fn place() -> Place {
-    place_with(|pki| pki.leaf(&["tunnel.example", "plain.example", "forced.example", "127.0.0.1"]), "")
+pub fn scene() -> Scene {
+    scene_with(|pki| pki.leaf(&["tunnel.example", "plain.example", "forced.example", "127.0.0.1"]), "")
 }
 
-pub fn place_with(identity: impl FnOnce(&Pki) -> Identity, more: &str) -> Place {
+pub fn scene_with(identity: impl FnOnce(&Pki) -> Identity, more: &str) -> Scene {
     let pki = Pki::new();
     let target = Receiver::tls(identity(&pki), ok());
     let tap = Wiretap::before(target.address);
     let outgate = Outgate::run(folder(&pki), &config(tap.address.port(), more));
-    Place { pki, outgate, target, tap }
+    Scene { pki, outgate, target, tap }
 }
 
-impl Place {
+impl Scene {
     pub fn port(&self) -> u16 {
         self.tap.address.port()
     }
@@ -72,9 +72,9 @@ impl Place {
     }
     /// An open tunnel, and which of the tapped connections it is: a verification of the target may come before it.
     pub fn open(&self, authority: &str) -> (Client, usize) {
-        let before = self.tap.carried().len();
+        let before = self.tap.traffic().len();
         let client = self.outgate.open_tunnel(authority);
-        (client, self.tap.until_silent(before))
+        (client, self.tap.wait_for_silent_connection(before))
     }
     pub fn record(&self, count: usize) -> Value {
         self.outgate.records(count)[count - 1].clone()
@@ -82,26 +82,26 @@ impl Place {
 }
 
 /// A target that the test plays itself, on a route that takes plaintext.
-pub struct Played {
+pub struct ManualScene {
     pub outgate: Outgate,
     pub listener: TcpListener,
 }
 
-pub fn played(more: &str) -> Played {
+pub fn manual_scene(more: &str) -> ManualScene {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = config(listener.local_addr().unwrap().port(), more);
-    Played { outgate: Outgate::run(folder(&Pki::new()), &config), listener }
+    ManualScene { outgate: Outgate::run(folder(&Pki::new()), &config), listener }
 }
 
-impl Played {
+impl ManualScene {
     pub fn authority(&self) -> String {
         format!("plain.example:{}", self.listener.local_addr().unwrap().port())
     }
 
     pub fn accept(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 
@@ -110,20 +110,20 @@ impl Played {
     pub fn open(&self) -> (Client, TcpStream) {
         let mut client = self.outgate.connect();
         client.send(connect(&self.authority(), ""));
-        self.deny();
+        self.reject_tls();
         let stream = self.accept();
-        let answer = client.answer_to("CONNECT");
-        assert_eq!(answer.status, 200, "{answer:?}");
+        let response = client.response_to("CONNECT");
+        assert_eq!(response.status, 200, "{response:?}");
         (client, stream)
     }
 
     /// Answers the verification in plaintext, and gives the address that it came from.
-    pub fn deny(&self) -> SocketAddr {
-        let mut asking = self.accept();
-        assert!(asking.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");
-        asking.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-        let _ = asking.read_to_end(&mut Vec::new());
-        asking.peer_addr().unwrap()
+    pub fn reject_tls(&self) -> SocketAddr {
+        let mut verification = self.accept();
+        assert!(verification.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");
+        verification.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        let _ = verification.read_to_end(&mut Vec::new());
+        verification.peer_addr().unwrap()
     }
 
     pub fn record(&self, count: usize) -> Value {

@@ -7,36 +7,36 @@ use std::sync::{Arc, Condvar, Mutex};
 
 /// The bytes that one connection has carried so far.
 #[derive(Clone, Default)]
-pub struct Carried {
+pub struct Traffic {
     pub sent: Vec<u8>,
     pub received: Vec<u8>,
 }
 
 pub struct Wiretap {
     pub address: SocketAddr,
-    carried: Arc<(Mutex<Vec<Carried>>, Condvar)>,
+    traffic: Arc<(Mutex<Vec<Traffic>>, Condvar)>,
 }
 
 impl Wiretap {
     pub fn before(proxy: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let tap = Self { address: listener.local_addr().unwrap(), carried: Arc::default() };
-        let carried = Arc::clone(&tap.carried);
+        let tap = Self { address: listener.local_addr().unwrap(), traffic: Arc::default() };
+        let traffic = Arc::clone(&tap.traffic);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(proxy) else { return };
                 let index = {
-                    let mut all = carried.0.lock().unwrap();
-                    all.push(Carried::default());
-                    carried.1.notify_all();
+                    let mut all = traffic.0.lock().unwrap();
+                    all.push(Traffic::default());
+                    traffic.1.notify_all();
                     all.len() - 1
                 };
                 let up = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let copy = Arc::clone(&carried);
+                let copy = Arc::clone(&traffic);
                 std::thread::spawn(move || {
                     relay(up.0, up.1, |piece| copy.0.lock().unwrap()[index].sent.extend_from_slice(piece));
                 });
-                let copy = Arc::clone(&carried);
+                let copy = Arc::clone(&traffic);
                 std::thread::spawn(move || {
                     relay(server, client, |piece| copy.0.lock().unwrap()[index].received.extend_from_slice(piece));
                 });
@@ -46,21 +46,21 @@ impl Wiretap {
     }
 
     /// Every connection so far, in order.
-    pub fn carried(&self) -> Vec<Carried> {
-        self.carried.0.lock().unwrap().clone()
+    pub fn traffic(&self) -> Vec<Traffic> {
+        self.traffic.0.lock().unwrap().clone()
     }
 
     /// The same, once there are `count`: who connects may hear of it before we do.
-    pub fn until(&self, count: usize) -> Vec<Carried> {
-        let (all, more) = (self.carried.0.lock().unwrap(), &self.carried.1);
-        more.wait_timeout_while(all, super::PATIENCE, |all| all.len() < count).unwrap().0.clone()
+    pub fn wait_for_connections(&self, count: usize) -> Vec<Traffic> {
+        let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
+        more.wait_timeout_while(all, super::TEST_TIMEOUT, |all| all.len() < count).unwrap().0.clone()
     }
 
     /// The index of the first connection from `start` on over which the client has sent nothing, once there is one.
-    pub fn until_silent(&self, start: usize) -> usize {
-        let silent = |all: &[Carried]| all.iter().skip(start).position(|one| one.sent.is_empty());
-        let (all, more) = (self.carried.0.lock().unwrap(), &self.carried.1);
-        let (all, _) = more.wait_timeout_while(all, super::PATIENCE, |all| silent(all).is_none()).unwrap();
+    pub fn wait_for_silent_connection(&self, start: usize) -> usize {
+        let silent = |all: &[Traffic]| all.iter().skip(start).position(|one| one.sent.is_empty());
+        let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
+        let (all, _) = more.wait_timeout_while(all, super::TEST_TIMEOUT, |all| silent(all).is_none()).unwrap();
         start + silent(&all).expect("a connection that carried nothing")
     }
 }

@@ -16,36 +16,36 @@ use support::pki::Pki;
 use support::ports::refusing;
 use support::receiver::Reaction;
 use support::scene::{Scene, config, folder, scene_with};
-use support::tunnel_scene::{self, played};
-use support::{Answer, Outgate, PATIENCE, eventually, post};
+use support::tunnel_scene::{self, manual_scene};
+use support::{Outgate, Response, TEST_TIMEOUT, eventually, post};
 
 /// Hangs up on a request for `/sick`, and on every other while the switch says so.
-fn moody() -> (Reaction, Arc<AtomicBool>) {
-    let sick = Arc::new(AtomicBool::new(true));
-    let theirs = Arc::clone(&sick);
-    let reaction: Reaction = Arc::new(move |seen| {
-        if theirs.load(Ordering::Relaxed) || seen.line.contains("/sick") {
+fn flaky_reaction() -> (Reaction, Arc<AtomicBool>) {
+    let failing = Arc::new(AtomicBool::new(true));
+    let shared = Arc::clone(&failing);
+    let reaction: Reaction = Arc::new(move |received| {
+        if shared.load(Ordering::Relaxed) || received.line.contains("/sick") {
             (Vec::new(), false)
         } else {
             (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n".to_vec(), true)
         }
     });
-    (reaction, sick)
+    (reaction, failing)
 }
 
-fn moody_scene(open: &str) -> (Scene, Arc<AtomicBool>) {
-    let (reaction, sick) = moody();
-    let fuse = format!("[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"{open}\"\nopen_max = \"{open}\"\n");
-    (scene_with(reaction, &fuse), sick)
+fn flaky_scene(open: &str) -> (Scene, Arc<AtomicBool>) {
+    let (reaction, failing) = flaky_reaction();
+    let circuit = format!("[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"{open}\"\nopen_max = \"{open}\"\n");
+    (scene_with(reaction, &circuit), failing)
 }
 
 /// Posts until the circuit is open. Returns the codes before, of which there are at least as many as `failures`.
-fn until_open(scene: &Scene, url: &str, failures: usize) -> Vec<String> {
-    let (mut before, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+fn open_circuit(scene: &Scene, url: &str, failures: usize) -> Vec<String> {
+    let (mut before, deadline) = (Vec::new(), Instant::now() + TEST_TIMEOUT);
     loop {
         assert!(Instant::now() < deadline, "the circuit never opens: {before:?}");
         match codes(scene, url, 1).remove(0) {
-            code if code == OPEN => break,
+            code if code == CIRCUIT_OPEN => break,
             code => before.push(code),
         }
         // A failure counts where it is not one event with the failure before.
@@ -56,36 +56,36 @@ fn until_open(scene: &Scene, url: &str, failures: usize) -> Vec<String> {
 }
 
 fn codes(scene: &Scene, url: &str, count: usize) -> Vec<String> {
-    let code = |answer: Answer| if answer.status == 500 { "500".to_owned() } else { answer.code().to_owned() };
+    let code = |response: Response| if response.status == 500 { "500".to_owned() } else { response.code().to_owned() };
     (0..count).map(|_| code(scene.outgate.post(url, "", "x"))).collect()
 }
 
-const LOST: &str = "connection_lost";
-const OPEN: &str = "target_circuit_open";
+const CONNECTION_LOST: &str = "connection_lost";
+const CIRCUIT_OPEN: &str = "target_circuit_open";
 
 #[test]
 fn circuit_opens_for_a_failing_target_and_no_other() {
-    let (scene, sick) = moody_scene("1h");
-    let before = until_open(&scene, &scene.good_url(), 3);
-    assert!(before.iter().all(|code| code == LOST), "{before:?}");
-    assert_eq!(codes(&scene, &scene.good_url(), 2), [OPEN, OPEN]);
-    assert_eq!(scene.good.seen().len(), before.len(), "the target is contacted no more");
-    let answer = scene.outgate.post(&scene.good_url(), "", "x");
-    let retry: u64 = answer.field("retry-after").parse().unwrap();
-    assert_eq!((answer.status, answer.field("proxy-status").contains("destination_unavailable")), (503, true));
+    let (scene, failing) = flaky_scene("1h");
+    let before = open_circuit(&scene, &scene.good_url(), 3);
+    assert!(before.iter().all(|code| code == CONNECTION_LOST), "{before:?}");
+    assert_eq!(codes(&scene, &scene.good_url(), 2), [CIRCUIT_OPEN, CIRCUIT_OPEN]);
+    assert_eq!(scene.good.requests().len(), before.len(), "the target is contacted no more");
+    let response = scene.outgate.post(&scene.good_url(), "", "x");
+    let retry: u64 = response.field("retry-after").parse().unwrap();
+    assert_eq!((response.status, response.field("proxy-status").contains("destination_unavailable")), (503, true));
     assert!((3500..=3960).contains(&retry), "{retry}");
-    assert_eq!((&answer.json()["blame"], &answer.json()["retryable"]), (&"target".into(), &true.into()));
+    assert_eq!((&response.json()["blame"], &response.json()["retryable"]), (&"target".into(), &true.into()));
 
     // The same address by another name is another target, and so is another port of it.
-    sick.store(false, Ordering::Relaxed);
+    failing.store(false, Ordering::Relaxed);
     let other = scene.good_url().replace_one("hook.example", "127.0.0.1");
-    assert_ne!(codes(&scene, &other, 1), [OPEN]);
+    assert_ne!(codes(&scene, &other, 1), [CIRCUIT_OPEN]);
     assert_eq!(codes(&scene, &scene.plain_url(), 1), ["500"]);
 
     let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.contains("outgate_circuits_open 1") && metrics.contains("outgate_circuits_opened_total 1"));
-    scene.outgate.log.until("word of it", |lines| {
-        lines.iter().any(|line| line.contains("its circuit is open") && line.contains(LOST)).then_some(())
+    scene.outgate.log.wait_for("the log line", |lines| {
+        lines.iter().any(|line| line.contains("its circuit is open") && line.contains(CONNECTION_LOST)).then_some(())
     });
     // `failures = 0` opens no circuit.
     scene.outgate.reconfigure(&support::scene::config(&scene.good, &scene.plain, "[circuit]\nfailures = 0\n"));
@@ -94,58 +94,57 @@ fn circuit_opens_for_a_failing_target_and_no_other() {
 
 #[test]
 fn circuit_count_restarts_after_any_response() {
-    let (scene, sick) = moody_scene("1h");
-    sick.store(false, Ordering::Relaxed);
-    let sick = scene.good_url().replace_one("/in", "/sick");
+    let (scene, failing) = flaky_scene("1h");
+    failing.store(false, Ordering::Relaxed);
+    let failing = scene.good_url().replace_one("/in", "/sick");
     for _ in 0..4 {
-        assert_eq!(codes(&scene, &sick, 2), [LOST, LOST]);
+        assert_eq!(codes(&scene, &failing, 2), [CONNECTION_LOST, CONNECTION_LOST]);
         assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
     }
-    until_open(&scene, &sick, 3);
-    assert_eq!(codes(&scene, &scene.good_url(), 1), [OPEN], "of the same client");
+    open_circuit(&scene, &failing, 3);
+    assert_eq!(codes(&scene, &scene.good_url(), 1), [CIRCUIT_OPEN], "of the same client");
 }
 
 #[test]
 fn circuit_half_open_probe_with_a_response_closes_the_circuit() {
-    let (scene, sick) = moody_scene("1ms");
-    let (opened, deadline) = ("outgate_circuits_opened_total 1", Instant::now() + PATIENCE);
+    let (scene, failing) = flaky_scene("1ms");
+    let (opened, deadline) = ("outgate_circuits_opened_total 1", Instant::now() + TEST_TIMEOUT);
     while !scene.outgate.admin("/metrics").text().contains(opened) {
         assert!(Instant::now() < deadline, "the circuit never opens");
         codes(&scene, &scene.good_url(), 1);
     }
-    sick.store(false, Ordering::Relaxed);
-    eventually("a probe is sent", || codes(&scene, &scene.good_url(), 1) != [OPEN]);
+    failing.store(false, Ordering::Relaxed);
+    eventually("a probe is sent", || codes(&scene, &scene.good_url(), 1) != [CIRCUIT_OPEN]);
     assert_eq!(codes(&scene, &scene.good_url(), 3), ["500", "500", "500"]);
     assert!(scene.outgate.admin("/metrics").text().contains("outgate_circuits_open 0"));
-    scene
-        .outgate
-        .log
-        .until("word of it", |lines| lines.iter().any(|line| line.contains("its circuit is closed")).then_some(()));
+    scene.outgate.log.wait_for("the log line", |lines| {
+        lines.iter().any(|line| line.contains("its circuit is closed")).then_some(())
+    });
 }
 
 /// A total timeout that is shorter than the response timeout counts like it.
 #[test]
 fn circuit_opens_for_a_target_that_never_responds() {
     let silent: Reaction = Arc::new(|_| {
-        std::thread::sleep(PATIENCE); // longer than any timeout
+        std::thread::sleep(TEST_TIMEOUT); // longer than any timeout
         (Vec::new(), false)
     });
     // The target has half of the total timeout, however busy this machine is.
     let scene =
         scene_with(silent, "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"2s\"\n");
-    let before = until_open(&scene, &scene.good_url(), 2);
+    let before = open_circuit(&scene, &scene.good_url(), 2);
     assert!(before.iter().all(|code| code == "response_timeout"), "{before:?}");
 }
 
 /// A refusal that comes before the body is asked for costs no upload.
 #[test]
 fn circuit_open_refuses_before_the_body_is_read() {
-    let (scene, _sick) = moody_scene("1h");
-    until_open(&scene, &scene.good_url(), 3);
+    let (scene, _failing) = flaky_scene("1h");
+    open_circuit(&scene, &scene.good_url(), 3);
     let mut client = scene.outgate.connect();
     let head = post(&scene.good_url(), "Expect: 100-continue\r\n", &"x".repeat(1000));
     client.send(&head[..head.len() - 1000]);
-    assert_eq!(client.one_answer("POST").code(), OPEN);
+    assert_eq!(client.next_response("POST").code(), CIRCUIT_OPEN);
 }
 
 #[test]
@@ -156,52 +155,48 @@ fn circuit_counts_tunnels_and_webhooks_together() {
     let authority = format!("plain.example:{port}");
     let code = |authority: &str| outgate.tunnel(authority, "").1.code().to_owned();
     for _ in 0..3 {
-        assert_eq!(
-            code("plain.example:1"),
-            "target_port_forbidden",
-            "what a client may not do says nothing of a target"
-        );
+        assert_eq!(code("plain.example:1"), "target_port_forbidden", "a forbidden request is no failure of the target");
     }
     let post = || outgate.post(&format!("https://{authority}/in"), "", "x").code().to_owned();
     assert_eq!((code(&authority).as_str(), post().as_str()), ("connect_refused", "connect_refused"));
-    eventually("the circuit opens", || code(&authority) == OPEN);
-    assert_eq!(outgate.post(&format!("https://{authority}/in"), "", "x").code(), OPEN);
+    eventually("the circuit opens", || code(&authority) == CIRCUIT_OPEN);
+    assert_eq!(outgate.post(&format!("https://{authority}/in"), "", "x").code(), CIRCUIT_OPEN);
 }
 
 /// Ten failures, as the default says, but of one event.
 #[test]
 fn circuit_counts_failures_that_arrive_together_once() {
-    const TOGETHER: usize = 10;
-    let together = Arc::new(Barrier::new(TOGETHER));
-    let reaction: Reaction = Arc::new(move |seen| {
-        if seen.line.contains("/sick") {
+    const PARALLEL: usize = 10;
+    let together = Arc::new(Barrier::new(PARALLEL));
+    let reaction: Reaction = Arc::new(move |received| {
+        if received.line.contains("/sick") {
             together.wait();
             return (Vec::new(), false);
         }
         (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n".to_vec(), true)
     });
     let scene = scene_with(reaction, "");
-    let sick = scene.good_url().replace_one("/in", "/sick");
-    let mut clients: Vec<_> = (0..TOGETHER).map(|_| scene.outgate.connect()).collect();
-    clients.iter_mut().for_each(|client| client.send(post(&sick, "", "x")));
-    assert!(clients.iter_mut().all(|client| client.answer().code() == LOST));
+    let failing = scene.good_url().replace_one("/in", "/sick");
+    let mut clients: Vec<_> = (0..PARALLEL).map(|_| scene.outgate.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(post(&failing, "", "x")));
+    assert!(clients.iter_mut().all(|client| client.response().code() == CONNECTION_LOST));
     assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
 }
 
 /// Each began before the target answered another delivery, and failed after.
 #[test]
 fn circuit_ignores_a_failure_where_the_target_has_responded_since_the_attempt_began() {
-    let (reaction, sick) = moody();
-    sick.store(false, Ordering::Relaxed);
+    let (reaction, failing) = flaky_reaction();
+    failing.store(false, Ordering::Relaxed);
     let (begun, answered) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
-    let theirs = (Arc::clone(&begun), Arc::clone(&answered));
-    let reaction: Reaction = Arc::new(move |seen| {
-        if seen.line.contains("/hangs") {
-            theirs.0.wait();
-            theirs.1.wait();
+    let shared = (Arc::clone(&begun), Arc::clone(&answered));
+    let reaction: Reaction = Arc::new(move |received| {
+        if received.line.contains("/hangs") {
+            shared.0.wait();
+            shared.1.wait();
             return (Vec::new(), false);
         }
-        reaction(seen)
+        reaction(received)
     });
     let scene = scene_with(reaction, "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n");
     let mut client = scene.outgate.connect();
@@ -209,16 +204,16 @@ fn circuit_ignores_a_failure_where_the_target_has_responded_since_the_attempt_be
     begun.wait();
     assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
     answered.wait();
-    assert_eq!(client.answer().code(), LOST);
+    assert_eq!(client.response().code(), CONNECTION_LOST);
     assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
-    assert_eq!(codes(&scene, &scene.good_url().replace_one("/in", "/sick"), 2), [LOST, OPEN]);
+    assert_eq!(codes(&scene, &scene.good_url().replace_one("/in", "/sick"), 2), [CONNECTION_LOST, CIRCUIT_OPEN]);
 }
 
 /// The request itself may cause a failure after it was sent.
 #[test]
 fn circuit_of_one_client_or_tenant_does_not_stop_another() {
-    let (reaction, sick) = moody();
-    sick.store(false, Ordering::Relaxed);
+    let (reaction, failing) = flaky_reaction();
+    failing.store(false, Ordering::Relaxed);
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"secret");
     let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[clients.all]\nnetworks = [\"127.0.0.0/8\"]\n\
@@ -226,11 +221,11 @@ fn circuit_of_one_client_or_tenant_does_not_stop_another() {
     let scene = scene_with(reaction, &format!("{more}tokens = [\"sha256:{hash}\"]\n"));
     let one = "Proxy-Authorization: Bearer secret\r\n";
     let send = |path: &str, fields: &str| {
-        let answer = scene.outgate.post(&scene.good_url().replace_one("/in", path), fields, "x");
-        if answer.status == 500 { "500".to_owned() } else { answer.code().to_owned() }
+        let response = scene.outgate.post(&scene.good_url().replace_one("/in", path), fields, "x");
+        if response.status == 500 { "500".to_owned() } else { response.code().to_owned() }
     };
     let acme = format!("{one}Outgate-Tenant: acme\r\n");
-    assert_eq!([send("/sick", &acme), send("/in", &acme)], [LOST, OPEN]);
+    assert_eq!([send("/sick", &acme), send("/in", &acme)], [CONNECTION_LOST, CIRCUIT_OPEN]);
     let others = [send("/in", ""), send("/in", one), send("/in", &format!("{one}Outgate-Tenant: globex\r\n"))];
     assert_eq!(others, ["500", "500", "500"]);
     assert_eq!(send("/in", &acme), "500", "the answer to another has closed its circuit");
@@ -240,35 +235,35 @@ fn circuit_of_one_client_or_tenant_does_not_stop_another() {
     scene.outgate.reconfigure(&text.push("routes.*.ports", refused));
     let to_closed =
         |fields: &str| scene.outgate.post(&format!("https://hook.example:{refused}/in"), fields, "x").code().to_owned();
-    assert_eq!([to_closed(one), to_closed("")], ["connect_refused", OPEN]);
+    assert_eq!([to_closed(one), to_closed("")], ["connect_refused", CIRCUIT_OPEN]);
 }
 
 #[test]
 fn circuit_of_failures_to_connect_closes_when_a_tunnel_opens() {
-    let played = played("[circuit]\nfailures = 1\nopen = \"1ms\"\nopen_max = \"1h\"\n");
-    let open = |count: usize| {
+    let scene = manual_scene("[circuit]\nfailures = 1\nopen = \"1ms\"\nopen_max = \"1h\"\n");
+    let assert_open = |count: usize| {
         let gauge = format!("outgate_circuits_open {count}");
-        assert!(played.outgate.admin("/metrics").text().contains(&gauge), "{gauge}");
+        assert!(scene.outgate.admin("/metrics").text().contains(&gauge), "{gauge}");
     };
-    let mut client = played.outgate.connect();
-    client.send(post(&format!("https://{}/in", played.authority()), "", "x"));
-    played.deny();
-    assert_eq!(client.answer().code(), "tls_failed");
-    open(1);
+    let mut client = scene.outgate.connect();
+    client.send(post(&format!("https://{}/in", scene.authority()), "", "x"));
+    scene.reject_tls();
+    assert_eq!(client.response().code(), "tls_failed");
+    assert_open(1);
     std::thread::sleep(Duration::from_millis(100)); // longer than the pause
-    let _tunnel = played.open();
-    open(0);
+    let _tunnel = scene.open();
+    assert_open(0);
 }
 
 /// The target accepts connections, and responds to no request.
 #[test]
 fn circuit_of_requests_without_a_response_stays_open_when_a_tunnel_opens() {
     let (begun, ended) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
-    let theirs = (Arc::clone(&begun), Arc::clone(&ended));
-    let silent: Reaction = Arc::new(move |seen| {
-        if seen.line.contains("/hangs") {
-            theirs.0.wait();
-            theirs.1.wait();
+    let shared = (Arc::clone(&begun), Arc::clone(&ended));
+    let silent: Reaction = Arc::new(move |received| {
+        if received.line.contains("/hangs") {
+            shared.0.wait();
+            shared.1.wait();
         }
         (Vec::new(), false)
     });
@@ -280,17 +275,17 @@ fn circuit_of_requests_without_a_response_stays_open_when_a_tunnel_opens() {
     scene.outgate.reconfigure(&text);
     let authority = format!("hook.example:{}", scene.good.port());
     let send = || scene.outgate.post(&scene.good_url(), "Outgate-Tenant: acme\r\n", "x").code().to_owned();
-    assert_eq!([send(), send()], [LOST, OPEN]);
+    assert_eq!([send(), send()], [CONNECTION_LOST, CIRCUIT_OPEN]);
     let mut client = scene.outgate.connect();
     let hangs = scene.good_url().replace_one("/in", "/hangs");
     client.send(post(&hangs, "Outgate-Tenant: globex\r\n", "x"));
     begun.wait();
     let _tunnel = scene.outgate.open_tunnel(&authority);
-    assert_eq!(send(), OPEN, "the tunnel has closed the circuit");
+    assert_eq!(send(), CIRCUIT_OPEN, "the tunnel has closed the circuit");
     ended.wait();
-    assert_eq!(client.answer().code(), LOST);
+    assert_eq!(client.response().code(), CONNECTION_LOST);
     let again = scene.outgate.post(&hangs, "Outgate-Tenant: globex\r\n", "x");
-    assert_eq!(again.code(), OPEN, "a failure under way counts");
+    assert_eq!(again.code(), CIRCUIT_OPEN, "a failure under way counts");
 }
 
 #[test]
@@ -307,30 +302,30 @@ fn circuit_of_a_route_with_short_timeouts_does_not_stop_a_patient_route() {
     let ports = format!("ports = [{}]\ntimeouts = {{ response = \"10ms\" }}\n", scene.plain.port());
     scene.outgate.reconfigure(&format!("{text}{hasty}{ports}"));
     let hasty = scene.plain_url().replace_one("/in", "/hasty");
-    assert_eq!(codes(&scene, &hasty, 2), ["response_timeout", OPEN]);
+    assert_eq!(codes(&scene, &hasty, 2), ["response_timeout", CIRCUIT_OPEN]);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
 }
 
 /// Its body is awaited before the target is contacted where it is signed, and meanwhile where it streams.
 #[test]
 fn circuit_half_open_probe_is_not_held_by_a_slow_client() {
-    let (reaction, sick) = moody();
+    let (reaction, failing) = flaky_reaction();
     let more = "[circuit]\nfailures = 1\nopen = \"1ms\"\nopen_max = \"1ms\"\n";
     let scene = scene_with(reaction, more);
     let text = config(&scene.good, &scene.plain, more).set("routes.*.timeouts.body", "1m");
     scene.outgate.reconfigure(&text.set("routes.*.timeouts.response", "1m"));
     for url in [scene.good_url(), scene.plain_url()] {
-        sick.store(true, Ordering::Relaxed);
-        assert_eq!(codes(&scene, &url, 1), [LOST]);
-        sick.store(false, Ordering::Relaxed);
+        failing.store(true, Ordering::Relaxed);
+        assert_eq!(codes(&scene, &url, 1), [CONNECTION_LOST]);
+        failing.store(false, Ordering::Relaxed);
         let head = format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         // Its body is asked for: where it streams, the target is contacted, or about to be.
         let mut slow = loop {
             assert!(Instant::now() < deadline, "{url}: the pause does not end");
             let mut slow = scene.outgate.connect();
             slow.send(&head);
-            if slow.one_answer("POST").status == 100 {
+            if slow.next_response("POST").status == 100 {
                 break slow;
             }
         };
@@ -338,14 +333,14 @@ fn circuit_half_open_probe_is_not_held_by_a_slow_client() {
             assert!(Instant::now() < deadline, "{url}: the probe is held");
         }
         slow.send("xx");
-        assert_eq!(slow.answer().status, 500);
+        assert_eq!(slow.response().status, 500);
     }
 }
 
 #[test]
 fn circuit_counts_a_target_that_stops_reading_an_upload() {
     const BODY: usize = 32 << 20; // more than the buffers of the kernel hold
-    let scene = scene_with(moody().0, "");
+    let scene = scene_with(flaky_reaction().0, "");
     let target = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel accepts, and nobody reads
     let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"10m\"\n";
     let text = config(&scene.good, &scene.plain, more).set("routes.plain.body_max", "64 MiB");
@@ -362,14 +357,14 @@ fn circuit_counts_a_target_that_stops_reading_an_upload() {
     let records = scene.outgate.records(1);
     assert_eq!(records[0]["code"], "response_timeout", "{records:?}");
     assert!(records[0]["bytes_sent"].as_u64().unwrap() < BODY as u64, "the target has taken it all: {records:?}");
-    assert_eq!(codes(&scene, &url, 1), [OPEN]);
+    assert_eq!(codes(&scene, &url, 1), [CIRCUIT_OPEN]);
 }
 
 /// No stall is as long as the response timeout. All of them together are most of the total timeout.
 #[test]
 fn circuit_counts_an_upload_that_stalls_late_in_the_total_timeout() {
     const BODY: usize = 32 << 20;
-    let scene = scene_with(moody().0, "");
+    let scene = scene_with(flaky_reaction().0, "");
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"6s\"\n";
     let text = config(&scene.good, &scene.plain, more).set("routes.plain.body_max", "64 MiB");
@@ -390,14 +385,14 @@ fn circuit_counts_an_upload_that_stalls_late_in_the_total_timeout() {
     let records = scene.outgate.records(1);
     let _target = reading.join().unwrap();
     assert_eq!(records[0]["code"], "response_timeout", "{records:?}");
-    assert_eq!(codes(&scene, &url, 1), [OPEN]);
+    assert_eq!(codes(&scene, &url, 1), [CIRCUIT_OPEN]);
 }
 
 /// The body timeout is the client's. It does not run while the target takes its time to read.
 #[test]
 fn body_timeout_does_not_run_while_the_target_is_slow_to_read() {
     const BODY: usize = 32 << 20;
-    let scene = scene_with(moody().0, "");
+    let scene = scene_with(flaky_reaction().0, "");
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let text = config(&scene.good, &scene.plain, "").set("routes.plain.body_max", "64 MiB");
     let text = text.set("routes.*.timeouts.response", "1m").set("routes.*.timeouts.body", "2s");
@@ -410,28 +405,28 @@ fn body_timeout_does_not_run_while_the_target_is_slow_to_read() {
     let reading = std::thread::spawn(move || {
         let (mut stream, _) = target.accept().unwrap();
         std::thread::sleep(Duration::from_secs(4)); // twice the body timeout
-        let (mut seen, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
-        let head = |seen: &[u8]| seen.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4);
+        let (mut received, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+        let head = |received: &[u8]| received.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4);
         let mut total = 0;
-        while head(&seen).is_none_or(|end| total < end + BODY) {
-            if head(&seen).is_some_and(|end| total == end + BODY - 1) {
+        while head(&received).is_none_or(|end| total < end + BODY) {
+            if head(&received).is_some_and(|end| total == end + BODY - 1) {
                 all_but_one.send(()).unwrap();
             }
             let read = stream.read(&mut buffer).unwrap();
             assert!(read > 0, "the upload is cut off after {total} bytes");
             total += read;
-            if head(&seen).is_none() {
-                seen.extend_from_slice(&buffer[..read]);
+            if head(&received).is_none() {
+                received.extend_from_slice(&buffer[..read]);
             }
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
     let piece = vec![b'x'; 64 << 10];
     let last = piece.len() - 1;
-    assert!((1..BODY / piece.len()).all(|_| client.try_send(&piece)), "{:?}", client.answer());
-    assert!(client.try_send(&piece[..last]), "{:?}", client.answer());
-    has_come.recv_timeout(PATIENCE).unwrap();
+    assert!((1..BODY / piece.len()).all(|_| client.try_send(&piece)), "{:?}", client.response());
+    assert!(client.try_send(&piece[..last]), "{:?}", client.response());
+    has_come.recv_timeout(TEST_TIMEOUT).unwrap();
     client.send("x");
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
     reading.join().unwrap();
 }

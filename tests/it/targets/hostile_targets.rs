@@ -7,8 +7,8 @@ use crate::support;
 
 use std::sync::Arc;
 
-use support::Answer;
-use support::receiver::{Reaction, answering};
+use support::Response;
+use support::receiver::{Reaction, respond_with};
 use support::scene::scene_with;
 
 /// Bytes that the next delivery over the target's connection must never get.
@@ -16,12 +16,12 @@ const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 /// Two deliveries, one after the other, to a target that answers both with the same bytes: the answers, which must not
 /// differ, and over how many connections.
-fn twice(reaction: Reaction, method: &str) -> (Answer, usize) {
+fn deliver_twice(reaction: Reaction, method: &str) -> (Response, usize) {
     let scene = scene_with(reaction, "");
     let send = || {
         let mut client = scene.outgate.connect();
         client.send(format!("{method} {} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", scene.plain_url()));
-        client.answer_to(method)
+        client.response_to(method)
     };
     let (first, second) = (send(), send());
     assert_eq!((first.status, first.code()), (second.status, second.code()), "{first:?}\n{second:?}");
@@ -46,9 +46,9 @@ fn response_with_ambiguous_framing_is_refused_and_its_connection_closed() {
         "HTTP/1.1 099 OK\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
     ] {
-        let (answer, connections) = twice(answering(reply), "POST");
-        assert_eq!((answer.status, answer.code(), connections), (502, "response_malformed", 2), "{reply:?}");
-        assert_eq!(answer.json()["retryable"], false, "the webhook has arrived: {reply:?}");
+        let (response, connections) = deliver_twice(respond_with(reply), "POST");
+        assert_eq!((response.status, response.code(), connections), (502, "response_malformed", 2), "{reply:?}");
+        assert_eq!(response.json()["retryable"], false, "the webhook has arrived: {reply:?}");
     }
 }
 
@@ -68,9 +68,9 @@ fn response_with_unambiguous_framing_is_framed_anew() {
         // §2.2: a bare line feed may be taken for a line's end; the client gets a whole one.
         ("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok", "2"),
     ] {
-        let (answer, _) = twice(answering(reply), "POST");
-        assert_eq!((answer.status, answer.text().as_str(), answer.code()), (200, "ok", ""), "{reply:?}");
-        assert_eq!(answer.field("content-length"), length, "{reply:?}");
+        let (response, _) = deliver_twice(respond_with(reply), "POST");
+        assert_eq!((response.status, response.text().as_str(), response.code()), (200, "ok", ""), "{reply:?}");
+        assert_eq!(response.field("content-length"), length, "{reply:?}");
     }
 }
 
@@ -78,8 +78,8 @@ fn response_with_unambiguous_framing_is_framed_anew() {
 fn response_to_head_204_or_304_with_a_body_closes_its_connection() {
     for (status, method) in [("204 No Content", "POST"), ("304 Not Modified", "GET"), ("200 OK", "HEAD")] {
         let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{EVIL}", EVIL.len());
-        let (answer, connections) = twice(answering(&reply), method);
-        assert_eq!((answer.status.to_string().as_str(), answer.code()), (&status[..3], ""), "{answer:?}");
+        let (response, connections) = deliver_twice(respond_with(&reply), method);
+        assert_eq!((response.status.to_string().as_str(), response.code()), (&status[..3], ""), "{response:?}");
         assert_eq!(connections, 2, "{status}: the connection was used again with the body still in it");
     }
 }
@@ -90,7 +90,7 @@ fn compressed_response_is_forwarded_unchanged() {
     let body: Vec<u8> = b"\x1f\x8b\x08\x00".iter().copied().chain((0..=255).cycle().take(10_000)).collect();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
     let reply = [head.as_bytes(), &body].concat();
-    let (answer, _) = twice(Arc::new(move |_| (reply.clone(), true)), "POST");
-    assert_eq!(answer.body, body);
-    assert_eq!((answer.field("content-encoding"), answer.field("content-length")), ("gzip", "10004"));
+    let (response, _) = deliver_twice(Arc::new(move |_| (reply.clone(), true)), "POST");
+    assert_eq!(response.body, body);
+    assert_eq!((response.field("content-encoding"), response.field("content-length")), ("gzip", "10004"));
 }

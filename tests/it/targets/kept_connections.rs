@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use support::pki::Pki;
-use support::receiver::{Receiver, answering, ok};
+use support::receiver::{Receiver, ok, respond_with};
 use support::scene::{config, folder};
 use support::{Outgate, post};
 
@@ -15,12 +15,12 @@ use support::{Outgate, post};
 const KEPT: usize = 8;
 const FILES: u32 = 256 + 4 * KEPT as u32;
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     plain: Receiver,
 }
 
-fn place() -> Place {
+fn scene() -> Scene {
     let plain = Receiver::plain(ok());
     let client = |name: &str| {
         let hash: String = digest(&SHA256, name.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -28,10 +28,10 @@ fn place() -> Place {
     };
     let text = config(&plain, &plain, &(client("quiet") + &client("busy")));
     let text = text.set("server.allow_anonymous", false);
-    Place { outgate: Outgate::run_limited(folder(&Pki::new()), &text, FILES), plain }
+    Scene { outgate: Outgate::run_limited(folder(&Pki::new()), &text, FILES), plain }
 }
 
-impl Place {
+impl Scene {
     /// Whether a delivery went over a connection that was kept: one is kept for each client and tenant.
     fn is_reused(&self, client: &str, tenant: usize) -> bool {
         let before = self.plain.connections();
@@ -40,7 +40,7 @@ impl Place {
             format!("Proxy-Authorization: Bearer {client}\r\nOutgate-Tenant: t{tenant}\r\nConnection: close\r\n");
         let mut connection = self.outgate.connect();
         connection.send(post(&url, &fields, "x"));
-        assert_eq!(connection.answer().status, 200);
+        assert_eq!(connection.response().status, 200);
         // The connection is back when the client's has ended.
         assert!(connection.is_closed());
         self.plain.connections() == before
@@ -49,35 +49,35 @@ impl Place {
 
 #[test]
 fn kept_connections_evict_the_least_recently_used_for_a_new_one() {
-    let place = place();
+    let scene = scene();
     for tenant in 0..KEPT {
-        assert!(!place.is_reused("busy", tenant));
+        assert!(!scene.is_reused("busy", tenant));
     }
-    assert!(place.is_reused("busy", 0), "all are kept");
-    assert!(!place.is_reused("busy", KEPT));
-    assert!(place.is_reused("busy", KEPT), "a new one is kept");
-    assert!(place.is_reused("busy", 0), "and evicts none that was used lately");
-    assert!(!place.is_reused("busy", 1), "but the least recently used");
+    assert!(scene.is_reused("busy", 0), "all are kept");
+    assert!(!scene.is_reused("busy", KEPT));
+    assert!(scene.is_reused("busy", KEPT), "a new one is kept");
+    assert!(scene.is_reused("busy", 0), "and evicts none that was used lately");
+    assert!(!scene.is_reused("busy", 1), "but the least recently used");
 }
 
 #[test]
 fn kept_connections_of_one_client_leave_others_their_share() {
-    let place = place();
+    let scene = scene();
     for tenant in 0..3 {
-        assert!(!place.is_reused("quiet", tenant));
+        assert!(!scene.is_reused("quiet", tenant));
     }
     for tenant in 0..3 * KEPT {
-        assert!(!place.is_reused("busy", tenant));
+        assert!(!scene.is_reused("busy", tenant));
     }
     for tenant in 0..3 {
-        assert!(place.is_reused("quiet", tenant), "of tenant {tenant}");
+        assert!(scene.is_reused("quiet", tenant), "of tenant {tenant}");
     }
-    assert!(place.is_reused("busy", 3 * KEPT - 1));
+    assert!(scene.is_reused("busy", 3 * KEPT - 1));
 }
 
 /// Connections that two deliveries take, `pause` apart, to a target that answers so, on a route with these timeouts.
 fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
-    let target = Receiver::plain(answering(&format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok")));
+    let target = Receiver::plain(respond_with(&format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok")));
     let text = config(&target, &target, "")
         .set("egress.default.ranges", ["127.0.7.1/32"])
         .add("routes.plain.client_connections", "shared");
@@ -90,8 +90,8 @@ fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
     for _ in 0..2 {
         let mut client = outgate.connect();
         client.send(post(&url, "Connection: close\r\n", "x"));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.field("keep-alive")), (200, ""), "{answer:?}");
+        let response = client.response();
+        assert_eq!((response.status, response.field("keep-alive")), (200, ""), "{response:?}");
         assert!(client.is_closed());
         std::thread::sleep(pause); // the time in which the connection is idle
     }
@@ -109,7 +109,7 @@ fn keep_alive_timeout_of_the_target_ends_the_reuse_of_a_connection() {
         ("Keep-Alive: timeout=0\r\n", now, 2),
         ("Keep-Alive: max=0\r\n", now, 2),
         ("Keep-Alive: timeout=60\r\nKeep-Alive: timeout=0\r\n", now, 2),
-        // Half of a second before the target closes it is too late.
+        // outgate does not reuse a connection shortly before the target closes it.
         ("Keep-Alive: timeout=1\r\n", Duration::from_millis(600), 2),
     ] {
         assert_eq!(connections(field, "", pause), expected, "{field:?}");

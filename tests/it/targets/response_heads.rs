@@ -7,30 +7,30 @@ use crate::support;
 
 use std::sync::Arc;
 
-use support::frames::{FrameTarget, Moment, Script, frame};
+use support::frames::{FrameTarget, Progress, Script, frame};
 use support::pki::Pki;
-use support::receiver::{Reaction, Receiver, answering, answering_once, ok};
+use support::receiver::{Reaction, Receiver, ok, respond_and_close, respond_with};
 use support::scene::{config, folder, scene_with};
-use support::{Answer, Outgate};
+use support::{Outgate, Response};
 
 const NO_FIELD: &str = "";
 
 /// Delivers to a target with this reaction over HTTP/1.1. `more` has keys of its route.
-fn over_http1(reaction: Reaction, more: &str) -> Answer {
+fn over_http1(reaction: Reaction, more: &str) -> Response {
     let pki = Pki::new();
     let target = Receiver::plain(reaction);
     let text = config(&target, &target, "").route("plain", more);
     let outgate = Outgate::run(folder(&pki), &text);
-    let answer = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
-    assert_eq!(target.seen().len(), 1, "delivered once");
-    answer
+    let response = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
+    assert_eq!(target.requests().len(), 1, "delivered once");
+    response
 }
 
 /// Delivers to a target that answers with the frames of `frames`, which gets the number of the stream.
-fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &str) -> Answer {
+fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &str) -> Response {
     let pki = Pki::new();
     let script: Script =
-        Arc::new(move |asked| if asked.moment == Moment::End { frames(asked.stream) } else { Vec::new() });
+        Arc::new(move |event| if event.progress == Progress::End { frames(event.stream) } else { Vec::new() });
     let target = FrameTarget::start(&pki, &[], script);
     let other = Receiver::plain(ok());
     let text = config(&other, &other, "")
@@ -38,9 +38,9 @@ fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &st
         .route("signed", more)
         .push("routes.*.ports", target.address.port());
     let outgate = Outgate::run(folder(&pki), &text);
-    let answer = outgate.post(&target.url(), "", "{}");
-    assert_eq!(target.asked().len(), 1, "delivered once");
-    answer
+    let response = outgate.post(&target.url(), "", "{}");
+    assert_eq!(target.requests().len(), 1, "delivered once");
+    response
 }
 
 /// Literal fields that are not indexed (RFC 7541 §6.2.2), after `:status: 200`.
@@ -58,7 +58,7 @@ fn header_block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// HEADERS with END_STREAM and, where they do not fit into one frame, CONTINUATION.
-fn response(stream: u32, block: &[u8]) -> Vec<u8> {
+fn response_frames(stream: u32, block: &[u8]) -> Vec<u8> {
     let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
     let mut frames = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
@@ -77,9 +77,9 @@ fn fields(count: usize, length: usize) -> String {
 fn white_space_before_the_colon_of_a_response_field_is_removed() {
     for space in [" ", "\t", " \t "] {
         let reply = format!("HTTP/1.1 200 OK\r\nX-Xss-Protection{space}: 1\r\nContent-Length: 2\r\n\r\nok");
-        let answer = over_http1(answering(&reply), NO_FIELD);
-        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
-        assert_eq!(answer.field("x-xss-protection"), "1");
+        let response = over_http1(respond_with(&reply), NO_FIELD);
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{response:?}");
+        assert_eq!(response.field("x-xss-protection"), "1");
     }
 }
 
@@ -89,8 +89,8 @@ fn white_space_before_the_colon_of_a_trailer_field_is_removed() {
         let reply = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\na : b\n\r\n0\r\nX-Sum{space}: 1 : 2\r\n\r\n"
         );
-        let answer = over_http1(answering(&reply), NO_FIELD);
-        assert_eq!((answer.status, answer.text().as_str()), (200, "a : b\n"), "{answer:?}");
+        let response = over_http1(respond_with(&reply), NO_FIELD);
+        assert_eq!((response.status, response.text().as_str()), (200, "a : b\n"), "{response:?}");
     }
 }
 
@@ -108,24 +108,24 @@ fn a_response_however_malformed_is_never_retryable() {
         large.as_str(),
         &"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20),
     ] {
-        let answer = over_http1(answering_once(reply), NO_FIELD);
-        assert_eq!(answer.status, 502, "{reply:?}: {answer:?}");
-        assert_eq!(answer.json()["retryable"], false, "{reply:?}: {}", answer.json());
+        let response = over_http1(respond_and_close(reply), NO_FIELD);
+        assert_eq!(response.status, 502, "{reply:?}: {response:?}");
+        assert_eq!(response.json()["retryable"], false, "{reply:?}: {}", response.json());
     }
     // Without a byte of a response, the request may not have arrived.
-    let answer = over_http1(answering_once(""), NO_FIELD);
-    assert_eq!((answer.code(), &answer.json()["retryable"]), ("connection_lost", &true.into()));
+    let response = over_http1(respond_and_close(""), NO_FIELD);
+    assert_eq!((response.code(), &response.json()["retryable"]), ("connection_lost", &true.into()));
 }
 
 #[test]
 fn a_response_head_that_does_not_end_is_not_retryable() {
     let more = "response_head_max = { count = 100, bytes = \"64 KiB\" }";
     let pki = Pki::new();
-    let target = Receiver::plain(answering("HTTP/1.1 200 OK\r\nContent-Le"));
+    let target = Receiver::plain(respond_with("HTTP/1.1 200 OK\r\nContent-Le"));
     let text = config(&target, &target, "").route("plain", more).set("routes.*.timeouts.response", "1s");
     let outgate = Outgate::run(folder(&pki), &text);
-    let answer = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
-    assert_eq!((answer.code(), &answer.json()["retryable"]), ("response_timeout", &false.into()));
+    let response = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
+    assert_eq!((response.code(), &response.json()["retryable"]), ("response_timeout", &false.into()));
 }
 
 #[test]
@@ -133,9 +133,9 @@ fn a_malformed_http2_response_is_not_retryable() {
     let length = header_block(&[("content-length", "5")]);
     let connection = header_block(&[("connection", "close")]);
     for block in [length, connection, b"\x88\x88".to_vec()] {
-        let answer = over_http2(move |stream| response(stream, &block), NO_FIELD);
-        assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
-        assert_eq!(answer.json()["retryable"], false);
+        let response = over_http2(move |stream| response_frames(stream, &block), NO_FIELD);
+        assert_eq!((response.status, response.code()), (502, "response_malformed"), "{response:?}");
+        assert_eq!(response.json()["retryable"], false);
     }
 }
 
@@ -144,13 +144,13 @@ fn a_malformed_http2_response_is_not_retryable() {
 fn a_malformed_field_of_an_http2_response_is_not_retryable() {
     for field in [("X-Upper", "1"), ("x-control", "a\0b"), ("x y", "1")] {
         let block = header_block(&[field]);
-        let answer = over_http2(move |stream| response(stream, &block), NO_FIELD);
-        assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
-        assert_eq!(answer.json()["retryable"], false, "{field:?}");
+        let response = over_http2(move |stream| response_frames(stream, &block), NO_FIELD);
+        assert_eq!((response.status, response.code()), (502, "response_malformed"), "{response:?}");
+        assert_eq!(response.json()["retryable"], false, "{field:?}");
     }
     // A frame that is malformed before any response says nothing of the request.
-    let answer = over_http2(|_| frame(4, 0, 0, b"12345"), NO_FIELD);
-    assert_eq!((answer.code(), &answer.json()["retryable"]), ("response_malformed", &true.into()), "{answer:?}");
+    let response = over_http2(|_| frame(4, 0, 0, b"12345"), NO_FIELD);
+    assert_eq!((response.code(), &response.json()["retryable"]), ("response_malformed", &true.into()), "{response:?}");
 }
 
 #[test]
@@ -168,22 +168,22 @@ fn a_refused_response_head_names_the_limit_that_it_exceeds() {
     let early = format!("HTTP/1.1 103 Early Hints\r\n{}\r\n", fields(60, 1000));
     let many_after_early = early.clone() + &head(&fields(101, 50));
     let long_after_early = early + &head(&fields(70, 1000));
-    for (answer, word, limit) in [
-        (over_http1(answering(&many_after_early), ""), "response_head_count", "100 fields"),
-        (over_http1(answering(&long_after_early), ""), "response_head_bytes", "65536 bytes"),
-        (over_http1(answering(&head(&fields(101, 1))), ""), "response_head_count", "100 fields"),
-        (over_http1(answering(&head(&fields(90, 100))), bytes), "response_head_bytes", "8192 bytes"),
-        (over_http1(answering(&head(&fields(70, 1000))), ""), "response_head_bytes", "65536 bytes"),
-        (over_http2(move |stream| response(stream, &many_block), ""), "response_head_count", "100 fields"),
-        (over_http2(move |stream| response(stream, &long_block), bytes), "response_head_bytes", "8192 bytes"),
-        (over_http2(move |stream| response(stream, &large(5)), bytes), "response_head_bytes", "8192 bytes"),
-        (over_http2(move |stream| response(stream, &large(20)), bytes), "response_head_bytes", "8192 bytes"),
-        (over_http2(move |stream| response(stream, &large(100)), bytes), "response_head_bytes", "8192 bytes"),
-        (over_http2(move |stream| response(stream, &large(40)), ""), "response_head_bytes", "65536 bytes"),
-        (over_http2(move |stream| response(stream, &large(200)), ""), "response_head_bytes", "65536 bytes"),
+    for (response, word, limit) in [
+        (over_http1(respond_with(&many_after_early), ""), "response_head_count", "100 fields"),
+        (over_http1(respond_with(&long_after_early), ""), "response_head_bytes", "65536 bytes"),
+        (over_http1(respond_with(&head(&fields(101, 1))), ""), "response_head_count", "100 fields"),
+        (over_http1(respond_with(&head(&fields(90, 100))), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http1(respond_with(&head(&fields(70, 1000))), ""), "response_head_bytes", "65536 bytes"),
+        (over_http2(move |stream| response_frames(stream, &many_block), ""), "response_head_count", "100 fields"),
+        (over_http2(move |stream| response_frames(stream, &long_block), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response_frames(stream, &large(5)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response_frames(stream, &large(20)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response_frames(stream, &large(100)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response_frames(stream, &large(40)), ""), "response_head_bytes", "65536 bytes"),
+        (over_http2(move |stream| response_frames(stream, &large(200)), ""), "response_head_bytes", "65536 bytes"),
     ] {
-        let problem = answer.json();
-        assert_eq!((answer.status, answer.code()), (502, "response_too_large"), "{problem}");
+        let problem = response.json();
+        assert_eq!((response.status, response.code()), (502, "response_too_large"), "{problem}");
         assert_eq!((&problem["details"], &problem["retryable"]), (&word.into(), &false.into()), "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains(limit), "{problem}");
     }
@@ -193,19 +193,19 @@ fn a_refused_response_head_names_the_limit_that_it_exceeds() {
 fn response_head_max_admits_what_it_says() {
     let head = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", fields(300, 300));
     let more = "response_head_max = { count = 301, bytes = \"128 KiB\" }";
-    let answer = over_http1(answering(&head), more);
-    assert_eq!((answer.status, answer.field("x-299").len()), (200, 300), "{answer:?}");
+    let response = over_http1(respond_with(&head), more);
+    assert_eq!((response.status, response.field("x-299").len()), (200, 300), "{response:?}");
     let block = header_block(&vec![("x", "v"); 150]);
-    let answer = over_http2(move |stream| response(stream, &block), more);
-    assert_eq!(answer.status, 200, "{answer:?}");
+    let response = over_http2(move |stream| response_frames(stream, &block), more);
+    assert_eq!(response.status, 200, "{response:?}");
 }
 
 #[test]
 fn routes_with_other_response_head_limits_do_not_share_a_connection() {
     let head = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", fields(150, 1));
-    let scene = scene_with(answering(&head), "");
+    let scene = scene_with(respond_with(&head), "");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "{}").code(), "response_too_large");
-    let target = Receiver::plain(answering(&head));
+    let target = Receiver::plain(respond_with(&head));
     let route = |name: &str, path: &str, more: &str| {
         format!(
             "[[routes]]\nname = \"{name}\"\nhosts = [\"plain.example\"]\npaths = [\"{path}\"]\nports = [{}]\n\

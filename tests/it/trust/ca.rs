@@ -31,9 +31,9 @@ fn check(folder: &Folder, ca: &str, route: &str) -> (Option<i32>, String) {
     (output.status.code(), text(&output))
 }
 
-const MADE: &str = "ca = { certificate = \"ca.pem\", key = \"ca.key\" }";
+const CA: &str = "ca = { certificate = \"ca.pem\", key = \"ca.key\" }";
 
-fn made(folder: &Folder, options: &[&str]) {
+fn create_ca(folder: &Folder, options: &[&str]) {
     let output = outgate(folder, &[&["ca", "new"], options, &["ca.pem", "ca.key"]].concat());
     assert!(output.status.success() && text(&output).is_empty(), "{output:?}");
 }
@@ -41,9 +41,9 @@ fn made(folder: &Folder, options: &[&str]) {
 #[test]
 fn ca_new_makes_an_authority_that_server_ca_accepts() {
     let folder = Folder::new();
-    made(&folder, &["--name", "Acme egress", "--years", "2"]);
-    let (code, said) = check(&folder, MADE, ROUTE);
-    assert_eq!(code, Some(0), "{said}");
+    create_ca(&folder, &["--name", "Acme egress", "--years", "2"]);
+    let (code, printed) = check(&folder, CA, ROUTE);
+    assert_eq!(code, Some(0), "{printed}");
     let mode = |name| std::fs::metadata(folder.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("ca.key"), mode("ca.pem") & 0o400), (0o600, 0o400));
 
@@ -62,7 +62,7 @@ fn ca_new_makes_an_authority_that_server_ca_accepts() {
 #[test]
 fn ca_new_writes_permitted_domains_and_excludes_addresses() {
     let folder = Folder::new();
-    made(&folder, &["--permit", "ACME.example.", "--permit", "bücher.example"]);
+    create_ca(&folder, &["--permit", "ACME.example.", "--permit", "bücher.example"]);
     let pem = std::fs::read(folder.path("ca.pem")).unwrap();
     let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
     let (_, certificate) = X509Certificate::from_der(&pem.contents).unwrap();
@@ -77,16 +77,16 @@ fn ca_new_writes_permitted_domains_and_excludes_addresses() {
 #[test]
 fn ca_new_overwrites_no_file() {
     let folder = Folder::new();
-    for there in ["ca.key", "ca.pem"] {
-        folder.write(there, "mine");
+    for existing in ["ca.key", "ca.pem"] {
+        folder.write(existing, "mine");
         let output = outgate(&folder, &["ca", "new", "ca.pem", "ca.key"]);
         assert_eq!(output.status.code(), Some(73), "{output:?}");
-        assert!(text(&output).contains(&format!("cannot write {there}")), "{output:?}");
-        assert_eq!(std::fs::read(folder.path(there)).unwrap(), b"mine");
+        assert!(text(&output).contains(&format!("cannot write {existing}")), "{output:?}");
+        assert_eq!(std::fs::read(folder.path(existing)).unwrap(), b"mine");
         for (name, other) in [("ca.key", "ca.pem"), ("ca.pem", "ca.key")] {
-            assert!(there != name || !folder.path(other).exists(), "no half of an authority is left");
+            assert!(existing != name || !folder.path(other).exists(), "no half of an authority is left");
         }
-        std::fs::remove_file(folder.path(there)).unwrap();
+        std::fs::remove_file(folder.path(existing)).unwrap();
     }
 }
 
@@ -107,7 +107,7 @@ fn server_ca_that_is_no_authority_is_a_problem() {
         let path = folder.write(name, pem);
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
-    made(&folder, &[]);
+    create_ca(&folder, &[]);
     let other = Pki::new();
     folder.write("other.pem", &other.pem);
     key("other.key", other.key_pem());
@@ -124,14 +124,14 @@ fn server_ca_that_is_no_authority_is_a_problem() {
         (ca("ca.pem", "no.key"), ROUTE, "no private key that can sign was found"),
         ("ca = { certificate = \"ca.pem\" }".to_owned(), ROUTE, "`server.ca` has no `key`"),
     ] {
-        let (code, said) = check(&folder, &ca, route);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains(problem), "{problem}:\n{said}");
+        let (code, printed) = check(&folder, &ca, route);
+        assert_eq!(code, Some(1), "{printed}");
+        assert!(printed.contains(problem), "{problem}:\n{printed}");
     }
-    let (code, said) = check(&folder, MADE, "");
+    let (code, printed) = check(&folder, CA, "");
     assert!(
-        said.contains("warning[unused]: no route has `connect = \"inspect\"`, so this authority is unused"),
-        "{said}"
+        printed.contains("warning[unused]: no route has `connect = \"inspect\"`, so this authority is unused"),
+        "{printed}"
     );
-    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(code, Some(0), "{printed}");
 }

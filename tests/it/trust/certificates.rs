@@ -12,19 +12,19 @@ mod names;
 mod revocation;
 mod roots;
 use crate::support;
+mod generator;
 mod times;
 mod usages;
 mod vectors;
 mod verdicts;
-mod workshop;
 
 use std::collections::BTreeSet;
 
+use generator::{Authority, Case, GOOD, case};
 use outgate::policy::trust::error::VerifyError;
-use workshop::{Authority, Case, GOOD, case};
 
 fn cases() -> Vec<Case> {
-    let rooms: [fn() -> Vec<Case>; 10] = [
+    let modules: [fn() -> Vec<Case>; 10] = [
         baseline::cases,
         chains::cases,
         constraints::cases,
@@ -36,32 +36,32 @@ fn cases() -> Vec<Case> {
         usages::cases,
         vectors::cases,
     ];
-    rooms.iter().flat_map(|room| room()).collect()
+    modules.iter().flat_map(|module| module()).collect()
 }
 
 #[test]
 fn certificate_chains_get_the_verdict_of_the_table() {
     let cases = cases();
-    let mut wrong = Vec::new();
+    let mut mismatches = Vec::new();
     for case in &cases {
         for (strict, expected) in [(true, case.strict), (false, case.loose)] {
-            let found = case.judged(strict);
+            let found = case.verdict(strict);
             if found != expected {
-                let Case { made, rule, .. } = case;
-                wrong.push(format!("{made} (strict = {strict}): {found}, but {expected} by {rule}"));
+                let Case { description, rule, .. } = case;
+                mismatches.push(format!("{description} (strict = {strict}): {found}, but {expected} by {rule}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(mismatches.is_empty(), "{} of {}:\n{}", mismatches.len(), cases.len(), mismatches.join("\n"));
 }
 
 #[test]
 fn certificate_chain_with_one_changed_bit_is_refused() {
     let root = Authority::root("root");
     let good = case("good", "RFC 5280 §6.1", &[&root], vec![root.leaf()]);
-    assert_eq!(good.judged(true), GOOD);
-    for (at, bent) in good.bent().enumerate() {
-        assert_ne!(bent.judged(false), GOOD, "byte {at}");
+    assert_eq!(good.verdict(true), GOOD);
+    for (at, corrupted) in good.corrupted().enumerate() {
+        assert_ne!(corrupted.verdict(false), GOOD, "byte {at}");
     }
 }
 
@@ -69,36 +69,36 @@ fn certificate_chain_with_one_changed_bit_is_refused() {
 fn certificate_suite_covers_every_verdict() {
     let cases = cases();
     assert!(cases.len() >= 60, "{} chains", cases.len());
-    let made: BTreeSet<_> = cases.iter().map(|case| case.made).collect();
-    assert_eq!(made.len(), cases.len(), "every chain is another");
+    let description: BTreeSet<_> = cases.iter().map(|case| case.description).collect();
+    assert_eq!(description.len(), cases.len(), "every chain is another");
     assert!(cases.iter().all(|case| !case.rule.is_empty()));
-    let told: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
+    let covered: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
     let all: BTreeSet<_> = VerifyError::ALL.iter().map(|error| error.as_str()).chain([GOOD]).collect();
-    assert_eq!(told, all, "every word is told of some chain, and no other");
+    assert_eq!(covered, all, "every word is told of some chain, and no other");
 }
 
 /// The words are for an operator to send to the owner of the target.
 #[test]
 fn unknown_issuer_names_the_issuer_that_was_not_sent() {
     let root = Authority::root("root");
-    let issuer = root.below("Acme R3");
-    let stranger = Authority::root("stranger");
-    for (shown, expected) in [
+    let issuer = root.issue_ca("Acme R3");
+    let untrusted_root = Authority::root("stranger");
+    for (presented, expected) in [
         (
             vec![issuer.leaf()],
             "the server did not send the certificate of the issuer \"CN=Acme R3\". If that is an intermediate authority, \
              configure the server to send its full chain; if it is a root, it is not trusted here",
         ),
         (
-            vec![stranger.leaf(), stranger.der.clone()],
+            vec![untrusted_root.leaf(), untrusted_root.der.clone()],
             "the chain that the server sent ends at \"CN=stranger\", which is not a trusted authority",
         ),
         (
-            vec![root.namesake().leaf()],
+            vec![root.same_name_other_key().leaf()],
             "an authority called \"CN=root\" is known here, but the certificate was signed with another key",
         ),
     ] {
-        let refused = case("", "", &[&root], shown).refused_as(false).unwrap();
+        let refused = case("", "", &[&root], presented).rejection(false).unwrap();
         assert_eq!((refused.error, refused.issuer.as_deref()), (VerifyError::UnknownIssuer, Some(expected)));
     }
 }

@@ -98,10 +98,10 @@ fn check_reports_wrong_and_weak_trust() {
         ("verify = \"none\"\ncrls = [\"{dir}/ca.crl\"]".into(), false, &["crls would have no effect"]),
         ("verify = \"none\"\nstrict = true".into(), false, &["strict would have no effect"]),
     ] {
-        let (good, said) = check(&folder, &trust);
-        assert_eq!(good, is_good, "{trust}:\n{said}");
+        let (good, printed) = check(&folder, &trust);
+        assert_eq!(good, is_good, "{trust}:\n{printed}");
         for words in words {
-            assert!(said.contains(words), "{trust}: no {words:?} in\n{said}");
+            assert!(printed.contains(words), "{trust}: no {words:?} in\n{printed}");
         }
     }
 }
@@ -134,9 +134,9 @@ fn trust_roots_that_are_no_authorities_are_trusted_for_themselves_and_reported()
         ("ended.pem", ["has expired at 2026-02-01", "peers that present it are refused"]),
         ("old.pem", ["is older than version 3", "it is treated as one, for every name"]),
     ] {
-        let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
-        assert!(good && said.contains("warning[unusual_root]: certificate 1 of "), "{file}:\n{said}");
-        words.iter().for_each(|words| assert!(said.contains(words), "{file}: no {words:?} in\n{said}"));
+        let (good, printed) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
+        assert!(good && printed.contains("warning[unusual_root]: certificate 1 of "), "{file}:\n{printed}");
+        words.iter().for_each(|words| assert!(printed.contains(words), "{file}: no {words:?} in\n{printed}"));
     }
 }
 
@@ -181,8 +181,11 @@ fn trust_roots_that_cannot_be_used_or_read_are_problems() {
         ("purpose.pem", "its extended key usage cannot be read or is there twice"),
         ("unreadable.pem", "it cannot be read as a certificate (RFC 5280 §4.1)"),
     ] {
-        let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
-        assert!(!good && said.contains("is not usable as a root: ") && said.contains(words), "{file}:\n{said}");
+        let (good, printed) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
+        assert!(
+            !good && printed.contains("is not usable as a root: ") && printed.contains(words),
+            "{file}:\n{printed}"
+        );
     }
 }
 
@@ -199,8 +202,8 @@ fn trust_intermediates_must_be_authorities() {
         ("none.pem", "", "none.pem does not exist"),
         ("ca.pem", "verify = \"none\"", "intermediates would have no effect"),
     ] {
-        let (good, said) = check(file, more);
-        assert!(!good && said.contains(words), "{file}:\n{said}");
+        let (good, printed) = check(file, more);
+        assert!(!good && printed.contains(words), "{file}:\n{printed}");
     }
 }
 
@@ -209,8 +212,8 @@ fn revocation_list_of_the_future_is_a_warning() {
     let pki = Pki::new();
     let folder = folder(&pki);
     folder.write("late.crl", pki.revoked_from(&[], (3000, 1, 1)));
-    let (good, said) = check(&folder, &format!("{ROOTS}\ncrls = [\"{{dir}}/late.crl\"]"));
-    assert!(good && said.contains("has a thisUpdate in the future: it is ignored until then"), "{said}");
+    let (good, printed) = check(&folder, &format!("{ROOTS}\ncrls = [\"{{dir}}/late.crl\"]"));
+    assert!(good && printed.contains("has a thisUpdate in the future: it is ignored until then"), "{printed}");
 }
 
 #[test]
@@ -232,8 +235,8 @@ fn explain_shows_the_trust_of_a_target() {
         .arg(folder.path("config.toml"))
         .output()
         .unwrap();
-    let said = String::from_utf8(explain.stdout).unwrap();
+    let printed = String::from_utf8(explain.stdout).unwrap();
     let expected = "t: certificates are verified against 1 root, TLS 1.2 or newer, under the rules of the Web PKI, 2 \
                     pinned keys, 1 revocation list, required, and outgate presents a client certificate";
-    assert!(said.contains(expected), "{said}");
+    assert!(printed.contains(expected), "{printed}");
 }

@@ -16,40 +16,42 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use support::pki::{Identity, Pki};
-use support::receiver::{Handshakes, Receiver, answering, answering_once, ok};
+use support::receiver::{Handshakes, Receiver, ok, respond_and_close, respond_with};
 use support::scene::folder;
-use support::{Answer, Folder, Outgate};
+use support::{Folder, Outgate, Response};
 
 /// How a target handles client certificates.
 #[derive(Clone, Copy)]
-enum Asks {
-    Nobody,
-    Whoever,
-    Everybody,
+enum ClientCertificate {
+    NotRequested,
+    Optional,
+    Required,
 }
 
-fn server(identity: Identity, asks: Asks, clients: &Pki) -> ServerConfig {
+fn server(identity: Identity, client_certificate: ClientCertificate, clients: &Pki) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(clients.pem.as_bytes()).unwrap()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    let config = match asks {
-        Asks::Nobody => config.unwrap().with_no_client_auth(),
-        Asks::Whoever => config.unwrap().with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap()),
-        Asks::Everybody => config.unwrap().with_client_cert_verifier(verifier.build().unwrap()),
+    let config = match client_certificate {
+        ClientCertificate::NotRequested => config.unwrap().with_no_client_auth(),
+        ClientCertificate::Optional => {
+            config.unwrap().with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+        }
+        ClientCertificate::Required => config.unwrap().with_client_cert_verifier(verifier.build().unwrap()),
     };
     config.with_single_cert(identity.chain, identity.key).unwrap()
 }
 
 const CLOSING: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
-const STAYING: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const KEEP_ALIVE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn client_of(pki: &Pki, name: &str) -> Identity {
     pki.leaf_with(&[name], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth])
 }
 
-fn keep(folder: &Folder, name: &str, identity: &Identity) {
+fn write_identity(folder: &Folder, name: &str, identity: &Identity) {
     folder.write(&format!("{name}.pem"), identity.chain_pem());
     let key = folder.write(&format!("{name}.key"), identity.key_pem());
     std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -76,12 +78,12 @@ fn text(port: u16, trusts: &[(&str, &str)]) -> String {
 
 const ROOTS: &str = "roots = [\"{dir}/ca.pem\"]";
 
-fn send(outgate: &Outgate, port: u16, path: &str, tenant: &str) -> Answer {
+fn send(outgate: &Outgate, port: u16, path: &str, tenant: &str) -> Response {
     let field = if tenant.is_empty() { String::new() } else { format!("Outgate-Tenant: {tenant}\r\n") };
     outgate.post(&format!("https://hook.example:{port}{path}"), &field, "x")
 }
 
-fn last(handshakes: &Handshakes) -> support::receiver::Handshake {
+fn last_handshake(handshakes: &Handshakes) -> support::receiver::Handshake {
     handshakes.lock().unwrap().last().unwrap().clone()
 }
 
@@ -89,59 +91,63 @@ fn last(handshakes: &Handshakes) -> support::receiver::Handshake {
 fn trust_identity_is_shown_under_its_own_trust_alone_and_reloaded() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let (first, second) = (client_of(&clients, "first"), client_of(&clients, "second"));
-    let (target, handshakes) =
-        Receiver::gate(server(pki.leaf(&["hook.example"]), Asks::Whoever, &clients), answering_once(CLOSING));
+    let (target, handshakes) = Receiver::tls_with(
+        server(pki.leaf(&["hook.example"]), ClientCertificate::Optional, &clients),
+        respond_and_close(CLOSING),
+    );
     let folder = folder(&pki);
-    keep(&folder, "client", &first);
+    write_identity(&folder, "client", &first);
     let with = format!("{ROOTS}\nidentity = {{ certificate = \"{{dir}}/client.pem\", key = \"{{dir}}/client.key\" }}");
     let config = text(target.port(), &[("with", &with), ("without", ROOTS)]);
     let outgate = Outgate::run(folder, &config);
-    let shown = |path: &str| {
+    let presented = |path: &str| {
         assert_eq!(send(&outgate, target.port(), path, "").status, 200, "{path}");
-        last(&handshakes).shown
+        last_handshake(&handshakes).client_certificate
     };
-    assert_eq!(shown("/with"), Some(first.chain[0].to_vec()));
-    assert_eq!(shown("/without"), None);
-    assert_eq!(shown("/with"), Some(first.chain[0].to_vec()));
-    keep(&outgate.folder, "client", &second);
+    assert_eq!(presented("/with"), Some(first.chain[0].to_vec()));
+    assert_eq!(presented("/without"), None);
+    assert_eq!(presented("/with"), Some(first.chain[0].to_vec()));
+    write_identity(&outgate.folder, "client", &second);
     outgate.reconfigure(&config);
-    assert_eq!(shown("/with"), Some(second.chain[0].to_vec()), "a session of the former identity is not resumed");
-    assert_eq!(shown("/without"), None);
+    assert_eq!(presented("/with"), Some(second.chain[0].to_vec()), "a session of the former identity is not resumed");
+    assert_eq!(presented("/without"), None);
 }
 
 #[test]
 fn trust_identity_that_the_target_requires_is_named_by_its_alert() {
     let (pki, clients) = (Pki::new(), Pki::new());
-    let stranger = client_of(&Pki::new(), "stranger");
+    let untrusted = client_of(&Pki::new(), "stranger");
     for http in ["http/1.1", "h2"] {
-        let mut target = server(pki.leaf(&["hook.example"]), Asks::Everybody, &clients);
+        let mut target = server(pki.leaf(&["hook.example"]), ClientCertificate::Required, &clients);
         target.alpn_protocols = vec![http.into()];
-        let (target, _) = Receiver::gate(target, ok());
+        let (target, _) = Receiver::tls_with(target, ok());
         let folder = folder(&pki);
-        keep(&folder, "client", &stranger);
+        write_identity(&folder, "client", &untrusted);
         let with =
             format!("{ROOTS}\nidentity = {{ certificate = \"{{dir}}/client.pem\", key = \"{{dir}}/client.key\" }}");
         let outgate = Outgate::run(folder, &text(target.port(), &[("without", ROOTS), ("stranger", &with)]));
         for (path, id, name) in [("/without", 116, "certificate_required"), ("/stranger", 48, "unknown_ca")] {
-            let answer = send(&outgate, target.port(), path, "");
-            assert_eq!((answer.status, answer.code()), (502, "tls_failed"), "{http} {path}: {answer:?}");
-            assert_eq!(answer.json()["details"], name);
+            let response = send(&outgate, target.port(), path, "");
+            assert_eq!((response.status, response.code()), (502, "tls_failed"), "{http} {path}: {response:?}");
+            assert_eq!(response.json()["details"], name);
             assert_eq!(
-                answer.field("proxy-status"),
+                response.field("proxy-status"),
                 format!(
                     "outgate; error=tls_alert_received; alert-id={id}; alert-message=\"{name}\"; details=\"{name}\""
                 )
             );
         }
-        assert!(target.seen().is_empty());
+        assert!(target.requests().is_empty());
     }
 }
 
 #[test]
 fn tls_sessions_are_shared_by_neither_trusts_nor_tenants() {
     let (pki, clients) = (Pki::new(), Pki::new());
-    let (target, handshakes) =
-        Receiver::gate(server(pki.leaf(&["hook.example"]), Asks::Nobody, &clients), answering_once(CLOSING));
+    let (target, handshakes) = Receiver::tls_with(
+        server(pki.leaf(&["hook.example"]), ClientCertificate::NotRequested, &clients),
+        respond_and_close(CLOSING),
+    );
     let stricter = format!("{ROOTS}\nmin_version = \"1.3\"");
     let none = "verify = \"none\"";
     let outgate = Outgate::run(
@@ -150,9 +156,9 @@ fn tls_sessions_are_shared_by_neither_trusts_nor_tenants() {
     );
     let resumed = |path: &str, tenant: &str| {
         assert_eq!(send(&outgate, target.port(), path, tenant).status, 200);
-        last(&handshakes).resumed
+        last_handshake(&handshakes).resumed
     };
-    let story = [
+    let steps = [
         ("/one", "", false),
         ("/one", "", true),
         ("/same", "", true), // another name for the same trust
@@ -167,7 +173,7 @@ fn tls_sessions_are_shared_by_neither_trusts_nor_tenants() {
         ("/none", "", false),
         ("/one", "", true),
     ];
-    for (step, (path, tenant, expected)) in story.into_iter().enumerate() {
+    for (step, (path, tenant, expected)) in steps.into_iter().enumerate() {
         assert_eq!(resumed(path, tenant), expected, "{step}: {path} {tenant}");
     }
 }
@@ -175,17 +181,17 @@ fn tls_sessions_are_shared_by_neither_trusts_nor_tenants() {
 #[test]
 fn target_connections_are_shared_by_neither_trusts_nor_tenants_nor_identities() {
     let (pki, clients) = (Pki::new(), Pki::new());
-    let target = server(pki.leaf(&["hook.example"]), Asks::Whoever, &clients);
-    let (target, _) = Receiver::gate(target, answering(STAYING));
+    let target = server(pki.leaf(&["hook.example"]), ClientCertificate::Optional, &clients);
+    let (target, _) = Receiver::tls_with(target, respond_with(KEEP_ALIVE));
     let folder = folder(&pki);
-    keep(&folder, "a", &client_of(&clients, "a"));
-    keep(&folder, "b", &client_of(&clients, "b"));
-    let of = |name: &str| {
+    write_identity(&folder, "a", &client_of(&clients, "a"));
+    write_identity(&folder, "b", &client_of(&clients, "b"));
+    let with_identity = |name: &str| {
         format!("{ROOTS}\nidentity = {{ certificate = \"{{dir}}/{name}.pem\", key = \"{{dir}}/{name}.key\" }}")
     };
-    let trusts = [("none", ROOTS), ("same", ROOTS), ("a", &of("a")), ("b", &of("b"))];
+    let trusts = [("none", ROOTS), ("same", ROOTS), ("a", &with_identity("a")), ("b", &with_identity("b"))];
     let outgate = Outgate::run(folder, &text(target.port(), &trusts));
-    let story = [
+    let steps = [
         ("/none", "", 0),
         ("/same", "", 0),
         ("/a", "", 1),
@@ -197,9 +203,9 @@ fn target_connections_are_shared_by_neither_trusts_nor_tenants_nor_identities() 
         ("/a", "", 1),
         ("/none", "", 0),
     ];
-    for (step, (path, tenant, connection)) in story.into_iter().enumerate() {
+    for (step, (path, tenant, connection)) in steps.into_iter().enumerate() {
         assert_eq!(send(&outgate, target.port(), path, tenant).status, 200);
-        assert_eq!(target.until(step + 1)[step].connection, connection, "{step}: {path} {tenant}");
+        assert_eq!(target.wait_for_requests(step + 1)[step].connection, connection, "{step}: {path} {tenant}");
     }
 }
 
@@ -207,14 +213,14 @@ fn target_connections_are_shared_by_neither_trusts_nor_tenants_nor_identities() 
 fn trust_crls_are_reloaded_when_their_file_changes() {
     let pki = Pki::new();
     let leaf = pki.leaf_with(&["hook.example"], |params| params.serial_number = Some(7_u64.into()));
-    let target = Receiver::tls(leaf, answering(STAYING));
+    let target = Receiver::tls(leaf, respond_with(KEEP_ALIVE));
     let folder = folder(&pki);
     folder.write("ca.crl", pki.revoked(&[8]));
     let with_list = format!("{ROOTS}\ncrls = [\"{{dir}}/ca.crl\"]");
     let outgate = Outgate::run(folder, &text(target.port(), &[("listed", &with_list)]));
-    let told = || {
-        let answer = send(&outgate, target.port(), "/listed", "");
-        answer.json()["details"].as_str().unwrap_or_default().to_owned()
+    let details = || {
+        let response = send(&outgate, target.port(), "/listed", "");
+        response.json()["details"].as_str().unwrap_or_default().to_owned()
     };
     assert_eq!(send(&outgate, target.port(), "/listed", "").status, 200);
     let replace = |list: String| {
@@ -222,11 +228,11 @@ fn trust_crls_are_reloaded_when_their_file_changes() {
         outgate.after_reload(|| std::fs::rename(next, outgate.folder.path("ca.crl")).unwrap());
     };
     replace(pki.revoked(&[7]));
-    assert_eq!(told(), "revoked", "not even over the connection that is open");
+    assert_eq!(details(), "revoked", "not even over the connection that is open");
     replace(pki.revoked_until(&[], (2026, 2, 1)));
-    assert_eq!(told(), "revocation_stale");
+    assert_eq!(details(), "revocation_stale");
     replace(Pki::new().revoked(&[]));
-    assert_eq!(told(), "revocation_unknown");
+    assert_eq!(details(), "revocation_unknown");
     replace(pki.revoked(&[]));
     assert_eq!(send(&outgate, target.port(), "/listed", "").status, 200);
 }
@@ -237,17 +243,21 @@ fn unknown_issuer_names_the_missing_issuer_and_intermediates_complete_the_chain(
     let pki = Pki::new();
     let intermediate = pki.intermediate("Acme Issuing CA");
     let leaf = intermediate.leaf(&["hook.example"]);
-    let (receiver, _) = Receiver::gate(server(leaf, Asks::Nobody, &pki), answering_once(CLOSING));
+    let (receiver, _) =
+        Receiver::tls_with(server(leaf, ClientCertificate::NotRequested, &pki), respond_and_close(CLOSING));
     let folder = folder(&pki);
     folder.write("intermediate.pem", &intermediate.pem);
-    let mended = format!("{ROOTS}\nintermediates = [\"{{dir}}/intermediate.pem\"]");
-    let outgate = Outgate::run(folder, &text(receiver.port(), &[("broken", ROOTS), ("mended", &mended)]));
-    let answer = send(&outgate, receiver.port(), "/broken", "");
-    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("unknown_issuer")));
+    let completed = format!("{ROOTS}\nintermediates = [\"{{dir}}/intermediate.pem\"]");
+    let outgate = Outgate::run(folder, &text(receiver.port(), &[("broken", ROOTS), ("mended", &completed)]));
+    let response = send(&outgate, receiver.port(), "/broken", "");
+    assert_eq!(
+        (response.code(), response.json()["details"].as_str()),
+        ("certificate_untrusted", Some("unknown_issuer"))
+    );
     let expected = "the target's certificate is refused: the certificate's issuer is not trusted: the server did not send the \
                     certificate of the issuer \"CN=Acme Issuing CA\". If that is an intermediate authority, configure the \
                     server to send its full chain; if it is a root, it is not trusted here";
-    assert_eq!(answer.json()["detail"], expected);
+    assert_eq!(response.json()["detail"], expected);
     assert_eq!(send(&outgate, receiver.port(), "/mended", "").status, 200);
 }
 
@@ -268,22 +278,22 @@ fn certificate_untrusted_has_details_for_each_cause() {
     for (path, details) in
         [("/pinned", "pin_mismatch"), ("/strict", "validity_too_long"), ("/listed", "revocation_unknown")]
     {
-        let answer = send(&outgate, target.port(), path, "");
-        assert_eq!((answer.status, answer.code()), (502, "certificate_untrusted"), "{path}: {answer:?}");
-        assert_eq!(answer.json()["details"], details);
+        let response = send(&outgate, target.port(), path, "");
+        assert_eq!((response.status, response.code()), (502, "certificate_untrusted"), "{path}: {response:?}");
+        assert_eq!(response.json()["details"], details);
         assert_eq!(
-            answer.field("proxy-status"),
+            response.field("proxy-status"),
             format!("outgate; error=tls_certificate_error; details=\"{details}\"")
         );
     }
     assert_eq!(send(&outgate, target.port(), "/loose", "").status, 200);
     let records = outgate.records(4);
-    let told: BTreeSet<_> = records.iter().filter_map(|record| record["details"].as_str()).collect();
-    assert_eq!(told, BTreeSet::from(["pin_mismatch", "validity_too_long", "revocation_unknown"]));
+    let details: BTreeSet<_> = records.iter().filter_map(|record| record["details"].as_str()).collect();
+    assert_eq!(details, BTreeSet::from(["pin_mismatch", "validity_too_long", "revocation_unknown"]));
 }
 
 /// A target that answers a ClientHello with these bytes.
-fn blunt(bytes: &'static [u8]) -> u16 {
+fn target_responding_with(bytes: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -316,12 +326,12 @@ fn tls_without_a_common_version_or_cipher_is_tls_failed() {
         (OLD, "no_common", "tls_protocol_error"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "plaintext", "tls_protocol_error"),
     ] {
-        let port = blunt(bytes);
+        let port = target_responding_with(bytes);
         let outgate = Outgate::run(folder(&Pki::new()), &text(port, &[("t", ROOTS)]));
-        let answer = send(&outgate, port, "/t", "");
-        assert_eq!((answer.status, answer.code()), (502, "tls_failed"), "{details}: {answer:?}");
-        assert_eq!(answer.json()["details"], details);
-        assert_eq!(answer.field("proxy-status"), format!("outgate; error={error}; details=\"{details}\""));
+        let response = send(&outgate, port, "/t", "");
+        assert_eq!((response.status, response.code()), (502, "tls_failed"), "{details}: {response:?}");
+        assert_eq!(response.json()["details"], details);
+        assert_eq!(response.field("proxy-status"), format!("outgate; error={error}; details=\"{details}\""));
     }
 }
 
@@ -349,7 +359,7 @@ fn certificate_expiry_is_measured_and_logged_while_running() {
     // Two weeks and a moment: well when it starts, and soon not so.
     let ends = now + time::Duration::days(14) + time::Duration::seconds(4);
     let client = Pki::new().leaf_with(&["us"], |params| params.not_after = ends);
-    keep(&folder, "client", &client);
+    write_identity(&folder, "client", &client);
     folder.write("ca.crl", pki.revoked_until(&[], (2026, 2, 1)));
     let keys = format!(
         "{ROOTS}\nidentity = {{ certificate = \"{{dir}}/client.pem\", key = \"{{dir}}/client.key\" }}\n\
@@ -367,7 +377,7 @@ fn certificate_expiry_is_measured_and_logged_while_running() {
     assert_eq!(gauge("roots"), date_time_ymd(4096, 1, 1).unix_timestamp());
     let started = outgate.log.all().join("\n");
     assert!(started.contains("ca.crl is out of date since 2026-02-01") && !started.contains("client.pem expires"));
-    outgate.log.until("a warning", |lines| {
+    outgate.log.wait_for("a warning", |lines| {
         lines.iter().any(|line| line.contains("WARN") && line.contains("client.pem expires at")).then_some(())
     });
     assert_eq!(outgate.log.all().iter().filter(|line| line.contains("WARN") && line.contains("ca.crl")).count(), 0);

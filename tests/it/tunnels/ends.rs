@@ -10,14 +10,14 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use support::tunnel::connect;
-use support::tunnel_scene::{config, played, read};
+use support::tunnel_scene::{config, manual_scene, read};
 
 #[test]
 fn tunnel_allows_half_close_by_either_side() {
-    let played = played("");
-    let (mut client, mut target) = played.open();
+    let scene = manual_scene("");
+    let (mut client, mut target) = scene.open();
     client.send("ping");
-    client.hang_up_writing();
+    client.shutdown_write();
     let mut got = Vec::new();
     target.read_to_end(&mut got).unwrap();
     assert_eq!(got, b"ping");
@@ -25,10 +25,10 @@ fn tunnel_allows_half_close_by_either_side() {
     drop(target);
     assert_eq!(client.rest(), b"pong");
     drop(client);
-    let record = played.record(1);
+    let record = scene.record(1);
     assert_eq!((&record["code"], &record["bytes_sent"]), (&"delivered".into(), &4.into()), "{record}");
 
-    let (mut client, mut target) = played.open();
+    let (mut client, mut target) = scene.open();
     target.write_all(b"farewell").unwrap();
     target.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.rest(), b"farewell");
@@ -37,15 +37,15 @@ fn tunnel_allows_half_close_by_either_side() {
     got.clear();
     target.read_to_end(&mut got).unwrap();
     assert_eq!(got, b"and yet");
-    let record = played.record(2);
+    let record = scene.record(2);
     assert_eq!((&record["code"], &record["bytes_received"]), (&"delivered".into(), &8.into()), "{record}");
 }
 
 #[test]
 fn tunnel_carries_bulk_data_in_both_directions_at_once() {
     const PIECES: usize = 256;
-    let played = played("");
-    let (mut client, mut target) = played.open();
+    let scene = manual_scene("");
+    let (mut client, mut target) = scene.open();
     let piece: Vec<u8> = (0..64 * 1024_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let echoing = std::thread::spawn(move || {
         let mut buffer = vec![0; 100_000];
@@ -67,14 +67,14 @@ fn tunnel_carries_bulk_data_in_both_directions_at_once() {
     assert!(got.chunks(piece.len()).all(|chunk| chunk == piece));
     writer.join().unwrap();
     echoing.join().unwrap();
-    let record = played.record(1);
+    let record = scene.record(1);
     assert_eq!((&record["bytes_sent"], &record["bytes_received"]), (&got.len().into(), &got.len().into()), "{record}");
 }
 
 #[test]
 fn tunnel_backpressure_from_the_client_stops_the_target() {
-    let played = played("");
-    let (client, mut target) = played.open();
+    let scene = manual_scene("");
+    let (client, mut target) = scene.open();
     target.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let piece = vec![b'x'; 64 * 1024];
     let mut written = 0;
@@ -88,72 +88,70 @@ fn tunnel_backpressure_from_the_client_stops_the_target() {
 
 #[test]
 fn tunnel_is_closed_after_the_idle_timeout_and_after_its_lifetime() {
-    let played = played("[timeouts]\nidle = \"300ms\"\n");
-    let (mut client, mut target) = played.open();
+    let scene = manual_scene("[timeouts]\nidle = \"300ms\"\n");
+    let (mut client, mut target) = scene.open();
     client.send("x");
     assert_eq!(read(&mut target, 1), b"x");
     assert!(client.is_closed());
     assert_eq!(target.read(&mut [0; 1]).unwrap_or(0), 0);
-    let record = played.record(1);
+    let record = scene.record(1);
     let total = record["ms"]["total"].as_f64().unwrap();
     assert!((300.0..5000.0).contains(&total) && record["code"] != "client_gone", "{record}");
     assert_eq!(record["status"], 200);
 
-    played
-        .outgate
-        .reconfigure(&config(played.listener.local_addr().unwrap().port(), "[timeouts]\ntunnel = \"500ms\"\n"));
-    let (mut client, mut target) = played.open();
+    scene.outgate.reconfigure(&config(scene.listener.local_addr().unwrap().port(), "[timeouts]\ntunnel = \"500ms\"\n"));
+    let (mut client, mut target) = scene.open();
     // Never idle, and yet it ends.
     while client.try_send("x") && matches!(target.read(&mut [0; 1]), Ok(1)) {}
     assert!(client.is_closed());
-    let record = played.record(2);
+    let record = scene.record(2);
     let total = record["ms"]["total"].as_f64().unwrap();
     assert!((500.0..5000.0).contains(&total) && record["code"] != "client_gone", "{record}");
 }
 
 #[test]
 fn tunnel_holds_its_limit_permit_until_it_ends() {
-    let played = played("[limits.one]\nconcurrency = 1\n");
-    let port = played.listener.local_addr().unwrap().port();
+    let scene = manual_scene("[limits.one]\nconcurrency = 1\n");
+    let port = scene.listener.local_addr().unwrap().port();
     let text = config(port, "[limits.one]\nconcurrency = 1\n");
-    played.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
-    let (mut client, mut target) = played.open();
-    let (_, answer) = played.outgate.tunnel(&played.authority(), "");
-    assert_eq!((answer.status, answer.code()), (429, "concurrency_limited"));
+    scene.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
+    let (mut client, mut target) = scene.open();
+    let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
+    assert_eq!((response.status, response.code()), (429, "concurrency_limited"));
     // Half of it is no end.
-    client.hang_up_writing();
+    client.shutdown_write();
     assert_eq!(target.read(&mut [0; 1]).unwrap(), 0);
-    let (_, answer) = played.outgate.tunnel(&played.authority(), "");
-    assert_eq!(answer.code(), "concurrency_limited");
+    let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
+    assert_eq!(response.code(), "concurrency_limited");
     // It is served under the configuration that it began with, whatever becomes of that.
-    played.outgate.reconfigure(&text.set("routes.plain.name", "plainer"));
+    scene.outgate.reconfigure(&text.set("routes.plain.name", "plainer"));
     target.write_all(b"pong").unwrap();
     assert_eq!(client.read_some(), b"pong");
-    played.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
+    scene.outgate.reconfigure(&text.add("routes.plain.limits", ["one"]));
     drop((client, target));
-    assert_eq!(played.record(3)["code"], "delivered");
-    played.open();
+    assert_eq!(scene.record(3)["code"], "delivered");
+    scene.open();
 }
 
 #[test]
 fn tunnel_record_distinguishes_a_reset_from_a_clean_end() {
-    let played = played("");
-    let (mut client, target) = played.open();
+    let scene = manual_scene("");
+    let (mut client, target) = scene.open();
     reset(target);
     assert!(client.is_closed());
-    let record = played.record(1);
+    let record = scene.record(1);
     assert_eq!(record["code"], "connection_lost", "{record}");
 
-    let (client, mut target) = played.open();
+    let (client, mut target) = scene.open();
     reset(client.socket().try_clone().unwrap());
     drop(client);
     let _ = target.read_to_end(&mut Vec::new());
-    assert_eq!(played.record(2)["code"], "client_gone");
+    assert_eq!(scene.record(2)["code"], "client_gone");
 }
 
 #[test]
 fn tunnel_that_carried_bytes_both_ways_is_delivered_however_it_closes() {
-    let played = played("");
+    let scene = manual_scene("");
     let mut count = 0;
     for ends in [
         |client: TcpStream, target: TcpStream| drop((client, target)),
@@ -177,7 +175,7 @@ fn tunnel_that_carried_bytes_both_ways_is_delivered_however_it_closes() {
             drop(target);
         },
     ] {
-        let (mut client, mut target) = played.open();
+        let (mut client, mut target) = scene.open();
         client.send("ping");
         assert_eq!(read(&mut target, 4), b"ping");
         target.write_all(b"pong").unwrap();
@@ -186,7 +184,7 @@ fn tunnel_that_carried_bytes_both_ways_is_delivered_however_it_closes() {
         drop(client);
         ends(socket, target);
         count += 1;
-        let record = played.record(count);
+        let record = scene.record(count);
         assert_eq!(record["code"], "delivered", "{record}");
     }
 }
@@ -198,63 +196,66 @@ fn reset(stream: TcpStream) {
 
 #[test]
 fn tunnel_client_may_hang_up_before_its_tunnel_is_open() {
-    let played = played("");
+    let scene = manual_scene("");
     let client = {
-        let mut client = played.outgate.connect();
-        client.send(connect(&played.authority(), ""));
+        let mut client = scene.outgate.connect();
+        client.send(connect(&scene.authority(), ""));
         client
     };
-    let mut verification = played.accept();
+    let mut verification = scene.accept();
     drop(client);
     let _ = verification.read_to_end(&mut Vec::new());
-    assert_eq!(played.record(1)["code"], "client_gone");
-    played.outgate.until_metric("outgate_client_connections 0");
+    assert_eq!(scene.record(1)["code"], "client_gone");
+    scene.outgate.wait_for_metric("outgate_client_connections 0");
 }
 
 #[test]
 fn drain_lets_tunnels_finish() {
-    let mut played = played("");
-    let (mut client, mut target) = played.open();
-    let mut late = played.outgate.connect();
+    let mut scene = manual_scene("");
+    let (mut client, mut target) = scene.open();
+    let mut late = scene.outgate.connect();
     late.send("CONNECT ");
-    played.outgate.signal("TERM");
-    played.outgate.log.until("word of the drain", |lines| lines.iter().any(|l| l.contains("draining")).then_some(()));
+    scene.outgate.signal("TERM");
+    scene
+        .outgate
+        .log
+        .wait_for("the log line of the drain", |lines| lines.iter().any(|l| l.contains("draining")).then_some(()));
     late.send("plain.example:443 HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(late.answer_to("CONNECT").code(), "draining");
+    assert_eq!(late.response_to("CONNECT").code(), "draining");
     client.send("ping");
     assert_eq!(read(&mut target, 4), b"ping");
     target.write_all(b"pong").unwrap();
     drop(target);
     assert_eq!(client.rest(), b"pong");
     drop((client, late));
-    assert!(played.outgate.wait().success());
-    let records = played.outgate.records(2);
+    assert!(scene.outgate.wait().success());
+    let records = scene.outgate.records(2);
     assert!(records.iter().any(|record| record["code"] == "delivered" && record["bytes_received"] == 4), "{records:?}");
 }
 
 #[test]
 fn drain_timeout_closes_open_tunnels() {
-    let mut played = played("");
-    let text = config(played.listener.local_addr().unwrap().port(), "");
-    played.outgate.reconfigure(&text.set("server.drain_timeout", "200ms"));
-    let (mut client, target) = played.open();
-    played.outgate.signal("TERM");
+    let mut scene = manual_scene("");
+    let text = config(scene.listener.local_addr().unwrap().port(), "");
+    scene.outgate.reconfigure(&text.set("server.drain_timeout", "200ms"));
+    let (mut client, target) = scene.open();
+    scene.outgate.signal("TERM");
     assert!(client.is_closed());
     drop(target);
-    assert!(played.outgate.wait().success());
-    let record = played.record(1);
+    assert!(scene.outgate.wait().success());
+    let record = scene.record(1);
     assert_eq!((&record["method"], &record["code"]), (&"CONNECT".into(), &"draining".into()), "{record}");
 }
 
 /// As many servers do with what they cannot read.
 #[test]
 fn target_that_closes_on_a_client_hello_is_treated_as_plaintext() {
-    let played = played("");
-    let mut client = played.outgate.connect();
-    client.send(connect(&played.authority(), ""));
-    drop(played.accept());
-    let mut target = played.accept();
-    assert_eq!(client.answer_to("CONNECT").status, 200);
+    let scene = manual_scene("");
+    let mut client = scene.outgate.connect();
+    client.send(connect(&scene.authority(), ""));
+    drop(scene.accept());
+    let mut target = scene.accept();
+    assert_eq!(client.response_to("CONNECT").status, 200);
     client.send("ping");
     assert_eq!(read(&mut target, 4), b"ping");
 }

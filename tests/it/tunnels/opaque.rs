@@ -12,8 +12,11 @@ use serde_json::Value;
 use support::configuration::{Config, Replace};
 use support::pki::{Identity, Pki, self_signed};
 use support::scene::folder;
-use support::tunnel::{PLAIN_REQUESTS, connect, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
-use support::tunnel_scene::{Place, config, place, place_with, played, read};
+use support::tunnel::{
+    PLAIN_REQUESTS, assert_recorded_as_plaintext, assert_refused_for_plaintext, client_hello, connect,
+    tls_config_trusting,
+};
+use support::tunnel_scene::{Scene, config, manual_scene, read, scene, scene_with};
 use support::{Outgate, post};
 
 fn pool() -> Vec<IpAddr> {
@@ -22,8 +25,8 @@ fn pool() -> Vec<IpAddr> {
 
 #[test]
 fn tunnel_opens_to_the_target_from_the_pool_for_every_client() {
-    let place = place();
-    let authority = place.authority();
+    let scene = scene();
+    let authority = scene.authority();
     for (count, request) in [
         format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Connection: Keep-Alive\r\n\r\n"),
         format!("CONNECT {authority} HTTP/1.1\r\nHost: tunnel.example\r\n\r\n"),
@@ -35,44 +38,44 @@ fn tunnel_opens_to_the_target_from_the_pool_for_every_client() {
     .into_iter()
     .enumerate()
     {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         client.send(&request);
-        let answer = client.answer_to("CONNECT");
-        assert_eq!((answer.status, answer.reason.as_str()), (200, "Connection established"), "{request}");
+        let response = client.response_to("CONNECT");
+        assert_eq!((response.status, response.reason.as_str()), (200, "Connection established"), "{request}");
         for absent in ["content-length", "transfer-encoding", "outgate-error"] {
-            assert!(!answer.fields.contains_key(absent), "{request}: {answer:?}");
+            assert!(!response.fields.contains_key(absent), "{request}: {response:?}");
         }
-        assert_eq!(answer.field("via"), "1.1 outgate", "{request}");
-        let source: IpAddr = answer.field("outgate-egress").parse().unwrap();
+        assert_eq!(response.field("via"), "1.1 outgate", "{request}");
+        let source: IpAddr = response.field("outgate-egress").parse().unwrap();
         assert!(pool().contains(&source), "{source}");
 
-        let (mut inside, _) = client.secure("tunnel.example", trusting(&place.pki.pem)).unwrap();
+        let (mut inside, _) = client.start_tls("tunnel.example", tls_config_trusting(&scene.pki.pem)).unwrap();
         inside.send(post("/in", "", "body"));
-        assert_eq!(inside.answer().text(), "ok", "{request}");
-        assert_eq!(place.target.until(count + 1)[count].body, b"body");
+        assert_eq!(inside.response().text(), "ok", "{request}");
+        assert_eq!(scene.target.wait_for_requests(count + 1)[count].body, b"body");
         drop(inside);
 
-        let record = place.record(count + 1);
-        assert_eq!(record["request_id"], answer.field("outgate-request-id"), "{record}");
+        let record = scene.record(count + 1);
+        assert_eq!(record["request_id"], response.field("outgate-request-id"), "{record}");
         assert_eq!((&record["method"], &record["route"]), (&"CONNECT".into(), &"tunnel".into()), "{record}");
         assert_eq!((&record["host"], &record["path"]), (&"tunnel.example".into(), &Value::Null), "{record}");
         assert_eq!((&record["status"], &record["code"]), (&200.into(), &"delivered".into()), "{record}");
         assert_eq!((&record["source"], &record["address"]), (&source.to_string().into(), &"127.0.0.1".into()));
-        let carried = place.tap.carried().last().unwrap().clone();
-        assert_eq!(record["bytes_sent"], carried.sent.len(), "{record}");
-        assert_eq!(record["bytes_received"], carried.received.len(), "{record}");
+        let traffic = scene.tap.traffic().last().unwrap().clone();
+        assert_eq!(record["bytes_sent"], traffic.sent.len(), "{record}");
+        assert_eq!(record["bytes_received"], traffic.received.len(), "{record}");
     }
 }
 
 /// A second request behind a CONNECT that is refused: nobody may ever see it.
-fn smuggled(place: &Place) -> String {
-    post(&format!("http://plain.example:{}/smuggled", place.port()), "", "x")
+fn smuggled(scene: &Scene) -> String {
+    post(&format!("http://plain.example:{}/smuggled", scene.port()), "", "x")
 }
 
 #[test]
 fn connect_authority_is_parsed_strictly_and_bytes_after_a_refusal_are_not_read() {
-    let place = place();
-    let port = place.port();
+    let scene = scene();
+    let port = scene.port();
     let line = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: h\r\n");
     let mut cases: Vec<(String, &str)> = Vec::new();
     for target in [
@@ -113,41 +116,41 @@ fn connect_authority_is_parsed_strictly_and_bytes_after_a_refusal_are_not_read()
         (format!("{}Proxy-Authorization: Bearer wrong\r\n\r\n", line(&good)), "client_unauthenticated"),
     ]);
     for (head, code) in &cases {
-        let mut client = place.outgate.connect();
-        client.send(format!("{head}{}", smuggled(&place)));
-        let answer = client.answer_to("CONNECT");
-        assert_eq!(answer.code(), *code, "{head}: {answer:?}");
-        assert_eq!(answer.json()["code"], *code);
-        assert_eq!(answer.field("connection"), "close", "{head}");
+        let mut client = scene.outgate.connect();
+        client.send(format!("{head}{}", smuggled(&scene)));
+        let response = client.response_to("CONNECT");
+        assert_eq!(response.code(), *code, "{head}: {response:?}");
+        assert_eq!(response.json()["code"], *code);
+        assert_eq!(response.field("connection"), "close", "{head}");
         assert!(client.is_closed(), "{head}");
     }
-    assert_eq!(place.outgate.records(cases.len()).len(), cases.len(), "one record each");
-    assert!(place.tap.carried().is_empty(), "nothing was dialled");
+    assert_eq!(scene.outgate.records(cases.len()).len(), cases.len(), "one record each");
+    assert!(scene.tap.traffic().is_empty(), "nothing was dialled");
 }
 
 #[test]
 fn tunnel_to_a_private_address_or_to_outgate_is_refused() {
-    let place = place();
-    let own = place.outgate.proxy.port();
-    let text = config(place.port(), "").push("routes.*.ports", own);
-    place.outgate.reconfigure(&text);
-    let (_, answer) = place.outgate.tunnel(&format!("127.0.0.1:{own}"), "");
-    assert_eq!((answer.status, answer.code()), (502, "target_loops_back"));
-    place.outgate.reconfigure(&text.remove("guard.allow"));
+    let scene = scene();
+    let own = scene.outgate.proxy.port();
+    let text = config(scene.port(), "").push("routes.*.ports", own);
+    scene.outgate.reconfigure(&text);
+    let (_, response) = scene.outgate.tunnel(&format!("127.0.0.1:{own}"), "");
+    assert_eq!((response.status, response.code()), (502, "target_loops_back"));
+    scene.outgate.reconfigure(&text.remove("guard.allow"));
     for host in ["tunnel.example", "127.0.0.1"] {
-        let (_, answer) = place.outgate.tunnel(&format!("{host}:{}", place.port()), "");
-        assert_eq!((answer.status, answer.code()), (502, "target_forbidden"), "{host}");
+        let (_, response) = scene.outgate.tunnel(&format!("{host}:{}", scene.port()), "");
+        assert_eq!((response.status, response.code()), (502, "target_forbidden"), "{host}");
     }
-    place.outgate.reconfigure(&text.set("egress.default.ranges", ["198.51.100.0/30"]));
-    let (_, answer) = place.outgate.tunnel(&place.authority(), "");
-    assert_eq!((answer.status, answer.code()), (503, "no_egress"));
-    assert!(place.tap.carried().is_empty(), "nothing was dialled");
+    scene.outgate.reconfigure(&text.set("egress.default.ranges", ["198.51.100.0/30"]));
+    let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
+    assert_eq!((response.status, response.code()), (503, "no_egress"));
+    assert!(scene.tap.traffic().is_empty(), "nothing was dialled");
 }
 
 #[test]
 fn tunnel_to_an_untrusted_target_carries_no_byte_of_the_client() {
-    type Show = fn(&Pki) -> Identity;
-    let cases: [(&str, Show); 4] = [
+    type MakeIdentity = fn(&Pki) -> Identity;
+    let cases: [(&str, MakeIdentity); 4] = [
         ("self_signed", |_| self_signed(&["tunnel.example"])),
         ("unknown_issuer", |_| Pki::new().leaf(&["tunnel.example"])),
         ("name_mismatch", |pki| pki.leaf(&["else.example"])),
@@ -159,54 +162,57 @@ fn tunnel_to_an_untrusted_target_carries_no_byte_of_the_client() {
         }),
     ];
     for (details, identity) in cases {
-        let place = place_with(identity, "");
-        let mut client = place.outgate.connect();
+        let scene = scene_with(identity, "");
+        let mut client = scene.outgate.connect();
         // As a client sends that does not wait for its 200.
-        client.send([connect(&place.authority(), "").as_bytes(), &hello("tunnel.example")].concat());
-        let answer = client.answer_to("CONNECT");
-        assert_eq!((answer.status, answer.code()), (502, "certificate_untrusted"), "{details}: {answer:?}");
-        assert_eq!(answer.json()["details"], details);
+        client.send([connect(&scene.authority(), "").as_bytes(), &client_hello("tunnel.example")].concat());
+        let response = client.response_to("CONNECT");
+        assert_eq!((response.status, response.code()), (502, "certificate_untrusted"), "{details}: {response:?}");
+        assert_eq!(response.json()["details"], details);
         assert!(client.is_closed());
-        let record = place.record(1);
+        let record = scene.record(1);
         assert_eq!((&record["details"], &record["bytes_sent"]), (&details.into(), &0.into()), "{record}");
-        let carried = place.tap.until(1);
-        assert_eq!(carried.len(), 1, "{details}: the verification's connection, and none for the tunnel");
-        assert!(place.target.seen().is_empty());
+        let traffic = scene.tap.wait_for_connections(1);
+        assert_eq!(traffic.len(), 1, "{details}: the verification's connection, and none for the tunnel");
+        assert!(scene.target.requests().is_empty());
     }
 }
 
 #[test]
 fn tunnel_target_verification_is_cached_per_trust() {
-    let place = place();
-    let connections = |count| assert_eq!(place.tap.until(count).len(), count);
-    drop(place.outgate.open_tunnel(&place.authority()));
+    let scene = scene();
+    let connections = |count| assert_eq!(scene.tap.wait_for_connections(count).len(), count);
+    drop(scene.outgate.open_tunnel(&scene.authority()));
     connections(2);
     // Four sources take turns, and what was seen from one of them says nothing about another.
     for _ in 0..3 {
-        drop(place.outgate.open_tunnel(&place.authority()));
+        drop(scene.outgate.open_tunnel(&scene.authority()));
     }
     connections(8);
     for more in 1..=4 {
-        drop(place.outgate.open_tunnel(&place.authority()));
+        drop(scene.outgate.open_tunnel(&scene.authority()));
         connections(8 + more);
     }
-    place.outgate.folder.write("other.pem", Pki::new().pem);
-    place.outgate.reconfigure(&config(place.port(), "").set("trust.public.roots", ["{dir}/other.pem"]));
-    let (_, answer) = place.outgate.tunnel(&place.authority(), "");
-    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("unknown_issuer")));
+    scene.outgate.folder.write("other.pem", Pki::new().pem);
+    scene.outgate.reconfigure(&config(scene.port(), "").set("trust.public.roots", ["{dir}/other.pem"]));
+    let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
+    assert_eq!(
+        (response.code(), response.json()["details"].as_str()),
+        ("certificate_untrusted", Some("unknown_issuer"))
+    );
 }
 
 #[test]
 fn tunnel_uses_the_source_address_that_was_verified() {
-    let played = played("");
+    let scene = manual_scene("");
     for _ in 0..4 {
-        let mut client = played.outgate.connect();
-        client.send(connect(&played.authority(), ""));
-        let verified = played.deny();
-        let tunnel = played.accept();
+        let mut client = scene.outgate.connect();
+        client.send(connect(&scene.authority(), ""));
+        let verified = scene.reject_tls();
+        let tunnel = scene.accept();
         assert_eq!(tunnel.peer_addr().unwrap().ip(), verified.ip());
         assert!(pool().contains(&verified.ip()));
-        assert_eq!(client.answer_to("CONNECT").status, 200);
+        assert_eq!(client.response_to("CONNECT").status, 200);
     }
 }
 
@@ -249,67 +255,67 @@ impl SerialReceiver {
 }
 
 /// A webhook through a tunnel to the receiver: what came back.
-fn through_a_tunnel(identity: impl FnOnce(&Pki) -> Identity, closed: &'static [usize]) -> (String, Value) {
+fn post_through_tunnel(identity: impl FnOnce(&Pki) -> Identity, closed: &'static [usize]) -> (String, Value) {
     let pki = Pki::new();
     let receiver = SerialReceiver::start(identity(&pki), closed);
     let outgate = Outgate::run(folder(&pki), &config(receiver.address.port(), ""));
     let client = outgate.open_tunnel(&format!("tunnel.example:{}", receiver.address.port()));
-    let (mut inside, _) = client.secure("tunnel.example", trusting(&pki.pem)).unwrap();
+    let (mut inside, _) = client.start_tls("tunnel.example", tls_config_trusting(&pki.pem)).unwrap();
     inside.send(post("/in", "", "body"));
-    let text = inside.answer().text();
+    let text = inside.response().text();
     drop(inside);
     (text, outgate.records(1)[0].clone())
 }
 
 #[test]
 fn tunnel_opens_to_a_receiver_that_handshakes_serially() {
-    let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[]);
+    let (text, record) = post_through_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[]);
     assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
 }
 
 #[test]
 fn tunnel_closed_before_its_first_byte_is_dialled_once_more() {
     // Connection 0 is the verification's, 1 the tunnel's first.
-    let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[1]);
+    let (text, record) = post_through_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[1]);
     assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
 }
 
 #[test]
 fn tunnel_target_that_cannot_be_verified_gets_no_second_connection() {
-    let played = played("");
-    let mut client = played.outgate.connect();
-    client.send(connect(&played.authority().replace_one("plain", "tunnel"), ""));
-    drop(played.accept());
-    assert_eq!(client.answer_to("CONNECT").code(), "connection_lost");
-    played.listener.set_nonblocking(true).unwrap();
-    assert_eq!(played.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    let scene = manual_scene("");
+    let mut client = scene.outgate.connect();
+    client.send(connect(&scene.authority().replace_one("plain", "tunnel"), ""));
+    drop(scene.accept());
+    assert_eq!(client.response_to("CONNECT").code(), "connection_lost");
+    scene.listener.set_nonblocking(true).unwrap();
+    assert_eq!(scene.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
 fn tunnel_to_a_plaintext_port_requires_a_route_that_allows_plaintext() {
-    let played = played("");
-    let (mut client, mut target) = played.open();
+    let scene = manual_scene("");
+    let (mut client, mut target) = scene.open();
     client.send("SSH-2.0-client\r\n");
     assert_eq!(read(&mut target, 16), b"SSH-2.0-client\r\n");
     drop((client, target));
-    assert_eq!(played.record(1)["code"], "delivered");
+    assert_eq!(scene.record(1)["code"], "delivered");
 
-    let mut client = played.outgate.connect();
-    client.send(connect(&played.authority().replace_one("plain", "tunnel"), ""));
-    played.deny();
-    let answer = client.answer_to("CONNECT");
-    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
+    let mut client = scene.outgate.connect();
+    client.send(connect(&scene.authority().replace_one("plain", "tunnel"), ""));
+    scene.reject_tls();
+    let response = client.response_to("CONNECT");
+    assert_eq!((response.code(), response.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
 
     // No program listens on port 80.
-    let (_, answer) = played.outgate.tunnel("plain.example:80", "");
-    assert_eq!((answer.status, answer.code()), (502, "connect_refused"));
+    let (_, response) = scene.outgate.tunnel("plain.example:80", "");
+    assert_eq!((response.status, response.code()), (502, "connect_refused"));
 }
 
 #[test]
 fn tunnel_verifies_a_tls_target_on_a_route_that_allows_plaintext() {
-    let place = place_with(|_| self_signed(&["plain.example"]), "");
-    let (_, answer) = place.outgate.tunnel(&format!("plain.example:{}", place.port()), "");
-    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
+    let scene = scene_with(|_| self_signed(&["plain.example"]), "");
+    let (_, response) = scene.outgate.tunnel(&format!("plain.example:{}", scene.port()), "");
+    assert_eq!((response.code(), response.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
 }
 
 /// What a tunnel that is cut ends with: a fatal alert in a plaintext record (RFC 8446 §6.2).
@@ -318,15 +324,16 @@ const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
 
 #[test]
 fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
-    let place = place();
-    let (own, other, nameless) = (hello("tunnel.example"), hello("other.example"), hello("127.0.0.1"));
+    let scene = scene();
+    let (own, other, nameless) =
+        (client_hello("tunnel.example"), client_hello("other.example"), client_hello("127.0.0.1"));
     let mut alert = own.clone();
     alert[0] = 21;
-    let by_address = format!("127.0.0.1:{}", place.port());
-    let own_name = place.authority();
+    let by_address = format!("127.0.0.1:{}", scene.port());
+    let own_name = scene.authority();
     let cases: [(&str, &[u8], &[u8]); 7] = [
         (&own_name, &other, UNRECOGNIZED_NAME),
-        (&own_name, &hello("sub.tunnel.example"), UNRECOGNIZED_NAME),
+        (&own_name, &client_hello("sub.tunnel.example"), UNRECOGNIZED_NAME),
         (&own_name, &nameless, ACCESS_DENIED),
         (&own_name, b"\x80\x2e\x01", b""),
         (&own_name, &alert, b""),
@@ -334,107 +341,112 @@ fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
         (&by_address, &own, UNRECOGNIZED_NAME),
     ];
     for (count, (authority, first, end)) in cases.into_iter().enumerate() {
-        let (mut client, index) = place.open(authority);
+        let (mut client, index) = scene.open(authority);
         client.send(first);
         assert_eq!(client.rest(), end, "{authority} {first:?}");
         drop(client);
-        let record = place.record(count + 1);
+        let record = scene.record(count + 1);
         assert_eq!((&record["status"], &record["code"]), (&200.into(), &"tunnel_forbidden".into()), "{record}");
         assert!(record["cause"].is_string(), "{record}");
-        assert!(place.tap.carried()[index].sent.is_empty(), "{authority} {first:?}");
+        assert!(scene.tap.traffic()[index].sent.is_empty(), "{authority} {first:?}");
     }
-    let mut client = place.outgate.open_tunnel(&by_address);
+    let mut client = scene.outgate.open_tunnel(&by_address);
     client.send(&nameless);
     assert_eq!(client.read_some()[0], 22, "the target's handshake");
 }
 
 #[test]
 fn plain_http_inside_a_tunnel_for_tls_gets_a_readable_400() {
-    let place = place();
+    let scene = scene();
     for (count, request) in PLAIN_REQUESTS.into_iter().enumerate() {
-        let before = place.tap.carried().len();
-        let (mut client, connected) = place.outgate.tunnel(&place.authority(), "");
-        let index = place.tap.until_silent(before);
+        let before = scene.tap.traffic().len();
+        let (mut client, connected) = scene.outgate.tunnel(&scene.authority(), "");
+        let index = scene.tap.wait_for_silent_connection(before);
         client.send(request);
-        let answer = client.answer();
-        is_refused_for_plaintext(&answer);
-        client.hang_up_writing();
+        let response = client.response();
+        assert_refused_for_plaintext(&response);
+        client.shutdown_write();
         assert!(client.is_closed(), "{request:?}");
-        let record = place.record(count + 1);
-        is_recorded_as_plaintext(&record, &connected);
-        assert_eq!(answer.field("outgate-request-id"), connected.field("outgate-request-id"));
-        assert_eq!(answer.field("outgate-egress"), record["source"].as_str().unwrap());
-        assert!(place.tap.carried()[index].sent.is_empty(), "{request:?}");
+        let record = scene.record(count + 1);
+        assert_recorded_as_plaintext(&record, &connected);
+        assert_eq!(response.field("outgate-request-id"), connected.field("outgate-request-id"));
+        assert_eq!(response.field("outgate-egress"), record["source"].as_str().unwrap());
+        assert!(scene.tap.traffic()[index].sent.is_empty(), "{request:?}");
     }
 }
 
 /// A TLS library reports the alert by its name.
 #[test]
 fn tunnel_alert_reaches_the_client_as_the_reason_of_its_handshake_error() {
-    let place = place();
-    let (client, _) = place.open(&place.authority());
-    let fault = client.secure("other.example", trusting(&place.pki.pem)).map(drop).unwrap_err().to_string();
-    assert!(fault.contains("UnrecognisedName"), "{fault}");
+    let scene = scene();
+    let (client, _) = scene.open(&scene.authority());
+    let error =
+        client.start_tls("other.example", tls_config_trusting(&scene.pki.pem)).map(drop).unwrap_err().to_string();
+    assert!(error.contains("UnrecognisedName"), "{error}");
 }
 
 #[test]
 fn tunnel_forwards_the_client_hello_unchanged() {
-    let place = place();
-    let whole = hello("tunnel.example");
+    let scene = scene();
+    let whole = client_hello("tunnel.example");
     // One handshake message over three records (RFC 8446 §5.1), and more behind it.
     let (head, message) = whole.split_at(5);
     let record = |part: &[u8]| [&head[..3], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
     let fragmented =
         [record(&message[..1]), record(&message[1..90]), record(&message[90..]), b"\x17\x03\x03\x00\x01x".to_vec()];
-    let connecting = connect(&place.authority(), "");
+    let connect_request = connect(&scene.authority(), "");
     for sent in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()] {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         // The first piece comes with the CONNECT.
-        client.send([connecting.as_bytes(), &sent[0]].concat());
-        assert_eq!(client.answer_to("CONNECT").status, 200);
+        client.send([connect_request.as_bytes(), &sent[0]].concat());
+        assert_eq!(client.response_to("CONNECT").status, 200);
         sent[1..].iter().for_each(|piece| client.send(piece));
         assert!(!client.read_some().is_empty());
-        assert_eq!(place.tap.carried().last().unwrap().sent, sent.concat());
+        assert_eq!(scene.tap.traffic().last().unwrap().sent, sent.concat());
     }
 }
 
 #[test]
 fn tunnel_client_must_send_its_client_hello_in_time() {
-    let place = place();
-    place.outgate.reconfigure(&config(place.port(), "").set("routes.*.timeouts.tls", "300ms"));
-    let whole = hello("tunnel.example");
+    let scene = scene();
+    scene.outgate.reconfigure(&config(scene.port(), "").set("routes.*.timeouts.tls", "300ms"));
+    let whole = client_hello("tunnel.example");
     for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
-        let (mut client, index) = place.open(&place.authority());
+        let (mut client, index) = scene.open(&scene.authority());
         client.send(&whole[..length]);
         // access_denied, where TLS has begun.
         let alert: &[u8] = if length == 0 { b"" } else { b"\x15\x03\x03\0\x02\x02\x31" };
         assert_eq!(client.rest(), alert, "{length}");
-        let record = place.record(count + 1);
+        let record = scene.record(count + 1);
         assert!(record["code"] != "delivered" && record["code"] != "client_gone", "{record}");
-        assert!(place.tap.carried()[index].sent.is_empty(), "{length}");
+        assert!(scene.tap.traffic()[index].sent.is_empty(), "{length}");
     }
 }
 
 #[test]
 fn check_warns_of_features_that_tunnels_lack() {
-    let place = place();
+    let scene = scene();
     let warnings = |text: &Config| {
-        place.outgate.folder.write_config("check.toml", text);
+        scene.outgate.folder.write_config("check.toml", text);
         let done = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
             .args(["check", "--config"])
-            .arg(place.outgate.folder.path("check.toml"))
+            .arg(scene.outgate.folder.path("check.toml"))
             .output()
             .unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stderr).unwrap()
     };
-    let text = config(place.port(), "");
-    let signs = warnings(&text);
+    let text = config(scene.port(), "");
+    let with_forced_tunnel = warnings(&text);
     let without = text.remove("routes.forced.connect");
-    let count = |told: &str| told.matches("warning[").count();
-    assert_eq!(count(&signs), count(&warnings(&without)) + 1, "a tunnel cannot be signed: {signs}");
+    let count = |printed: &str| printed.matches("warning[").count();
+    assert_eq!(
+        count(&with_forced_tunnel),
+        count(&warnings(&without)) + 1,
+        "a tunnel cannot be signed: {with_forced_tunnel}"
+    );
     let paths = warnings(&text.add("routes.paths.connect", "tunnel"));
-    assert_eq!(count(&paths), count(&signs) + 1, "a CONNECT shows no path: {paths}");
+    assert_eq!(count(&paths), count(&with_forced_tunnel) + 1, "a CONNECT shows no path: {paths}");
     // It is the operator's to say so nevertheless.
-    drop(place.outgate.open_tunnel(&format!("forced.example:{}", place.port())));
+    drop(scene.outgate.open_tunnel(&format!("forced.example:{}", scene.port())));
 }

@@ -16,19 +16,19 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, config, folder};
 use support::signature::{verifies, verify};
-use support::tenants::{new_key, put};
-use support::{Client, Outgate, PATIENCE};
+use support::tenants::{new_key, write_key};
+use support::{Client, Outgate, TEST_TIMEOUT};
 
-struct Place {
+struct Scene {
     outgate: Outgate,
     target: Receiver,
     text: Config,
     /// The key of the tenant `acme`.
-    own: String,
+    tenant_key: String,
 }
 
 /// `up.example` upgrades plaintext and signs. So does `/up` of `mixed.example`, which has other routes too.
-fn place() -> Option<Place> {
+fn scene() -> Option<Scene> {
     let (pki, unused) = (Pki::new(), Receiver::plain(ok()));
     let target = Receiver::tls_on_443(pki.leaf(&["up.example", "mixed.example", "asks.example"]), ok())?;
     let address = target.address.ip();
@@ -50,26 +50,26 @@ fn place() -> Option<Place> {
         .host("mixed.example", &address)
         .host("asks.example", &address)
         .and(&routes.concat());
-    let (folder, own) = (folder(&pki), new_key("standard-webhooks"));
-    put(&folder, "keys/acme/own.key", &own);
-    Some(Place { outgate: Outgate::run(folder, &text), target, text, own })
+    let (folder, tenant_key) = (folder(&pki), new_key("standard-webhooks"));
+    write_key(&folder, "keys/acme/own.key", &tenant_key);
+    Some(Scene { outgate: Outgate::run(folder, &text), target, text, tenant_key })
 }
 
 fn request(target: &str, host: &str, fields: &str) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: {host}\r\n{fields}Content-Length: 2\r\n\r\n{{}}")
 }
 
-impl Place {
-    fn inside(&self, host: &str) -> Client {
-        let (client, answer) = self.outgate.tunnel(&format!("{host}:80"), "");
-        assert_eq!((answer.status, answer.reason.as_str()), (200, "Connection established"), "{answer:?}");
+impl Scene {
+    fn open_tunnel(&self, host: &str) -> Client {
+        let (client, response) = self.outgate.tunnel(&format!("{host}:80"), "");
+        assert_eq!((response.status, response.reason.as_str()), (200, "Connection established"), "{response:?}");
         client
     }
 
     /// The answer to a request inside a tunnel that is a stream of HTTP/2.
-    fn inside_http2(&self, host: &str, request: String) -> String {
+    fn send_over_http2_tunnel(&self, host: &str, request: String) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let asking = async {
+        let exchange = async {
             let stream = tokio::net::TcpStream::connect(self.outgate.proxy).await.unwrap();
             let (sender, connection) = h2::client::handshake(stream).await.unwrap();
             tokio::spawn(connection);
@@ -78,14 +78,14 @@ impl Place {
             let (response, mut outgoing) = sender.send_request(connect, false).unwrap();
             let mut incoming = response.await.unwrap().into_body();
             outgoing.send_data(request.into(), false).unwrap();
-            let mut answer = Vec::new();
+            let mut response = Vec::new();
             while let Some(Ok(data)) = incoming.data().await {
                 incoming.flow_control().release_capacity(data.len()).unwrap();
-                answer.extend_from_slice(&data);
+                response.extend_from_slice(&data);
             }
-            String::from_utf8(answer).unwrap()
+            String::from_utf8(response).unwrap()
         };
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap() })
+        runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, exchange).await.unwrap() })
     }
 
     fn explain(&self, method: &str, target: &str) -> (String, String) {
@@ -101,26 +101,26 @@ impl Place {
 
 #[test]
 fn upgrade_tunnel_to_port_80_sends_plaintext_requests_signed_over_tls() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     for (round, connect) in ["", "connect = \"refuse\"\n", "connect = \"tunnel\"\n"].into_iter().enumerate() {
         if !connect.is_empty() {
-            place.outgate.reconfigure(&place.text.route("up", connect));
+            scene.outgate.reconfigure(&scene.text.route("up", connect));
         }
-        let mut client = place.inside("up.example");
-        assert_eq!(place.target.connections(), usize::from(round > 0), "nothing is dialled before there is a request");
+        let mut client = scene.open_tunnel("up.example");
+        assert_eq!(scene.target.connections(), usize::from(round > 0), "nothing is dialled before there is a request");
         for host in ["up.example", "up.example:80", "UP.example."] {
             client.send(request("/in?a=%2F", host, ""));
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{connect}{host}: {answer:?}");
-            assert!(answer.field("outgate-egress").starts_with("127.0.7."), "{answer:?}");
-            let seen = place.target.seen().pop().unwrap();
-            assert_eq!((seen.line.as_str(), seen.all("host")), ("POST /in?a=%2F HTTP/1.1", vec!["up.example"]));
-            verify(&seen, SECRET);
+            let response = client.response();
+            assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{connect}{host}: {response:?}");
+            assert!(response.field("outgate-egress").starts_with("127.0.7."), "{response:?}");
+            let received = scene.target.requests().pop().unwrap();
+            assert_eq!((received.line.as_str(), received.all("host")), ("POST /in?a=%2F HTTP/1.1", vec!["up.example"]));
+            verify(&received, SECRET);
         }
         client.send(request("http://up.example/absolute", "up.example", ""));
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
         drop(client);
-        let records = place.outgate.records((round + 1) * 5);
+        let records = scene.outgate.records((round + 1) * 5);
         let connects: Vec<_> = records.iter().filter(|record| record["method"] == "CONNECT").collect();
         assert_eq!(connects.len(), round + 1);
         assert_eq!((&connects[round]["route"], &connects[round]["status"]), (&"up".into(), &200.into()));
@@ -133,23 +133,23 @@ fn upgrade_tunnel_to_port_80_sends_plaintext_requests_signed_over_tls() {
 
 #[test]
 fn unencoded_characters_of_a_url_are_percent_encoded_in_upgrade_tunnels_and_the_upgrade_form() {
-    let Some(place) = place() else { return };
-    let (mut inside, mut outside) = (place.inside("up.example"), place.outgate.connect());
+    let Some(scene) = scene() else { return };
+    let (mut inside, mut outside) = (scene.open_tunnel("up.example"), scene.outgate.connect());
     let (path, encoded) = ("/<>\"{}|^`%7b?q=<>\"{}|^`", "%3C%3E%22%7B%7D%7C%5E%60");
     let url = format!("http://up.example{path}");
     for (is_inside, target) in [(true, path), (true, &url), (false, &url)] {
         let client = if is_inside { &mut inside } else { &mut outside };
         client.send(request(target, "up.example", ""));
-        assert_eq!(client.answer().status, 200, "{target}");
-        let seen = place.target.seen().pop().unwrap();
-        assert_eq!(seen.line, format!("POST /{encoded}%7b?q={encoded} HTTP/1.1"), "{target}");
-        verify(&seen, SECRET);
+        assert_eq!(client.response().status, 200, "{target}");
+        let received = scene.target.requests().pop().unwrap();
+        assert_eq!(received.line, format!("POST /{encoded}%7b?q={encoded} HTTP/1.1"), "{target}");
+        verify(&received, SECRET);
     }
 }
 
 #[test]
 fn upgrade_tunnel_reaches_no_other_host_and_no_other_tunnel() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     for sent in [
         request("/in", "mixed.example", ""),
         request("/in", "up.example:8080", ""),
@@ -162,31 +162,31 @@ fn upgrade_tunnel_reaches_no_other_host_and_no_other_tunnel() {
         // TLS, on a port that is for plaintext.
         String::from_utf8(vec![22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).unwrap(),
     ] {
-        let mut client = place.inside("up.example");
+        let mut client = scene.open_tunnel("up.example");
         client.send(&sent);
-        let answer = client.answer();
+        let response = client.response();
         let expected = if sent.starts_with("CONNECT") { "tunnel_forbidden" } else { "request_malformed" };
-        assert_eq!(answer.code(), expected, "{sent}: {answer:?}");
+        assert_eq!(response.code(), expected, "{sent}: {response:?}");
     }
-    assert_eq!(place.target.connections(), 0);
+    assert_eq!(scene.target.connections(), 0);
 }
 
 #[test]
 fn upgrade_tunnel_gives_each_request_inside_its_own_route() {
-    let Some(place) = place() else { return };
-    let mut client = place.inside("mixed.example");
+    let Some(scene) = scene() else { return };
+    let mut client = scene.open_tunnel("mixed.example");
     for (path, code) in [("/up/x", ""), ("/longer", "plaintext_forbidden"), ("/", "plaintext_forbidden"), ("/up", "")] {
         client.send(request(path, "mixed.example", ""));
-        assert_eq!(client.answer().code(), code, "{path}");
-        assert_eq!(place.explain("POST", &format!("http://mixed.example{path}")).0, code, "{path}");
+        assert_eq!(client.response().code(), code, "{path}");
+        assert_eq!(scene.explain("POST", &format!("http://mixed.example{path}")).0, code, "{path}");
     }
-    assert_eq!(place.target.seen().len(), 2);
-    place.target.seen().iter().for_each(|seen| verify(seen, SECRET));
+    assert_eq!(scene.target.requests().len(), 2);
+    scene.target.requests().iter().for_each(|received| verify(received, SECRET));
 }
 
 #[test]
 fn upgrade_tunnel_is_for_port_80_alone_and_explain_says_so() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     let served = "served: each plaintext request inside is judged for itself, and goes over TLS";
     for (authority, code, words) in [
         ("up.example:80", "", served),
@@ -197,49 +197,50 @@ fn upgrade_tunnel_is_for_port_80_alone_and_explain_says_so() {
         ("asks.example:80", "target_port_forbidden", ""),
         ("unrouted.example:80", "no_route", ""),
     ] {
-        let (_, answer) = place.outgate.tunnel(authority, "");
-        assert_eq!(answer.code(), code, "{authority}");
-        assert_eq!(place.explain("CONNECT", authority), (code.to_owned(), words.to_owned()), "{authority}");
+        let (_, response) = scene.outgate.tunnel(authority, "");
+        assert_eq!(response.code(), code, "{authority}");
+        assert_eq!(scene.explain("CONNECT", authority), (code.to_owned(), words.to_owned()), "{authority}");
     }
-    assert_eq!(place.target.connections(), 0);
+    assert_eq!(scene.target.connections(), 0);
 }
 
 #[test]
 fn upgrade_tunnel_opens_on_a_stream_of_http2() {
-    let Some(place) = place() else { return };
-    let answer = place.inside_http2("up.example", self::request("/in", "up.example", "Connection: close\r\n"));
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
-    verify(&place.target.seen()[0], SECRET);
+    let Some(scene) = scene() else { return };
+    let response =
+        scene.send_over_http2_tunnel("up.example", self::request("/in", "up.example", "Connection: close\r\n"));
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\n\r\nok"), "{response}");
+    verify(&scene.target.requests()[0], SECRET);
 }
 
 /// undici sends the field on the request, and nothing but the authority in its CONNECT.
 #[test]
 fn outgate_tenant_inside_an_upgrade_tunnel_chooses_the_signing_key() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     let fields = "Outgate-Tenant: acme\r\nOutgate-TLS: 1\r\nConnection: close\r\n";
     let request = request("/in", "up.example", fields);
-    let mut client = place.inside("up.example");
+    let mut client = scene.open_tunnel("up.example");
     client.send(&request);
-    assert_eq!(client.answer().status, 200);
-    let answer = place.inside_http2("up.example", request.clone());
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    for seen in place.target.seen() {
-        assert!(verifies(&seen, place.own.trim()) && !verifies(&seen, SECRET), "{seen:?}");
+    assert_eq!(client.response().status, 200);
+    let response = scene.send_over_http2_tunnel("up.example", request.clone());
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    for received in scene.target.requests() {
+        assert!(verifies(&received, scene.tenant_key.trim()) && !verifies(&received, SECRET), "{received:?}");
     }
     for (fields, code) in
         [("Outgate-Tenant: globex\r\n", "client_forbidden"), ("Outgate-TLS: 2\r\n", "request_malformed")]
     {
-        let mut client = place.inside("up.example");
+        let mut client = scene.open_tunnel("up.example");
         client.send(self::request("/in", "up.example", fields));
-        assert_eq!(client.answer().code(), code);
+        assert_eq!(client.response().code(), code);
     }
-    assert_eq!(place.target.seen().len(), 2);
+    assert_eq!(scene.target.requests().len(), 2);
 }
 
 /// RFC 9110 §4.2.3: as Ruby's httpclient and excon write every URL.
 #[test]
 fn http_url_with_port_80_is_upgraded_like_one_without_a_port() {
-    let Some(place) = place() else { return };
+    let Some(scene) = scene() else { return };
     for (line, host, fields) in [
         ("http://up.example:80/in", "up.example:80", ""),
         ("http://up.example:80/in", "up.example", "Outgate-TLS: 1\r\n"),
@@ -248,27 +249,27 @@ fn http_url_with_port_80_is_upgraded_like_one_without_a_port() {
         ("/in", "proxy", "Outgate-Target: http://up.example:80/in\r\n"),
         ("https://asks.example:443/in", "asks.example:443", ""),
     ] {
-        let mut client = place.outgate.connect();
+        let mut client = scene.outgate.connect();
         client.send(request(line, host, fields));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.code()), (200, ""), "{line} {fields}: {answer:?}");
-        let seen = place.target.seen().pop().unwrap();
-        assert!(["up.example", "asks.example"].contains(&seen.field("host")), "{seen:?}");
-        verify(&seen, SECRET);
+        let response = client.response();
+        assert_eq!((response.status, response.code()), (200, ""), "{line} {fields}: {response:?}");
+        let received = scene.target.requests().pop().unwrap();
+        assert!(["up.example", "asks.example"].contains(&received.field("host")), "{received:?}");
+        verify(&received, SECRET);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let asking = async {
-        let stream = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
+    let exchange = async {
+        let stream = tokio::net::TcpStream::connect(scene.outgate.proxy).await.unwrap();
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         let request = Request::post("http://up.example:80/in").version(Version::HTTP_2).body(()).unwrap();
         let mut sender: h2::client::SendRequest<Bytes> = sender.ready().await.unwrap();
         sender.send_request(request, true).unwrap().0.await.unwrap().status()
     };
-    let status = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap() });
-    assert_eq!((status, place.target.seen().len()), (http::StatusCode::OK, 7));
-    assert_eq!(place.explain("POST", "http://up.example:80/in").0, "");
-    let mut client = place.outgate.connect();
+    let status = runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, exchange).await.unwrap() });
+    assert_eq!((status, scene.target.requests().len()), (http::StatusCode::OK, 7));
+    assert_eq!(scene.explain("POST", "http://up.example:80/in").0, "");
+    let mut client = scene.outgate.connect();
     client.send(request("https://up.example:80/in", "up.example", ""));
-    assert_eq!(client.answer().code(), "target_port_forbidden", "of https, 80 is no default");
+    assert_eq!(client.response().code(), "target_port_forbidden", "of https, 80 is no default");
 }

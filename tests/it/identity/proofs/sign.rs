@@ -66,17 +66,17 @@ impl Key {
     }
 
     /// The fields of an RFC 9421 signature by `billing` over method, target and body.
-    pub fn message(&self, method: &str, url: &str, body: &str, params: &str) -> String {
-        self.message_of("billing", method, url, body, params)
+    pub fn sign_request(&self, method: &str, url: &str, body: &str, params: &str) -> String {
+        self.sign_request_as("billing", method, url, body, params)
     }
 
-    pub fn message_of(&self, keyid: &str, method: &str, url: &str, body: &str, params: &str) -> String {
+    pub fn sign_request_as(&self, keyid: &str, method: &str, url: &str, body: &str, params: &str) -> String {
         let digest = digest(body);
         let covered = [("@method", method), ("@target-uri", url), ("content-digest", &digest)];
         format!("Content-Digest: {digest}\r\n{}", self.signature(keyid, &covered, params))
     }
 
-    pub fn message_covering(&self, covered: &[(&str, &str)], params: &str) -> String {
+    pub fn sign_components(&self, covered: &[(&str, &str)], params: &str) -> String {
         self.signature("billing", covered, params)
     }
 
@@ -91,7 +91,7 @@ impl Key {
 
     /// `Twilio-Client-Validation` as Twilio's Python library makes it for a POST with `Authorization: Basic eDp5`;
     /// `query` is sorted.
-    pub fn validation(&self, iss: &str, path: &str, query: &str, host: &str, body: &str, exp: i64) -> String {
+    pub fn twilio_token(&self, iss: &str, path: &str, query: &str, host: &str, body: &str, exp: i64) -> String {
         let hex = |bytes: &[u8]| -> String {
             hash(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
         };
@@ -115,7 +115,7 @@ const ORDER: [u8; 32] = [
 ];
 
 /// The other signature that anyone can make of an ECDSA signature: (r, n - s).
-pub fn turned_over(fields: &str) -> String {
+pub fn other_ecdsa_form(fields: &str) -> String {
     let start = fields.find("mine=:").unwrap() + "mine=:".len();
     let end = start + fields[start..].find(':').unwrap();
     let mut signature = BASE64_STANDARD.decode(&fields[start..end]).unwrap();

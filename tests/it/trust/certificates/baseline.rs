@@ -6,7 +6,7 @@ use rcgen::{
     PublicKeyData, SanType,
 };
 
-use super::workshop::{Authority, Case, NAME, case, common_name, extension, leaf_params, policies};
+use super::generator::{Authority, Case, NAME, case, common_name, extension, leaf_params, policies};
 
 /// An RSAPublicKey (RFC 8017 A.1.1) of a modulus that nobody has made of primes.
 struct RsaKey(Vec<u8>);
@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case> {
     let r = &[&root];
     let leaf = |change: &dyn Fn(&mut CertificateParams)| vec![root.leaf_with(|params| change(params))];
     let below = |change: &dyn Fn(&mut CertificateParams)| {
-        let issuer = root.below_with("issuer", |params| change(params));
+        let issuer = root.issue_ca_with("issuer", |params| change(params));
         vec![issuer.leaf(), issuer.der]
     };
     let purposes = |purposes: &'static [Purpose]| {

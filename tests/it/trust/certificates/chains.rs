@@ -3,33 +3,35 @@
 
 use rcgen::IsCa;
 
-use super::workshop::{Authority, Case, Der, NAME, case, common_name, pin, self_signed};
+use super::generator::{Authority, Case, Der, NAME, case, common_name, pin, self_signed};
 
 pub fn cases() -> Vec<Case> {
     let root = Authority::root("root");
-    let issuer = root.below("issuer");
+    let issuer = root.issue_ca("issuer");
     let leaf = issuer.leaf();
-    let stranger = Authority::root("stranger");
+    let untrusted_root = Authority::root("stranger");
     let impostor = Authority::root("root");
-    let (other_root, upper) = (Authority::root("other root"), root.below("upper"));
-    let deep = upper.below("deep");
-    let crossed = stranger.crosses(&issuer, |_| {});
+    let (other_root, upper) = (Authority::root("other root"), root.issue_ca("upper"));
+    let deep = upper.issue_ca("deep");
+    let crossed = untrusted_root.cross_sign(&issuer, |_| {});
     let expired_cross =
-        root.crosses(&crossed, |params| params.not_after = super::workshop::date("2026-01-01T00:00:00Z"));
+        root.cross_sign(&crossed, |params| params.not_after = super::generator::date("2026-01-01T00:00:00Z"));
     let by_cross = issuer.leaf();
     // Two that certify each other, and nobody them.
     let (one, two) = (Authority::root("one"), Authority::root("two"));
-    let ring = [one.crosses(&two, |_| {}).der, two.crosses(&one, |_| {}).der];
+    let ring = [one.cross_sign(&two, |_| {}).der, two.cross_sign(&one, |_| {}).der];
     let flipped = |der: &Der, at: usize| {
         let mut der = der.clone();
         der[at] ^= 1;
         der
     };
     // More than signatures are verified for one chain; the leaf names the last as its issuer.
-    let namesakes: Vec<_> = (0..110).map(|_| other_root.below("root")).collect();
-    let badly = namesakes.last().map(Authority::leaf).unwrap();
-    let badly = flipped(&badly, badly.len() - 1);
-    let many = std::iter::once(badly).chain(namesakes.into_iter().map(|namesake| namesake.der)).collect();
+    let namesakes: Vec<_> = (0..110).map(|_| other_root.issue_ca("root")).collect();
+    let bad_signature = namesakes.last().map(Authority::leaf).unwrap();
+    let bad_signature = flipped(&bad_signature, bad_signature.len() - 1);
+    let many = std::iter::once(bad_signature)
+        .chain(namesakes.into_iter().map(|same_name_other_key| same_name_other_key.der))
+        .collect();
     let is_ca = |params: &mut rcgen::CertificateParams| params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let r = &[&root];
     let show = |more: &[&Der]| [&[&leaf], more].concat().into_iter().cloned().collect::<Vec<Der>>();
@@ -44,19 +46,14 @@ pub fn cases() -> Vec<Case> {
             r,
             vec![deep.leaf(), upper.der.clone(), deep.der.clone()],
         ),
-        case("the root shown too", "RFC 8446 §4.4.2: the anchor may be there", r, show(&[&issuer.der, &root.der])),
+        case("the root sent too", "RFC 8446 §4.4.2: the anchor may be there", r, show(&[&issuer.der, &root.der])),
+        case("the issuer sent twice", "RFC 8446 §4.4.2: extraneous certificates", r, show(&[&issuer.der, &issuer.der])),
+        case("the leaf sent twice", "RFC 8446 §4.4.2: extraneous certificates", r, show(&[&leaf, &issuer.der])),
         case(
-            "the issuer shown twice",
+            "an unrelated certificate in between",
             "RFC 8446 §4.4.2: extraneous certificates",
             r,
-            show(&[&issuer.der, &issuer.der]),
-        ),
-        case("the leaf shown twice", "RFC 8446 §4.4.2: extraneous certificates", r, show(&[&leaf, &issuer.der])),
-        case(
-            "a stranger's certificate in between",
-            "RFC 8446 §4.4.2: extraneous certificates",
-            r,
-            show(&[&stranger.der, &issuer.der]),
+            show(&[&untrusted_root.der, &issuer.der]),
         ),
         case(
             "bytes that are no certificate in between",
@@ -64,31 +61,31 @@ pub fn cases() -> Vec<Case> {
             r,
             show(&[&b"junk".to_vec(), &issuer.der]),
         ),
-        case("the issuer not shown", "RFC 8446 §4.4.2: the sender's chain; nothing is fetched", r, show(&[]))
+        case("the issuer not sent", "RFC 8446 §4.4.2: the sender's chain; nothing is fetched", r, show(&[]))
             .refused("unknown_issuer"),
-        case("the upper of two intermediates not shown", "RFC 5280 §6.1", r, vec![deep.leaf(), deep.der.clone()])
+        case("the upper of two intermediates not sent", "RFC 5280 §6.1", r, vec![deep.leaf(), deep.der.clone()])
             .refused("unknown_issuer"),
-        case("issued by a stranger", "RFC 5280 §6.1.1 (d)", r, vec![stranger.leaf()]).refused("unknown_issuer"),
+        case("issued by another root", "RFC 5280 §6.1.1 (d)", r, vec![untrusted_root.leaf()]).refused("unknown_issuer"),
         case(
-            "a stranger's with the stranger's root",
+            "issued by another root, with that root",
             "RFC 5280 §6.1.1 (d)",
             r,
-            vec![stranger.leaf(), stranger.der.clone()],
+            vec![untrusted_root.leaf(), untrusted_root.der.clone()],
         )
         .refused("unknown_issuer"),
         case("trusted elsewhere only", "RFC 5280 §6.1.1 (d)", &[&other_root], show(&[&issuer.der, &root.der]))
             .refused("unknown_issuer"),
-        case("signed by a namesake of the root", "RFC 5280 §6.1.3 (a) (1)", r, vec![impostor.leaf()])
+        case("signed by another key with the root's name", "RFC 5280 §6.1.3 (a) (1)", r, vec![impostor.leaf()])
             .refused("unknown_issuer"),
         case(
-            "signed by a namesake of the issuer",
+            "signed by another key with the issuer's name",
             "RFC 5280 §6.1.3 (a) (1): another authority of one name",
             r,
-            vec![issuer.namesake().leaf(), issuer.der.clone()],
+            vec![issuer.same_name_other_key().leaf(), issuer.der.clone()],
         )
         .refused("unknown_issuer"),
         case(
-            "signed by a namesake, which it does not identify",
+            "signed by another key, without a key identifier",
             "RFC 5280 §4.2.1.1: without an identifier nobody knows whose the signature should be",
             r,
             vec![impostor.leaf_with(|params| params.use_authority_key_identifier_extension = false)],
@@ -101,7 +98,7 @@ pub fn cases() -> Vec<Case> {
             vec![root.leaf_with(|params| {
                 common_name(params, "root");
                 params.distinguished_name.remove(rcgen::DnType::OrganizationName);
-                params.not_after = super::workshop::date("2026-11-02T00:00:00Z");
+                params.not_after = super::generator::date("2026-11-02T00:00:00Z");
             })],
         )
         .refused("expired"),
@@ -120,19 +117,19 @@ pub fn cases() -> Vec<Case> {
         )
         .refused("bad_signature"),
         case(
-            "cross-signed, the trusted one shown first",
+            "cross-signed, the trusted one sent first",
             "RFC 4158 §2.4: try other paths",
             r,
             vec![by_cross.clone(), issuer.der.clone(), crossed.der.clone()],
         ),
         case(
-            "cross-signed, the trusted one shown last",
+            "cross-signed, the trusted one sent last",
             "RFC 4158 §2.4: try other paths",
             r,
-            vec![by_cross.clone(), crossed.der.clone(), stranger.der.clone(), issuer.der.clone()],
+            vec![by_cross.clone(), crossed.der.clone(), untrusted_root.der.clone(), issuer.der.clone()],
         ),
         case(
-            "cross-signed, only the stranger's shown",
+            "cross-signed, only the untrusted one sent",
             "RFC 5280 §6.1.1 (d)",
             r,
             vec![by_cross.clone(), crossed.der.clone()],
@@ -145,9 +142,9 @@ pub fn cases() -> Vec<Case> {
             vec![by_cross.clone(), expired_cross.der.clone(), issuer.der.clone()],
         ),
         case(
-            "cross-signed, and the stranger trusted instead",
+            "cross-signed, and the other root trusted instead",
             "RFC 4158 §2.4",
-            &[&stranger],
+            &[&untrusted_root],
             vec![by_cross.clone(), issuer.der.clone(), crossed.der.clone()],
         ),
         case(
@@ -164,7 +161,7 @@ pub fn cases() -> Vec<Case> {
             "self-signed and expired",
             "the order of verdicts: a new date would not help",
             r,
-            vec![self_signed(|params| params.not_after = super::workshop::date("2026-11-02T00:00:00Z"))],
+            vec![self_signed(|params| params.not_after = super::generator::date("2026-11-02T00:00:00Z"))],
         )
         .refused("self_signed"),
         case("self-signed authority", "RFC 5280 §6.1.1 (d)", r, vec![self_signed(is_ca)]).refused("self_signed"),
@@ -182,8 +179,13 @@ pub fn cases() -> Vec<Case> {
     ];
     let own = self_signed(|_| {});
     cases.push(
-        case("self-signed, and made a root", "RFC 5280 §6.1: an anchor by the operator's word", r, vec![own.clone()])
-            .root(own),
+        case(
+            "self-signed, and configured as a root",
+            "RFC 5280 §6.1: an anchor by the operator's word",
+            r,
+            vec![own.clone()],
+        )
+        .root(own),
     );
     cases.extend(pins());
     cases
@@ -193,26 +195,26 @@ pub fn cases() -> Vec<Case> {
 fn pins() -> Vec<Case> {
     const RULE: &str = "RFC 7469 §2.6";
     let root = Authority::root("root");
-    let issuer = root.below("issuer");
-    let (bystander, spare) = (root.below("bystander"), Authority::root("spare"));
+    let issuer = root.issue_ca("issuer");
+    let (bystander, spare) = (root.issue_ca("bystander"), Authority::root("spare"));
     let leaf = issuer.leaf();
-    let shown = || vec![leaf.clone(), bystander.der.clone(), issuer.der.clone()];
+    let presented = || vec![leaf.clone(), bystander.der.clone(), issuer.der.clone()];
     let pinned = |der: &Der| format!("pins = [{:?}, {:?}]", pin(der), pin(&spare.der));
     let other = Authority::root("other");
-    let crossed = other.crosses(&issuer, |_| {});
+    let crossed = other.cross_sign(&issuer, |_| {});
     let both = vec![leaf.clone(), crossed.der.clone(), issuer.der.clone()];
     vec![
-        case("the leaf's key pinned", RULE, &[&root], shown()).more(pinned(&leaf)),
-        case("the issuer's key pinned", RULE, &[&root], shown()).more(pinned(&issuer.der)),
-        case("the root's key pinned", RULE, &[&root], shown()).more(pinned(&root.der)),
-        case("only a bystander's key pinned, shown and of no use", RULE, &[&root], shown())
+        case("the leaf's key pinned", RULE, &[&root], presented()).more(pinned(&leaf)),
+        case("the issuer's key pinned", RULE, &[&root], presented()).more(pinned(&issuer.der)),
+        case("the root's key pinned", RULE, &[&root], presented()).more(pinned(&root.der)),
+        case("only the key of an unused certificate pinned", RULE, &[&root], presented())
             .more(pinned(&bystander.der))
             .refused("pin_mismatch"),
-        case("only keys pinned that are not there", RULE, &[&root], shown())
+        case("only keys pinned that are not there", RULE, &[&root], presented())
             .more(format!("pins = [{:?}, {:?}]", pin(&spare.der), pin(&other.der)))
             .refused("pin_mismatch"),
         case("pinned to the second of two paths", RULE, &[&root, &other], both).more(pinned(&root.der)),
-        case("pinned, but for another name", "RFC 7469 §2.6: after the chain is validated", &[&root], shown())
+        case("pinned, but for another name", "RFC 7469 §2.6: after the chain is validated", &[&root], presented())
             .more(pinned(&leaf))
             .target(&format!("not.{NAME}"))
             .refused("name_mismatch"),

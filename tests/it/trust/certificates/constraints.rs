@@ -5,7 +5,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, GeneralSubtree, IsCa, NameConstraints,
 };
 
-use super::workshop::{Authority, Case, Der, case, common_name, extension};
+use super::generator::{Authority, Case, Der, case, common_name, extension};
 
 fn dns(name: &str) -> GeneralSubtree {
     GeneralSubtree::DnsName(name.to_owned())
@@ -33,26 +33,26 @@ fn name_constraints() -> Vec<Case> {
     const RULE: &str = "RFC 5280 §4.2.1.10";
     let root = Authority::root("root");
     let below = |permitted: Vec<GeneralSubtree>, excluded: Vec<GeneralSubtree>, names: &[&str]| -> Vec<Der> {
-        let issuer = root.below_with("issuer", limited(permitted, excluded));
+        let issuer = root.issue_ca_with("issuer", limited(permitted, excluded));
         vec![issuer.leaf_for(names), issuer.der]
     };
     let r = &[&root];
     let here = "hooks.acme.example";
     let own = Authority::root_with("own", limited(vec![dns("other.example")], vec![]));
     let (upper, lower) = {
-        let upper = root.below_with("upper", limited(vec![dns("other.example")], vec![]));
-        let lower = upper.below("lower");
+        let upper = root.issue_ca_with("upper", limited(vec![dns("other.example")], vec![]));
+        let lower = upper.issue_ca("lower");
         (upper, lower)
     };
     let mut directory = DistinguishedName::new();
     directory.push(DnType::OrganizationName, "acme");
-    let by_directory = root.below_with("by directory", |params| {
+    let by_directory = root.issue_ca_with("by directory", |params| {
         limited(vec![GeneralSubtree::DirectoryName(directory.clone())], vec![])(params);
     });
     let in_directory =
         by_directory.leaf_with(|params| params.distinguished_name.push(DnType::OrganizationName, "acme"));
     let only_common_name = {
-        let issuer = root.below_with("issuer", limited(vec![dns("acme.example")], vec![]));
+        let issuer = root.issue_ca_with("issuer", limited(vec![dns("acme.example")], vec![]));
         vec![issuer.leaf_with(|params| common_name(params, "evil.example")), issuer.der]
     };
     vec![
@@ -152,18 +152,18 @@ fn path_lengths() -> Vec<Case> {
     };
     let root = Authority::root("root");
     let chain_below = |length: u8, more: usize| -> Vec<Der> {
-        let mut chain = vec![root.below_with("limited", most(length))];
+        let mut chain = vec![root.issue_ca_with("limited", most(length))];
         for number in 0..more {
-            let next = chain[0].below(&format!("further {number}"));
+            let next = chain[0].issue_ca(&format!("further {number}"));
             chain.insert(0, next);
         }
         let leaf = chain[0].leaf();
         std::iter::once(leaf).chain(chain.into_iter().map(|authority| authority.der)).collect()
     };
     let short_root = Authority::root_with("short", most(0));
-    let issuer = short_root.below("issuer");
-    let limited = root.below_with("same", most(0));
-    let self_issued = limited.below("same");
+    let issuer = short_root.issue_ca("issuer");
+    let limited = root.issue_ca_with("same", most(0));
+    let self_issued = limited.issue_ca("same");
     vec![
         case("no authority allowed below, none there", RULE, &[&root], chain_below(0, 0)),
         case("no authority allowed below, one there", RULE, &[&root], chain_below(0, 1)).refused("wrong_usage"),
@@ -199,7 +199,7 @@ fn extensions() -> Vec<Case> {
     };
     let below = |number, critical, content: &[u8]| {
         let extension = extension(number, critical, content);
-        let issuer = root.below_with("issuer", |params| params.custom_extensions.push(extension));
+        let issuer = root.issue_ca_with("issuer", |params| params.custom_extensions.push(extension));
         vec![issuer.leaf(), issuer.der]
     };
     // requireExplicitPolicy: 0
@@ -216,10 +216,10 @@ fn extensions() -> Vec<Case> {
     let at = other_algorithm.windows(8).rposition(|window| window == oid).unwrap();
     other_algorithm[at + 7] = 3;
     vec![
-        case("an extension nobody knows", "RFC 5280 §4.2: may be ignored", r, with(999, false, &[5, 0])),
-        case("a critical extension nobody knows", "RFC 5280 §4.2: must be rejected", r, with(999, true, &[5, 0]))
+        case("an unknown extension", "RFC 5280 §4.2: may be ignored", r, with(999, false, &[5, 0])),
+        case("an unknown critical extension", "RFC 5280 §4.2: must be rejected", r, with(999, true, &[5, 0]))
             .refused("malformed"),
-        case("a critical extension nobody knows in the issuer", "RFC 5280 §4.2", r, below(999, true, &[5, 0]))
+        case("an unknown critical extension of the issuer", "RFC 5280 §4.2", r, below(999, true, &[5, 0]))
             .refused("malformed"),
         // Openly: policies are not processed; who makes them critical is refused, who does not is not held to them.
         case("critical policy constraints", "RFC 5280 §4.2: process it or reject", r, below(36, true, policy))

@@ -4,7 +4,7 @@
 use rcgen::{CertificateParams, CrlDistributionPoint, KeyUsagePurpose as Usage};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
-use super::workshop::{Authority, Case, Der, GOOD, case};
+use super::generator::{Authority, Case, Der, GOOD, case};
 
 /// A leaf has serial number 7, an authority 9.
 const LEAF: u8 = 7;
@@ -73,7 +73,7 @@ impl List<'_> {
                 &der(0xA0, &[&der(SEQUENCE, &[&extensions.concat()])]),
             ],
         );
-        let signature = der(3, &[&[0], &issuer.signs(&text)]);
+        let signature = der(3, &[&[0], &issuer.sign_bytes(&text)]);
         der(SEQUENCE, &[&text, &algorithm, &signature])
     }
 }
@@ -124,7 +124,7 @@ fn shards(root: &Authority) -> Vec<Case> {
     let leaf = |uri: &str| vec![root.leaf_with(listed_at(uri))];
     let shard = |uri: &str, revoked: &[u8]| List { scope: Some(at(uri)), revoked, ..LIST }.by(root);
     let scoped = |scope: &[u8], revoked: &[u8]| List { scope: Some(scope.to_vec()), revoked, ..LIST }.by(root);
-    let issuer = root.below("issuer");
+    let issuer = root.issue_ca("issuer");
     let below = || vec![issuer.leaf(), issuer.der.clone()];
     let (shards, scope) = ("RFC 5280 §6.3.3 (b) (2) (i)", "RFC 5280 §6.3.3 (b) (2) (ii) and (iii)");
     let unknown = "revocation_unknown";
@@ -163,8 +163,8 @@ fn shards(root: &Authority) -> Vec<Case> {
 
 /// §5.2.1: an authority that has changed its key keeps its name.
 fn keys(root: &Authority) -> Vec<Case> {
-    let old = root.below("issuer");
-    let new = root.below("issuer");
+    let old = root.issue_ca("issuer");
+    let new = root.issue_ca("issuer");
     let mute = Authority::root_with("mute", |params| params.key_usages = vec![Usage::KeyCertSign]);
     let of_old = || vec![old.leaf(), new.der.clone(), old.der.clone()];
     let unnamed = |from, revoked, by| List { from, revoked, has_key_id: false, ..LIST }.by(by);
@@ -183,7 +183,7 @@ fn keys(root: &Authority) -> Vec<Case> {
         case("two keys of one name, a list of the other only", rule, &[root], of_old())
             .lists(vec![root.list(&[]), new.list(&[])])
             .refused("revocation_unknown"),
-        case("two keys of one name, told apart by the signature", rule, &[root], of_old())
+        case("two keys of one name, distinguished by the signature", rule, &[root], of_old())
             .lists(vec![root.list(&[]), unnamed(now, &[], &new), unnamed(earlier, &[LEAF], &old)])
             .refused("revoked"),
         case("a list of a root that may not sign lists", "RFC 5280 §6.3.3 (f): cRLSign", &[&mute], vec![mute.leaf()])
@@ -205,7 +205,7 @@ fn revocation_list_with_an_unreadable_distribution_point_is_refused() {
     let cut_off = der(0xA0, &[&der(0xA0, &[&[0x86, 9, b'h']])]);
     let no_text = der(0xA0, &[&der(0xA0, &[&der(0x86, &[&[0xFF]]), &der(0x86, &[uri.as_bytes()])])]);
     let point = "the name of its distribution point cannot be read, or is relative to its issuer";
-    for (what, scope, words) in [
+    for (label, scope, words) in [
         ("relative", relative.clone(), point),
         ("relative, with the tag of a set", relative_set, "is relative to its issuer"),
         ("a first name that is cut off", cut_off, point),
@@ -215,13 +215,13 @@ fn revocation_list_with_an_unreadable_distribution_point_is_refused() {
     ] {
         let list = List { scope: Some(scope), ..LIST }.by(&root);
         let leaf = root.leaf_with(listed_at(uri));
-        let case = case(what, "RFC 5280 §6.3.3 (b) (2) (i)", &[&root], vec![leaf]).lists(vec![list]);
-        let said = case.compiled(false).err().unwrap_or_else(|| format!("{what}: the list is taken"));
-        assert!(said.contains("revocation list 1 of ") && said.contains(words), "{what}:\n{said}");
+        let case = case(label, "RFC 5280 §6.3.3 (b) (2) (i)", &[&root], vec![leaf]).lists(vec![list]);
+        let problems = case.compile(false).err().unwrap_or_else(|| format!("{label}: the list is taken"));
+        assert!(problems.contains("revocation list 1 of ") && problems.contains(words), "{label}:\n{problems}");
     }
     for scope in [ONLY_USERS.to_vec(), no_text] {
         let list = List { scope: Some(scope), ..LIST }.by(&root);
         let case = case("of users, or of a point", "", &[&root], vec![root.leaf_with(listed_at(uri))]);
-        assert_eq!(case.lists(vec![list]).judged(false), GOOD);
+        assert_eq!(case.lists(vec![list]).verdict(false), GOOD);
     }
 }

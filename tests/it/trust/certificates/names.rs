@@ -3,7 +3,7 @@
 
 use rcgen::SanType;
 
-use super::workshop::{Authority, Case, NAME, case, common_name, names};
+use super::generator::{Authority, Case, NAME, case, common_name, names};
 
 const DNS: u8 = 0x82;
 const IP: u8 = 0x87;
@@ -11,7 +11,7 @@ const IP: u8 = 0x87;
 pub fn cases() -> Vec<Case> {
     let root = Authority::root("root");
     let r = &[&root];
-    let of = |names: &[&str]| vec![root.leaf_for(names)];
+    let leaf_with_names = |names: &[&str]| vec![root.leaf_for(names)];
     let raw = |raw: &[(u8, &[u8])]| {
         let extension = names(raw);
         vec![root.leaf_with(|params| {
@@ -28,12 +28,13 @@ pub fn cases() -> Vec<Case> {
     let wild = "RFC 9525 §6.3: the whole left-most label, and no more";
     let mismatch = "name_mismatch";
     let mut cases = vec![
-        case("the name", "RFC 9525 §6.3", r, of(&[NAME])),
-        case("the name in capitals", "RFC 9525 §6.3: case does not count", r, of(&["HOOKS.Acme.Example"])),
-        case("the last of three names", "RFC 9525 §6.1", r, of(&["a.example", "b.example", NAME])),
-        case("another name", "RFC 9525 §6.3", r, of(&["other.example"])).refused(mismatch),
-        case("the domain of the name", "RFC 9525 §6.3", r, of(&["acme.example"])).refused(mismatch),
-        case("a name below the name", "RFC 9525 §6.3", r, of(&["in.hooks.acme.example"])).refused(mismatch),
+        case("the name", "RFC 9525 §6.3", r, leaf_with_names(&[NAME])),
+        case("the name in capitals", "RFC 9525 §6.3: case does not count", r, leaf_with_names(&["HOOKS.Acme.Example"])),
+        case("the last of three names", "RFC 9525 §6.1", r, leaf_with_names(&["a.example", "b.example", NAME])),
+        case("another name", "RFC 9525 §6.3", r, leaf_with_names(&["other.example"])).refused(mismatch),
+        case("the domain of the name", "RFC 9525 §6.3", r, leaf_with_names(&["acme.example"])).refused(mismatch),
+        case("a name below the name", "RFC 9525 §6.3", r, leaf_with_names(&["in.hooks.acme.example"]))
+            .refused(mismatch),
         case(
             "the name with a dot at its end",
             "RFC 5280 §4.2.1.6, RFC 1034 §3.5: preferred syntax",
@@ -75,29 +76,34 @@ pub fn cases() -> Vec<Case> {
             })],
         )
         .refused(mismatch),
-        case("a wildcard", wild, r, of(&["*.acme.example"])),
-        case("a wildcard, and its own domain asked for", wild, r, of(&["*.acme.example"]))
+        case("a wildcard", wild, r, leaf_with_names(&["*.acme.example"])),
+        case("a wildcard, and its own domain asked for", wild, r, leaf_with_names(&["*.acme.example"]))
             .target("acme.example")
             .refused(mismatch),
-        case("a wildcard, two labels below asked for", wild, r, of(&["*.acme.example"]))
+        case("a wildcard, two labels below asked for", wild, r, leaf_with_names(&["*.acme.example"]))
             .target("in.hooks.acme.example")
             .refused(mismatch),
-        case("a wildcard for a part of a label", wild, r, of(&["ho*.acme.example"])).refused(mismatch),
-        case("a wildcard before a part of a label", wild, r, of(&["*ks.acme.example"])).refused(mismatch),
-        case("a wildcard that is not left-most", wild, r, of(&["hooks.*.example"])).refused(mismatch),
-        case("two wildcards", wild, r, of(&["*.*.example"])).refused(mismatch),
-        case("a wildcard for everything", wild, r, of(&["*"])).target("example").refused(mismatch),
-        case("a wildcard for a top-level domain", "BR §3.2.2.6", r, of(&["*.example"]))
+        case("a wildcard for a part of a label", wild, r, leaf_with_names(&["ho*.acme.example"])).refused(mismatch),
+        case("a wildcard before a part of a label", wild, r, leaf_with_names(&["*ks.acme.example"])).refused(mismatch),
+        case("a wildcard that is not left-most", wild, r, leaf_with_names(&["hooks.*.example"])).refused(mismatch),
+        case("two wildcards", wild, r, leaf_with_names(&["*.*.example"])).refused(mismatch),
+        case("a wildcard for everything", wild, r, leaf_with_names(&["*"])).target("example").refused(mismatch),
+        case("a wildcard for a top-level domain", "BR §3.2.2.6", r, leaf_with_names(&["*.example"]))
             .target("acme.example")
             .refused(mismatch),
         // Openly: no list of public suffixes is asked. That no authority issues this is for BR §3.2.2.6 to see to.
-        case("a wildcard below a registry of two labels", "not closed here: BR §3.2.2.6", r, of(&["*.co.uk"]))
-            .target("acme.co.uk"),
-        case("a wildcard for a label of an IDN", "RFC 9525 §6.3", r, of(&["*.acme.example"]))
+        case(
+            "a wildcard below a registry of two labels",
+            "not closed here: BR §3.2.2.6",
+            r,
+            leaf_with_names(&["*.co.uk"]),
+        )
+        .target("acme.co.uk"),
+        case("a wildcard for a label of an IDN", "RFC 9525 §6.3", r, leaf_with_names(&["*.acme.example"]))
             .target("xn--hk-fkaa.acme.example"),
-        case("an IDN in A-labels", "RFC 9525 §6.3, RFC 5280 §7.2", r, of(&["xn--hks-sna.example"]))
+        case("an IDN in A-labels", "RFC 9525 §6.3, RFC 5280 §7.2", r, leaf_with_names(&["xn--hks-sna.example"]))
             .target("xn--hks-sna.example"),
-        case("an IDN in A-labels, another asked for", "RFC 9525 §6.3", r, of(&["xn--hks-sna.example"]))
+        case("an IDN in A-labels, another asked for", "RFC 9525 §6.3", r, leaf_with_names(&["xn--hks-sna.example"]))
             .target("xn--hks-tna.example")
             .refused(mismatch),
         case("an IDN in U-labels", "RFC 5280 §7.2: A-labels only", r, raw(&[(DNS, "höks.example".as_bytes())]))
@@ -110,7 +116,7 @@ pub fn cases() -> Vec<Case> {
 
 fn addresses(root: &Authority) -> Vec<Case> {
     let r = &[root];
-    let of = |names: &[&str]| vec![root.leaf_for(names)];
+    let leaf_with_names = |names: &[&str]| vec![root.leaf_for(names)];
     let raw = |raw: &[(u8, &[u8])]| {
         let extension = names(raw);
         vec![root.leaf_with(|params| {
@@ -121,17 +127,17 @@ fn addresses(root: &Authority) -> Vec<Case> {
     let rule = "RFC 9525 §6.4, RFC 5280 §4.2.1.6: octet for octet";
     let mismatch = "name_mismatch";
     vec![
-        case("an IPv4 address", rule, r, of(&["9.9.9.9"])).target("9.9.9.9"),
-        case("an IPv6 address", rule, r, of(&["2620:fe::7"])).target("2620:fe::7"),
-        case("another IPv4 address", rule, r, of(&["9.9.9.8"])).target("9.9.9.9").refused(mismatch),
-        case("another IPv6 address", rule, r, of(&["2620:fe::8"])).target("2620:fe::7").refused(mismatch),
-        case("a name, and an address asked for", rule, r, of(&[NAME])).target("9.9.9.9").refused(mismatch),
-        case("an address, and a name asked for", rule, r, of(&["9.9.9.9"])).refused(mismatch),
+        case("an IPv4 address", rule, r, leaf_with_names(&["9.9.9.9"])).target("9.9.9.9"),
+        case("an IPv6 address", rule, r, leaf_with_names(&["2620:fe::7"])).target("2620:fe::7"),
+        case("another IPv4 address", rule, r, leaf_with_names(&["9.9.9.8"])).target("9.9.9.9").refused(mismatch),
+        case("another IPv6 address", rule, r, leaf_with_names(&["2620:fe::8"])).target("2620:fe::7").refused(mismatch),
+        case("a name, and an address asked for", rule, r, leaf_with_names(&[NAME])).target("9.9.9.9").refused(mismatch),
+        case("an address, and a name asked for", rule, r, leaf_with_names(&["9.9.9.9"])).refused(mismatch),
         case("an IPv4 address as a DNS name", rule, r, raw(&[(DNS, b"9.9.9.9")])).target("9.9.9.9").refused(mismatch),
         case("an IPv6 address as a DNS name", rule, r, raw(&[(DNS, b"2620:fe::7")]))
             .target("2620:fe::7")
             .refused(mismatch),
-        case("an IPv4 address as an IPv4-mapped one", rule, r, of(&["::ffff:9.9.9.9"]))
+        case("an IPv4 address as an IPv4-mapped one", rule, r, leaf_with_names(&["::ffff:9.9.9.9"]))
             .target("9.9.9.9")
             .refused(mismatch),
         case("an address of five bytes", rule, r, raw(&[(IP, &[9, 9, 9, 9, 0])])).target("9.9.9.9").refused(mismatch),

@@ -3,7 +3,7 @@
 
 use rcgen::KeyUsagePurpose;
 
-use super::workshop::{Authority, Case, Der, case};
+use super::generator::{Authority, Case, Der, case};
 
 /// A leaf has serial number 7, an authority 9.
 const LEAF: u64 = 7;
@@ -11,11 +11,11 @@ const ISSUER: u64 = 9;
 
 pub fn cases() -> Vec<Case> {
     let root = Authority::root("root");
-    let issuer = root.below("issuer");
-    let shown = || -> Vec<Der> { vec![issuer.leaf(), issuer.der.clone()] };
+    let issuer = root.issue_ca("issuer");
+    let presented = || -> Vec<Der> { vec![issuer.leaf(), issuer.der.clone()] };
     let r = &[&root];
-    let namesake = Authority::root("issuer");
-    let mute = root.below_with("mute", |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+    let same_name_other_key = Authority::root("issuer");
+    let mute = root.issue_ca_with("mute", |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
     let lenient = "crl_policy = \"lenient\"";
     let rule = "RFC 5280 §6.3.3";
     let required = "RFC 5280 §6.3.3, crl_policy = \"require\"";
@@ -25,58 +25,55 @@ pub fn cases() -> Vec<Case> {
     let older = issuer.list_of(&[], "2026-11-20T00:00:00Z", "2026-12-20T00:00:00Z");
     let older_with = issuer.list_of(&[LEAF], "2026-11-20T00:00:00Z", "2026-12-20T00:00:00Z");
     vec![
-        case("no lists at all", "RFC 5280 §6.3: none configured, none asked", r, shown()),
-        case("lists that revoke others", rule, r, shown()).lists(both(&[1, 2], &[3])),
-        case("the leaf revoked", rule, r, shown()).lists(both(&[LEAF], &[])).refused("revoked"),
-        case("the issuer revoked", rule, r, shown()).lists(both(&[], &[ISSUER])).refused("revoked"),
+        case("no lists at all", "RFC 5280 §6.3: none configured, none asked", r, presented()),
+        case("lists that revoke others", rule, r, presented()).lists(both(&[1, 2], &[3])),
+        case("the leaf revoked", rule, r, presented()).lists(both(&[LEAF], &[])).refused("revoked"),
+        case("the issuer revoked", rule, r, presented()).lists(both(&[], &[ISSUER])).refused("revoked"),
         case(
             "the leaf's serial number revoked by another issuer",
             "RFC 5280 §6.3.3 (b): of the same issuer",
             r,
-            shown(),
+            presented(),
         )
         .lists(both(&[], &[LEAF])),
-        case("a list of the root missing", required, r, shown())
+        case("a list of the root missing", required, r, presented())
             .lists(vec![issuer.list(&[])])
             .refused("revocation_unknown"),
-        case("a list of the issuer missing", required, r, shown())
+        case("a list of the issuer missing", required, r, presented())
             .lists(vec![root.list(&[])])
             .refused("revocation_unknown"),
         case("a leaf under the root, whose list is there", rule, r, vec![root.leaf()]).lists(vec![root.list(&[])]),
-        case("a list of the root missing, lenient", passed, r, shown()).lists(vec![issuer.list(&[])]).more(lenient),
-        case("a list of the issuer missing, lenient", passed, r, shown()).lists(vec![root.list(&[])]).more(lenient),
-        case("the leaf revoked, lenient", rule, r, shown())
+        case("a list of the root missing, lenient", passed, r, presented()).lists(vec![issuer.list(&[])]).more(lenient),
+        case("a list of the issuer missing, lenient", passed, r, presented()).lists(vec![root.list(&[])]).more(lenient),
+        case("the leaf revoked, lenient", rule, r, presented())
             .lists(vec![issuer.list(&[LEAF])])
             .more(lenient)
             .refused("revoked"),
-        case("a list a second before its next", "RFC 5280 §5.1.2.5", r, shown())
+        case("a list a second before its next", "RFC 5280 §5.1.2.5", r, presented())
             .lists(vec![stale(&[]), root.list(&[])])
             .at("2026-12-01T11:59:59Z"),
-        case("a list in the second of its next", "RFC 5280 §5.1.2.5: by then there is another", r, shown())
+        case("a list in the second of its next", "RFC 5280 §5.1.2.5: by then there is another", r, presented())
             .lists(vec![stale(&[]), root.list(&[])])
             .refused("revocation_stale"),
-        case("a list out of date, lenient", "crl_policy = \"lenient\": what is there counts", r, shown())
+        case("a list out of date, lenient", "crl_policy = \"lenient\": what is there counts", r, presented())
             .lists(vec![stale(&[]), root.list(&[])])
             .more(lenient),
         case(
             "the leaf revoked by a list out of date, lenient",
             "crl_policy = \"lenient\": what is there counts",
             r,
-            shown(),
+            presented(),
         )
         .lists(vec![stale(&[LEAF]), root.list(&[])])
         .more(lenient)
         .refused("revoked"),
-        case("revoked since the older of two lists", "RFC 5280 §5: the newest is complete", r, shown())
+        case("revoked since the older of two lists", "RFC 5280 §5: the newest is complete", r, presented())
             .lists(vec![older, issuer.list(&[LEAF]), root.list(&[])])
             .refused("revoked"),
-        case("revoked in the older of two lists only", "RFC 5280 §5.3.1: removed from hold", r, shown()).lists(vec![
-            older_with,
-            issuer.list(&[]),
-            root.list(&[]),
-        ]),
-        case("a list of a namesake of the issuer", "RFC 5280 §6.3.3 (g): its signature", r, shown())
-            .lists(vec![namesake.list(&[LEAF]), root.list(&[])])
+        case("revoked in the older of two lists only", "RFC 5280 §5.3.1: removed from hold", r, presented())
+            .lists(vec![older_with, issuer.list(&[]), root.list(&[])]),
+        case("a list by another key with the issuer's name", "RFC 5280 §6.3.3 (g): its signature", r, presented())
+            .lists(vec![same_name_other_key.list(&[LEAF]), root.list(&[])])
             .refused("revocation_unknown"),
         case(
             "a list of an authority that may not sign lists",

@@ -3,7 +3,7 @@
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
 
-use super::workshop::{Authority, Case, Der, NAME, case, date, leaf_params, self_signed};
+use super::generator::{Authority, Case, Der, NAME, case, date, leaf_params, self_signed};
 
 /// A server's certificate whose owner issues others with its key.
 fn owner(change: impl FnOnce(&mut CertificateParams)) -> Authority {
@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
     let unknown = "unknown_issuer";
     let itself = |one: &Authority| vec![one.der.clone()];
     let mut cases = vec![
-        case("CA:FALSE in roots, shown itself", ALONE, &[&own], itself(&own)),
+        case("CA:FALSE in roots, sent itself", ALONE, &[&own], itself(&own)),
         case("CA:FALSE in roots, for another name", ALONE, &[&own], itself(&own))
             .target("other.example")
             .refused("name_mismatch"),
@@ -41,22 +41,22 @@ pub fn cases() -> Vec<Case> {
             .target("other.example")
             .refused(unknown),
         case("CA:FALSE in roots, an authority by its owner", ALONE, &[&own], {
-            let below = own.below("below");
+            let below = own.issue_ca("below");
             vec![below.leaf(), below.der, own.der.clone()]
         })
         .refused("wrong_usage"),
         case("CA:FALSE in roots, with its issuer's other leaves", ALONE, &[], vec![root.leaf()])
             .root(issued.clone())
             .refused(unknown),
-        case("a leaf of somebody's in roots, shown itself", ALONE, &[], vec![issued.clone()]).root(issued.clone()),
+        case("another issuer's leaf in roots, sent itself", ALONE, &[], vec![issued.clone()]).root(issued.clone()),
         case("CA:FALSE in roots, expired", ALONE, &[&expired], itself(&expired)).refused("expired"),
-        case("keyCertSign missing in roots, shown itself", ALONE, &[&no_sign_itself], itself(&no_sign_itself))
+        case("keyCertSign missing in roots, sent itself", ALONE, &[&no_sign_itself], itself(&no_sign_itself))
             .refused_if_strict("ca_as_leaf"),
         case("a leaf in roots, revoked by its issuer in roots", "RFC 5280 §6.3.3", &[&root], vec![issued.clone()])
             .also_root(issued.clone())
             .lists(vec![root.list(&[7])])
             .refused("revoked"),
-        case("no basicConstraints in roots, shown itself", ALONE, &[&no_constraints], itself(&no_constraints)),
+        case("no basicConstraints in roots, sent itself", ALONE, &[&no_constraints], itself(&no_constraints)),
         case(
             "no basicConstraints in roots, a leaf by its owner",
             ALONE,
@@ -75,16 +75,16 @@ pub fn cases() -> Vec<Case> {
 /// `intermediates`: for path building only.
 fn not_sent(root: &Authority) -> Vec<Case> {
     const RULE: &str = "RFC 5280 §6.1: where a path's certificates come from does not count";
-    let (issuer, stranger) = (root.below("issuer"), Authority::root("stranger"));
-    let deep = issuer.below("deep");
-    let short = root.below_with("short", |params| params.not_after = date("2026-11-30T00:00:00Z"));
+    let (issuer, untrusted_root) = (root.issue_ca("issuer"), Authority::root("stranger"));
+    let deep = issuer.issue_ca("deep");
+    let short = root.issue_ca_with("short", |params| params.not_after = date("2026-11-30T00:00:00Z"));
     let below = |one: &Authority| -> Vec<Der> { vec![one.leaf()] };
     vec![
         case("the issuer configured, not sent", RULE, &[root], below(&issuer)).intermediates(vec![issuer.der.clone()]),
         case("the upper of two configured, not sent", RULE, &[root], vec![deep.leaf(), deep.der.clone()])
             .intermediates(vec![issuer.der.clone()]),
-        case("configured as an intermediate only", "intermediates are no roots", &[root], below(&stranger))
-            .intermediates(vec![stranger.der.clone()])
+        case("configured as an intermediate only", "intermediates are no roots", &[root], below(&untrusted_root))
+            .intermediates(vec![untrusted_root.der.clone()])
             .refused("unknown_issuer"),
         case("a configured intermediate that has expired", RULE, &[root], below(&short))
             .intermediates(vec![short.der.clone()])

@@ -1,7 +1,7 @@
 //! From when until when, to the second; and for how long at most.
 //! Is a chain good exactly while it is valid, and not valid for longer than it may be?
 
-use super::workshop::{Authority, Case, Der, case, date};
+use super::generator::{Authority, Case, Der, case, date};
 
 pub fn cases() -> Vec<Case> {
     const VALIDITY: &str = "RFC 5280 §4.1.2.5: notBefore through notAfter, inclusive";
@@ -14,7 +14,7 @@ pub fn cases() -> Vec<Case> {
     let month = || leaf("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z");
     let below = |from: &str, until: &str| -> Vec<Der> {
         let (from, until) = (date(from), date(until));
-        let issuer = root.below_with("issuer", |params| (params.not_before, params.not_after) = (from, until));
+        let issuer = root.issue_ca_with("issuer", |params| (params.not_before, params.not_after) = (from, until));
         vec![issuer.leaf(), issuer.der]
     };
     let old_root = Authority::root_with("old root", |params| params.not_after = date("2026-01-01T00:00:00Z"));
@@ -58,7 +58,7 @@ pub fn cases() -> Vec<Case> {
             vec![old_root.leaf()],
         ),
         case(
-            "expired, and a stranger's",
+            "expired, and of an unknown issuer",
             "the order of verdicts: the date is seen first",
             r,
             vec![Authority::root("stranger").leaf_with(|params| params.not_after = date("2026-11-02T00:00:00Z"))],
@@ -72,12 +72,12 @@ pub fn cases() -> Vec<Case> {
 /// BR §6.3.2 (ballot SC-081v3): a second more than a day is a day more.
 fn lifetimes(root: &Authority) -> Vec<Case> {
     const RULE: &str = "BR §6.3.2";
-    let days = |made, from: &str, days: i64, seconds: i64, now| {
+    let days = |description, from: &str, days: i64, seconds: i64, now| {
         let from = date(from);
         // Both ends are part of the period: a second less than the days.
         let until = from + time::Duration::days(days) + time::Duration::seconds(seconds - 1);
         let leaf = root.leaf_with(|params| (params.not_before, params.not_after) = (from, until));
-        case(made, RULE, &[root], vec![leaf]).at(now)
+        case(description, RULE, &[root], vec![leaf]).at(now)
     };
     let too_long = "validity_too_long";
     let (y26, y27, y29) = ("2026-03-15T00:00:00Z", "2027-03-15T00:00:00Z", "2029-03-15T00:00:00Z");

@@ -3,14 +3,14 @@
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
 
-use super::workshop::{Authority, Case, Der, case, extension};
+use super::generator::{Authority, Case, Der, case, extension};
 
 pub fn cases() -> Vec<Case> {
     let root = Authority::root("root");
     let r = &[&root];
     let leaf = |change: &dyn Fn(&mut CertificateParams)| vec![root.leaf_with(|params| change(params))];
     let below = |change: &dyn Fn(&mut CertificateParams)| -> Vec<Der> {
-        let issuer = root.below_with("issuer", |params| change(params));
+        let issuer = root.issue_ca_with("issuer", |params| change(params));
         vec![issuer.leaf(), issuer.der]
     };
     let for_what = |purposes: &'static [Purpose]| {
@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
         )
         .refused(wrong),
         case("issued by a leaf", "RFC 5280 §6.1.4 (k)", r, below(&not_an_authority)).refused(wrong),
-        case("issued by who may sign, but is no authority", "RFC 5280 §6.1.4 (k)", r, below(&denied)).refused(wrong),
+        case("issued with keyCertSign, but by no authority", "RFC 5280 §6.1.4 (k)", r, below(&denied)).refused(wrong),
         case("an authority as a server", "BR §7.1.2.7.8: cA must be FALSE", r, leaf(&an_authority))
             .refused("ca_as_leaf"),
         case(

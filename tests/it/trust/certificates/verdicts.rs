@@ -9,8 +9,8 @@ use std::process::Command;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::{CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder};
 
+use super::generator::{Case, GOOD};
 use super::support;
-use super::workshop::{Case, GOOD};
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/trust/certificates/verdicts.md");
 
@@ -49,12 +49,12 @@ fn the_table_of_verdicts_is_up_to_date() {
             reasons.push(case.rule.to_owned());
         }
         if is_good(&openssl) != loose {
-            reasons.push(format!("openssl: {}", why_openssl(&openssl, &case)));
+            reasons.push(format!("openssl: {}", openssl_reason(&openssl, &case)));
         }
         if is_good(webpki) != loose {
-            reasons.push(format!("webpki: {}", why_webpki(&case)));
+            reasons.push(format!("webpki: {}", webpki_reason(&case)));
         }
-        let row = [case.made, case.strict, case.loose, &openssl, webpki, &reasons.join("; ")];
+        let row = [case.description, case.strict, case.loose, &openssl, webpki, &reasons.join("; ")];
         writeln!(table, "| {} |", row.map(|cell| cell.replace('|', "\\|")).join(" | ")).unwrap();
     }
     assert!(!table.contains(NO_REASON), "a difference without a reason:\n{table}");
@@ -70,7 +70,7 @@ fn the_table_of_verdicts_is_up_to_date() {
 fn openssl(case: &Case) -> String {
     let folder = case.folder();
     let file = |name: &str| folder.path(name).display().to_string();
-    let (shown, _, intermediates, lists) = case.parts();
+    let (presented, _, intermediates, lists) = case.parts();
     let time = case.time().as_secs().to_string();
     let mut command = Command::new("openssl");
     command.args(["verify", "-x509_strict", "-purpose", "sslserver", "-no-CApath", "-no-CAstore", "-attime", &time]);
@@ -81,7 +81,7 @@ fn openssl(case: &Case) -> String {
         _ => command.arg("-verify_hostname"),
     };
     command.arg(target.to_str().as_ref());
-    if shown.len() > 1 || !intermediates.is_empty() {
+    if presented.len() > 1 || !intermediates.is_empty() {
         command.arg("-untrusted").arg(file("shown.pem"));
     }
     if !lists.is_empty() {
@@ -99,11 +99,11 @@ fn openssl(case: &Case) -> String {
 /// As a client would call it: roots as anchors whatever they are, lists by its defaults, and the name.
 fn webpki(case: &Case) -> &'static str {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let (shown, roots, intermediates, lists) = case.parts();
+    let (presented, roots, intermediates, lists) = case.parts();
     let certificates = |ders: &[&[Vec<u8>]]| -> Vec<CertificateDer<'static>> {
         ders.concat().iter().map(|der| CertificateDer::from(der.clone())).collect()
     };
-    let (leaf, others) = (CertificateDer::from(shown[0].clone()), certificates(&[&shown[1..], intermediates]));
+    let (leaf, others) = (CertificateDer::from(presented[0].clone()), certificates(&[&presented[1..], intermediates]));
     let roots = certificates(&[roots]);
     let anchors: Vec<TrustAnchor<'_>> =
         roots.iter().filter_map(|root| webpki::anchor_from_trusted_cert(root).ok()).collect();
@@ -113,16 +113,16 @@ fn webpki(case: &Case) -> &'static str {
     let lists: Vec<_> = lists.iter().collect();
     let revocation = RevocationOptionsBuilder::new(&lists).ok().map(RevocationOptionsBuilder::build);
     let algorithms = provider.signature_verification_algorithms.all;
-    let judged = EndEntityCert::try_from(&leaf).and_then(|parsed| {
+    let verdict = EndEntityCert::try_from(&leaf).and_then(|parsed| {
         let usage = KeyUsage::server_auth();
         parsed.verify_for_usage(algorithms, &anchors, &others, case.time(), usage, revocation, None)?;
         parsed.verify_is_valid_for_subject_name(&case.name())
     });
-    if judged.is_ok() { GOOD } else { "refused" }
+    if verdict.is_ok() { GOOD } else { "refused" }
 }
 
 /// What it does that we do not, or the other way round.
-fn why_openssl(verdict: &str, case: &Case) -> &'static str {
+fn openssl_reason(verdict: &str, case: &Case) -> &'static str {
     let own = [
         ("excluded: a name that a wildcard covers", "it asks whether the wildcard itself is excluded"),
         ("a directory name within what is permitted", "it processes limits on directory names"),
@@ -130,20 +130,20 @@ fn why_openssl(verdict: &str, case: &Case) -> &'static str {
         ("no authority allowed below, itself with another key", "self-issued certificates do not count (§4.2.1.9)"),
         ("critical policy constraints", "it processes policies"),
         ("a byte after the end", "it ignores what follows a certificate"),
-        ("cross-signed, the trusted one shown last", "it builds one path, by the first issuer that fits"),
-        ("cross-signed, and the stranger trusted instead", "it builds one path, by the first issuer that fits"),
+        ("cross-signed, the trusted one sent last", "it builds one path, by the first issuer that fits"),
+        ("cross-signed, and the other root trusted instead", "it builds one path, by the first issuer that fits"),
         ("a root that allows none below, one there", "a root's own pathLenConstraint counts"),
         ("a root for any purpose", "a root that names purposes needs serverAuth itself"),
         (
-            "a leaf of somebody's in roots, shown itself",
+            "another issuer's leaf in roots, sent itself",
             "without -partial_chain a path ends at a self-signed certificate",
         ),
-        ("keyCertSign missing in roots, shown itself", "an authority without keyCertSign is none, and no server's"),
+        ("keyCertSign missing in roots, sent itself", "an authority without keyCertSign is none, and no server's"),
         ("at notAfter", "notAfter itself is too late"),
         ("a root that has expired", "the dates of roots count"),
         ("an authority as a server", "an authority may be a server"),
     ];
-    if let Some((_, why)) = own.iter().find(|(made, _)| *made == case.made) {
+    if let Some((_, why)) = own.iter().find(|(description, _)| *description == case.description) {
         return why;
     }
     match (verdict, case.loose) {
@@ -170,10 +170,12 @@ fn why_openssl(verdict: &str, case: &Case) -> &'static str {
     }
 }
 
-fn why_webpki(case: &Case) -> &'static str {
+fn webpki_reason(case: &Case) -> &'static str {
     match case.loose {
         GOOD if case.rule.contains("lenient") => "by default what no list speaks of is refused",
-        GOOD if case.made.contains("in roots") => "an anchor vouches for what its key has signed, not for itself",
+        GOOD if case.description.contains("in roots") => {
+            "an anchor vouches for what its key has signed, not for itself"
+        }
         GOOD | "revoked" => "it takes the first list of the issuer's name, of any date, number and key",
         "revocation_unknown" => "an anchor has no keyUsage, and a list of the future counts",
         "revocation_stale" => "by default a list that is out of date counts",

@@ -71,16 +71,16 @@ impl Authority {
         Self { params, key: key.serialize_pem(), der }
     }
 
-    pub fn below(&self, name: &str) -> Self {
-        self.below_with(name, |_| {})
+    pub fn issue_ca(&self, name: &str) -> Self {
+        self.issue_ca_with(name, |_| {})
     }
 
-    pub fn below_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        self.certifies(name, &KeyPair::generate().unwrap().serialize_pem(), change)
+    pub fn issue_ca_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        self.certify(name, &KeyPair::generate().unwrap().serialize_pem(), change)
     }
 
     /// The same subject and key as `other`, issued by this one.
-    pub fn crosses(&self, other: &Self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+    pub fn cross_sign(&self, other: &Self, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = other.params.clone();
         change(&mut params);
         let key = KeyPair::from_pem(&other.key).unwrap();
@@ -88,7 +88,7 @@ impl Authority {
         Self { params, key: other.key.clone(), der }
     }
 
-    fn certifies(&self, name: &str, key: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+    fn certify(&self, name: &str, key: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority_params(name);
         params.serial_number = Some(9_u64.into());
         change(&mut params);
@@ -98,12 +98,12 @@ impl Authority {
     }
 
     /// For what rcgen does not write.
-    pub fn signs(&self, text: &[u8]) -> Vec<u8> {
+    pub fn sign_bytes(&self, text: &[u8]) -> Vec<u8> {
         KeyPair::from_pem(&self.key).unwrap().sign(text).unwrap()
     }
 
     /// Another authority of the same name, with another key.
-    pub fn namesake(&self) -> Self {
+    pub fn same_name_other_key(&self) -> Self {
         let (params, key) = (self.params.clone(), KeyPair::generate().unwrap());
         let der = params.self_signed(&key).unwrap().der().to_vec();
         Self { params, key: key.serialize_pem(), der }
@@ -212,11 +212,11 @@ pub fn vector(name: &str) -> Der {
 /// One chain and what is to become of it.
 pub struct Case {
     /// How it is made.
-    pub made: &'static str,
+    pub description: &'static str,
     /// Where it is written that it must end so.
     pub rule: &'static str,
     /// The leaf first.
-    shown: Vec<Der>,
+    presented: Vec<Der>,
     roots: Vec<Der>,
     lists: Vec<Der>,
     /// Configured, not shown.
@@ -230,11 +230,11 @@ pub struct Case {
 }
 
 /// Good, unless it says otherwise.
-pub fn case(made: &'static str, rule: &'static str, roots: &[&Authority], shown: Vec<Der>) -> Case {
+pub fn case(description: &'static str, rule: &'static str, roots: &[&Authority], presented: Vec<Der>) -> Case {
     Case {
-        made,
+        description,
         rule,
-        shown,
+        presented,
         roots: roots.iter().map(|root| root.der.clone()).collect(),
         lists: Vec::new(),
         intermediates: Vec::new(),
@@ -278,31 +278,31 @@ impl Case {
     }
 
     /// The same with every byte of the leaf changed in turn, one bit of each.
-    pub fn bent(&self) -> impl Iterator<Item = Case> {
-        (0..self.shown[0].len()).map(|at| {
-            let mut shown = self.shown.clone();
-            shown[0][at] ^= 1 << (at % 8);
+    pub fn corrupted(&self) -> impl Iterator<Item = Case> {
+        (0..self.presented[0].len()).map(|at| {
+            let mut presented = self.presented.clone();
+            presented[0][at] ^= 1 << (at % 8);
             let (roots, target) = (self.roots.clone(), self.target.clone());
             let (lists, intermediates, more) = (self.lists.clone(), self.intermediates.clone(), self.more.clone());
-            Case { shown, roots, lists, intermediates, more, target, ..*self }
+            Case { presented, roots, lists, intermediates, more, target, ..*self }
         })
     }
 
     /// What a delivery to the target would be told.
-    pub fn judged(&self, strict: bool) -> &'static str {
-        self.refused_as(strict).map_or(GOOD, |refused| refused.error.as_str())
+    pub fn verdict(&self, strict: bool) -> &'static str {
+        self.rejection(strict).map_or(GOOD, |refused| refused.error.as_str())
     }
 
-    pub fn refused_as(&self, strict: bool) -> Option<CertificateRejection> {
-        let plan = self.compiled(strict).unwrap_or_else(|problems| panic!("{}: {problems}", self.made));
+    pub fn rejection(&self, strict: bool) -> Option<CertificateRejection> {
+        let plan = self.compile(strict).unwrap_or_else(|problems| panic!("{}: {problems}", self.description));
         let trust = &plan.trusts[&TrustName::new("t")];
-        let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();
-        let (leaf, intermediates) = shown.split_first().unwrap();
+        let presented: Vec<CertificateDer<'_>> = self.presented.iter().map(|der| der.as_slice().into()).collect();
+        let (leaf, intermediates) = presented.split_first().unwrap();
         trust.verify(leaf, intermediates, &self.name(), self.time()).err()
     }
 
     /// The configuration that has its roots and lists; the error is what `outgate check` would say.
-    pub fn compiled(&self, strict: bool) -> Result<policy::Plan, String> {
+    pub fn compile(&self, strict: bool) -> Result<policy::Plan, String> {
         let folder = self.folder();
         let key = |key: &str, parts: &[Der]| match parts {
             [] => String::new(),
@@ -323,8 +323,8 @@ impl Case {
     pub fn folder(&self) -> Folder {
         let folder = Folder::new();
         folder.write("roots.pem", pem("CERTIFICATE", &self.roots));
-        folder.write("leaf.pem", pem("CERTIFICATE", &self.shown[..1]));
-        folder.write("shown.pem", pem("CERTIFICATE", &[&self.shown[1..], &self.intermediates].concat()));
+        folder.write("leaf.pem", pem("CERTIFICATE", &self.presented[..1]));
+        folder.write("shown.pem", pem("CERTIFICATE", &[&self.presented[1..], &self.intermediates].concat()));
         folder.write("intermediates.pem", pem("CERTIFICATE", &self.intermediates));
         folder.write("crls.pem", pem("X509 CRL", &self.lists));
         folder
@@ -343,10 +343,10 @@ impl Case {
     }
 
     pub fn parts(&self) -> (&[Der], &[Der], &[Der], &[Der]) {
-        (&self.shown, &self.roots, &self.intermediates, &self.lists)
+        (&self.presented, &self.roots, &self.intermediates, &self.lists)
     }
 }
 
-fn pem(what: &str, parts: &[Der]) -> String {
-    parts.iter().map(|der| super::support::pki::pem(what, der)).collect()
+fn pem(label: &str, parts: &[Der]) -> String {
+    parts.iter().map(|der| super::support::pki::pem(label, der)).collect()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use socket2::SockRef;
 use support::configuration::Config;
-use support::receiver::{Reaction, answering, ok};
+use support::receiver::{Reaction, ok, respond_with};
 use support::scene::{Scene, config, scene_with};
 use support::{Client, post, tunnel_scene};
 
@@ -30,23 +30,23 @@ fn with_limit(scene: &Scene, limit: &str) -> Config {
 }
 
 /// A delivery that stays under way until its client sends the last byte.
-fn unfinished(scene: &Scene) -> Client {
+fn start_upload(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     client.send(format!(
         "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
         scene.plain_url()
     ));
     // It has got through when it is asked for its body.
-    assert_eq!(client.one_answer("POST").status, 100);
+    assert_eq!(client.next_response("POST").status, 100);
     client
 }
 
 #[test]
 fn report_only_limit_refuses_nothing_and_is_counted() {
     let scene = limited("rate = \"1/h\"\nconcurrency = 1\nwait = \"1h\"\nreport_only = true");
-    let first = unfinished(&scene);
-    let answer = scene.outgate.post(&scene.plain_url(), "", "x");
-    assert_eq!((answer.status, answer.field("ratelimit-policy")), (200, ""));
+    let first = start_upload(&scene);
+    let response = scene.outgate.post(&scene.plain_url(), "", "x");
+    assert_eq!((response.status, response.field("ratelimit-policy")), (200, ""));
     let would = |kind: &str| json!([{ "kind": "limit", "name": "l", "code": kind }]);
     let record = &scene.outgate.records(1)[0];
     assert_eq!((&record["code"], &record["would_refuse"]), (&json!("delivered"), &would("concurrency_limited")));
@@ -61,8 +61,8 @@ fn report_only_limit_refuses_nothing_and_is_counted() {
     }
     // The enforced limit continues with the counts of report_only.
     scene.outgate.reconfigure(&with_limit(&scene, "rate = \"1/h\"\nconcurrency = 1"));
-    let answer = scene.outgate.post(&scene.plain_url(), "", "x");
-    assert_eq!((answer.status, answer.code()), (429, "rate_limited"));
+    let response = scene.outgate.post(&scene.plain_url(), "", "x");
+    assert_eq!((response.status, response.code()), (429, "rate_limited"));
 }
 
 /// Bytes in both directions count together, signed or streamed, and nothing is refused.
@@ -70,7 +70,7 @@ fn report_only_limit_refuses_nothing_and_is_counted() {
 fn bandwidth_limit_paces_bytes_of_both_directions_together() {
     const KIB: usize = 1024;
     let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", 64 * KIB, "a".repeat(64 * KIB));
-    let scene = limited_with(answering(&large), "bandwidth = \"128 KiB/s\"");
+    let scene = limited_with(respond_with(&large), "bandwidth = \"128 KiB/s\"");
     let body = "b".repeat(48 * KIB);
     for (url, more_than) in [
         // A second's worth goes at once; then 96 KiB at 128 KiB/s.
@@ -79,13 +79,13 @@ fn bandwidth_limit_paces_bytes_of_both_directions_together() {
     ] {
         let begun = Instant::now();
         for _ in 0..2 {
-            let answer = scene.outgate.post(&url, "", &body);
-            assert_eq!((answer.status, answer.body.len()), (200, 64 * KIB));
+            let response = scene.outgate.post(&url, "", &body);
+            assert_eq!((response.status, response.body.len()), (200, 64 * KIB));
         }
         assert!(begun.elapsed() >= more_than, "{url}: {:?}", begun.elapsed());
     }
-    let seen = [scene.plain.seen(), scene.good.seen()].concat();
-    assert!(seen.iter().all(|seen| seen.body == body.as_bytes()), "not a byte is changed");
+    let received = [scene.plain.requests(), scene.good.requests()].concat();
+    assert!(received.iter().all(|received| received.body == body.as_bytes()), "not a byte is changed");
     // A reload lets those go that it binds no more.
     scene.outgate.reconfigure(&with_limit(&scene, "bandwidth = \"1 GiB/s\""));
     let begun = Instant::now();
@@ -107,24 +107,24 @@ fn bandwidth_limit_does_not_use_up_the_body_timeout() {
             let (scene, body) = (&scene, &body);
             scope.spawn(move || {
                 let begun = Instant::now();
-                let answer = scene.outgate.post(&url, "", body);
-                assert_eq!(answer.status, 200, "{url}: {answer:?}");
+                let response = scene.outgate.post(&url, "", body);
+                assert_eq!(response.status, 200, "{url}: {response:?}");
                 assert!(begun.elapsed() >= Duration::from_secs(4), "{url}: {:?}", begun.elapsed());
             });
         }
     });
     // The client's own time is bounded as before.
-    let mut client = unfinished(&scene);
-    assert_eq!(client.answer().code(), "body_timeout");
+    let mut client = start_upload(&scene);
+    assert_eq!(client.response().code(), "body_timeout");
 }
 
 #[test]
 fn bandwidth_limit_paces_tunnels_in_both_directions() {
-    let place = tunnel_scene::played("");
+    let scene = tunnel_scene::manual_scene("");
     let limit = "[limits.l]\nbandwidth = \"64 KiB/s\"\n";
-    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), limit);
-    place.outgate.reconfigure(&text.add("routes.plain.limits", ["l"]));
-    let (mut client, mut target) = place.open();
+    let text = tunnel_scene::config(scene.listener.local_addr().unwrap().port(), limit);
+    scene.outgate.reconfigure(&text.add("routes.plain.limits", ["l"]));
+    let (mut client, mut target) = scene.open();
     let begun = Instant::now();
     let sent: Vec<u8> = (0..64 * 1024_u32).map(|n| (n % 251) as u8).collect();
     client.send(&sent);
@@ -146,20 +146,20 @@ fn bandwidth_share_of_a_slow_reader_goes_to_the_others() {
     let chunk = format!("{CHUNK:x}\r\n{}\r\n", "a".repeat(CHUNK));
     let large =
         format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(LARGE / CHUNK));
-    let scene = limited_with(answering(&large), "bandwidth = \"8 MiB/s\"");
+    let scene = limited_with(respond_with(&large), "bandwidth = \"8 MiB/s\"");
     let text = with_limit(&scene, "bandwidth = \"8 MiB/s\"");
     scene.outgate.reconfigure(&text.add("routes.plain.response_max", "1 GiB"));
-    let asking = || {
+    let start_request = || {
         let mut client = scene.outgate.connect();
         client.send(post(&scene.plain_url(), "", "x"));
         client
     };
     let mut stuck = [(); 4].map(|()| {
-        let client = asking();
+        let client = start_request();
         SockRef::from(client.socket()).set_recv_buffer_size(4096).unwrap();
         client
     });
-    let mut reader = asking();
+    let mut reader = start_request();
     // They get a share for as long as the kernel takes it, and are stuck long before the other has everything.
     let mut read = 0;
     while read < LARGE {

@@ -12,40 +12,40 @@ use std::time::{Duration, Instant};
 
 use support::configuration::Replace;
 use support::pki::Pki;
-use support::receiver::{Receiver, answering_once, ok};
+use support::receiver::{Receiver, ok, respond_and_close};
 use support::scene::{bad_receiver, config, folder, scene, scene_with};
-use support::{Outgate, PATIENCE, post};
+use support::{Outgate, TEST_TIMEOUT, post};
 
 #[test]
 fn interim_responses_reach_http1_clients_only_where_the_route_forwards_them() {
     let early = "HTTP/1.1 100 Continue\r\n\r\n\
         HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nContent-Length: 2\r\nOutgate-Error: forged\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n\
         HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
-    let scene = scene_with(answering_once(early), "");
+    let scene = scene_with(respond_and_close(early), "");
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(client.one_answer("POST").text(), "ok", "many clients take 103 for the final response");
+    assert_eq!(client.next_response("POST").text(), "ok", "many clients take 103 for the final response");
 
     let text = config(&scene.good, &scene.plain, "");
     scene.outgate.reconfigure(&text.add("routes.plain.interim", "forward"));
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
-    let hints = client.one_answer("POST");
+    let hints = client.next_response("POST");
     assert_eq!((hints.status, hints.field("link")), (103, "</style.css>"), "100 was between us and the target");
     assert!(hints.fields.len() == 1, "{hints:?}");
-    assert_eq!(client.one_answer("POST").text(), "ok");
+    assert_eq!(client.next_response("POST").text(), "ok");
 
     // HTTP/1.0 has no interim answers (RFC 9110 §15.2).
     let mut client = scene.outgate.connect();
     client.send(format!("GET {} HTTP/1.0\r\n\r\n", scene.plain_url()));
-    assert_eq!(client.one_answer("GET").status, 200);
+    assert_eq!(client.next_response("GET").status, 200);
 
     let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000);
-    let scene = scene_with(answering_once(&flood), "");
+    let scene = scene_with(respond_and_close(&flood), "");
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (502, "response_malformed"), "{response:?}");
 }
 
 #[test]
@@ -53,17 +53,17 @@ fn response_delimited_by_close_is_never_truncated_silently() {
     let whole = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     let read = |url: &str, scene: &support::scene::Scene| {
         let mut stream = TcpStream::connect(scene.outgate.proxy).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         write!(stream, "GET {url} HTTP/1.0\r\n\r\n").unwrap();
         let mut text = Vec::new();
         stream.read_to_end(&mut text)
     };
-    let scene = scene_with(answering_once(whole), "");
+    let scene = scene_with(respond_and_close(whole), "");
     let cut = read(&scene.plain_url(), &scene);
     assert_eq!(cut.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(scene.outgate.records(1)[0]["code"], "connection_lost");
 
-    let scene = scene_with(answering_once(&format!("{whole}0\r\n\r\n")), "");
+    let scene = scene_with(respond_and_close(&format!("{whole}0\r\n\r\n")), "");
     assert!(read(&scene.plain_url(), &scene).is_ok());
     assert_eq!(scene.outgate.records(1)[0]["code"], "delivered");
 }
@@ -72,8 +72,8 @@ fn response_delimited_by_close_is_never_truncated_silently() {
 fn response_over_response_max_does_not_end_cleanly() {
     let more = "[[routes]]\nname = \"short\"\nhosts = [\"plain.example\"]\npaths = [\"/short\"]\nports = [PORT]\n\
         plaintext = \"allow\"\nresponse_max = \"10 B\"\n";
-    let ask = |answer: &str| {
-        let plain = Receiver::plain(answering_once(answer));
+    let send_request = |response: &str| {
+        let plain = Receiver::plain(respond_and_close(response));
         let (pki, good) = (Pki::new(), Receiver::plain(ok()));
         let text = config(&good, &plain, &more.replace_one("PORT", &plain.port().to_string()));
         let outgate = Outgate::run(folder(&pki), &text);
@@ -86,13 +86,15 @@ fn response_over_response_max_does_not_end_cleanly() {
         (got, outgate.records(1)[0]["code"].as_str().unwrap().to_owned())
     };
     let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
-    let (got, code) = ask(&format!("{head}Content-Length: 11\r\n\r\nelevenbytes"));
+    let (got, code) = send_request(&format!("{head}Content-Length: 11\r\n\r\nelevenbytes"));
     assert!(got.starts_with("HTTP/1.1 502 ") && got.contains("\"response_too_large\""), "{got}");
     assert_eq!(code, "response_too_large");
-    let (got, code) = ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n8\r\ndefghijk\r\n0\r\n\r\n"));
+    let (got, code) =
+        send_request(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n8\r\ndefghijk\r\n0\r\n\r\n"));
     assert!(got.starts_with("HTTP/1.1 200 ") && !got.contains("ghi") && !got.ends_with("0\r\n\r\n"), "{got}");
     assert_eq!(code, "response_too_large");
-    let (got, code) = ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n7\r\ndefghij\r\n0\r\n\r\n"));
+    let (got, code) =
+        send_request(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n7\r\ndefghij\r\n0\r\n\r\n"));
     assert!(got.ends_with("0\r\n\r\n"), "{got}");
     assert_eq!(code, "delivered");
 }
@@ -115,7 +117,7 @@ fn total_timeout_is_set_per_route() {
     ] {
         let mut client = outgate.connect();
         client.send(&request);
-        assert_eq!(client.answer().status, 504, "{request}");
+        assert_eq!(client.response().status, 504, "{request}");
     }
     for record in outgate.records(2) {
         let took = record["ms"]["total"].as_f64().unwrap();
@@ -126,7 +128,7 @@ fn total_timeout_is_set_per_route() {
 #[test]
 fn malformed_chunk_in_a_response_is_blamed_on_the_target() {
     let scene =
-        scene_with(answering_once("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfXX0\r\n\r\n"), "");
+        scene_with(respond_and_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfXX0\r\n\r\n"), "");
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
     assert!(client.rest().ends_with(b"half\r\n"), "the last chunk never comes");
@@ -143,14 +145,14 @@ fn response_timeout_begins_when_the_upload_ends() {
         silent.local_addr().unwrap().port()
     );
     let scene = scene_with(ok(), &route);
-    let (told, heard) = mpsc::channel();
+    let (last_byte_sender, last_byte_receiver) = mpsc::channel();
     let url = format!("http://other.example:{}/slow", silent.local_addr().unwrap().port());
     let target = std::thread::spawn(move || {
         let (mut stream, _) = silent.accept().unwrap();
         let mut buffer = [0; 1024];
         while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
             if buffer.contains(&b'!') {
-                told.send(Instant::now()).unwrap();
+                last_byte_sender.send(Instant::now()).unwrap();
             }
         }
     });
@@ -158,8 +160,8 @@ fn response_timeout_begins_when_the_upload_ends() {
     let begun = Instant::now();
     client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n.\r\n"));
     client.send("1\r\n!\r\n0\r\n\r\n");
-    assert_eq!(client.answer().code(), "response_timeout");
-    let (last_byte, answered) = (heard.recv_timeout(PATIENCE).unwrap(), Instant::now());
+    assert_eq!(client.response().code(), "response_timeout");
+    let (last_byte, answered) = (last_byte_receiver.recv_timeout(TEST_TIMEOUT).unwrap(), Instant::now());
     assert!(answered - begun < Duration::from_secs(10), "the body timeout is not waited for");
     assert!(answered > last_byte);
     target.join().unwrap();
@@ -172,7 +174,7 @@ fn options_for_outgate_itself_requires_authentication() {
     scene.outgate.reconfigure(&text.remove("server.allow_anonymous"));
     let mut client = scene.outgate.connect();
     client.send(format!("OPTIONS {} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n", scene.plain_url()));
-    assert_eq!(client.answer().code(), "client_unauthenticated");
+    assert_eq!(client.response().code(), "client_unauthenticated");
 }
 
 /// A client that shows nothing of a refused CONNECT but the status line still shows the refusal.
@@ -184,25 +186,29 @@ fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
     let text = config(&scene.good, &scene.plain, "").push("routes.*.ports", bad.port());
     scene.outgate.reconfigure(&text);
     let untrusted = format!("hook.example:{}", bad.port());
-    let ask = |text: String, method: &str| {
+    let send_request = |text: String, method: &str| {
         let mut client = scene.outgate.connect();
         client.send(text);
-        client.answer_to(method)
+        client.response_to(method)
     };
-    let connect = |authority: &str| ask(support::tunnel::connect(authority, ""), "CONNECT");
-    let to = |url: &str| ask(post(url, "", "x"), "POST");
+    let connect = |authority: &str| send_request(support::tunnel::connect(authority, ""), "CONNECT");
+    let to = |url: &str| send_request(post(url, "", "x"), "POST");
     let oversized = format!("x{}", "y".repeat(20_000));
-    for (answer, status, expected) in [
+    for (response, status, expected) in [
         (to(&format!("https://{untrusted}/")), 502, "Bad Gateway (certificate_untrusted: self_signed)"),
         (connect("nowhere.example:443"), 403, "Forbidden (no_route)"),
         (connect("hook.example:443"), 403, "Forbidden (tunnel_forbidden)"),
         (to("https://nowhere.example/<script>"), 403, "Forbidden (no_route)"),
         (to(&format!("http://hook.example:{port}/")), 403, "Forbidden (plaintext_forbidden)"),
         (to("https://plain.example:22/"), 403, "Forbidden (target_port_forbidden)"),
-        (ask("BAD\r\n\r\n".to_owned(), "POST"), 400, "Bad Request (request_malformed)"),
-        (ask(format!("GET http://{oversized}/ HTTP/1.1\r\n\r\n"), "GET"), 414, "URI Too Long (request_malformed)"),
+        (send_request("BAD\r\n\r\n".to_owned(), "POST"), 400, "Bad Request (request_malformed)"),
+        (
+            send_request(format!("GET http://{oversized}/ HTTP/1.1\r\n\r\n"), "GET"),
+            414,
+            "URI Too Long (request_malformed)",
+        ),
     ] {
-        assert_eq!((answer.status, answer.reason.as_str()), (status, expected), "{answer:?}");
+        assert_eq!((response.status, response.reason.as_str()), (status, expected), "{response:?}");
     }
     // An answer of a target has the phrase of its status, whatever the target wrote.
     assert_eq!(to(&scene.plain_url()).reason, "OK");
