@@ -1,7 +1,8 @@
-//! Black-box tests of the binary over real sockets, and laws of the library: one program, so that it is linked once.
+//! Black-box tests of the binary over real sockets, and property tests of the library. They are one program, which is linked
+//! once.
 //!
-//! Tests that need other programs are skipped where these are missing, and required with `OUTGATE_TEST_ALL=1`. Those that
-//! need namespaces of their own are in `tests/privileged`.
+//! Tests that need other programs are skipped if these are missing, and required with `OUTGATE_TEST_ALL=1`. Tests that need
+//! namespaces are in `tests/privileged`.
 
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests play clients, targets and operators")]
 

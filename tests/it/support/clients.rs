@@ -1,5 +1,5 @@
-//! The unmodified clients of tests/clients, run as a user's program would run them.
-//! Which of them are installed, and what does each say that it got?
+//! The unmodified clients of tests/clients, run as a user's program runs them.
+//! Which clients are installed, and which response does each report?
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Folder, required};
 
-/// One request that a client shall send.
+/// A request for a client to send.
 #[derive(Clone)]
 pub struct ClientRequest {
     pub method: &'static str,
@@ -21,7 +21,7 @@ pub struct ClientRequest {
     pub options: Vec<&'static str>,
 }
 
-/// The report of a client: a response, or an error in its own words.
+/// The report of a client: a response, or the client's error message.
 #[derive(Debug)]
 pub struct Report {
     pub status: u16,
@@ -40,8 +40,8 @@ pub struct InstalledClients {
 const NODE_PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 impl InstalledClients {
-    /// `tests/clients/install` puts the clients where `OUTGATE_TEST_CLIENTS` says. None if it has not, unless they are
-    /// required.
+    /// Finds the clients that `tests/clients/install` has put into the folder `OUTGATE_TEST_CLIENTS`. Returns `None` if a
+    /// client is missing and not required.
     pub fn open() -> Option<Self> {
         let installed = std::env::var_os("OUTGATE_TEST_CLIENTS")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients"), PathBuf::from);
@@ -58,7 +58,7 @@ impl InstalledClients {
             eprintln!("skipped: {absent:?} missing; tests/clients/install installs them");
             return None;
         }
-        // A Node module is looked for in a `node_modules` beside the program or above it.
+        // Node looks for modules in a `node_modules` folder beside the program or above it.
         let folder = Folder::new();
         std::os::unix::fs::symlink(modules, folder.path("node_modules")).unwrap();
         for entry in std::fs::read_dir(NODE_PROGRAMS).unwrap().map(Result::unwrap) {
@@ -69,8 +69,7 @@ impl InstalledClients {
         Some(Self { installed, python, folder })
     }
 
-    /// Whether a client is there. Those in Go and Java need compilers, which a laptop may lack, and those in Ruby are
-    /// Debian's packages.
+    /// Returns whether a client is installed. Go and Java clients need compilers. Ruby clients are Debian packages.
     pub fn has(&self, client: &str) -> bool {
         if let Some(library) = ["excon", "httpclient"].into_iter().find(|library| client == *library) {
             let loaded = Command::new("ruby").args(["-r", library, "-e", ""]).stderr(Stdio::null()).status();
@@ -94,7 +93,7 @@ impl InstalledClients {
         is_there
     }
 
-    /// Lets `client` run all the errands in one session.
+    /// Runs `client`, which sends all the requests in one session.
     pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, requests: &[ClientRequest]) -> Vec<Report> {
         let mut command = match client {
             "go" => Command::new(self.installed.join("go_client")),
@@ -111,7 +110,7 @@ impl InstalledClients {
         reports.iter().map(|line| Report::read(line)).collect()
     }
 
-    /// The verdict of a language's library on each request: whether it is valid, and the error if there is one.
+    /// Returns the verdict of a language's library on each request: whether it is valid, and the error otherwise.
     pub fn verify(&self, language: Language, requests: &[Value]) -> Vec<(bool, String)> {
         let command = match language {
             Language::Python => self.python("verify"),
@@ -165,7 +164,7 @@ impl InstalledClients {
         command
     }
 
-    /// A program of a document in Go or Java, with what stands around it there. `None`: the language is not installed.
+    /// A complete Go or Java program with an example of a document. `None`: the language is not installed.
     pub fn compiled_example(&self, client: &str, program: &str) -> Option<Command> {
         if !self.has(client) {
             return None;
@@ -199,7 +198,7 @@ pub enum Language {
     Node,
 }
 
-/// A line for each question, and a line for each answer.
+/// Writes one line of JSON for each input, and returns one line of output for each.
 fn exchange_lines(mut command: Command, label: &str, questions: impl ExactSizeIterator<Item = Value>) -> Vec<String> {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
@@ -211,7 +210,7 @@ fn exchange_lines(mut command: Command, label: &str, questions: impl ExactSizeIt
     let mut input = child.stdin.take().unwrap();
     let count = questions.len();
     for question in questions {
-        // A program that has ended says why, below.
+        // If the program has ended, the assertion below shows its stderr.
         if writeln!(input, "{question}").is_err() {
             break;
         }

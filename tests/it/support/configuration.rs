@@ -1,5 +1,5 @@
 //! A configuration that a test changes key by key, and text that a test changes word by word.
-//! How does a test say what is different from the usual configuration, so that a misspelt key fails it?
+//! How does a test change the usual configuration, so that a misspelt key fails the test?
 
 use std::fmt;
 
@@ -119,7 +119,7 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// Replacements in text that must find it.
+/// Replacements that panic if the text does not contain `old`.
 pub trait Replace {
     /// Replaces the only occurrence of `old`.
     fn replace_one(&self, old: &str, new: &str) -> String;

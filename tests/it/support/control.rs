@@ -1,5 +1,5 @@
-//! A scene whose outgate is asked over its admin socket, and the commands that ask it.
-//! What do the commands of an operator say?
+//! A scene with an admin socket, and the commands that use the socket.
+//! What do the commands of an operator print?
 
 use std::fmt::Display;
 use std::process::{Command, Output};
@@ -23,7 +23,7 @@ pub fn write(scene: &Scene, config: &(impl Display + ?Sized)) {
     scene.outgate.folder.write_config("config.toml", config);
 }
 
-/// Runs a command, about the scene's outgate unless it names another.
+/// Runs a command with the scene's configuration, unless the arguments name another.
 pub fn run(scene: &Scene, words: &[&str]) -> Output {
     let config = scene.outgate.folder.path("config.toml");
     let named = words.contains(&"--config") || words.contains(&"--admin");
@@ -35,7 +35,7 @@ pub fn run(scene: &Scene, words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Writes a configuration and has it taken up.
+/// Writes a configuration, reloads it, and returns stdout.
 pub fn reload(scene: &Scene, config: &(impl Display + ?Sized)) -> String {
     write(scene, config);
     let (code, out, err) = exit_code_and_output(&run(scene, &["reload"]));
@@ -43,7 +43,7 @@ pub fn reload(scene: &Scene, config: &(impl Display + ?Sized)) -> String {
     out
 }
 
-/// Exit code, stdout and stderr.
+/// Returns the exit code, stdout and stderr.
 pub fn exit_code_and_output(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))

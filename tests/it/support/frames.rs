@@ -1,5 +1,5 @@
-//! A target that speaks HTTP/2 frame by frame, and HTTP/1.1 where the handshake chose it.
-//! What does outgate do when a target says exactly this?
+//! A target that speaks HTTP/2 frame by frame, or HTTP/1.1 if ALPN chose it.
+//! How does outgate react to exactly these frames of a target?
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,23 +19,23 @@ const WINDOW: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\x01\0\0\0";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The head has come, and the body has not ended with it.
+    /// The head arrived without END_STREAM.
     Head,
-    /// Some of the body, and not its end.
+    /// A part of the body arrived.
     Body,
-    /// All of the request has come.
+    /// The request is complete.
     End,
-    /// Its stream is reset, with this error code.
+    /// The stream was reset with this error code.
     Reset(u32),
 }
 
 #[derive(Debug, Clone)]
 pub struct RequestEvent {
-    /// Counted from 0, as are the requests on it.
+    /// Connections, and the requests on each connection, count from 0.
     pub connection: usize,
     pub request: usize,
     pub progress: Progress,
-    /// 0: over HTTP/1.1.
+    /// 0 for a request over HTTP/1.1.
     pub stream: u32,
     /// Bytes of the head as it was sent, compressed over HTTP/2.
     pub head: usize,
@@ -48,7 +48,7 @@ pub type Script = Arc<dyn Fn(&RequestEvent) -> Vec<u8> + Send + Sync>;
 pub struct FrameTarget {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    /// Each request that was complete.
+    /// The complete requests.
     requests: Arc<Mutex<Vec<RequestEvent>>>,
     /// The error code of each stream that was reset.
     resets: Arc<Mutex<Vec<u32>>>,
@@ -106,8 +106,8 @@ impl FrameTarget {
                 let (requests, resets) = (Arc::clone(&requests), Arc::clone(&resets));
                 std::thread::spawn(move || {
                     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-                    // Else the kernel may hold a GOAWAY back until earlier bytes are acknowledged, and discard it when
-                    // the connection closes with unread data.
+                    // Without it, the kernel may delay a GOAWAY until earlier bytes are acknowledged, and discard it
+                    // when the connection closes with unread data.
                     stream.set_nodelay(true).unwrap();
                     let session = rustls::ServerConnection::new(tls).unwrap();
                     let mut wire = rustls::StreamOwned::new(session, stream);
@@ -143,7 +143,7 @@ impl FrameTarget {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits for so many requests that are complete.
+    /// Waits for this many complete requests.
     pub fn wait_for_requests(&self, count: usize) -> Vec<RequestEvent> {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
@@ -160,7 +160,7 @@ impl FrameTarget {
         self.requests.lock().unwrap().clone()
     }
 
-    /// Waits for so many streams that are reset, and returns their error codes.
+    /// Waits for this many reset streams, and returns their error codes.
     pub fn wait_for_resets(&self, count: usize) -> Vec<u32> {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {

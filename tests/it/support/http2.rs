@@ -1,5 +1,5 @@
 //! A client that speaks HTTP/2 frame by frame.
-//! How is a request written, and what has come of it?
+//! How is a request written, and which frames respond to it?
 
 pub use super::frames::frame;
 use super::{Client, Outgate};
@@ -18,7 +18,7 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// A field as HPACK has it when nothing is compressed (RFC 7541 §6.2.2).
+/// An HPACK field without indexing or compression (RFC 7541 §6.2.2).
 pub fn field(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![0];
     for text in [name, value] {
@@ -90,7 +90,7 @@ pub fn error_code(frames: &[Frame], kind: u8) -> Option<u32> {
     Some(u32::from_be_bytes(last.payload[at..at + 4].try_into().unwrap()))
 }
 
-/// The frames that have come whole, and how many bytes they take.
+/// Returns the complete frames, and the number of their bytes.
 pub fn whole_frames(bytes: &[u8]) -> (Vec<Frame>, usize) {
     let mut end = 0;
     while let Some([a, b, c]) = bytes.get(end..end + 3)

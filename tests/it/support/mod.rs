@@ -1,5 +1,5 @@
 //! A real outgate, real receivers and real certificates for black-box tests.
-//! What surrounds the binary while it is tested?
+//! Which clients, targets and files does a black-box test use?
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
 pub mod clients;
@@ -33,13 +33,13 @@ use std::time::{Duration, Instant};
 
 use configuration::Config;
 
-/// The longest wait of a test. A longer one is a failure.
+/// The longest wait of a test. A longer wait is a failure.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often a test looks for what comes by itself.
+/// The interval at which a test polls a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Waits until this holds. It panics if that takes longer than `PATIENCE`.
+/// Waits until the condition holds. It panics after `TEST_TIMEOUT`.
 pub fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + TEST_TIMEOUT;
     while !condition() {
@@ -59,7 +59,7 @@ impl Folder {
         std::fs::create_dir_all(&path).expect("a folder for the test");
         Self(path, true)
     }
-    /// The same folder, which is removed with the other.
+    /// The folder of `other`, which stays the owner.
     pub fn linked(other: &Folder) -> Self {
         Self(other.0.clone(), false)
     }
@@ -71,7 +71,7 @@ impl Folder {
         std::fs::write(&path, text).expect("a file for the test");
         path
     }
-    /// The text of a configuration, in which `{dir}` stands for the folder.
+    /// Returns the text of a configuration, with the path of the folder in place of `{dir}`.
     pub fn placed(&self, config: &(impl Display + ?Sized)) -> String {
         config.to_string().replace("{dir}", &self.0.display().to_string())
     }
@@ -88,7 +88,7 @@ impl Drop for Folder {
     }
 }
 
-/// Lines that a process writes, as they come.
+/// The lines that a process writes.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
 
@@ -105,14 +105,14 @@ impl Lines {
     pub fn all(&self) -> Vec<String> {
         self.0.0.lock().unwrap().clone()
     }
-    /// Waits for `count` lines that contain all of these words, and returns how many there are then. The log has a thread
-    /// of its own: a line may come after the answer to what caused it.
+    /// Waits for `count` lines that contain all of these words, and returns their number. The log has its own thread, so a
+    /// line may come after the response to its cause.
     pub fn wait_for_lines(&self, count: usize, words: &[&str]) -> usize {
         let has = |line: &&String| words.iter().all(|word| line.contains(word));
         let enough = |lines: &[String]| Some(lines.iter().filter(has).count()).filter(|found| *found >= count);
         self.wait_for(&format!("line {count} of {words:?}"), enough)
     }
-    /// Waits until `found` gives something.
+    /// Waits until `found` returns a value.
     pub fn wait_for<T>(&self, description: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + TEST_TIMEOUT;
         let mut lines = self.0.0.lock().unwrap();
@@ -144,7 +144,7 @@ impl Outgate {
         Self::run_in(folder)
     }
 
-    /// Runs with what is there.
+    /// Runs with the configuration in the folder.
     pub fn run_in(folder: Folder) -> Self {
         Self::run_as(Command::new(env!("CARGO_BIN_EXE_outgate")), folder)
     }
@@ -155,17 +155,17 @@ impl Outgate {
         Self::run_as(limited(files), folder)
     }
 
-    /// The same, with these variables in its environment.
+    /// Runs with the configuration in the folder and these environment variables.
     pub fn run_in_with(folder: Folder, environment: &[(&str, &Path)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
         command.envs(environment.iter().copied());
         Self::run_as(command, folder)
     }
 
-    /// Runs with what is there and, as systemd would, with this socket.
+    /// Runs with the configuration in the folder, and passes this socket as systemd does.
     pub fn run_activated(folder: Folder, listener: &TcpListener) -> Self {
         let mut command = Command::new("sh");
-        // Standard input carries the socket to the shell, which passes it on as the first that systemd passes.
+        // The shell gets the socket as standard input and passes it on as descriptor 3, the first of systemd.
         let shell = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" 3<&0 0</dev/null";
         command.args(["-c", shell, env!("CARGO_BIN_EXE_outgate")]);
         command.args(["run", "--config"]).arg(folder.path("config.toml"));
@@ -178,7 +178,7 @@ impl Outgate {
         Self::start(command, folder)
     }
 
-    /// Runs this command, which is to run a proxy.
+    /// Runs this command, which starts a proxy.
     pub fn start(command: Command, folder: Folder) -> Self {
         Self::start_with_input(command, folder, Stdio::null())
     }
@@ -221,7 +221,7 @@ impl Outgate {
         process::signal(&self.child, signal);
     }
 
-    /// The configuration in its file.
+    /// Reads the configuration from its file.
     pub fn config(&self) -> Config {
         Config::parse(&std::fs::read_to_string(self.folder.path("config.toml")).unwrap())
     }
@@ -237,7 +237,7 @@ impl Outgate {
         self.log.wait_for("the outcome of a reload", |lines| (outcomes(lines) > before).then_some(()));
     }
 
-    /// The records so far, once there are `count`.
+    /// Waits for `count` records, and returns all records so far.
     pub fn records(&self, count: usize) -> Vec<serde_json::Value> {
         let lines = self.records.wait_for("record", |lines| (lines.len() >= count).then(|| lines.to_vec()));
         lines
@@ -246,7 +246,7 @@ impl Outgate {
             .collect()
     }
 
-    /// How often it has adopted a configuration since its start.
+    /// Returns the number of configurations that were adopted since the start.
     pub fn reloads(&self) -> usize {
         self.log.all().iter().filter(|line| line.contains("configuration reloaded")).count()
     }
@@ -258,7 +258,7 @@ impl Outgate {
         self.log.wait_for_lines(before + 1, &["configuration reloaded"]);
     }
 
-    /// Whether `/metrics` has this line.
+    /// Returns whether `/metrics` has this line.
     pub fn has_metric(&self, line: &str) -> bool {
         self.admin("/metrics").text().lines().any(|found| found == line)
     }
@@ -283,7 +283,7 @@ impl Outgate {
         client.response()
     }
 
-    /// One POST in absolute-form over a connection of its own.
+    /// Sends one POST in absolute-form over a new connection.
     pub fn post(&self, url: &str, fields: &str, body: &str) -> Response {
         let mut client = self.connect();
         client.send(post(url, fields, body));
@@ -349,14 +349,14 @@ impl Client {
     pub fn send(&mut self, text: impl AsRef<[u8]>) {
         self.stream.write_all(text.as_ref()).expect("the other side reads");
     }
-    /// Sends, although the other side may have closed already.
+    /// Sends, and returns `false` if the peer has closed the connection.
     pub fn try_send(&mut self, text: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(text.as_ref()).is_ok()
     }
     pub fn shutdown_write(&self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
-    /// The next answer, interim ones left out.
+    /// Reads the next final response to a POST.
     pub fn response(&mut self) -> Response {
         self.response_to("POST")
     }
@@ -427,30 +427,30 @@ impl Client {
             }
         }
     }
-    /// Returns the bytes that are there, as soon as there is one.
+    /// Waits for at least one byte, and returns the bytes that are available.
     pub fn read_some(&mut self) -> Vec<u8> {
         self.fill_until(|buffer| (!buffer.is_empty()).then_some(())).expect("the other side speaks");
         std::mem::take(&mut self.buffer)
     }
-    /// Everything until the other side closes.
+    /// Reads until the peer closes the connection.
     pub fn rest(&mut self) -> Vec<u8> {
         self.fill_until(|_| None::<()>);
         std::mem::take(&mut self.buffer)
     }
-    /// Whether the other side closed without another byte.
+    /// Returns whether the peer closes the connection without another byte.
     pub fn is_closed(&mut self) -> bool {
         self.rest().is_empty()
     }
 }
 
-/// The binary, with a hard limit of file descriptors.
+/// Returns a command that runs the binary with a hard limit of file descriptors.
 pub fn limited(files: u32) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_outgate")]);
     command
 }
 
-/// Whether the tests that need root, namespaces or Python must run: they are skipped on a laptop.
+/// Returns whether the tests that need root, namespaces or other programs must run instead of being skipped.
 pub fn required() -> bool {
     std::env::var_os("OUTGATE_TEST_ALL").is_some()
 }

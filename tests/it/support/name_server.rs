@@ -1,5 +1,5 @@
-//! A name server on loopback, over UDP, that says what a test wants.
-//! Which names was it asked for, in which family, and does outgate go on without it?
+//! A UDP name server on loopback whose replies the test chooses.
+//! Which names and address families does outgate query?
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const A: u16 = 1;
 pub const AAAA: u16 = 28;
 
-/// A question, as it came.
+/// A query that arrived.
 #[derive(Clone, Debug)]
 pub struct Query {
     /// The name in lower case, without the last dot.
@@ -39,7 +39,7 @@ impl NameServer {
         Self::on_socket(UdpSocket::bind("127.0.0.1:0").unwrap(), zone)
     }
 
-    /// Starts on a port that was reserved for it.
+    /// Starts on a socket that is bound already.
     pub fn on_socket(socket: UdpSocket, zone: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
         let server = Self { address: socket.local_addr().unwrap(), queries: Arc::default() };
         let queries = Arc::clone(&server.queries);
@@ -66,7 +66,7 @@ impl NameServer {
     }
 }
 
-/// The offset at which the question ends.
+/// Returns the offset at which the question section ends.
 fn end_of_query(datagram: &[u8]) -> usize {
     let mut at = 12;
     while datagram[at] != 0 {
@@ -107,7 +107,7 @@ fn response(datagram: &[u8], query: &Query, reply: Reply) -> Option<Vec<u8>> {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        // The question's name, its type, IN, 60 seconds.
+        // The name of the query, its type, IN, 60 seconds.
         response.extend([0xc0, 0x0c, 0, query.kind as u8, 0, 1, 0, 0, 0, 60, 0, bytes.len() as u8]);
         response.extend(bytes);
     }

@@ -1,5 +1,5 @@
-//! Web servers that others wrote, and every request line that they read.
-//! How many requests do the parsers of other servers find in the bytes that outgate forwards?
+//! Common web servers, and every request line that they read.
+//! How many requests do their parsers find in the bytes that outgate forwards?
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,11 +17,11 @@ pub struct Origin {
     pub port: u16,
     child: Child,
     folder: Folder,
-    /// Keeps nginx's port ours.
+    /// Reserves the port of nginx.
     held: Option<Socket>,
 }
 
-/// nginx, node:http and http.server. None if one is missing, unless they are required.
+/// Starts nginx, node:http and http.server. Returns `None` if one is missing and not required.
 pub fn all() -> Option<[Origin; 3]> {
     for (program, argument) in [("nginx", "-v"), ("node", "--version"), ("python3", "--version")] {
         if Command::new(program).arg(argument).output().is_err() {
@@ -51,7 +51,7 @@ fn printing(name: &'static str, program: &str, file: &str) -> Origin {
 }
 
 fn nginx() -> Origin {
-    // nginx must be told its port. A socket that is bound but does not listen keeps a free one for it.
+    // nginx needs a port in its configuration. A socket that is bound and does not listen reserves a free one.
     let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     held.set_reuse_port(true).unwrap();
     held.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -76,14 +76,14 @@ impl Origin {
         std::fs::read_to_string(self.folder.path(LINES)).unwrap()
     }
 
-    /// Every request line that it read. To be asked when whoever sends to it has closed: then each connection is read to
-    /// its end.
+    /// Returns every request line that the origin read. The clients must have closed their connections before, so that the
+    /// origin reads each to its end.
     pub fn lines(mut self) -> Vec<String> {
         if self.held.is_some() {
             eventually("nginx's connections end", || {
                 let mut client = Client::connect(self.address());
                 client.send("GET /status HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
-                // That which asks.
+                // The only open connection is that of this request.
                 client.response().text().starts_with("Active connections: 1 \n")
             });
             return self.read().lines().map(str::to_owned).collect();

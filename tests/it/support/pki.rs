@@ -1,5 +1,5 @@
 //! A certificate authority for one test.
-//! Which certificates do the receivers show?
+//! Which certificates do the receivers present?
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -19,7 +19,7 @@ impl Pki {
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // Two authorities of one name would be one that signs badly.
+        // With equal names, a certificate of the other authority would have a bad signature instead of an unknown issuer.
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let name = format!("outgate test CA {}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -47,7 +47,7 @@ impl Pki {
 }
 
 impl Pki {
-    /// An authority below this one; its own certificate is its `pem`.
+    /// Issues an intermediate authority, whose certificate is its `pem`.
     pub fn intermediate(&self, name: &str) -> Pki {
         self.intermediate_with(name, |_| {})
     }
@@ -64,7 +64,7 @@ impl Pki {
         Pki { issuer: Issuer::new(params, key), pem }
     }
 
-    /// The list of what this authority has revoked, by serial number, in PEM.
+    /// Returns the revocation list of this authority, with these serial numbers, in PEM.
     pub fn revoked(&self, serials: &[u64]) -> String {
         self.revoked_until(serials, (4000, 1, 1))
     }

@@ -1,5 +1,5 @@
 //! A command that runs beside a test.
-//! What does it write, and how does it end?
+//! What does the command write, and how does it end?
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;

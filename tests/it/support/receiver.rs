@@ -1,5 +1,5 @@
-//! A webhook receiver that remembers what it saw.
-//! What arrived, from which address, over which connection?
+//! A webhook receiver that stores the requests that it receives.
+//! Which requests arrived, from which address, over which connection?
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -46,7 +46,7 @@ pub struct Handshake {
 
 pub type Handshakes = Arc<Mutex<Vec<Handshake>>>;
 
-/// The reaction of a receiver to a request: the bytes of its answer, and whether it keeps the connection.
+/// The reaction of a receiver to a request: the bytes of the response, and whether the connection stays open.
 pub type Reaction = Arc<dyn Fn(&ReceivedRequest) -> (Vec<u8>, bool) + Send + Sync>;
 
 #[derive(Clone)]
@@ -62,13 +62,13 @@ pub fn ok() -> Reaction {
     respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
-/// The same bytes for every request, on a connection that stays open.
+/// Responds with the same bytes to every request, and keeps the connection open.
 pub fn respond_with(text: &str) -> Reaction {
     let text = text.as_bytes().to_vec();
     Arc::new(move |_| (text.clone(), true))
 }
 
-/// The same bytes, and then the end of the connection.
+/// Responds with these bytes, and closes the connection.
 pub fn respond_and_close(text: &str) -> Reaction {
     let text = text.as_bytes().to_vec();
     Arc::new(move |_| (text.clone(), false))
@@ -82,7 +82,7 @@ impl Receiver {
         Self::start("127.0.0.1:0", reaction, |stream| Some(Box::new(stream)))
     }
 
-    /// A port where a TLS handshake is answered in plain HTTP.
+    /// Starts a receiver that answers a TLS handshake in plain HTTP.
     pub fn plaintext_greeting() -> Self {
         Self::start("127.0.0.1:0", ok(), |mut stream| {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").ok()?;
@@ -94,8 +94,8 @@ impl Receiver {
         Self::tls_at("127.0.0.1:0", identity, reaction)
     }
 
-    /// On port 443, where `http://host/` is upgraded to, of a loopback address that no other test uses. None without the
-    /// right to bind it, unless that is required.
+    /// Starts a receiver on port 443 of a loopback address that no other test uses, for upgrades of `http://host/`. Returns
+    /// `None` if the test may not bind the port and the port is not required.
     pub fn tls_on_443(identity: Identity, reaction: Reaction) -> Option<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -117,7 +117,7 @@ impl Receiver {
         Self::tls_for(address, identity, reaction, |_| true)
     }
 
-    /// Takes every connection, and hangs up on those from `hated`.
+    /// Accepts every connection, and closes those from `rejected`.
     pub fn tls_unless(identity: Identity, reaction: Reaction, rejected: &'static str) -> Self {
         Self::tls_for("127.0.0.1:0", identity, reaction, move |from| from.to_string() != rejected)
     }
@@ -143,7 +143,7 @@ impl Receiver {
         })
     }
 
-    /// TLS as `config` has it, and what came of each handshake, in the order of connections.
+    /// Starts a receiver with this TLS configuration, and records each completed handshake.
     pub fn tls_with(config: rustls::ServerConfig, reaction: Reaction) -> (Self, Handshakes) {
         let (config, handshakes) = (Arc::new(config), Handshakes::default());
         let recorded = Arc::clone(&handshakes);
@@ -151,7 +151,7 @@ impl Receiver {
             let mut session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
             while session.is_handshaking() {
                 if session.complete_io(&mut stream).is_err() {
-                    // An alert is out: let it arrive, and what was on its way be read.
+                    // The session has sent an alert. Unread data would discard it with a reset, so the rest is read.
                     let _ = stream.shutdown(std::net::Shutdown::Write);
                     let _ = std::io::copy(&mut stream, &mut std::io::sink());
                     return None;
@@ -206,13 +206,13 @@ impl Receiver {
         self.address.port()
     }
 
-    /// From now on, nothing that comes from these addresses arrives, as behind a firewall that drops it: the kernel asks
-    /// a filter of the listening socket about every segment (socket(7), SO_ATTACH_FILTER).
+    /// Drops all packets from these addresses, as a firewall does. The kernel applies a filter of the listening socket to
+    /// every segment (socket(7), SO_ATTACH_FILTER).
     pub fn drop_packets_from(&self, sources: &[&str]) {
         const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-        // SKF_NET_OFF: from the start of the network header, where IPv4 has its source address at 12.
+        // SKF_NET_OFF is relative to the network header, in which IPv4 has the source address at offset 12.
         let mut filter = vec![SockFilter::new(LOAD, 0, 0, (-0x0010_0000_i32 + 12) as u32)];
         for (index, source) in sources.iter().enumerate() {
             let source: Ipv4Addr = source.parse().unwrap();
@@ -226,8 +226,8 @@ impl Receiver {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
-    /// Waits until this many connections have been closed from this side, and the kernel knows it on the other: on a busy
-    /// machine that takes a moment, even over loopback.
+    /// Waits until the receiver has closed this many connections and the kernel shows none as established. On a busy machine
+    /// that takes a moment, even over loopback.
     pub fn wait_until_closed(&self, count: usize) {
         const ESTABLISHED: &str = "01";
         let here = format!(":{:04X}", self.port());

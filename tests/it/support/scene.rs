@@ -1,5 +1,5 @@
 //! The usual scene: one outgate whose loopback pool reaches loopback receivers.
-//! Which configuration do most tests start from?
+//! With which configuration do most tests start?
 
 use super::configuration::Config;
 use super::pki::{Identity, Pki, self_signed};
@@ -15,8 +15,8 @@ pub struct Scene {
     pub plain: Receiver,
 }
 
-/// `hook.example` has a good certificate; `plain.example` is on a route that allows plaintext and does not sign.
-/// Outgate leaves from 127.0.7.0/30.
+/// Starts the usual scene. `hook.example` has a valid certificate. `plain.example` is on a route that allows plaintext and
+/// does not sign. The pool has 127.0.7.0/30.
 pub fn scene() -> Scene {
     scene_with(ok(), "")
 }
@@ -30,7 +30,7 @@ pub fn scene_with(reaction: Reaction, more: &str) -> Scene {
     Scene { pki, outgate, good, plain }
 }
 
-/// The usual scene with a changed configuration.
+/// Starts the usual scene with a changed configuration.
 pub fn scene_of(change: &dyn Fn(&Config) -> Config) -> Scene {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());

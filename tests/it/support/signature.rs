@@ -1,5 +1,5 @@
-//! Standard Webhooks 1.0.0, as a receiver's library checks it.
-//! Does one of the signatures fit the body that arrived?
+//! The check of Standard Webhooks 1.0.0 as a receiver's library does it.
+//! Does one of the signatures match the body that arrived?
 
 use aws_lc_rs::hmac;
 use base64::Engine;

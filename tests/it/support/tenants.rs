@@ -1,5 +1,5 @@
-//! An outgate whose tenants have keys of their own, in a directory that a test changes as an operator would.
-//! Which keys are there, and with whose was this signed?
+//! A proxy whose tenants have their own keys, in a directory that a test changes as an operator does.
+//! With which tenant's key is a webhook signed?
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +28,7 @@ pub fn new_key(scheme: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Moves a complete file with mode 0600 into place.
+/// Writes a key file with mode 0600 and renames it, so that no partial file is visible.
 pub fn write_key(folder: &Folder, name: &str, secret: &str) {
     let (path, elsewhere) = (folder.path(name), Folder::new());
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -37,7 +37,8 @@ pub fn write_key(folder: &Folder, name: &str, secret: &str) {
     fs::rename(new, path).unwrap();
 }
 
-/// The signer `platform` has a `key_dir`, and other keys only as `more` says; the client may send for any tenant.
+/// Returns a configuration whose signer `platform` has a `key_dir` and the keys in `more`. The client may send for any
+/// tenant.
 pub fn text(receiver: &Receiver, more: &str) -> Config {
     let client = "[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
     config(receiver, receiver, client)
@@ -47,7 +48,7 @@ pub fn text(receiver: &Receiver, more: &str) -> Config {
 }
 
 impl Scene {
-    /// Each tenant with one key, `k1`.
+    /// Starts a scene in which each tenant has one key, `k1`.
     pub fn new(more: &str) -> Self {
         let pki = Pki::new();
         let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
@@ -67,7 +68,7 @@ impl Scene {
         fs::read_to_string(self.folder().path("keys").join(file)).unwrap().trim().to_owned()
     }
 
-    /// A secret each, in the order of `NAMES`.
+    /// Returns the secret of each tenant, in the order of `NAMES`.
     pub fn secrets(&self) -> Vec<String> {
         NAMES.iter().map(|name| self.secret(&format!("{name}/k1.key"))).collect()
     }
@@ -91,7 +92,7 @@ impl Scene {
         (response.status, response.code().to_owned(), response.json()["details"].clone())
     }
 
-    /// The lines of the log after `change`, up to the outcome of the reload.
+    /// Makes a change, and returns the log lines up to the outcome of the reload.
     pub fn log_after(&self, change: impl FnOnce(&Folder)) -> Vec<String> {
         let before = self.outgate.log.all().len();
         change(self.folder());
@@ -106,18 +107,18 @@ impl Scene {
     }
 }
 
-/// The indices of the secrets with which a webhook verifies.
+/// Returns the indices of the secrets with which a webhook verifies.
 pub fn signed_by(received: &ReceivedRequest, secrets: &[String]) -> Vec<usize> {
     (0..secrets.len()).filter(|i| verifies(received, &secrets[*i])).collect()
 }
 
-/// Two folders become each other's, at once.
+/// Exchanges the names of two folders atomically.
 pub fn swap(folder: &Folder, one: &str, other: &str) {
     let path = |name: &str| folder.path("keys").join(name);
     renameat_with(CWD, path(one), CWD, path(other), RenameFlags::EXCHANGE).unwrap();
 }
 
-/// The problems and warnings of `outgate check`.
+/// Runs `outgate check`, and returns whether it succeeds and its stderr.
 pub fn check(folder: &Folder) -> (bool, String) {
     let file = folder.path("config.toml");
     let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(file).output().unwrap();

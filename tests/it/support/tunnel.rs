@@ -1,5 +1,5 @@
-//! A client that asks for a tunnel and speaks TLS through it.
-//! Who answers inside?
+//! A client that opens a tunnel and speaks TLS through it.
+//! Which peer responds inside the tunnel?
 
 use std::io;
 use std::net::TcpStream;
@@ -22,7 +22,7 @@ pub fn tls_config_trusting(ca: &str) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// The first flight of a client that means `name`; an address is meant by naming none.
+/// Returns a ClientHello for `name`. For an address, it has no server name.
 pub fn client_hello(name: &str) -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -35,7 +35,7 @@ pub fn client_hello(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// A CONNECT as most clients send it; `fields` end in CRLF each.
+/// Returns a CONNECT as most clients send it. Each of the `fields` ends in CRLF.
 pub fn connect(authority: &str, fields: &str) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n")
 }
@@ -45,7 +45,7 @@ pub const PLAIN_REQUESTS: [&str; 6] = [
     "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 2\r\n\r\n{}",
     // A server skips empty lines before a request (RFC 9112 §2.2).
     "\r\nPOST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 2\r\n\r\n{}",
-    // The client still writes its body, or its head, prefers HTTP/2, or wants another proxy behind this one.
+    // A partial body, a partial head, the HTTP/2 preface, and a CONNECT to another proxy.
     "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 100\r\n\r\nhalf",
     "P",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
@@ -61,7 +61,7 @@ pub fn assert_refused_for_plaintext(response: &Response) {
     assert!(problem["detail"].as_str().unwrap().starts_with("this tunnel is for TLS"), "{problem}");
 }
 
-/// `connected`: the answer to the CONNECT.
+/// Checks the record of a plaintext request in a tunnel. `connected` is the response to the CONNECT.
 pub fn assert_recorded_as_plaintext(record: &serde_json::Value, connected: &Response) {
     assert_eq!(connected.status, 200);
     assert_eq!(record["request_id"], connected.field("outgate-request-id"), "{record}");
@@ -71,7 +71,7 @@ pub fn assert_recorded_as_plaintext(record: &serde_json::Value, connected: &Resp
 }
 
 impl Outgate {
-    /// Asks for a tunnel, and gives what is left of the connection with the answer.
+    /// Sends a CONNECT, and returns the connection and the response.
     pub fn tunnel(&self, authority: &str, fields: &str) -> (Client, Response) {
         let mut client = self.connect();
         client.send(connect(authority, fields));
@@ -79,7 +79,7 @@ impl Outgate {
         (client, response)
     }
 
-    /// A tunnel that must open.
+    /// Opens a tunnel. It panics if the proxy refuses.
     pub fn open_tunnel(&self, authority: &str) -> Client {
         let (client, response) = self.tunnel(authority, "");
         assert_eq!(response.status, 200, "{authority}: {response:?}");
@@ -87,7 +87,7 @@ impl Outgate {
     }
 }
 
-/// The certificate and protocol that the other end of a handshake showed.
+/// The certificate chain and the ALPN protocol of the peer.
 pub struct HandshakeInfo {
     pub chain: Vec<CertificateDer<'static>>,
     pub protocol: Option<Vec<u8>>,
@@ -99,9 +99,9 @@ impl Client {
         &self.socket
     }
 
-    /// Starts TLS with the peer, which must prove to be `name`.
+    /// Starts TLS with the peer, whose certificate must be valid for `name`.
     pub fn start_tls(mut self, name: &str, config: ClientConfig) -> io::Result<(Self, HandshakeInfo)> {
-        assert!(self.buffer.is_empty(), "in TLS nobody speaks before the client");
+        assert!(self.buffer.is_empty(), "in TLS the client sends the first bytes");
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut session = ClientConnection::new(Arc::new(config), name).unwrap();
         session.complete_io(&mut self.stream)?;

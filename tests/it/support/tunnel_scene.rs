@@ -1,5 +1,5 @@
-//! Outgate with a route for each thing that can become of a CONNECT, and targets for it.
-//! What do the tests of tunnels start from?
+//! A proxy with a route for each outcome of a CONNECT, and its targets.
+//! With which configuration do the tests of tunnels start?
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,8 @@ use super::tunnel::connect;
 use super::wiretap::Wiretap;
 use super::{Client, Outgate, TEST_TIMEOUT};
 
-/// Routes by what they make of a CONNECT; `tunnel` and `plain` say nothing about it and do not sign.
+/// Returns a configuration with a route for each setting of `connect`. `tunnel` and `plain` have the default and do not
+/// sign.
 pub fn config(port: u16, more: &str) -> Config {
     let hosts: String = ["tunnel", "plain", "signed", "forced", "refused", "paths"]
         .iter()
@@ -47,7 +48,7 @@ pub struct Scene {
     pub pki: Pki,
     pub outgate: Outgate,
     pub target: Receiver,
-    /// Stands before the target: what it sees is what leaves outgate.
+    /// A relay before the target, which records the bytes that outgate sends.
     pub tap: Wiretap,
 }
 
@@ -70,7 +71,7 @@ impl Scene {
     pub fn authority(&self) -> String {
         format!("tunnel.example:{}", self.port())
     }
-    /// An open tunnel, and which of the tapped connections it is: a verification of the target may come before it.
+    /// Opens a tunnel. Returns it with its index among the tapped connections, because a verification may precede it.
     pub fn open(&self, authority: &str) -> (Client, usize) {
         let before = self.tap.traffic().len();
         let client = self.outgate.open_tunnel(authority);
@@ -81,7 +82,7 @@ impl Scene {
     }
 }
 
-/// A target that the test plays itself, on a route that takes plaintext.
+/// A proxy and a listener, with which the test acts as the target of a plaintext route.
 pub struct ManualScene {
     pub outgate: Outgate,
     pub listener: TcpListener,
@@ -105,8 +106,7 @@ impl ManualScene {
         stream
     }
 
-    /// The first connection asks whether this port speaks TLS, and is told that it does not; the second is the
-    /// tunnel's own.
+    /// Opens a tunnel. The first connection tests for TLS and gets plaintext. The second carries the tunnel.
     pub fn open(&self) -> (Client, TcpStream) {
         let mut client = self.outgate.connect();
         client.send(connect(&self.authority(), ""));
@@ -117,7 +117,7 @@ impl ManualScene {
         (client, stream)
     }
 
-    /// Answers the verification in plaintext, and gives the address that it came from.
+    /// Responds to the verification in plaintext, and returns the address of its source.
     pub fn reject_tls(&self) -> SocketAddr {
         let mut verification = self.accept();
         assert!(verification.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");

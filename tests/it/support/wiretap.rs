@@ -1,11 +1,11 @@
-//! A relay between a client and outgate that keeps a copy.
-//! What did the client really put on the wire, and over how many connections?
+//! A relay between a client and a server that records the bytes.
+//! Which bytes did each side send, and over how many connections?
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// The bytes that one connection has carried so far.
+/// The bytes that one connection has transferred so far.
 #[derive(Clone, Default)]
 pub struct Traffic {
     pub sent: Vec<u8>,
@@ -45,18 +45,18 @@ impl Wiretap {
         tap
     }
 
-    /// Every connection so far, in order.
+    /// Returns the traffic of every connection so far, in order.
     pub fn traffic(&self) -> Vec<Traffic> {
         self.traffic.0.lock().unwrap().clone()
     }
 
-    /// The same, once there are `count`: who connects may hear of it before we do.
+    /// Waits for `count` connections, and returns their traffic. The client may know of a connection before the relay.
     pub fn wait_for_connections(&self, count: usize) -> Vec<Traffic> {
         let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
         more.wait_timeout_while(all, super::TEST_TIMEOUT, |all| all.len() < count).unwrap().0.clone()
     }
 
-    /// The index of the first connection from `start` on over which the client has sent nothing, once there is one.
+    /// Waits for a connection from `start` on over which the client has sent nothing, and returns its index.
     pub fn wait_for_silent_connection(&self, start: usize) -> usize {
         let silent = |all: &[Traffic]| all.iter().skip(start).position(|one| one.sent.is_empty());
         let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
