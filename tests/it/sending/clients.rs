@@ -59,15 +59,15 @@ impl Form {
 #[derive(Clone, Copy)]
 enum Sharing {
     All,
-    /// All, or a second connection is opened while the first is not known to be free yet.
+    /// All, except where the client opens a second connection before it knows that the first is free.
     Nearly,
-    /// Those of one method, as wget does for the URLs of one command line.
+    /// Requests of the same method, as wget does for the URLs of one command line.
     Alike,
     None,
 }
 
-/// What each client can send. undici and fetch send `http://` in absolute-form where `proxyTunnel` is off; without it, they
-/// and got with hpagent tunnel even that, as curl does with `-p`. Ruby's clients write the port 80 out.
+/// The request forms of each client. undici and fetch send `http://` in absolute-form if `proxyTunnel` is off. Otherwise
+/// they tunnel it, as got with hpagent and `curl -p` do. Ruby's clients write the port 80 explicitly.
 const CLIENTS: &[(&str, Sharing, &[Form])] = &[
     ("curl", Sharing::All, &[Plain, Upgrade, Absolute, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
     ("wget", Sharing::Alike, &[Plain, Upgrade, Tunnel, Inspect, Upgraded]),
@@ -76,7 +76,7 @@ const CLIENTS: &[(&str, Sharing, &[Form])] = &[
     ("httpx", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
     ("aiohttp", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
     ("urllib", Sharing::None, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
-    // It signs Host, and so not where Outgate-Target leads: its signature proves nothing in the gateway form.
+    // Twilio's client signs Host and not Outgate-Target, so its signature proves nothing in the gateway form.
     ("twilio", Sharing::All, &[Plain, Upgrade, Tunnel, Inspect]),
     ("undici", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
     ("fetch", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
@@ -85,7 +85,7 @@ const CLIENTS: &[(&str, Sharing, &[Form])] = &[
     ("got", Sharing::All, &[Gateway, Tunnel, Inspect, UpgradedTunnel]),
     ("node_http", Sharing::All, &[Plain, Upgrade, Absolute, Gateway]),
     ("go", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
-    // It proves itself only after a 407, behind which a tunnel needs another connection.
+    // Apache HttpClient sends credentials only after a 407, and a refused CONNECT costs the connection.
     ("apache", Sharing::All, &[Plain, Upgrade, Gateway]),
     ("apache", Sharing::Nearly, &[Tunnel, Inspect]),
     ("excon", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded]),
@@ -102,14 +102,14 @@ struct Scene {
     outgate: Outgate,
     tls: Receiver,
     plain: Receiver,
-    /// `None` without the right to listen on port 443.
+    /// `None` if the test may not listen on port 443.
     upgraded: Option<Receiver>,
     installed: InstalledClients,
     /// The key of the tenant `acme`.
     tenant_key: String,
 }
 
-/// Twilio's client signs its requests. Where outgate sees them it proves itself so, and has no other credential.
+/// Returns whether the client authenticates with its signature and has no other credential.
 fn signs_requests(client: &str, form: Form) -> bool {
     client == "twilio" && (form == Plain || form == Upgrade)
 }
@@ -163,7 +163,7 @@ impl Scene {
         Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, installed, tenant_key }
     }
 
-    /// Where `form` sends to, and how it names that to the client.
+    /// Returns the URL of the target that the client requests in this form.
     fn target(&self, form: Form, path: &str) -> String {
         let (tls, plain) = (self.tls.port(), self.plain.port());
         match form {
@@ -206,7 +206,7 @@ impl Scene {
             }
             Plain | Absolute | Tunnel | Inspect | Upgraded | UpgradedTunnel => url,
         };
-        // For curl; the other programs know by the form.
+        // Only curl needs an option for this form.
         let options = if form == UpgradedTunnel { vec!["-p"] } else { Vec::new() };
         ClientRequest { method, url, headers, body: body.map(str::to_owned), options }
     }
@@ -228,7 +228,7 @@ impl Scene {
     }
 }
 
-/// Every client in each of its forms that `wanted` lets pass, a few at a time: each is a process or more.
+/// Runs `test` for every client and each selected form. Each row starts processes, so only a few rows run in parallel.
 fn for_each(scene: &Scene, is_selected: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
     let rows = CLIENTS.iter().flat_map(|(client, sharing, forms)| forms.iter().map(|form| (*client, *sharing, *form)));
     let is_runnable = |form| scene.upgraded.is_some() || !matches!(form, Upgraded | UpgradedTunnel);
@@ -256,7 +256,7 @@ fn every_client_library_delivers_in_every_request_form() {
     for_each(&scene, |_| true, |client, sharing, form| session(&scene, client, sharing, form));
 }
 
-/// GET, three POSTs, and where the client sees it a refusal, in one session.
+/// Sends a GET, three POSTs and, without a tunnel, a request that is refused, in one session.
 fn session(scene: &Scene, client: &str, sharing: Sharing, form: Form) {
     let label = format!("{client} {form:?}");
     let tap = Wiretap::before(scene.outgate.proxy);
@@ -267,7 +267,7 @@ fn session(scene: &Scene, client: &str, sharing: Sharing, form: Form) {
     let is_tunnel = form.is_tunnel();
     if !is_tunnel {
         let scheme = if matches!(form, Plain | Upgrade | Upgraded) { "http" } else { "https" };
-        // Each form its own: two requests alike in one second have one signature, which proves its client once.
+        // The URL differs by form: equal requests in one second have one signature, which is accepted only once.
         requests.push(scene.request(form, "GET", format!("{scheme}://unrouted.example/{form:?}"), None, &tap));
     }
     let reports = scene.run(client, form, &tap, &requests);
@@ -277,7 +277,7 @@ fn session(scene: &Scene, client: &str, sharing: Sharing, form: Form) {
             (200, "ok", ""),
             "{label}: {report:?}"
         );
-        // Inside a tunnel that is not inspected nobody but the target speaks.
+        // In an opaque tunnel, the response comes from the target alone.
         let egress = report.header("outgate-egress");
         assert_eq!(egress.starts_with("127.0.7."), form != Tunnel, "{label}: {report:?}");
     }
@@ -288,7 +288,7 @@ fn session(scene: &Scene, client: &str, sharing: Sharing, form: Form) {
     }
     check_received(scene, client, form, &prefix);
 
-    // What was on the wire is the form that was meant.
+    // The wiretap shows that the client used the intended form.
     let traffic = tap.traffic();
     let expected_connections = match sharing {
         Sharing::All => 1..=1,
@@ -319,14 +319,14 @@ fn contains_text(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// What the receiver saw of a session: the same bytes, once, signed where outgate sees them.
+/// Checks the requests that the receiver got: each body once and unchanged, and signed unless the tunnel is opaque.
 fn check_received(scene: &Scene, client: &str, form: Form, prefix: &str) {
     let received = scene.requests(prefix);
     assert_eq!(received.len(), 4, "{prefix}: {received:?}");
     for received in &received {
         let is_get = received.line.starts_with("GET ");
         assert_eq!(received.body, if is_get { b"" } else { JSON.as_bytes() }, "{received:?}");
-        // httpclient sends its proxy's credentials to the target of a tunnel, too, where nobody else sees them.
+        // httpclient also sends its proxy credentials to the target of a tunnel.
         if (client, form) != ("httpclient", Tunnel) {
             assert_eq!(received.field("proxy-authorization"), "", "{received:?}");
         }
@@ -336,7 +336,7 @@ fn check_received(scene: &Scene, client: &str, form: Form, prefix: &str) {
             Inspect | UpgradedTunnel => verify(received, scene.tenant_key.trim()),
             Upgrade | Absolute | Gateway | Upgraded => verify(received, SECRET),
         }
-        // What proves the client is not the target's business, and inside a tunnel it is nobody else's.
+        // outgate removes the client's credential, except inside an opaque tunnel.
         let signed_for_target = client == "twilio" && form == Tunnel;
         assert_eq!(!received.field("twilio-client-validation").is_empty(), signed_for_target, "{received:?}");
     }
@@ -352,15 +352,15 @@ fn refused_tunnel_is_a_clear_failure_in_every_client_library() {
             let tap = Wiretap::before(scene.outgate.proxy);
             let request = scene.request(form, "GET", "https://unrouted.example/".into(), None, &tap);
             let report = &scene.run(client, form, &tap, &[request])[0];
-            // axios passes the proxy's own answer on; the others say what they got instead of a tunnel.
+            // axios returns the response of the proxy. The others report an error with the status of the CONNECT.
             let is_clear = match report.status {
-                // It keeps the answer in `response`, and says nothing of it.
+                // excon stores the response in `response`, and its error message lacks the status.
                 0 if client == "excon" => report.error.contains("proxy connection could not be established"),
                 0 => report.error.contains("403") || report.error.contains("Forbidden"),
                 status => status == 403 && !report.header("outgate-error").is_empty(),
             };
             assert!(is_clear, "{client} reports only: {report:?}");
-            // The last of them: Apache HttpClient answers a challenge first.
+            // Apache HttpClient gets a challenge first, so the last response is the refusal.
             let response = String::from_utf8(tap.traffic().pop().unwrap().received).unwrap();
             assert!(
                 response.starts_with("HTTP/1.1 403 ") && response.contains("outgate-error: "),
@@ -384,7 +384,7 @@ fn curl_answers_the_challenge_of_a_407() {
         let received: String = tap.traffic().iter().map(|one| String::from_utf8_lossy(&one.received)).collect();
         assert!(received.starts_with("HTTP/1.1 407 "), "{received}");
         assert_eq!(scene.requests(&prefix).len(), 1);
-        // With nothing to prove, it stays a refusal.
+        // Without credentials, curl reports the 407.
         let ca = scene.outgate.folder.path("ca.pem");
         let report = &scene.installed.run("curl", &format!("http://{}", tap.address), &ca, "", &[request])[0];
         assert_eq!((report.status, report.header("outgate-error")), (407, "client_unauthenticated"), "{report:?}");
@@ -396,7 +396,7 @@ fn curl_answers_the_challenge_of_a_407() {
 fn curl_waits_for_continue_before_two_mebibytes() {
     let Some(scene) = scene() else { return };
     let body = "0123456789abcdef".repeat(2 * 1024 * 1024 / 16);
-    // Inside a tunnel that is not inspected, continuing is the target's to say.
+    // In an opaque tunnel, the target sends 100 Continue.
     for form in [Plain, Upgrade, Absolute, Gateway, Inspect] {
         let tap = Wiretap::before(scene.outgate.proxy);
         let prefix = format!("/large/{form:?}/");

@@ -33,7 +33,7 @@ const CLIENTS: &[&str] = &[
     "httpclient",
 ];
 
-/// Bytes: more than the kernel takes from a client of what is not read.
+/// More bytes than the kernel buffers for a server that does not read.
 const LARGE: usize = 2 << 20;
 struct Scene {
     outgate: Outgate,
@@ -51,7 +51,7 @@ fn scene() -> Option<Scene> {
     let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let text = config(&good, &plain, &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\n"))
         .remove("server.allow_anonymous")
-        // The route that signs refuses the body for its size, the other takes it.
+        // The signing route refuses the body for its size. The other route accepts it.
         .set("routes.plain.body_max", "32 MiB");
     Some(Scene { outgate: Outgate::run(folder(&pki), &text), plain, good, installed })
 }
@@ -61,7 +61,7 @@ impl Scene {
         self.outgate.folder.path("ca.pem")
     }
 
-    /// In the gateway form, which every client can send; nothing stands between the client and outgate.
+    /// Sends a POST in the gateway form, which every client supports, directly to outgate.
     fn post(&self, client: &str, target: &str, credentials: Option<&str>) -> Report {
         let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
         headers.push(("Outgate-Target".to_owned(), target.to_owned()));
@@ -71,7 +71,7 @@ impl Scene {
             url: format!("http://{}/in", self.outgate.proxy),
             headers,
             body: Some("x".repeat(LARGE)),
-            // Without it, curl waits for 100 Continue and sends no body.
+            // Without this option, curl waits for 100 Continue and sends no body.
             options: if client == "curl" { vec!["-H", "Expect:"] } else { Vec::new() },
         };
         self.installed.run(client, "", &self.ca(), "gateway", &[request]).remove(0)
@@ -93,7 +93,7 @@ fn refusal_of_a_large_body_reaches_every_client_library() {
                     ("https://unrouted.example/", valid_token, 403, "no_route"),
                     (signed, valid_token, 413, "body_too_large"),
                 ] {
-                    // The Fetch standard makes a network error of a 407 that comes without a proxy.
+                    // The Fetch standard turns a 407 without a proxy into a network error.
                     if (*client, status) == ("fetch", 407) {
                         continue;
                     }
@@ -121,7 +121,7 @@ fn apache_http_client_answers_a_407_with_a_large_body() {
         body: Some("x".repeat(*size)),
         options: Vec::new(),
     };
-    // The last is more than any kernel takes of a request that is not read.
+    // The last body exceeds the kernel's buffers for a request that is not read.
     let sizes = [LARGE, LARGE, LARGE, 6 * LARGE];
     let requests: Vec<_> = sizes.iter().map(request).collect();
     for report in scene.installed.run("apache", &proxy, &scene.ca(), "plain", &requests) {

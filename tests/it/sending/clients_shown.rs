@@ -1,4 +1,4 @@
-//! What each client shows its developer of a refusal: the table of `docs/clients.md`.
+//! The table of `docs/clients.md`: the refusals as each client shows them to its developer.
 //! Does the developer learn the cause from the client alone?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`. With BLESS=1
@@ -18,7 +18,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{bad_receiver, folder};
 use support::{required, scene};
 
-/// Whether it can send https through a proxy, and shows the reason phrase of a CONNECT that is refused.
+/// The tunnel support of a client, and the part of a refused CONNECT that it shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tunnel {
     Never,
@@ -74,7 +74,7 @@ impl Scene {
         self.installed.run(client, &proxy, &self.outgate.folder.path("ca.pem"), form, &[request]).remove(0)
     }
 
-    /// What does not differ from run to run.
+    /// Returns the cell of the table, without the parts that differ between runs.
     fn table_cell(&self, report: &Report) -> String {
         let code = report.header("outgate-error");
         if report.status > 0 {
@@ -85,7 +85,7 @@ impl Scene {
         }
         let mut text = report.error.replace(&self.outgate.proxy.port().to_string(), "PROXY");
         text = text.replace(&self.untrusted.port().to_string(), "PORT");
-        // Where an object is in memory.
+        // An address in memory.
         while let Some(at) = text.find(" at 0x") {
             let digits = text[at + 6..].find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len() - at - 6);
             text.replace_range(at..at + 6 + digits, "");
@@ -127,7 +127,7 @@ fn clients_show_a_refusal_as_the_table_says() {
         writeln!(table, "| {name} | {} | {connect} |", scene.table_cell(&request)).unwrap();
     }
     assert_eq!(scene.untrusted.requests().len(), 0);
-    // Debian's clients are of one version there; elsewhere they may say it in other words.
+    // Other versions of the clients may word the errors differently, so only Debian's are compared.
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
     if is_whole && std::env::var_os("BLESS").is_some() {
         std::fs::create_dir_all(committed.parent().unwrap()).unwrap();

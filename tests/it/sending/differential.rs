@@ -14,8 +14,8 @@ use support::pki::Pki;
 use support::scene::folder;
 use support::{Outgate, origins};
 
-/// Requests that must reach the origin once, as fields and body. `{S}` is another request, `{n}` its length, `{x}` the
-/// same in hexadecimal: as part of a body it must never be taken for one.
+/// Fields and body of requests that must reach the origin once. `{S}` is another request, which no parser may find in the
+/// body. `{n}` is its length, and `{x}` the length in hexadecimal.
 const FORWARDED_FIELDS: &[(&str, &str)] = &[
     ("Content-Length: {n}", "{S}"),
     ("Content-Length: 0{n}", "{S}"),
@@ -46,7 +46,7 @@ const FORWARDED_FIELDS: &[(&str, &str)] = &[
     ("X:\r\nContent-Length: {n}", "{S}"),
 ];
 
-/// Requests that must be refused, in the same notation.
+/// Fields and body of requests that must be refused, in the same notation.
 const REFUSED_FIELDS: &[(&str, &str)] = &[
     ("Content-Length: {n}\r\nTransfer-Encoding: chunked", "0\r\n\r\n{S}"),
     ("Transfer-Encoding: chunked\r\nContent-Length: {n}", "0\r\n\r\n{S}"),
@@ -96,8 +96,8 @@ const REFUSED_FIELDS: &[(&str, &str)] = &[
     ("Outgate-Target: http://{h}/smuggled\r\nContent-Length: {n}", "{S}"),
 ];
 
-/// Chunked bodies that must be refused. Their head, and what came before the fault, may have reached the origin where
-/// the body is streamed.
+/// Chunked bodies that must be refused. If the body is streamed, the head and the bytes before the error may reach the
+/// origin.
 const MALFORMED_CHUNKS: &[&str] = &[
     "0x{x}\r\n{S}\r\n0\r\n\r\n",
     "+{x}\r\n{S}\r\n0\r\n\r\n",
@@ -145,18 +145,18 @@ const REFUSED_REQUESTS: &[&str] = &[
     "CONNECT unrouted.example:443 HTTP/1.0\r\n\r\n{S}",
 ];
 
-/// Methods whose bodies parsers are known to forget.
+/// Methods whose bodies some parsers ignore.
 const METHODS: &[&str] = &["POST", "GET", "DELETE", "OPTIONS", "HEAD", "PATCH", "PUT"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expected {
     Forwarded,
     Refused,
-    /// Refused, but not before its beginning may have been streamed.
+    /// Refused, possibly after the first part was streamed.
     RefusedWhileStreamed,
 }
 
-/// A request, or what claims to be one, with `{U}` and the like still in it.
+/// Returns the text of each request, with its placeholders, and the expected outcome.
 fn cases() -> Vec<(String, Expected)> {
     let post = |method: &str, fields: &str, body: &str| {
         format!("{method} {{U}} HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n{body}")
@@ -174,8 +174,8 @@ fn cases() -> Vec<(String, Expected)> {
     cases
 }
 
-/// Every case to `origin`, each over a connection of its own with an innocent request behind it. Gives how many answers
-/// there were.
+/// Sends every case to one origin, each over its own connection and followed by a valid request. Returns the number of
+/// responses.
 fn send_all(outgate: &Outgate, host: &str, port: u16, route: &str, cases: &[(String, Expected)]) -> usize {
     let mut responses = 0;
     for (number, (case, expected)) in cases.iter().enumerate() {
@@ -253,12 +253,12 @@ keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
     }
 }
 
-/// A request line, and how often.
+/// The number of occurrences of each request line.
 type RequestCounts = BTreeMap<String, usize>;
 
 fn compare(cases: &[(String, Expected)], origin: origins::Origin, records: &[serde_json::Value]) {
     let (name, host) = (origin.name, format!("{}.example", origin.name));
-    // What outgate says that it sent, and what it may have begun to send before it found the client at fault.
+    // The requests that outgate recorded as sent, and those that it may have sent in part before it refused them.
     let (mut sent, mut partly_sent) = (RequestCounts::new(), RequestCounts::new());
     let mut reused = 0;
     for record in records.iter().filter(|record| record["host"] == host.as_str()) {
@@ -291,6 +291,6 @@ fn compare(cases: &[(String, Expected)], origin: origins::Origin, records: &[ser
             assert!((least..=most).contains(&count), "{name} found {count} times, {route}: {case:?}");
         }
     }
-    // A second request that was smuggled would have been read: the connections stayed open.
+    // The connections were reused, so the origin would have read a smuggled request.
     assert!(reused > cases.len(), "{name}: only {reused} connections were used again");
 }

@@ -19,18 +19,18 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Outgate, Response, post};
 
-/// More than the kernel's buffers hold, so that outgate still writes when the reset comes.
+/// More bytes than the kernel's buffers hold, so that outgate still writes when the reset comes.
 const BODY: usize = 2 << 20;
-/// More than the kernel's buffers hold for a target that does not read.
+/// More bytes than the kernel's buffers hold for a target that does not read.
 const UNREAD: usize = 12 << 20;
 const CANCEL: u32 = 8;
 const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-/// Only the end of the connection ends its body.
+/// A response whose body ends with the connection.
 const UNDELIMITED: &str = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\ntoo large";
 
-/// Reads the head of each request, responds, and closes with unread data, for which the kernel sends a reset. It closes
-/// after `stays`.
+/// Starts a target that reads the head of each request and responds. After `close_delay` it closes the connection with
+/// unread data, so the kernel sends a reset.
 fn target(identity: Option<support::pki::Identity>, response: &'static str, close_delay: Duration) -> SocketAddr {
     let tls = identity.map(|identity| {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -48,8 +48,8 @@ fn target(identity: Option<support::pki::Identity>, response: &'static str, clos
             let tls = tls.clone();
             std::thread::spawn(move || {
                 stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-                // Else the kernel may hold the response back until the session tickets are acknowledged, and discard
-                // it with the reset.
+                // Without it, the kernel may delay the response until the session tickets are acknowledged, and
+                // discard it with the reset.
                 stream.set_nodelay(true).unwrap();
                 match tls {
                     None => {
@@ -92,7 +92,7 @@ fn outgate(pki: &Pki, port: u16) -> Outgate {
     Outgate::run(folder(pki), &text)
 }
 
-/// Sends a large body and reads the answer beside it, like a client that notices an early response.
+/// Sends a large body and then reads the response, like a client that notices an early response.
 fn upload(outgate: &Outgate, url: &str) -> Response {
     let mut client = outgate.connect();
     let request = post(url, "", &"x".repeat(BODY));
@@ -147,13 +147,13 @@ fn connection_is_not_reused_after_a_refused_body() {
     });
     let outgate = outgate(&pki, port);
     let url = format!("http://plain.example:{port}/in");
-    // The kernel takes all of it.
+    // The kernel buffers the whole body.
     assert_eq!(outgate.post(&url, "", &"x".repeat(100_000)).status, 413);
     assert_eq!(outgate.post(&url, "", "{}").status, 200);
 }
 
-/// Sends a body over HTTP/2 that the target does not take. The client can write all of it behind the early response, and its
-/// connection has no open stream then.
+/// Sends a body over HTTP/2 that the target does not read. The client can write all of it after the early response, and
+/// its connection has no open stream then.
 fn upload_over_http2(mut outgate: Outgate, url: &str, status: u16, before_term: impl FnOnce()) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -219,7 +219,7 @@ fn early_response_over_http2_frees_the_stream_of_a_client_whose_body_the_target_
                 waiting.send(post(&target.url(), "", "{}"));
                 target.wait_for_requests(2);
             }
-            // The request that waits keeps the connection to the target.
+            // The waiting request keeps the connection to the target open.
             upload_over_http2(outgate, &target.url(), status, || {
                 if is_shared {
                     assert_eq!(target.wait_for_resets(1), [CANCEL], "the upload's");

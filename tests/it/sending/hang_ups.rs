@@ -17,22 +17,23 @@ use support::receiver::{Reaction, Receiver, ok};
 use support::scene::folder;
 use support::{Client, Outgate, TEST_TIMEOUT, eventually, post};
 
-/// Far more than a test's patience: only the hang-up can end a delivery.
+/// Far longer than `TEST_TIMEOUT`, so that only the hang-up can end a delivery.
 const LONG_TIMEOUT: &str = "60s";
 
-/// Targets, a token endpoint and a resolver that never answer, and a target that answers when it is released.
+/// A proxy with silent targets, a silent token endpoint and a silent resolver, and a target that responds when it is
+/// released.
 struct Scene {
     outgate: Outgate,
     held_target: Receiver,
-    /// The request lines that `held` has got, answered or not.
+    /// The request lines that `held_target` has received.
     arrived: Arc<Mutex<Vec<String>>>,
     release: Sender<()>,
     silent: TcpListener,
-    /// The connections of `silent`: the target must not be the one that ends them.
+    /// The connections of `silent`, which the target must not close.
     accepted: Mutex<Vec<TcpStream>>,
     _token_endpoint: TcpListener,
     resolver: UdpSocket,
-    /// What wants to connect to it is dropped.
+    /// A target whose SYN packets are dropped.
     unreachable: Receiver,
 }
 
@@ -124,11 +125,11 @@ wait = "{LONG_TIMEOUT}"
     }
 }
 
-/// Returns when the request of this number has come to where it waits.
+/// Returns when the request of this number has reached its wait.
 type WaitReached<'p> = Box<dyn Fn(usize) + 'p>;
 
 impl Scene {
-    /// Where a request waits, and what shows that it does, if anything can.
+    /// Returns the name of each wait, the URL that leads to it, and a function that observes the wait, if there is one.
     fn wait_points(&self) -> Vec<(&'static str, String, Option<WaitReached<'_>>)> {
         let silent = self.silent.local_addr().unwrap().port();
         let accept_silent: fn(&Self) -> WaitReached<'_> =
@@ -147,7 +148,7 @@ impl Scene {
         ]
     }
 
-    /// The first delivery holds the one place of the limit.
+    /// Starts a delivery that holds the only permit of the limit.
     fn start_first_delivery(&self) -> Client {
         let mut client = self.outgate.connect();
         client.send(post(&format!("http://limited.example:{}/first", self.held_target.port()), "", "{}"));
@@ -155,7 +156,7 @@ impl Scene {
         client
     }
 
-    /// Waits for a query of this name: each delivery sends two.
+    /// Waits for a query of this name. Each delivery sends two.
     fn wait_for_query(&self, label: &str) {
         let label = format!("{label}\x0aunresolved");
         let mut query = [0; 512];
@@ -179,7 +180,7 @@ impl Scene {
     }
 }
 
-/// What comes of a request before its client hangs up.
+/// Returns the bytes that a client sends before it hangs up.
 fn requests(url: &str) -> Vec<String> {
     let large = "x".repeat(60_000);
     let chunked = format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n");
@@ -188,10 +189,10 @@ fn requests(url: &str) -> Vec<String> {
         post(url, "", "{}"),
         post(url, "", &large),
         chunked.clone() + "0\r\n\r\n",
-        // Half of a body, and a second request behind a whole one.
+        // Half of a body, and a second request after a complete one.
         chunked,
         post(url, "", "{}") + &post(url, "", "{}"),
-        // More than is read ahead, by FIN: the kernel's buffer holds it. Then more than that one holds, by RST.
+        // A body that exceeds the read-ahead and fits into the kernel's buffer, and one that exceeds that buffer.
         post(url, "", &"x".repeat(75_000)),
         post(url, "", &"x".repeat(200_000)),
     ]
@@ -207,13 +208,13 @@ fn hang_up_is_noticed_wherever_a_request_waits() {
             let request = request.replace("NUMBER", &records.to_string());
             let socket = TcpStream::connect(scene.outgate.proxy).unwrap();
             (&socket).write_all(request.as_bytes()).unwrap();
-            // What is taken in whole waits for its body first, and a hang-up there is another matter.
+            // A signed request first waits for its body, so the target gets no connection here.
             if (label, number) != ("signed", 4)
                 && let Some(wait_reached) = &wait_reached
             {
                 wait_reached(records);
             }
-            // By FIN and by RST.
+            // Even numbers close with FIN, odd numbers with RST.
             if number % 2 == 1 {
                 SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
             }
@@ -264,9 +265,9 @@ fn hang_up_over_http2_is_noticed_wherever_a_request_waits() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut records = 0;
     for (label, url, _) in scene.wait_points() {
-        // A stream that is reset, a connection that is closed; with a whole body, and with half.
+        // The client resets the stream or closes the connection, after a complete body or a part of it.
         for (resets, ends) in [(true, true), (false, true), (true, false), (false, false)] {
-            // A name of its own, which nothing else waits for.
+            // The name is unique, so that no other request waits for its query.
             let url = url.replace("NUMBER", &records.to_string());
             let (sender, connection, mut stream) = runtime.block_on(async {
                 let socket = tokio::net::TcpStream::connect(scene.outgate.proxy).await.unwrap();
@@ -278,7 +279,7 @@ fn hang_up_over_http2_is_noticed_wherever_a_request_waits() {
                 stream.send_data(Bytes::from_static(b"{}"), ends).unwrap();
                 (sender, connection, (response, stream))
             });
-            // Until outgate has read as far: the refusal of a later request says so.
+            // The refusal of a later request shows that outgate has read the request before it.
             let answered = runtime.block_on(async {
                 let request = http::Request::builder().method("GET").uri("http://unrouted.example/");
                 let mut sender = sender.clone().ready().await.unwrap();
@@ -301,7 +302,7 @@ fn hang_up_over_http2_is_noticed_wherever_a_request_waits() {
     assert_eq!(scene.arrived(), ["POST /first HTTP/1.1"]);
 }
 
-/// Clients with a short timeout: each retry used to be one more webhook for the target.
+/// Regression: each retry of a client with a short timeout was one more webhook for the target.
 #[test]
 fn hang_up_leaves_one_delivery_of_a_client_that_retries() {
     let scene = scene();

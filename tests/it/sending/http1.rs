@@ -13,7 +13,7 @@ use support::receiver::{respond_and_close, respond_with};
 use support::scene::{scene, scene_with};
 use support::{Client, TEST_TIMEOUT, post};
 
-/// A second request that must never be answered or forwarded where the first one was refused with a close.
+/// A second request that must be neither answered nor forwarded after a refusal that closes the connection.
 const SMUGGLED: &str = "GET http://plain.example/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
 
 #[test]
@@ -188,7 +188,7 @@ fn continue_is_sent_only_if_the_body_is_read() {
     client.send("hello");
     assert_eq!(client.response().status, 200);
     assert_eq!(scene.good.requests()[0].body, b"hello");
-    // What would be refused is refused before it is sent.
+    // outgate refuses a body that is too large before the client sends it.
     client.send(head(10_000_000));
     let response = client.next_response("POST");
     assert_eq!((response.status, response.code()), (413, "body_too_large"));
@@ -268,7 +268,7 @@ fn hostile_responses_are_refused_or_aborted() {
     let scene = scene_with(respond_and_close(&bomb), "");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
 
-    // A head that went out cannot be taken back: the client sees a body that does not end as announced.
+    // outgate has already sent the head, so the client sees a body that is shorter than announced.
     let scene = scene_with(respond_and_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
@@ -276,7 +276,7 @@ fn hostile_responses_are_refused_or_aborted() {
     assert!(all.contains("content-length: 10") && all.ends_with("half"), "{all}");
     assert_eq!(scene.outgate.records(1)[0]["code"], "connection_lost");
 
-    // What follows an answer belongs to nobody.
+    // Bytes after a response are discarded with the connection.
     let scene = scene_with(
         respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"),
         "",
@@ -300,7 +300,7 @@ fn options_reaches_outgate_or_the_target_by_max_forwards() {
     let response = client.response();
     assert!(response.status == 200 && response.field("allow").contains("POST"), "{response:?}");
     assert_eq!(scene.plain.requests().len(), 1);
-    // Some servers compare methods without regard to case.
+    // Some servers compare methods case-insensitively.
     for method in ["TRACE", "trace", "Trace"] {
         client.send(format!("{method} http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nCookie: secret\r\n\r\n"));
         let response = client.response();
@@ -322,8 +322,7 @@ fn idle_or_incomplete_request_head_affects_no_other_client() {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
 }
 
-/// A target may answer before it has the whole upload. What the client sends afterwards is then neither the rest of
-/// that upload nor another request.
+/// A target may respond before it has the whole upload. outgate must not parse the rest of the upload as a request.
 #[test]
 fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
     let scene = scene();
@@ -350,7 +349,7 @@ fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
     client.try_send(SMUGGLED);
     assert!(client.is_closed());
     stream.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
-    // The rest of the upload may have passed before the connection ended, but then all of it, and nothing else.
+    // outgate may have forwarded the rest of the upload before the connection ended, and nothing else.
     let mut rest = Vec::new();
     while !rest.ends_with(b"0\r\n\r\n") {
         match std::io::Read::read(&mut stream, &mut piece) {
@@ -363,7 +362,7 @@ fn bytes_after_an_early_response_are_never_parsed_as_a_request() {
     assert!(scene.plain.requests().is_empty(), "{:?}", scene.plain.requests());
 }
 
-/// Each write of such a client waits for the acknowledgment of the one before (RFC 896): Python's urllib3 writes so.
+/// With Nagle's algorithm, each write waits for the acknowledgment of the previous one (RFC 896), as with urllib3.
 #[test]
 fn quickack_spares_a_client_with_nagle_a_delayed_acknowledgment() {
     let scene = scene();
@@ -384,11 +383,11 @@ fn quickack_spares_a_client_with_nagle_a_delayed_acknowledgment() {
             assert!(length > 0, "{}", String::from_utf8_lossy(&response));
             response.extend_from_slice(&piece[..length]);
         }
-        // The kernel acknowledges the first segments of a connection at once by itself.
+        // The kernel acknowledges the first segments of a connection immediately.
         if number >= 20 {
             fastest = fastest.min(start.elapsed());
         }
     }
-    // Linux delays an acknowledgment by 40 ms at least: then none of the requests is as fast.
+    // Linux delays an acknowledgment by at least 40 ms, so a delayed request would be slower.
     assert!(fastest < Duration::from_millis(30), "{fastest:?}");
 }

@@ -1,4 +1,4 @@
-//! How clients send webhooks, and what they see of a refusal.
+//! Requests of clients: their forms, their uploads, and the refusals that clients get.
 
 mod clients;
 mod clients_refused;

@@ -13,7 +13,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Outgate, Response};
 
-/// Paths of `hooks.example`, each with the refusal that it gets; none: it is delivered.
+/// Paths of `hooks.example` and the code of their refusal. An empty code: the request is delivered.
 const PATHS: &[(&str, &str)] = &[
     ("/webhooks/x", ""),
     ("/webhooks//x", ""),
@@ -124,7 +124,7 @@ fn report_only_route_reports_ambiguous_paths_as_refused() {
     assert_eq!((&records[1]["would_take"], &records[1]["would_refuse"]), (&json!("trial"), &refused));
 }
 
-/// A path that has more readings than are looked at is ambiguous where a route names paths, and only there.
+/// A path with more decodings than the limit is ambiguous only if a route of its host names paths.
 #[test]
 fn report_only_route_refuses_no_path_of_enforced_routes() {
     let scene = scene();
@@ -140,7 +140,7 @@ fn report_only_route_refuses_no_path_of_enforced_routes() {
     assert_eq!((&records[1]["would_take"], &records[1]["would_refuse"]), (&json!("trial"), &refused));
 }
 
-/// Characters of a URL that senders should have encoded, and what the target gets instead.
+/// A path with characters that senders should have encoded, and the path that the target gets.
 const UNENCODED: (&str, &str) =
     ("/webhooks/<>\"{}|^`%7b?q=<>\"{}|^`", "/webhooks/%3C%3E%22%7B%7D%7C%5E%60%7b?q=%3C%3E%22%7B%7D%7C%5E%60");
 

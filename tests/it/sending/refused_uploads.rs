@@ -11,10 +11,10 @@ use support::configuration::Replace;
 use support::scene::{Scene, config, scene, scene_with};
 use support::{Client, TEST_TIMEOUT, post};
 
-/// More than all that the kernels of both sides keep of a connection, and more than a route of the scene takes.
+/// More bytes than the kernel buffers of both sides hold, and more than a route of the scene accepts.
 const LARGE: usize = 8 << 20;
 
-/// Only a client that proves itself gets further than a 407.
+/// Starts a scene whose only client authenticates with a token.
 fn scene_with_token_client() -> Scene {
     let scene = scene_with(support::receiver::ok(), "");
     let hash = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
@@ -23,7 +23,7 @@ fn scene_with_token_client() -> Scene {
     scene
 }
 
-/// Writes all of a request before it reads, as clients without a second thread do; then sends another.
+/// Writes the whole request before it reads the response, as single-threaded clients do. Then sends another request.
 fn assert_refused_after_full_write(scene: &Scene, request: &[u8], status: u16, stays_open: bool) {
     let label = String::from_utf8_lossy(&request[..90]).into_owned();
     let mut client = scene.outgate.connect();
@@ -59,7 +59,7 @@ fn refusal_reaches_a_client_that_is_still_writing() {
         assert_refused_after_full_write(&scene, &chunked(url, LARGE), status, true);
         assert_refused_after_full_write(&scene, post(url, "Connection: close\r\n", &body).as_bytes(), status, false);
     }
-    // Where the body ends is unknown after these.
+    // The end of the body is unknown for these requests.
     let coded =
         post(&scene.plain_url(), "Transfer-Encoding: gzip\r\n", &body).replace_one("Content-Length", "X-Length");
     assert_refused_after_full_write(&scene, coded.as_bytes(), 400, false);
@@ -85,7 +85,7 @@ fn refusal_without_credentials_keeps_the_connection_open_for_the_retry() {
 #[test]
 fn refusal_of_an_endless_upload_closes_the_connection() {
     let scene = scene();
-    // More than is read away, which the answer says, and no end to it.
+    // The body exceeds the discard limit, so the response announces the close.
     let mut client = scene.outgate.connect();
     client.send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n");
     let response = client.response();
@@ -93,7 +93,7 @@ fn refusal_of_an_endless_upload_closes_the_connection() {
     let piece = [b'x'; 1 << 16];
     let sent = (0..1000).take_while(|_| client.try_send(piece)).count() << 16;
     assert!((16 << 20..1000 << 16).contains(&sent), "{sent} bytes were taken");
-    // One that stalls, and one that breaks its own framing: nothing behind it is a request.
+    // A body that stalls, and one with broken framing. The bytes after it are not a request.
     for rest in ["half", "5\r\nhelloXX\r\nGET http://unrouted.example/smuggled HTTP/1.1\r\nHost: h\r\n\r\n"] {
         let mut client = scene.outgate.connect();
         client.send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");

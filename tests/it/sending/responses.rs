@@ -35,7 +35,7 @@ fn interim_responses_reach_http1_clients_only_where_the_route_forwards_them() {
     assert!(hints.fields.len() == 1, "{hints:?}");
     assert_eq!(client.next_response("POST").text(), "ok");
 
-    // HTTP/1.0 has no interim answers (RFC 9110 §15.2).
+    // HTTP/1.0 has no interim responses (RFC 9110 §15.2).
     let mut client = scene.outgate.connect();
     client.send(format!("GET {} HTTP/1.0\r\n\r\n", scene.plain_url()));
     assert_eq!(client.next_response("GET").status, 200);
@@ -99,7 +99,7 @@ fn response_over_response_max_does_not_end_cleanly() {
     assert_eq!(code, "delivered");
 }
 
-/// A route's own total holds, for a webhook and for the opening of a tunnel.
+/// The total timeout of a route applies to a webhook and to the opening of a tunnel.
 #[test]
 fn total_timeout_is_set_per_route() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -135,7 +135,7 @@ fn malformed_chunk_in_a_response_is_blamed_on_the_target() {
     assert_eq!(scene.outgate.records(1)[0]["code"], "response_malformed");
 }
 
-/// The target reads all and never answers: the response timeout runs from the last byte, not from the first.
+/// The target reads the whole request and never responds. The response timeout starts after the last byte.
 #[test]
 fn response_timeout_begins_when_the_upload_ends() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -177,7 +177,7 @@ fn options_for_outgate_itself_requires_authentication() {
     assert_eq!(client.response().code(), "client_unauthenticated");
 }
 
-/// A client that shows nothing of a refused CONNECT but the status line still shows the refusal.
+/// Some clients show only the status line of a refused CONNECT.
 #[test]
 fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
     let scene = scene();
@@ -210,7 +210,7 @@ fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
     ] {
         assert_eq!((response.status, response.reason.as_str()), (status, expected), "{response:?}");
     }
-    // An answer of a target has the phrase of its status, whatever the target wrote.
+    // outgate replaces the target's reason phrase with the standard phrase of the status.
     assert_eq!(to(&scene.plain_url()).reason, "OK");
     let tunnels = text.set("routes.plain.plaintext", "refuse");
     scene.outgate.reconfigure(&tunnels);

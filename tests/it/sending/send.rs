@@ -145,7 +145,7 @@ fn send_prints_the_cause_and_the_remedy_of_a_refusal() {
     assert_eq!(bad.requests().len(), 0);
 }
 
-/// What a stranger's server answers must not move the operator's cursor.
+/// A response must not send control sequences to the operator's terminal.
 #[test]
 fn send_escapes_control_characters_of_the_response() {
     let scene = scene_with(
