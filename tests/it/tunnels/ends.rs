@@ -1,5 +1,5 @@
-//! Open tunnels: bytes in both directions, and ends by the client, the target and outgate.
-//! How does a tunnel end, and what does it hold until then?
+//! Open tunnels: bytes in both directions, and closes by the client, the target and outgate.
+//! How does a tunnel end, and which permits does it hold until then?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -81,7 +81,7 @@ fn tunnel_backpressure_from_the_client_stops_the_target() {
     while written < 64 << 20 && target.write(&piece).is_ok() {
         written += piece.len();
     }
-    // The kernel's buffers on both sides and one chunk of ours.
+    // The buffers of the kernel on both sides, and one chunk in outgate.
     assert!(written < 32 << 20, "{written} bytes went nowhere");
     drop(client);
 }
@@ -101,7 +101,7 @@ fn tunnel_is_closed_after_the_idle_timeout_and_after_its_lifetime() {
 
     scene.outgate.reconfigure(&config(scene.listener.local_addr().unwrap().port(), "[timeouts]\ntunnel = \"500ms\"\n"));
     let (mut client, mut target) = scene.open();
-    // Never idle, and yet it ends.
+    // The tunnel is never idle, and its lifetime ends it.
     while client.try_send("x") && matches!(target.read(&mut [0; 1]), Ok(1)) {}
     assert!(client.is_closed());
     let record = scene.record(2);
@@ -118,12 +118,12 @@ fn tunnel_holds_its_limit_permit_until_it_ends() {
     let (mut client, mut target) = scene.open();
     let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
     assert_eq!((response.status, response.code()), (429, "concurrency_limited"));
-    // Half of it is no end.
+    // A half-close does not end the tunnel.
     client.shutdown_write();
     assert_eq!(target.read(&mut [0; 1]).unwrap(), 0);
     let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
     assert_eq!(response.code(), "concurrency_limited");
-    // It is served under the configuration that it began with, whatever becomes of that.
+    // The tunnel keeps the configuration with which it began.
     scene.outgate.reconfigure(&text.set("routes.plain.name", "plainer"));
     target.write_all(b"pong").unwrap();
     assert_eq!(client.read_some(), b"pong");
@@ -163,7 +163,7 @@ fn tunnel_that_carried_bytes_both_ways_is_delivered_however_it_closes() {
             reset(client);
             drop(target);
         },
-        // The target has closed, and the client goes on to send.
+        // The target has closed, and the client continues to send.
         |mut client: TcpStream, target: TcpStream| {
             drop(target);
             while client.write(&[b'x'; 4096]).is_ok() {}
@@ -247,7 +247,7 @@ fn drain_timeout_closes_open_tunnels() {
     assert_eq!((&record["method"], &record["code"]), (&"CONNECT".into(), &"draining".into()), "{record}");
 }
 
-/// As many servers do with what they cannot read.
+/// Many servers close the connection on a request that they cannot parse.
 #[test]
 fn target_that_closes_on_a_client_hello_is_treated_as_plaintext() {
     let scene = manual_scene("");

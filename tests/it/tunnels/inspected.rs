@@ -24,7 +24,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 const CREDENTIALS: &str = "Proxy-Authorization: Basic YmlsbGluZzp0MGtlbg==\r\n";
 
 struct Scene {
-    /// Of outgate, which clients trust.
+    /// The authority of outgate, which the clients trust.
     inspector: Pki,
     outgate: Outgate,
     target: Receiver,
@@ -110,14 +110,14 @@ impl Scene {
         format!("{host}:{}", self.target.port())
     }
 
-    /// A tunnel to `host`, its TLS ended by outgate.
+    /// Opens a tunnel to `host` and completes a TLS handshake with outgate inside it.
     fn open_inspected(&self, host: &str) -> Client {
         let (client, response) = self.outgate.tunnel(&self.authority(host), CREDENTIALS);
         assert_eq!((response.status, response.reason.as_str()), (200, "Connection established"), "{response:?}");
         client.start_tls(host, tls_config_trusting(&self.inspector.pem)).unwrap().0
     }
 
-    /// A POST as a client inside writes it.
+    /// Returns the text of a POST inside the tunnel.
     fn post(&self, host: &str, target: &str, fields: &str) -> String {
         post(target, fields, "{}").replace_one("ignored.example", &self.authority(host))
     }
@@ -250,7 +250,7 @@ fn inspected_requests_keep_the_client_of_the_connect() {
     let (client, response) = scene.outgate.tunnel(&scene.authority("inspect.example"), &fields);
     assert_eq!(response.status, 200);
     let mut client = client.start_tls("inspect.example", tls_config_trusting(&scene.inspector.pem)).unwrap().0;
-    // Inside it means nothing, and goes no further.
+    // Inside the tunnel, outgate ignores Proxy-Authorization and removes it.
     client.send(scene.post(
         "inspect.example",
         "/in",
@@ -263,7 +263,7 @@ fn inspected_requests_keep_the_client_of_the_connect() {
     assert_eq!((&record["client"], &record["tenant"]), (&"billing".into(), &"acme".into()), "{record}");
 }
 
-/// Clients that open a tunnel unasked have no way to send the field with the CONNECT.
+/// Clients that tunnel by default cannot add the field to the CONNECT.
 #[test]
 fn outgate_tenant_inside_an_inspected_tunnel_chooses_the_signing_key() {
     let scene = scene();
@@ -329,7 +329,7 @@ fn inspected_requests_have_their_own_route_and_limits() {
     assert_eq!(send_request("/signed/y").status, 200);
     assert_eq!(send_request("/signed/z").code(), "rate_limited");
     assert_eq!(send_request("/unsigned").status, 200);
-    // What a route says of CONNECT is no matter of the requests inside.
+    // The `connect` setting of a route does not apply to requests inside.
     assert_eq!(send_request("/refused").status, 200);
 }
 
@@ -374,7 +374,7 @@ fn inspected_tunnel_certificate_is_for_the_host_and_at_most_a_week() {
         }
         let validity = leaf.validity();
         let now = jiff::Timestamp::now().as_second();
-        assert!(validity.not_before.timestamp() <= now - 600, "clocks differ");
+        assert!(validity.not_before.timestamp() <= now - 600, "notBefore allows for clock skew");
         assert!((now..=now + 7 * 86_400).contains(&validity.not_after.timestamp()));
         assert!(!leaf.is_ca());
         inside.send(scene.post(host, "/in", ""));
@@ -482,7 +482,7 @@ fn drain_lets_an_inspected_request_finish() {
     busy.send(scene.post("inspect.example", "/in", ""));
     eventually("the request reaches the target", || scene.target.connections() > 0);
     scene.outgate.signal("TERM");
-    assert!(idle.is_closed(), "nothing is open in there");
+    assert!(idle.is_closed(), "the tunnel has no open request");
     release.send(()).unwrap();
     let response = busy.response();
     assert_eq!((response.status, response.field("connection")), (200, "close"));
@@ -506,7 +506,7 @@ fn curl_works_through_an_inspected_tunnel() {
         .args([1, 2].map(|number| format!("https://{}/{number}", scene.authority("inspect.example"))))
         .output()
         .unwrap();
-    // It offers both versions, and is given the newer one.
+    // curl offers both versions, and outgate chooses HTTP/2.
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok2ok2", "{}", String::from_utf8_lossy(&output.stderr));
     scene.target.requests().iter().for_each(|received| verify(received, SECRET));
     assert_eq!(scene.target.requests().len(), 2);
@@ -520,7 +520,7 @@ fn inspected_tunnel_takes_no_request_after_its_lifetime() {
     let request = scene.post("inspect.example", "/in", "");
     let (most, rest) = request.split_at(request.len() - 1);
     busy.send(most);
-    // Its time is over later than that of the one before.
+    // The lifetime of this tunnel ends later than that of the first.
     let mut idle = scene.open_inspected("inspect.example");
     assert!(idle.is_closed());
     busy.send(rest);
@@ -567,7 +567,7 @@ fn inspected_tunnel_to_a_plaintext_port_serves_plaintext() {
     let outgate = Outgate::run(folder, &text);
     let (mut client, response) = outgate.tunnel("inspect.example:80", CREDENTIALS);
     assert_eq!(response.status, 200, "{response:?}");
-    // Nothing listens at port 80 here: that it was asked is seen by the refusal, and by its record.
+    // No program listens on port 80. The refusal and the record show that outgate tried to connect.
     client.send("OPTIONS * HTTP/1.1\r\nHost: inspect.example\r\n\r\n");
     let response = client.response();
     assert!(response.code().starts_with("connect_"), "{response:?}");

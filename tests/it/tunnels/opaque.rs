@@ -1,5 +1,5 @@
-//! CONNECT, from the request to the first bytes inside: authorization, verification of the target, and the ClientHello.
-//! Do the guarantees for webhooks hold for tunnels, as far as outgate sees the bytes?
+//! CONNECT up to the first bytes inside: authorization, verification of the target, and the ClientHello.
+//! Do the guarantees for webhooks also hold for opaque tunnels?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -67,7 +67,7 @@ fn tunnel_opens_to_the_target_from_the_pool_for_every_client() {
     }
 }
 
-/// A second request behind a CONNECT that is refused: nobody may ever see it.
+/// Returns a second request after a refused CONNECT, which must not be processed.
 fn smuggled(scene: &Scene) -> String {
     post(&format!("http://plain.example:{}/smuggled", scene.port()), "", "x")
 }
@@ -125,7 +125,7 @@ fn connect_authority_is_parsed_strictly_and_bytes_after_a_refusal_are_not_read()
         assert!(client.is_closed(), "{head}");
     }
     assert_eq!(scene.outgate.records(cases.len()).len(), cases.len(), "one record each");
-    assert!(scene.tap.traffic().is_empty(), "nothing was dialled");
+    assert!(scene.tap.traffic().is_empty(), "outgate opened no connection");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn tunnel_to_a_private_address_or_to_outgate_is_refused() {
     scene.outgate.reconfigure(&text.set("egress.default.ranges", ["198.51.100.0/30"]));
     let (_, response) = scene.outgate.tunnel(&scene.authority(), "");
     assert_eq!((response.status, response.code()), (503, "no_egress"));
-    assert!(scene.tap.traffic().is_empty(), "nothing was dialled");
+    assert!(scene.tap.traffic().is_empty(), "outgate opened no connection");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn tunnel_to_an_untrusted_target_carries_no_byte_of_the_client() {
     for (details, identity) in cases {
         let scene = scene_with(identity, "");
         let mut client = scene.outgate.connect();
-        // As a client sends that does not wait for its 200.
+        // This client does not wait for the 200.
         client.send([connect(&scene.authority(), "").as_bytes(), &client_hello("tunnel.example")].concat());
         let response = client.response_to("CONNECT");
         assert_eq!((response.status, response.code()), (502, "certificate_untrusted"), "{details}: {response:?}");
@@ -184,7 +184,7 @@ fn tunnel_target_verification_is_cached_per_trust() {
     let connections = |count| assert_eq!(scene.tap.wait_for_connections(count).len(), count);
     drop(scene.outgate.open_tunnel(&scene.authority()));
     connections(2);
-    // Four sources take turns, and what was seen from one of them says nothing about another.
+    // The pool rotates four sources, and each source verifies the target itself.
     for _ in 0..3 {
         drop(scene.outgate.open_tunnel(&scene.authority()));
     }
@@ -222,7 +222,7 @@ struct SerialReceiver {
 }
 
 impl SerialReceiver {
-    /// Closes the connections whose numbers are in `closed` when their first bytes have come.
+    /// Starts a receiver that closes the connections in `closed` after their first bytes.
     fn start(identity: Identity, closed: &'static [usize]) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -254,7 +254,7 @@ impl SerialReceiver {
     }
 }
 
-/// A webhook through a tunnel to the receiver: what came back.
+/// Sends a webhook through a tunnel to the receiver. Returns the text of the response, and the record.
 fn post_through_tunnel(identity: impl FnOnce(&Pki) -> Identity, closed: &'static [usize]) -> (String, Value) {
     let pki = Pki::new();
     let receiver = SerialReceiver::start(identity(&pki), closed);
@@ -275,7 +275,7 @@ fn tunnel_opens_to_a_receiver_that_handshakes_serially() {
 
 #[test]
 fn tunnel_closed_before_its_first_byte_is_dialled_once_more() {
-    // Connection 0 is the verification's, 1 the tunnel's first.
+    // Connection 0 verifies the target. Connection 1 is the first of the tunnel.
     let (text, record) = post_through_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[1]);
     assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
 }
@@ -318,7 +318,7 @@ fn tunnel_verifies_a_tls_target_on_a_route_that_allows_plaintext() {
     assert_eq!((response.code(), response.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
 }
 
-/// What a tunnel that is cut ends with: a fatal alert in a plaintext record (RFC 8446 §6.2).
+/// The fatal alerts that end a tunnel, each in a plaintext record (RFC 8446 §6.2).
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
 
@@ -389,7 +389,7 @@ fn tunnel_alert_reaches_the_client_as_the_reason_of_its_handshake_error() {
 fn tunnel_forwards_the_client_hello_unchanged() {
     let scene = scene();
     let whole = client_hello("tunnel.example");
-    // One handshake message over three records (RFC 8446 §5.1), and more behind it.
+    // One handshake message in three records (RFC 8446 §5.1), and a further record.
     let (head, message) = whole.split_at(5);
     let record = |part: &[u8]| [&head[..3], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
     let fragmented =
@@ -397,7 +397,7 @@ fn tunnel_forwards_the_client_hello_unchanged() {
     let connect_request = connect(&scene.authority(), "");
     for sent in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()] {
         let mut client = scene.outgate.connect();
-        // The first piece comes with the CONNECT.
+        // The first piece is in the same segment as the CONNECT.
         client.send([connect_request.as_bytes(), &sent[0]].concat());
         assert_eq!(client.response_to("CONNECT").status, 200);
         sent[1..].iter().for_each(|piece| client.send(piece));
@@ -414,7 +414,7 @@ fn tunnel_client_must_send_its_client_hello_in_time() {
     for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
         let (mut client, index) = scene.open(&scene.authority());
         client.send(&whole[..length]);
-        // access_denied, where TLS has begun.
+        // access_denied, if the client has sent a part of its ClientHello.
         let alert: &[u8] = if length == 0 { b"" } else { b"\x15\x03\x03\0\x02\x02\x31" };
         assert_eq!(client.rest(), alert, "{length}");
         let record = scene.record(count + 1);
@@ -447,6 +447,6 @@ fn check_warns_of_features_that_tunnels_lack() {
     );
     let paths = warnings(&text.add("routes.paths.connect", "tunnel"));
     assert_eq!(count(&paths), count(&with_forced_tunnel) + 1, "a CONNECT shows no path: {paths}");
-    // It is the operator's to say so nevertheless.
+    // The configuration is valid in spite of the warning.
     drop(scene.outgate.open_tunnel(&format!("forced.example:{}", scene.port())));
 }

@@ -22,13 +22,13 @@ struct RunningServer(Child);
 
 impl Drop for RunningServer {
     fn drop(&mut self) {
-        // By TERM: gunicorn ends its worker.
+        // TERM lets gunicorn end its worker.
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
 
-/// Starts a receiver, and gives its port.
+/// Starts a receiver, and returns its port.
 fn start(installed: &InstalledClients, pki: &Pki, server: &str) -> (RunningServer, u16, Folder) {
     let (identity, files) = (pki.leaf(&["tunnel.example"]), Folder::new());
     let certificate = files.write("chain.pem", identity.chain_pem());
@@ -41,7 +41,7 @@ fn start(installed: &InstalledClients, pki: &Pki, server: &str) -> (RunningServe
         let rest = line.split_once("https://127.0.0.1:")?.1;
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     });
-    // Whatever else it says is read, so that it never waits for us.
+    // The rest of stderr is read, so that the receiver never blocks.
     std::thread::spawn(move || lines.for_each(drop));
     (running, port.unwrap_or_else(|| panic!("{server} does not say where it listens")), files)
 }
@@ -53,7 +53,7 @@ fn tunnel_opens_to_gunicorn_flask_and_http_server() {
         let pki = Pki::new();
         let (_running, port, _files) = start(&installed, &pki, server);
         let outgate = Outgate::run(folder(&pki), &config(port, ""));
-        // The first verifies the target, the others do not.
+        // The first tunnel verifies the target. The others use the cached verification.
         for _ in 0..6 {
             let (client, response) = outgate.tunnel(&format!("tunnel.example:{port}"), "");
             assert_eq!(response.status, 200, "{server}: {response:?}");

@@ -1,4 +1,4 @@
-//! Tunnels for plaintext to port 80 of a route that upgrades, as undici, hpagent and `curl -p` open them.
+//! Plaintext tunnels to port 80 of a route that upgrades, as undici, hpagent and `curl -p` open them.
 //! Is each request inside forwarded like the upgrade form: signed, over TLS, to port 443?
 //!
 //! Needs the right to listen on port 443: skipped without it, required with `OUTGATE_TEST_ALL=1`.
@@ -27,7 +27,7 @@ struct Scene {
     tenant_key: String,
 }
 
-/// `up.example` upgrades plaintext and signs. So does `/up` of `mixed.example`, which has other routes too.
+/// Starts a scene. `up.example` upgrades plaintext and signs. So does `/up` of `mixed.example`, which has other routes.
 fn scene() -> Option<Scene> {
     let (pki, unused) = (Pki::new(), Receiver::plain(ok()));
     let target = Receiver::tls_on_443(pki.leaf(&["up.example", "mixed.example", "asks.example"]), ok())?;
@@ -66,7 +66,7 @@ impl Scene {
         client
     }
 
-    /// The answer to a request inside a tunnel that is a stream of HTTP/2.
+    /// Sends a request inside a tunnel over an HTTP/2 stream, and returns the response.
     fn send_over_http2_tunnel(&self, host: &str, request: String) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let exchange = async {
@@ -107,7 +107,11 @@ fn upgrade_tunnel_to_port_80_sends_plaintext_requests_signed_over_tls() {
             scene.outgate.reconfigure(&scene.text.route("up", connect));
         }
         let mut client = scene.open_tunnel("up.example");
-        assert_eq!(scene.target.connections(), usize::from(round > 0), "nothing is dialled before there is a request");
+        assert_eq!(
+            scene.target.connections(),
+            usize::from(round > 0),
+            "outgate opens no connection before the first request"
+        );
         for host in ["up.example", "up.example:80", "UP.example."] {
             client.send(request("/in?a=%2F", host, ""));
             let response = client.response();
@@ -159,7 +163,7 @@ fn upgrade_tunnel_reaches_no_other_host_and_no_other_tunnel() {
         request("https://up.example/in", "up.example", ""),
         request("/in", "up.example", "Outgate-Target: https://mixed.example/up\r\n"),
         "CONNECT up.example:80 HTTP/1.1\r\nHost: up.example:80\r\n\r\n".to_owned(),
-        // TLS, on a port that is for plaintext.
+        // A TLS record on a plaintext port.
         String::from_utf8(vec![22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).unwrap(),
     ] {
         let mut client = scene.open_tunnel("up.example");
@@ -213,7 +217,7 @@ fn upgrade_tunnel_opens_on_a_stream_of_http2() {
     verify(&scene.target.requests()[0], SECRET);
 }
 
-/// undici sends the field on the request, and nothing but the authority in its CONNECT.
+/// undici sends the field with the request, and only the authority with the CONNECT.
 #[test]
 fn outgate_tenant_inside_an_upgrade_tunnel_chooses_the_signing_key() {
     let Some(scene) = scene() else { return };
@@ -237,7 +241,7 @@ fn outgate_tenant_inside_an_upgrade_tunnel_chooses_the_signing_key() {
     assert_eq!(scene.target.requests().len(), 2);
 }
 
-/// RFC 9110 §4.2.3: as Ruby's httpclient and excon write every URL.
+/// RFC 9110 §4.2.3: Ruby's httpclient and excon write the default port into every URL.
 #[test]
 fn http_url_with_port_80_is_upgraded_like_one_without_a_port() {
     let Some(scene) = scene() else { return };
