@@ -1,5 +1,5 @@
-//! Clients that speak HTTP/2, by prior knowledge.
-//! Is each request the delivery that it would be over HTTP/1, and does it touch no other?
+//! Clients that speak HTTP/2 with prior knowledge.
+//! Is each request delivered as over HTTP/1, without an effect on other requests?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,7 +19,7 @@ use support::{Outgate, TEST_TIMEOUT};
 
 type Error = h2::Error;
 
-/// Runs a client; nothing that it does may take longer than a test's patience.
+/// Runs a client for at most `TEST_TIMEOUT`.
 fn run<T>(client: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, client).await.expect("the client is done in time") })
@@ -49,7 +49,7 @@ async fn send(
     response.await
 }
 
-/// The whole body; nothing may follow it.
+/// Reads the whole body. It panics if trailers follow.
 async fn read(mut body: RecvStream) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
@@ -65,7 +65,7 @@ fn code<B>(response: &Response<B>) -> (u16, &str) {
     (response.status().as_u16(), response.headers().get("outgate-error").map_or("", |code| code.to_str().unwrap()))
 }
 
-/// A reaction that waits for a message of the test.
+/// Returns a reaction that waits for a message, and the sender of the messages.
 fn held_reaction() -> (Reaction, std::sync::mpsc::Sender<()>) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
@@ -149,7 +149,7 @@ fn http2_request_with_ambiguous_fields_is_refused_and_the_connection_goes_on() {
     }
 }
 
-/// Whatever its method, it gets the answer of a HEAD: the head of the refusal.
+/// outgate does not know the method, so it responds without a body, as to HEAD.
 #[test]
 fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
     let scene = scene();
@@ -163,7 +163,7 @@ fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
             assert!(fields["via"] == "1.1 outgate" && fields["outgate-egress"] == "none", "{fields:?}");
             assert!(fields.contains_key("outgate-request-id") && fields.contains_key("proxy-status"), "{fields:?}");
             assert_eq!(read(response.into_body()).await.unwrap(), b"");
-            // The HPACK tables of both sides are still in step.
+            // The HPACK tables of both sides are still equal.
             let next = post(&scene.plain_url()).header("x-kept", "1");
             assert_eq!(send(&sender, next, "x").await.unwrap().status(), 200);
         }
@@ -186,7 +186,7 @@ fn http2_requests_of_one_connection_are_independent() {
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
         let mut pending = tokio::task::JoinSet::new();
-        // Below the limit of streams: a server may count one that has just ended for a moment longer than its client.
+        // The number is below the stream limit: a server may count an ended stream for a moment longer than its client.
         for number in 0..100_usize {
             let (sender, url) = (sender.clone(), scene.plain_url());
             pending.spawn(async move {
@@ -278,7 +278,7 @@ fn http2_client_reset_ends_its_delivery_and_no_other() {
         release.send(()).unwrap();
         release.send(()).unwrap();
         assert_eq!(other.await.unwrap(), 200);
-        // Half a body, and then nothing: the target must not take it for the whole.
+        // The client resets the stream after half of the body. The target must not accept it as the whole.
         let mut ready = sender.ready().await.unwrap();
         let request = post(&scene.good_url()).header("expect", "100-continue");
         let (mut response, mut stream) = ready.send_request(request.body(()).unwrap(), false).unwrap();
@@ -286,7 +286,7 @@ fn http2_client_reset_ends_its_delivery_and_no_other() {
         stream.send_data(Bytes::from_static(b"half"), false).unwrap();
         stream.send_reset(Reason::CANCEL);
     });
-    // A client may know its answer before the record of it is written.
+    // A client may get its response before the record is written.
     let mut codes: Vec<_> =
         scene.outgate.records(3).iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect();
     codes.sort_unstable();
@@ -333,7 +333,7 @@ fn http2_requests_are_answered_while_bodies_of_others_wait_for_a_limit() {
     });
 }
 
-/// RFC 9113 §8.2.1: it is malformed, and HTTP/1 would strip it.
+/// RFC 9113 §8.2.1: such a value is malformed. HTTP/1 would strip the white space.
 #[test]
 fn white_space_around_an_http2_field_value_is_refused_and_the_connection_goes_on() {
     let scene = scene();

@@ -1,4 +1,4 @@
-//! Hostile HTTP/2, written frame by frame.
+//! Hostile HTTP/2 clients, written frame by frame.
 //! Does a client that breaks the protocol, floods or never reads harm no other client?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -19,7 +19,7 @@ use support::{Client, Outgate, TEST_TIMEOUT};
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Targets whose responses wait until the sender is dropped.
+/// Starts a scene whose targets respond when the sender is dropped.
 fn scene_with_held_responses() -> (std::sync::mpsc::Sender<()>, Scene) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
@@ -56,7 +56,7 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
         bytes.extend(client.read_some());
         assert_eq!(error_code(&frames(&bytes), GOAWAY), None);
     }
-    drop(release); // those within the limit are answered
+    drop(release); // the streams within the limit get their responses
     let is_answered = |frame: &&Frame| frame.kind == HEADERS;
     while frames(&bytes).iter().filter(is_answered).count() < LIMIT {
         bytes.extend(client.read_some());
@@ -68,12 +68,12 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
     assert_eq!(error_code(&frames(&bytes), GOAWAY), None);
 }
 
-/// A client that does not know the limit yet sends many streams, and they add up over a long connection.
+/// A client that does not know the limit yet opens many streams. Their number grows over a long connection.
 #[test]
 fn refused_streams_of_many_bursts_do_not_end_the_connection() {
     const LIMIT: u32 = 128;
     const BURST: u32 = 300;
-    /// So many bursts would be a flood if they came faster.
+    /// This many bursts would be a flood if they came faster.
     const BURSTS: u32 = 15;
     let (release, scene) = scene_with_held_responses();
     // The first requests keep their streams to the end.
@@ -99,13 +99,13 @@ fn refused_streams_of_many_bursts_do_not_end_the_connection() {
             refused += received.iter().filter(|frame| frame.kind == RST_STREAM).count();
             bytes.drain(..length);
         }
-        // The sleep makes this a busy sender and not a flood.
+        // Without the sleep, the bursts would be a flood.
         std::thread::sleep(Duration::from_millis(50));
     }
     drop(release);
 }
 
-/// Other clients are served, and the former connections are closed.
+/// Checks that another client is served, and that the former connections are closed.
 fn assert_other_clients_served(scene: &Scene, label: &str) {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{label}");
     scene.outgate.wait_for_metric("outgate_client_connections 0");
@@ -117,7 +117,7 @@ fn resident_kib(outgate: &Outgate) -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// RFC 9113 §8.1.1: it ends the stream that it came on, and nothing else.
+/// RFC 9113 §8.1.1: a malformed field is a stream error.
 #[test]
 fn malformed_http2_field_resets_its_stream_and_the_connection_goes_on() {
     let scene = scene();
@@ -141,7 +141,7 @@ fn malformed_http2_field_resets_its_stream_and_the_connection_goes_on() {
     ];
     for (name, value) in malformed {
         let mut client = connect_http2(&scene.outgate);
-        // Both become entries of the table: the next request names the first by its index, past the malformed one.
+        // Both fields become entries of the dynamic table. The next request refers to the first by its index.
         let indexed = |name: &str, value: &str| [&[0x40], &field(name, value)[1..]].concat();
         let block = [head(&scene.plain_url()), indexed("x-mine", "mine"), indexed(name, value)].concat();
         client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
@@ -214,24 +214,24 @@ fn http2_floods_end_their_connection() {
         let code = error_code(&received, GOAWAY);
         assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{label}: {:?}", received.last());
         let after = resident_kib(&scene.outgate);
-        // The heap of each worker thread keeps the memory of a connection: up to 10 MiB in each of two threads.
+        // The heap of each of the two worker threads keeps up to 10 MiB of a closed connection.
         assert!(after < before + 32 * 1024, "{label}: {before} KiB became {after} KiB");
         assert_other_clients_served(&scene, label);
     }
     assert!(scene.plain.requests().len() < 200, "{} deliveries began", scene.plain.requests().len());
 }
 
-/// One field of 4000 bytes, or a name of so many, used thousands of times by an index.
+/// The client refers thousands of times to one table entry with a value or a name of 4000 bytes.
 #[test]
 fn http2_header_bomb_is_not_decompressed() {
     let scene = scene();
     let bomb = |name: &str, value: &str, uses: Vec<u8>| {
         let mut bomb = field(name, value);
-        bomb[0] = 0x40; // with incremental indexing: it is entry 62 from now on
+        bomb[0] = 0x40; // with incremental indexing, as entry 62
         [head(&scene.plain_url()), bomb, uses].concat()
     };
     let large = bomb("x-bomb", &"b".repeat(4000), vec![0x80 | 62; 10_000]);
-    // Malformed, and its name used by fields of three bytes that are not.
+    // The entry is malformed. Valid fields of three bytes use its name.
     let malformed = bomb(&"b".repeat(4000), "\0", b"\x0f\x2f\0".repeat(4000));
     let before = resident_kib(&scene.outgate);
     for block in [&large, &malformed].repeat(10) {
@@ -242,7 +242,7 @@ fn http2_header_bomb_is_not_decompressed() {
     }
     let after = resident_kib(&scene.outgate);
     assert!(after < before + 16 * 1024, "{before} KiB became {after} KiB");
-    // One that is merely too large is refused, and the connection goes on.
+    // A block that only exceeds the size limit is refused, and the connection stays open.
     let mut client = connect_http2(&scene.outgate);
     let block = [head(&scene.plain_url()), (0..5).flat_map(|_| field("x", &"y".repeat(14_000))).collect()].concat();
     let (first, rest) = block.split_at(16_000);
@@ -263,7 +263,7 @@ fn set_short_timeouts(scene: &Scene) {
     scene.outgate.reconfigure(&text);
 }
 
-/// SETTINGS and PING require answers that the client does not read: outgate stops reading, and then closes.
+/// The client does not read the acknowledgments of SETTINGS and PING. outgate stops reading and then closes.
 #[test]
 fn http2_control_frames_do_not_reset_the_idle_timeout() {
     let scene = scene_with(ok(), "");
@@ -305,7 +305,7 @@ fn http2_client_that_stops_in_a_handshake_or_request_is_closed() {
     assert_other_clients_served(&scene, "half a client");
 }
 
-/// Flow-control windows that never open, and a socket that is not read.
+/// The client never opens its flow-control windows, or never reads its socket.
 #[test]
 fn http2_client_that_does_not_read_is_closed() {
     let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000));
@@ -344,7 +344,7 @@ fn unencoded_characters_of_an_http2_path_are_percent_encoded() {
     let url = scene.plain_url();
     let (before, own) = (head(&url), field(":path", "/in"));
     let at = before.windows(own.len()).position(|window| window == own).unwrap();
-    // Literal with incremental indexing (RFC 7541 §6.2.1), after the field that is later named by its index.
+    // A literal with incremental indexing (RFC 7541 §6.2.1), after the field to which an index refers later.
     let unencoded = [&[0x40], &field(":path", path)[1..]].concat();
     let block = [&before[..at], &unencoded, &before[at + own.len()..]].concat();
     let again = [&before[..at], &[0x80 | 62], &before[at + own.len()..]].concat();

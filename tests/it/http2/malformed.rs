@@ -1,5 +1,5 @@
-//! Malformed messages over HTTP/2, of clients and of targets.
-//! Does the stream of such a message end, and do the others of its connection go on (RFC 9113 §8.1.1)?
+//! Malformed messages of clients and targets over HTTP/2.
+//! Does only the stream of a malformed message end (RFC 9113 §8.1.1)?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,7 +19,7 @@ use support::{Outgate, TEST_TIMEOUT, post};
 
 const PROTOCOL_ERROR: u32 = 1;
 
-/// The target, and an outgate that has one source address, so that all deliveries may share a connection.
+/// Starts a target, and a proxy with one source address, so that all deliveries may share a connection.
 fn start_target(script: Script) -> (FrameTarget, Outgate) {
     let pki = Pki::new();
     let target = FrameTarget::start(&pki, &[], script);
@@ -57,14 +57,14 @@ fn malformed_http2_response_ends_its_stream_and_the_others_go_on() {
         let waits = Mutex::new(waits);
         let waiting = Mutex::new(0);
         let script = move |event: &RequestEvent| match (event.progress, event.body.as_slice()) {
-            // It is answered when the next one is.
+            // The target responds to this request together with the next one.
             (Progress::End, b"wait") => {
                 *waiting.lock().unwrap() = event.stream;
                 Vec::new()
             }
             (Progress::End, b"malformed") => {
                 let block = [vec![0x88], indexed("x-mine", "mine"), indexed(name, value)].concat();
-                // The block goes on in a second frame, and the response in DATA.
+                // The header block continues in a second frame. DATA follows.
                 let (first, rest) = block.split_at(5);
                 let frames = [
                     frame(HEADERS, 0, event.stream, first),
@@ -73,7 +73,7 @@ fn malformed_http2_response_ends_its_stream_and_the_others_go_on() {
                 ];
                 frames.concat()
             }
-            // Its head refers to a field of the malformed one.
+            // The head of this response refers to a field of the malformed head.
             (Progress::End, _) => {
                 let _ = waits.lock().unwrap().recv_timeout(TEST_TIMEOUT);
                 let block = [0x88, 0x80 | 63];
@@ -183,7 +183,7 @@ fn response_head_above_any_limit_ends_its_stream_and_the_others_go_on() {
     assert_eq!(target.connections(), 1);
 }
 
-/// The HTTP/2 library ends a connection after 1,024 of them, with all of its streams.
+/// The HTTP/2 library closes a connection after 1,024 malformed responses, with all of its streams.
 #[test]
 fn http2_connection_with_many_malformed_responses_is_replaced_before_it_ends() {
     const MALFORMED_MAX: usize = 600;

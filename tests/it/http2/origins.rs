@@ -1,5 +1,5 @@
-//! HTTP/2 on both sides, spoken by other people's software: clients by prior knowledge, targets that choose it by ALPN.
-//! Does each client get each response whole, as often as it asks?
+//! Common HTTP/2 implementations on both sides: clients with prior knowledge, and targets that choose HTTP/2 by ALPN.
+//! Does each client get each response completely?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -16,7 +16,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Folder, Outgate};
 
-/// Some programs end a response in one of two ways, as it happens.
+/// Some programs end a response in one of two ways, depending on timing.
 const REQUESTS: usize = 25;
 
 struct Target {
@@ -57,7 +57,7 @@ fn http2_clients_get_whole_responses_of_http2_targets() {
         let outgate = Outgate::run(files, &text.set("egress.default.ranges", ["127.0.7.1/32"]));
 
         let mut count = 0;
-        // curl 7.88 fails over a connection of prior knowledge that it uses again: it gets a run for each request.
+        // curl 7.88 fails if it reuses a connection with prior knowledge, so each of its runs sends one request.
         for (client, at_once) in [("curl", 1), ("httpx_http2", REQUESTS), ("node_http2", REQUESTS)] {
             let requests: Vec<_> = (0..REQUESTS)
                 .map(|number| ClientRequest {

@@ -1,5 +1,5 @@
-//! Streams of an HTTP/2 client that are reset by the thousand.
-//! Can a client have more of them wait in memory than the limit?
+//! An HTTP/2 client that causes thousands of stream resets.
+//! Do more resets than the limit wait in memory?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,20 +17,20 @@ use support::{Outgate, TEST_TIMEOUT};
 /// RFC 9113 §7.
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Memory of the process, in KiB.
+/// Returns a memory value of the process in KiB.
 fn memory(outgate: &Outgate, line: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
     let size = status.lines().find_map(|size| size.strip_prefix(line)).unwrap();
     size.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// h2 answers PING and SETTINGS as it reads, also while resets that it has queued before still wait.
+/// h2 acknowledges PING and SETTINGS while it reads, even if earlier resets are still queued.
 #[test]
 fn resets_between_pings_or_settings_do_not_pile_up() {
     const ROUNDS: u32 = 300;
-    /// Malformed heads of one round: about the limit.
+    /// The malformed heads of one round, about as many as the limit.
     const HEADS: u32 = 1100;
-    /// KiB, more than a connection needs. The streams of all rounds are 600 MiB.
+    /// The allowed growth in KiB, more than a connection needs. The streams of all rounds would need 600 MiB.
     const GROWTH_MAX: usize = 64 << 10;
     let scene = scene();
     // The responses to so many frames overflow the buffer of h2, which has 16 KiB.
@@ -41,7 +41,7 @@ fn resets_between_pings_or_settings_do_not_pile_up() {
         let mut client = TcpStream::connect(scene.outgate.proxy).unwrap();
         client.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         client.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
-        // Frames that are ignored (RFC 9113 §4.1). By them the kernel's buffer grows, so that it takes all that follows.
+        // Unknown frames are ignored (RFC 9113 §4.1). They make the kernel grow its buffer for the flood.
         let ignored = frame(0xee, 0, 0, &[0; 16 << 10]).repeat(400);
         let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &ignored, &frame(PING, 0, 0, &[0; 8])].concat();
         client.write_all(&begin).unwrap();
@@ -62,7 +62,7 @@ fn resets_between_pings_or_settings_do_not_pile_up() {
         }
         let mut writer = client.try_clone().unwrap();
         let writing = std::thread::spawn(move || writer.write_all(&flood));
-        let _ = client.read_to_end(&mut bytes); // it may end with a reset
+        let _ = client.read_to_end(&mut bytes); // the connection may end with a reset
         let _ = writing.join().unwrap();
         let received = frames(&bytes);
         let peak = memory(&scene.outgate, "VmHWM:");

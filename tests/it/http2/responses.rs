@@ -1,5 +1,5 @@
 //! Responses of HTTP/2 targets, written frame by frame.
-//! Is a response whole for the client exactly when the target has ended it?
+//! Is a response complete for the client exactly if the target has ended it?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -32,24 +32,24 @@ const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 const CANCEL: u32 = 8;
 
-/// The steps of a target for a request, in order.
+/// A step of the target's response.
 #[derive(Clone)]
 enum Step {
-    /// `:status` and the other fields, as pairs.
+    /// HEADERS with this status and these fields.
     Head(u16, &'static [(&'static str, &'static str)]),
-    /// The same with END_STREAM.
+    /// HEADERS with END_STREAM.
     LastHead(u16, &'static [(&'static str, &'static str)]),
     Trailers,
     Data(&'static str),
     LastData(&'static str),
     Reset(u32),
-    /// GOAWAY that names this stream as the last one, and the end of the connection.
+    /// GOAWAY with this stream as the last one, and the end of the connection.
     GoAway,
-    /// HEADERS that CONTINUATION is to follow.
+    /// HEADERS without END_HEADERS, which CONTINUATION must follow.
     HalfHead,
     /// The end of the connection.
     Close,
-    /// Waits until the test lets it go on.
+    /// Waits for a message of the test.
     Gate,
 }
 
@@ -70,7 +70,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Fields as HPACK has them when nothing is compressed (RFC 7541 §6.2.2).
+/// Returns HPACK fields without indexing or compression (RFC 7541 §6.2.2).
 fn block(status: Option<u16>, fields: &[(&str, &str)]) -> Vec<u8> {
     let status = status.map(|status| (":status".to_owned(), status.to_string()));
     let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -102,7 +102,7 @@ impl Step {
 }
 
 impl Target {
-    /// Answers each request with these steps; each step is written by itself, or all at once.
+    /// Starts a target that responds to each request with these steps, each in its own write or all in one.
     fn start(steps: &[Step], at_once: bool) -> Self {
         let pki = Pki::new();
         let identity = pki.leaf(&["hook.example"]);
@@ -124,7 +124,7 @@ impl Target {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-                // Else a close may discard a response that still waits for an acknowledgement (Nagle).
+                // Without it, a close may discard a response that waits for an acknowledgment (Nagle).
                 stream.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
                 let (tls, steps, gate_receiver) = (Arc::clone(&tls), steps.clone(), Arc::clone(&gate_receiver));
@@ -155,12 +155,12 @@ impl Target {
         client.send(format!("{method} {} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{{}}", self.url()));
     }
 
-    /// The codes of so many records.
+    /// Waits for this many records, and returns their codes.
     fn codes(&self, count: usize) -> Vec<String> {
         self.outgate.records(count).iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// The response that an HTTP/2 client gets: the status, the body, and the code of a reset.
+    /// Sends a request over HTTP/2, and returns the status, the body, and the code of a reset.
     fn over_http2(&self, method: &str) -> (u16, Vec<u8>, Option<h2::Reason>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let exchange = async {
@@ -276,7 +276,7 @@ fn incomplete_http2_response_is_broken_off_and_neither_connection_reused() {
         vec![Head(200, &[]), Data("half"), GoAway],
         vec![Head(200, &[]), Reset(NO_ERROR)],
     ] {
-        // All of it at once; without, the end may come behind what the client already has.
+        // The target writes all steps at once. Otherwise the end may come after the client has the whole response.
         let target = Target::start(&steps, true);
         let mut client = target.outgate.connect();
         target.send(&mut client, "POST");
@@ -291,7 +291,7 @@ fn incomplete_http2_response_is_broken_off_and_neither_connection_reused() {
     }
 }
 
-/// The response is whole by its length, and yet the target takes it back.
+/// The response has its announced length, and then the target resets the stream.
 #[test]
 fn http2_response_that_is_reset_behind_its_last_byte_is_broken_off() {
     let steps = [Head(200, &[("content-length", "4")]), Data("half"), Reset(NO_ERROR)];
@@ -317,7 +317,7 @@ fn delivered_is_recorded_when_the_announced_length_arrives_before_end_stream() {
             target.send(&mut client, method);
             let response = client.next_response(method);
             assert!(matches!(response.status, 200 | 204 | 304), "{method}: {response:?}");
-            // The client has its whole response, and its record is written before the target ends the stream.
+            // The record is written when the client has the whole response, before the target ends the stream.
             assert_eq!(target.codes(count), vec!["delivered"; count], "{method}");
             target.gate.send(()).unwrap();
         }
@@ -377,7 +377,7 @@ fn http2_exchange_is_retryable_only_where_no_response_has_begun() {
         (vec![Head(103, &[])], "response_timeout", false),
         (vec![HalfHead, Close], "connection_lost", false),
         (vec![HalfHead], "response_timeout", false),
-        // The target's word counts (RFC 9113 §8.7).
+        // REFUSED_STREAM guarantees that the target has not processed the request (RFC 9113 §8.7).
         (vec![Head(103, &[]), Reset(REFUSED_STREAM)], "connection_lost", true),
     ] {
         let target = Target::start(&steps, true);

@@ -1,5 +1,5 @@
 //! Targets that return a request unprocessed, over HTTP/2.
-//! Is it sent again where that is safe, and does the refusal say so where it is not possible?
+//! Is such a request resent if that is safe, and is the refusal retryable otherwise?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -27,12 +27,12 @@ struct Scene {
     outgate: Outgate,
 }
 
-/// `signs`: bodies are held whole; else they stream.
+/// Starts a scene. If the route signs, bodies are buffered. Otherwise they stream.
 fn scene(signs: bool, script: Script) -> Scene {
     scene_with(&[], signs, script)
 }
 
-/// `settings`: of the target's first SETTINGS frame.
+/// Starts a scene whose target sends these settings in its first SETTINGS frame.
 fn scene_with(settings: &[(u16, u32)], signs: bool, script: Script) -> Scene {
     let pki = Pki::new();
     let target = FrameTarget::start(&pki, settings, script);
@@ -51,7 +51,7 @@ impl Scene {
     }
 }
 
-/// The answer to the first request of the first connection; every other one is answered with 200.
+/// Returns `response` for the first request of the first connection, and a response of status 200 for every other.
 fn first(event: &RequestEvent, response: Vec<u8>) -> Vec<u8> {
     match (event.connection, event.request, event.progress) {
         (0, 0, Progress::End) => response,
@@ -107,7 +107,7 @@ fn a_refused_request_with_a_large_head_is_resent() {
 
 #[test]
 fn a_refused_upload_is_resent_from_its_first_byte_while_the_client_still_sends() {
-    // The target refuses as soon as it has some of the body.
+    // The target refuses as soon as it has a part of the body.
     let scene = scene(
         false,
         Arc::new(|event| match (event.connection, event.progress) {
@@ -135,7 +135,7 @@ fn a_refused_request_that_cannot_be_resent_has_not_arrived_and_is_retryable() {
             _ => Vec::new(),
         }),
     );
-    // Too large to be kept, and refused twice.
+    // The first body is too large for a resend. The second is refused twice.
     for (body, sent) in [("x".repeat(KEPT + 1), 1), ("{}".into(), 2)] {
         let before = scene.target.requests().len();
         let response = scene.post(&body);
@@ -207,7 +207,7 @@ fn http_1_1_required_leaves_other_http2_connections_of_the_target_unused() {
 
 #[test]
 fn the_response_timeout_begins_anew_when_a_request_is_resent() {
-    // Sent three times, it takes longer than the response timeout of 5 s, and each time less than half of it.
+    // Each of the three attempts takes less than half of the response timeout of 5 s, and all together take longer.
     for signs in [false, true] {
         let sent = AtomicU32::new(0);
         let scene = scene(
@@ -230,8 +230,7 @@ fn the_response_timeout_begins_anew_when_a_request_is_resent() {
     }
 }
 
-/// The last stream identifier covers the request, which may have been processed: RFC 9113 §6.8 wins over the wish for
-/// another version.
+/// The last stream identifier covers the request, so the target may have processed it (RFC 9113 §6.8).
 #[test]
 fn a_request_that_a_goaway_with_http_1_1_required_covers_is_not_resent() {
     for last in [1, u32::MAX >> 1] {

@@ -1,5 +1,5 @@
 //! Clients whose webhooks go to the same target.
-//! Can what one client sends end what another has under way?
+//! Can a request of one client end a delivery of another?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -42,10 +42,11 @@ fn oversized(client: &str, length: usize) -> String {
     format!("{client}X-Large: {}\r\n", "x".repeat(length))
 }
 
-/// Ends the connection at a head that is compressed to more than this, as servers do.
+/// The largest compressed head, in bytes, for which the target keeps the connection.
 const ACCEPTED: usize = 7000;
 
-/// Answers all requests of a connection that wait when a body "go" comes, and ends the connection at a large head.
+/// Returns a script that responds to all waiting requests of a connection when the body "go" comes. A large head ends the
+/// connection.
 fn waiting() -> Script {
     let held: Mutex<Vec<(usize, u32)>> = Mutex::default();
     Arc::new(move |event: &RequestEvent| {
@@ -82,7 +83,8 @@ fn clients_share_connections_to_a_target_only_where_the_route_says_so() {
     }
 }
 
-/// The outcomes of five requests of one client while another sends a head of `length` bytes, and its answer.
+/// Sends a head of `length` bytes from one client while five requests of another wait. Returns the statuses of the five,
+/// and the response to the large head.
 fn attack(more: &str, settings: &[(u16, u32)], length: usize) -> (Vec<u16>, Response) {
     let pki = Pki::new();
     let target = FrameTarget::start(&pki, settings, waiting());
@@ -103,7 +105,7 @@ fn attack(more: &str, settings: &[(u16, u32)], length: usize) -> (Vec<u16>, Resp
 fn an_oversized_request_head_ends_no_other_clients_requests() {
     let announced = [(MAX_HEADER_LIST_SIZE, 8 << 10)];
     for more in ["", SHARED] {
-        // The first is more than the target announces, the other more than servers accept that announce nothing.
+        // The first head exceeds the announced limit. The second exceeds what servers accept that announce none.
         for (settings, length) in [(&announced[..], 12_000), (&[], 20_000)] {
             let (statuses, response) = attack(more, settings, length);
             assert_eq!(statuses, [200; 5], "{more}, {length} bytes");
@@ -137,7 +139,7 @@ fn a_large_request_head_that_an_http1_target_drops_may_be_retried() {
     let url = format!("http://plain.example:{}/in", target.port());
     let small = outgate.post(&url, ONE, "{}").json();
     assert_eq!((&small["code"], &small["blame"]), (&"connection_lost".into(), &"target".into()), "{small}");
-    // A target that restarts drops it, too.
+    // A restarting target also drops the connection.
     let large = outgate.post(&url, &oversized(ONE, 20_000), "{}").json();
     assert_eq!((&large["code"], &large["retryable"]), (&"connection_lost".into(), &true.into()), "{large}");
     assert_eq!(large["details"], "large_request_head", "{large}");

@@ -1,5 +1,5 @@
 //! Targets that choose HTTP/2.
-//! Is a connection shared as far as its target allows, and does nothing go twice over it?
+//! Is a connection shared up to the target's limit, and is no request sent twice?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -24,7 +24,7 @@ use tokio::sync::{Barrier, Semaphore};
 type Respond = h2::server::SendResponse<Bytes>;
 type Peer = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Bytes>;
 
-/// How a target reacts to a request. The numbers count connections, and the requests on one, from 0.
+/// The reaction of a target to a request. Connections, and the requests on each connection, count from 0.
 type Reaction = Arc<dyn Fn(RequestContext<'_>, Request<h2::RecvStream>, Respond) + Send + Sync>;
 
 struct RequestContext<'a> {
@@ -44,7 +44,7 @@ impl Target {
         Self::start_with_late_settings(pki, streams, Arc::new(Semaphore::new(1)), reaction)
     }
 
-    /// Whose SETTINGS are sent when `may_speak` has a permit.
+    /// Starts a target that sends its SETTINGS when `may_send_settings` has a permit.
     fn start_with_late_settings(
         pki: &Pki,
         streams: u32,
@@ -86,7 +86,7 @@ impl Target {
         Self { address, connections, _runtime: runtime }
     }
 
-    /// Waits for so many; more may come.
+    /// Waits for at least this many connections.
     fn wait_for_connections(&self, count: usize) {
         eventually(&format!("{count} connections"), || self.connections() >= count);
     }
@@ -102,7 +102,7 @@ impl Target {
     fn outgate(&self, pki: &Pki) -> Outgate {
         let other = Receiver::plain(ok());
         let text = config(&other, &other, "").set("routes.signed.ports", [self.address.port()]);
-        // One source address, so that all deliveries may share.
+        // The pool has one source address, so that all deliveries may share a connection.
         Outgate::run(folder(pki), &text.set("egress.default.ranges", ["127.0.7.1/32"]))
     }
 }
@@ -186,7 +186,7 @@ fn http2_target_connections_are_shared_up_to_the_stream_limit() {
     );
     let outgate = target.outgate(&pki);
     assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
-    // All eight wait for each other: that none waits inside the proxy for a stream is what lets them end.
+    // All eight wait for each other, so the test ends only if none of them waits in the proxy for a stream.
     let mut clients: Vec<_> = (0..8).map(|_| outgate.connect()).collect();
     for client in &mut clients {
         client.send(post(&target.url(), "", "{}"));
@@ -251,21 +251,21 @@ fn http2_target_connection_is_shared_while_its_first_delivery_waits() {
     target.wait_for_connections(1);
     may_send_settings.add_permits(1);
     eventually("a request", || received.load(Ordering::SeqCst) > 0);
-    // SETTINGS may still be on their way when the next one comes; it waits for them a moment only.
+    // A delivery waits only briefly for SETTINGS, so some may open their own connections.
     let deadline = Instant::now() + TEST_TIMEOUT;
     while received.load(Ordering::SeqCst) == 1 {
-        assert!(Instant::now() < deadline, "nobody joins");
+        assert!(Instant::now() < deadline, "no delivery shares the connection");
         assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
     }
     may_respond.add_permits(1);
     assert_eq!(first.response().text(), "ok");
 }
 
-/// RFC 9113 §8.1: a target may answer before it has all of a request, and have the rest stopped without an error.
+/// RFC 9113 §8.1: a target may respond before it has the whole request, and stop the upload with NO_ERROR.
 #[test]
 fn http2_target_that_responds_early_keeps_its_connection() {
     let pki = Pki::new();
-    // That it drops the body makes h2 say so.
+    // h2 sends NO_ERROR because the reaction drops the body.
     let target = Target::start(&pki, 100, Arc::new(|_, _, to| respond(to, "enough")));
     let outgate = target.outgate(&pki);
     // The body exceeds the window (65,535 bytes, RFC 9113 §6.9.2), so its last byte is never sent.
@@ -428,5 +428,5 @@ fn http2_target_gets_oauth2_tokens() {
     let authorization: Vec<&str> = received.iter().skip(1).map(|(_, authorization)| authorization.as_str()).collect();
     assert!(received[0].0 == "/token" && received[0].1.starts_with("Basic "), "{received:?}");
     assert_eq!(authorization, ["Bearer t"; 3]);
-    assert_eq!(target.connections(), 2, "the token is no client's: one connection for it, and one for the client");
+    assert_eq!(target.connections(), 2, "the token request and the delivery have separate connections");
 }

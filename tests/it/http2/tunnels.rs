@@ -1,5 +1,5 @@
-//! CONNECT over HTTP/2: a tunnel that is one stream among others.
-//! Is it the tunnel that HTTP/1 opens, and does it touch no other stream?
+//! CONNECT over HTTP/2, in which a tunnel is one stream of a connection.
+//! Does the tunnel behave as over HTTP/1, without an effect on other streams?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -54,7 +54,7 @@ fn code<B>(response: &Response<B>) -> (u16, &str) {
     (response.status().as_u16(), response.headers().get("outgate-error").map_or("", |code| code.to_str().unwrap()))
 }
 
-/// The next `length` bytes, at least.
+/// Reads at least `length` bytes, or up to the end.
 async fn bytes(incoming: &mut RecvStream, length: usize) -> Vec<u8> {
     let mut all = Vec::new();
     while all.len() < length
@@ -67,7 +67,7 @@ async fn bytes(incoming: &mut RecvStream, length: usize) -> Vec<u8> {
     all
 }
 
-/// Sends all of it as fast as the window opens, and ends the stream.
+/// Sends the data within the flow-control window, and ends the stream.
 async fn send(outgoing: &mut SendStream<Bytes>, mut data: Bytes) {
     while !data.is_empty() {
         outgoing.reserve_capacity(data.len());
@@ -80,7 +80,7 @@ async fn send(outgoing: &mut SendStream<Bytes>, mut data: Bytes) {
     outgoing.send_data(Bytes::new(), true).unwrap();
 }
 
-/// A tunnel as a stream of bytes.
+/// Turns the stream of a tunnel into an I/O object.
 fn into_duplex(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> DuplexStream {
     let (mine, other) = tokio::io::duplex(64 * 1024);
     let (mut reading, mut writing) = tokio::io::split(other);
@@ -105,7 +105,7 @@ fn into_duplex(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> Dup
     mine
 }
 
-/// Sends one request through TLS to the peer that proves to be `name` under `ca`.
+/// Sends one request over TLS to a peer with a certificate for `name` from `ca`, and returns the response.
 async fn send_over_tls(tunnel: DuplexStream, name: &'static str, ca: &str, request: String) -> String {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config_trusting(ca)));
     let mut stream = connector.connect(ServerName::try_from(name).unwrap(), tunnel).await.unwrap();
@@ -133,7 +133,7 @@ fn http2_tunnels_and_deliveries_share_a_connection() {
             assert!(fields["outgate-egress"].to_str().unwrap().starts_with("127.0.7."), "{fields:?}");
             assert!(!fields.contains_key("content-length") && fields.contains_key("outgate-request-id"), "{fields:?}");
             let tunnel = into_duplex(response.into_body(), outgoing);
-            // Beside it, an ordinary webhook.
+            // An ordinary webhook uses another stream.
             let url = format!("https://{}/beside", scene.authority());
             let get = Request::builder().uri(url).body(()).unwrap();
             let (beside, _) = sender.clone().ready().await.unwrap().send_request(get, true).unwrap();
@@ -247,14 +247,14 @@ fn http2_tunnel_forwards_a_reset_to_the_other_side() {
         let (mut incoming, mut outgoing, mut target) = open(&scene, &sender).await;
         outgoing.send_data(Bytes::from_static(b"ping"), false).unwrap();
         assert_eq!(read(&mut target, 4), b"ping");
-        // Closed with a byte unread: a reset.
+        // The close with an unread byte causes a reset.
         outgoing.send_data(Bytes::from_static(b"unread"), false).unwrap();
         target.peek(&mut [0; 1]).unwrap();
         drop(target);
         let error = incoming.data().await.unwrap().unwrap_err();
         assert!(error.is_remote() && error.reason() == Some(Reason::CONNECT_ERROR), "{error:?}");
 
-        // The connection has other streams to carry.
+        // The connection can still open streams.
         let (_incoming, _outgoing, _target) = open(&scene, &sender).await;
     });
     assert_eq!(scene.outgate.records(3).len(), 3);
@@ -269,7 +269,7 @@ struct InspectScene {
     tenant_key: String,
 }
 
-/// Outgate with a route that inspects tunnels, and its target.
+/// Starts a proxy with a route that inspects tunnels, and its target.
 fn inspect_scene() -> InspectScene {
     let (pki, inspector) = (Pki::new(), Pki::new());
     let target = Receiver::tls(pki.leaf(&["inspect.example"]), ok());
@@ -302,7 +302,7 @@ fn http2_inspected_tunnel_delivers_its_requests_signed() {
         let tunnel = into_duplex(response.into_body(), outgoing);
         let response = send_over_tls(tunnel, "inspect.example", &inspector.pem, post(&authority, "/in")).await;
         assert!(response.starts_with("HTTP/1.1 200 ") && response.contains("outgate-egress: 127.0.7."), "{response}");
-        // The connection is still open: the tunnel has ended, not the client.
+        // The client's connection is still open, so the record shows that the tunnel ended.
         let records = tokio::task::block_in_place(|| outgate.records(2));
         assert!(records.iter().all(|record| record["code"] == "delivered"), "{records:?}");
     });
@@ -336,7 +336,7 @@ fn tunnel_over_http2_with_a_client_hello_for_another_host_ends_with_a_tls_alert(
         outgoing.send_data(client_hello("other.example").into(), false).unwrap();
         let mut incoming = response.into_body();
         assert_eq!(bytes(&mut incoming, 7).await, [21, 3, 3, 0, 2, 2, 112]);
-        // END_STREAM, and no reset that could overtake the alert.
+        // The stream ends with END_STREAM. A reset could overtake the alert.
         while let Some(data) = incoming.data().await {
             assert!(data.unwrap().is_empty());
         }
@@ -354,7 +354,7 @@ fn plain_http_inside_a_tunnel_over_http2_gets_a_readable_400() {
             let (response, mut outgoing) = send_request(&sender, connect_request(authority)).await;
             assert_eq!(code(&response), (200, ""));
             outgoing.send_data(post(authority, "/in").into(), true).unwrap();
-            // Up to END_STREAM, without a reset that could overtake the answer.
+            // The stream ends with END_STREAM. A reset could overtake the response.
             let response = bytes(&mut response.into_body(), usize::MAX).await;
             let response = String::from_utf8(response).unwrap();
             let start = "HTTP/1.1 400 Bad Request (request_malformed: plaintext)\r\n";
