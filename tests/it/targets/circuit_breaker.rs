@@ -1,5 +1,5 @@
-//! Targets that fail, and what is left of them for the others.
-//! Is a target that keeps failing left alone, tried again, and forgiven?
+//! The circuit breaker for failing targets.
+//! Does the circuit open for a failing target, and does it close after a success?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,7 +19,7 @@ use support::scene::{Scene, config, folder, scene_with};
 use support::tunnel_scene::{self, manual_scene};
 use support::{Outgate, Response, TEST_TIMEOUT, eventually, post};
 
-/// Hangs up on a request for `/sick`, and on every other while the switch says so.
+/// Returns a reaction that closes the connection on a request for `/sick`, and on every request while the switch is on.
 fn flaky_reaction() -> (Reaction, Arc<AtomicBool>) {
     let failing = Arc::new(AtomicBool::new(true));
     let shared = Arc::clone(&failing);
@@ -39,7 +39,7 @@ fn flaky_scene(open: &str) -> (Scene, Arc<AtomicBool>) {
     (scene_with(reaction, &circuit), failing)
 }
 
-/// Posts until the circuit is open. Returns the codes before, of which there are at least as many as `failures`.
+/// Posts until the circuit is open. Returns the codes before, which are at least `failures`.
 fn open_circuit(scene: &Scene, url: &str, failures: usize) -> Vec<String> {
     let (mut before, deadline) = (Vec::new(), Instant::now() + TEST_TIMEOUT);
     loop {
@@ -48,7 +48,7 @@ fn open_circuit(scene: &Scene, url: &str, failures: usize) -> Vec<String> {
             code if code == CIRCUIT_OPEN => break,
             code => before.push(code),
         }
-        // A failure counts where it is not one event with the failure before.
+        // Failures at the same time count as one event.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(before.len() >= failures, "{before:?}");
@@ -76,7 +76,7 @@ fn circuit_opens_for_a_failing_target_and_no_other() {
     assert!((3500..=3960).contains(&retry), "{retry}");
     assert_eq!((&response.json()["blame"], &response.json()["retryable"]), (&"target".into(), &true.into()));
 
-    // The same address by another name is another target, and so is another port of it.
+    // Another name for the same address is another target, and so is another port.
     failing.store(false, Ordering::Relaxed);
     let other = scene.good_url().replace_one("hook.example", "127.0.0.1");
     assert_ne!(codes(&scene, &other, 1), [CIRCUIT_OPEN]);
@@ -122,21 +122,21 @@ fn circuit_half_open_probe_with_a_response_closes_the_circuit() {
     });
 }
 
-/// A total timeout that is shorter than the response timeout counts like it.
+/// A total timeout that is shorter than the response timeout counts as a response timeout.
 #[test]
 fn circuit_opens_for_a_target_that_never_responds() {
     let silent: Reaction = Arc::new(|_| {
         std::thread::sleep(TEST_TIMEOUT); // longer than any timeout
         (Vec::new(), false)
     });
-    // The target has half of the total timeout, however busy this machine is.
+    // Even on a busy machine, the target has half of the total timeout.
     let scene =
         scene_with(silent, "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"2s\"\n");
     let before = open_circuit(&scene, &scene.good_url(), 2);
     assert!(before.iter().all(|code| code == "response_timeout"), "{before:?}");
 }
 
-/// A refusal that comes before the body is asked for costs no upload.
+/// A refusal before 100 Continue saves the upload.
 #[test]
 fn circuit_open_refuses_before_the_body_is_read() {
     let (scene, _failing) = flaky_scene("1h");
@@ -163,7 +163,7 @@ fn circuit_counts_tunnels_and_webhooks_together() {
     assert_eq!(outgate.post(&format!("https://{authority}/in"), "", "x").code(), CIRCUIT_OPEN);
 }
 
-/// Ten failures, as the default says, but of one event.
+/// The default is ten failures, and these are one event.
 #[test]
 fn circuit_counts_failures_that_arrive_together_once() {
     const PARALLEL: usize = 10;
@@ -183,7 +183,7 @@ fn circuit_counts_failures_that_arrive_together_once() {
     assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
 }
 
-/// Each began before the target answered another delivery, and failed after.
+/// The attempt begins before the target responds to another delivery, and fails after.
 #[test]
 fn circuit_ignores_a_failure_where_the_target_has_responded_since_the_attempt_began() {
     let (reaction, failing) = flaky_reaction();
@@ -306,7 +306,7 @@ fn circuit_of_a_route_with_short_timeouts_does_not_stop_a_patient_route() {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
 }
 
-/// Its body is awaited before the target is contacted where it is signed, and meanwhile where it streams.
+/// A signed delivery waits for its body before it connects. A streamed one waits while it connects.
 #[test]
 fn circuit_half_open_probe_is_not_held_by_a_slow_client() {
     let (reaction, failing) = flaky_reaction();
@@ -320,7 +320,7 @@ fn circuit_half_open_probe_is_not_held_by_a_slow_client() {
         failing.store(false, Ordering::Relaxed);
         let head = format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
         let deadline = Instant::now() + TEST_TIMEOUT;
-        // Its body is asked for: where it streams, the target is contacted, or about to be.
+        // 100 Continue shows that the delivery is the probe.
         let mut slow = loop {
             assert!(Instant::now() < deadline, "{url}: the pause does not end");
             let mut slow = scene.outgate.connect();
@@ -341,7 +341,7 @@ fn circuit_half_open_probe_is_not_held_by_a_slow_client() {
 fn circuit_counts_a_target_that_stops_reading_an_upload() {
     const BODY: usize = 32 << 20; // more than the buffers of the kernel hold
     let scene = scene_with(flaky_reaction().0, "");
-    let target = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel accepts, and nobody reads
+    let target = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel accepts, and the test does not read
     let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"10m\"\n";
     let text = config(&scene.good, &scene.plain, more).set("routes.plain.body_max", "64 MiB");
     let text = text.set("routes.*.timeouts.response", "1s").set("routes.*.timeouts.body", "10m");
@@ -388,7 +388,7 @@ fn circuit_counts_an_upload_that_stalls_late_in_the_total_timeout() {
     assert_eq!(codes(&scene, &url, 1), [CIRCUIT_OPEN]);
 }
 
-/// The body timeout is the client's. It does not run while the target takes its time to read.
+/// The body timeout applies to the client. It does not run while the target is slow to read.
 #[test]
 fn body_timeout_does_not_run_while_the_target_is_slow_to_read() {
     const BODY: usize = 32 << 20;

@@ -1,5 +1,5 @@
-//! The main job over real sockets: forms, fields, signatures, refusals, records.
-//! Does a webhook leave from the right address, and do client, target and record get what they should?
+//! Deliveries over real sockets: forms, fields, signatures, refusals, records.
+//! Does a webhook leave from the right address, and do response, request and record have the right fields?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -139,7 +139,7 @@ fn targets_that_routes_or_guard_forbid_are_refused() {
     ] {
         assert_eq!(scene.outgate.post(&url, "", "x").code(), code, "{url}");
     }
-    // Our own listener and admin port, whatever the routes allow.
+    // outgate refuses its own listener even if a route allows it.
     let text = config(&scene.good, &scene.plain, "").push("routes.*.ports", own);
     scene.outgate.reconfigure(&text);
     let response = scene.outgate.post(&format!("https://127.0.0.1:{own}/"), "", "x");
@@ -289,7 +289,7 @@ fn rate_limit_refusal_has_retry_after_and_ratelimit_fields() {
     assert!((3000..=3600).contains(&wait), "{wait}");
     assert!(response.field("ratelimit-policy").starts_with("\"tight\";q="), "{response:?}");
     assert!(response.field("ratelimit").starts_with("\"tight\";r=0;t="), "{response:?}");
-    // A reload neither refills the bucket nor forgets it.
+    // A reload neither refills nor drops the bucket.
     scene.outgate.reconfigure(&text.set("limits.tight.burst", 3));
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 429);
 }
@@ -327,13 +327,13 @@ fn clients_are_identified_by_token_and_network() {
     assert_eq!(scene.outgate.post(&url, &format!("{bearer}Outgate-Tenant: acme\r\n"), "x").status, 200);
     let response = scene.outgate.post(&url, &format!("{bearer}Outgate-Tenant: other\r\n"), "x");
     assert_eq!((response.status, response.code()), (403, "client_forbidden"));
-    // Strangers learn nothing about routes.
+    // An unidentified client gets no information about routes.
     assert_eq!(scene.outgate.post("https://unrouted.example/", "", "x").code(), "client_unauthenticated");
 }
 
 #[test]
 fn request_bodies_arrive_whole_with_their_length() {
-    // A target that speaks HTTP/1.0 has no chunks: its connection is not used again for a stream.
+    // An HTTP/1.0 target does not support chunks, so outgate does not reuse its connection for a stream.
     let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
     let scene = scene_with(respond_with(old), "");
     let upload = |method: &str| {
@@ -349,7 +349,7 @@ fn request_bodies_arrive_whole_with_their_length() {
         let received = scene.plain.requests().pop().unwrap();
         assert_eq!((received.body.as_slice(), received.line.ends_with("HTTP/1.1")), (&b"hello"[..], true), "{method}");
     }
-    // Servers answer 411 where the length of an empty body is left out.
+    // Servers respond with 411 if an empty body has no length.
     for url in [scene.good_url(), scene.plain_url()] {
         assert_eq!(scene.outgate.post(&url, "", "").status, 200);
     }

@@ -1,5 +1,5 @@
-//! Answers that two parsers could read in two ways.
-//! Does the client get one clear response or none, and does no other client get the rest of it?
+//! Responses with ambiguous framing.
+//! Does the client get an unambiguous response or a refusal, and does no other client get its remaining bytes?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,8 +14,8 @@ use support::scene::scene_with;
 /// Bytes that the next delivery over the target's connection must never get.
 const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
-/// Two deliveries, one after the other, to a target that answers both with the same bytes: the answers, which must not
-/// differ, and over how many connections.
+/// Delivers two requests in sequence to a target with this reaction. Returns the response, which must be the same for
+/// both, and the number of connections.
 fn deliver_twice(reaction: Reaction, method: &str) -> (Response, usize) {
     let scene = scene_with(reaction, "");
     let send = || {
@@ -52,11 +52,11 @@ fn response_with_ambiguous_framing_is_refused_and_its_connection_closed() {
     }
 }
 
-/// If RFC 9112 allows one reading, the client gets that one, framed anew without the contradiction.
+/// If RFC 9112 defines one interpretation, outgate frames the response again by it.
 #[test]
 fn response_with_unambiguous_framing_is_framed_anew() {
     for (reply, length) in [
-        // §6.3: Transfer-Encoding overrides Content-Length, which goes.
+        // §6.3: Transfer-Encoding overrides Content-Length, which outgate removes.
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
         ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "2"),
@@ -65,7 +65,7 @@ fn response_with_unambiguous_framing_is_framed_anew() {
         ("HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok", "2"),
         ("HTTP/1.1 200 OK\r\nContent-Length \t: 2\r\n\r\nok", "2"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nContent-Length: 4\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
-        // §2.2: a bare line feed may be taken for a line's end; the client gets a whole one.
+        // §2.2: a bare line feed may end a line. outgate sends CRLF.
         ("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok", "2"),
     ] {
         let (response, _) = deliver_twice(respond_with(reply), "POST");
@@ -86,7 +86,7 @@ fn response_to_head_204_or_304_with_a_body_closes_its_connection() {
 
 #[test]
 fn compressed_response_is_forwarded_unchanged() {
-    // Ten mebibytes of zeros are ten kilobytes of gzip. outgate does not decompress them.
+    // 10 KiB of gzip could be 10 MiB of zeros. outgate does not decompress the body.
     let body: Vec<u8> = b"\x1f\x8b\x08\x00".iter().copied().chain((0..=255).cycle().take(10_000)).collect();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
     let reply = [head.as_bytes(), &body].concat();

@@ -1,5 +1,5 @@
-//! Connections to targets that are kept for other deliveries, where there are more than may be kept.
-//! Which of them goes, does one client push out those of another, and how long does one stay?
+//! The pool of idle connections to targets, when it is full.
+//! Which connection is evicted, does each client keep its share, and how long does a connection stay?
 
 use crate::support;
 
@@ -11,7 +11,7 @@ use support::receiver::{Receiver, ok, respond_with};
 use support::scene::{config, folder};
 use support::{Outgate, post};
 
-/// Connections that this limit of file descriptors lets outgate keep: a quarter of what the reserve of 256 leaves.
+/// The idle connections that this descriptor limit allows: a quarter of the descriptors beyond the reserve of 256.
 const KEPT: usize = 8;
 const FILES: u32 = 256 + 4 * KEPT as u32;
 
@@ -32,7 +32,7 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    /// Whether a delivery went over a connection that was kept: one is kept for each client and tenant.
+    /// Delivers a webhook, and returns whether it reused a connection. Each client and tenant has its own.
     fn is_reused(&self, client: &str, tenant: usize) -> bool {
         let before = self.plain.connections();
         let url = format!("http://plain.example:{}/in", self.plain.port());
@@ -41,7 +41,7 @@ impl Scene {
         let mut connection = self.outgate.connect();
         connection.send(post(&url, &fields, "x"));
         assert_eq!(connection.response().status, 200);
-        // The connection is back when the client's has ended.
+        // The connection is back in the pool when the client's connection has ended.
         assert!(connection.is_closed());
         self.plain.connections() == before
     }
@@ -75,7 +75,7 @@ fn kept_connections_of_one_client_leave_others_their_share() {
     assert!(scene.is_reused("busy", 3 * KEPT - 1));
 }
 
-/// Connections that two deliveries take, `pause` apart, to a target that answers so, on a route with these timeouts.
+/// Delivers twice with a pause to a target that responds with this field. Returns the number of connections.
 fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
     let target = Receiver::plain(respond_with(&format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok")));
     let text = config(&target, &target, "")
@@ -93,7 +93,7 @@ fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
         let response = client.response();
         assert_eq!((response.status, response.field("keep-alive")), (200, ""), "{response:?}");
         assert!(client.is_closed());
-        std::thread::sleep(pause); // the time in which the connection is idle
+        std::thread::sleep(pause); // the idle time of the connection
     }
     target.connections()
 }
@@ -122,6 +122,6 @@ fn idle_timeout_of_a_route_ends_the_reuse_of_a_connection() {
     for (timeouts, expected) in [("timeouts = { idle = \"50ms\" }", 2), ("timeouts = { idle = \"1h\" }", 1)] {
         assert_eq!(connections("", timeouts, pause), expected, "{timeouts}");
     }
-    // The Keep-Alive field of the target does not lengthen it.
+    // The Keep-Alive field of the target does not extend the idle timeout.
     assert_eq!(connections("Keep-Alive: timeout=60\r\n", "timeouts = { idle = \"50ms\" }", pause), 2);
 }

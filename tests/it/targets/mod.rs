@@ -1,4 +1,4 @@
-//! What targets do, and what becomes of the webhook.
+//! Deliveries to targets that work, fail or violate the protocol.
 
 mod circuit_breaker;
 mod delivery;

@@ -1,5 +1,5 @@
 //! Response heads that are malformed, incomplete or too large.
-//! Does the client get the response where it can be read, and else learn that its webhook has arrived?
+//! Does the client get a readable response, and is the refusal of any other one not retryable?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -15,7 +15,7 @@ use support::{Outgate, Response};
 
 const NO_FIELD: &str = "";
 
-/// Delivers to a target with this reaction over HTTP/1.1. `more` has keys of its route.
+/// Delivers to a target with this reaction over HTTP/1.1. `more` has keys of the route.
 fn over_http1(reaction: Reaction, more: &str) -> Response {
     let pki = Pki::new();
     let target = Receiver::plain(reaction);
@@ -26,7 +26,7 @@ fn over_http1(reaction: Reaction, more: &str) -> Response {
     response
 }
 
-/// Delivers to a target that answers with the frames of `frames`, which gets the number of the stream.
+/// Delivers to an HTTP/2 target that responds with `frames`, a function of the stream identifier.
 fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &str) -> Response {
     let pki = Pki::new();
     let script: Script =
@@ -43,7 +43,7 @@ fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &st
     response
 }
 
-/// Literal fields that are not indexed (RFC 7541 §6.2.2), after `:status: 200`.
+/// Returns `:status: 200` and literal fields without indexing (RFC 7541 §6.2.2).
 fn header_block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x88];
     for (name, value) in fields {
@@ -57,7 +57,7 @@ fn header_block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// HEADERS with END_STREAM and, where they do not fit into one frame, CONTINUATION.
+/// Returns HEADERS with END_STREAM and, if the block does not fit into one frame, CONTINUATION.
 fn response_frames(stream: u32, block: &[u8]) -> Vec<u8> {
     let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
     let mut frames = Vec::new();
@@ -148,7 +148,7 @@ fn a_malformed_field_of_an_http2_response_is_not_retryable() {
         assert_eq!((response.status, response.code()), (502, "response_malformed"), "{response:?}");
         assert_eq!(response.json()["retryable"], false, "{field:?}");
     }
-    // A frame that is malformed before any response says nothing of the request.
+    // A malformed frame before any response does not show that the request arrived.
     let response = over_http2(|_| frame(4, 0, 0, b"12345"), NO_FIELD);
     assert_eq!((response.code(), &response.json()["retryable"]), ("response_malformed", &true.into()), "{response:?}");
 }
@@ -161,7 +161,7 @@ fn a_refused_response_head_names_the_limit_that_it_exceeds() {
         header_block(&fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>())
     };
     let (many_block, long_block) = (block(&many), block(&long));
-    // So many times 8 KiB, and more; over HTTP/2 one of them has more bytes than are held, and ends its connection.
+    // Slightly more than this many times 8 KiB. The largest exceeds the HTTP/2 buffer and ends its connection.
     let large = |times: usize| header_block(&vec![("x", "v".repeat(100).as_str()); times * 82]);
     let bytes = "response_head_max = { bytes = \"8 KiB\" }";
     let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");

@@ -1,5 +1,5 @@
-//! Targets that take a connection, and then read nothing of what comes over it.
-//! Is everything that was held for a delivery let go when it has ended?
+//! Targets that accept a connection and then stop reading.
+//! Are all connections and buffers of a delivery released when it ends?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,47 +19,47 @@ use support::{Outgate, TEST_TIMEOUT, eventually, post};
 
 /// More bytes than the buffers of the kernel hold for a target that does not read.
 const BODY: usize = 12 << 20;
-/// A client that could not write for so long is held up by the target behind us, if what it sends streams.
+/// If a client cannot write for this long, the target has stalled the streamed upload.
 const WRITE_STALL: Duration = Duration::from_millis(500);
 
-/// SETTINGS with windows as large as they get, and the same for the connection: nothing but the socket is in the way.
+/// SETTINGS and WINDOW_UPDATE with the largest windows, so that only the socket limits the upload.
 const LARGE_WINDOWS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\0\0\x04\x08\0\0\0\0\0\x7f\xfe\0\0";
-/// SETTINGS that leave the windows at their 65535 bytes (RFC 9113 §6.5.2), of which no more is ever said.
+/// SETTINGS that keep the default windows of 65535 bytes (RFC 9113 §6.5.2).
 const DEFAULT_WINDOWS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 const OK_HTTP1: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-/// HEADERS with END_STREAM, of which all is `:status: 200`.
+/// HEADERS with END_STREAM and only `:status: 200`.
 const OK_HTTP2: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
 
 struct Scene {
     outgate: Outgate,
     target: TcpListener,
     tls: Arc<rustls::ServerConfig>,
-    /// Whether bodies stream to `hook.example`; to `plain.example` they always do.
+    /// Whether bodies stream to `hook.example`. To `plain.example` they always stream.
     is_streamed: bool,
 }
 
-/// A target's end of a connection of which it reads nothing more.
+/// The target's end of a connection from which the test no longer reads.
 struct StuckConnection {
     socket: TcpStream,
     session: Option<rustls::ServerConnection>,
 }
 
-/// How a delivery ends for its client.
+/// The end of a delivery for its client.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
     TotalTimeout,
     HangUp,
-    /// The target answers with these bytes before it has the request.
+    /// The target responds with these bytes before it has the whole request.
     EarlyResponse(&'static [u8]),
 }
 
-/// Bodies stream on routes that do not sign.
+/// Starts a scene. Bodies stream on routes that do not sign.
 fn scene(protocol: &str, total: &str, body: Body) -> Scene {
     let pki = Pki::new();
     let identity = pki.leaf(&["hook.example"]);
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&target).set_recv_buffer_size(4096).unwrap();
-    SockRef::from(&target).set_read_timeout(Some(TEST_TIMEOUT)).unwrap(); // of accept, too: socket(7)
+    SockRef::from(&target).set_read_timeout(Some(TEST_TIMEOUT)).unwrap(); // also for accept: socket(7)
     let plain = Receiver::plain(ok());
     let text = config(&plain, &plain, &format!("[timeouts]\ntotal = \"{total}\"\n"))
         .push("routes.*.ports", target.local_addr().unwrap().port())
@@ -81,7 +81,7 @@ fn scene(protocol: &str, total: &str, body: Body) -> Scene {
 }
 
 impl StuckConnection {
-    /// Reads to the end of the request's head, and little more.
+    /// Reads to the end of the request head, and at most one piece more.
     fn read_head(&mut self) {
         let mut received = Vec::new();
         while !has_head(&received) {
@@ -106,7 +106,7 @@ impl StuckConnection {
     }
 }
 
-/// HTTP/1's blank line, or a frame of HTTP/2 that is HEADERS (RFC 9113 §4.1).
+/// Returns whether the bytes have the blank line of HTTP/1 or a complete HEADERS frame (RFC 9113 §4.1).
 fn has_head(received: &[u8]) -> bool {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let Some(mut frames) = received.strip_prefix(PREFACE) else {
@@ -134,7 +134,7 @@ impl Scene {
         StuckConnection { socket, session: None }
     }
 
-    /// A connection on which TLS is spoken, and `first` is said.
+    /// Accepts a connection, completes the TLS handshake, and writes `first`.
     fn accept_tls(&self, first: &[u8]) -> StuckConnection {
         let mut stuck = self.accept();
         let mut session = rustls::ServerConnection::new(Arc::clone(&self.tls)).unwrap();
@@ -144,8 +144,8 @@ impl Scene {
         stuck
     }
 
-    /// Whether the connection of this client has a descriptor on outgate's side (`/proc/net/tcp`, proc(5)): one that was
-    /// let go has no inode, or no row.
+    /// Returns whether outgate has a descriptor for the connection of this client (`/proc/net/tcp`, proc(5)). A closed
+    /// connection has no inode or no row.
     fn has_descriptor(&self, client: SocketAddr) -> bool {
         let ends = (format!("{:04X}", self.outgate.proxy.port()), format!("{:04X}", client.port()));
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -155,8 +155,8 @@ impl Scene {
         })
     }
 
-    /// Sends a body that the target does not take, until it is held up or taken in whole, and the delivery comes to this
-    /// `end`; then nothing is left of it on either side.
+    /// Sends a body that the target does not read, until it stalls or outgate has buffered it. Then causes this outcome, and
+    /// checks that both connections of the delivery are closed.
     fn upload(&self, url: &str, accept: impl FnOnce() -> StuckConnection, outcome: Outcome) {
         let mut client = self.outgate.connect();
         let address = client.socket().local_addr().unwrap();
@@ -183,13 +183,13 @@ impl Scene {
         drop(client);
         eventually(&format!("{url}: outgate closes the client's connection"), || !self.has_descriptor(address));
         if is_early && is_streamed {
-            // The target has two seconds at least, but they are not the client's.
+            // outgate waits at least two seconds for the target, and the client's connection must not wait for that.
             assert!(
                 stuck.socket.take_error().unwrap().is_none(),
                 "{url}: the client's connection waits for the target's"
             );
         }
-        // A reset states that the kernel delivers no more of the upload.
+        // After a reset, the kernel delivers no more of the upload.
         eventually(&format!("{url}: outgate resets the connection to the target"), || {
             stuck.socket.take_error().unwrap().is_some()
         });
@@ -197,12 +197,13 @@ impl Scene {
     }
 }
 
-/// The total timeout, in which the client hangs up. outgate does not read a stuck upload, so it notices that at the end.
+/// The total timeout for a client that hangs up. outgate does not read from a stuck upload, so it notices the hang-up when
+/// this timeout ends.
 const SHORT_TOTAL: &str = "8s";
-/// A total timeout within which an early response ends the delivery.
+/// A total timeout that is longer than a delivery with an early response.
 const LONG_TOTAL: &str = "30s";
 
-/// How the target is spoken to; over HTTP/2, with what it says first.
+/// The protocol of the target. For HTTP/2, it has the first frames of the target.
 #[derive(Debug, Clone, Copy)]
 enum Transport {
     Plain,
@@ -210,7 +211,7 @@ enum Transport {
     Http2(&'static [u8]),
 }
 
-/// Rows at the same time: they wait more than they work, but a busy machine must not keep their handshakes waiting.
+/// The number of parallel rows. More would delay the handshakes on a busy machine.
 const PARALLEL_ROWS: usize = 4;
 
 fn assert_connections_closed(body: Body, rows: &[(Transport, Outcome)]) {
@@ -231,7 +232,7 @@ enum Body {
 
 fn assert_connection_closed(body: Body, transport: Transport, outcome: Outcome) {
     let total = match (outcome, body) {
-        // Time to be taken in, and for the handshake, on a busy machine.
+        // Enough time for the upload and the handshake on a busy machine.
         (Outcome::TotalTimeout, _) => "8s",
         (Outcome::HangUp, Body::Streamed) => SHORT_TOTAL,
         _ => LONG_TOTAL,
@@ -266,7 +267,7 @@ fn streamed_upload_to_a_stuck_target_is_closed_when_its_delivery_ends() {
     );
 }
 
-/// A narrow HTTP/2 window holds the upload on a connection that otherwise works.
+/// Default HTTP/2 windows stall the upload on a connection that otherwise works.
 #[test]
 fn buffered_upload_to_a_stuck_target_is_closed_when_its_delivery_ends() {
     use Transport::{Http2, Tls};
