@@ -1,5 +1,5 @@
-//! A proxy that has as many deliveries in flight as it may.
-//! Which deliveries wait, which are refused, and which count?
+//! A proxy at its limit of deliveries in flight.
+//! Which deliveries count, which wait, and which are refused?
 
 use crate::support;
 
@@ -21,7 +21,7 @@ fn head(scene: &Scene) -> String {
     format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
 }
 
-/// A delivery that is in flight until its client sends the last byte.
+/// Starts a delivery that is in flight until its client sends the body.
 fn in_flight(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     client.send(head(scene));
@@ -109,7 +109,7 @@ fn max_deliveries_does_not_count_a_delivery_that_waits_for_its_limit() {
             client
         })
         .collect();
-    // The last of them is where the others are: in the queue of the limit.
+    // The deliveries wait in the queue of the limit.
     let url = scene.plain_url();
     let explained = || control::exit_code_and_output(&control::run(&scene, &["explain", "POST", &url, "--running"])).1;
     eventually("five deliveries wait for the limit", || explained().contains("5 waiting"));
@@ -127,7 +127,7 @@ fn max_deliveries_counts_a_connect_until_its_tunnel_is_open() {
     let mut client = scene.outgate.connect();
     client.send(support::tunnel::connect(&scene.authority(), ""));
     let mut verified = scene.accept();
-    assert_eq!(verified.read(&mut [0; 1]).unwrap(), 1, "a ClientHello, which nobody answers");
+    assert_eq!(verified.read(&mut [0; 1]).unwrap(), 1, "a ClientHello, to which the test does not respond");
     let response = scene.outgate.post(&format!("http://{}/", scene.authority()), "", "x");
     assert_eq!((response.status, &response.json()["details"]), (429, &json!("busy")));
 }

@@ -1,5 +1,5 @@
-//! The laws of limits, over whatever may happen to them: time, attempts, reloads, waiters that hang up.
-//! Does ever one too many pass, or one too few?
+//! Property tests of limits under random sequences of time, attempts, reloads and hang-ups.
+//! Does a limit admit exactly as many deliveries as it should?
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -48,7 +48,7 @@ fn poll<T>(attempt: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Poll<T> {
     attempt.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// A clock that the test advances.
+/// Runs a future with paused time, which the test advances.
 fn with_paused_time(then: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a timer").block_on(then)
@@ -56,15 +56,15 @@ fn with_paused_time(then: impl Future<Output = Result<(), TestCaseError>>) -> Re
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// Advances the clock by milliseconds.
+    /// Attempts to acquire the limit, with this wait in milliseconds.
     Advance(u32),
-    /// Advances the clock by milliseconds.
+    /// Attempts to acquire the limit, with this wait in milliseconds.
     Attempt(u64),
-    /// Count a second, and burst. In force from the next attempt on.
+    /// Changes the count per second and the burst from the next attempt on.
     Reload(u32, u32),
-    /// One of those in line.
+    /// Drops one of the queued attempts.
     HangUp(prop::sample::Index),
-    /// One of those under way ends.
+    /// Ends one of the admitted deliveries.
     End(prop::sample::Index),
 }
 
@@ -84,19 +84,19 @@ struct Tokens {
     left: f64,
     count: f64,
     burst: f64,
-    /// How many ticks ago there was none.
+    /// The number of ticks for which a token has been available while an attempt waits.
     due: u32,
 }
 
-/// A token is never split so finely by a quota that changes.
+/// The rounding error of the model, in tokens.
 const TOLERANCE: f64 = 1e-4;
-/// Timers go by the millisecond, and round up.
+/// Timers have a resolution of 1 ms and round up.
 const LATE_TICKS_MAX: u32 = 3;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// A window of any length admits at most the burst and the tokens that come back in it.
+    /// A limit admits in any window at most the burst and the tokens that the window replenishes.
     #[test]
     fn rate_limit_admits_no_more_than_its_rate_in_any_window(
         count in 1u32..200, seconds in prop::sample::select(vec![1u64, 60, 3600]), burst in 1u32..20,
@@ -123,7 +123,7 @@ proptest! {
         }
     }
 
-    /// A rate gives every token that is due, and no other, in order of arrival.
+    /// A rate limit grants every token when it is due, in order of arrival.
     #[test]
     fn rate_limit_admits_a_delivery_as_soon_as_its_token_is_due(events in events()) {
         with_paused_time(async {
@@ -170,13 +170,13 @@ proptest! {
         })?;
     }
 
-    /// All permits are in use while deliveries wait, in order of arrival, whichever delivery ends or hangs up.
+    /// All permits are in use while deliveries wait, and waiting deliveries are admitted in order of arrival.
     #[test]
     fn concurrency_limit_neither_loses_nor_invents_permits(events in events()) {
         with_paused_time(async {
             let clock = FakeRelativeClock::default();
             let limits = Limits::with_clock(clock.clone());
-            // The maximum is that of the newest attempt.
+            // The newest attempt determines the maximum.
             let (mut plan, mut maximum) = (3, 3);
             let mut queue: VecDeque<Attempt<'_>> = VecDeque::new();
             let mut permits: Vec<LimitPermit> = Vec::new();
@@ -188,7 +188,7 @@ proptest! {
                         let mut pending = attempt(&limits, limit(None, Some(plan), Duration::from_millis(wait)));
                         match poll(&mut pending) {
                             Poll::Ready(Ok(permit)) => {
-                                // A raised maximum admits the waiters and the newcomer in one step.
+                                // A raised maximum admits the waiting deliveries and the new one in one step.
                                 poll_queue(&mut queue, |permit| permits.push(permit))?;
                                 prop_assert!(queue.is_empty(), "overtaken");
                                 permits.push(permit);
@@ -218,7 +218,7 @@ proptest! {
     }
 }
 
-/// Polls those in line until none gets on; who passes must have stood before all others that go on waiting.
+/// Polls the queued attempts until none of them completes. An admitted attempt must be older than all that still wait.
 fn poll_queue(
     queue: &mut VecDeque<Attempt<'_>>,
     mut on_admitted: impl FnMut(LimitPermit),

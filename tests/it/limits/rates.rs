@@ -1,5 +1,5 @@
-//! Limits as deliveries meet them: rates, places, waiting in line, reloads.
-//! Does a limit hold, whatever happens around it?
+//! Rates, concurrency permits, queues and reloads of limits.
+//! Does a limit hold under time, hang-ups and reloads?
 
 use std::future::Future;
 use std::num::NonZeroU32;
@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 type Admission = Result<LimitPermit, LimitExceeded>;
 
-/// Limits with a clock that the test advances.
+/// Limits and their clock, which the test advances.
 struct Fixture {
     limits: Limits<FakeRelativeClock>,
     clock: FakeRelativeClock,
@@ -44,7 +44,7 @@ impl Fixture {
         }
     }
 
-    /// How many pass at this moment.
+    /// Returns the number of deliveries that the limit admits at this moment.
     fn count_admitted(&self, limit: &Arc<Limit>) -> usize {
         (0..1000).take_while(|_| self.try_acquire(std::slice::from_ref(limit)).is_ok()).count()
     }
@@ -67,7 +67,7 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Waiting needs a timer, if only to give up.
+/// Returns a runtime with a timer, which a waiting delivery needs.
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a timer")
 }
@@ -124,7 +124,7 @@ fn rate_limit_admits_its_burst_and_then_its_rate() {
 }
 
 proptest! {
-    /// However the attempts fall, never more than the burst and what came back since pass.
+    /// A limit admits at most the burst and the replenished tokens.
     #[test]
     fn never_more_than_burst_and_rate(
         count in 1u32..200, seconds in prop::sample::select(vec![1u64, 60, 3600]), burst in 1u32..50,
@@ -144,7 +144,7 @@ proptest! {
         }
     }
 
-    /// However often quotas change, all that was earned passes, and no more. Counted in billionths of a token.
+    /// A limit keeps its tokens over changes of the quota. The test counts in billionths of a token.
     #[test]
     fn reloads_neither_refill_nor_starve(
         changes in prop::collection::vec((1u32..20, 1u32..30, 0u32..500, 1usize..4), 2..60),
@@ -171,10 +171,10 @@ fn rate_limit_keeps_its_bucket_over_a_reload() {
     for (before, used, after, expected) in [
         // The same quota in another plan.
         (rate(1, HOUR, 10), 4, rate(1, HOUR, 10), 6),
-        // A larger burst is not there at once; it comes at the rate.
+        // A larger burst is not available at once. Its tokens come at the rate.
         (rate(1, HOUR, 10), 10, rate(1, HOUR, 20), 0),
         (rate(1, HOUR, 10), 4, rate(1, HOUR, 20), 6),
-        // A smaller one holds at once.
+        // A smaller burst takes effect at once.
         (rate(1, HOUR, 20), 5, rate(1, HOUR, 10), 10),
         (rate(1, HOUR, 20), 15, rate(1, HOUR, 10), 5),
         // Another rate.
@@ -186,7 +186,7 @@ fn rate_limit_keeps_its_bucket_over_a_reload() {
         }
         assert_eq!(fixture.count_admitted(&after), expected, "{before:?} {used} {after:?}");
     }
-    // A hundred reloads, there and back.
+    // A hundred reloads that alternate between two quotas.
     let fixture = Fixture::new();
     let plans = [rate(1, HOUR, 10), rate(1, HOUR, 20)];
     let passed = (0..100).filter(|i| fixture.try_acquire(std::slice::from_ref(&plans[i % 2])).is_ok()).count();
@@ -222,7 +222,7 @@ fn limits_of_a_delivery_are_acquired_all_or_none() {
     let refused = fixture.try_acquire(&both).err().unwrap();
     assert_eq!(refused.limit.as_str(), "tokens");
     let held = fixture.try_acquire(std::slice::from_ref(&permits));
-    assert!(held.is_ok(), "the place taken for the refused delivery is free again");
+    assert!(held.is_ok(), "the permit of the refused delivery is free again");
     // A delivery that gets no permit spends no token.
     fixture.clock.advance(HOUR);
     assert!(fixture.try_acquire(&[tokens.clone(), permits]).is_err());
@@ -242,11 +242,11 @@ fn concurrency_permits_are_granted_in_order_of_arrival() {
     }
     assert!(fixture.try_acquire(&[concurrency_limit(1, Duration::ZERO)]).is_err());
     drop(first);
-    assert!(fixture.try_acquire(&[concurrency_limit(1, Duration::ZERO)]).is_err(), "nobody overtakes");
+    assert!(fixture.try_acquire(&[concurrency_limit(1, Duration::ZERO)]).is_err(), "a new delivery does not overtake");
     assert!(poll(&mut fourth).is_pending());
     let Poll::Ready(Ok(permit)) = poll(&mut second) else { panic!("not served") };
     drop(second);
-    // The next in line hangs up; the one behind moves up.
+    // The next waiting delivery hangs up, so the one after it moves up.
     assert!(poll(&mut third).is_pending());
     drop(third);
     assert!(poll(&mut fourth).is_pending());

@@ -1,5 +1,5 @@
-//! Limits of a running proxy: what only reports, and how fast bytes pass.
-//! What do clients, records and metrics see of a limit?
+//! Report-only limits and bandwidth limits of a running proxy.
+//! Which effects does a limit have on clients, records and metrics?
 
 use crate::support;
 
@@ -13,7 +13,7 @@ use support::receiver::{Reaction, ok, respond_with};
 use support::scene::{Scene, config, scene_with};
 use support::{Client, post, tunnel_scene};
 
-/// The usual scene, with this limit on the routes.
+/// Starts the usual scene with this limit on the routes.
 fn limited(limit: &str) -> Scene {
     limited_with(ok(), limit)
 }
@@ -29,14 +29,14 @@ fn with_limit(scene: &Scene, limit: &str) -> Config {
     text.add("routes.*.limits", ["l"])
 }
 
-/// A delivery that stays under way until its client sends the last byte.
+/// Starts a delivery that is in flight until its client sends the body.
 fn start_upload(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     client.send(format!(
         "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
         scene.plain_url()
     ));
-    // It has got through when it is asked for its body.
+    // 100 Continue shows that the delivery has acquired its limits.
     assert_eq!(client.next_response("POST").status, 100);
     client
 }
@@ -65,7 +65,7 @@ fn report_only_limit_refuses_nothing_and_is_counted() {
     assert_eq!((response.status, response.code()), (429, "rate_limited"));
 }
 
-/// Bytes in both directions count together, signed or streamed, and nothing is refused.
+/// Bytes of both directions count together for signed and streamed deliveries, and no delivery is refused.
 #[test]
 fn bandwidth_limit_paces_bytes_of_both_directions_together() {
     const KIB: usize = 1024;
@@ -73,7 +73,7 @@ fn bandwidth_limit_paces_bytes_of_both_directions_together() {
     let scene = limited_with(respond_with(&large), "bandwidth = \"128 KiB/s\"");
     let body = "b".repeat(48 * KIB);
     for (url, more_than) in [
-        // A second's worth goes at once; then 96 KiB at 128 KiB/s.
+        // The bytes of one second pass at once. The remaining 96 KiB pass at 128 KiB/s.
         (scene.plain_url(), Duration::from_millis(700)),
         (scene.good_url(), Duration::from_millis(800)),
     ] {
@@ -86,7 +86,7 @@ fn bandwidth_limit_paces_bytes_of_both_directions_together() {
     }
     let received = [scene.plain.requests(), scene.good.requests()].concat();
     assert!(received.iter().all(|received| received.body == body.as_bytes()), "not a byte is changed");
-    // A reload lets those go that it binds no more.
+    // A reload to a higher bandwidth takes effect immediately.
     scene.outgate.reconfigure(&with_limit(&scene, "bandwidth = \"1 GiB/s\""));
     let begun = Instant::now();
     (0..10).for_each(|_| assert_eq!(scene.outgate.post(&scene.plain_url(), "", &body).status, 200));
@@ -100,7 +100,7 @@ fn bandwidth_limit_does_not_use_up_the_body_timeout() {
     let text = with_limit(&scene, "bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
     let text = text.set("routes.*.timeouts.body", "2s").set("routes.signed.body_max", "1 MiB");
     scene.outgate.reconfigure(&text);
-    // A second's worth goes at once, the rest takes 5 s. One is streamed, one is read whole to be signed.
+    // The bytes of one second pass at once, and the rest takes 5 s. One body is streamed, the other is buffered.
     let body = "b".repeat(6 * 64 * 1024);
     std::thread::scope(|scope| {
         for url in [scene.plain_url(), scene.good_url()] {
@@ -113,7 +113,7 @@ fn bandwidth_limit_does_not_use_up_the_body_timeout() {
             });
         }
     });
-    // The client's own time is bounded as before.
+    // The body timeout still applies to a stalled client.
     let mut client = start_upload(&scene);
     assert_eq!(client.response().code(), "body_timeout");
 }
@@ -138,10 +138,10 @@ fn bandwidth_limit_paces_tunnels_in_both_directions() {
     assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
 }
 
-/// A client that reads nothing does not take its turn in the queue.
+/// A client that does not read does not use its share.
 #[test]
 fn bandwidth_share_of_a_slow_reader_goes_to_the_others() {
-    const CHUNK: usize = 4000; // small ones: they are gathered, and the next is waited for before they are written
+    const CHUNK: usize = 4000; // small chunks, which outgate gathers before a write
     const LARGE: usize = 8192 * CHUNK; // more than the buffers of the kernel hold
     let chunk = format!("{CHUNK:x}\r\n{}\r\n", "a".repeat(CHUNK));
     let large =
@@ -160,11 +160,14 @@ fn bandwidth_share_of_a_slow_reader_goes_to_the_others() {
         client
     });
     let mut reader = start_request();
-    // They get a share for as long as the kernel takes it, and are stuck long before the other has everything.
+    // The stuck clients get a share while the kernel buffers it, and stop long before the reader has the whole response.
     let mut read = 0;
     while read < LARGE {
         read += reader.read_some().len();
     }
-    assert!(scene.outgate.records(1)[0]["bytes_received"].as_u64() >= Some(LARGE as u64), "the others are under way");
+    assert!(
+        scene.outgate.records(1)[0]["bytes_received"].as_u64() >= Some(LARGE as u64),
+        "the other deliveries are in flight"
+    );
     assert!(stuck.iter_mut().all(|client| !client.read_some().is_empty()));
 }
