@@ -1,4 +1,4 @@
-//! Connections of clients, where there are too many: of one address, or of all together.
+//! Limits on client connections, for each address and in total.
 //! Which connections are accepted, and which are evicted?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -33,7 +33,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
 }
 
-/// Served, and kept.
+/// Sends a request on a new connection, and keeps the connection.
 fn connect_and_post(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     post_ok(scene, &mut client);
@@ -45,13 +45,13 @@ fn post_ok(scene: &Scene, client: &mut Client) {
     assert_eq!(client.response().status, 200);
 }
 
-/// Closed, and not only silent: it would answer.
+/// Returns whether the proxy has closed the connection. On an open connection it would respond.
 fn is_evicted(scene: &Scene, client: &mut Client) -> bool {
     client.try_send(post(&scene.plain_url(), "", "x"));
     client.is_closed()
 }
 
-/// A client with a request whose body is still to come.
+/// Starts a request whose body is incomplete.
 fn start_upload(scene: &Scene) -> Client {
     let mut client = scene.outgate.connect();
     let url = scene.plain_url();
@@ -60,7 +60,7 @@ fn start_upload(scene: &Scene) -> Client {
     client
 }
 
-/// Whether a request of this address on a connection of its own is.
+/// Returns whether a request from this address on a new connection is served.
 fn is_served_from(scene: &Scene, from: [u8; 4]) -> bool {
     let (mut stream, mut response) = (connect_from(scene, from), Vec::new());
     let _ = stream.write_all(post(&scene.plain_url(), "Connection: close\r\n", "x").as_bytes());
@@ -75,7 +75,7 @@ fn max_connections_per_ip_closes_one_more_connection_of_an_address() {
     for _ in 0..3 {
         assert!(is_closed(&mut connect_from(&scene, [127, 0, 0, 1])));
     }
-    // Others have theirs, and those that are open go on.
+    // Other addresses and the open connections are not affected.
     assert!(is_served_from(&scene, [127, 0, 0, 9]));
     post_ok(&scene, &mut second);
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"max_connections_per_ip\"} 3"));
@@ -120,8 +120,8 @@ fn max_connections_closes_the_connection_that_is_idle_for_longest() {
     let (mut oldest, mut younger) = (connect_and_post(&scene), connect_and_post(&scene));
     let mut newcomer = connect_and_post(&scene);
     assert!(is_evicted(&scene, &mut oldest));
-    // Now the newcomer has been idle for longer: its client has its answer a moment before outgate waits for the next
-    // request, a moment that does not last for so many exchanges.
+    // After these exchanges the newcomer is idle for longest. outgate marks a connection as idle a moment after the client
+    // has the response, so one exchange would not be enough.
     (0..10).for_each(|_| post_ok(&scene, &mut younger));
     let last = connect_and_post(&scene);
     assert!(is_evicted(&scene, &mut newcomer));
@@ -151,7 +151,7 @@ fn max_connections_counts_an_incomplete_head_as_a_request() {
     let mut half = connect_and_post(&scene);
     let mut idle = connect_and_post(&scene);
     half.send(&text[..20]);
-    // It has been read when what comes after it on another connection has.
+    // A later request on another connection shows that outgate has read the incomplete head.
     post_ok(&scene, &mut idle);
     connect_and_post(&scene);
     assert!(is_evicted(&scene, &mut idle));
@@ -170,7 +170,7 @@ fn max_connections_closes_an_idle_http2_connection_with_goaway() {
     assert!(rest.windows(5).any(|frame| frame == b"\0\0\x08\x07\0"), "GOAWAY in {rest:?}");
 }
 
-/// A new connection with these bytes, which have been read by the proxy when a later connection is served.
+/// Sends these bytes on a new connection. The proxy has read them when it serves a later connection.
 fn send_partial(scene: &Scene, bytes: impl AsRef<[u8]>) -> Client {
     let mut client = scene.outgate.connect();
     client.send(bytes);
@@ -214,7 +214,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     support::frames::frame(kind, flags, stream, payload)
 }
 
-/// A POST without END_STREAM on an HTTP/2 connection with these settings.
+/// Sends a POST without END_STREAM on an HTTP/2 connection with these settings.
 fn http2_post(scene: &Scene, settings: &[u8]) -> Client {
     let mut client = scene.outgate.connect();
     let (url, mut head) = (scene.plain_url(), vec![0x83, 0x86]); // POST, http (RFC 7541, appendix A)
@@ -227,7 +227,7 @@ fn http2_post(scene: &Scene, settings: &[u8]) -> Client {
     client
 }
 
-/// Waits for the head of the response to it.
+/// Waits for the head of the response.
 fn wait_for_response(client: &mut Client) {
     let (mut bytes, head) = (Vec::new(), [1, 4, 0, 0, 0, 1]);
     while !bytes.windows(head.len()).any(|frame| frame == head) {
@@ -235,7 +235,7 @@ fn wait_for_response(client: &mut Client) {
     }
 }
 
-/// Clients must be identified, and one connection may be open.
+/// Starts a scene that identifies no client of this host and allows one connection.
 fn scene_without_known_clients() -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
@@ -255,7 +255,7 @@ fn unidentified_http_2_peer_is_evictable_while_its_refused_request_drains() {
     let scene = scene_without_known_clients();
     let mut client = http2_post(&scene, &[]);
     wait_for_response(&mut client);
-    // The rest of the body comes byte by byte, and would be waited for.
+    // outgate discards the rest of the body, which comes byte by byte.
     let (ended, has_ended) = std::sync::mpsc::channel::<()>();
     let sending = std::thread::spawn(move || {
         let pause = std::time::Duration::from_millis(500);
@@ -282,7 +282,7 @@ fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
     let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"192.0.2.0/24\"]\n");
     let text = text.remove("server.allow_anonymous");
     scene.outgate.reconfigure(&text.add("server.max_connections", 1).add("server.proxy_protocol", true));
-    // More headers are incomplete than may wait. Each stays for seconds unless it is evicted.
+    // More incomplete headers wait than the limit allows. Each stays for seconds unless it is evicted.
     let silent = (0..120).map(|_| send_partial(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
     let mut newcomer = scene.outgate.connect();
     newcomer.send(format!("PROXY TCP4 192.0.2.7 192.0.2.1 1 1\r\n{}", post(&scene.plain_url(), "", "x")));
@@ -306,7 +306,7 @@ fn max_connections_per_ip_evicts_unidentified_peers_of_that_address_before_it_re
     assert_eq!(busy.response().status, 200);
 }
 
-/// A login shell's soft limit is lower than what the test opens.
+/// Raises the soft limit, which in a login shell is lower than the number of connections.
 fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -318,7 +318,7 @@ fn max_connections_per_ip_has_a_default_of_half_of_all() {
     raise_descriptor_limit();
     let scene = scene_with("max_connections = 2002");
     let held = (0..1001).map(|_| scene.outgate.connect()).collect::<Vec<_>>();
-    // They are evicted one by one by newcomers of their own address, of which there are more than half.
+    // The address has more than half of all connections, so each newcomer evicts one of them.
     let mut newcomer = connect_and_post(&scene);
     post_ok(&scene, &mut newcomer);
     assert!(scene.outgate.has_metric("outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));

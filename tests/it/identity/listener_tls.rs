@@ -1,5 +1,5 @@
-//! Clients that come in over TLS, with certificates of their own or without.
-//! Is what the configuration shows and believes what is in force, from the next handshake on?
+//! Clients over TLS, with and without client certificates.
+//! Does a reload change the certificates of the listener and its trust from the next handshake on?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,7 +21,7 @@ use support::scene::{config, folder};
 use support::{Client, Folder, Outgate, TEST_TIMEOUT, post};
 
 struct Scene {
-    /// The authority of the listener. `clients` is that of the client certificates.
+    /// The authority of the listener's certificate. `clients` is the authority of the client certificates.
     pki: Pki,
     clients: Pki,
     outgate: Outgate,
@@ -92,7 +92,7 @@ impl Scene {
 
     /// Connects through a load balancer that sends these bytes first.
     fn connect_behind(&self, printed: &[u8], config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
-        // A small window, so that the other side must wait for us.
+        // With a small receive window, the proxy must wait for the client.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&self.outgate.proxy.into()).unwrap();
@@ -103,7 +103,7 @@ impl Scene {
         StreamOwned::new(session, stream)
     }
 
-    /// One request; the error is the handshake's.
+    /// Sends one request, and returns the kind of the handshake or its error.
     fn send_request(&self, config: &Arc<ClientConfig>) -> std::io::Result<HandshakeKind> {
         let mut stream = self.connect(config);
         stream.write_all(post(&self.url(), "Connection: close\r\n", "x").as_bytes())?;
@@ -301,15 +301,15 @@ fn client_certificate_that_is_revoked_identifies_no_client_on_an_open_connection
         (String::from_utf8(status.to_vec()).unwrap(), String::from_utf8(rest).unwrap())
     };
     open.iter_mut().for_each(|stream| assert_eq!(send_request(stream, "").0, "HTTP/1.1 200"));
-    // The next list. It is read again because something in the configuration has changed: a file of its own will do.
+    // outgate reads the next list because one of the configuration's files has changed.
     let list = scene.clients.revoked(&[7, 8]);
     scene.outgate.after_reload(|| drop(scene.outgate.folder.write("clients.crl", list)));
-    assert_eq!(send_request(&mut open[0], "").0, "HTTP/1.1 200", "who is not on it notices nothing");
+    assert_eq!(send_request(&mut open[0], "").0, "HTTP/1.1 200", "the list does not name this certificate");
     let (status, refused) = send_request(&mut open[1], "");
     assert!(status == "HTTP/1.1 407" && refused.contains("the client certificate was revoked"), "{refused}");
 }
 
-/// Seconds: enough for a handshake and a request on a loaded machine.
+/// The seconds until the expiry, enough for a handshake and a request on a loaded machine.
 const SHORT_LIFE: i64 = 20;
 
 #[test]
@@ -344,7 +344,7 @@ fn client_certificate_that_expires_identifies_no_client_on_an_open_connection() 
     assert_eq!(scene.plain.requests().len(), 1);
 }
 
-/// Whether the body is there as far as `Content-Length` says.
+/// Returns whether the body has the length of `Content-Length`.
 fn complete(response: &[u8]) -> bool {
     let text = String::from_utf8_lossy(response).to_ascii_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
@@ -371,7 +371,7 @@ fn proxy_protocol_header_precedes_the_tls_handshake() {
     let records = scene.outgate.records(2);
     assert!(records.iter().all(|record| record["client"] == "office" && record["peer"] == "192.0.2.7"), "{records:#?}");
     assert!(scene.send_request(&scene.tls(None, &[])).is_err(), "TLS alone is no header");
-    // Plain HTTP behind the header, in the same piece, gets its 400.
+    // Plain HTTP after the header, in the same segment, gets a 400.
     let mut client = Client::connect(scene.outgate.proxy);
     client.send("PROXY TCP4 192.0.2.9 192.0.2.1 4000 443\r\nGE");
     let response = client.response();
@@ -388,7 +388,7 @@ fn listener_tls_change_takes_effect_at_the_next_handshake() {
     let old_chain = before.conn.peer_certificates().unwrap().to_vec();
     scene.send_request(&client_config).unwrap();
     assert_eq!(scene.send_request(&client_config).unwrap(), HandshakeKind::Resumed);
-    // Both files at once: a certificate without its key is no configuration.
+    // The configuration names both new files, because a certificate without its key is invalid.
     let next = scene.pki.leaf(&["localhost"]);
     let dir = &scene.outgate.folder;
     write(dir, "next", &next);
@@ -411,10 +411,10 @@ fn client_ca_that_is_replaced_ends_tls_session_resumption() {
         assert_eq!(
             scene.send_request(&client).unwrap(),
             HandshakeKind::Full,
-            "no session keeps a certificate from judgment"
+            "every handshake verifies the certificate"
         );
     }
-    // The file alone changes.
+    // The file changes without a change of the configuration.
     scene.outgate.after_reload(|| drop(scene.outgate.folder.write("clients.pem", &Pki::new().pem)));
     assert!(scene.send_request(&client).is_err());
     scene.send_request(&scene.tls(None, &[])).unwrap();
@@ -524,7 +524,7 @@ fn plain_http_on_a_tls_listener_gets_a_readable_400() {
         whole.as_str(),
         &format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", scene.url()),
         "CONNECT plain.example:443 HTTP/1.1\r\nHost: plain.example:443\r\n\r\n",
-        // The client still writes its body, or its head, or prefers HTTP/2.
+        // A partial body, a partial head, and the HTTP/2 preface.
         &format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf", scene.url()),
         "P",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",

@@ -1,5 +1,5 @@
-//! Listeners with settings of their own, side by side in one process.
-//! Does each socket do what its own entry says, and only that?
+//! Several listeners of one process with different settings.
+//! Does each listener apply its own settings only?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -50,7 +50,7 @@ impl Scene {
         post(&format!("http://plain.example:{}/in", self.plain.port()), "Connection: close\r\n", "x")
     }
 
-    /// The address to which this listener was bound.
+    /// Returns the address to which this listener is bound.
     fn bound_address(&self, address: &str) -> SocketAddr {
         let words = format!("proxy listening on {address}:");
         let lines = self.outgate.log.all();
@@ -64,7 +64,7 @@ impl Scene {
         client.rest().starts_with(b"HTTP/1.1 200 ")
     }
 
-    /// One request over TLS, from a client that offers HTTP/2 and HTTP/1.1: what was agreed, and the answer.
+    /// Sends one request over TLS from a client that offers HTTP/2 and HTTP/1.1. Returns the ALPN protocol and the response.
     fn send_request_over_tls(&self, address: SocketAddr) -> std::io::Result<(Option<Vec<u8>>, String)> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pki.pem.as_bytes()).unwrap()).unwrap();
@@ -76,7 +76,7 @@ impl Scene {
         stream.set_read_timeout(Some(TEST_TIMEOUT))?;
         let session = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
         let mut stream = StreamOwned::new(session, stream);
-        // HTTP/1.1 is served whatever was agreed: the first bytes tell.
+        // The proxy detects HTTP/1.1 by the first bytes, independently of ALPN.
         stream.write_all(self.request().as_bytes())?;
         let mut response = Vec::new();
         stream.read_to_end(&mut response)?;
@@ -111,7 +111,7 @@ fn listeners_without_tls_of_their_own_have_that_of_server_tls() {
     assert!(scene.accepts_plaintext(plain));
 }
 
-/// A group that this process may give its files to, by name if it has one.
+/// Returns the name and number of a group to which this process may give its files.
 fn own_group() -> (String, u32) {
     let id = |argument: &str| {
         let output = Command::new("id").arg(argument).output().unwrap();

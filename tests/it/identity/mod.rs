@@ -1,4 +1,4 @@
-//! Which client calls, and over which listener.
+//! Identification of clients, and listeners.
 
 mod connections;
 mod listener_tls;

@@ -1,5 +1,5 @@
-//! Who is let in, over real sockets: tokens, signatures of both kinds, and what is required of whom.
-//! Is a client known by every proof it gives, and is no proof good twice or for another?
+//! Authentication of clients over real sockets: tokens, signatures of both kinds, and required proofs.
+//! Does each proof identify its client, and is each signature accepted only once?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -62,7 +62,7 @@ fn client_signature_is_accepted_and_not_forwarded() {
             assert_refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
         }
         let records = scene.outgate.records(4);
-        // A record is written after its answer: the next connection's may be there first.
+        // A record is written after its response, so the order of records may differ.
         let known = records.iter().filter(|record| record["client"] == "billing" && record["proof"] == "signature");
         let unknown = records.iter().filter(|record| record["client"].is_null() && record["proof"].is_null());
         assert_eq!((known.count(), unknown.count()), (2, 2));
@@ -70,7 +70,7 @@ fn client_signature_is_accepted_and_not_forwarded() {
     }
 }
 
-/// Whatever its `Host` says.
+/// The `Host` field does not matter.
 #[test]
 fn client_signature_of_a_connect_covers_its_authority() {
     let key = Key::ed25519();
@@ -83,7 +83,7 @@ fn client_signature_of_a_connect_covers_its_authority() {
     };
     let method = ("@method", "CONNECT");
     let fields = key.sign_components(&[method, ("@authority", &authority)], "");
-    // The route signs, so there is no tunnel; but the client is known.
+    // The route signs, so it refuses tunnels after it has identified the client.
     assert_eq!(send_connect("whatever.example", &fields).code(), "tunnel_forbidden");
     assert_refused(&send_connect("whatever.example", &fields), "it was used before");
     let target = ("@request-target", authority.as_str());
@@ -133,7 +133,7 @@ fn client_signature_with_another_body_is_refused_before_the_target() {
         };
         assert_refused(&chunked("hullo"), "the body is not that of Content-Digest");
         assert_eq!(chunked("hello").status, 200);
-        // The cap holds for a body that must be held in memory for its digest alone.
+        // The limit applies to a body that is buffered only for its digest.
         let large = "x".repeat(1024 * 1024 + 1);
         let response = scene.outgate.post(&url, &key.sign_request("POST", &url, &large, ""), &large);
         assert_eq!(response.code(), "body_too_large");
@@ -141,7 +141,7 @@ fn client_signature_with_another_body_is_refused_before_the_target() {
     assert_eq!((scene.good.requests().len(), scene.plain.requests().len()), (1, 1));
 }
 
-/// A body that is streamed otherwise, of whatever size, must fit into memory where its client has signed it.
+/// A signed body is buffered, so the memory limit applies instead of `body_max`.
 #[test]
 fn client_signature_bounds_the_buffered_body_whatever_body_max_is() {
     let key = Key::ed25519();
@@ -205,7 +205,7 @@ fn twilio_client_validation_is_accepted_once() {
     let received = scene.plain.wait_for_requests(1).pop().unwrap();
     assert_eq!((received.field("twilio-client-validation"), received.field("authorization")), ("", "Basic eDp5"));
     assert_eq!(received.line, "POST /in?a=1&b=2 HTTP/1.1");
-    // No other spelling of the signed request is accepted.
+    // Equivalent spellings of the signed request are refused.
     let unsorted = "the query's parameters are not sorted";
     assert_refused(&send(&token("", soon - 5), &host, &format!("{url}?b=2&a=1"), ""), unsorted);
     let dotted = with_query.replace_one("/in", "/x/../in");
@@ -252,7 +252,7 @@ networks = ["127.0.0.0/8"]
         "does not prove",
     );
     assert_refused(&send(""), "Proxy-Authorization is missing");
-    // A contradiction does not use up the nonce.
+    // A refusal for contradicting proofs does not use up the nonce.
     assert_eq!(send(&sign(&other, "crm", "3")).status, 200);
 
     let text = config(&scene.good, &scene.plain, clients).remove("server.allow_anonymous");
@@ -261,7 +261,7 @@ networks = ["127.0.0.0/8"]
     assert_refused(&send(BEARER), "the client must prove itself by signature, too");
     assert_refused(&send(&sign(&key, "billing", "6")), "the client must prove itself by token, too");
     assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "7"))).status, 200);
-    // A reload does not forget what was used.
+    // A reload keeps the used nonces.
     assert_refused(&send(&format!("{BEARER}{}", sign(&key, "billing", "7"))), "it was used before");
     let proofs: Vec<_> = scene.outgate.records(11).iter().map(|record| record["proof"].clone()).collect();
     let count = |proof: &serde_json::Value| proofs.iter().filter(|found| *found == proof).count();
@@ -272,7 +272,7 @@ networks = ["127.0.0.0/8"]
     assert!(scene.outgate.records(13)[11..].iter().any(|record| record["proof"] == "token"));
 }
 
-/// A token in the place of the name must not get into the record.
+/// The record must not have a token that was sent as the client's name.
 #[test]
 fn record_of_a_wrong_token_has_the_claimed_client_and_no_token() {
     use base64::Engine;
@@ -343,7 +343,7 @@ fn client_proofs_that_are_malformed_are_refused() {
         assert_eq!((response.status, response.code()), (407, "client_unauthenticated"), "{fields:.200}");
     }
     assert!(scene.good.requests().is_empty());
-    assert_eq!(scene.outgate.post(&url, &good, "x").status, 200, "none of these has spent it");
+    assert_eq!(scene.outgate.post(&url, &good, "x").status, 200, "the refused requests have not used up the signature");
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn tenants_share_neither_target_connections_nor_limits() {
     for tenant in [acme, globex, acme, globex] {
         assert_eq!(send(tenant).status, 200, "{tenant}");
     }
-    // One source address, one target, and yet a connection each.
+    // The tenants share the source address and the target, and have separate connections.
     let connections: Vec<_> = scene.good.requests().iter().map(|received| received.connection).collect();
     assert_eq!(connections, [0, 1, 0, 1]);
     assert_eq!(send(acme).code(), "rate_limited");
@@ -408,7 +408,7 @@ fn explain_shows_the_proofs_of_a_client() {
     }
 }
 
-/// RFC 9110 §7.6.1: what `Connection` names is removed before the request is forwarded.
+/// RFC 9110 §7.6.1: a proxy removes the fields that `Connection` names.
 #[test]
 fn client_signature_covering_a_field_that_connection_names_is_refused() {
     let key = Key::ed25519();

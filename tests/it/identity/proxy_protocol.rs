@@ -1,4 +1,4 @@
-//! PROXY headers of load balancers, and of peers that may not send one.
+//! PROXY headers of load balancers, and of peers that are not trusted.
 //! Is the address of a header used only if its sender is trusted?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -49,26 +49,26 @@ fn proxy_protocol_header_sets_the_address_of_the_client() {
         (b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n".to_vec(), "2001:db8::7", "office"),
         (v2(1, 0x11, &with_fields), "192.0.2.9", "office"),
         (v2(1, 0x21, &v6), "2001:db8::", "office"),
-        // The load balancer speaks for itself.
+        // The connection is the load balancer's own.
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1", "balancer"),
         (v2(0, 0, b""), "127.0.0.1", "balancer"),
     ];
     for (count, (header, peer, client)) in cases.iter().enumerate() {
         let mut balancer = scene.outgate.connect();
-        // The header comes in two pieces, the second with the request behind it.
+        // The header comes in two segments, and the request follows in the second.
         let (first, rest) = header.split_at(header.len() / 2);
         balancer.send(first);
         balancer.send([rest, scene.request().as_bytes()].concat());
         assert_eq!(balancer.response().status, 200, "{header:?}");
         balancer.send(scene.request());
-        assert_eq!(balancer.response().status, 200, "the header stands once a connection");
+        assert_eq!(balancer.response().status, 200, "a connection has one header");
         let record = scene.outgate.records(2 * count + 2)[2 * count].clone();
         assert_eq!((&record["peer"], &record["client"]), (&(*peer).into(), &(*client).into()), "{header:?}");
     }
     let mut unknown_client = scene.outgate.connect();
     unknown_client.send([b"PROXY TCP4 203.0.113.7 198.51.100.1 1 2\r\n", scene.request().as_bytes()].concat());
     assert_eq!(unknown_client.response().code(), "client_unauthenticated");
-    // Behind the other end of a unix socket there is no network.
+    // The peer of a unix socket has no network address.
     let mut unix_peer = scene.outgate.connect();
     unix_peer.send([&v2(1, 0x31, &[0; 216]), scene.request().as_bytes()].concat());
     assert_eq!(unix_peer.response().code(), "client_unauthenticated");
@@ -93,7 +93,7 @@ fn proxy_protocol_closes_a_connection_without_a_header() {
         assert!(client.is_closed(), "{:?}", String::from_utf8_lossy(bytes));
     };
     assert_closed(scene.request().as_bytes());
-    // A connection is closed first, and logged then.
+    // outgate logs a connection after it has closed it.
     scene.outgate.log.wait_for_lines(1, &["127.0.0.1 was closed: no PROXY protocol header"]);
     for bytes in [
         b"PROXY TCP4 192.0.2.7 198.51.100.1 1 99999\r\n".to_vec(),
@@ -165,7 +165,7 @@ fn proxy_protocol_works_on_a_unix_socket() {
     assert_eq!((&record["peer"], &record["client"]), (&"192.0.2.7".into(), &"office".into()));
 }
 
-/// The header has the address of any peer of the load balancer: with `allow_anonymous`, an open proxy.
+/// Any peer could send a header with any address, so `allow_anonymous` would make an open proxy.
 #[test]
 fn proxy_protocol_for_every_network_refuses_allow_anonymous() {
     let scene = scene("proxy_protocol = true");

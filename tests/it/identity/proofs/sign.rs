@@ -1,5 +1,5 @@
-//! Requests signed as a client would, by none of the product's code.
-//! What does a client that signs put into its request?
+//! Requests signed as a client signs them, without code of outgate.
+//! Which fields does a client that signs add to its request?
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic")]
 
 use aws_lc_rs::digest::{SHA256, digest as hash};
@@ -23,7 +23,7 @@ pub fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// RFC 9530.
+/// Returns the value of Content-Digest (RFC 9530).
 pub fn digest(body: &str) -> String {
     format!("sha-256=:{}:", BASE64_STANDARD.encode(hash(&SHA256, body.as_bytes())))
 }
@@ -65,7 +65,7 @@ impl Key {
         signature
     }
 
-    /// The fields of an RFC 9421 signature by `billing` over method, target and body.
+    /// Returns the fields of an RFC 9421 signature by `billing` over method, target and body.
     pub fn sign_request(&self, method: &str, url: &str, body: &str, params: &str) -> String {
         self.sign_request_as("billing", method, url, body, params)
     }
@@ -89,8 +89,8 @@ impl Key {
         format!("Signature-Input: mine={params}\r\nSignature: mine=:{signature}:\r\n")
     }
 
-    /// `Twilio-Client-Validation` as Twilio's Python library makes it for a POST with `Authorization: Basic eDp5`;
-    /// `query` is sorted.
+    /// Returns the value of `Twilio-Client-Validation` as Twilio's Python library makes it, for a POST with
+    /// `Authorization: Basic eDp5`. `query` must be sorted.
     pub fn twilio_token(&self, iss: &str, path: &str, query: &str, host: &str, body: &str, exp: i64) -> String {
         let hex = |bytes: &[u8]| -> String {
             hash(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -114,7 +114,7 @@ const ORDER: [u8; 32] = [
     0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
-/// The other signature that anyone can make of an ECDSA signature: (r, n - s).
+/// Returns the second valid form of an ECDSA signature (r, s), which is (r, n - s).
 pub fn other_ecdsa_form(fields: &str) -> String {
     let start = fields.find("mine=:").unwrap() + "mine=:".len();
     let end = start + fields[start..].find(':').unwrap();
