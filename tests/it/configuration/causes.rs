@@ -1,5 +1,5 @@
 //! `outgate check` on configurations with one mistake each, in sections that a route names.
-//! Is the cause named once, and nothing that follows from it?
+//! Does `check` report the cause once, without its consequences?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use support::Folder;
 
-/// The name of the mistake, the section with it, what the route says, and the one error.
+/// The description of the mistake, the section with it, the line of the route, and the only error.
 const CAUSES: &[(&str, &str, &str, &str)] = &[
     (
         "a signer whose only key is too short",

@@ -1,5 +1,5 @@
-//! `config.toml.example` documents what the code reads, all of it and nothing else.
-//! Has the example drifted from the configuration?
+//! A comparison of `config.toml.example` with the keys that the code reads.
+//! Does the example document every key and no other?
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn example_configuration_states_the_defaults() {
     assert_eq!(general(&example), general(&bare));
 }
 
-/// The example with the settings that it leaves out: lines that start with # and no space.
+/// Returns the example with its optional settings, which are lines that start with # and no space.
 fn with_all_settings() -> String {
     let line = |line: &'static str| match line.strip_prefix('#') {
         Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
@@ -56,7 +56,7 @@ fn with_all_settings() -> String {
         .collect()
 }
 
-/// Dotted, with * where the operator gives a name.
+/// Returns a dotted path, with * in place of an operator's name.
 fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
     for (key, value) in table {
         let named = ["egress", "clients", "trust", "signers", "credentials", "limits"].contains(&path);
@@ -101,7 +101,7 @@ fn example_configuration_has_a_comment_for_every_key() {
 
 const WIDTH: usize = 118;
 
-/// Renders a comment as Markdown: what stands in quotes becomes code.
+/// Renders a comment as Markdown, with quoted text as code.
 fn rendered(comment: &str) -> String {
     let mut out = String::new();
     let mut rest = comment;
@@ -129,7 +129,7 @@ fn rendered(comment: &str) -> String {
     lines.join("\n")
 }
 
-/// The keys of a table, in the order of the parser.
+/// Returns the keys of a table in the order of the parser.
 fn keys_of(table: &str) -> Vec<String> {
     let prefix = if table.is_empty() { String::new() } else { format!("{table}.") };
     let keys = config::known_keys().filter_map(|key| key.strip_prefix(&prefix).map(str::to_owned));
@@ -140,7 +140,7 @@ fn code_list(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The path of a table in `known_keys`, and its heading; the heading of a further example has its name.
+/// Returns the path of a table in `known_keys`, and its heading. Further examples have their name in the heading.
 fn table_of(header: &str, received: &mut BTreeSet<String>) -> (String, String) {
     let name = header.trim_matches(['[', ']']);
     let Some((kind, _)) = name.split_once('.') else {
@@ -151,7 +151,7 @@ fn table_of(header: &str, received: &mut BTreeSet<String>) -> (String, String) {
     (format!("{kind}.*"), heading)
 }
 
-/// `docs/configuration.md`: the tables and keys of the parser, with the values and comments of the example.
+/// Renders `docs/configuration.md`: the tables and keys of the parser, with the values and comments of the example.
 fn reference() -> (String, BTreeSet<String>) {
     let mut page = include_str!("configuration.head.md").to_owned();
     page += &format!("\n## The main file\n\nKeys and tables: {}.\n", code_list(&keys_of("")));

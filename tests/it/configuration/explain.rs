@@ -1,5 +1,5 @@
 //! `outgate explain`, as an operator runs it.
-//! Does it tell what the proxy would do, without doing it?
+//! Does it show what the proxy would do?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -96,7 +96,7 @@ fn explain(arguments: &[&str]) -> Output {
     Command::new(outgate).arg("explain").args(arguments).arg("--config").arg(file).output().unwrap()
 }
 
-/// The exit code, the refusal and the steps, by their names.
+/// Returns the exit code, the refusal and the steps with their names.
 fn explain_json(arguments: &[&str]) -> (i32, Value, Vec<(String, String)>) {
     let output = explain(&[arguments, &["--json"]].concat());
     let text = String::from_utf8(output.stdout).unwrap();
@@ -187,7 +187,7 @@ fn explain_shows_the_side_of_a_split() {
     assert_eq!(step(&steps, "split"), "");
 }
 
-/// The sides at tried.example without a tenant and for acme.
+/// Whether tried.example is on the other side, without a tenant and for acme.
 const SIDES: [bool; 2] = [false, true];
 
 #[test]
@@ -236,7 +236,7 @@ fn explain_of_a_connect_lists_every_route_inside_the_tunnel() {
 fn explain_shows_a_refusal_at_its_step() {
     for (url, client, refusal) in [
         ("https://10.0.0.1/", "billing", "target_forbidden"),
-        // Judged by address whatever the pool's way to choose.
+        // The guard refuses the address independently of the pool's selection.
         ("https://[::1]/", "billing", "target_forbidden"),
         ("https://localhost/", "billing", "target_forbidden"),
         ("https://else.example:22/", "billing", "target_port_forbidden"),
@@ -257,7 +257,7 @@ fn explain_shows_a_refusal_at_its_step() {
     let (_, refusal, _) =
         explain_json(&["POST", "https://x.acme.example/", "--client", "billing", "--tenant", "other"]);
     assert_eq!(refusal, "client_forbidden");
-    // An exception of the guard is one here, too.
+    // `explain` honours an exception of the guard.
     let (code, _, steps) = explain_json(&["POST", "https://203.0.113.9/", "--client", "billing"]);
     assert_eq!(code, 0, "{steps:?}");
 }

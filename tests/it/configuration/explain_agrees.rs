@@ -1,5 +1,5 @@
-//! `explain` beside the proxy: generated configurations, and generated requests for each.
-//! Does a refusal have the same code in both, and does what `explain` lets pass reach the target's side?
+//! A comparison of `explain` with the proxy over generated configurations and requests.
+//! Does a refusal have the same code in both?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -22,11 +22,11 @@ use support::{Outgate, tunnel};
 const CONFIGURATIONS: u64 = 6;
 const REQUESTS: usize = 120;
 
-/// Codes of the proxy for which `explain` has no refusal: it does not foretell the target.
+/// Codes of the proxy without a refusal in `explain`, because they depend on the target.
 const TARGET_CODES: &[&str] =
     &["", "connect_refused", "certificate_untrusted", "tls_failed", "response_malformed", "connection_lost"];
 
-/// Pinned names and what they stand for: the receiver, a private address, and one that the pool has no source for.
+/// Pinned names: two of the receiver, one of a private address, and one of an address family without a source.
 const NAMES: &[(&str, &str)] = &[
     ("open.example", "127.0.0.1"),
     ("other.example", "127.0.0.1"),
@@ -44,7 +44,7 @@ const HOSTS: &[&str] = &[
     "10.0.0.1",
 ];
 const PATHS: &[&str] = &["", "/", "/in", "/in/a?b", "/inner", "/x/", "?q"];
-/// One time in [`ODD`], a value that has a rule of its own.
+/// Unusual values, which one in [`ODD`] cases has.
 const ODD_HOSTS: &[&str] = &[
     "unrouted.test",
     "localhost",
@@ -59,7 +59,7 @@ const ODD_PORTS: &[&str] = &[":", ":0", ":99999", ":22", ":8443"];
 const ODD_PATHS: &[&str] = &["/in/../x", "/%2e%2e/in", "/x//in", "/a#f", "/a%2fb", "/in/<a>", "/x/{a}^", "/a\\b"];
 const ODD: usize = 8;
 
-/// SplitMix64: the same cases in every run.
+/// A SplitMix64 generator with the same cases in every run.
 struct Random(u64);
 
 impl Random {
@@ -79,10 +79,10 @@ impl Random {
     }
 }
 
-/// Stands for the proxy's port, which is not known before it runs.
+/// A placeholder for the proxy's port, which is unknown before the start.
 const PROXY_PORT: u16 = 1;
 
-/// A configuration in which every rule of the guard, of routes and of keys has a case.
+/// Returns a random configuration with rules of the guard, of routes and of keys.
 fn configuration(random: &mut Random, port: u16) -> String {
     let digest = |token: &str| {
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
@@ -130,7 +130,7 @@ connect = "inspect"
         billing = digest("b1ll1ng"),
         crm = digest("crm"),
     );
-    // One route for each host, path and addressee: two for the same would be a problem.
+    // Two routes for the same host, path and client would be a problem of the configuration.
     let mut routes = BTreeMap::new();
     let (port, more) = (format!("ports = [{port}]\n"), format!("ports = [{port}, 22, {PROXY_PORT}]\n"));
     let ports = ["", &port, &more];
@@ -166,7 +166,7 @@ struct Case {
 
 fn case(random: &mut Random, ports: &[&str]) -> Case {
     let (host, port) = (random.pick_mostly(HOSTS, ODD_HOSTS), random.pick_mostly(ports, ODD_PORTS));
-    // The last token identifies no client. Neither does a client that does not exist.
+    // The last token and its client name identify no client.
     let (client, token) =
         [("anonymous", ""), ("billing", "b1ll1ng"), ("billing", "b1ll1ng"), ("crm", "crm"), ("", "no")]
             [random.below(5)];
@@ -191,7 +191,7 @@ fn case(random: &mut Random, ports: &[&str]) -> Case {
     let line = |target: &str, more: &str| format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{more}\r\n");
     match random.below(3) {
         0 => case(line("/anything", &format!("Outgate-Target: {url}\r\n")), method, url),
-        // The upgrade of one request is https with the same authority, where port 80 is none.
+        // The upgraded URL has https and the same authority, without the port 80.
         1 if scheme == "http" => {
             let upgraded = format!("https://{host}{}{path}", if port == ":80" { "" } else { port });
             case(line(&url, "Outgate-TLS: 1\r\n"), method, upgraded)
@@ -242,7 +242,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
             *code_counts.entry(explained.to_owned()).or_default() += 1;
         }
     }
-    // The cases are worth something only while they meet the rules.
+    // The random cases must cover every code.
     for code in [
         "",
         "request_malformed",

@@ -1,4 +1,4 @@
-//! What a configuration takes from other files: secrets, certificates, includes; and what it knows of them afterwards.
+//! The files of a configuration: secrets, certificates and includes.
 //! Is every file read, watched and compared?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -16,7 +16,7 @@ use outgate::config::{self, Config, KeyFolder, LoadError, Loaded, Severity};
 use outgate::names::TenantName;
 use outgate::policy;
 
-/// A folder of its own for a test, gone with it.
+/// A folder for one test, which is removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -120,7 +120,7 @@ fn includes_are_merged_in_order_each_once() {
     let config = folder.config();
     let names: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
-    // The directories too: a file that appears there is a change.
+    // The directories are included, because a new file in one of them is a change.
     let files = ["", "conf.d", "conf.d/10.toml", "conf.d/20.toml", "config.toml"].map(|name| folder.0.join(name));
     assert_eq!(config.files.iter().collect::<std::collections::BTreeSet<_>>(), files.iter().collect());
 }
@@ -211,7 +211,7 @@ fn default_configuration_serves_anonymous_clients_on_loopback() {
 
 const KEY: &[u8] = b"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// The tenant's keys of the one key_dir.
+/// Returns the number of keys of the tenant in the key_dir.
 fn tenant<'c>(config: &'c Config, name: &str) -> &'c Arc<KeyFolder> {
     &config.key_dirs.values().next().unwrap().tenants[name]
 }
@@ -231,7 +231,7 @@ fn key_dir_reload_reads_only_the_folder_that_changed() {
     let is_same = |one: &Config, other: &Config| {
         names.each_ref().map(|name| Arc::ptr_eq(tenant(one, name.as_str()), tenant(other, name.as_str())))
     };
-    // All folders are read again while another change could have the same timestamp. No event marks the end of that.
+    // outgate reads all folders again while another change could have the same timestamp. No event marks that end.
     let mut before = folder.config();
     eventually("no key folder is read again", || {
         let next = again(&before);
@@ -242,7 +242,7 @@ fn key_dir_reload_reads_only_the_folder_that_changed() {
     });
     let plan = policy::compile(&before, Timestamp::UNIX_EPOCH).unwrap().0;
 
-    // Written over where it stands, as long as before; and one that only looks changed.
+    // One file is overwritten in place with the same length. The other has only a new timestamp.
     folder.write("keys/globex/k1.key", 0o600, b"whsec_D2FVsBQIhrscChlQIMV+b5sSYspob7oD");
     folder.write("keys/initech/k1.key", 0o600, KEY);
     let next = again(&before);

@@ -1,4 +1,4 @@
-//! Configurations and the problems that they have, word for word: `tests/golden/NAME.toml` and `NAME.txt`.
+//! Configurations and the exact text of their problems: `tests/golden/NAME.toml` and `NAME.txt`.
 //! Which problems does an operator read? With BLESS=1 the test writes the golden files instead of comparing them.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use outgate::config;
 use proptest::prelude::*;
 
-/// The only environment that these configurations know.
+/// The environment variables of these configurations.
 fn environment(name: &str) -> Option<OsString> {
     match name {
         "KEY" => Some("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\n".into()),
@@ -80,7 +80,7 @@ fn configuration_path_that_is_a_folder_is_a_problem() {
     ] {
         let rejected = config::load(Path::new(path)).unwrap_err();
         assert_eq!(rejected.problems[0].message, message);
-        // That it appears is a change, and so is a rollback beside it.
+        // A new configuration file is a change, and so is a rollback folder.
         assert!(rejected.files.contains(&PathBuf::from(path)), "{:?}", rejected.files);
     }
 }
@@ -88,7 +88,7 @@ fn configuration_path_that_is_a_folder_is_a_problem() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// Half-written files, and those that an editor garbled.
+    /// Partial and corrupted files cause no panic.
     #[test]
     fn no_damage_is_fatal(which: prop::sample::Index, cut: prop::sample::Index, length in 0..40_usize, scrap in "[\\[\\]{}=\"'#,.\\na1é\\x00-]{0,6}") {
         let paths = cases("toml");

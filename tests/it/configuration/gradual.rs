@@ -18,7 +18,7 @@ use support::{Folder, Outgate, Response, TEST_TIMEOUT, eventually, signature};
 /// A client that may send for every tenant.
 const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
 
-/// The source address of each of these tenants.
+/// Sends for each of these tenants, and returns their source addresses.
 fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String, String> {
     let send = |n: usize| {
         let tenant = format!("t{n}");
@@ -29,7 +29,7 @@ fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String,
     (0..tenants).map(send).collect()
 }
 
-/// The route `plain` with a split: those on its other side leave from 127.0.8.0/30, and are signed.
+/// Returns the configuration with a split of the route `plain`, whose other side uses 127.0.8.0/30 and signs.
 fn split_text(scene: &Scene, percent: &str, more: &str) -> Config {
     let pool = "[egress.next]\nranges = [\"127.0.8.0/30\"]\n";
     let text = config(&scene.good, &scene.plain, &format!("{CLIENT}{pool}{more}"));
@@ -50,13 +50,13 @@ fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
     scene.outgate.reconfigure(&split_text(&scene, "25", ""));
     let quarter = sources(&scene, &scene.outgate, TENANTS);
     let moved = quarter.values().filter(|source| is_next_pool(source)).count();
-    // 100, give or take five times the standard deviation.
+    // 100 plus or minus five standard deviations.
     assert!((57..=143).contains(&moved), "{moved} of {TENANTS}");
     assert!(
         quarter.iter().all(|(tenant, source)| is_next_pool(source) || before[tenant] == *source),
         "the others do not move"
     );
-    // Only those on the other side are signed.
+    // Only the webhooks on the other side are signed.
     for record_of in scene.plain.requests().iter().skip(TENANTS) {
         assert_eq!(
             signature::verifies(record_of, support::scene::SECRET),
@@ -75,12 +75,12 @@ fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
     }
 
     scene.outgate = scene.outgate.restarted();
-    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "another process, and nobody has moved");
+    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "a restart changes no side");
     scene.outgate.reconfigure(&split_text(&scene, "50.5", ""));
     let half = sources(&scene, &scene.outgate, TENANTS);
     assert!(
         quarter.iter().all(|(tenant, source)| !is_next_pool(source) || half[tenant] == *source),
-        "who has moved has moved"
+        "a larger percentage keeps the tenants of the other side"
     );
     assert!(half.values().filter(|source| is_next_pool(source)).count() > moved);
     for (percent, all) in [("0", false), ("100", true)] {
@@ -90,10 +90,14 @@ fn split_puts_the_same_percentage_of_tenants_on_the_other_side() {
     }
     let text = split_text(&scene, "25", "");
     scene.outgate.reconfigure(&text);
-    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "and back");
+    assert_eq!(
+        sources(&scene, &scene.outgate, TENANTS),
+        quarter,
+        "the smaller percentage has the same tenants as before"
+    );
 }
 
-/// A trial on a part of the tenants fails for that part alone.
+/// If the other side fails, only its tenants are affected.
 #[test]
 fn split_that_breaks_receivers_opens_no_circuit_of_the_other_side() {
     let reaction: Reaction = Arc::new(|record_of| match record_of.field("webhook-signature") {
@@ -102,7 +106,7 @@ fn split_that_breaks_receivers_opens_no_circuit_of_the_other_side() {
     });
     let scene = scene_with(reaction, CLIENT);
     let circuit = "[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"1h\"\nopen_max = \"1h\"\n";
-    // Both sides use the same pool: the trial is of the signature alone.
+    // Both sides use the same pool and differ only in the signature.
     scene.outgate.reconfigure(&split_text(&scene, "50", circuit).remove("routes.plain.split.egress"));
     let send = |n: usize| {
         let response = scene.outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: t{n}\r\n"), "x");
@@ -131,7 +135,7 @@ fn a_split_opens_no_tunnel_that_its_route_refuses() {
         scene.outgate.reconfigure(config);
         scene.outgate.tunnel(&authority, "").1.code().to_owned()
     };
-    // The target has no certificate for this name, so this code shows that the tunnel itself was allowed.
+    // The target has no certificate for this name, so this code shows that the route allowed the tunnel.
     let open = "certificate_untrusted";
     let signs = "sign = [\"platform\"]";
     let split = |split: &str| text.route("signed", split);
@@ -141,7 +145,7 @@ fn a_split_opens_no_tunnel_that_its_route_refuses() {
     assert_eq!(tunnel(&unsigned), "tunnel_forbidden");
     let record = scene.record(3);
     assert_eq!((&record["route"], &record["side"]), (&"signed".into(), &"split".into()), "{record}");
-    // The route has some paths only, beside a route of all paths that allows tunnels.
+    // The route covers one path, and another route covers all paths and allows tunnels.
     let all = format!("[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]\nports = [{}]", scene.port());
     assert_eq!(tunnel(&unsigned.add("routes.signed.paths", ["/in"]).and(&all)), "tunnel_forbidden");
 }
@@ -168,7 +172,7 @@ fn report_only_guard_deny_is_recorded_and_refuses_nothing() {
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").code(), "target_forbidden");
 }
 
-/// The usual routes, and one that only reports.
+/// Adds a report-only route to the usual configuration.
 fn add_shadow_route(scene: &Scene, shadow: &str) {
     let shadow = format!("[[routes]]\nname = \"shadow\"\nreport_only = true\n{shadow}\n");
     scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").and(&shadow));
@@ -176,7 +180,7 @@ fn add_shadow_route(scene: &Scene, shadow: &str) {
 
 fn record_of(scene: &Scene, response: &Response) -> serde_json::Value {
     let id = response.field("outgate-request-id");
-    // It is written when the answer has left.
+    // The record is written after the response.
     let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(record) = scene.outgate.records(1).into_iter().find(|record| record["request_id"] == id) {
@@ -209,7 +213,7 @@ fn report_only_route_takes_nothing_and_records_what_it_would_take() {
     let response = scene.outgate.post("https://nobody.example/", "", "x");
     assert_eq!((response.code(), &record_of(&scene, &response)["would_take"]), ("no_route", &"shadow".into()));
 
-    // The record has the refusal that it would have been.
+    // The record has the refusal that an enforced route would cause.
     add_shadow_route(&scene, "hosts = [\"plain.example\"]\nbody_max = \"10 B\"");
     let response = scene.outgate.post(&scene.plain_url(), "", "x");
     assert_eq!(
@@ -229,7 +233,7 @@ fn report_only_route_takes_nothing_and_records_what_it_would_take() {
     }
 }
 
-/// The route that takes the request and the one that only reports are judged by the same rules.
+/// Enforced and report-only routes have the same rules.
 #[test]
 fn report_only_route_records_missing_keys_and_malformed_webhook_ids() {
     let scene = scene();
@@ -248,7 +252,7 @@ fn report_only_route_records_missing_keys_and_malformed_webhook_ids() {
     }
 }
 
-/// Customers' firewalls must know a range before it is used, and for as long as anything may still leave from it.
+/// Customers' firewalls must allow a range before its first use and until its last.
 #[test]
 fn egress_list_shows_ranges_before_their_from_and_until_their_until() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! What the configuration says, and what `check` and `explain` say of it.
+//! The configuration, `check` and `explain`.
 
 mod causes;
 mod example;

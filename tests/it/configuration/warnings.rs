@@ -1,5 +1,5 @@
-//! The warnings of a configuration: their codes, their number, and those that the operator has decided about.
-//! Can an operator read all that `check` says?
+//! The warnings of a configuration: their codes, their number, and acknowledged ones.
+//! Is the output of `check` short enough to read?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use support::configuration::Replace;
 use support::{Folder, Outgate};
 
-/// Seconds are what it takes; minutes what it took.
+/// The time limit of `check`, which takes seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 const BASE: &str = "[egress.default]\nranges = [\"198.51.100.16/28\"]\n";
 
-/// The exit code, stdout and stderr of `check`.
+/// Returns the exit code, stdout and stderr of `check`.
 fn check(text: &str, arguments: &[&str]) -> (i32, String, String) {
     let folder = Folder::new();
     let path = folder.write("config.toml", text);
@@ -117,7 +117,7 @@ fn acknowledged_warnings_are_not_logged_by_run() {
     assert_eq!(printed.matches("verifies nothing").count(), 1, "{printed}");
     let acknowledged = "\"unverified\", \"file_descriptors\", \"not_public\"";
     assert_eq!(log(&config(acknowledged, "max_connections = 500")), [""; 0]);
-    // The default follows the limit.
+    // The default of max_connections depends on the descriptor limit.
     assert_eq!(log(&config("\"unverified\", \"not_public\"", "")), [""; 0]);
 }
 

@@ -1,3 +1,3 @@
-//! What a target is shown.
+//! Credentials of outgate for targets.
 
 mod tokens;

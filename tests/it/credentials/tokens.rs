@@ -1,5 +1,5 @@
 //! Credentials for targets that demand them, against a real token endpoint.
-//! Does the target get the credential, and do records and logs not?
+//! Does the target get the credential, and do records and logs never have it?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,10 +19,10 @@ use support::scene::{SECRET, folder};
 use support::signature::verify;
 use support::{Folder, Outgate, TEST_TIMEOUT, eventually, post};
 
-/// The word that is in every secret of these tests.
+/// A word that every secret of these tests contains.
 const SECRET_WORD: &str = "hunter2";
 
-/// `hook.example`, and `login.example` beside it.
+/// A proxy, the target `hook.example`, and the token endpoint `login.example`.
 struct Scene {
     pki: Pki,
     outgate: Outgate,
@@ -39,7 +39,7 @@ fn secrets(pki: &Pki) -> Folder {
     folder
 }
 
-/// A configuration with these keys in `[credentials.acme]` and in the route.
+/// Returns a configuration with these keys in `[credentials.acme]` and in the route.
 fn config(ports: &[u16], credential: &str, route: &str) -> Config {
     Config::parse(&format!(
         r#"
@@ -100,7 +100,7 @@ impl Scene {
     fn post(&self, fields: &str) -> support::Response {
         self.outgate.post(&self.url(), fields, "{}")
     }
-    /// The credentials that the target has got.
+    /// Returns the credentials that the target has received.
     fn credentials(&self) -> Vec<String> {
         self.target.requests().iter().map(|received| received.all("authorization").join(" and ")).collect()
     }
@@ -117,7 +117,7 @@ fn token(number: usize, lifetime: &str) -> Vec<u8> {
     json(200, &format!(r#"{{"access_token":"{SECRET_WORD}-{number}","token_type":"Bearer"{expires}}}"#))
 }
 
-/// hunter2-1, hunter2-2 and so on.
+/// Returns a token endpoint that grants hunter2-1, hunter2-2 and so on.
 fn grant_tokens(lifetime: &str) -> Reaction {
     let (count, lifetime) = (AtomicUsize::new(0), lifetime.to_owned());
     Arc::new(move |_| (token(1 + count.fetch_add(1, Ordering::SeqCst), &lifetime), true))
@@ -129,7 +129,7 @@ fn bearer(number: usize) -> String {
 
 fn assert_log_without_secrets(outgate: &Outgate) {
     let printed = outgate.log.all().join("\n");
-    // TLS and HTTP libraries log bytes in hexadecimal, base64 or escaped, and text as it is.
+    // TLS and HTTP libraries log bytes in hexadecimal, in base64 or escaped, and text unchanged.
     for secret in [SECRET_WORD, "dXM6IGFuZDpodW50ZXIy", "dXMlM0EraHVudGVyM", "dXMlM0ErYW5kOmh1bnRlcjI"] {
         let line = printed.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret}: {line:?}");
@@ -221,7 +221,7 @@ fn oauth2_deliveries_at_once_share_one_token_request() {
     });
     let scene = scene(ok(), held, "", "");
     let mut clients: Vec<_> = (0..50).map(|_| scene.outgate.connect()).collect();
-    // The client of the token request hangs up: the token is for the others, too.
+    // The client that caused the token request hangs up. The other deliveries still get the token.
     let mut first = scene.outgate.connect();
     first.send(post(&scene.url(), "", "{}"));
     eventually("outgate fetches a token", || scene.endpoint.connections() > 0);
@@ -351,7 +351,7 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
     assert_log_without_secrets(&outgate);
 }
 
-/// Each delivery that a fetch fails has the fetch's evidence, also one that comes in the pause after it.
+/// The record of a delivery that fails for a token request has its details, also during the pause after it.
 #[test]
 fn record_of_a_failed_oauth2_token_request_has_endpoint_source_and_address() {
     let pki = Pki::new();
@@ -359,7 +359,7 @@ fn record_of_a_failed_oauth2_token_request_has_endpoint_source_and_address() {
     let denying =
         Receiver::tls(pki.leaf(&["login.example"]), respond_with(std::str::from_utf8(&json(401, "{}")).unwrap()));
     let untrusted = Receiver::tls(self_signed(&["login.example"]), ok());
-    // The port is bound, so that no other test takes it, and does not listen.
+    // The socket reserves the port and does not listen.
     let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let closed = held.local_addr().unwrap().as_socket().unwrap().port();
@@ -417,7 +417,7 @@ fn oauth2_endpoint_is_asked_again_after_its_pause() {
     while scene.post("").status != 200 {
         assert!(std::time::Instant::now() < deadline, "no token");
     }
-    assert_eq!(scene.endpoint.requests().len(), 2, "nobody asks in between");
+    assert_eq!(scene.endpoint.requests().len(), 2, "the pause sends no token request");
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn oauth2_token_that_the_target_rejects_is_not_reused() {
     assert_eq!(scene_one.post("").status, 200);
     assert_eq!(scene_one.credentials(), [bearer(1), bearer(2)]);
 
-    // A target that takes none does not make us ask for each webhook; one that says something else keeps its token.
+    // If a target rejects every token, outgate does not fetch one for each webhook. Other errors keep the token.
     let always = "HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\nContent-Length: 0\r\n\r\n";
     for (response, fetches) in [(always, 2), (&always.replace_one("invalid_token", "insufficient_scope"), 1)] {
         let scene = scene(respond_with(response), grant_tokens("3600"), "", "");
@@ -479,7 +479,7 @@ fn oauth2_token_survives_a_reload_that_does_not_change_its_request() {
     scene.outgate.reconfigure(&text.set("routes.*.timeouts.response", "6s"));
     assert_eq!(scene.post("").status, 200);
     assert_eq!(scene.credentials(), vec![bearer(1); 2]);
-    // The same words over another pool, or under another trust, are another conversation.
+    // Another pool or another client secret makes another token request.
     let pool = text.add("egress.eu.ranges", ["127.0.8.1"]);
     scene.outgate.reconfigure(&pool.add("routes.acme.egress", "eu"));
     assert_eq!(scene.post("").status, 200);
@@ -525,7 +525,7 @@ fn credential_secrets_are_in_neither_explain_nor_check() {
     assert!(!printed.contains(SECRET_WORD), "{printed}");
 }
 
-/// The report must come before the denial cuts the endpoint off.
+/// A report-only denial must count token endpoints, before an enforced one blocks them.
 #[test]
 fn report_only_guard_deny_counts_oauth2_endpoints() {
     let pki = Pki::new();
