@@ -1,4 +1,4 @@
-//! Source addresses, and names to addresses.
+//! Source addresses and name resolution.
 
 mod probe;
 mod resolver;

@@ -1,5 +1,5 @@
-//! `outgate egress probe`, as an operator runs it, against targets whose firewalls let in some of us.
-//! Does it tell which of our addresses a target answers, and send nothing?
+//! `outgate egress probe`, as an operator runs it, against targets whose firewalls allow some sources.
+//! Does it show the sources that a target answers, without sending a request?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +13,7 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{bad_receiver, folder};
 
-/// Eight sources; `hook.example` is the target.
+/// A configuration with eight sources and the target `hook.example`.
 struct Scene {
     folder: Folder,
     target: Receiver,
@@ -68,7 +68,7 @@ impl Scene {
         let config = self.folder.path("config.toml");
         Command::new(outgate).args(["egress", "probe", url, "--config"]).arg(config).args(arguments).output().unwrap()
     }
-    /// The exit code, and what was said as JSON.
+    /// Returns the exit code and the JSON output.
     fn json(&self, url: &str, arguments: &[&str]) -> (i32, Value) {
         let output = self.probe(url, &[arguments, &["--json"]].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -143,7 +143,7 @@ fn egress_probe_names_the_sources_that_an_allow_list_lacks() {
     assert!(text.contains("4 of 8 connections came through."), "{text}");
 }
 
-/// A load balancer takes every connection and hangs up on those that it does not like.
+/// A load balancer may accept every connection and then close those from sources that are not allowed.
 #[test]
 fn egress_probe_names_the_sources_whose_connections_the_target_closes() {
     let pki = Pki::new();
@@ -160,7 +160,7 @@ fn egress_probe_reports_no_gap_for_a_target_that_no_source_reaches() {
     scene.target.drop_packets_from(&["127.0.7.0", "127.0.7.1"]);
     let (code, json) = scene.json(&scene.url(), &["--timeout", "1s", "--sample", "1"]);
     assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
-    // The certificate is equally bad for every source.
+    // The certificate is invalid for every source.
     let scene = scene_with(folder(&Pki::new()), bad_receiver(&["hook.example"]), "[\"127.0.7.0/30\"]", "");
     let (code, json) = scene.json(&scene.url(), &[]);
     assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));

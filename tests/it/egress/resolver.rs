@@ -1,5 +1,5 @@
-//! Names to addresses through a real outgate: servers that fail, are slow or are gone, and pools of one family.
-//! Does a webhook arrive if any name server knows its target, and what is to blame if none does?
+//! Name resolution of a real outgate: servers that fail, are slow or do not respond, and pools of one family.
+//! Does a webhook arrive if any name server resolves its target, and which error does it get otherwise?
 //!
 //! One test needs dnsmasq and unbound: skipped where they are missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -22,7 +22,7 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 
-/// Has an IPv4 address for every name, and nothing else.
+/// Replies with an IPv4 address for every name, and with no data for other types.
 fn ipv4_zone(query: &Query) -> Reply {
     if query.kind == A { Reply::Address(HERE) } else { Reply::NoData }
 }
@@ -32,7 +32,7 @@ struct Scene {
     target: Receiver,
 }
 
-/// A plaintext target that every name leads to, from an IPv4 pool, unless `change` has the configuration otherwise.
+/// Starts a proxy with an IPv4 pool and these name servers, and a plaintext target. `change` may change the configuration.
 fn scene_with(servers: &[SocketAddr], change: impl FnOnce(Config, u16) -> Config) -> Scene {
     let target = Receiver::plain(ok());
     let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
@@ -58,7 +58,7 @@ impl Scene {
 
 #[test]
 fn failover_asks_the_next_name_server_after_an_error_response() {
-    // Slower than the other one.
+    // This server is slower than the failing one.
     let ipv4_zone = NameServer::start(|query| match query.kind {
         A => Reply::After(Duration::from_millis(100), HERE),
         _ => Reply::NoData,
@@ -114,7 +114,7 @@ fn dns_timeout_of_one_route_does_not_end_the_query_of_another() {
         let url = format!("http://slow.example.net:{}/hasty", scene.target.port());
         let hasty = scene.outgate.post(&url, "", "x");
         assert_eq!(hasty.code(), "name_timeout", "{hasty:?}");
-        // Joins the question that the hasty one has begun.
+        // This delivery joins the query of the first one.
         let patient = scope.spawn(|| scene.post("slow.example.net"));
         assert_eq!(patient.join().unwrap().status, 200);
     });
@@ -123,7 +123,7 @@ fn dns_timeout_of_one_route_does_not_end_the_query_of_another() {
 
 #[test]
 fn dns_timeout_above_four_seconds_takes_effect() {
-    // Each question takes longer than it takes until it is repeated, and longer than hickory's 1 s.
+    // Each query takes longer than the retry interval and longer than hickory's default of 1 s.
     let slow = NameServer::start(|_| Reply::After(Duration::from_millis(4500), HERE));
     let scene = scene_with(&[slow.address], |text, _| text.set("timeouts.dns", "60s"));
     assert_eq!(scene.post("slow.example.net").status, 200);
@@ -136,7 +136,7 @@ fn dns_query_of_the_other_address_family_is_not_sent_for_a_pool_of_one() {
     assert!(server.queries().iter().all(|query| query.kind == A), "{:?}", server.queries());
 }
 
-/// A pool of both families.
+/// Adds an IPv6 address to the pool.
 fn dual(text: Config) -> Config {
     text.push("egress.default.ranges", "::1/128")
 }
@@ -160,7 +160,7 @@ fn aaaa_answer_that_is_late_and_private_is_not_dialled_and_forbids_the_name() {
         _ => ipv4_zone(query),
     });
     let scene = scene_with(&[server.address], |text, _| dual(text));
-    // Every address that was known then was public.
+    // The first delivery uses the addresses that are known by then, which the guard allows.
     let first = scene.post("rebound.example.net");
     let deadline = Instant::now() + TEST_TIMEOUT;
     let last = loop {
@@ -236,7 +236,7 @@ fn dns_outage_does_not_open_circuits() {
     assert_eq!(codes, ["name_timeout"; 5]);
 }
 
-/// A resolver that has lost its upstream answers this for every name.
+/// A resolver without an upstream responds with SERVFAIL to every query.
 #[test]
 fn circuits_stay_closed_while_the_resolver_answers_servfail() {
     let is_up = Arc::new(AtomicBool::new(false));
@@ -261,7 +261,7 @@ fn circuits_stay_closed_while_the_resolver_answers_servfail() {
     }
 }
 
-/// The system's resolv.conf is replaced in a mount namespace of the command's own.
+/// The test replaces resolv.conf in a mount namespace of the command.
 #[test]
 fn check_warns_of_a_system_without_name_servers() {
     let scene = scene(&[]);
@@ -286,7 +286,7 @@ fn check_warns_of_a_system_without_name_servers() {
     assert!(!some.contains("name server"), "{some}");
 }
 
-/// A name server of Debian's. Dropping it ends it.
+/// A name server program of Debian. Dropping it ends it.
 struct Daemon(Child, SocketAddr);
 
 impl Drop for Daemon {
@@ -296,7 +296,7 @@ impl Drop for Daemon {
     }
 }
 
-/// An address of these programs alone. On a shared one, a name server of another test could take the port.
+/// The address of these programs. On a shared address, a name server of another test could take the port.
 const DAEMONS: &str = "127.0.53.1";
 
 /// Runs a program that knows `known.example.net`, on a port that was free a moment ago.
@@ -306,7 +306,7 @@ fn daemon(program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Option<Daemo
         let command = Command::new(program).args(arguments(port)).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut daemon = Daemon(command.ok()?, SocketAddr::new(DAEMONS.parse().unwrap(), port));
         let deadline = Instant::now() + TEST_TIMEOUT;
-        // The program answers, or it has ended because the port was taken meanwhile.
+        // The program responds, or it has ended because another process took the port.
         while daemon.0.try_wait().unwrap().is_none() {
             if responds(daemon.1) {
                 return Some(daemon);

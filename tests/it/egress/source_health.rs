@@ -1,5 +1,5 @@
-//! Targets that answer some of our addresses and not others, as the running proxy notices them.
-//! Does the operator learn of an incomplete allow-list, and of a source address that is cut off?
+//! Detection of targets that answer only some source addresses.
+//! Does outgate report an incomplete allow-list, and a source address that is cut off?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +13,7 @@ use support::receiver::{Reaction, Receiver, ok};
 use support::scene::folder;
 use support::{Outgate, TEST_TIMEOUT};
 
-/// Four sources in turn, one way each and no connection kept, so that each delivery shows what its source can reach.
+/// Starts a proxy with four sources in rotation and without failover, so that each delivery uses a known source.
 fn run(targets: &[(&str, &Receiver)], pki: &Pki) -> Outgate {
     run_with(targets, pki, IN_TURN, "100ms")
 }
@@ -45,7 +45,7 @@ const CUT_OFF: &str = "outgate_egress_addresses_cut_off";
 
 const NAMES: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
 
-/// Four targets, each in a network of its own.
+/// Starts four targets in different networks.
 fn four_networks(pki: &Pki) -> [Receiver; 4] {
     let mut number = 20;
     NAMES.map(|name| {
@@ -67,7 +67,7 @@ fn wait_for_review(outgate: &Outgate, names: &[&str]) {
     });
 }
 
-/// Answers, and keeps no connection: each delivery has to come in anew.
+/// Responds and closes the connection, so that each delivery must connect again.
 fn respond_ok_and_close() -> Reaction {
     Arc::new(|_| (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(), false))
 }
@@ -76,12 +76,12 @@ fn gauge(outgate: &Outgate, name: &str, value: u32) -> bool {
     outgate.admin("/metrics").text().lines().any(|line| line == format!("{name} {value}"))
 }
 
-/// Sends to each in turn until it is so.
+/// Sends to each URL in rotation until the condition holds.
 fn send_until(outgate: &Outgate, urls: &[String], label: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + TEST_TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "never: {label}\n{}", outgate.log.all().join("\n"));
-        // One more than there are, so that each meets each source.
+        // One more request than URLs, so that each target gets requests from each source.
         for url in urls.iter().chain(urls.first()) {
             outgate.post(url, "Connection: close\r\n", "x");
         }
@@ -167,10 +167,10 @@ fn a_source_is_not_ejected_while_responses_come_on_a_kept_connection() {
     let kept = Receiver::tls_at("127.0.30.1:0", pki.leaf(&["kept.example"]), ok());
     let mut list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
     list.push(("kept.example", &kept));
-    // The kept target must connect within the timeout on a loaded machine, and each gap costs several timeouts.
+    // The timeout must suffice for a connection on a loaded machine, and each gap takes several timeouts.
     let (outgate, mut urls) = (run_with(&list, &pki, IN_TURN, "300ms"), urls(&list));
     let kept_url = urls.pop().unwrap();
-    // A connection from each of the four sources.
+    // Each of the four sources opens a connection.
     (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
     targets.iter().for_each(|target| target.drop_packets_from(&["127.0.7.1"]));
     send_until(&outgate, &urls, "four gaps", || {
@@ -208,7 +208,7 @@ fn a_source_is_not_ejected_by_one_tenant_of_several() {
     }
 }
 
-/// Without a report, only the milliseconds of the next delivery show the failover.
+/// The failover shows in the source address of the response.
 #[test]
 fn failover_tries_the_next_source_after_a_connect_without_an_answer() {
     let pki = Pki::new();

@@ -1,5 +1,5 @@
 //! Keys of tenants in a `key_dir`, which an operator changes with `mv` and `cp`.
-//! Which key signs the webhook of a tenant, and can it be the key of another?
+//! Which key signs the webhook of a tenant, and is it ever the key of another tenant?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -31,7 +31,7 @@ fn key_dir_signs_with_the_key_of_the_tenant_also_after_a_swap() {
         scene.change_and_adopt(|folder| swap(folder, "acme", "globex"));
         expect(order);
     }
-    // Overwritten where it stands, to the same length.
+    // The key is overwritten in place with the same length.
     let path = scene.folder().path("keys/initech/k1.key");
     scene.change_and_adopt(|_| fs::write(&path, new_key("standard-webhooks")).unwrap());
     let received = scene.deliver(Some("initech"));
@@ -70,7 +70,7 @@ fn key_dir_swaps_under_load_never_sign_with_the_key_of_another_tenant() {
     for received in &received {
         let tenant: usize = received.field("webhook-id").split('-').next().unwrap().parse().unwrap();
         let by = signed_by(received, &secrets);
-        // The two that swap have had either key, one at a time; the third has had its own, and nobody else it.
+        // Each webhook has one signature. The third tenant never swaps, so only its own key signs for it.
         assert!(by.len() == 1 && (by[0] == 2) == (tenant == 2), "{tenant} by {by:?}");
     }
 }
@@ -125,7 +125,7 @@ fn shared_keys_sign_only_for_tenants_without_a_folder() {
     for (tenant, own) in [(None, 3), (Some("nobody"), 3), (Some("acme"), 0), (Some("globex"), 1)] {
         assert_eq!(signed_by(&scene.deliver(tenant), &secrets), [own], "{tenant:?}");
     }
-    // Whose keys have ended, or are not there yet, is not signed for with those of all.
+    // The shared keys do not sign for a tenant whose own keys have ended.
     let printed = scene.log_after(|folder| {
         let path = |name: &str| folder.path(&format!("keys/acme/{name}"));
         fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap();
@@ -211,7 +211,7 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
         let path = "/.well-known/http-message-signatures-directory";
         assert_eq!(kids(&scene.outgate.admin(&format!("{path}{query}")).json()).len(), expected.len(), "{query}");
     }
-    // Two tenants may call their keys alike: the thumbprints tell them apart.
+    // Two tenants may use the same key identifier, so the thumbprints must differ.
     let thumbprint =
         |tenant: &str| scene.outgate.admin(&format!("/keys?tenant={tenant}")).json()["keys"][0]["x"].clone();
     assert_ne!(thumbprint("acme"), thumbprint("globex"));

@@ -1,4 +1,4 @@
-//! Signing keys from their generation to their publication, and schemes that change more than headers.
+//! Generation and publication of signing keys, and schemes that change more than headers.
 //! Which keys does an operator get, and which signatures does a receiver get?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -67,8 +67,8 @@ fn keys_new_generates_a_key_for_every_scheme_and_overwrites_no_file() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
-/// RFC 9421 keys, one of them announced and one ended, a SendGrid key, an asymmetric Standard Webhooks key, and a shared
-/// secret.
+/// Returns a configuration with RFC 9421 keys (one announced, one ended), a SendGrid key, an asymmetric Standard Webhooks
+/// key, and a shared secret.
 struct Scene {
     outgate: Outgate,
     receiver: Receiver,
@@ -176,7 +176,7 @@ fn keys_are_listed_and_public_keys_are_published() {
     assert!(table.starts_with("SIGNER    SCHEME             TENANT  KEY     ALGORITHM"), "{table}");
 
     let jwks: Value = serde_json::from_str(&command(&["public"])).unwrap();
-    // By signer, the newest key first; two keys of one name are two.
+    // The order is by signer, with the newest key first. Keys with the same identifier are listed separately.
     let entry = |signer: &str, id: &str| {
         let key = list.as_array().unwrap().iter().find(|key| key["signer"] == signer && key["id"] == id).unwrap();
         key["thumbprint"].as_str().unwrap()

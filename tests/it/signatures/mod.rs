@@ -1,4 +1,4 @@
-//! Signers, their keys, and receivers that verify.
+//! Signers, their keys, and receivers that verify signatures.
 
 mod key_dir;
 mod keys;

@@ -19,8 +19,8 @@ use support::receiver::{ReceivedRequest, Receiver, ok};
 use support::scene::{config, folder};
 use support::{Folder, Outgate};
 
-/// The signers, each with two keys: name, scheme, algorithm of the keys, further options, and whether receivers read only
-/// one signature.
+/// The signers with two keys each: name, scheme, algorithm, further options, and whether receivers read only one
+/// signature.
 const SIGNERS: &[(&str, &str, &str, &str, bool)] = &[
     ("standard", "standard-webhooks", "hmac-sha256", "", false),
     ("stripe", "stripe", "hmac-sha256", "", false),
@@ -32,7 +32,7 @@ const SIGNERS: &[(&str, &str, &str, &str, bool)] = &[
     ("p256", "rfc9421", "ecdsa-p256-sha256", "", false),
     ("rsa", "rfc9421", "rsa-pss-sha512", "", false),
     ("hmac", "rfc9421", "hmac-sha256", "", false),
-    // What the receivers' libraries do not know must not keep them from what they know.
+    // Signatures that the libraries do not support must not break those that they support.
     ("v1a", "standard-webhooks", "ed25519", "", false),
     ("bot", "rfc9421", "ed25519", BOT, false),
     ("acme", "rfc9421", "ecdsa-p256-sha256", ACME, false),
@@ -54,7 +54,7 @@ const LIBRARIES: &[(Language, &str, &[&str])] = &[
     (Python, "slack_sdk", &["slack"]),
     (Python, "sendgrid", &["sendgrid"]),
     (Python, "twilio", &["twilio", "twilio-shared"]),
-    // It does not know shared keys.
+    // The Node library does not support shared keys.
     (Node, "twilio", &["twilio"]),
     (Python, "http_message_signatures", &["ed25519", "p256", "rsa", "hmac"]),
 ];
@@ -65,20 +65,20 @@ const FORM: (&str, &str) = (
     "application/x-www-form-urlencoded",
     "To=%2B18005551212&From=%2b14158675309&Body=It%27s+%C3%B1&Digits=5678&Digits=1234&Digits=1234&Empty=&body=x",
 );
-/// The headers of a client that signs for the receiver by itself.
+/// The headers of a client with its own signature for the receiver.
 const FOREIGN: &str = "Signature-Input: sig1=(\"@method\");created=1;keyid=\"theirs\";tag=\"theirs\"\r\n\
                        Signature: sig1=:AAAA:\r\n";
 
-/// The headers of a platform that used Svix before, whose libraries look for these first.
+/// The headers of a platform that used Svix before. The Svix libraries read these first.
 const SVIX: &str = "Svix-Id: msg_theirs\r\nsvix-timestamp: 1\r\nSvix-Signature: v1,AAAA\r\n";
 
 struct Scene {
     outgate: Outgate,
     receiver: Receiver,
     installed: InstalledClients,
-    /// By signer and key: the secret, or the public half.
+    /// The secret or the public key by signer and key.
     keys: HashMap<(String, String), String>,
-    /// By signer and key: the thumbprint of a key pair.
+    /// The thumbprint of a key pair by signer and key.
     thumbprints: HashMap<(String, String), String>,
 }
 
@@ -148,7 +148,7 @@ impl Scene {
         self.receiver.requests().pop().unwrap()
     }
 
-    /// What the library is given of a key: for message signatures all that it may know, and how it chooses.
+    /// Returns the key argument for a library. For message signatures, it has all keys and the selection.
     fn key(&self, signer: &str, ids: &[&str], label: Option<&str>) -> Value {
         let key = |id: &str| self.keys[&(signer.to_owned(), id.to_owned())].clone();
         let (_, scheme, algorithm, ..) = SIGNERS.iter().find(|(name, ..)| *name == signer).unwrap();
@@ -182,7 +182,7 @@ fn with_another_body(received: &ReceivedRequest) -> ReceivedRequest {
     received
 }
 
-/// Each request with its description, and whether the library should accept it.
+/// Returns each request with its description, and whether the library must accept it.
 type Cases = Vec<(Value, String, bool)>;
 
 fn cases(scene: &Scene, library: &str, signer: &str) -> Cases {
@@ -227,7 +227,7 @@ fn receiver_libraries_accept_signed_webhooks_and_nothing_else() {
         let mut all = Cases::new();
         for (_, library, signers) in LIBRARIES.iter().filter(|(other, ..)| *other == language) {
             signers.iter().for_each(|signer| all.extend(cases(&scene, library, signer)));
-            // Several signers of one webhook do not get into each other's way.
+            // Several signers of one webhook do not interfere.
             let both = scene.deliver("both", JSON, FOREIGN);
             for signer in signers.iter().filter(|signer| ["ed25519", "standard", "stripe", "twilio"].contains(signer)) {
                 let key = scene.key(signer, &["new", "old"], None);
