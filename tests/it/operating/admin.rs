@@ -1,5 +1,5 @@
 //! The admin listener over TCP, which requires no credential.
-//! Can a stranger or a web page keep probes out, or read what is for operators?
+//! Can another host or a web page block probes or read internal data?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,9 +12,9 @@ use socket2::{Domain, Socket, Type};
 use support::scene::{config, scene};
 use support::{Client, TEST_TIMEOUT};
 
-/// Several times what the listener holds: if they waited for each other, each for seconds, a probe would come too late.
+/// Several times the connections that the listener allows. If they queued for seconds each, a probe would be too late.
 const HELD: usize = 400;
-/// Answers to so many are more than the kernel buffers for a peer that hardly takes anything.
+/// A number of requests whose responses exceed the kernel's buffers for a peer that reads slowly.
 const REQUESTS: usize = 20;
 const RECEIVE_BUFFER: usize = 4096;
 
@@ -28,7 +28,7 @@ fn admin_over_tcp_answers_probes_while_a_peer_holds_its_connections() {
         socket.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         socket.connect(&scene.outgate.admin.into()).unwrap();
         let mut stream = TcpStream::from(socket);
-        // It fails on a connection that had to make room.
+        // The write fails on an evicted connection.
         let _ = stream.write_all(requests.as_bytes());
         stream
     });

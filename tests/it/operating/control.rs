@@ -1,5 +1,5 @@
-//! `outgate reload`, `diff` and `status`, on the real binary, over the socket of the admin listener.
-//! Is a change shown before it is made, and reported with its author when it is?
+//! `outgate reload`, `diff` and `status` of the real binary, over the admin socket.
+//! Does `diff` show a change before `reload` applies it, and does `status` show its author?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -29,7 +29,7 @@ fn diff_shows_a_change_before_reload_applies_and_reports_it() {
     write(&scene, &changed);
     let expected = "limits.per-host: added: { rate = \"20/s\" }\nroutes.plain: hosts \"plain.example\" removed\n\
                     routes.plain: hosts \"other.example\" added\nroutes.signed: hosts \"other.example\" removed\n";
-    // Seen, and not made.
+    // `diff` shows the change and does not apply it.
     for _ in 0..2 {
         let (code, out, err) = exit_code_and_output(&run(&scene, &["diff"]));
         assert_eq!((code, out.as_str()), (1, expected), "{err}");
@@ -76,7 +76,7 @@ fn reload_of_an_invalid_configuration_reports_it_and_changes_nothing() {
         assert_eq!((code, out.as_str()), (78, ""), "{err}");
         assert!(err.contains("error: unknown key `routes.hots`") && err.contains("config.toml:"), "{err}");
         let rejected = scene.outgate.admin("/readyz").text().contains("rejected");
-        assert_eq!(rejected, command == "reload", "a look changes nothing");
+        assert_eq!(rejected, command == "reload", "diff does not change the state");
     }
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     assert!(scene.outgate.has_metric("outgate_reload_failed 1"));
@@ -132,7 +132,7 @@ fn reload_requests_that_arrive_together_share_one_outcome() {
         let threads: Vec<_> = (0..50).map(|number| scope.spawn(reload_with_limit(number))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
-    // Whatever was written last was on disk before its writer asked: so it is in force now.
+    // The last file was on disk before its writer requested a reload, so it is active now.
     assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
     let last = status(&scene)["configuration"]["number"].as_u64().unwrap();
     assert!(last <= 51 && numbers.iter().all(|number| (1..=last).contains(number)), "{numbers:?} {last}");
@@ -204,7 +204,7 @@ fn explain_running_shows_limits_in_use_and_open_circuits() {
             && now[0].ends_with(", 0 of 5 under way: refused as rate_limited"),
         "{now:?}"
     );
-    // explain takes no token: another host still has all of them.
+    // `explain` spends no token, so another host still has all of them.
     let other = url.replace_one("hook.example", "other.example");
     assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
 
@@ -242,7 +242,7 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
     ] {
         reload(name, limit, "127.0.7.0/30");
         assert_eq!(explain().0, 0, "{name} is unused");
-        // One under way, which has taken its token, too.
+        // One delivery is in flight and has spent a token.
         let mut client = scene.outgate.connect();
         client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
         assert_eq!(client.next_response("POST").status, 100);
@@ -258,7 +258,7 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
     assert!(code == 1 && out.contains("0 of 16 addresses usable: refused as no_egress"), "{out}");
 }
 
-/// A delivery comes to its limits before its target's addresses are judged.
+/// A delivery acquires its limits before the guard checks the addresses of its target.
 #[test]
 fn explain_running_gives_the_first_refusal_that_the_proxy_gives() {
     let scene = scene();
@@ -279,7 +279,7 @@ fn warnings_are_logged_as_warnings_and_once() {
     let scene = scene();
     let log = &scene.outgate.log;
     let logged = |level: &str| log.wait_for_lines(0, &[&format!("{level} "), "[unused]"]);
-    // One that the log has had at a reload is not repeated by the next one.
+    // A reload does not repeat the warnings of the previous one.
     let with = |more: &str| text(&scene, &format!("[limits.idle]\nrate = \"1/h\"\n{more}"));
     write(&scene, &with("wait = \"1s\"\n"));
     assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
@@ -290,7 +290,7 @@ fn warnings_are_logged_as_warnings_and_once() {
     log.wait_for_lines(2, &["configuration reloaded"]);
     assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
     assert!(status(&scene)["configuration"]["warnings"].to_string().contains("[unused]"));
-    // Those of a configuration that is rejected are no problems.
+    // Warnings of a rejected configuration are not listed as problems.
     let broken = with("[limits.other]\nrate = \"1/h\"\n").set("signers.platform.scheme", "other");
     write(&scene, &broken);
     let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
@@ -300,7 +300,7 @@ fn warnings_are_logged_as_warnings_and_once() {
     assert_eq!(status(&scene)["rejected"]["problems"].as_array().unwrap().len(), 1);
 }
 
-/// Polls: what is looked for comes by itself, within seconds.
+/// Polls `status` until `found` returns true.
 fn wait_for_status(scene: &Scene, label: &str, mut found: impl FnMut(&serde_json::Value) -> bool) {
     let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
@@ -324,7 +324,7 @@ fn status_drops_a_rejected_configuration_when_its_files_change_back() {
         status["rejected"].is_null() && status["drift"].is_null()
     });
     assert!(scene.outgate.has_metric("outgate_reload_failed 0"));
-    // The next state of the files is reported as what it is.
+    // A later change of the files is reported as drift.
     write(&scene, &good.set("signers.platform.scheme", "other"));
     assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
     write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));

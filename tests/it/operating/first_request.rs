@@ -1,5 +1,5 @@
-//! README's first ten minutes, as they stand.
-//! Does a newcomer see a webhook delivered and signed?
+//! The unchanged first section of README.
+//! Do its commands deliver a signed webhook?
 //!
 //! The request needs curl: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -12,7 +12,7 @@ use support::configuration::Replace;
 use support::process::Process;
 use support::{Folder, Outgate, required};
 
-/// The section's blocks: the configuration, and the commands one by one.
+/// Returns the configuration and the commands of the section.
 struct Section {
     toml: String,
     commands: Vec<String>,
@@ -33,7 +33,7 @@ impl Section {
     }
 }
 
-/// Runs the binary with the arguments of a command of README's.
+/// Runs the binary with the arguments of a command in README.
 fn outgate(command: &str, folder: &Folder) -> Command {
     let mut words = command.split(' ');
     assert_eq!(words.next(), Some("outgate"));
@@ -49,7 +49,7 @@ fn first_request_of_the_readme_is_delivered_and_signed() {
         return;
     }
     let (section, folder) = (section(), Folder::new());
-    // A free port takes the place of each of README's; nothing else is changed.
+    // The only changes are free ports.
     let receiver = section.command("outgate demo");
     let mut receiver = Process::start(outgate(receiver, &folder).args(["--listen", "127.0.0.1:0"]));
     let port = receiver.lines.wait_for("the receiver's address", |lines| {

@@ -1,4 +1,4 @@
-//! Restarts under load: with a socket that the next process is given, and with two processes side by side.
+//! Restarts under load, with socket activation and with `reuse_port`.
 //! Is any connection refused while one process takes over from another?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -16,7 +16,7 @@ use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, folder};
 use support::{Client, Folder, Outgate, TEST_TIMEOUT, eventually, post};
 
-/// Two receivers: `good` answers each request only when the test sends it a word, `plain` answers at once.
+/// Two receivers. `good` responds to each request when the test sends a message, and `plain` responds at once.
 struct Scene {
     pki: Pki,
     good: Receiver,
@@ -37,7 +37,7 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    /// A folder with the usual configuration, which listens as `server` says.
+    /// Returns a folder with the usual configuration and these keys of `[server]`.
     fn folder(&self, server: &str) -> Folder {
         let folder = folder(&self.pki);
         let text = config(&self.good, &self.plain, "")
@@ -55,7 +55,7 @@ impl Scene {
         post(&format!("http://plain.example:{}/in", self.plain.port()), "", "x")
     }
 
-    /// A client whose delivery has reached the target, which holds it.
+    /// Starts a delivery, which has reached the target and waits for the response.
     fn in_flight(&self, to: SocketAddr) -> Client {
         let mut client = Client::connect(to);
         client.send(post(&format!("https://hook.example:{}/in", self.good.port()), "", "x"));
@@ -64,7 +64,7 @@ impl Scene {
     }
 }
 
-/// Sends a request over a new connection, again and again, until `ends`; gives what was not answered 200.
+/// Sends requests over new connections until `ends` is set. Returns the failures.
 fn post_until(to: SocketAddr, request: &str, ends: &AtomicBool, delivered: &AtomicUsize) -> Vec<String> {
     let mut failures = Vec::new();
     while !ends.load(Ordering::Relaxed) {
@@ -86,7 +86,7 @@ fn post_once(to: SocketAddr, request: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&response[..length]).into_owned())
 }
 
-/// Runs `change` while clients connect all the time. Every one of them must be delivered.
+/// Runs `change` while clients send requests over new connections. Every request must be delivered.
 fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))) {
     let (ends, delivered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let wait_for_deliveries = |count: usize| {
@@ -95,7 +95,7 @@ fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| post_until(to, request, &ends, &delivered))).collect();
-        // The clients must end also where an assertion of `change` fails.
+        // The clients must also end if an assertion of `change` fails.
         let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| change(&wait_for_deliveries)));
         ends.store(true, Ordering::Relaxed);
         let failures: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
@@ -121,7 +121,7 @@ fn socket_activation_refuses_no_connection_during_a_restart() {
     let mut old = Outgate::run_activated(systemd(), &listener);
     let mut busy = scene.in_flight(to);
     let mut early = Client::connect(to);
-    // Connections are accepted in their order: so the early one is the old process's.
+    // Connections are accepted in order, so the old process has accepted the early one.
     assert!(post_once(to, &scene.plain_request()).unwrap().starts_with("HTTP/1.1 200 "));
     let mut new = None;
     under_load(to, &scene.plain_request(), |wait_for_deliveries| {

@@ -1,5 +1,5 @@
-//! Configurations that were adopted, put back, and noticed when they are not what is on disk.
-//! Can every change be undone, also when the undoing is broken off?
+//! The history of adopted configurations, rollback, and drift of the files.
+//! Can every change be rolled back, also after an interrupted rollback?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,7 +20,7 @@ use support::control::{exit_code_and_output, json, run, status, with_admin_socke
 use support::scene::{Scene, config as scene_config, scene_of};
 use support::{Folder, Outgate, eventually};
 
-/// A main file and one that it includes, each of which says which version it is of.
+/// A main file and an included file. A comment in each has the version.
 struct Version {
     main: String,
     include: (&'static str, String),
@@ -47,7 +47,7 @@ fn write(scene: &Scene, version: &Version) {
     fs::rename(folder.path("next"), folder.path("config.toml")).unwrap();
 }
 
-/// Which versions the files that count are of.
+/// Returns the versions of the files that the configuration loads.
 fn versions(main: &Path) -> BTreeSet<String> {
     let loaded = config::load(main)
         .unwrap_or_else(|rejected| panic!("{}", config::render(&rejected.problems, &rejected.sources, false)));
@@ -60,7 +60,7 @@ fn versions(main: &Path) -> BTreeSet<String> {
     found
 }
 
-/// Two versions were adopted, as numbers 2 and 3; files are watched from the second on, or not at all.
+/// Starts a scene that adopts two versions as numbers 2 and 3. With `watch`, the second version watches files.
 fn scene(watch: bool) -> Scene {
     let scene = scene_of(&with_admin_socket);
     for number in [1, 2] {
@@ -91,7 +91,7 @@ fn history_lists_adopted_configurations_and_rollback_restores_their_includes() {
         assert_eq!(file(&scene, "config.toml"), Some(expected.main));
         assert_eq!(file(&scene, "conf.d/a.toml"), Some(expected.include.1));
         assert_eq!(file(&scene, "conf.d/b.toml"), None);
-        // A configuration that is not adopted yet is not lost.
+        // The replaced file is saved.
         assert_eq!(file(&scene, "conf.d/.b.toml.before-rollback"), Some(version(&scene, 2, watch).include.1));
 
         let entries = json(&run(&scene, &["history", "--json"]));
@@ -123,7 +123,7 @@ fn rollback_refuses_a_configuration_that_is_not_valid_now() {
     let scene = scene(false);
     let before = file(&scene, "config.toml");
     let folder = &scene.outgate.folder;
-    // The one in force does without the key, the one before does not.
+    // The active configuration does not need the key. The previous one does.
     let text = before.unwrap().replace_one("\"k1\"", "\"k2\"").replace_one("/key\"", "/key2\"");
     fs::copy(folder.path("key"), folder.path("key2")).unwrap();
     folder.write("config.toml", &text);
@@ -165,7 +165,7 @@ fn rollback_writes_only_files_of_the_configuration() {
     assert_eq!(status(&scene)["configuration"]["number"], 3);
 }
 
-/// Of a configuration that was kept, one that was broken off, and the word of a socket: the proxy may write all of them.
+/// The proxy can write the history, an interrupted rollback and the responses of its socket.
 #[test]
 fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
     let scene = scene(false);
@@ -176,7 +176,7 @@ fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
         assert!(code == expected && err.contains(why), "{words:?}: {code} {err}");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
     };
-    // A link of the operator's, among the files of a configuration.
+    // A link of the operator in the folder of the configuration.
     let link = folder.path("link.pem");
     std::os::unix::fs::symlink(&victim, &link).unwrap();
     let kept = folder.path("state/history/000002");
@@ -196,7 +196,7 @@ fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
     is_refused(&["rollback", "2"], 66, "configuration 2 in ");
     fs::write(kept.join("texts.json"), texts).unwrap();
 
-    // A rollback that seems broken off.
+    // A forged interrupted rollback.
     let journal = folder.path(".config.toml.rollback");
     fs::create_dir(&journal).unwrap();
     let manifest = serde_json::json!({
@@ -211,13 +211,13 @@ fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
     }
     fs::remove_dir_all(journal).unwrap();
 
-    // A folder that others may write to.
+    // A folder that other users may write to.
     let open = |mode| set_mode(folder.path("x").parent().unwrap(), mode);
     open(0o777);
     is_refused(&["rollback", "2"], 73, "is open to others");
     open(0o755);
 
-    // Somebody else's socket, or a proxy of another file.
+    // A proxy that uses another configuration file.
     let other = folder.write("other.toml", file(&scene, "config.toml").unwrap());
     is_refused(&["rollback", "2", "--config", other.to_str().unwrap()], 2, "the running proxy uses ");
     assert_eq!(status(&scene)["configuration"]["number"], 3);
@@ -228,7 +228,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A user who may write the folder of an include adopts any text in a comment or string, and links its file elsewhere.
+/// A user with write access to the folder of an include could replace a file with a link to any file.
 #[test]
 fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     use std::os::unix::fs::symlink;
@@ -250,7 +250,7 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     is_refused(&conf);
     set_mode(&conf, 0o755);
 
-    // The operator's own link leads through a folder that is open.
+    // The operator's link leads through a folder that other users may write to.
     let open = elsewhere.path("open");
     fs::create_dir(&open).unwrap();
     symlink(&victim, open.join("next.toml")).unwrap();
@@ -259,7 +259,7 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     symlink(open.join("next.toml"), &link).unwrap();
     is_refused(&open);
 
-    // No file of the configuration that comes back stands in the open folder, but one of those on disk does.
+    // Only a file of the current configuration is in the open folder.
     fs::remove_file(&link).unwrap();
     fs::rename(&conf, folder.path("away")).unwrap();
     symlink(&open, &conf).unwrap();
@@ -276,7 +276,7 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
 }
 
-/// The check is made where the file is written, too: a folder may have been opened since the rollback began.
+/// Rollback repeats the check when it writes, because a folder may have been opened since the rollback began.
 #[test]
 fn rollback_checks_the_folders_again_when_it_writes() {
     let stopped = StoppedScene::new();
@@ -354,7 +354,7 @@ fn rollback_restores_a_deleted_file_without_wider_permissions() {
     assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     let main = scene.outgate.folder.path("config.toml");
     let of_main = mode(&main);
-    // The main file as well, by mistake.
+    // The main file was deleted by mistake.
     fs::remove_file(&main).unwrap();
     let socket = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
     let words = ["rollback", "2", "--admin", &socket, "--config", main.to_str().unwrap()];
@@ -378,7 +378,7 @@ fn history_continues_its_numbers_after_a_restart_without_a_duplicate() {
     let entries = kept();
     assert_eq!(entries[0]["how"], "start");
     assert!(entries[0]["changes"].to_string().contains("limits.of-2: removed"), "{entries}");
-    // `server.history` configurations are kept.
+    // The history keeps `server.history` configurations.
     let main = version(&scene, 2, false).main.replace_one("watch = false", "watch = false\nhistory = 2");
     scene.outgate.folder.write("config.toml", main);
     assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
@@ -392,7 +392,7 @@ fn history_that_cannot_be_written_is_reported_until_it_can() {
     let (history, aside) = (scene.outgate.folder.path("state/history"), scene.outgate.folder.path("state/aside"));
     let change = |number: u32| {
         write(&scene, &version(&scene, number, false));
-        assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0, "it is adopted all the same");
+        assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0, "the configuration is adopted nevertheless");
     };
     let is_reported = || {
         let metric = scene.outgate.admin("/metrics").text().lines().any(|line| line == "outgate_history_failed 1");
@@ -432,7 +432,7 @@ fn drift_of_files_from_the_active_configuration_is_reported_within_seconds() {
         scene.outgate.wait_for_metric(&line);
     };
     metric(0);
-    // One step each way: a look that falls between two would find a difference of its own.
+    // Each change is one rename, so that no check sees an intermediate state.
     let include = version(&scene, 1, false).include;
     let (path, folder) = (scene.outgate.folder.path("conf.d").join(include.0), &scene.outgate.folder);
     fs::rename(folder.write("next", &include.1), &path).unwrap();
@@ -445,7 +445,7 @@ fn drift_of_files_from_the_active_configuration_is_reported_within_seconds() {
     assert!(status(&scene)["drift"]["what"].as_str().unwrap().starts_with("limits.of-1"));
     fs::remove_file(&path).unwrap();
     metric(0);
-    // A file that the configuration names counts, too.
+    // A file that the configuration names is part of the comparison.
     scene.outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
     metric(1);
     assert!(scene.outgate.admin("/readyz").text().contains("signers.platform: "));
@@ -465,13 +465,13 @@ fn watch_loads_a_change_without_a_file_event() {
     let folder = &scene.outgate.folder;
     fs::create_dir(folder.path("elsewhere")).unwrap();
     fs::hard_link(folder.path("config.toml"), folder.path("elsewhere/x")).unwrap();
-    eventually("the link was heard", || status(&scene)["configuration"]["number"] == 3);
+    eventually("the watch has processed the link", || status(&scene)["configuration"]["number"] == 3);
     fs::write(folder.path("elsewhere/x"), version(&scene, 2, true).main.replace_one("idle = \"2s\"", "idle = \"9s\""))
         .unwrap();
     eventually("it is in force", || status(&scene)["configuration"]["changes"][0] == "timeouts: idle \"2s\" → \"9s\"");
 }
 
-/// The files of a stopped proxy, for a rollback that is interrupted anywhere.
+/// A scene with a stopped proxy, for interrupted rollbacks.
 struct StoppedScene {
     scene: Scene,
     main: PathBuf,
@@ -514,7 +514,7 @@ fn rollback_killed_at_any_moment_leaves_one_whole_configuration() {
         // Rollbacks alternate, so the other version is the one that may be incomplete.
         let number = if versions(&stopped.main).contains("# v1") { "3" } else { "2" };
         let mut child = stopped.rollback(&[number]).spawn().unwrap();
-        // The pace of the killer, from the first moment to a little after the last.
+        // The kill moves from the start of the rollback to shortly after its end.
         std::thread::sleep(whole.mul_f64(1.2 * f64::from(round) / f64::from(rounds)));
         let _ = child.kill();
         let _ = child.wait();
@@ -543,12 +543,12 @@ fn rollback_interrupted_between_any_two_steps_loads_one_whole_set() {
     folder.write(".config.toml.rollback-unfinished/0", "half");
     assert_eq!(versions(&stopped.main), two);
     restore::begin(&stopped.main, overlay()).unwrap();
-    assert_eq!(versions(&stopped.main), one, "it has its name");
+    assert_eq!(versions(&stopped.main), one, "the rollback folder has its final name");
     let version = version(&stopped.scene, 1, false);
     folder.write(".config.toml.rollback-next", "half a file");
     assert_eq!(versions(&stopped.main), one);
     fs::write(&stopped.main, &version.main).unwrap();
-    assert_eq!(versions(&stopped.main), one, "the main file is in its place");
+    assert_eq!(versions(&stopped.main), one, "the main file is restored");
     stopped.assert_valid();
     // The next start completes the rollback and reports it.
     let running = Outgate::run_in(Folder::linked(folder));
@@ -562,12 +562,12 @@ fn rollback_interrupted_between_any_two_steps_loads_one_whole_set() {
     assert_eq!(versions(&stopped.main), one);
     assert_eq!(fs::read_to_string(folder.path("conf.d/a.toml")).unwrap(), version.include.1);
     eventually("the report ends", || !running.admin("/readyz").text().contains("rollback"));
-    // A folder that makes no sense is not passed over.
+    // An invalid rollback folder is an error.
     fs::create_dir(folder.path(".config.toml.rollback")).unwrap();
     assert!(config::load(&stopped.main).is_err());
 }
 
-/// A copy of an entry must not help to guess the secret of a file.
+/// A copy of an entry must not allow offline guesses of a file's secret.
 #[test]
 fn history_keeps_keyed_digests_of_secrets() {
     let scene = scene_of(&|text| text.to_owned());
@@ -582,7 +582,7 @@ fn history_keeps_keyed_digests_of_secrets() {
     assert!(!kept.to_string().contains(&loaded.config.snapshot.digest), "{kept:#}");
     let metadata = fs::metadata(folder.path("state/history.key")).unwrap();
     assert_eq!((metadata.len(), std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777), (32, 0o600));
-    // A restart with the same files is the same configuration; with another secret it is another.
+    // A restart with the same files adds no entry. A changed secret adds one.
     let outgate = scene.outgate.restarted();
     assert_eq!(History::for_reading(history.clone()).entries().unwrap().len(), 1);
     outgate.after_reload(|| drop(outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")));
@@ -608,7 +608,7 @@ fn history_says_that_it_cannot_compare_when_the_key_of_its_digests_is_lost() {
     let is_reported =
         |lines: &[String]| lines.iter().any(|line| line.contains("cannot compare with configuration 1")).then_some(());
     outgate.log.wait_for("the log line", is_reported);
-    // The new key is not that of the first entry.
+    // The new key differs from that of the first entry.
     let written = config::load(&outgate.folder.path("config.toml")).unwrap().config.snapshot.clone();
     let error = history.difference(&entries[0], &written).unwrap_err();
     assert_eq!(error.to_string(), "its digests were made with another key");

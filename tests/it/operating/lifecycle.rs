@@ -1,5 +1,5 @@
 //! Clients that hang up and targets that stall, at each step of a delivery.
-//! Does every delivery leave one record, and nothing else behind?
+//! Does every delivery write one record and release all its resources?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::support;
@@ -13,23 +13,23 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Client, Outgate, TEST_TIMEOUT, eventually, post};
 
-/// Timeouts that no step meets, however slow the machine is.
+/// Timeouts that no step exceeds, even on a slow machine.
 const LONG: &str = "{ connect = \"1m\", tls = \"1m\", body = \"1m\", response = \"1m\" }";
-/// Timeouts that a stalled step meets soon.
+/// Timeouts that a stalled step soon exceeds.
 const SHORT: &str = "{ connect = \"1m\", tls = \"300ms\", body = \"1m\", response = \"800ms\", total = \"1s\" }";
-/// The same for the client's step alone.
+/// A short timeout for the body alone.
 const SHORT_BODY: &str = "{ connect = \"1m\", tls = \"1m\", body = \"300ms\", response = \"1m\" }";
 
 struct Scene {
     outgate: Outgate,
     good: Receiver,
     plain: Receiver,
-    /// Accepts, and does what the test says by hand.
+    /// A listener with which the test acts as the target.
     slow: TcpListener,
 }
 
-/// Four routes, of which two lead to the slow target and have timeouts of their own. All share one permit, so that one
-/// that is not freed shows at once.
+/// Starts a scene with four routes, of which two lead to the slow target and have their own timeouts. All share one
+/// permit, so that a permit that is not released blocks the next delivery.
 fn scene(slow_timeouts: &str) -> Scene {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
@@ -62,7 +62,7 @@ impl Scene {
         format!("{scheme}://{host}.example:{}/", self.slow.local_addr().unwrap().port())
     }
 
-    /// The permit is free again, every connection gone, and there are as many records as deliveries.
+    /// Checks that the permit is free, that no connection is open, and that each delivery has a record.
     fn nothing_is_left(&self, records: usize, label: &str) {
         let deadline = Instant::now() + TEST_TIMEOUT;
         let mut refused = 0;
@@ -90,7 +90,7 @@ fn accept(listener: &TcpListener) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads until the head of a request is in.
+/// Reads to the end of a request head.
 fn read_head(stream: &mut TcpStream) {
     let (mut received, mut piece) = (Vec::new(), [0; 4096]);
     while !received.windows(4).any(|four| four == b"\r\n\r\n") {
@@ -136,7 +136,7 @@ fn client_hang_up_before_the_end_of_its_body_is_recorded_as_client_gone() {
 #[test]
 fn client_hang_up_while_the_target_stalls_is_recorded_as_client_gone() {
     let scene = scene(LONG);
-    // The client hangs up while the handshake stalls, then while the response does.
+    // The client hangs up while the handshake stalls, and then while the response stalls.
     for (count, scheme) in ["https", "http"].into_iter().enumerate() {
         let mut client = scene.outgate.connect();
         client.send(post(&scene.slow_url(scheme), "", "x"));
@@ -166,14 +166,14 @@ fn client_hang_up_while_the_target_stalls_is_recorded_as_client_gone() {
 fn target_stall_at_each_step_meets_the_timeout_of_that_step() {
     let scene = scene(SHORT);
     let url = |scheme| scene.slow_url(scheme);
-    // No handshake.
+    // The target does not complete the handshake.
     let mut client = scene.outgate.connect();
     client.send(post(&url("https"), "", "x"));
     let stalled = accept(&scene.slow).unwrap();
     let response = client.response();
     assert_eq!((response.status, response.code()), (504, "connect_timeout"));
     drop((stalled, client));
-    // No answer, to a fixed and to a streamed body.
+    // The target does not respond to a buffered and to a streamed body.
     for framing in ["Content-Length: 1\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"] {
         let mut client = scene.outgate.connect();
         client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\n{framing}", url("http")));
@@ -182,7 +182,7 @@ fn target_stall_at_each_step_meets_the_timeout_of_that_step() {
         assert_eq!((response.status, response.code()), (504, "response_timeout"), "{framing}");
         drop(stalled);
     }
-    // A head without its body, and half a body: the head is out, so the client must see the break.
+    // The target sends a head without its body, and half of a body. The client must notice the incomplete response.
     for sent in [
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -244,7 +244,7 @@ fn client_that_does_not_read_meets_the_total_timeout() {
     let mut upstream = accept(&scene.slow).unwrap();
     read_head(&mut upstream);
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67000000\r\n\r\n").unwrap();
-    // The target fills all buffers up to a client that does not read. It ends when outgate hangs up.
+    // The target fills all buffers of a client that does not read, until outgate closes the connection.
     while upstream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
     let record = scene.outgate.records(1)[0].clone();
     let total = record["ms"]["total"].as_f64().unwrap();

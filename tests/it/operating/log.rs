@@ -1,5 +1,5 @@
-//! The operator's log in its forms, and what changes of it without a restart.
-//! Can a terminal, a journal and a machine each read what outgate says?
+//! The formats of the log, and its changes by a reload.
+//! Is the log correct for a terminal, for the journal and as JSON?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,7 +21,7 @@ fn text(plain: &Receiver, log: &str) -> Config {
     config(plain, plain, &format!("[log]\n{log}\n"))
 }
 
-/// Runs a command of outgate on a terminal, with this variable.
+/// Runs a command of outgate on a terminal with this environment variable.
 fn on_a_terminal(arguments: &str, variable: (&str, &str)) -> String {
     let command = format!("{} {arguments}", env!("CARGO_BIN_EXE_outgate"));
     let mut script = Command::new("script");

@@ -1,5 +1,5 @@
-//! What a scrape of `/metrics` costs and shows.
-//! Does it keep to a thread of its own, and to the routes that there are?
+//! The cost and the content of `/metrics`.
+//! Does a scrape run on its own thread, and does it show only existing routes?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::support;
@@ -11,7 +11,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder, scene};
 use support::{Client, Outgate, eventually};
 
-/// Deliveries on so many routes, each refused for its port, are so many series.
+/// The number of routes. A refused delivery on each of them makes this many series.
 const ROUTES: usize = 400;
 
 #[test]
@@ -51,7 +51,7 @@ fn metrics_are_rendered_on_a_thread_of_their_own() {
     assert!(metrics > worker, "{metrics} ns on its own thread, {worker} ns on the worker");
 }
 
-/// The processor time of a thread of this name (proc(5): /proc/pid/task/tid/schedstat).
+/// Returns the CPU time of a thread with this name (proc(5): /proc/pid/task/tid/schedstat).
 fn nanoseconds_of(outgate: &Outgate, name: &str) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", outgate.pid())).unwrap();
     let paths = tasks.map(|task| task.unwrap().path());

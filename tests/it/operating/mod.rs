@@ -1,4 +1,4 @@
-//! What an operator does and reads while the proxy runs.
+//! Operation of a running proxy: commands, logs, records, metrics, reloads and restarts.
 
 mod admin;
 mod control;

@@ -17,7 +17,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Client, Folder, Response, eventually, post};
 
-/// A proxy with one worker, whose stderr is a pipe that the test holds by both ends.
+/// A proxy with one worker, whose stderr is a pipe. The test holds both ends.
 struct PipedProxy {
     child: Child,
     proxy: SocketAddr,
@@ -72,7 +72,7 @@ impl PipedProxy {
         self.stderr = BufReader::new(File::open("/dev/null").unwrap());
     }
 
-    /// Adopts another configuration, about which the log has something to say.
+    /// Reloads another configuration, which writes to the log.
     fn reload(&self, number: usize) {
         let more = format!("[limits.l{number}]\nconcurrency = 1\n");
         let next = self.folder.write_config("next", &text(&self.target, &self.plain, &more));
@@ -111,9 +111,9 @@ fn text(target: &Receiver, plain: &Receiver, more: &str) -> Config {
     config(target, plain, more).add("log.deliveries", "off").add("server.workers", 1)
 }
 
-/// Writes into the pipe until nothing more fits.
+/// Writes to the pipe until it is full.
 fn fill(writer: &impl AsRawFd) {
-    // The child has the same open file: to make this one non-blocking must not make the child's so.
+    // The child shares the open file description, so the test opens a new one for non-blocking writes.
     let own = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let mut own = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(own).unwrap();
     for size in [4096, 1] {
@@ -129,7 +129,7 @@ fn log_to_a_full_stderr_holds_up_no_delivery() {
         outgate.reload(number);
         assert_eq!(outgate.deliver(), 200);
     }
-    // The lines that wait are written when stderr is read again.
+    // outgate writes the queued lines when stderr is read again.
     let mut line = String::new();
     while !line.contains("number 4") {
         line.clear();
@@ -155,7 +155,7 @@ fn log_reports_its_lost_lines_when_it_can_be_written_again() {
     let folder = Folder::new();
     let fifo = folder.path("stderr");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    // Both ends close, so that neither waits for the other.
+    // This descriptor has both ends, so that neither of the next two opens blocks.
     let both = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
     let reader = File::open(&fifo).unwrap();
     let writer = OpenOptions::new().write(true).open(&fifo).unwrap();
@@ -195,7 +195,7 @@ fn log_to_a_full_stderr_holds_up_neither_start_nor_stop() {
     assert!(ended.success(), "{ended}");
 }
 
-/// Commands that need no running proxy, and one that misses it.
+/// Returns commands that need no running proxy, and one that reports a missing proxy.
 fn commands(folder: &Folder) -> Vec<Vec<String>> {
     let config = folder.path("config.toml").display().to_string();
     let argument = |argument: &str| match argument.strip_prefix("CONFIG") {

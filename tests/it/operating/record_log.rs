@@ -1,5 +1,5 @@
 //! Delivery records in a file that is rotated, full, or cannot be opened.
-//! Does an operator learn what becomes of the records?
+//! Are lost records and failed rotations reported?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,7 +20,7 @@ struct Scene {
     plain: Receiver,
 }
 
-/// Records go where `deliveries` says.
+/// Starts a proxy with this destination of delivery records.
 fn scene(deliveries: &str) -> Scene {
     let plain = Receiver::plain(ok());
     let text = config(&plain, &plain, &format!("[log]\ndeliveries = \"{deliveries}\"\n"));
@@ -95,7 +95,7 @@ fn usr1_that_cannot_reopen_the_delivery_log_keeps_the_old_file_and_reports_it() 
     assert!(ready.status == 200 && ready.text().contains("cannot reopen"), "{}", ready.text());
     scene.deliver();
     eventually("a record in the old file", || records(&rotated) == 1);
-    // Once it can be opened, it is, without another signal.
+    // outgate opens the file as soon as possible, without another signal.
     fs::remove_dir(&path).unwrap();
     scene.wait_for_log_line("is open again");
     scene.deliver();
@@ -157,7 +157,7 @@ fn lost_records_are_reported_for_the_file_that_lost_them_after_a_reload() {
     });
     let config = fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
     scene.outgate.reconfigure(&config.replace_one("/dev/full", "{dir}/deliveries.jsonl"));
-    // Once: by the minute's report or by the reload.
+    // The periodic report or the reload logs the loss, and only one of them.
     let line = scene.wait_for_log_line("delivery records were lost");
     assert!(line.contains("/dev/full cannot be written: No space left"), "{line}");
     // The new file has lost no records.

@@ -1,5 +1,5 @@
-//! Records and response fields of deliveries that fail, as an operator reads them to answer a customer.
-//! Does a record say why this webhook did not arrive, as far as it came?
+//! Records and response fields of failed deliveries.
+//! Does a record show why and at which step a webhook failed?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,7 +17,7 @@ use support::receiver::{Receiver, ok, respond_with};
 use support::scene::{Scene, config, folder, scene, scene_with};
 use support::{Outgate, Response, eventually, post};
 
-/// A listener whose queue is full, so that the kernel drops every further SYN.
+/// Returns a listener whose queue is full, so that the kernel drops every further SYN.
 fn silent() -> (Vec<Socket>, u16) {
     let (socket, port) = refusing();
     socket.listen(0).unwrap();
@@ -31,7 +31,7 @@ fn silent() -> (Vec<Socket>, u16) {
     (held, port)
 }
 
-/// The usual scene, whose routes allow this port, too, and wait for a connection as long as it says.
+/// Starts the usual scene with this port on its routes and this connect timeout.
 fn towards(port: u16, connect: &str) -> Scene {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "").push("routes.*.ports", port);
@@ -43,7 +43,7 @@ fn is_of_the_pool(address: &Value) -> bool {
     address.as_str().is_some_and(|address| address.starts_with("127.0.7."))
 }
 
-/// The records of these answers, in this order: that of a delivery may be written after its client sends the next one.
+/// Returns the records of these responses in this order. Records may be written in another order.
 fn records_of(outgate: &Outgate, responses: &[Response]) -> Vec<Value> {
     let records = outgate.records(responses.len());
     let record_of = |response: &Response| {
@@ -53,7 +53,7 @@ fn records_of(outgate: &Outgate, responses: &[Response]) -> Vec<Value> {
     responses.iter().map(record_of).collect()
 }
 
-/// Every response has the fields of docs/requests.md, "Fields of a response".
+/// Checks the fields of docs/requests.md, "Fields of a response".
 fn assert_response_fields(response: &Response, egress: &str) {
     assert_eq!((response.field("outgate-egress"), response.field("via")), (egress, "1.1 outgate"), "{response:?}");
     assert!(response.field("proxy-status").starts_with("outgate"), "{response:?}");
@@ -94,7 +94,7 @@ fn a_record_of_a_connect_timeout_has_the_source_and_the_milliseconds() {
     assert_response_fields(&response, record["source"].as_str().unwrap());
 }
 
-/// The target's kernel accepts the connection, and the target sends nothing.
+/// The kernel accepts the connection, and the target sends nothing.
 #[test]
 fn a_record_of_a_timeout_has_the_milliseconds_of_its_step() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -127,7 +127,7 @@ fn a_record_of_a_timeout_has_the_milliseconds_of_its_step() {
     assert!(records[2]["ms"]["take_in"].is_number() && records[2]["ms"]["resolve"].is_null(), "{}", records[2]);
 }
 
-/// A client with a short timeout hangs up while the target does not answer.
+/// A client with a short timeout hangs up while the target does not accept.
 #[test]
 fn a_record_of_a_client_that_hangs_up_while_connecting_has_the_source_and_the_milliseconds() {
     let (_held, port) = silent();
@@ -394,7 +394,7 @@ fn a_record_has_the_status_class_of_the_targets_response() {
         scene.outgate.post(&scene.plain_url(), "", "x");
         assert_eq!(scene.outgate.records(1)[0]["status_class"], class);
     }
-    // The client gets 502; the target has said 200.
+    // The client gets 502, and the target has sent 200.
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 999999999\r\n\r\n", "a".repeat(100));
     let scene = scene_with(respond_with(&large), "");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
@@ -406,7 +406,7 @@ fn a_record_has_the_status_class_of_the_targets_response() {
 fn a_record_of_a_refusal_is_retryable_where_its_response_is() {
     let (_closed, port) = refusing();
     let scene = towards(port, "2s");
-    // The row of `response_malformed` says that a retry makes sense; a byte of a response has come.
+    // `response_malformed` is retryable only if no byte of a response has arrived.
     let malformed = scene_with(respond_with("HTTP/1.1 2000 OK\r\n\r\n"), "");
     let refused = format!("https://hook.example:{port}/in");
     for (count, (scene, url, code, retryable)) in [

@@ -1,5 +1,5 @@
-//! Hot reload, drain and what an operator sees of them, on the real binary.
-//! Does a change take effect at once, and touch nothing else?
+//! Reload and drain of the real binary.
+//! Does a change take effect at once, without an effect on other deliveries?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// A reaction that waits for a message of the test, and the sender of these messages.
+/// Returns a reaction that waits for a message, and the sender of the messages.
 fn held() -> (Reaction, mpsc::Sender<()>) {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
@@ -51,7 +51,7 @@ fn watch_follows_secrets_and_symlinks() {
     let scene = scene();
     let folder = &scene.outgate.folder;
     scene.outgate.after_reload(|| drop(folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")));
-    // A ConfigMap is mounted like this: the file is a link through a folder that is itself swapped.
+    // Kubernetes mounts a ConfigMap so: the file is a link through a folder that is replaced.
     let text = folder.placed(&config(&scene.good, &scene.plain, ""));
     for (version, extra) in [("v1", "# one"), ("v2", "# two")] {
         scene.outgate.after_reload(|| {
@@ -129,7 +129,7 @@ fn drain_timeout_ends_a_drain() {
     assert_eq!(records[0]["code"], "draining");
 }
 
-/// Resident memory in KiB, and open descriptors.
+/// Returns the resident memory in KiB and the number of open descriptors.
 fn memory_and_descriptors(outgate: &support::Outgate) -> (usize, usize) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -137,7 +137,7 @@ fn memory_and_descriptors(outgate: &support::Outgate) -> (usize, usize) {
     (rss, std::fs::read_dir(format!("/proc/{}/fd", outgate.pid())).unwrap().count())
 }
 
-/// A hundred changes a second for a second, or for ten where everything is tested.
+/// The test makes a hundred changes a second, for one second or, with all tests required, for ten.
 #[test]
 fn reloads_in_quick_succession_under_load_lose_no_delivery() {
     let scene = scene_with(ok(), "");
@@ -163,14 +163,14 @@ fn reloads_in_quick_succession_under_load_lose_no_delivery() {
         let threads: Vec<_> = (0..8).map(|number| scope.spawn(move || load(number % 4 == 0))).collect();
         let (mut before, deadline) = ((0, 0), Instant::now() + 3 * TEST_TIMEOUT);
         for round in 0.. {
-            // A busy machine takes up several changes at once: the storm goes on until enough were taken up one by one.
+            // A busy machine may adopt several changes at once, so the changes continue until enough reloads have happened.
             if round >= rounds && (reloads() > rounds / 10 || Instant::now() > deadline) {
                 break;
             }
             scene.outgate.folder.write("next", format!("{text}\n# {round}\n"));
             std::fs::rename(scene.outgate.folder.path("next"), scene.outgate.folder.path("config.toml")).unwrap();
             scene.outgate.signal("HUP");
-            std::thread::sleep(std::time::Duration::from_millis(10)); // the pace of the storm
+            std::thread::sleep(std::time::Duration::from_millis(10)); // the interval of the changes
             if round == rounds / 4 {
                 before = memory_and_descriptors(&scene.outgate);
             }
@@ -190,7 +190,7 @@ fn reloads_in_quick_succession_under_load_lose_no_delivery() {
     assert!(reloads() > rounds / 10, "{} changes were seen one by one", reloads());
 }
 
-/// The file has no pause in which the debounce finds it quiet or sees the same state twice.
+/// The writes never pause long enough for the debounce.
 #[test]
 fn watch_loads_a_file_that_is_rewritten_continuously() {
     let scene = scene();
@@ -205,7 +205,7 @@ fn watch_loads_a_file_that_is_rewritten_continuously() {
                 let next = text.set("server.drain_timeout", format!("{}s", 10 + number % 50));
                 let next = scene.outgate.folder.write_config("config.toml.new", &next);
                 std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(50)); // the pace of the writer
+                std::thread::sleep(std::time::Duration::from_millis(50)); // the interval of the writes
             }
         });
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -1,5 +1,5 @@
-//! Listeners and source addresses that come and go by a reload, with traffic on them.
-//! Do listeners and addresses go without a lost webhook?
+//! Reloads that add and remove listeners and source addresses under traffic.
+//! Does such a reload lose a webhook?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,14 +20,14 @@ use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, folder, scene_of};
 use support::{Client, Outgate, TEST_TIMEOUT, eventually, post};
 
-/// An address on which nothing listens.
+/// Returns an address on which nothing listens.
 fn unused_address() -> SocketAddr {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     let ip = [127, 0, 9, u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed)).unwrap()];
     TcpListener::bind(SocketAddr::from((ip, 0))).unwrap().local_addr().unwrap()
 }
 
-/// Responses are awaited for longer than a busy machine takes to reload.
+/// Sets a response timeout that is longer than a reload on a busy machine.
 fn with_long_response_timeout(text: &Config) -> Config {
     text.set("routes.*.timeouts.response", "30s")
 }
@@ -80,9 +80,9 @@ fn reload_replaces_listeners_under_load_without_losing_a_webhook() {
         stop.store(true, Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     });
-    assert!(closed >= 4 * 4, "each change closed whoever was in: {closed} of {sent}");
+    assert!(closed >= 4 * 4, "each change closes the open connections: {closed} of {sent}");
     assert_eq!(scene.good.requests().len(), sent + 6);
-    assert!(TcpStream::connect(scene.outgate.proxy).is_err(), "where nobody listens any more, nobody gets in");
+    assert!(TcpStream::connect(scene.outgate.proxy).is_err(), "the former address accepts no connection");
 }
 
 trait PostStatus {
@@ -96,7 +96,7 @@ impl PostStatus for Client {
     }
 }
 
-/// A reaction that waits for a message of the test, and the sender of these messages.
+/// Returns a reaction that waits for a message, and the sender of the messages.
 fn held_reaction() -> (Reaction, mpsc::Sender<()>) {
     let (release, wait) = mpsc::channel();
     let wait = Mutex::new(wait);
@@ -142,7 +142,7 @@ fn reload_that_removes_a_listener_answers_its_open_connections() {
     let unix = format!("\"unix:{}\"", socket.display());
     let changes = reload(&scene, &config_listening(&scene, &format!("\"{next}\", {unix}")));
     assert!(changes.starts_with("server: listen \"127.0.0.1:0\" removed\nserver: listen "), "{changes}");
-    // A request that arrives just now is still answered.
+    // A request on the open connection still gets a response.
     assert_eq!(runtime.block_on(send_request_over_http2(sender)), 200);
     release.send(()).unwrap();
     let response = busy.response();
@@ -176,7 +176,7 @@ fn reload_with_an_address_in_use_changes_nothing() {
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     assert!(TcpStream::connect(next).is_err());
     assert!(scene.outgate.admin("/readyz").text().contains("cannot listen"));
-    // systemd passes sockets at the start only.
+    // systemd passes sockets only at the start.
     write(&scene, &text(&scene, "").push("admin.listen", "systemd"));
     let (code, out, err) = exit_code_and_output(&run(&scene, &["reload"]));
     assert!(code == 0 && out.contains("\"systemd\" added (takes effect at the next restart)"), "{out} {err}");
@@ -203,11 +203,11 @@ fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200); // its connection is idle now
     let (mut busy, mut slow) = (scene.outgate.connect(), scene.outgate.connect());
     busy.send(post(&scene.good_url(), "", "x"));
-    // This uses the idle connection, so outgate opens another one and keeps it.
+    // This delivery uses the idle connection.
     release.send(()).unwrap();
     assert_eq!(busy.response().status, 200);
     busy.send(post(&scene.plain_url(), "", "x"));
-    assert_eq!(busy.response().status, 200); // an idle one, to another target
+    assert_eq!(busy.response().status, 200); // an idle connection to another target
     busy.send(post(&scene.good_url(), "", "x"));
     wait_for_in_flight(&scene, 1);
     slow.send(post(&scene.good_url(), "", "xx").trim_end_matches('x'));
@@ -223,7 +223,7 @@ fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
     scene.plain.wait_until_closed(1);
     assert!(start.elapsed() < Duration::from_secs(3), "idle connections go at once");
     slow.send("xx");
-    // The upload that had not left yet leaves from where it may now; what had left, ends where it was.
+    // The incomplete upload uses a new source. The delivery in flight ends on its former source.
     eventually("another connection", || scene.good.connections() == 2);
     release.send(()).unwrap();
     release.send(()).unwrap();
@@ -231,7 +231,7 @@ fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
     let mut sources = [from(2), from(3)];
     sources.sort();
     assert!(sources[0].starts_with("127.0.7.") && sources[1].starts_with("127.0.8."), "{sources:?}");
-    // Its connection is not reused.
+    // The connection of the former source is not reused.
     release.send(()).unwrap();
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     assert!(from(4).starts_with("127.0.8."), "{}", from(4));
@@ -241,7 +241,7 @@ fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
 #[test]
 fn egress_range_ends_at_its_until() {
     let scene = scene();
-    let end = jiff::Timestamp::now() + Duration::from_secs(4); // a busy machine reloads until then
+    let end = jiff::Timestamp::now() + Duration::from_secs(4); // enough time for a reload on a busy machine
     let ranges =
         format!("[{{ cidr = \"127.0.7.0/30\", until = \"{end}\" }}, {{ cidr = \"127.0.8.0/30\", from = \"{end}\" }}]");
     let text = text(&scene, "").remove("egress.default.ranges");
@@ -265,7 +265,7 @@ fn reload_refuses_a_unix_socket_whose_listener_does_not_accept() {
     let silent = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     silent.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     silent.listen(0).unwrap();
-    // One waits, and there is room for no other.
+    // One connection fills the queue of the listener.
     let _waiting = UnixStream::connect(&path).unwrap();
     write(&scene, &config_listening(&scene, &format!("\"127.0.0.1:0\", \"unix:{}\"", path.display())));
     let (code, _, err) = exit_code_and_output(&run(&scene, &["reload"]));
@@ -286,7 +286,7 @@ fn reload_removes_a_listener_while_max_connections_is_reached() {
         client.send(post(&scene.good_url(), "", "x"));
     }
     eventually("both are under way", || scene.good.connections() == 2);
-    // Takes the accept loop to where it waits for room.
+    // With this connection, the accept loop waits for a free slot.
     let _waiting = TcpStream::connect(gone).unwrap();
     eventually("three are in", || status(&scene)["client_connections"] == 3);
     reload(&scene, &full("\"127.0.0.1:0\""));

@@ -1,5 +1,5 @@
-//! A disk that hangs below the history of adopted configurations, or below the delivery log.
-//! Does a delivery, a reload or a start wait for it?
+//! A disk that hangs, with the history or the delivery log on it.
+//! Does a delivery, a reload or a start wait for the disk?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::support;
@@ -14,7 +14,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Folder, Outgate, TEST_TIMEOUT, eventually};
 
-/// Holds up whoever lists the history, or opens the delivery log, for as long as the file is there that
+/// A library that blocks `opendir` of the history and `open64` of the delivery log while the file exists that
 /// `OUTGATE_TEST_HANG` names.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
@@ -61,7 +61,7 @@ impl Scene {
         let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
         let folder = folder(&pki);
         let (source, shim, hang) = (folder.write("shim.c", SHIM), folder.path("shim.so"), folder.path("hang"));
-        // The C compiler that builds the cryptography.
+        // aws-lc needs a C compiler too, so `cc` exists.
         let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).arg("-ldl").status();
         assert!(built.unwrap().success());
         Self { target, plain, folder, shim, hang }
@@ -160,7 +160,7 @@ fn delivery_log_on_a_disk_that_hangs_holds_up_no_start() {
 #[test]
 fn delivery_log_that_cannot_be_opened_ends_the_start() {
     let scene = Scene::new();
-    // A folder cannot be opened for writing, by root either.
+    // Even root cannot open a folder for writing.
     std::fs::create_dir(scene.folder.path("deliveries.jsonl")).unwrap();
     let text = scene.text("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
     let config = scene.folder.write_config("config.toml", &text);

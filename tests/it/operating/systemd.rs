@@ -1,5 +1,5 @@
-//! Outgate as a service of systemd: the notifications, the watchdog and the sockets that it is passed.
-//! Does systemd learn when outgate is ready, reloads, lives and stops?
+//! outgate as a service of systemd: notifications, watchdog and socket activation.
+//! Does systemd get each notification: ready, reloading, watchdog and stopping?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::support;
@@ -23,7 +23,7 @@ impl NotifySocket {
         Self(socket)
     }
 
-    /// The next message that has a line which starts so. Earlier messages are passed over.
+    /// Waits for a message with a line that starts so. Skips earlier messages.
     fn wait_for(&self, start: &str) -> String {
         loop {
             let mut bytes = [0; 1024];
@@ -36,13 +36,13 @@ impl NotifySocket {
     }
 }
 
-/// The value of a line `NAME=VALUE`.
+/// Returns the value of a line `NAME=VALUE`.
 fn number(message: &str, name: &str) -> u64 {
     let value = message.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("no {name}: {message}")).parse().unwrap()
 }
 
-/// A folder with the usual configuration, and the receiver of `plain.example`.
+/// Returns a folder with the usual configuration, and the receiver of `plain.example`.
 fn usual() -> (Folder, Receiver) {
     let plain = Receiver::plain(ok());
     let folder = folder(&Pki::new());
@@ -50,7 +50,7 @@ fn usual() -> (Folder, Receiver) {
     (folder, plain)
 }
 
-/// The monotonic clock in microseconds, as systemd reads it.
+/// Returns the monotonic clock in microseconds, as systemd reads it.
 fn monotonic_clock() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap()
@@ -74,7 +74,7 @@ fn systemd_is_notified_of_ready_reloading_and_stopping() {
     assert!(outgate.wait().success());
 }
 
-/// A reload that rejects the configuration ends, too: systemd would wait for it otherwise.
+/// systemd waits for the end of a reload, also if the configuration is rejected.
 #[test]
 fn systemd_is_notified_of_ready_after_a_reload_that_is_rejected() {
     let (folder, _plain) = usual();
@@ -126,7 +126,7 @@ fn systemd_watchdog_is_not_notified_unless_it_is_enabled() {
     let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
     outgate.signal("TERM");
     assert!(outgate.wait().success());
-    // All that it sent is there now.
+    // All messages of the process have arrived.
     notify.0.set_nonblocking(true).unwrap();
     let mut bytes = [0; 1024];
     let messages: Vec<_> = std::iter::from_fn(|| notify.0.recv(&mut bytes).ok().map(|length| bytes[..length].to_vec()))
@@ -147,7 +147,7 @@ fn socket_activation_serves_webhooks_on_the_socket_of_systemd() {
     folder.write_config("config.toml", &config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // It waits in the queue of the socket, before there is a process that accepts it.
+    // The connection waits in the queue of the socket until a process accepts it.
     let mut client = Client::connect(address);
     client.send(post(&format!("http://plain.example:{}/in", plain.port()), "", "x"));
     let outgate = Outgate::run_activated(folder, &listener);

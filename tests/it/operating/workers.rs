@@ -1,5 +1,5 @@
 //! The worker threads of the process.
-//! Has it as many as `server.workers` says?
+//! Does the process have `server.workers` threads?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::support;
@@ -9,7 +9,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Outgate, eventually};
 
-/// Threads of the process with this name (proc(5): /proc/pid/task/tid/comm). A thread may end meanwhile.
+/// Returns the number of threads with this name (proc(5): /proc/pid/task/tid/comm). A thread may end during the count.
 fn threads(outgate: &Outgate, name: &str) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", outgate.pid())).unwrap();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
