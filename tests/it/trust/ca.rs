@@ -1,5 +1,5 @@
-//! `outgate ca new`, and what the configuration makes of an authority.
-//! Is what it makes good for what it says, and for nothing else?
+//! `outgate ca new`, and the checks of `server.ca`.
+//! Does the new authority have the requested properties and no others?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -23,7 +23,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The output of `check` for this `server.ca`, with or without a route that inspects.
+/// Returns the exit code and output of `check` for this `server.ca`, with or without a route that inspects.
 fn check(folder: &Folder, ca: &str, route: &str) -> (Option<i32>, String) {
     let server = format!("[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n{ca}\n");
     folder.write("config.toml", format!("{server}[egress.default]\nranges = [\"127.0.7.0/30\"]\n{route}"));

@@ -1,6 +1,5 @@
-//! Chains of our own making, each with its verdict and the rule that it follows from: what the proxy believes, and
-//! where it is stricter than its library.
-//! Is every chain that must not prove a name refused, with the cause?
+//! Generated certificate chains, each with its verdict and the rule behind it.
+//! Is every chain that must not prove a name refused with the right cause?
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; its modules are its own")]
 
@@ -74,10 +73,10 @@ fn certificate_suite_covers_every_verdict() {
     assert!(cases.iter().all(|case| !case.rule.is_empty()));
     let covered: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
     let all: BTreeSet<_> = VerifyError::ALL.iter().map(|error| error.as_str()).chain([GOOD]).collect();
-    assert_eq!(covered, all, "every word is told of some chain, and no other");
+    assert_eq!(covered, all, "the chains cover every verdict");
 }
 
-/// The words are for an operator to send to the owner of the target.
+/// An operator can send this text to the owner of the target.
 #[test]
 fn unknown_issuer_names_the_issuer_that_was_not_sent() {
     let root = Authority::root("root");

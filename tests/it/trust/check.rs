@@ -1,5 +1,5 @@
-//! What `outgate check` says of trust policies: problems, warnings, and nothing where there is nothing to say.
-//! Does the operator learn of it before the webhooks do?
+//! The problems and warnings of `outgate check` for trust policies.
+//! Does `check` report every mistake in a trust policy before a webhook fails?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -56,7 +56,7 @@ fn check_reports_wrong_and_weak_trust() {
     let lists = |lists: &str| format!("{ROOTS}\ncrls = [\"{{dir}}/{lists}\"]");
     let root_alone = format!("{ROOTS}\nstrict = true\nmin_version = \"1.3\"");
     for (trust, is_good, words) in [
-        (root_alone, true, &["valid, with 1 warning"][..]), // the folder may be read by everybody: anonymous clients
+        (root_alone, true, &["valid, with 1 warning"][..]), // any user may read the folder, so anonymous clients work
         (identity("client.pem", "client.key"), true, &["valid, with 1 warning"]),
         (identity("client.pem", "old.key"), false, &["the key does not match the certificate"]),
         (identity("client.pem", "client.pem"), false, &["no private key in PEM was found"]),
@@ -160,13 +160,13 @@ fn trust_roots_that_cannot_be_used_or_read_are_problems() {
     });
     let garbled = |number| {
         move |params: &mut rcgen::CertificateParams| {
-            // A NULL, which neither of them is.
+            // A NULL, which is neither a time nor a name.
             params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, number], vec![5, 0])];
         }
     };
     root("usage.pem", &garbled(15));
     root("purpose.pem", &garbled(37));
-    // A text where notBefore belongs, a UTCTime of 13 bytes. webpki does not read the dates of an authority.
+    // A text in place of notBefore, which is a UTCTime of 13 bytes. webpki does not read the dates of an authority.
     let mut unreadable = root("unreadable.pem", &|_| {});
     let not_before = unreadable.windows(2).position(|bytes| bytes == [0x17, 13]).unwrap();
     unreadable[not_before] = 0x16;

@@ -1,4 +1,4 @@
-//! Certificates: those of targets, and those that outgate makes.
+//! Certificates of targets, and certificates that outgate issues.
 
 mod ca;
 mod certificates;

@@ -57,7 +57,7 @@ fn write_identity(folder: &Folder, name: &str, identity: &Identity) {
     std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
-/// `hook.example` under one trust for each path: `/NAME` goes by `[trust.NAME]`.
+/// Returns a configuration in which the path `/NAME` of `hook.example` has the trust `[trust.NAME]`.
 fn text(port: u16, trusts: &[(&str, &str)]) -> String {
     let mut text = "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
                     [clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n\
@@ -237,7 +237,7 @@ fn trust_crls_are_reloaded_when_their_file_changes() {
     assert_eq!(send(&outgate, target.port(), "/listed", "").status, 200);
 }
 
-/// The customer's server sends its leaf alone; the alert that it hears is still the one of TLS for this.
+/// The server sends only its leaf.
 #[test]
 fn unknown_issuer_names_the_missing_issuer_and_intermediates_complete_the_chain() {
     let pki = Pki::new();
@@ -292,7 +292,7 @@ fn certificate_untrusted_has_details_for_each_cause() {
     assert_eq!(details, BTreeSet::from(["pin_mismatch", "validity_too_long", "revocation_unknown"]));
 }
 
-/// A target that answers a ClientHello with these bytes.
+/// Starts a target that responds to a ClientHello with these bytes.
 fn target_responding_with(bytes: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -356,7 +356,7 @@ fn certificate_expiry_is_measured_and_logged_while_running() {
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let folder = folder(&pki);
     let now = time::OffsetDateTime::now_utc();
-    // Two weeks and a moment: well when it starts, and soon not so.
+    // Slightly more than two weeks, so that the warning comes shortly after the start.
     let ends = now + time::Duration::days(14) + time::Duration::seconds(4);
     let client = Pki::new().leaf_with(&["us"], |params| params.not_after = ends);
     write_identity(&folder, "client", &client);

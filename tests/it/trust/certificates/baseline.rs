@@ -1,5 +1,5 @@
-//! What `strict` holds public authorities to beyond RFC 5280, as far as a client can see it.
-//! Is a certificate that no public authority may issue refused where that counts, and nowhere else?
+//! The rules of `strict` for public authorities beyond RFC 5280, as far as a client can check them.
+//! Does only `strict` refuse a certificate that no public authority may issue?
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage,
@@ -8,11 +8,11 @@ use rcgen::{
 
 use super::generator::{Authority, Case, NAME, case, common_name, extension, leaf_params, policies};
 
-/// An RSAPublicKey (RFC 8017 A.1.1) of a modulus that nobody has made of primes.
+/// An RSAPublicKey (RFC 8017 A.1.1) with a modulus that is not a product of known primes.
 struct RsaKey(Vec<u8>);
 
 impl RsaKey {
-    /// The modulus has some first octets, and then as many of 0xFF.
+    /// The modulus has these first octets, and then octets of 0xFF.
     fn new(first: &[u8], rest: usize, exponent: &[u8]) -> Self {
         let modulus = [first, &vec![0xFF; rest]].concat();
         let [high, low] = u16::try_from(modulus.len()).unwrap().to_be_bytes();

@@ -1,5 +1,5 @@
-//! Who vouches for whom: roots, cross-signs, order, what is missing and what is too much.
-//! Is a path found exactly where there is one?
+//! Path building: roots, cross-signatures, order, missing and superfluous certificates.
+//! Is a path found exactly if one exists?
 
 use rcgen::IsCa;
 
@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
     let expired_cross =
         root.cross_sign(&crossed, |params| params.not_after = super::generator::date("2026-01-01T00:00:00Z"));
     let by_cross = issuer.leaf();
-    // Two that certify each other, and nobody them.
+    // Two authorities that certify only each other.
     let (one, two) = (Authority::root("one"), Authority::root("two"));
     let ring = [one.cross_sign(&two, |_| {}).der, two.cross_sign(&one, |_| {}).der];
     let flipped = |der: &Der, at: usize| {
@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
         der[at] ^= 1;
         der
     };
-    // More than signatures are verified for one chain; the leaf names the last as its issuer.
+    // The number exceeds the limit of verified signatures. The last certificate issued the leaf.
     let namesakes: Vec<_> = (0..110).map(|_| other_root.issue_ca("root")).collect();
     let bad_signature = namesakes.last().map(Authority::leaf).unwrap();
     let bad_signature = flipped(&bad_signature, bad_signature.len() - 1);
@@ -191,7 +191,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// RFC 7469 §2.6: a pin that any certificate of the validated chain has.
+/// RFC 7469 §2.6: a pin matches if any certificate of the validated chain has the key.
 fn pins() -> Vec<Case> {
     const RULE: &str = "RFC 7469 §2.6";
     let root = Authority::root("root");

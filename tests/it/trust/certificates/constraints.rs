@@ -1,5 +1,5 @@
-//! What an authority may not do: names beyond its own, more authorities than it may make, a critical word unknown.
-//! Does a limit that was set for an authority hold?
+//! Constraints of an authority: names, path lengths, and unknown critical extensions.
+//! Is a chain refused that exceeds a constraint of its authority?
 
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, GeneralSubtree, IsCa, NameConstraints,
@@ -131,8 +131,8 @@ fn name_constraints() -> Vec<Case> {
             .refused("wrong_usage"),
         case("a common name beyond what is permitted", "RFC 9525 §2: a common name is no name", r, only_common_name)
             .refused_if_strict("not_baseline"),
-        // Openly: limits on directory names cannot be judged here, so whoever has them is refused, as §4.2.1.10 wants
-        // of an application that does not process them.
+        // Known limitation: outgate does not process limits on directory names, so it refuses such an authority, as
+        // §4.2.1.10 requires.
         case(
             "a directory name within what is permitted",
             "RFC 5280 §4.2.1.10: process it or reject",
@@ -171,15 +171,15 @@ fn path_lengths() -> Vec<Case> {
         case("one authority allowed below, two there", RULE, &[&root], chain_below(1, 2)).refused("wrong_usage"),
         case("seven authorities", "no limit in RFC 5280; webpki's is 6", &[&root], chain_below(9, 6))
             .refused("unknown_issuer"),
-        // Openly: a root file's own pathLenConstraint is not part of the anchor.
+        // Known limitation: the pathLenConstraint in a root's file is not part of the anchor.
         case(
             "a root that allows none below, one there",
             "RFC 5280 §6.1.1 (d): of an anchor the name and the key",
             &[&short_root],
             vec![issuer.leaf(), issuer.der],
         ),
-        // Openly: §4.2.1.9 does not count an authority's certificate for itself; webpki counts it, and refuses. The word
-        // is of the other path that it tried, by the old key.
+        // Known limitation: §4.2.1.9 does not count a self-issued certificate, and webpki counts it. The verdict is that of
+        // the other path, by the old key.
         case(
             "no authority allowed below, itself with another key",
             "stricter than RFC 5280 §4.2.1.9",
@@ -211,7 +211,7 @@ fn extensions() -> Vec<Case> {
     };
     let (mut longer, shorter, mut other_algorithm) = (good.clone(), good[..good.len() - 1].to_vec(), good.clone());
     longer.push(0);
-    // ecdsa-with-SHA256, the second time it stands there: outside of what is signed.
+    // The second occurrence of ecdsa-with-SHA256, which is outside the signed part.
     let oid = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
     let at = other_algorithm.windows(8).rposition(|window| window == oid).unwrap();
     other_algorithm[at + 7] = 3;
@@ -221,7 +221,7 @@ fn extensions() -> Vec<Case> {
             .refused("malformed"),
         case("an unknown critical extension of the issuer", "RFC 5280 §4.2", r, below(999, true, &[5, 0]))
             .refused("malformed"),
-        // Openly: policies are not processed; who makes them critical is refused, who does not is not held to them.
+        // Known limitation: policies are not processed. Critical ones are refused, and others are ignored.
         case("critical policy constraints", "RFC 5280 §4.2: process it or reject", r, below(36, true, policy))
             .refused("malformed"),
         case("policy constraints, not critical", "RFC 5280 §4.2.1.11 wants them critical", r, below(36, false, policy)),

@@ -1,5 +1,5 @@
-//! Where chains are made, well or badly, and where they are judged: by the trust that a configuration compiles to.
-//! How do the cases make what they show?
+//! Generation of certificate chains, and their verification by a compiled trust.
+//! How does a case generate its chain and get its verdict?
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ use super::support::Folder;
 pub type Der = Vec<u8>;
 
 pub const NAME: &str = "hooks.acme.example";
-/// When everything is judged that does not say otherwise.
+/// The default time of verification.
 pub const NOW: &str = "2026-12-01T12:00:00Z";
 pub const GOOD: &str = "good";
 
@@ -79,7 +79,7 @@ impl Authority {
         self.certify(name, &KeyPair::generate().unwrap().serialize_pem(), change)
     }
 
-    /// The same subject and key as `other`, issued by this one.
+    /// Issues a certificate for the subject and key of `other`.
     pub fn cross_sign(&self, other: &Self, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = other.params.clone();
         change(&mut params);
@@ -97,12 +97,12 @@ impl Authority {
         Self { params, key: key.to_owned(), der }
     }
 
-    /// For what rcgen does not write.
+    /// Signs bytes that rcgen does not write.
     pub fn sign_bytes(&self, text: &[u8]) -> Vec<u8> {
         KeyPair::from_pem(&self.key).unwrap().sign(text).unwrap()
     }
 
-    /// Another authority of the same name, with another key.
+    /// Returns another authority with the same name and another key.
     pub fn same_name_other_key(&self) -> Self {
         let (params, key) = (self.params.clone(), KeyPair::generate().unwrap());
         let der = params.self_signed(&key).unwrap().der().to_vec();
@@ -113,7 +113,7 @@ impl Authority {
         Issuer::new(self.params.clone(), KeyPair::from_pem(&self.key).unwrap())
     }
 
-    /// For [`NAME`].
+    /// Issues a server certificate for [`NAME`].
     pub fn leaf(&self) -> Der {
         self.leaf_with(|_| {})
     }
@@ -132,12 +132,12 @@ impl Authority {
         self.sign_key(params, &KeyPair::generate().unwrap())
     }
 
-    /// For a key that nobody has the private half of.
+    /// Issues a certificate for a public key without a private key.
     pub fn sign_key(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Der {
         params.signed_by(key, &self.issuer()).unwrap().der().to_vec()
     }
 
-    /// The revocation list of this authority, in date at [`NOW`].
+    /// Issues the revocation list of this authority, which is valid at [`NOW`].
     pub fn list(&self, revoked: &[u64]) -> Der {
         self.list_of(revoked, "2026-11-28T00:00:00Z", "2026-12-05T00:00:00Z")
     }
@@ -157,7 +157,7 @@ impl Authority {
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        // rcgen would not sign for who may not; the cases do.
+        // rcgen signs no list for an authority without the key usage, so the usages are cleared.
         let mut params = self.params.clone();
         params.key_usages.clear();
         let issuer = Issuer::new(params, KeyPair::from_pem(&self.key).unwrap());
@@ -175,7 +175,7 @@ pub fn common_name(params: &mut CertificateParams, name: &str) {
     params.distinguished_name.push(DnType::CommonName, DnValue::Utf8String(name.to_owned()));
 }
 
-/// An extension by its number below id-ce (2.5.29).
+/// Returns an extension by its number below id-ce (2.5.29).
 pub fn extension(number: u64, critical: bool, content: &[u8]) -> CustomExtension {
     let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, number], content.to_vec());
     extension.set_criticality(critical);
@@ -203,23 +203,23 @@ pub fn pin(der: &[u8]) -> String {
     format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(hash))
 }
 
-/// From `tests/vectors/certificates`, where `make` says how they were made.
+/// Reads a certificate of `tests/vectors/certificates`, which `make` has generated.
 pub fn vector(name: &str) -> Der {
     let path = format!("{}/tests/vectors/certificates/{name}.pem", env!("CARGO_MANIFEST_DIR"));
     CertificateDer::from_pem_file(path).unwrap().to_vec()
 }
 
-/// One chain and what is to become of it.
+/// A chain and its expected verdicts.
 pub struct Case {
-    /// How it is made.
+    /// A description of the chain.
     pub description: &'static str,
-    /// Where it is written that it must end so.
+    /// The source of the expected verdict.
     pub rule: &'static str,
-    /// The leaf first.
+    /// The presented chain, with the leaf first.
     presented: Vec<Der>,
     roots: Vec<Der>,
     lists: Vec<Der>,
-    /// Configured, not shown.
+    /// The configured intermediates, which the target does not send.
     intermediates: Vec<Der>,
     /// Further lines of `[trust.NAME]`.
     more: String,
@@ -229,7 +229,7 @@ pub struct Case {
     pub loose: &'static str,
 }
 
-/// Good, unless it says otherwise.
+/// Creates a case with the expected verdict [`GOOD`].
 pub fn case(description: &'static str, rule: &'static str, roots: &[&Authority], presented: Vec<Der>) -> Case {
     Case {
         description,
@@ -250,7 +250,7 @@ impl Case {
     pub fn refused(self, details: &'static str) -> Self {
         Self { strict: details, loose: details, ..self }
     }
-    /// The library would let it pass, and so do private roots: `strict` is what closes it.
+    /// Expects a refusal only with `strict`.
     pub fn refused_if_strict(self, details: &'static str) -> Self {
         Self { strict: details, ..self }
     }
@@ -277,7 +277,7 @@ impl Case {
         self
     }
 
-    /// The same with every byte of the leaf changed in turn, one bit of each.
+    /// Returns one case for each byte of the leaf, with one bit of the byte changed.
     pub fn corrupted(&self) -> impl Iterator<Item = Case> {
         (0..self.presented[0].len()).map(|at| {
             let mut presented = self.presented.clone();
@@ -288,7 +288,7 @@ impl Case {
         })
     }
 
-    /// What a delivery to the target would be told.
+    /// Returns the verdict on the chain.
     pub fn verdict(&self, strict: bool) -> &'static str {
         self.rejection(strict).map_or(GOOD, |refused| refused.error.as_str())
     }
@@ -301,7 +301,7 @@ impl Case {
         trust.verify(leaf, intermediates, &self.name(), self.time()).err()
     }
 
-    /// The configuration that has its roots and lists; the error is what `outgate check` would say.
+    /// Compiles a configuration with the roots and lists of the case. The error has the text of `outgate check`.
     pub fn compile(&self, strict: bool) -> Result<policy::Plan, String> {
         let folder = self.folder();
         let key = |key: &str, parts: &[Der]| match parts {
@@ -319,7 +319,7 @@ impl Case {
         plan.map(|(plan, _)| plan).map_err(|problems| config::render(&problems, &loaded.config.sources, false))
     }
 
-    /// Its certificates and lists, in files.
+    /// Writes the certificates and lists to files.
     pub fn folder(&self) -> Folder {
         let folder = Folder::new();
         folder.write("roots.pem", pem("CERTIFICATE", &self.roots));

@@ -1,5 +1,5 @@
-//! Revocation lists that rcgen does not write: sharded, of some certificates only, of another key, of the future.
-//! Is a list asked exactly about the certificates that it speaks of?
+//! Revocation lists that rcgen cannot write: sharded, with a limited scope, with another key, or of the future.
+//! Is each list applied exactly to the certificates in its scope?
 
 use rcgen::{CertificateParams, CrlDistributionPoint, KeyUsagePurpose as Usage};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
@@ -10,12 +10,12 @@ use super::generator::{Authority, Case, Der, GOOD, case};
 const LEAF: u8 = 7;
 const ISSUER: u8 = 9;
 
-/// A revocation list (RFC 5280 §5.1), byte for byte; in date when cases are judged.
+/// A revocation list (RFC 5280 §5.1) that is valid at the time of the cases.
 struct List<'a> {
     revoked: &'a [u8],
     from: &'a str,
     number: u8,
-    /// issuingDistributionPoint, the contents of the SEQUENCE.
+    /// The contents of the SEQUENCE of issuingDistributionPoint.
     scope: Option<Vec<u8>>,
     has_key_id: bool,
 }
@@ -81,7 +81,7 @@ impl List<'_> {
 const ONLY_USERS: &[u8] = &[0x81, 1, 0xFF];
 const ONLY_AUTHORITIES: &[u8] = &[0x82, 1, 0xFF];
 
-/// fullName of one URI.
+/// Returns a fullName with one URI.
 fn at(uri: &str) -> Vec<u8> {
     der(0xA0, &[&der(0xA0, &[&der(0x86, &[uri.as_bytes()])])])
 }
@@ -192,16 +192,16 @@ fn keys(root: &Authority) -> Vec<Case> {
     ]
 }
 
-/// It would count for every certificate of its issuer, also for those that another list says are revoked.
+/// Without its scope, the list would apply to every certificate of its issuer, also to those that another list revokes.
 #[test]
 fn revocation_list_with_an_unreadable_distribution_point_is_refused() {
     let root = Authority::root("root");
     let uri = "http://crl.example/1.crl";
-    // { commonName "1" }; RFC 5280 A.2 leaves the tag of the SET out.
+    // { commonName "1" }. RFC 5280 A.2 omits the tag of the SET.
     let name = der(SEQUENCE, &[&[6, 3, 0x55, 4, 3], &der(0x0C, &[b"1"])]);
     let relative = der(0xA0, &[&der(0xA1, &[&name])]);
     let relative_set = der(0xA0, &[&der(0xA1, &[&der(0x31, &[&name])])]);
-    // A name that ends before its length, and one that is no text beside one that is.
+    // A name that is shorter than its length, and a list of a name that is no text and one that is.
     let cut_off = der(0xA0, &[&der(0xA0, &[&[0x86, 9, b'h']])]);
     let no_text = der(0xA0, &[&der(0xA0, &[&der(0x86, &[&[0xFF]]), &der(0x86, &[uri.as_bytes()])])]);
     let point = "the name of its distribution point cannot be read, or is relative to its issuer";

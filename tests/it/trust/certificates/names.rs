@@ -1,5 +1,5 @@
-//! The names of a leaf: where they stand, what a wildcard covers, addresses, other alphabets.
-//! Does a certificate prove the name that it says, and no other?
+//! The names of a leaf: their fields, wildcards, addresses and internationalized names.
+//! Does a certificate prove exactly its own names?
 
 use rcgen::SanType;
 
@@ -91,7 +91,7 @@ pub fn cases() -> Vec<Case> {
         case("a wildcard for a top-level domain", "BR §3.2.2.6", r, leaf_with_names(&["*.example"]))
             .target("acme.example")
             .refused(mismatch),
-        // Openly: no list of public suffixes is asked. That no authority issues this is for BR §3.2.2.6 to see to.
+        // Known limitation: outgate has no list of public suffixes. BR §3.2.2.6 forbids authorities to issue this.
         case(
             "a wildcard below a registry of two labels",
             "not closed here: BR §3.2.2.6",

@@ -1,5 +1,5 @@
-//! Revocation lists: of the leaf, of authorities, out of date, missing, a namesake's.
-//! Is what is revoked refused, and what cannot be known handled as the operator said?
+//! Revocation lists: of the leaf, of authorities, out of date, missing, or of another authority with the same name.
+//! Is a revoked certificate refused, and is an unknown status handled by `crl_policy`?
 
 use rcgen::KeyUsagePurpose;
 

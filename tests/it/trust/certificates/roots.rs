@@ -1,11 +1,11 @@
-//! What stands in `roots` and is no authority, or not quite one; and intermediates that targets do not send.
-//! Is a certificate trusted as far as it goes, and no farther?
+//! Certificates in `roots` that are no complete authorities, and configured intermediates.
+//! Is each configured certificate trusted only for its own purpose?
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
 
 use super::generator::{Authority, Case, Der, NAME, case, date, leaf_params, self_signed};
 
-/// A server's certificate whose owner issues others with its key.
+/// Returns a server certificate whose key issues other certificates.
 fn owner(change: impl FnOnce(&mut CertificateParams)) -> Authority {
     Authority::root_with("owner", |params| {
         let leaf = leaf_params(&[NAME]);

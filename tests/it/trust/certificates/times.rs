@@ -1,5 +1,5 @@
-//! From when until when, to the second; and for how long at most.
-//! Is a chain good exactly while it is valid, and not valid for longer than it may be?
+//! Validity periods to the second, and their maximum length.
+//! Is a chain accepted exactly during its validity, and is a period that is too long refused?
 
 use super::generator::{Authority, Case, Der, case, date};
 
@@ -50,7 +50,7 @@ pub fn cases() -> Vec<Case> {
             .refused("expired"),
         case("an issuer that is not valid yet", VALIDITY, r, below("2026-12-02T00:00:00Z", "2030-01-01T00:00:00Z"))
             .refused("not_yet_valid"),
-        // Openly: an anchor's dates are no part of path validation. `check` and a metric warn of them.
+        // Known limitation: path validation ignores an anchor's dates. `check` and a metric report them.
         case(
             "a root that has expired",
             "RFC 5280 §6.1.1 (d): of an anchor the name and the key",
@@ -69,12 +69,12 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// BR §6.3.2 (ballot SC-081v3): a second more than a day is a day more.
+/// BR §6.3.2 (ballot SC-081v3): a started day counts as a whole day.
 fn lifetimes(root: &Authority) -> Vec<Case> {
     const RULE: &str = "BR §6.3.2";
     let days = |description, from: &str, days: i64, seconds: i64, now| {
         let from = date(from);
-        // Both ends are part of the period: a second less than the days.
+        // The period includes both ends, so the difference is one second less than the days.
         let until = from + time::Duration::days(days) + time::Duration::seconds(seconds - 1);
         let leaf = root.leaf_with(|params| (params.not_before, params.not_after) = (from, until));
         case(description, RULE, &[root], vec![leaf]).at(now)

@@ -1,5 +1,5 @@
-//! What a certificate is for: servers, clients, signing others.
-//! Is each certificate of a chain used as its issuer meant it to be?
+//! The usages of certificates: servers, clients, and signing of other certificates.
+//! Does each certificate of a chain allow the usage?
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
 

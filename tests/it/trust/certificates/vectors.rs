@@ -1,10 +1,10 @@
-//! What no library of ours would make: weak keys, weak signatures, the first version of X.509.
-//! Is what has been forbidden for years refused, under a word of its own?
+//! Stored certificates that the libraries cannot generate: weak keys, weak signatures, X.509 version 1.
+//! Is each obsolete algorithm refused with its own verdict?
 
 use super::generator::{Authority, Case, Der, case, pin, vector};
 
 pub fn cases() -> Vec<Case> {
-    // Only for its shape: the root of these is a vector, too.
+    // `case` needs an authority. The root of these chains is a vector, too.
     let unrelated_root = Authority::root("nobody");
     let vector_case = |description, rule, presented: &[&str]| {
         let presented: Vec<Der> = presented.iter().map(|name| vector(name)).collect();

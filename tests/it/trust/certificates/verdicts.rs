@@ -1,5 +1,5 @@
-//! The suite's verdicts beside those of `openssl verify -x509_strict` and of webpki alone, in `verdicts.md`.
-//! Where do we differ from others, and why?
+//! A comparison of the verdicts with `openssl verify -x509_strict` and webpki alone, in `verdicts.md`.
+//! Where does outgate differ from others, and why?
 //!
 //! With BLESS=1 in the environment the table is written instead of compared.
 
@@ -14,10 +14,10 @@ use super::support;
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/trust/certificates/verdicts.md");
 
-/// There must be one.
+/// The text for a difference without a reason, which the table must not have.
 const NO_REASON: &str = "no reason";
 
-/// The table is of this version: another one words and judges otherwise.
+/// The version of the table. Another version may have other verdicts and texts.
 const OPENSSL: &str = "OpenSSL 3.0.";
 
 const HEAD: &str = "# Verdicts
@@ -66,7 +66,7 @@ fn the_table_of_verdicts_is_up_to_date() {
     assert!(table == written, "{TABLE} is not up to date: BLESS=1 writes it\n{}", different.join("\n"));
 }
 
-/// Its word for the first error, or that there is none.
+/// Returns the first error of OpenSSL, or [`GOOD`].
 fn openssl(case: &Case) -> String {
     let folder = case.folder();
     let file = |name: &str| folder.path(name).display().to_string();
@@ -96,7 +96,7 @@ fn openssl(case: &Case) -> String {
     error.unwrap_or("cannot be read").to_owned()
 }
 
-/// As a client would call it: roots as anchors whatever they are, lists by its defaults, and the name.
+/// Returns the verdict of webpki as a client calls it: all roots as anchors, lists with the defaults, and the name.
 fn webpki(case: &Case) -> &'static str {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let (presented, roots, intermediates, lists) = case.parts();
@@ -121,7 +121,7 @@ fn webpki(case: &Case) -> &'static str {
     if verdict.is_ok() { GOOD } else { "refused" }
 }
 
-/// What it does that we do not, or the other way round.
+/// Returns the reason for a difference between OpenSSL and outgate.
 fn openssl_reason(verdict: &str, case: &Case) -> &'static str {
     let own = [
         ("excluded: a name that a wildcard covers", "it asks whether the wildcard itself is excluded"),
