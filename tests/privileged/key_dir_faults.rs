@@ -1,5 +1,5 @@
-//! A directory of tenants' keys in which something is broken, missing, a link, or too much to be watched.
-//! Which tenants does a fault affect, and how is it reported?
+//! A key directory with broken keys, missing keys, links, or more folders than can be watched.
+//! Which tenants does an error affect, and how is it reported?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,7 +18,7 @@ use support::signature::verify;
 use support::tenants::{NAMES, Scene, check, new_key, run, signed_by, swap, text, write_key};
 use support::{Outgate, required};
 
-/// The number of broken folders in `/metrics`.
+/// Returns the number of broken folders in `/metrics`.
 fn broken(scene: &Scene) -> String {
     let text = scene.outgate.admin("/metrics").text();
     let line = "outgate_tenants_with_keys{signer=\"platform\",folder=\"broken\"} ";
@@ -60,7 +60,7 @@ fn a_broken_key_keeps_its_tenants_keys_as_they_were_and_nobody_elses() {
         let ready = scene.outgate.admin("/readyz").text();
         assert!(ready.contains("signer platform: the folders of 1 tenants are broken (acme the first)"), "{ready}");
         assert_eq!(broken(&scene), "1");
-        // The keys of the other tenants go on changing. Each reload reports the broken folders.
+        // Changes of other tenants' keys still take effect. Each reload reports the broken folders.
         assert_logged(&scene.log_after(|folder| swap(folder, "globex", "initech")));
         order.swap(0, 1);
         expect(order);
@@ -82,7 +82,7 @@ fn who_begins_with_a_broken_folder_is_refused_until_it_is_mended() {
     symlink("globex", folder.path("keys/mallory")).unwrap();
     let outgate = Outgate::run(folder, &text(&receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]"));
     let scene = Scene { outgate, receiver };
-    // Neither with those of all, nor, through a link, with another's.
+    // Neither the shared keys nor the keys of another tenant behind a link sign for this tenant.
     for name in ["acme", "initech", "mallory"] {
         assert_eq!(scene.refused(Some(name)), (500, "internal".into(), Value::Null), "{name}");
         let printed = run(&["keys", "list", "--tenant", name], scene.folder()).1;
@@ -109,7 +109,7 @@ fn a_directory_that_is_gone_leaves_all_as_they_were() {
     for (own, tenant) in NAMES.iter().enumerate() {
         assert_eq!(signed_by(&scene.deliver(Some(tenant)), &secrets), [own], "{tenant}");
     }
-    // Back, and changed: that it is only back is nothing to tell.
+    // The directory returns with a change, because an unchanged one causes no log line.
     scene.change_and_adopt(|folder| {
         write_key(folder, "elsewhere/acme/k1.key", &secrets[1]);
         fs::rename(folder.path("elsewhere"), folder.path("keys")).unwrap();
@@ -135,7 +135,7 @@ fn links_in_a_key_dir_are_problems() {
 fn key_dir_itself_may_be_a_link_that_changes() {
     let scene = Scene::new("");
     let (folder, secrets) = (scene.folder(), scene.secrets());
-    // All at once, the other way around.
+    // All folders are repaired at once.
     fs::rename(folder.path("keys"), folder.path("v1")).unwrap();
     scene.change_and_adopt(|folder| {
         for (from, to) in NAMES.iter().zip(["globex", "initech", "acme"]) {
@@ -186,10 +186,10 @@ fn what_an_operator_should_see_to_is_told_and_no_more_than_can_be_read() {
     assert!(count("is in force") == 20 && printed.contains("30 more warnings below "), "{printed}");
 }
 
-/// Set in the process that runs inside of a user namespace, where fewer folders may be watched.
+/// An environment variable of the process in a user namespace, where fewer folders can be watched.
 const INSIDE: &str = "OUTGATE_TEST_INSIDE";
 
-/// This test again, in a user namespace with this many watches. True inside, where it goes on.
+/// Runs the test again in a user namespace with this many watches. Returns true inside the namespace.
 fn with_watches(count: u32, name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         fs::write("/proc/sys/user/max_inotify_watches", count.to_string()).unwrap();
@@ -223,7 +223,7 @@ fn folders_that_cannot_be_watched_are_looked_over() {
         return;
     }
     let scene = Scene::new("");
-    // The directory, the folder it is in, and a folder a tenant: one of ten is surely not watched.
+    // The directory, its parent and ten folders of tenants exceed the limit, so at least one is not watched.
     scene.change_and_adopt(|folder| {
         for i in 0..10 {
             write_key(folder, &format!("staged/t{i}/k1.key"), SECRET);

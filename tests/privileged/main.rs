@@ -1,4 +1,4 @@
-//! Tests that need root, and network or mount namespaces of their own: each runs this program again inside of one.
+//! Tests that need root and their own network or mount namespace. Each runs this program again in the namespace.
 //!
 //! Skipped where namespaces cannot be made, and required with `OUTGATE_TEST_ALL=1`.
 

@@ -1,5 +1,5 @@
-//! Real ranges, IPv6 prefixes and AnyIP routes, in a network namespace of the test's own.
-//! Does the target see an address of the pool, and nothing else, ever?
+//! Real ranges, IPv6 prefixes and AnyIP routes in a network namespace.
+//! Does the target only ever get connections from addresses of the pool?
 //!
 //! Needs root and `unshare`, `ip`: skipped where they are missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -18,10 +18,10 @@ use support::receiver::{Receiver, ok};
 use support::scene::folder;
 use support::{Outgate, required};
 
-/// Set in the process that runs inside the namespace.
+/// An environment variable of the process in the namespace.
 const INSIDE: &str = "OUTGATE_TEST_INSIDE";
 
-/// Runs the test named `name` again in a new network namespace. True inside, where the test goes on.
+/// Runs the test `name` again in a new network namespace. Returns true inside the namespace.
 fn inside(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         run("ip link set lo up");
@@ -57,7 +57,8 @@ struct Scene {
     v6: Receiver,
 }
 
-/// Receivers on 203.0.113.5 and 2001:db8:99::5, and a host that answers for 198.51.100.16/28 and 2001:db8:5::/64.
+/// Creates addresses for receivers on 203.0.113.5 and 2001:db8:99::5, and routes for 198.51.100.16/28 and
+/// 2001:db8:5::/64 to this host.
 fn scene(select: &str) -> Scene {
     run("ip addr add 203.0.113.5/32 dev lo");
     run("ip -6 addr add 2001:db8:99::5/128 dev lo nodad");

@@ -1,5 +1,5 @@
-//! Keys that root makes for a service that runs as another user, on a host of the test's own.
-//! Can the service read what was made for it, and does `check` know?
+//! Keys that root creates for a service that runs as another user.
+//! Can the service read the keys, and does `check` report if it cannot?
 //!
 //! Needs root and `unshare`: skipped where they are missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -9,13 +9,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
-/// Set in the process that runs inside the namespace.
+/// An environment variable of the process in the namespace.
 const INSIDE: &str = "OUTGATE_TEST_INSIDE";
-/// The group of the service, and one that a drop-in adds.
+/// The group of the service, and a group that a drop-in adds.
 const SERVICE: u32 = 4242;
 const EXTRA: u32 = 4343;
 
-/// Runs the test named `name` again where `/etc` is its own. True inside, where the test goes on.
+/// Runs the test `name` again in a namespace with its own `/etc`. Returns true inside the namespace.
 fn inside(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -39,7 +39,7 @@ fn inside(name: &str) -> bool {
     false
 }
 
-/// A host with the user and the folders of the package.
+/// Creates the user and the folders of the package.
 fn install() {
     fs::write("/etc/passwd", format!("root:x:0:0::/root:/bin/sh\noutgate:x:{SERVICE}:{SERVICE}::/:/bin/false\n"))
         .unwrap();
@@ -55,7 +55,7 @@ fn install() {
     fs::write("/etc/outgate/config.toml", config).unwrap();
 }
 
-/// The exit code, and what was said.
+/// Returns the exit code and the output.
 fn outgate(arguments: &str) -> (i32, String) {
     let output = Command::new("sh")
         .args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_outgate")])

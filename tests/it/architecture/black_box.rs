@@ -1,12 +1,12 @@
 //! Rules of the black-box tests: no silent replacement, no sleep without a reason.
-//! Does every test fail if what it changes or waits for is not there?
+//! Does every test fail if the text that it replaces or the event that it waits for is missing?
 
 use std::fs;
 use std::path::Path;
 
 use super::reading::{File, find, root};
 
-/// Files that replace text which need not be there, and why.
+/// Files that may replace text that does not exist, and the reason.
 const MAY_MATCH_NOTHING: &[(&str, &str)] = &[
     ("tests/it/sending/differential.rs", "a case has some of the placeholders"),
     ("tests/it/sending/hang_ups.rs", "some of the requests have a number in their name"),
@@ -18,7 +18,7 @@ const MAY_MATCH_NOTHING: &[(&str, &str)] = &[
 /// The parts of the tests that offer the replacements and the waits.
 const SUPPORT: &str = "tests/it/support/";
 
-/// A replacement that matches nothing changes nothing, and the test passes.
+/// Finds replacements that may match nothing, so that the test would pass without the change.
 fn silent_replacements(file: &File) -> Vec<String> {
     if file.path.starts_with(SUPPORT) || MAY_MATCH_NOTHING.iter().any(|(path, _)| *path == file.path) {
         return Vec::new();
@@ -27,7 +27,7 @@ fn silent_replacements(file: &File) -> Vec<String> {
     found.map(|line| format!("line {line}: use Config, replace_one or replace_all, which must match")).collect()
 }
 
-/// A test waits for a condition with `eventually`. A sleep is the subject of its test, and a comment states which.
+/// Finds sleeps without a comment. A test waits with `eventually`, and a comment states why a test must sleep.
 fn sleeps_without_a_reason(file: &File) -> Vec<String> {
     let lines: Vec<&str> = file.text.lines().collect();
     let has_reason = |line: usize| {
@@ -41,7 +41,7 @@ fn sleeps_without_a_reason(file: &File) -> Vec<String> {
     }
 }
 
-/// The lines that call a method of this name.
+/// Returns the lines that call a method with this name.
 fn calls<'a>(file: &'a File, name: &'a str) -> impl Iterator<Item = usize> + 'a {
     let method = format!(".{name}(");
     file.code.lines().enumerate().filter(move |(_, line)| line.contains(&method)).map(|(index, _)| index + 1)

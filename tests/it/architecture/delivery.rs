@@ -1,12 +1,12 @@
-//! Rules of the delivery: its story is short, and no file imports what a module above it keeps private.
-//! Can a reader take in each function of the story at one glance, and move each file on its own?
+//! Rules of the delivery: its main functions are short, and no file imports private names of a module above.
+//! Is each main function short, and can each file move independently?
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reading::{File, sources};
 use super::{assert_found, assert_kept};
 
-/// The functions that tell a story.
+/// The main functions of a delivery.
 const STORIES: &[(&str, &[&str])] = &[
     ("src/delivery/mod.rs", &["deliver", "forward", "exchange"]),
     ("src/delivery/tunnel/mod.rs", &["connect", "open"]),
@@ -28,7 +28,7 @@ fn stories(file: &File) -> Vec<String> {
         .collect()
 }
 
-/// The names that other modules may import from a file: its modules, and its items and imports that are `pub`.
+/// Returns the names that other modules may import from a file: its modules, and its `pub` items and imports.
 fn exports(file: &File) -> BTreeSet<String> {
     const ITEMS: &[&str] = &["fn", "struct", "enum", "union", "const", "static", "type", "trait", "mod"];
     let reexports = file.reexports().into_iter().filter_map(|(mut name, _)| name.pop());
@@ -40,7 +40,7 @@ fn exports(file: &File) -> BTreeSet<String> {
     reexports.chain(declared).collect()
 }
 
-/// The private names that files of the delivery import from the modules above them.
+/// Returns the private names that files of the delivery import from the modules above them.
 fn private_imports(files: &[File]) -> Vec<String> {
     let exports: BTreeMap<_, _> = files.iter().map(|file| (file.module(), exports(file))).collect();
     let mut violations = Vec::new();

@@ -1,5 +1,5 @@
-//! Rules of the documents: they exist, name no machine, and show commands that exist.
-//! Does a document still say what is so?
+//! Rules of the documents: they exist, have no paths of a machine, and show existing commands.
+//! Do the documents match the code?
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::reading::{root, snippets};
 
-/// Documents that must be there.
+/// Documents that must exist.
 const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -18,7 +18,7 @@ const DOCUMENTS: &[&str] = &[
     "config.toml.example",
 ];
 
-/// Commands that a document shows and `outgate --help` does not list. `help` answers for a list of words before `--help`.
+/// Returns the commands of a document that `outgate --help` does not list. `help` returns the help of a subcommand.
 fn unknown_commands(document: &str, help: &dyn Fn(&[&str]) -> String) -> Vec<String> {
     let listed =
         |words: &[&str], name: &str| help(words).lines().any(|line| line.split_whitespace().next() == Some(name));
@@ -46,7 +46,7 @@ fn unknown_commands(document: &str, help: &dyn Fn(&[&str]) -> String) -> Vec<Str
     violations.into_iter().collect()
 }
 
-/// Paths of the machine that a file was written on. (Spelled in halves: this file is read, too.)
+/// Returns the paths of a developer's machine in a text. The patterns are split because this file is checked too.
 fn machine_paths(text: &str) -> Vec<String> {
     let paths = [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/root", "/"), concat!("../sha", "red")];
     paths.iter().filter(|path| text.contains(*path)).map(|path| format!("names {path}")).collect()
@@ -59,12 +59,12 @@ fn the_documents_exist_and_name_no_machine() {
     }
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().expect("git runs");
     if !listed.status.success() {
-        return; // a source archive: nothing is tracked
+        return; // a source archive has no tracked files
     }
     let names = String::from_utf8(listed.stdout).expect("names are UTF-8");
     let mut violations = Vec::new();
     for name in names.split_terminator('\0') {
-        // A file that is deleted but still tracked, or is not text, names nothing.
+        // Skips deleted files that are still tracked, and files that are not text.
         let text = fs::read_to_string(root().join(name)).unwrap_or_default();
         violations.extend(machine_paths(&text).into_iter().map(|problem| format!("{name}: {problem}")));
     }

@@ -49,14 +49,14 @@ fn layers(file: &File) -> Vec<String> {
     violations
 }
 
-/// The layers that have no module.
+/// Returns the layers that have no module.
 fn empty_layers(files: &[File]) -> Vec<String> {
     let modules: BTreeSet<String> = files.iter().map(File::top_module).collect();
     let is_empty = |name: &&str| !modules.contains(*name);
     LAYERS.iter().map(|(name, _)| *name).filter(is_empty).map(|name| format!("there is no module {name}")).collect()
 }
 
-/// Modules of one folder that use each other in a cycle, in production code, at every depth.
+/// Finds modules of one folder that use each other in a cycle, in production code, at every depth.
 ///
 /// A module stands for itself and everything below it. A name that a folder re-exports stands for the module that defines
 /// it. The `mod.rs` of a folder gathers the folder's modules and is none of them.
@@ -87,7 +87,7 @@ fn prefixes(path: &[String]) -> Vec<Path> {
     (1..=path.len()).map(|length| path[..length].to_vec()).collect()
 }
 
-/// The path of the item itself. The number of steps is bounded: a re-export may be re-exported.
+/// Returns the path of the item itself. A re-export may be re-exported, so the number of steps is bounded.
 fn resolve(path: &[String], modules: &BTreeSet<Path>, reexports: &BTreeMap<Path, Path>) -> Path {
     let mut path = path.to_vec();
     for _ in 0..8 {
@@ -100,7 +100,7 @@ fn resolve(path: &[String], modules: &BTreeSet<Path>, reexports: &BTreeMap<Path,
     path
 }
 
-/// The edges of cycles: those whose end leads back to their start.
+/// Returns the edges of cycles, which are those whose end leads back to their start.
 fn cyclic_edges(edges: BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let leads_back = |(start, end): &(String, String)| {
         let mut reached = BTreeSet::from([end]);

@@ -10,7 +10,7 @@ mod rules;
 
 use reading::{File, sources};
 
-/// A rule: what is wrong with a file.
+/// A rule, which returns the violations in a file.
 type Rule = fn(&File) -> Vec<String>;
 
 /// Asserts that every source file keeps the rules.

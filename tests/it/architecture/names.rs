@@ -9,7 +9,7 @@ use super::{assert_found, assert_kept};
 /// The modules that may define a type of one name: its form in the configuration, and its compiled form.
 const MODULES_OF_A_TYPE_MAX: usize = 2;
 
-/// Names that say nothing to an engineer of the field. The glossary and the field have a term for each.
+/// Names that an engineer of the field does not know. The glossary has a standard term for each.
 const PRIVATE_NAMES: &[&str] = &[
     "Aside",
     "Attended",

@@ -1,5 +1,5 @@
 //! Reading of Rust and Markdown for the architecture rules, without a parser.
-//! What does a file contain outside its comments and strings, and which modules of the crate does it use?
+//! Which code does a file contain outside its comments and strings, and which modules of the crate does it use?
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ impl File {
         Self { path: path.to_owned(), text: text.to_owned(), code, production }
     }
 
-    /// `src/policy/sign/hmac.rs` is `policy`, `sign`, `hmac`; `mod.rs` is its folder.
+    /// Returns the module path: `src/policy/sign/hmac.rs` is `policy`, `sign`, `hmac`, and `mod.rs` is its folder.
     pub(crate) fn module(&self) -> Vec<String> {
         let path = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         path.split('/').map(str::to_owned).collect()
@@ -29,7 +29,7 @@ impl File {
         self.module().swap_remove(0)
     }
 
-    /// Every path into this crate that `text` (the file's code, or its production code) has, from the crate's root, with
+    /// Returns every path into this crate in `text` (the file's code, or its production code), from the crate's root, with
     /// its line.
     pub(crate) fn uses(&self, text: &str) -> Vec<(usize, Vec<String>)> {
         let mut found = Vec::new();
@@ -56,7 +56,7 @@ impl File {
         found
     }
 
-    /// The names that the file re-exports from its own modules, each with the path of the item.
+    /// Returns the names that the file re-exports from its own modules, each with the path of the item.
     pub(crate) fn reexports(&self) -> Vec<(Vec<String>, Vec<String>)> {
         let mut found = Vec::new();
         for statement in self.production.split(';') {
@@ -76,7 +76,7 @@ impl File {
     }
 }
 
-/// Expands the use tree that `text` begins with, below `prefix`; returns its length.
+/// Expands the use tree at the beginning of `text`, below `prefix`. Returns its length.
 fn expand(text: &str, prefix: &mut Vec<String>, found: &mut dyn FnMut(Vec<String>)) -> usize {
     let depth = prefix.len();
     let mut at = text.len() - text.trim_start().len();
@@ -103,7 +103,7 @@ fn expand(text: &str, prefix: &mut Vec<String>, found: &mut dyn FnMut(Vec<String
     at
 }
 
-/// Comments and the content of string and character literals, as spaces.
+/// Replaces comments and the content of string and character literals with spaces.
 fn blank_literals(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
@@ -139,7 +139,7 @@ fn blank_literals(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What `#[cfg(test)]` stands before, as spaces.
+/// Replaces items with `#[cfg(test)]` with spaces.
 fn blank_tests(code: &str) -> String {
     const MARK: &str = "#[cfg(test)]";
     let mut out = code.as_bytes().to_vec();
@@ -148,7 +148,7 @@ fn blank_tests(code: &str) -> String {
         let mut end = out.len();
         for (at, byte) in code.bytes().enumerate().skip(start + MARK.len()) {
             depth += i32::from(byte == b'{') - i32::from(byte == b'}');
-            // A `use` list has braces, too, but ends only at its semicolon; the semicolon then ends both.
+            // A `use` list also has braces and ends at its semicolon, which ends both.
             if depth == 0 && (byte == b'}' || byte == b';') {
                 end = at + 1;
                 break;
@@ -167,7 +167,7 @@ fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// The lines on which `word` stands by itself.
+/// Returns the lines with `word` as a whole word.
 pub(crate) fn find<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let ends = |end: usize| !text[end..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
     text.match_indices(word)
@@ -183,7 +183,7 @@ fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
 
-/// Fenced lines and inline code of a Markdown text.
+/// Returns the fenced lines and the inline code of a Markdown text.
 pub(crate) fn snippets(document: &str) -> Vec<&str> {
     let mut fenced = false;
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Rules of each file: its doc, its size, and the words that only some files may have. Clippy enforces what it can
-//! express (`clippy.toml`). Does every file keep what ARCHITECTURE.md and CONTRIBUTING.md say?
+//! Rules of each file: its module doc, its size, and words that only some files may contain. Clippy enforces further rules
+//! (`clippy.toml`). Does every file follow ARCHITECTURE.md and CONTRIBUTING.md?
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::{assert_found, assert_kept};
 
 const MAX_LINES: usize = 400;
 
-/// Words that only some files may have outside their tests.
+/// Words that only some files may contain outside their tests.
 struct Restriction {
     words: &'static [&'static str],
-    /// Files, and folders.
+    /// The files and folders that may contain the words.
     allowed: &'static [&'static str],
     reason: &'static str,
 }
@@ -66,8 +66,8 @@ const RESTRICTIONS: &[Restriction] = &[
     },
 ];
 
-/// What decisions never use: they neither wait, read files, clocks or the environment, nor log. Clippy keeps sockets
-/// away.
+/// Words that decisions never contain. Decisions do not wait, read files, clocks or the environment, or log. Clippy
+/// forbids sockets.
 const IMPURE: &[&str] = &["async", "await", "tokio", "tracing", "std::env", "std::fs", "SystemTime", "elapsed"];
 
 fn module_doc(file: &File) -> Vec<String> {
@@ -112,12 +112,12 @@ fn restricted(file: &File) -> Vec<String> {
     violations
 }
 
-/// Whether the file is the one at the path, or below the folder at the path.
+/// Returns whether the file is at the path, or below the folder at the path.
 fn is_below(file: &File, path: &str) -> bool {
     Path::new(&file.path).starts_with(path)
 }
 
-/// The allowed paths that need no permission.
+/// Returns the allowed paths that contain none of the words.
 fn stale_permissions(files: &[File]) -> Vec<String> {
     let needs = |file: &File, words: &[&str]| words.iter().any(|word| find(&file.production, word).next().is_some());
     let mut stale = Vec::new();

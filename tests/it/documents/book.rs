@@ -1,5 +1,5 @@
 //! The links, sizes and drawings of the documents.
-//! Does every link lead somewhere, and does every drawing match its source?
+//! Does the target of every link exist, and does every drawing match its source?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +15,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The Markdown files below a folder, as paths from the root.
+/// Returns the Markdown files below a folder, as paths from the root.
 fn markdown(folder: &str) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut folders = vec![root().join(folder)];
@@ -32,7 +32,7 @@ fn markdown(folder: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// The lines of a page that are not code.
+/// Returns the lines of a page that are not code.
 fn prose(text: &str) -> Vec<&str> {
     let mut code = false;
     let lines = text.lines().filter(|line| {
@@ -43,7 +43,7 @@ fn prose(text: &str) -> Vec<&str> {
     lines.collect()
 }
 
-/// The targets of a page's links and images.
+/// Returns the targets of a page's links and images.
 fn links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(text) {
@@ -54,7 +54,7 @@ fn links(text: &str) -> Vec<String> {
     found
 }
 
-/// The anchors that GitHub and mdBook give to a page's headings.
+/// Returns the anchors that GitHub and mdBook generate for a page's headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut received = HashMap::new();
     let headings = prose(text).into_iter().filter(|line| line.starts_with('#'));
@@ -79,7 +79,7 @@ fn normal(path: &Path) -> PathBuf {
     })
 }
 
-/// The broken relative links of a page. `read` returns the text of a file, if there is one.
+/// Returns the broken relative links of a page. `read` returns the text of a file, if it exists.
 fn broken(page: &Path, text: &str, read: &dyn Fn(&Path) -> Option<String>) -> Vec<String> {
     let mut problems = Vec::new();
     for link in links(text).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
@@ -90,7 +90,7 @@ fn broken(page: &Path, text: &str, read: &dyn Fn(&Path) -> Option<String>) -> Ve
             Some(text) if !anchor.is_empty() && !anchors(&text).contains(anchor) => {
                 problems.push(format!("{}: {link}: the page has no such heading", page.display()));
             }
-            // A site has the pages of the book only.
+            // The site has only the pages of the book.
             Some(_) if page.starts_with("docs") && !to.starts_with("docs") => {
                 problems.push(format!("{}: {link}: a page of the book links out of it", page.display()));
             }
@@ -210,7 +210,7 @@ fn operating_page_has_every_command() {
     assert_eq!(missing, [""; 0]);
 }
 
-/// The nodes, edges and texts of a drawing. Coordinates depend on the fonts of the host.
+/// Returns the nodes, edges and texts of a drawing. Coordinates depend on the fonts of the host.
 fn labels(svg: &str) -> Vec<&str> {
     let text = |line: &str| line.starts_with("<text") || line.starts_with("<title");
     svg.lines().filter(|line| text(line)).filter_map(|line| line.split_once('>')).map(|(_, text)| text).collect()

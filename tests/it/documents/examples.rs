@@ -1,4 +1,4 @@
-//! The examples of `docs/requests.md`, as they stand there.
+//! The unchanged examples of `docs/requests.md`.
 //! Does each one deliver a signed webhook?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
@@ -16,13 +16,13 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 
-/// The languages and texts of a page's blocks.
+/// Returns the languages and texts of a page's code blocks.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
     let fenced = page.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
     fenced.filter(|(language, _)| !language.is_empty()).collect()
 }
 
-/// The program that a reader writes around an example in Go.
+/// Returns a complete Go program with an example.
 fn go_program(example: &str) -> String {
     format!(
         "package main\nimport (\"net/http\"; \"net/url\"; \"strings\")\nfunc main() {{\n{example}\n\
@@ -30,7 +30,7 @@ fn go_program(example: &str) -> String {
     )
 }
 
-/// The program that a reader writes around an example in Java.
+/// Returns a complete Java program with an example.
 fn java(example: &str) -> String {
     let imports = [
         "org.apache.http.HttpHost",
@@ -57,7 +57,7 @@ fn every_example_of_a_request_form_delivers_a_signed_webhook() {
 
     let (mut run, mut expected, mut records) = (0, 0, 0);
     for (language, text) in blocks(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/requests.md"))) {
-        // The receiver is on this host, and the ports are free ones. Nothing else is changed.
+        // The only changes are the receiver on this host and free ports.
         let text = text
             .replace_all("hooks.acme.example", &format!("hook.example:{}", receiver.port()))
             .replace_all("4750", &outgate.proxy.port().to_string());
@@ -84,7 +84,7 @@ fn every_example_of_a_request_form_delivers_a_signed_webhook() {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{language}: {output:?}");
         expected += 1;
-        // Apache HttpClient sends its credential only after a 407, which has a record, too.
+        // Apache HttpClient sends its credential only after a 407, which also has a record.
         records += if language == "java" { 2 } else { 1 };
         let received = receiver.requests();
         assert_eq!(received.len(), expected, "{language}: {output:?}");

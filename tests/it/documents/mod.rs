@@ -1,4 +1,4 @@
-//! README and `docs` against the code.
+//! A comparison of README and `docs` with the code.
 
 mod book;
 mod examples;

@@ -1,5 +1,5 @@
-//! The documents say what the code does.
-//! Has a paper drifted from the product?
+//! A comparison of the reference documents with the code.
+//! Does a document differ from the code?
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,7 +41,7 @@ fn refusals_page_has_every_certificate_detail_and_no_other() {
     assert_eq!(words, VerifyError::ALL.iter().map(|error| error.as_str()).collect());
 }
 
-/// The names of a struct's fields, in their order.
+/// Returns the names of a struct's fields in their order.
 fn fields(code: &str, of: &str) -> Vec<String> {
     let body = code.split(&format!("pub(super) struct {of}")).nth(1);
     let body = body.or_else(|| code.split(&format!("pub struct {of}")).nth(1));
@@ -59,7 +59,7 @@ fn records_page_has_every_field_in_order_and_no_other() {
     let within = [
         ("attempts", fields(connection, "AttemptEvidence")),
         ("tls", fields(connection, "TlsEvidence")),
-        // The certificate is flattened.
+        // serde flattens the certificate.
         (
             "certificate",
             [
@@ -112,7 +112,7 @@ fn metrics_page_has_every_metric_and_no_other() {
         .collect::<BTreeSet<_>>();
     let metrics = metrics();
     assert_eq!(documented, metrics);
-    // The names in alerts and in text are names that outgate serves.
+    // outgate serves every metric that alerts and texts name.
     let pages = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap().map(|entry| entry.unwrap().path());
     let pages: Vec<_> = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
     for path in pages {
@@ -126,8 +126,8 @@ fn metrics_page_has_every_metric_and_no_other() {
     }
 }
 
-/// Returns the names under which metrics are served. The registry keeps a metric without a value to itself, so the code
-/// is asked: counters have the suffix `_total`.
+/// Returns the names of all metrics, with the suffix `_total` for counters. The registry omits metrics without a value,
+/// so the names come from the code.
 fn metrics() -> BTreeSet<String> {
     let code = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/state/observability/metrics.rs"));
     let is_counter = |field: &str| {
