@@ -57,6 +57,8 @@ pub enum DialError {
     Refused,
     Timeout,
     Unreachable,
+    /// A firewall or a route of this host prohibits the connection.
+    Prohibited,
     /// No source is usable: each is not an address of this host, or has no free port towards this target.
     NoSource,
     Other(io::Error),
@@ -69,6 +71,7 @@ impl DialError {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Prohibited => "prohibited",
             Self::NoSource => "no_source",
             Self::Other(_) => "error",
         }
@@ -81,6 +84,7 @@ impl fmt::Display for DialError {
             Self::Refused => "connection refused",
             Self::Timeout => "no connection in time",
             Self::Unreachable => "no route to the target",
+            Self::Prohibited => "prohibited by a firewall or a route of this host",
             Self::NoSource => "no usable source address",
             Self::Other(_) => "connection attempt did not succeed",
         })
@@ -255,10 +259,9 @@ fn classify_connect_error(error: io::Error) -> DialError {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => DialError::Refused,
         Some(libc::ETIMEDOUT) => DialError::Timeout,
-        // A local firewall causes EPERM or EACCES.
-        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM) => {
-            DialError::Unreachable
-        }
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => DialError::Unreachable,
+        // A BPF program of the control group causes EPERM, a route of the type "prohibit" EACCES (ip-route(8)).
+        Some(libc::EACCES | libc::EPERM) => DialError::Prohibited,
         // `connect`, unlike `bind`, returns EADDRNOTAVAIL if all ports of the source are in use towards this target.
         // Another hop may succeed.
         Some(libc::EADDRNOTAVAIL) => DialError::NoSource,
@@ -271,9 +274,10 @@ type DecisiveError = (DialError, Option<Hop>);
 
 fn more_specific(one: DecisiveError, other: DecisiveError) -> DecisiveError {
     let weight = |error: &DialError| match error {
-        DialError::Refused => 4, // the target answered
-        DialError::Timeout => 3,
-        DialError::Unreachable => 2,
+        DialError::Refused => 5, // the target responded
+        DialError::Timeout => 4,
+        DialError::Unreachable => 3,
+        DialError::Prohibited => 2,
         DialError::Other(_) => 1,
         DialError::NoSource => 0,
     };

@@ -84,6 +84,12 @@ impl From<DialError> for Refusal {
             DialError::Unreachable => {
                 Refusal::target(Code::ConnectUnreachable, "is unreachable: there is no network path to it")
             }
+            DialError::Prohibited => Refusal::new(
+                Code::ConnectUnreachable,
+                "a firewall or a route of the egress host prohibits the connection",
+            )
+            .blame(Blame::Outgate)
+            .with_details("prohibited"),
             DialError::NoSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
             DialError::Other(cause) => {
                 Refusal::new(Code::Internal, "the connection could not be made").with_cause(cause)

@@ -178,8 +178,8 @@ fn connect_errors_are_classified_by_errno() {
         (libc::ETIMEDOUT, "Timeout"),
         (libc::ENETUNREACH, "Unreachable"),
         (libc::EHOSTUNREACH, "Unreachable"),
-        (libc::EACCES, "Unreachable"),
-        (libc::EPERM, "Unreachable"),
+        (libc::EACCES, "Prohibited"),
+        (libc::EPERM, "Prohibited"),
         (libc::EADDRNOTAVAIL, "NoSource"),
         (libc::EMFILE, "Other"),
     ];
