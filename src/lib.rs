@@ -11,7 +11,7 @@
 //! | 2 | [`policy`] | makes pure decisions: identify, route, admit, guard, egress, trust, sign |
 //! | 2 | [`history`] | stores adopted configurations, and restores one |
 //! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
-//! | 0 | [`names`], [`host`], [`lru`], [`single_flight`] | shared types; a bounded cache; one call for concurrent callers |
+//! | 0 | [`names`], [`host`], [`digest`], [`lru`], [`single_flight`] | shared types; SHA-256; a bounded cache; one call for concurrent callers |
 //!
 //! The steps of a webhook, in the order of `delivery::deliver`: judge the request (client, tenant, route), check the
 //! circuit breaker, acquire the permits of the limits and a place in flight, obtain the credential, read the body,
@@ -24,6 +24,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod delivery;
+pub mod digest;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod history;

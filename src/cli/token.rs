@@ -3,11 +3,12 @@
 
 use std::process::ExitCode;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
 use data_encoding::HEXLOWER;
+
+use crate::digest::sha256;
 
 #[derive(Subcommand)]
 pub(super) enum Token {
@@ -32,7 +33,7 @@ impl Token {
     pub(super) fn run(self) -> ExitCode {
         let Token::New(new) = self;
         let token = generate_token();
-        let hash = format!("sha256:{}", HEXLOWER.encode(digest(&SHA256, token.as_bytes()).as_ref()));
+        let hash = format!("sha256:{}", HEXLOWER.encode(&sha256(token.as_bytes())));
         if new.json {
             println!("{}", serde_json::json!({ "token": token, "hash": hash }));
         } else {

@@ -11,8 +11,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest;
 use rustix::fs::Stat;
+
+use crate::digest::{Fingerprint, Sha256, sha256};
 
 /// The largest secret, in bytes.
 pub(super) const SECRET_MAX: u64 = 64 << 10;
@@ -112,21 +113,21 @@ impl FileStat {
 pub(super) struct FileTracker {
     paths: BTreeSet<PathBuf>,
     /// SHA-256 of each file that was read, and of each tenant's folder of keys.
-    contents: BTreeMap<PathBuf, [u8; 32]>,
-    digest: digest::Context,
+    contents: BTreeMap<PathBuf, Sha256>,
+    digest: Fingerprint,
 }
 
 /// The paths and contents that a load has read.
 pub(super) struct ReadSet {
     pub(super) paths: Vec<PathBuf>,
-    pub(super) contents: BTreeMap<PathBuf, [u8; 32]>,
+    pub(super) contents: BTreeMap<PathBuf, Sha256>,
     /// SHA-256 over path and content of all that was read.
-    pub(super) digest: [u8; 32],
+    pub(super) digest: Sha256,
 }
 
 impl FileTracker {
     pub(super) fn new() -> Self {
-        Self { paths: BTreeSet::new(), contents: BTreeMap::new(), digest: digest::Context::new(&digest::SHA256) }
+        Self { paths: BTreeSet::new(), contents: BTreeMap::new(), digest: Fingerprint::default() }
     }
 
     /// Reads and tracks a file. A file that cannot be read is tracked too, so that its appearance is a change.
@@ -148,16 +149,14 @@ impl FileTracker {
     }
 
     /// Records the digest of a path that is not a single file.
-    pub(super) fn record_digest(&mut self, path: PathBuf, digest: [u8; 32]) {
+    pub(super) fn record_digest(&mut self, path: PathBuf, digest: Sha256) {
         self.update_digest(&digest);
         self.contents.insert(path, digest);
     }
 
     /// Adds content to the digest that is part of the configuration but of no tracked file.
     pub(super) fn update_digest(&mut self, bytes: &[u8]) {
-        // The length keeps "ab", "c" and "a", "bc" apart.
-        self.digest.update(&(bytes.len() as u64).to_be_bytes());
-        self.digest.update(bytes);
+        self.digest.part(bytes);
     }
 
     /// Returns the files of a directory whose names match, sorted by name. As in a shell, `*` does not match a
@@ -185,22 +184,14 @@ impl FileTracker {
     }
 
     pub(super) fn finish(self) -> ReadSet {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(self.digest.finish().as_ref());
-        ReadSet { paths: self.paths.into_iter().collect(), contents: self.contents, digest }
+        ReadSet { paths: self.paths.into_iter().collect(), contents: self.contents, digest: self.digest.finish() }
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    sum
 }
 
 /// A digest of the metadata of files and directories. Two equal, settled fingerprints mean equal content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatFingerprint {
-    digest: [u8; 32],
+    digest: Sha256,
     /// Whether any change after the time of reading would change the fingerprint.
     pub is_settled: bool,
 }
@@ -208,16 +199,14 @@ pub struct StatFingerprint {
 impl StatFingerprint {
     /// Computes the fingerprint of paths that were read at `read_at`.
     pub fn compute<'a>(paths: impl Iterator<Item = &'a Path>, read_at: SystemTime) -> Self {
-        let mut context = digest::Context::new(&digest::SHA256);
+        let mut fingerprint = Fingerprint::default();
         let mut is_settled = true;
         for path in paths {
             let stat = rustix::fs::stat(path).ok().map(|stat| FileStat::from_stat(&stat));
             is_settled &= stat.is_none_or(|stat| stat.is_settled(read_at));
-            context.update(format!("{path:?} {stat:?};").as_bytes());
+            fingerprint.part(format!("{path:?} {stat:?}").as_bytes());
         }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        Self { digest, is_settled }
+        Self { digest: fingerprint.finish(), is_settled }
     }
 }
 

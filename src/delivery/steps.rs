@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 
 use super::context::Delivery;
 use super::record::{Record, Step};
 use super::refusal::{Code, Refusal};
 use crate::config::SelectionPolicy;
+use crate::digest::{Fingerprint, leading_number};
 use crate::names::{Host, LimitName, TenantName};
 use crate::policy::egress::{self, Families, Hop, HopError, Pool};
 use crate::policy::guard::ClearedAddresses;
@@ -114,11 +114,8 @@ pub(super) fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, Ho
 ///
 /// It is the same in every process, release and build: the source address of a tenant must not change with a library.
 pub(super) fn affinity_hash(tenant: Option<&TenantName>, host: &Host) -> u64 {
-    let mut context = Context::new(&SHA256);
-    let tenant = tenant.map_or("", TenantName::as_str);
-    context.update(&(tenant.len() as u64).to_be_bytes());
-    context.update(tenant.as_bytes());
-    context.update(host.to_string().as_bytes());
-    let digest = context.finish();
-    digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.part(tenant.map_or("", TenantName::as_str).as_bytes());
+    fingerprint.bytes(host.to_string().as_bytes());
+    leading_number(&fingerprint.finish())
 }

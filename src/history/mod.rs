@@ -19,13 +19,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::{digest, hmac, rand};
+use aws_lc_rs::{hmac, rand};
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::difference::Difference;
 use crate::config::{SourceSnapshot, pending_rollback};
+use crate::digest::sha256;
 pub use durable::FolderLock;
 
 /// The state folder of the packages.
@@ -271,7 +272,7 @@ impl History {
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
-    HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref())
+    HEXLOWER.encode(&sha256(bytes))
 }
 
 /// Returns the snapshot with keyed digests.

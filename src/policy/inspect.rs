@@ -1,7 +1,6 @@
 //! The certificate authority that issues the certificates of inspected tunnels.
 //! Is this authority able to issue certificates that the clients of outgate trust?
 
-use ::aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
@@ -10,6 +9,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::expiry::certificate_timestamp;
 use crate::config::WarningCode;
 use crate::config::{Ca, Config, ConnectPolicy, Located, Problem};
+use crate::digest::sha256;
 
 pub struct InspectionCa {
     /// SHA-256 of the chain. Leaf certificates are cached by this fingerprint, so a change of the authority invalidates
@@ -85,8 +85,7 @@ fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> 
     let Ok(issuer) = Issuer::from_ca_cert_der(&CertificateDer::from_slice(der), key) else {
         return report(place, format!("the first certificate of {path} is not usable"), "one of `outgate ca new`");
     };
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest(&SHA256, &ca.certificate.parts.concat()).as_ref());
+    let fingerprint = sha256(&ca.certificate.parts.concat());
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
     Some(InspectionCa { fingerprint, issuer, chain, expires_at })
 }

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::aws_lc_rs::digest::{Context, SHA256};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -25,6 +24,7 @@ use super::client_verifier::ClientCertificateVerifier;
 use super::revocation;
 use crate::config::WarningCode;
 use crate::config::{self, Alpn, BindTls, Config, Listen, ListenerTls, Located, PemFile, Problem, Severity};
+use crate::digest::{Fingerprint, Sha256};
 
 /// The settings that apply between a socket and HTTP.
 #[derive(Default)]
@@ -94,10 +94,10 @@ impl ServerTls {
     fn with_alpn(mut self, alpn: Option<&[Alpn]>) -> Self {
         let Some(alpn) = alpn else { return self };
         self.alpn = alpn.to_vec();
-        let mut digest = Context::new(&SHA256);
-        digest.update(&self.fingerprint);
-        alpn.iter().for_each(|alpn| digest.update(&[*alpn as u8]));
-        self.fingerprint.copy_from_slice(digest.finish().as_ref());
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.bytes(&self.fingerprint);
+        alpn.iter().for_each(|alpn| fingerprint.bytes(&[*alpn as u8]));
+        self.fingerprint = fingerprint.finish();
         self
     }
 }
@@ -215,22 +215,16 @@ fn compile_client_verifier(
 }
 
 /// Returns the fingerprint of TLS settings. The private key is not part of it, since the certificate determines it.
-fn fingerprint(tls: &ListenerTls) -> [u8; 32] {
-    let mut digest = Context::new(&SHA256);
-    digest.update(b"outgate listener\0");
-    let mut parts = |file: Option<&PemFile>| {
+fn fingerprint(tls: &ListenerTls) -> Sha256 {
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.bytes(b"outgate listener\0");
+    let mut add_file = |file: Option<&PemFile>| {
         let parts = file.map_or(&[][..], |file| &file.parts);
-        // Length prefixes make the encoding unambiguous.
-        digest.update(&(parts.len() as u64).to_be_bytes());
-        for part in parts {
-            digest.update(&(part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
+        fingerprint.number(parts.len() as u64);
+        parts.iter().for_each(|part| fingerprint.part(part));
     };
-    parts(Some(&tls.certificate));
-    parts(tls.client_ca.as_deref());
-    tls.client_crls.iter().for_each(|list| parts(Some(list)));
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest.finish().as_ref());
-    fingerprint
+    add_file(Some(&tls.certificate));
+    add_file(tls.client_ca.as_deref());
+    tls.client_crls.iter().for_each(|list| add_file(Some(list)));
+    fingerprint.finish()
 }

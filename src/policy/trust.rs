@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::sign::CertifiedKey;
@@ -20,6 +19,7 @@ use rustls_pki_types::CertificateDer;
 use super::anchors::Anchors;
 use super::revocation::Crl;
 use crate::config::{CrlPolicy, TlsVersion, VerifyMode};
+use crate::digest::Fingerprint;
 use crate::names::TrustName;
 pub use compile::compile;
 
@@ -88,9 +88,9 @@ struct FingerprintInput<'a> {
 /// Returns the fingerprint of a policy. Roots, pins and lists are sets: neither their order nor their source changes
 /// the trust.
 fn fingerprint(input: &FingerprintInput<'_>) -> [u8; 32] {
-    let mut digest = Context::new(&SHA256);
-    digest.update(b"outgate trust\0");
-    digest.update(&[
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.bytes(b"outgate trust\0");
+    fingerprint.bytes(&[
         match input.min_version {
             TlsVersion::V1_2 => 2,
             TlsVersion::V1_3 => 3,
@@ -126,16 +126,16 @@ fn fingerprint(input: &FingerprintInput<'_>) -> [u8; 32] {
         chain.iter().map(|der| Some(der.as_ref())).collect(),
     ];
     for parts in parts {
-        // Length prefixes make the encoding unambiguous.
-        digest.update(&(parts.len() as u64).to_be_bytes());
+        fingerprint.number(parts.len() as u64);
         for part in parts {
-            digest.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
-            digest.update(part.unwrap_or_default());
+            // An absent part differs from an empty one.
+            match part {
+                Some(part) => fingerprint.part(part),
+                None => fingerprint.number(u64::MAX),
+            }
         }
     }
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest.finish().as_ref());
-    fingerprint
+    fingerprint.finish()
 }
 
 fn sorted_set<'a>(ders: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 
 use super::Demonstration;
 use super::client::DemoResponse;
 use super::receivers::Receivers;
+use crate::digest::sha256;
 
 /// The file of delivery records, in the demo's folder.
 pub(super) const RECORDS: &str = "deliveries.jsonl";
@@ -20,7 +20,7 @@ const BODY: &str = r#"{"type":"invoice.paid","data":{"id":"in_1"}}"#;
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn configuration(receivers: &Receivers, token: &str, burst: u32) -> String {
-    let hash = HEXLOWER.encode(digest(&SHA256, token.as_bytes()).as_ref());
+    let hash = HEXLOWER.encode(&sha256(token.as_bytes()));
     let ports = [receivers.valid.port(), receivers.self_signed.port(), receivers.expired.port()];
     format!(
         r#"# The demo's configuration. Edit it while the demo runs: it is watched.

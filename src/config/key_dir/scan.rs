@@ -11,13 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::{KeyDir, KeyDirProblem, KeyFile, KeyFolder, file_name};
 use crate::config::Secret;
 use crate::config::files::{FileError, FileStat, SECRET_MAX, read_open_file};
+use crate::digest::Fingerprint;
 use crate::names::{KeyId, TENANT_NAME_MAX, TenantName};
 
 /// The most folders; outgate watches each and holds it in memory.
@@ -131,7 +131,7 @@ fn parse_tenant(path: &Path, name: &str, unattributed: &mut Vec<KeyDirProblem>) 
 
 impl KeyFolder {
     fn broken(problems: Vec<KeyDirProblem>) -> Self {
-        let digest = digest(problems.iter().map(|error| error.message.as_bytes()));
+        let digest = Fingerprint::of_parts(problems.iter().map(|error| error.message.as_bytes()));
         Self { digest, keys: Vec::new(), problems, unrecognized: Vec::new(), stat: None }
     }
 
@@ -169,7 +169,7 @@ fn read_folder(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime
     }
     let is_settled = stat.is_settled(now) && keys.iter().all(|key| key.stat.is_settled(now));
     keys.shrink_to_fit();
-    let digest = digest(keys.iter().flat_map(|key| [key.file_name.as_bytes(), key.secret.expose()]));
+    let digest = Fingerprint::of_parts(keys.iter().flat_map(|key| [key.file_name.as_bytes(), key.secret.expose()]));
     Ok(KeyFolder { digest, keys, problems, unrecognized, stat: is_settled.then_some(stat) })
 }
 
@@ -204,17 +204,6 @@ fn read_key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile,
         file_name: file.to_owned(),
         stat: content.stat,
     }))
-}
-
-fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }
 
 /// Opens a path with O_NONBLOCK, because opening a FIFO would wait for a writer. With O_NOFOLLOW a symbolic link

@@ -1,13 +1,13 @@
 //! A summary of a target's certificate, with which an operator diagnoses a failed handshake.
 //! Which names, issuer and validity does the certificate have?
 
-use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::Serialize;
 use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::digest::sha256;
 use crate::policy::addresses::ip_from_octets;
 use crate::policy::expiry::certificate_timestamp;
 
@@ -40,7 +40,7 @@ pub struct CertificateSummary {
 
 impl CertificateSummary {
     pub(super) fn read(der: &[u8]) -> Self {
-        let sha256 = HEXLOWER.encode(digest(&SHA256, der).as_ref());
+        let sha256 = HEXLOWER.encode(&sha256(der));
         let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Self { sha256, ..Self::default() } };
         let alternative = parsed.subject_alternative_name().ok().flatten();
         let alternative = alternative.map(|names| names.value.general_names.as_slice()).unwrap_or_default();

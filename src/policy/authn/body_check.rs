@@ -4,7 +4,8 @@
 use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
 
-use super::{AuthnError, sha256};
+use super::AuthnError;
+use crate::digest::sha256;
 use crate::policy::message::digest::ContentDigest;
 
 /// A digest of the body that a signature covers. The check needs the whole body.

@@ -17,7 +17,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -313,12 +312,6 @@ pub fn strip_credentials(fields: &mut HeaderMap) {
     fields.remove(header::PROXY_AUTHORIZATION);
     fields.remove(&TWILIO_CLIENT_VALIDATION);
     message_signature::remove_outgate_signature(fields);
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 #[cfg(test)]

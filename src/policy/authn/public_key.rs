@@ -13,7 +13,7 @@ use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::signed_der::bits;
-use super::sha256;
+use crate::digest::sha256;
 
 /// The permitted size of an RSA modulus in bits.
 const RSA_BITS_MIN: usize = 2048;

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::config::{Bind, Config, Listen, Located};
+use crate::digest::sha256;
 use crate::policy::fixture::{self, at, config, messages};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};

@@ -8,7 +8,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{Client, Clients, sha256};
+use super::{Client, Clients};
+use crate::digest::sha256;
 
 /// The maximum length of a credential. Tokens are far shorter than 4 KiB.
 const CREDENTIAL_MAX: usize = 4096;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{Credential, CredentialValue, OAuth2, bearer, secret_bytes, secret_value};
 use crate::config::{self, Authentication, ClientAuth, Config, Located, Problem, Secret};
+use crate::digest::Fingerprint;
 use crate::host;
 use crate::names::{CredentialName, Scheme, Target};
 use crate::policy::guard::{Guard, LocalAddresses};
@@ -173,16 +173,10 @@ fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Pr
     };
     let body = form(written);
     let authority = endpoint.authority();
-    let mut digest = Context::new(&SHA256);
     let proof = authorization.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
     let fingerprinted: [&[u8]; 5] =
         [name.as_str().as_bytes(), authority.as_bytes(), path_and_query.as_str().as_bytes(), proof, &body];
-    for part in fingerprinted {
-        digest.update(&(part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest.finish().as_ref());
+    let fingerprint = Fingerprint::of_parts(fingerprinted);
     Some(OAuth2 { credential: name.clone(), fingerprint, endpoint, path_and_query, authorization, body })
 }
 

@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, HeaderName};
 
 use super::members;
+use crate::digest::sha256;
 
 pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
@@ -41,7 +42,7 @@ pub(crate) fn parse(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
 
 /// Returns the field value for a body.
 pub(crate) fn sha256_field(body: &[u8]) -> String {
-    format!("sha-256=:{}:", BASE64_STANDARD.encode(digest::digest(&SHA256, body)))
+    format!("sha-256=:{}:", BASE64_STANDARD.encode(sha256(body)))
 }
 
 #[cfg(test)]

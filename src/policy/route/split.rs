@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
-
 use super::Route;
 use crate::config::problem::SourceSpan;
 use crate::config::{self, ConnectPolicy, Problem};
+use crate::digest::{Fingerprint, leading_number};
 use crate::names::{Host, RouteName, TenantName};
 
 /// The whole in hundredths of a percent.
@@ -78,13 +77,8 @@ pub(super) fn variant_connect(
 
 /// Returns the position of a tenant and host within the whole. Positions differ between routes.
 fn split_position(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -> u64 {
-    let mut context = Context::new(&SHA256);
-    for part in [route.as_str(), tenant.map_or("", TenantName::as_str), &host.to_string()] {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
-    }
-    let number = context.finish().as_ref().iter().take(8).fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
-    number % SHARE_TOTAL
+    let parts = [route.as_str(), tenant.map_or("", TenantName::as_str), &host.to_string()];
+    leading_number(&Fingerprint::of_parts(parts.map(str::as_bytes))) % SHARE_TOTAL
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{EcdsaPublicKey, Ed25519PublicKey, RsaSubjectPublicKey};
@@ -16,6 +15,7 @@ use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::pem_encoding::encode;
+use crate::digest::sha256;
 
 /// The public half of a signing key.
 pub struct PublicKey {
@@ -67,7 +67,7 @@ impl PublicKey {
         raw: Option<[u8; 32]>,
     ) -> Option<Self> {
         // RFC 7638 §3: the hash of the members in order, without white space.
-        let thumbprint = url(digest(&SHA256, json!(members).to_string().as_bytes()).as_ref());
+        let thumbprint = url(&sha256(json!(members).to_string().as_bytes()));
         Some(Self { der: der.ok()?.as_ref().to_vec(), members, algorithm, raw, thumbprint })
     }
 

@@ -6,7 +6,6 @@ mod profile;
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
 use http::{HeaderMap, HeaderName};
@@ -17,6 +16,7 @@ use super::key::{SecretKey, base64, generate_shared_secret, is_pem, parse_shared
 use super::pem;
 use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};
+use crate::digest::sha256;
 use crate::policy::message::digest::CONTENT_DIGEST;
 use crate::policy::message::{self, members};
 use profile::SignatureProfile;
@@ -67,7 +67,7 @@ impl Scheme for MessageSignatures {
         if self.0.is_web_bot_auth() {
             return Err(key_parse_error("is a shared secret, and web-bot-auth allows key pairs alone", NEW_KEY_HELP));
         }
-        if digest(&SHA256, secret).as_ref() == PUBLISHED_SECRET_SHA256 {
+        if sha256(secret) == PUBLISHED_SECRET_SHA256 {
             return Err(key_parse_error("is published in RFC 9421, so it is no secret", NEW_KEY_HELP));
         }
         parse_shared_secret(HmacAlgorithm::Sha256, Encoding::Base64, secret)

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use http::{HeaderName, header::CONTENT_TYPE};
 
@@ -15,6 +14,7 @@ use super::error::{KeyParseError, SignError};
 use super::key::{SecretKey, base64, generate_shared_secret, parse_shared_secret};
 use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{self, Encoding, HmacAlgorithm, Problem};
+use crate::digest::sha256;
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");
 /// The header that names the shared key; signatures by the auth token have none.
@@ -77,7 +77,7 @@ impl Scheme for Twilio {
             const HASHED: &str = "the query has a bodySHA256, and receivers would look for a body that is no form";
             return if body_hashes.is_empty() { Ok(Mutations::default()) } else { Err(SignError::Unsignable(HASHED)) };
         }
-        let hash = HEXLOWER.encode(digest(&SHA256, input.body).as_ref());
+        let hash = HEXLOWER.encode(&sha256(input.body));
         match body_hashes.as_slice() {
             [] => {
                 let separator = match query {

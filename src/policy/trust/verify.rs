@@ -12,7 +12,6 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::Oid;
@@ -24,6 +23,7 @@ use super::super::signed_der;
 use super::error::{CertificateRejection, VerifyError};
 use super::{Trust, chain, strict};
 use crate::config::{CrlPolicy, VerifyMode};
+use crate::digest::sha256;
 
 /// Algorithms with broken hashes: MD2, MD5 and SHA-1 with RSA, SHA-1 with DSA and ECDSA.
 const WEAK_SIGNATURES: [&str; 6] = [
@@ -164,7 +164,7 @@ impl Trust {
     }
 
     fn is_pinned_key(&self, key: &[u8]) -> bool {
-        self.pins.iter().any(|pin| pin == digest(&SHA256, key).as_ref())
+        self.pins.iter().any(|pin| *pin == sha256(key))
     }
 
     /// Returns whether the operator configured this self-signed certificate as a root. If so, a refusal has another

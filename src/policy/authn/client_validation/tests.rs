@@ -99,7 +99,7 @@ impl Bench {
 
     fn claims(&self) -> Value {
         let text = "POST\n/in\n\nauthorization:Basic eDp5\nhost:hook.example\n\nauthorization;host\n";
-        let rqh: String = super::super::sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let rqh: String = crate::digest::sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         json!({ "iss": "billing", "exp": NOW + 300, "hrh": "authorization;host", "rqh": rqh })
     }
 
