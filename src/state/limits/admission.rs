@@ -11,7 +11,7 @@ use crate::state::limits::wait_queue::{Ticket, WaitQueue};
 
 /// The length of the queue. Each waiter holds a connection and a request head. A newcomer to a full queue evicts the
 /// first waiter: it has waited longest, so its client is the most likely to have given up.
-const WAITING_MAX: usize = 1000;
+const ADMISSION_WAITING_MAX: usize = 1000;
 
 /// The longest wait. In a longer peak, a later retry by the client is better.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub struct Overloaded;
 impl AdmissionQueue {
     #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
-        Self { state: Mutex::default(), waiting_max: WAITING_MAX }
+        Self { state: Mutex::default(), waiting_max: ADMISSION_WAITING_MAX }
     }
 
     /// Waits until the delivery is one of at most `max_in_flight`.

@@ -26,7 +26,7 @@ use crate::policy::limits::{Limit, LimitDescriptor, LimitStatus, RateStatus};
 use crate::state::limits::bandwidth::BandwidthLimiter;
 use crate::state::limits::limiter_state::{ConcurrencyPermit, Exhausted, LimiterState, LimiterUsage};
 use crate::state::limits::table::{LimitTable, SHARDS};
-use crate::state::limits::wait_slots::{LimitWait, WAITING_MAX, WaitSlots};
+use crate::state::limits::wait_slots::{LimitWait, WaitSlots};
 
 /// The number of keys that one limit counts separately. Clients choose the keys (a tenant, a host), so their number must be
 /// bounded. This many fill the hash tables of a limit completely (7 in 8 of 32,768 slots, 64 times): 160 MiB, or 92 bytes
@@ -128,7 +128,7 @@ impl Default for Limits {
 impl<C: Clock> Limits<C> {
     pub fn with_clock(clock: C) -> Self {
         let epoch = clock.now();
-        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, wait_slots: WaitSlots::new(WAITING_MAX) }
+        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, wait_slots: WaitSlots::default() }
     }
 
     /// Acquires all of the limits. A refusal returns the permits, and not the tokens.

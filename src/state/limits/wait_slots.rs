@@ -12,7 +12,7 @@ use crate::names::ClientName;
 
 /// The number of deliveries that may wait for a limit. Each holds a connection or a stream, the head of its request, and
 /// the bytes read ahead to notice a hang-up: over HTTP/1 about 8 KiB of the body.
-pub(in crate::state) const WAITING_MAX: usize = 20_000;
+const LIMIT_WAITING_MAX: usize = 20_000;
 
 /// The slots of the deliveries that wait. A client may have as many as are free. So one client takes half of all, a second
 /// one a quarter, and a new client always finds a free slot.
@@ -57,8 +57,14 @@ impl<'a> LimitWait<'a> {
     }
 }
 
+impl Default for WaitSlots {
+    fn default() -> Self {
+        Self::new(LIMIT_WAITING_MAX)
+    }
+}
+
 impl WaitSlots {
-    pub(in crate::state) fn new(max: usize) -> Self {
+    fn new(max: usize) -> Self {
         Self { counts: Arc::default(), max }
     }
 
