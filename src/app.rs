@@ -26,6 +26,7 @@ use crate::state::config::ActiveConfig;
 use crate::state::config::status::ReloadSource;
 use crate::state::observability::log;
 use crate::state::observability::records::{RecordDestination, Records};
+use crate::state::upstreams::sources::AddressCount;
 use crate::sysexits;
 use crate::upkeep;
 
@@ -209,8 +210,7 @@ impl Proxy {
     fn announce(&self) {
         let (now, snapshot, active) = (Timestamp::now(), self.runtime.sources.snapshot(), self.runtime.active_config());
         for (name, pool) in &active.plan.pools {
-            let ranges = pool.active_ranges(now);
-            let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), snapshot.count(&ranges));
+            let AddressCount { configured, usable } = snapshot.count(pool, now);
             if usable == configured && usable > 0 {
                 info!("egress pool {name}: {}", pluralize(usable, "usable address"));
             } else {

@@ -125,7 +125,7 @@ fn log_dns_outage(active: &ActiveConfig, was_outage: &mut bool) {
 /// Logs the pools whose number of usable addresses has changed.
 fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
     let (now, snapshot) = (Timestamp::now(), runtime.sources.snapshot());
-    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), snapshot.count(&pool.active_ranges(now))));
+    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), snapshot.count(pool, now).usable));
     let counts: Vec<_> = counts.collect();
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {

@@ -16,7 +16,7 @@ use super::{json_number, load_or_report};
 use crate::names::PoolName;
 use crate::net::dial;
 use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
-use crate::state::upstreams::sources::{Sources, total};
+use crate::state::upstreams::sources::{AddressCount, Sources};
 use crate::sysexits;
 
 #[derive(Subcommand)]
@@ -158,7 +158,7 @@ impl VerifySources {
                 .flat_map(|range| range.all_addresses().take(CHECKED_PER_RANGE_MAX))
                 .filter(|source| !view.has(*source) || dial::check_source(*source).is_err())
                 .collect();
-            let (configured, usable) = (total(&ranges), view.count(&ranges));
+            let AddressCount { configured, usable } = view.count(pool, now);
             let ok = missing.is_empty() && usable == configured && configured > 0;
             all_usable &= ok;
             if !self.json {

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 
 use crate::state::Runtime;
 use crate::state::observability::log;
-use crate::state::upstreams::sources;
 
 /// Returns all metrics as OpenMetrics, and the media type.
 pub fn render_metrics(runtime: &Runtime, now: Timestamp) -> (String, &'static str) {
@@ -20,8 +19,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     let (metrics, snapshot, active) = (&runtime.metrics, runtime.sources.snapshot(), runtime.active_config());
     metrics.prune(&active.plan);
     for (name, pool) in &active.plan.pools {
-        let ranges = pool.active_ranges(now);
-        metrics.pool(name, sources::total(&ranges), snapshot.count(&ranges));
+        metrics.pool(name, snapshot.count(pool, now));
     }
     metrics.tenants(
         active

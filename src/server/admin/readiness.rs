@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::config::Severity;
 use crate::state::Runtime;
 use crate::state::observability::log;
-use crate::state::upstreams::sources;
+use crate::state::upstreams::sources::AddressCount;
 
 /// The reasons, as text for operators.
 pub struct Readiness {
@@ -21,7 +21,7 @@ impl Readiness {
     /// keys: tens of thousands of tenants may have some.
     pub fn blocked(runtime: &Runtime, now: Timestamp) -> Vec<String> {
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
-        let has_source = active.plan.pools.values().any(|pool| snapshot.count(&pool.active_ranges(now)) > 0);
+        let has_source = active.plan.pools.values().any(|pool| snapshot.count(pool, now).usable > 0);
         let draining = runtime.is_draining().then(|| "draining".to_owned());
         draining.into_iter().chain((!has_source).then(|| "no source address is usable".to_owned())).collect()
     }
@@ -30,9 +30,8 @@ impl Readiness {
         let (blocked, mut degraded) = (Self::blocked(runtime, now), Vec::new());
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         for (name, pool) in &active.plan.pools {
-            let ranges = pool.active_ranges(now);
-            let (count, configured) = (snapshot.count(&ranges), sources::total(&ranges));
-            match count {
+            let AddressCount { configured, usable } = snapshot.count(pool, now);
+            match usable {
                 0 => degraded.push(format!("pool {name} has no usable source address")),
                 few if few < configured.div_ceil(2) => {
                     degraded.push(format!("pool {name} has {few} usable source addresses of {configured}"));

@@ -10,7 +10,6 @@ use super::readiness::Readiness;
 use crate::names::PoolName;
 use crate::policy::egress::Pool;
 use crate::state::Runtime;
-use crate::state::upstreams::sources;
 
 pub(super) fn status(runtime: &Runtime, now: Timestamp) -> Value {
     let config_status = &runtime.config_status;
@@ -18,10 +17,11 @@ pub(super) fn status(runtime: &Runtime, now: Timestamp) -> Value {
         (config_status.adopted(), config_status.rejected(), Readiness::of(runtime, now));
     let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
     let pool = |(name, pool): (&PoolName, &Arc<Pool>)| {
-        let ranges = pool.active_ranges(now);
+        let count = snapshot.count(pool, now);
         // Strings, since an IPv6 pool has more addresses than a JSON number can represent.
-        let (configured, usable) = (sources::total(&ranges).to_string(), snapshot.count(&ranges).to_string());
-        json!({ "pool": name.as_str(), "configured": configured, "usable": usable })
+        json!({
+            "pool": name.as_str(), "configured": count.configured.to_string(), "usable": count.usable.to_string(),
+        })
     };
     let (in_flight, waiting) = runtime.admission.count();
     json!({

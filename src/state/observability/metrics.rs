@@ -19,6 +19,7 @@ use family::ShardedFamily;
 use crate::names::{CredentialName, PoolName, RouteName, SignerName};
 use crate::policy::Plan;
 use crate::policy::expiry::Expiry;
+use crate::state::upstreams::sources::AddressCount;
 
 /// Seconds. A webhook takes between a millisecond and the response timeout.
 const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -381,7 +382,7 @@ impl Metrics {
         self.reload_failed.set(i64::from(!adopted));
     }
 
-    pub fn pool(&self, pool: &PoolName, configured: u128, usable: u128) {
+    pub fn pool(&self, pool: &PoolName, AddressCount { configured, usable }: AddressCount) {
         for (state, count) in [("configured", configured), ("usable", usable)] {
             self.addresses.get(&PoolLabels { pool: pool.to_string(), state }).set(count as f64);
         }

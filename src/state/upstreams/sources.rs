@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::net::local::{self, LocalPrefixes};
+use crate::policy::egress::Pool;
 use crate::policy::guard::LocalAddresses;
 
 /// The addresses of this host. [`Sources::refresh`] reads them every few seconds; refusals of the kernel update them in
@@ -50,8 +52,13 @@ impl SourcesSnapshot {
         }
     }
 
-    /// Returns the number of usable addresses in `ranges`.
-    pub fn count(&self, ranges: &[IpNet]) -> u128 {
+    /// Counts the addresses of a pool's active ranges.
+    pub fn count(&self, pool: &Pool, now: Timestamp) -> AddressCount {
+        let ranges = pool.active_ranges(now);
+        AddressCount { configured: total(&ranges), usable: self.count_usable(&ranges) }
+    }
+
+    fn count_usable(&self, ranges: &[IpNet]) -> u128 {
         let count: u128 = match &self.local {
             None => total(ranges),
             Some(local) => ranges.iter().flat_map(|range| overlap(range, local.prefixes())).map(size).sum(),
@@ -63,8 +70,14 @@ impl SourcesSnapshot {
     }
 }
 
-/// Returns the number of addresses in `ranges`.
-pub fn total(ranges: &[IpNet]) -> u128 {
+/// The addresses that a pool has, and those of them that this host can send from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressCount {
+    pub configured: u128,
+    pub usable: u128,
+}
+
+fn total(ranges: &[IpNet]) -> u128 {
     ranges.iter().map(size).fold(0, u128::saturating_add)
 }
 

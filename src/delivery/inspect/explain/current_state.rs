@@ -12,7 +12,7 @@ use crate::policy::route::Route;
 use crate::state::Runtime;
 use crate::state::limits::{LimitKind, LimitUsage};
 use crate::state::upstreams::breaker::BreakerKey;
-use crate::state::upstreams::sources;
+use crate::state::upstreams::sources::AddressCount;
 
 /// The lines about the current state, and the refusals that it implies.
 pub(super) struct CurrentState {
@@ -92,9 +92,8 @@ fn describe_egress(
     request: &ExplainRequest<'_>,
     is_needed: bool,
 ) -> (String, Option<Code>) {
-    let (view, ranges) = (runtime.sources.snapshot(), route.pool.active_ranges(request.now));
-    let (usable, all) = (view.count(&ranges), sources::total(&ranges));
-    let text = format!("pool {}: {usable} of {all} addresses usable", route.pool.name());
+    let AddressCount { configured, usable } = runtime.sources.snapshot().count(&route.pool, request.now);
+    let text = format!("pool {}: {usable} of {configured} addresses usable", route.pool.name());
     match is_needed && usable == 0 {
         true => (format!("{text}: refused as {}", Code::NoEgress.name()), Some(Code::NoEgress)),
         false => (text, None),
