@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
@@ -200,7 +200,7 @@ impl Proxy {
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
         self.runtime.records.close();
-        if let Some(loss) = self.runtime.records.last_loss() {
+        if let Some(loss) = self.runtime.records.last_loss(Instant::now()) {
             warn!("{loss}");
         }
         info!("stopped");

@@ -3,23 +3,13 @@
 
 use std::sync::Arc;
 
-use tracing::info;
-
 use super::Reloader;
 use super::prepare::{ConfigFiles, PreparedConfig, ProblemReport};
 use crate::config::difference::Difference;
 use crate::state::config::reload_queue::ComparisonTarget;
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 
-/// Limits the changes of one reload that are logged.
-const LOGGED_CHANGES_MAX: usize = 20;
-
 impl Reloader {
-    pub(super) fn rejected_outcome(&self, problems: ProblemReport) -> ReloadOutcome {
-        let ProblemReport { json, report, .. } = problems;
-        ReloadOutcome { problems: json, report, ..self.runtime.config_status.current_outcome(ReloadVerdict::Rejected) }
-    }
-
     /// Compares the active configuration with `target`.
     pub(super) async fn compare(&self, target: ComparisonTarget) -> ReloadOutcome {
         let files = match target {
@@ -51,15 +41,5 @@ impl Reloader {
                 ..self.runtime.config_status.current_outcome(ReloadVerdict::Different)
             },
         }
-    }
-}
-
-pub(super) fn log_difference(difference: &Difference) {
-    for change in difference.changes.iter().take(LOGGED_CHANGES_MAX) {
-        info!("changed: {change}");
-    }
-    let more = difference.changes.len().saturating_sub(LOGGED_CHANGES_MAX) + difference.more;
-    if more > 0 {
-        info!("changed: and {more} more");
     }
 }

@@ -1,6 +1,7 @@
 //! Hot reload: reads and compiles the configuration again, and adopts it. Every reload takes this path, one at a time.
 //! When is the configuration read again, and what happens if it has problems?
 
+mod adoption;
 mod compare;
 mod file_watcher;
 pub mod history_writer;
@@ -15,22 +16,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::config::{Config, Problem, StatFingerprint};
+use crate::config::{Config, StatFingerprint};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{ComparisonRequest, ReloadQueue};
-use crate::state::config::status::{
-    AdoptedConfig, RejectedConfig, ReloadOutcome, ReloadSource, ReloadVerdict, describe_sources, reload_cause,
-};
-use crate::state::observability::log;
-use crate::state::observability::records::RecordDestination;
-use compare::log_difference;
+use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict, describe_sources, reload_cause};
 use file_watcher::FileWatcher;
 use history_writer::HistoryWriter;
 use key_folder_watcher::KeyFolderWatcher;
 use listeners::Listeners;
-use prepare::{ConfigChange, ConfigFiles, PreparedConfig, ProblemReport, Rejection, WatchSet, prepare};
+use prepare::{ConfigFiles, PreparedConfig, ProblemReport, Rejection, WatchSet, prepare};
 use startup_settings::StartupSettings;
 
 /// The quiet time that ends a change. Editors write a file in several steps.
@@ -294,99 +290,6 @@ impl Reloader {
         };
         self.runtime.config_worker.drop_later(config);
         outcome
-    }
-
-    /// Opens new sockets and files before anything changes.
-    async fn open_resources(
-        &self,
-        config: &Config,
-    ) -> Result<(listeners::ListenerChange, Option<RecordDestination>), Vec<Problem>> {
-        let deliveries = &config.log.deliveries;
-        let destination = match self.runtime.records.go_to(deliveries) {
-            true => None,
-            false => Some(RecordDestination::open(deliveries).await.map_err(|error| {
-                let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
-                vec![problem.help("let the user that outgate runs as write there, or write another path")]
-            })?),
-        };
-        Ok((self.listeners.prepare(config)?, destination))
-    }
-
-    async fn adopt(
-        &mut self,
-        change: ConfigChange,
-        (listeners, destination): (listeners::ListenerChange, Option<RecordDestination>),
-        config: &Config,
-        requester: &Requester,
-    ) -> ReloadOutcome {
-        let ConfigChange { active, difference, contained, warnings } = change;
-        let restart = self.startup_settings.restart_required_keys(&StartupSettings::from_config(config));
-        let adopted = AdoptedConfig {
-            number: self.runtime.config_status.adopted().number + 1,
-            adopted_at: Timestamp::now(),
-            adopted_by: requester.by.clone(),
-            cause: config.rollback.map_or_else(|| requester.cause.to_owned(), |number| format!("rollback to {number}")),
-            difference: difference.clone(),
-            snapshot: Arc::clone(&config.snapshot),
-            warnings: contained.iter().chain(&warnings).cloned().collect(),
-            restart_required: restart.clone(),
-        };
-        let (cause, by) = (adopted.cause.clone(), format!(", by {}", requester.by));
-        let by = if cause == requester.by { "" } else { &by };
-        let new_warnings = self.without_logged(warnings);
-        let all_warnings = adopted.warnings.clone();
-        self.last_problems.clear();
-        self.failed_to_listen = None;
-        self.is_watching = config.server.watch;
-        self.runtime.adopt(active, adopted.clone());
-        let runtime = Arc::clone(&self.runtime);
-        drop(self.runtime.config_worker.run(move || runtime.metrics.prune(&runtime.active_config().plan)));
-        self.listeners.commit(listeners);
-        if let Some(destination) = destination {
-            self.runtime.records.replace(destination);
-        }
-        log::configure(&config.log);
-        self.set_drift(None);
-        self.history.write_adopted(adopted, config.server.history).await;
-        contained.iter().for_each(|problem| error!("{problem}"));
-        new_warnings.iter().for_each(|warning| warn!("{warning}"));
-        for key in &restart {
-            warn!("{key} changed: it takes effect at the next restart");
-        }
-        log_difference(&difference);
-        let number = self.runtime.config_status.adopted().number;
-        info!("configuration reloaded from {}: number {number}, {cause}{by}", self.path.display());
-        ReloadOutcome {
-            difference,
-            warnings: all_warnings,
-            ..self.runtime.config_status.current_outcome(ReloadVerdict::Adopted)
-        }
-    }
-
-    /// Removes the warnings of the active configuration, which are logged already.
-    fn without_logged(&self, mut warnings: Vec<String>) -> Vec<String> {
-        let adopted = self.runtime.config_status.adopted();
-        warnings.retain(|warning| !adopted.warnings.contains(warning));
-        warnings
-    }
-
-    fn reject(&mut self, problems: ProblemReport, requester: &Requester, reason: ReloadReason) -> ReloadOutcome {
-        if reason == ReloadReason::Requested || problems.lines != self.last_problems {
-            self.runtime.reject(RejectedConfig {
-                rejected_at: Timestamp::now(),
-                requested_by: requester.by.clone(),
-                problems: problems.lines.clone(),
-            });
-            self.without_logged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
-            for problem in &problems.lines {
-                error!("{problem}");
-            }
-            error!("configuration not adopted: outgate keeps the active one; fix the problems above and reload");
-            self.last_problems.clone_from(&problems.lines);
-        }
-        self.runtime.metrics.config_drift.set(1);
-        self.runtime.config_status.set_drift(problems.lines.first().cloned(), Timestamp::now()); // logged above, as a rejection
-        self.rejected_outcome(problems)
     }
 }
 

@@ -125,14 +125,14 @@ impl Records {
 
     /// Replaces the destination. Records that wait for the former one are still written there. Logs the former one's
     /// losses, because later reports name the new one.
-    pub fn replace(&self, to: RecordDestination) {
+    pub fn replace(&self, to: RecordDestination, now: Instant) {
         // Locked first: a report meanwhile would blame the new destination.
         let mut reported = self.reported.lock();
         let former = self.to.swap(Arc::new(to));
         let lost_by_former = former.lost();
         let lost = self.lost_before.fetch_add(lost_by_former, Ordering::Relaxed) + lost_by_former;
         reported.at = None;
-        if let Some(more) = reported.due(lost, Instant::now()) {
+        if let Some(more) = reported.due(lost, now) {
             warn!("{}", former.loss(more, lost));
         }
         reported.at = None;
@@ -205,9 +205,9 @@ impl Records {
     }
 
     /// Returns the last report of lost records when the process ends, without waiting for the interval.
-    pub fn last_loss(&self) -> Option<String> {
+    pub fn last_loss(&self, now: Instant) -> Option<String> {
         self.reported.lock().at = None;
-        self.loss_due(Instant::now())
+        self.loss_due(now)
     }
 
     /// Returns a report of lost records, at most once in [`REPORT_EVERY`].

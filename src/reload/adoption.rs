@@ -1,0 +1,142 @@
+//! Adopts a configuration as a whole, or reports why it is rejected.
+//! In which order do sockets, files, the plan and the history change?
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tracing::{error, info, warn};
+
+use super::listeners::ListenerChange;
+use super::prepare::{ConfigChange, ProblemReport};
+use super::startup_settings::StartupSettings;
+use super::{ReloadReason, Reloader, Requester};
+use crate::config::difference::Difference;
+use crate::config::{Config, Problem};
+use crate::state::config::status::{AdoptedConfig, RejectedConfig, ReloadOutcome, ReloadVerdict};
+use crate::state::observability::log;
+use crate::state::observability::records::RecordDestination;
+
+/// Limits the changes of one reload that are logged.
+const LOGGED_CHANGES_MAX: usize = 20;
+
+impl Reloader {
+    /// Opens new sockets and files before anything changes.
+    pub(super) async fn open_resources(
+        &self,
+        config: &Config,
+    ) -> Result<(ListenerChange, Option<RecordDestination>), Vec<Problem>> {
+        let deliveries = &config.log.deliveries;
+        let destination = match self.runtime.records.go_to(deliveries) {
+            true => None,
+            false => Some(RecordDestination::open(deliveries).await.map_err(|error| {
+                let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
+                vec![problem.help("let the user that outgate runs as write there, or write another path")]
+            })?),
+        };
+        Ok((self.listeners.prepare(config)?, destination))
+    }
+
+    pub(super) async fn adopt(
+        &mut self,
+        change: ConfigChange,
+        (listeners, destination): (ListenerChange, Option<RecordDestination>),
+        config: &Config,
+        requester: &Requester,
+    ) -> ReloadOutcome {
+        let ConfigChange { active, difference, contained, warnings } = change;
+        let adopted = AdoptedConfig {
+            number: self.runtime.config_status.adopted().number + 1,
+            adopted_at: Timestamp::now(),
+            adopted_by: requester.by.clone(),
+            cause: config.rollback.map_or_else(|| requester.cause.to_owned(), |number| format!("rollback to {number}")),
+            difference,
+            snapshot: Arc::clone(&config.snapshot),
+            warnings: contained.iter().chain(&warnings).cloned().collect(),
+            restart_required: self.startup_settings.restart_required_keys(&StartupSettings::from_config(config)),
+        };
+        let new_warnings = self.without_logged(warnings);
+        self.last_problems.clear();
+        self.failed_to_listen = None;
+        self.is_watching = config.server.watch;
+        self.runtime.adopt(active, adopted.clone());
+        let runtime = Arc::clone(&self.runtime);
+        drop(self.runtime.config_worker.run(move || runtime.metrics.prune(&runtime.active_config().plan)));
+        self.listeners.commit(listeners);
+        if let Some(destination) = destination {
+            self.runtime.records.replace(destination, Instant::now());
+        }
+        log::configure(&config.log);
+        self.set_drift(None);
+        self.history.write_adopted(adopted, config.server.history).await;
+        contained.iter().for_each(|problem| error!("{problem}"));
+        new_warnings.iter().for_each(|warning| warn!("{warning}"));
+        self.log_adopted()
+    }
+
+    /// Logs the adoption, and returns its outcome. The history has assigned the number.
+    fn log_adopted(&self) -> ReloadOutcome {
+        let adopted = self.runtime.config_status.adopted();
+        for key in &adopted.restart_required {
+            warn!("{key} changed: it takes effect at the next restart");
+        }
+        log_difference(&adopted.difference);
+        let AdoptedConfig { number, cause, adopted_by, .. } = &*adopted;
+        let by = if cause == adopted_by { String::new() } else { format!(", by {adopted_by}") };
+        info!("configuration reloaded from {}: number {number}, {cause}{by}", self.path.display());
+        ReloadOutcome {
+            difference: adopted.difference.clone(),
+            warnings: adopted.warnings.clone(),
+            ..self.runtime.config_status.current_outcome(ReloadVerdict::Adopted)
+        }
+    }
+
+    /// Removes the warnings of the active configuration, which are logged already.
+    fn without_logged(&self, mut warnings: Vec<String>) -> Vec<String> {
+        let adopted = self.runtime.config_status.adopted();
+        warnings.retain(|warning| !adopted.warnings.contains(warning));
+        warnings
+    }
+
+    pub(super) fn reject(
+        &mut self,
+        problems: ProblemReport,
+        requester: &Requester,
+        reason: ReloadReason,
+    ) -> ReloadOutcome {
+        if reason == ReloadReason::Requested || problems.lines != self.last_problems {
+            self.runtime.reject(RejectedConfig {
+                rejected_at: Timestamp::now(),
+                requested_by: requester.by.clone(),
+                problems: problems.lines.clone(),
+            });
+            self.without_logged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
+            for problem in &problems.lines {
+                error!("{problem}");
+            }
+            error!(
+                "configuration not adopted, requested by {}: outgate keeps the active one; fix the problems above and reload",
+                requester.by
+            );
+            self.last_problems.clone_from(&problems.lines);
+        }
+        self.runtime.metrics.config_drift.set(1);
+        self.runtime.config_status.set_drift(problems.lines.first().cloned(), Timestamp::now()); // logged above, as a rejection
+        self.rejected_outcome(problems)
+    }
+
+    pub(super) fn rejected_outcome(&self, problems: ProblemReport) -> ReloadOutcome {
+        let ProblemReport { json, report, .. } = problems;
+        ReloadOutcome { problems: json, report, ..self.runtime.config_status.current_outcome(ReloadVerdict::Rejected) }
+    }
+}
+
+fn log_difference(difference: &Difference) {
+    for change in difference.changes.iter().take(LOGGED_CHANGES_MAX) {
+        info!("changed: {change}");
+    }
+    let more = difference.changes.len().saturating_sub(LOGGED_CHANGES_MAX) + difference.more;
+    if more > 0 {
+        info!("changed: and {more} more");
+    }
+}
