@@ -141,7 +141,7 @@ fn unix_listeners_take_mode_and_group() {
     assert_eq!(file(), (0o600, number));
     UnixStream::connect(&path).unwrap();
     let other = listen("group = \"no-such-group\"").replace_one("proxy.sock", "other.sock");
-    scene.outgate.reconfigure(&text(&scene.plain, &other, ""));
+    scene.outgate.reconfigure_to_rejection(&text(&scene.plain, &other, ""));
     let log = scene.outgate.log.all().join("\n");
     assert!(log.contains("this host has no group \"no-such-group\""), "{log}");
     assert!(!scene.outgate.folder.path("other.sock").exists());

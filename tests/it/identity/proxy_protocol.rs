@@ -170,7 +170,7 @@ fn proxy_protocol_works_on_a_unix_socket() {
 fn proxy_protocol_for_every_network_refuses_allow_anonymous() {
     let scene = scene("proxy_protocol = true");
     let text = server_config(&scene.plain, "proxy_protocol = true\nallow_anonymous = true");
-    scene.outgate.reconfigure(&text);
+    scene.outgate.reconfigure_to_rejection(&text);
     let log = scene.outgate.log.all().join("\n");
     assert!(log.contains("not adopted") && log.contains("open proxy"), "{log}");
     let mut client: Client = scene.outgate.connect();

@@ -101,7 +101,8 @@ fn reload_by_file_change_signal_and_command_records_its_source() {
     let scene = scene_of(&|text| with_admin_socket(text).set("server.watch", true));
     let watched = |more: &str| text(&scene, more).set("server.watch", true);
     for (number, idle) in [(2, "7s"), (3, "8s")] {
-        scene.outgate.reconfigure(&watched(&format!("[timeouts]\nidle = \"{idle}\"\n")));
+        let config = watched(&format!("[timeouts]\nidle = \"{idle}\"\n"));
+        scene.outgate.after_reload(|| scene.outgate.replace_config(&config));
         let found = status(&scene);
         assert_eq!(found["configuration"]["number"], number);
         assert_eq!(found["configuration"]["by"], "file change");

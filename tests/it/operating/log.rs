@@ -105,11 +105,10 @@ fn log_format_level_and_deliveries_change_by_reload() {
     eventually("each file has a record", || (count(&one), count(&two)) == (1, 1));
     assert!(!outgate.log.all().iter().any(|line| line.contains("next restart")));
     // A file that cannot be opened rejects the configuration, and nothing changes.
-    outgate.reconfigure(&text(&plain, "deliveries = \"file:{dir}/missing/three\""));
+    outgate.reconfigure_to_rejection(&text(&plain, "deliveries = \"file:{dir}/missing/three\""));
     assert!(outgate.admin("/readyz").text().contains("cannot open the delivery log"));
     // This level does not log the adoption.
-    let next = outgate.folder.write_config("next", &text(&plain, "level = \"error\""));
-    std::fs::rename(next, outgate.folder.path("config.toml")).unwrap();
+    outgate.replace_config(&text(&plain, "level = \"error\""));
     assert_eq!(outgate.records(0).len(), 0);
     eventually("the configuration is adopted", || {
         !outgate.admin("/readyz").text().contains("cannot open the delivery log")

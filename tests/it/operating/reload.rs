@@ -33,7 +33,7 @@ fn reload_rejects_an_invalid_configuration_and_reports_it_in_readyz_and_metrics(
     let connections = |count| assert_eq!(scene.good.connections(), count);
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
     for broken in ["", "[server", &text.replace_all("hosts", "hots"), &text[..text.len() / 2]] {
-        scene.outgate.reconfigure(broken);
+        scene.outgate.reconfigure_to_rejection(broken);
         assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "{broken}");
         let ready = scene.outgate.admin("/readyz");
         assert!(ready.status == 200 && ready.text().contains("rejected"), "{}", ready.text());

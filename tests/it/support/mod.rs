@@ -226,15 +226,35 @@ impl Outgate {
         Config::parse(&std::fs::read_to_string(self.folder.path("config.toml")).unwrap())
     }
 
-    /// Replaces the configuration the way an editor does, and waits for it to be adopted or rejected.
+    /// Replaces the configuration, and waits until outgate has adopted it.
     pub fn reconfigure(&self, config: &(impl Display + ?Sized)) {
-        let outcomes = |lines: &[String]| {
-            lines.iter().filter(|line| line.contains("configuration reloaded") || line.contains("not adopted")).count()
-        };
-        let before = outcomes(&self.log.all());
+        let outcome = self.reload_config(config);
+        assert!(!outcome.contains("not adopted"), "{outcome}: {:#?}", self.log.all());
+    }
+
+    /// Replaces the configuration, and waits until outgate has rejected it.
+    pub fn reconfigure_to_rejection(&self, config: &(impl Display + ?Sized)) {
+        let outcome = self.reload_config(config);
+        assert!(outcome.contains("not adopted"), "{outcome}: {:#?}", self.log.all());
+    }
+
+    /// Replaces the configuration the way an editor does.
+    pub fn replace_config(&self, config: &(impl Display + ?Sized)) {
         let next = self.folder.write_config("config.toml.new", config);
         std::fs::rename(next, self.folder.path("config.toml")).unwrap();
-        self.log.wait_for("the outcome of a reload", |lines| (outcomes(lines) > before).then_some(()));
+    }
+
+    /// Replaces the configuration, and returns the log line of the reload's outcome. A signal requests the reload: the
+    /// outcome of a reload because of a file change may be that of an earlier change.
+    fn reload_config(&self, config: &(impl Display + ?Sized)) -> String {
+        let is_outcome = |line: &&String| {
+            let states = ["configuration reloaded", "configuration unchanged", "configuration not adopted"];
+            line.contains("signal") && states.iter().any(|state| line.contains(state))
+        };
+        let before = self.log.all().iter().filter(is_outcome).count();
+        self.replace_config(config);
+        self.signal("HUP");
+        self.log.wait_for("outcome of the reload", |lines| lines.iter().filter(is_outcome).nth(before).cloned())
     }
 
     /// Waits for `count` records, and returns all records so far.
