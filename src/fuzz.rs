@@ -24,6 +24,7 @@ pub use crate::net::http_client::trailers;
 use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
 use crate::policy::credential::{OAuth2, rejects_token};
 use crate::policy::guard::LocalAddresses;
+use crate::policy::redact::{Redactor, RoutePaths};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
 pub use crate::server::proxy_protocol::proxy_headers;
@@ -44,13 +45,16 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("key_files", key_files),
     ("configuration", configuration),
     ("differences", differences),
+    ("redactions", redactions),
 ];
 
 type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// The plan of the built-in configuration: it accepts anonymous clients, and has no others.
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
-    let loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
+    let mut loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
+    // An explanation shows the target as it is.
+    loaded.config.redact.phone_numbers = false;
     policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).expect("a plan").0
 });
 
@@ -68,6 +72,21 @@ pub fn differences(data: &[u8]) {
         [(&before, &after), (&after, &before)].map(|(one, other)| Difference::between(one, other));
     assert_eq!(forward.is_empty(), backward.is_empty(), "{text:?}: {forward} {backward}");
     assert!(Difference::between(&after, &after).is_empty(), "{text:?}");
+}
+
+/// Redacts a text as a path, a message and a header value. The redactor adds no line, and keeps text without digits,
+/// percent signs and long words.
+pub fn redactions(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (redactor, host) = (Redactor::default(), host::canonical("hooks.acme.example").expect("a host"));
+    let path = redactor.path(&RoutePaths::default(), &host, text).expect("a path");
+    for redacted in [path, redactor.text(text), redactor.message(text), redactor.claim(text)] {
+        assert!(redacted.as_str().lines().count() <= text.lines().count(), "{text:?} is {redacted}");
+    }
+    let is_ordinary = |c: char| !matches!(c, '0'..='9' | '%' | '?');
+    if text.len() < 16 && text.chars().all(is_ordinary) {
+        assert_eq!(redactor.message(text).as_str(), text);
+    }
 }
 
 /// Canonicalising a host is idempotent.

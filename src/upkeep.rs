@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::names::{PoolName, pluralize};
+use crate::policy::redact::Redactor;
 use crate::server::admin::Readiness;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
@@ -37,7 +38,7 @@ pub async fn run(runtime: Arc<Runtime>) {
             warn!("{warning}");
         }
         log_signer_problems(&runtime, &active).await;
-        log_target_changes(&runtime);
+        log_target_changes(&runtime, &active.plan.redactor);
         log_pool_changes(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
@@ -85,18 +86,19 @@ async fn log_signer_problems(runtime: &Runtime, active: &Arc<ActiveConfig>) {
 }
 
 /// Logs the circuits that opened or closed, and the changes of source health.
-fn log_target_changes(runtime: &Runtime) {
+fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
     for event in runtime.circuit_breakers.take_events() {
+        let text = event.to_string();
         match event.transition {
-            CircuitTransition::Open { .. } => warn!("{event}"),
-            CircuitTransition::Closed { .. } => info!("{event}"),
+            CircuitTransition::Open { .. } => warn!("{}", redactor.text(&text)),
+            CircuitTransition::Closed { .. } => info!("{}", redactor.text(&text)),
         }
     }
     for event in runtime.source_health.review(Instant::now()) {
         match event {
-            HealthEvent::GapSuspected(text) => warn!("{text}"),
+            HealthEvent::GapSuspected(text) => warn!("{}", redactor.text(&text)),
             HealthEvent::GapClosed(target) => {
-                info!("{target}: its allow-list is no longer suspected to lack a source address")
+                info!("{}: its allow-list is no longer suspected to lack a source address", redactor.text(&target))
             }
             HealthEvent::Ejected(source, networks) => {
                 warn!(

@@ -16,7 +16,9 @@ use super::problem::{PROBLEMS_MAX, Problem, Severity, SourceMap};
 use super::reader::{Environment, Reader, Table, Value};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
-use super::{Config, KeyDirs, credential, log, named_sections, schema, sections, signer, syntax, trust, warning};
+use super::{
+    Config, KeyDirs, credential, log, named_sections, redaction, schema, sections, signer, syntax, trust, warning,
+};
 
 /// A configuration whose text has no problems.
 #[derive(Debug)]
@@ -311,6 +313,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         timeouts: sections::read_timeouts(&mut reader, file),
         circuit: sections::read_circuit(&mut reader, file),
         log: log::read_log(&mut reader, file),
+        redact: redaction::read_redact(&mut reader, file),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -18,6 +18,7 @@ pub mod problem;
 mod public_key;
 mod reader;
 mod redact;
+mod redaction;
 mod render;
 mod schema;
 mod secret;
@@ -55,6 +56,7 @@ pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_env
 pub use log::{DeliveryLog, Log, LogFormat};
 pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
 pub use reader::Environment;
+pub use redaction::{PathForm, Redact};
 pub use render::{render, to_json, to_log_lines};
 pub use schema::known as known_keys;
 pub use signer::{Encoding, HmacAlgorithm, SignatureParams, Signer, SigningKey};
@@ -98,6 +100,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub circuit: Circuit,
     pub log: Log,
+    pub redact: Redact,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.
@@ -278,6 +281,8 @@ pub struct Route {
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
     pub timeouts: RouteTimeouts,
+    /// The form in which paths are written; `None`: that of `redact`.
+    pub path_form: Option<PathForm>,
     /// A different route for a share of the tenants and hosts.
     pub split: Option<Located<Split>>,
     /// Whether the route is only evaluated and reported, and never taken.

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::reader::{Reader, Table, Value};
 use super::{
     AuthMethod, Client, ConnectPolicy, InterimPolicy, Limit, LimitScope, Located, PlaintextPolicy, Pool, PoolRange,
-    Route, RouteTimeouts, SelectionPolicy, Split, public_key, schema, units, upstream,
+    Route, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, schema, units, upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
 
@@ -185,6 +185,7 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let timeouts = table.read(reader, "timeouts", |reader, value| {
         Table::open(reader, value, &schema::ROUTE_TIMEOUTS).map(|table| read_route_timeouts(reader, &table))
     });
+    let path_form = table.read(reader, "redact", redaction::read_route_redact);
     let report_only = table.read(reader, "report_only", |reader, value| reader.boolean(value));
     let mut route = Route {
         name: name.unwrap_or_else(|| located(table, String::new())),
@@ -206,6 +207,7 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         response_head_max: response_head_max.unwrap_or_default(),
         client_connections: client_connections.map(|connections| connections.value).unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),
+        path_form: path_form.map(|form| form.value),
         split: None,
         report_only: report_only.is_some_and(|report_only| report_only.value),
     };

@@ -34,7 +34,7 @@ const NON_SECRET_KEYS: [&str; 20] = [
 const NON_SECRET_CREDENTIAL_KEYS: [&str; 8] =
     ["type", "name", "token_url", "client_id", "client_auth", "scopes", "audience", "plaintext"];
 /// Words in a key that mark its value as a secret, in any section.
-const SECRET_KEY_WORDS: [&str; 4] = ["secret", "token", "passw", "passphrase"];
+const SECRET_KEY_WORDS: [&str; 5] = ["secret", "token", "passw", "passphrase", "hmac_key"];
 
 /// Returns the text with asterisks for every value that may be a secret; its length in bytes stays the same. These
 /// are all values in the sections of clients, signers and credentials and below keys with a secret word, except
@@ -189,6 +189,7 @@ mod tests {
             "[credentials.a]\nclient_secret = \"hunter2\"\ntoken_url = \"https://a:hunter2@login.example\"",
             "[auth.a]\nvalue = \"hunter2\"",
             "[credentials.a]\nvalue = hunter2",
+            "[redact]\nhmac_key = \"hunter2\"",
             "[server]\ntls = { key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }",
         ] {
             assert!(!redacted(text).contains("hunter2"), "{text}\n{}", redacted(text));
@@ -203,6 +204,7 @@ mod tests {
             "[clients.a]\nnetworks = [\"192.0.2.0/28\"]\ntenants = [\"a\"]",
             "[[routes]]\nname = \"secret\"\nsign = [\"a\"]",
             "[credentials.a]\ntype = \"oauth2\"\ntoken_url = \"https://login.example/\"\nclient_secret = \"env:KEY\"",
+            "[redact]\nhmac_key = \"credential:redact\"\nheaders = [\"x-number\"]",
             "[server\nlisten = [\"[::1]:1\"]",
         ] {
             assert_eq!(redacted(text), text);

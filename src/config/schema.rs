@@ -2,7 +2,9 @@
 //! Is this key known, and if not, which key was intended?
 
 mod credential;
+mod limit;
 mod listener;
+mod redact;
 mod rollout;
 mod signer;
 mod timeouts;
@@ -11,7 +13,9 @@ mod upstream;
 
 use super::problem::closest_match;
 pub(super) use credential::CREDENTIAL;
+pub(super) use limit::LIMIT;
 pub(super) use listener::{ADMIN_LISTEN, PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
+pub(super) use redact::{REDACT, ROUTE_REDACT};
 pub(super) use rollout::{DENIED, SPLIT};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use timeouts::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
@@ -53,8 +57,9 @@ pub(super) static FILE: Schema = Schema {
         "timeouts",
         "circuit",
         "log",
+        "redact",
     ],
-    reserved: &["audit", "redact"],
+    reserved: &["audit"],
     aliases: &[
         ("ignore", ACKNOWLEDGE),
         ("suppress", ACKNOWLEDGE),
@@ -74,6 +79,8 @@ pub(super) static FILE: Schema = Schema {
         ("acl", "guard"),
         ("tls", "trust"),
         ("logging", "log"),
+        ("redaction", "redact"),
+        ("privacy", "redact"),
         ("metrics", "admin"),
         ("listener", "server"),
         ("listeners", "server"),
@@ -86,8 +93,8 @@ pub(super) static FILE: Schema = Schema {
 };
 
 /// The keys that only the main file may have.
-pub(super) const MAIN_ONLY: [&str; 9] =
-    ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log"];
+pub(super) const MAIN_ONLY: [&str; 10] =
+    ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log", "redact"];
 
 pub(super) static SERVER: Schema = Schema {
     path: "server",
@@ -236,11 +243,13 @@ pub(super) static ROUTE: Schema = Schema {
         "response_head_max",
         "client_connections",
         "timeouts",
+        "redact",
         "split",
         "report_only",
     ],
     reserved: &[],
     aliases: &[
+        ("redaction", "redact"),
         ("canary", "split"),
         ("weight", "split"),
         ("shadow", "report_only"),
@@ -263,26 +272,6 @@ pub(super) static ROUTE: Schema = Schema {
         ("mitm_domains", "connect"),
         ("tls", "trust"),
         ("rate_limits", "limits"),
-    ],
-};
-
-pub(super) static LIMIT: Schema = Schema {
-    path: "limits.*",
-    title: "[limits.NAME]",
-    keys: &["rate", "burst", "concurrency", "per", "wait", "bandwidth", "report_only"],
-    reserved: &[],
-    aliases: &[
-        ("requests", "rate"),
-        ("rps", "rate"),
-        ("max_concurrent", "concurrency"),
-        ("maxconn", "concurrency"),
-        ("by", "per"),
-        ("key", "per"),
-        ("delay", "wait"),
-        ("queue_timeout", "wait"),
-        ("throughput", "bandwidth"),
-        ("dry_run", "report_only"),
-        ("shadow", "report_only"),
     ],
 };
 
@@ -322,7 +311,7 @@ pub(super) static LOG: Schema = Schema {
     aliases: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SCHEMAS: [&Schema; 27] = [
+static SCHEMAS: [&Schema; 29] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -336,6 +325,7 @@ static SCHEMAS: [&Schema; 27] = [
     &CLIENT,
     &ROUTE,
     &ROUTE_TIMEOUTS,
+    &ROUTE_REDACT,
     &SPLIT,
     &RESPONSE_HEAD_MAX,
     &DENIED,
@@ -350,6 +340,7 @@ static SCHEMAS: [&Schema; 27] = [
     &TIMEOUTS,
     &CIRCUIT,
     &LOG,
+    &REDACT,
 ];
 
 /// The classification of a key that its table does not have.

@@ -159,7 +159,7 @@ impl TokenFetch {
     /// Fetches a token within the route's timeouts: each bounds its step, and the total timeout bounds the whole fetch.
     async fn fetch(&self) -> Result<Grant, TokenFetchError> {
         let Self { runtime, active, route, client, oauth2, guard } = self;
-        let mut record = Record::for_internal_request(runtime);
+        let mut record = Record::for_internal_request(runtime, &active.plan);
         let delivery = Delivery {
             runtime,
             active,

@@ -50,7 +50,7 @@ use crate::state::upstreams::pool::PooledConnection;
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
-    let mut record = Box::new(Record::open(runtime, Some(&request.method), &request.caller));
+    let mut record = Box::new(Record::open(runtime, &active.plan, Some(&request.method), &request.caller));
     webhook_id::well_formed(&request.fields).into_iter().for_each(|id| record.webhook_id(id));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,

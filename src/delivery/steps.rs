@@ -32,10 +32,11 @@ pub(super) fn check_breaker(delivery: &Delivery<'_>, key: &BreakerKey) -> Result
 /// Takes a place under each limit of the route, and waits for it as long as the limit allows.
 pub(super) async fn acquire_limits(delivery: &Delivery<'_>, record: &mut Record) -> Result<LimitPermit, Refusal> {
     let (limits, descriptor) = (&delivery.route.limits, delivery.limit_descriptor());
+    let redactor = &delivery.active.plan.redactor;
     // The parts of the key by which the limit of this name counts.
     let key = |name: &LimitName| {
         let limit = limits.iter().find(|limit| limit.name == *name);
-        limit.map(|limit| limit.key(&descriptor).dimensions()).unwrap_or_default()
+        limit.map(|limit| limit.key(&descriptor).dimensions(redactor)).unwrap_or_default()
     };
     record.begin(Step::Admit);
     let permit = delivery.runtime.limits.acquire(limits, &descriptor).await.map_err(|exceeded| {

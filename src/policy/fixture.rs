@@ -58,6 +58,7 @@ pub(crate) fn config() -> Config {
         circuit: Circuit { failures: 0, window: second, open: second, open_max: second },
         acknowledge: Vec::new(),
         log: Log { deliveries: at(0, DeliveryLog::Off), level: "info".into(), format: LogFormat::Text },
+        redact: Redact { path: PathForm::default(), phone_numbers: true, headers: vec![], hmac_key: None },
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
@@ -122,6 +123,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
         response_head_max: ResponseHeadMax::default(),
         client_connections: ClientConnections::default(),
         timeouts: RouteTimeouts::default(),
+        path_form: None,
         split: None,
         report_only: false,
     };

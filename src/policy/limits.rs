@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue};
 use crate::config::WarningCode;
 use crate::config::{self, Config, LimitScope, Located, Problem};
 use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
+use crate::policy::redact::{Redacted, Redactor};
 
 /// The maximum time in which a burst refills. A longer time is likely a typing error, and nanoseconds must fit in 64
 /// bits.
@@ -78,16 +79,16 @@ pub struct LimitKey<'a> {
 }
 
 impl LimitKey<'_> {
-    /// Returns the dimensions that the limit counts by, under their names in `per`. The tenant is `None` for a delivery
-    /// without one.
-    pub fn dimensions(&self) -> BTreeMap<&'static str, Option<String>> {
-        let part = |name, text: Option<Option<String>>| text.map(|text| (name, text));
+    /// Returns the dimensions that the limit counts by, under their names in `per`, as they may be written. The tenant is
+    /// `None` for a delivery without one.
+    pub fn dimensions(&self, redactor: &Redactor) -> BTreeMap<&'static str, Option<Redacted<'static>>> {
+        let part = |name, text: Option<Option<Redacted<'_>>>| text.map(|text| (name, text.map(Redacted::into_owned)));
         let parts = [
-            part("client", self.client.map(|name| Some(name.to_string()))),
-            part("tenant", self.tenant.map(|name| name.map(TenantName::to_string))),
-            part("route", self.route.map(|name| Some(name.to_string()))),
-            part("host", self.host.map(|host| Some(host.to_string()))),
-            part("egress", self.egress.map(|name| Some(name.to_string()))),
+            part("client", self.client.map(|name| Some(Redacted::configured(name.as_str())))),
+            part("tenant", self.tenant.map(|tenant| tenant.map(|tenant| redactor.tenant(tenant, true)))),
+            part("route", self.route.map(|name| Some(Redacted::configured(name.as_str())))),
+            part("host", self.host.map(|host| Some(redactor.host(host)))),
+            part("egress", self.egress.map(|name| Some(Redacted::configured(name.as_str())))),
         ];
         parts.into_iter().flatten().collect()
     }

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod limits;
 pub mod listener;
 pub mod message;
+pub mod redact;
 mod revocation;
 pub mod route;
 pub mod sign;
@@ -50,6 +51,7 @@ pub struct Plan {
     /// The expiry times of the certificates and revocation lists in the configuration's files.
     pub expiries: Vec<expiry::Expiry>,
     pub timeouts: Timeouts,
+    pub redactor: Arc<redact::Redactor>,
     /// `None` disables circuit breaking.
     pub breaker: Option<breaker::BreakerConfig>,
     pub drain_timeout: Duration,
@@ -116,6 +118,7 @@ pub fn recompile(
         inspection_ca: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
+        redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         breaker: breaker::BreakerConfig::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
         max_connections: config

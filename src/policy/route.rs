@@ -25,6 +25,7 @@ use crate::names::{
 use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
 use crate::policy::limits::Limit;
+use crate::policy::redact::RoutePaths;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 pub use guard_check::check_guard;
@@ -58,6 +59,8 @@ pub struct Route {
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
     pub timeouts: Timeouts,
+    /// How records show the paths of requests.
+    pub paths: RoutePaths,
     /// The variant of the route for some of its tenants and hosts.
     pub split: Option<Split>,
     /// The side of a split in records and metrics.

@@ -51,10 +51,7 @@ pub(super) async fn accept(outer: Box<dyn ClientIo>, inspection: &mut InspectedT
         Ok(stream) => InspectedStream::Http(Box::new(stream)),
         Err(error) => {
             if let InspectError::Mint(error) = &error {
-                warn!(
-                    "cannot issue a certificate for {}; the inspected tunnel is closed: {error}",
-                    inspection.inside.target().host
-                );
+                warn!("cannot issue a certificate for {}; the inspected tunnel is closed: {error}", inspection.host());
             }
             inspection.cut(error);
             InspectedStream::Aborted

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,6 +15,7 @@ use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::{self, ProbeReport, ProbeRequest, ProbeResult, milliseconds};
 use crate::names::PoolName;
+use crate::policy::redact::Redactor;
 use crate::sysexits;
 
 #[derive(Args)]
@@ -66,7 +68,7 @@ impl Probe {
                 None => return Err(usage_error(&format!("there is no pool {name:?}"))),
             },
         };
-        let tenant = self.sender.tenant();
+        let (tenant, redactor) = (self.sender.tenant(), Arc::clone(&valid.plan.redactor));
         let request = ProbeRequest {
             url: &self.url,
             client: &client,
@@ -77,23 +79,25 @@ impl Probe {
         };
         let report = run_locally(valid, async |runtime| delivery::probe(runtime, &request).await)?;
         match &report {
-            Ok(report) if self.json => println!("{:#}", as_json(report)),
-            Ok(report) => print_report(report),
-            Err(refusal) if refusal.code == Code::RequestMalformed => return Err(usage_error(&refusal.detail())),
-            Err(refusal) if self.json => println!("{:#}", json!({ "refusal": refusal_as_json(refusal) })),
-            Err(refusal) => println!("{}", refused(refusal)),
+            Ok(report) if self.json => println!("{:#}", as_json(report, &redactor)),
+            Ok(report) => print_report(report, &redactor),
+            Err(refusal) if refusal.code == Code::RequestMalformed => {
+                return Err(usage_error(refusal.detail(&redactor).as_str()));
+            }
+            Err(refusal) if self.json => println!("{:#}", json!({ "refusal": refusal_as_json(refusal, &redactor) })),
+            Err(refusal) => println!("{}", refused(refusal, &redactor)),
         }
         let all = report.is_ok_and(|report| report.results.iter().all(|result| result.outcome.is_ok()));
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(sysexits::UNAVAILABLE) })
     }
 }
 
-fn refused(refusal: &Refusal) -> String {
-    let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
+fn refused(refusal: &Refusal, redactor: &Redactor) -> String {
+    let cause = refusal.cause(redactor).map(|cause| format!(" ({cause})")).unwrap_or_default();
     escape_control_characters(&format!(
         "refused before anything was dialled: {}: {}{cause}",
         code(refusal),
-        refusal.detail()
+        refusal.detail(redactor)
     ))
 }
 
@@ -103,8 +107,9 @@ fn code(refusal: &Refusal) -> String {
     format!("{}{details}", refusal.code.name())
 }
 
-fn print_report(report: &ProbeReport) {
+fn print_report(report: &ProbeReport, redactor: &Redactor) {
     let ProbeReport { target, route, survey, results, .. } = report;
+    let target = redactor.text(&target.to_string()).to_string();
     println!("{target} by route {}, pool {}, trust {}", route.name, route.pool.name(), route.trust.name);
     let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
     println!("dns      {}: {}", format_time(report.resolved), addresses.join(", "));
@@ -124,7 +129,11 @@ fn print_report(report: &ProbeReport) {
     let good = results.iter().filter(|result| result.outcome.is_ok()).count();
     println!("\n{good} of {} connections came through.", results.len());
     for gap in &report.gaps {
-        println!("{gap}{}", if survey.is_sample() { " (of a larger pool, by a sample)" } else { "" });
+        println!(
+            "{}{}",
+            redactor.text(&gap.to_string()),
+            if survey.is_sample() { " (of a larger pool, by a sample)" } else { "" }
+        );
     }
 }
 
@@ -151,15 +160,16 @@ fn format_time(time: Duration) -> String {
     format!("{:.1} ms", milliseconds(time))
 }
 
-fn as_json(report: &ProbeReport) -> Value {
+fn as_json(report: &ProbeReport, redactor: &Redactor) -> Value {
     let ProbeReport { target, route, survey, .. } = report;
     let gaps = report.gaps.iter().map(|gap| {
         let mut value = json!(gap);
-        value["words"] = gap.to_string().into();
+        value["target"] = redactor.text(&gap.target).as_str().into();
+        value["words"] = redactor.text(&gap.to_string()).as_str().into();
         value
     });
     json!({
-        "target": target.to_string(),
+        "target": redactor.text(&target.to_string()),
         "route": route.name.as_str(),
         "pool": route.pool.name().as_str(),
         "trust": route.trust.name.as_str(),
@@ -167,13 +177,13 @@ fn as_json(report: &ProbeReport) -> Value {
         "usable": json_number(survey.population),
         "probed": survey.sources.len(),
         "sampled": survey.is_sample(),
-        "connections": report.results.iter().map(result_as_json).collect::<Vec<_>>(),
+        "connections": report.results.iter().map(|result| result_as_json(result, redactor)).collect::<Vec<_>>(),
         "gaps": gaps.collect::<Vec<_>>(),
         "refusal": null,
     })
 }
 
-fn result_as_json(result: &ProbeResult) -> Value {
+fn result_as_json(result: &ProbeResult, redactor: &Redactor) -> Value {
     let handshake = result.outcome.as_ref().ok().and_then(Option::as_ref);
     let certificate = handshake.map(|handshake| {
         let info = &handshake.info;
@@ -185,16 +195,16 @@ fn result_as_json(result: &ProbeResult) -> Value {
         "ms": { "connect": milliseconds(result.connect), "tls": result.tls.map(milliseconds) },
         "tls": handshake.map(|handshake| json!({ "version": handshake.info.version, "suite": handshake.info.suite })),
         "certificate": certificate,
-        "refusal": result.outcome.as_ref().err().map(refusal_as_json),
+        "refusal": result.outcome.as_ref().err().map(|refusal| refusal_as_json(refusal, redactor)),
     })
 }
 
-fn refusal_as_json(refusal: &Refusal) -> Value {
+fn refusal_as_json(refusal: &Refusal, redactor: &Redactor) -> Value {
     json!({
         "code": refusal.code.name(),
         "details": refusal.details(),
         "blame": refusal.effective_blame(),
-        "detail": refusal.detail(),
-        "cause": refusal.cause(),
+        "detail": refusal.detail(redactor),
+        "cause": refusal.cause(redactor),
     })
 }

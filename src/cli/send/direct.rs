@@ -34,9 +34,10 @@ async fn deliver(runtime: &Arc<Runtime>, caller: Caller, request: &RequestSpec) 
         caller: Arc::new(caller),
         interim: None,
     };
+    let redactor = Arc::clone(&runtime.active_config().plan.redactor);
     let started = Instant::now();
     let response = delivery::deliver(runtime, proxy_request).await;
-    let mut result = SendResult::read(response, started).await;
+    let mut result = SendResult::read(response, started, redactor).await;
     // The response was read to its end, so the delivery has written its record.
     result.record = serde_json::from_slice(&runtime.records.drain()).ok();
     result

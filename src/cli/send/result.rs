@@ -3,10 +3,11 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use http::response::Parts;
-use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::super::escape_control_characters;
 use crate::delivery::milliseconds;
+use crate::policy::redact::Redactor;
 use crate::sysexits;
 
 /// The most bytes of a response body that are shown.
@@ -30,6 +32,7 @@ pub(super) struct SendResult {
     /// Whether the response was complete.
     is_complete: bool,
     elapsed: Duration,
+    redactor: Arc<Redactor>,
     /// The record, if this process made the delivery.
     pub(super) record: Option<Value>,
 }
@@ -37,7 +40,11 @@ pub(super) struct SendResult {
 impl SendResult {
     /// Reads the response to its end, even beyond what is kept. A delivery whose response is not read is recorded as
     /// aborted by the client.
-    pub(super) async fn read<B: Body<Data = bytes::Bytes> + Unpin>(response: Response<B>, started: Instant) -> Self {
+    pub(super) async fn read<B: Body<Data = bytes::Bytes> + Unpin>(
+        response: Response<B>,
+        started: Instant,
+        redactor: Arc<Redactor>,
+    ) -> Self {
         let (head, mut incoming) = response.into_parts();
         let (mut body, mut length, mut is_complete) = (Vec::new(), 0, true);
         while let Some(frame) = incoming.frame().await {
@@ -49,7 +56,7 @@ impl SendResult {
             length += data.len() as u64;
             body.extend_from_slice(&data[..data.len().min(BODY_SHOWN_MAX - body.len())]);
         }
-        Self { head, body, length, is_complete, elapsed: started.elapsed(), record: None }
+        Self { head, body, length, is_complete, elapsed: started.elapsed(), redactor, record: None }
     }
 
     fn field(&self, name: &str) -> Option<String> {
@@ -86,14 +93,21 @@ impl SendResult {
         })
     }
 
+    /// Returns the header fields without secrets and phone numbers.
+    fn shown_headers(&self) -> impl Iterator<Item = (&str, String)> {
+        self.head.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.as_str(), self.redactor.header(name, &value).to_string())
+        })
+    }
+
     fn recorded(&self, key: &str) -> &Value {
         self.record.as_ref().map_or(&Value::Null, |record| &record[key])
     }
 
     pub(super) fn as_json(&self) -> Value {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let headers: Vec<_> =
-            self.head.headers.iter().map(|(name, value)| json!([name.as_str(), text(value.as_bytes())])).collect();
+        let headers: Vec<_> = self.shown_headers().map(|(name, value)| json!([name, value])).collect();
         json!({
             "delivered": self.is_delivered(),
             "request_id": self.field("outgate-request-id"),
@@ -139,7 +153,9 @@ impl SendResult {
             line("aborted", string(self.recorded("code")).as_deref().unwrap_or("the response is incomplete"));
         }
         let _ = writeln!(text, "\n{:?} {}", self.head.version, self.head.status);
-        text.push_str(&head_text(&self.head.headers));
+        for (name, value) in self.shown_headers() {
+            let _ = writeln!(text, "{name}: {}", escape_control_characters(&value));
+        }
         if self.refusal_json().is_none() {
             text.push_str(&self.body_text());
         }
@@ -197,13 +213,6 @@ fn write_refusal(problem: &Value, line: &mut impl FnMut(&str, &str)) {
         Some(false) => line("advice", "do not retry unchanged"),
         None => {}
     }
-}
-
-fn head_text(headers: &HeaderMap) -> String {
-    let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        format!("{name}: {}\n", escape_control_characters(&String::from_utf8_lossy(value.as_bytes())))
-    };
-    headers.iter().map(line).collect()
 }
 
 fn string(value: &Value) -> Option<String> {

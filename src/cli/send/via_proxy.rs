@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -86,5 +87,5 @@ async fn exchange(proxy: &ProxyUrl, request: Request<Full<Bytes>>) -> Result<Sen
     tokio::spawn(connection);
     let started = Instant::now();
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    Ok(SendResult::read(response, started).await)
+    Ok(SendResult::read(response, started, Arc::default()).await)
 }

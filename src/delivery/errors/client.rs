@@ -1,13 +1,15 @@
 //! Refusals of the request itself: errors of authentication, routing, limits, the body and the signing keys.
 //! Which refusal does a client get whose request contacts no target?
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::request::RequestBodyError;
-use crate::names::TenantName;
+use crate::names::{Host, TenantName};
 use crate::policy::authn::AuthnError;
 use crate::policy::limits;
+use crate::policy::redact::{Redactor, RoutePaths};
 use crate::policy::route::AmbiguousPath;
 use crate::policy::sign::{SignError, Signer};
 use crate::state::Draining;
@@ -31,17 +33,18 @@ impl From<Draining> for Refusal {
 
 impl From<AuthnError> for Refusal {
     fn from(error: AuthnError) -> Self {
-        let unauthenticated = |detail: &str| Refusal::new(Code::ClientUnauthenticated, detail).with_cause(error);
+        let refused = |detail: Cow<'static, str>| Refusal::new(Code::ClientUnauthenticated, detail).with_cause(error);
+        let unauthenticated = |detail: &'static str| refused(detail.into());
         match error {
             AuthnError::NoCredential => unauthenticated("Proxy-Authorization is missing"),
             AuthnError::Invalid => unauthenticated("the credential does not prove a client"),
             AuthnError::Conflicting => unauthenticated("the credentials are those of different clients"),
-            AuthnError::Signature(reason) => unauthenticated(&format!("the signature is refused: {reason}")),
+            AuthnError::Signature(reason) => refused(format!("the signature is refused: {reason}").into()),
             AuthnError::MissingProof(missing) => {
-                unauthenticated(&format!("the client must prove itself by {}, too", missing.as_str()))
+                refused(format!("the client must prove itself by {}, too", missing.as_str()).into())
             }
             AuthnError::CertificateExpired(_) | AuthnError::CertificateRevoked | AuthnError::CertificateUntrusted => {
-                unauthenticated(&format!("{error}: connect again with a valid one"))
+                refused(format!("{error}: connect again with a valid one").into())
             }
             AuthnError::ForbiddenNetwork => {
                 Refusal::new(Code::ClientForbidden, "the client may not call from this network")
@@ -65,20 +68,23 @@ impl From<ReplayError> for Refusal {
     }
 }
 
-impl From<AmbiguousPath> for Refusal {
-    fn from(error: AmbiguousPath) -> Self {
-        let detail = match error {
-            AmbiguousPath::DifferentRoute { reading, steps, is_routed } => {
-                let reading: String = reading.chars().take(READING_CHARS_MAX).collect();
-                let outcome = if is_routed { "another route matches" } else { "no route matches" };
-                format!("the path is ambiguous: with {steps} it is {reading:?}, which {outcome}")
+/// Returns the refusal of a path that servers read in different ways. It shows the reading as records show paths.
+pub(in crate::delivery) fn ambiguous_path(error: AmbiguousPath, host: &Host, redactor: &Redactor) -> Refusal {
+    let refusal = match error {
+        AmbiguousPath::DifferentRoute { reading, steps, is_routed } => {
+            let before = format!("the path is ambiguous: with {steps} it is ");
+            let after = if is_routed { ", which another route matches" } else { ", which no route matches" };
+            let shown = redactor.path(&RoutePaths::default(), host, &reading).filter(|_| redactor.shows_paths());
+            match shown {
+                Some(shown) => Refusal::quoting(shown.quoted(READING_CHARS_MAX, &before, after)),
+                None => Refusal::malformed(format!("{before}another path{after}")),
             }
-            AmbiguousPath::TooManyReadings => {
-                "the path is ambiguous: its escapes and dot segments can be read in too many ways".to_owned()
-            }
-        };
-        Refusal::malformed(detail).with_details("ambiguous_path")
-    }
+        }
+        AmbiguousPath::TooManyReadings => {
+            Refusal::malformed("the path is ambiguous: its escapes and dot segments can be read in too many ways")
+        }
+    };
+    refusal.with_details("ambiguous_path")
 }
 
 impl From<LimitKind> for Code {

@@ -5,6 +5,6 @@ mod client;
 mod target;
 mod tunnel;
 
-pub(super) use client::{too_many_tunnels, unsigned};
+pub(super) use client::{ambiguous_path, too_many_tunnels, unsigned};
 pub(super) use target::{HeadLimit, head_too_large, malformed_response, map_hyper_error};
 pub use tunnel::InspectError;

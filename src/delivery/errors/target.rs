@@ -1,6 +1,8 @@
 //! Refusals of the target's side: errors of the guard, DNS, the connection, TLS and the response.
 //! Which refusal does a client get if its target gives no valid response?
 
+use std::borrow::Cow;
+
 use crate::config::ResponseHeadMax;
 use crate::delivery::refusal::{Blame, Code, Refusal};
 use crate::net::dial::DialError;
@@ -100,8 +102,8 @@ impl From<DialError> for Refusal {
 
 impl From<TlsError> for Refusal {
     fn from(error: TlsError) -> Self {
-        let failed = |predicate: &str| Refusal::target(Code::TlsFailed, predicate);
-        let part_failed = |rest: &str| Refusal::part_of_target(Code::TlsFailed, rest);
+        let failed = |predicate: Cow<'static, str>| Refusal::target(Code::TlsFailed, predicate);
+        let part_failed = |rest: &'static str| Refusal::part_of_target(Code::TlsFailed, rest);
         match error {
             TlsError::Certificate { error, issuer } => {
                 let issuer = issuer.map(|issuer| format!(": {issuer}")).unwrap_or_default();
@@ -109,9 +111,9 @@ impl From<TlsError> for Refusal {
                 Refusal::part_of_target(Code::CertificateUntrusted, detail).with_details(error.as_str())
             }
             TlsError::Alert { id, name } => {
-                failed(&format!("ended the handshake with the alert {name}")).alert(id, name)
+                failed(format!("ended the handshake with the alert {name}").into()).alert(id, name)
             }
-            TlsError::Incompatible(cause) => failed("offers no TLS version or suite that the route accepts")
+            TlsError::Incompatible(cause) => failed("offers no TLS version or suite that the route accepts".into())
                 .with_details("no_common")
                 .with_cause(format!("{cause:?}")),
             TlsError::Plaintext => part_failed("port does not speak TLS").with_details("plaintext"),

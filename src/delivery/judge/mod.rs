@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 pub(super) use decisions::{Decisions, RequestHead};
 
+use super::errors;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
 use super::request::target::{InvalidTarget, RequestTarget};
@@ -131,7 +132,10 @@ fn choose_route<'p>(
         true => {
             plan.routes.select_for_tunnel(client, tenant.as_ref(), request_target.authority()).map(|(_, route)| route)
         }
-        false => plan.routes.select(client, tenant.as_ref(), host, request_target.path())?,
+        false => {
+            let selected = plan.routes.select(client, tenant.as_ref(), host, request_target.path());
+            selected.map_err(|error| errors::ambiguous_path(error, host, &plan.redactor))?
+        }
     };
     let detail = || format!("no route matches {host} for this client, tenant and path");
     route.ok_or_else(|| Refusal::new(Code::NoRoute, detail()))
@@ -160,6 +164,9 @@ pub(super) fn judge_request<'p>(
     });
     if let Some((shadow, refused)) = decisions.shadow {
         record.would_take(shadow, refused);
+    }
+    if decisions.client.is_some() {
+        record.tenant_is_proven();
     }
     decisions.route.into_iter().for_each(|route| record.route(route));
     decisions.target.into_iter().for_each(|target| record.route_target(target));

@@ -2,7 +2,8 @@
 //! Which of them would the request take, and what would change for it if they were enforced?
 
 use super::decisions::{Decisions, RequestHead, decide_by_route};
-use crate::delivery::refusal::{Code, Refusal};
+use crate::delivery::errors;
+use crate::delivery::refusal::Code;
 use crate::delivery::request::target::RequestTarget;
 use crate::names::ClientName;
 use crate::policy::Plan;
@@ -19,7 +20,8 @@ pub(super) fn judge_shadow<'p>(
 ) -> Option<(&'p Route, Option<Code>)> {
     let path = if head.is_tunnel() { "" } else { request_target.path() };
     let (shadow, agreed) = plan.routes.shadow(client, request_target.tenant.as_ref(), &request_target.host, path)?;
-    let agreed = if head.is_tunnel() { Ok(()) } else { agreed.map_err(Refusal::from) };
+    let ambiguous = |error| errors::ambiguous_path(error, &request_target.host, &plan.redactor);
+    let agreed = if head.is_tunnel() { Ok(()) } else { agreed.map_err(ambiguous) };
     // The request's own decisions are those of the route that it takes.
     let mut unused = Decisions::default();
     let judged = agreed.and_then(|()| decide_by_route(plan, shadow, request_target, head, &mut unused));

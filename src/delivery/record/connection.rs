@@ -93,6 +93,12 @@ impl Record {
         certificate: Option<Box<CertificateSummary>>,
         verdict: &'static str,
     ) {
-        self.certificate = certificate.map(|certificate| FailedCertificate { certificate, verdict });
+        self.certificate = certificate.map(|mut certificate| {
+            let CertificateSummary { common_name, names, issuer, .. } = &mut *certificate;
+            for text in common_name.iter_mut().chain(names).chain(issuer) {
+                *text = self.redactor.text(text).to_string();
+            }
+            FailedCertificate { certificate, verdict }
+        });
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 use super::timing::StepTimes;
 use super::token_endpoint::TokenEndpointEvidence;
+use crate::policy::redact::Redacted;
 
 /// The refusal of a report-only rule, such as a limit.
 #[derive(Serialize)]
@@ -23,7 +24,7 @@ pub(super) struct WouldRefuse {
 }
 
 /// The parts of a limit's key. `None`: the delivery is for no tenant.
-pub(in crate::delivery) type LimitKeyParts = BTreeMap<&'static str, Option<String>>;
+pub(in crate::delivery) type LimitKeyParts = BTreeMap<&'static str, Option<Redacted<'static>>>;
 
 /// The limit that refused a request.
 #[derive(Serialize)]
@@ -32,7 +33,8 @@ pub(super) struct RefusingLimit {
     pub(super) key: LimitKeyParts,
 }
 
-/// The line. Operators' tools read its field names, so a name never changes.
+/// The line. Operators' tools read its field names, so a name never changes. Each text that a request or a target may
+/// choose is [`Redacted`]; the other texts are names of the configuration or words of the program.
 #[derive(Serialize)]
 pub(super) struct RecordLine<'a> {
     pub(super) time: Timestamp,
@@ -42,16 +44,16 @@ pub(super) struct RecordLine<'a> {
     pub(super) proof: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) claimed_client: Option<&'a str>,
-    pub(super) tenant: Option<&'a str>,
+    pub(super) tenant: Option<Redacted<'a>>,
     pub(super) route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) side: Option<&'static str>,
-    pub(super) webhook_id: Option<&'a str>,
-    pub(super) method: Option<&'a str>,
+    pub(super) webhook_id: Option<Redacted<'a>>,
+    pub(super) method: Option<Redacted<'a>>,
     pub(super) scheme: Option<&'static str>,
-    pub(super) host: Option<String>,
+    pub(super) host: Option<Redacted<'a>>,
     pub(super) port: Option<u16>,
-    pub(super) path: Option<&'a str>,
+    pub(super) path: Option<Redacted<'a>>,
     pub(super) source: Option<IpAddr>,
     pub(super) address: Option<IpAddr>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -75,9 +77,9 @@ pub(super) struct RecordLine<'a> {
     pub(super) details: Option<&'static str>,
     /// The value in the response to the client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<&'a str>,
+    pub(super) detail: Option<&'a Redacted<'static>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cause: Option<&'a str>,
+    pub(super) cause: Option<&'a Redacted<'static>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_endpoint: Option<&'a TokenEndpointEvidence>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -16,7 +16,9 @@ use jiff::Timestamp;
 use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
+use crate::policy::Plan;
 use crate::policy::authn::Caller;
+use crate::policy::redact::{Redacted, Redactor, RoutePaths};
 use crate::policy::route::Route;
 use crate::state::Runtime;
 use connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
@@ -34,6 +36,7 @@ pub(super) struct Record {
     /// `false`: the record of a request for a token, which writes no line.
     is_written: bool,
     runtime: Arc<Runtime>,
+    redactor: Arc<Redactor>,
     timer: StepTimer,
     request_id: String,
     peer: Option<IpAddr>,
@@ -44,12 +47,15 @@ pub(super) struct Record {
     /// The client that a request names without proof.
     claimed_client: Option<String>,
     tenant: Option<TenantName>,
+    /// The client may act for the tenant.
+    is_tenant_proven: bool,
     route: Option<RouteName>,
+    route_paths: RoutePaths,
     /// The side of a split that the delivery is on.
     side: Option<&'static str>,
     /// The route that the request would take if report-only routes were enforced.
     would_take: Option<RouteName>,
-    /// The target, and the path if outgate sees it.
+    /// The target, and the path as it was sent, if outgate sees it.
     target: Option<(Target, Option<String>)>,
     webhook_id: Option<String>,
     source: Option<IpAddr>,
@@ -75,15 +81,15 @@ enum RecordOutcome {
     /// No step has finished the delivery: the client hung up, or the drain timeout ended it.
     Pending,
     /// The client got the head of a response. `error` and `cause` state why the response is incomplete.
-    Responded { status: u16, error: Option<Code>, cause: Option<String>, complete: bool },
+    Responded { status: u16, error: Option<Code>, cause: Option<Redacted<'static>>, complete: bool },
     Refused {
         status: u16,
         code: Code,
         blame: Blame,
         retryable: bool,
         details: Option<&'static str>,
-        detail: String,
-        cause: Option<String>,
+        detail: Redacted<'static>,
+        cause: Option<Redacted<'static>>,
     },
 }
 
@@ -103,10 +109,11 @@ impl RequestBytes {
 }
 
 impl Record {
-    pub(super) fn open(runtime: &Arc<Runtime>, method: Option<&Method>, caller: &Caller) -> Self {
+    pub(super) fn open(runtime: &Arc<Runtime>, plan: &Plan, method: Option<&Method>, caller: &Caller) -> Self {
         Self {
             is_written: true,
             runtime: Arc::clone(runtime),
+            redactor: Arc::clone(&plan.redactor),
             timer: StepTimer::start(),
             request_id: runtime.next_request_id(),
             peer: caller.address(),
@@ -115,7 +122,9 @@ impl Record {
             proof: None,
             claimed_client: None,
             tenant: None,
+            is_tenant_proven: false,
             route: None,
+            route_paths: RoutePaths::default(),
             side: None,
             would_take: None,
             // Inside a tunnel, every request is for the tunnel's host.
@@ -140,8 +149,8 @@ impl Record {
     }
 
     /// Returns the record of a request for a token. It writes no line, and counts the refusals of report-only rules only.
-    pub(super) fn for_internal_request(runtime: &Arc<Runtime>) -> Self {
-        let mut record = Self::open(runtime, None, &Caller::default());
+    pub(super) fn for_internal_request(runtime: &Arc<Runtime>, plan: &Plan) -> Self {
+        let mut record = Self::open(runtime, plan, None, &Caller::default());
         record.is_written = false;
         record
     }
@@ -152,6 +161,9 @@ impl Record {
 
     pub(super) fn request_id(&self) -> &str {
         &self.request_id
+    }
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
     pub(super) fn source(&self) -> Option<IpAddr> {
         self.source
@@ -165,6 +177,9 @@ impl Record {
     pub(super) fn for_tenant(&mut self, tenant: Option<&TenantName>) {
         self.tenant = tenant.cloned();
     }
+    pub(super) fn tenant_is_proven(&mut self) {
+        self.is_tenant_proven = true;
+    }
     pub(super) fn client(&mut self, client: &ClientName, proof: &'static str) {
         (self.client, self.proof) = (Some(client.clone()), Some(proof));
     }
@@ -175,7 +190,7 @@ impl Record {
         self.webhook_id = Some(id.to_owned());
     }
     pub(super) fn route(&mut self, route: &Route) {
-        (self.route, self.side) = (Some(route.name.clone()), route.side);
+        (self.route, self.side, self.route_paths) = (Some(route.name.clone()), route.side, route.paths.clone());
     }
     /// Sets the report-only route that the request would take, and the code of its refusal.
     pub(super) fn would_take(&mut self, shadow: &Route, refused: Option<Code>) {
@@ -261,6 +276,7 @@ impl Record {
     /// Sets why the response is incomplete.
     pub(super) fn aborted(&mut self, code: Code, reason: Option<String>) {
         if let RecordOutcome::Responded { error, cause, .. } = &mut self.outcome {
+            let reason = reason.map(|reason| self.redactor.message(&reason).into_owned());
             (*error, *cause) = (Some(code), reason);
         }
     }
@@ -282,8 +298,8 @@ impl Record {
             blame: refusal.effective_blame(),
             retryable: refusal.is_retryable(),
             details: refusal.details(),
-            detail: refusal.detail().into_owned(),
-            cause: refusal.cause().map(str::to_owned),
+            detail: refusal.detail(&self.redactor),
+            cause: refusal.cause(&self.redactor).map(Redacted::into_owned),
         };
     }
 }
@@ -313,9 +329,9 @@ impl Drop for Record {
         };
         let (retryable, details, detail, cause) = match &self.outcome {
             RecordOutcome::Refused { retryable, details, detail, cause, .. } => {
-                (Some(*retryable), *details, Some(detail.as_str()), cause.as_deref())
+                (Some(*retryable), *details, Some(detail), cause.as_ref())
             }
-            RecordOutcome::Responded { cause, .. } => (None, None, None, cause.as_deref()),
+            RecordOutcome::Responded { cause, .. } => (None, None, None, cause.as_ref()),
             RecordOutcome::Pending => (None, None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
@@ -333,7 +349,7 @@ impl Drop for Record {
         if !self.runtime.records.is_on() {
             return;
         }
-        let target = self.target.as_ref();
+        let (redactor, target) = (&self.redactor, self.target.as_ref());
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: &self.request_id,
@@ -341,15 +357,15 @@ impl Drop for Record {
             client: self.client.as_ref().map(ClientName::as_str),
             proof: self.proof,
             claimed_client: self.claimed_client.as_deref(),
-            tenant: self.tenant.as_ref().map(TenantName::as_str),
+            tenant: self.tenant.as_ref().map(|tenant| redactor.tenant(tenant, self.is_tenant_proven)),
             route,
             side: self.side,
-            webhook_id: self.webhook_id.as_deref(),
-            method: self.method.as_ref().map(Method::as_str),
+            webhook_id: self.webhook_id.as_deref().map(|id| redactor.webhook_id(id)),
+            method: self.method.as_ref().map(|method| redactor.claim(method.as_str())),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
-            host: target.map(|(target, _)| target.host.to_string()),
+            host: target.map(|(target, _)| redactor.host(&target.host)),
             port: target.map(|(target, _)| target.port),
-            path: target.and_then(|(_, path)| path.as_deref()),
+            path: target.and_then(|(target, path)| redactor.path(&self.route_paths, &target.host, path.as_deref()?)),
             source: self.source,
             address: self.address,
             attempts: &self.attempts,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::names::Target;
+use crate::policy::redact::{Redacted, Redactor};
 
 pub use reason::ReasonPhrase;
 pub use table::{Blame, Code, Row, TABLE};
@@ -49,14 +50,16 @@ struct RefusalContext {
     fields: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The sentence for the client. It contains no internal address and no secret.
+/// The sentence for the client. It contains no internal address. It may quote the request: only a redactor reads it.
 #[derive(Clone, Debug)]
 enum Detail {
-    Sentence(String),
+    Sentence(Cow<'static, str>),
     /// The predicate of a sentence about the subject: `refused the connection`.
-    Predicate(String),
+    Predicate(Cow<'static, str>),
     /// The rest of a sentence about a part of the subject: `certificate is refused`.
-    Part(String),
+    Part(Cow<'static, str>),
+    /// A sentence that quotes the request, and has passed the redactor.
+    Quote(Redacted<'static>),
 }
 
 /// The server that a refusal is about.
@@ -80,21 +83,26 @@ enum ProcessingEvidence {
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
 impl Refusal {
-    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::with_detail(code, Detail::Sentence(detail.into()))
     }
 
-    pub fn malformed(detail: impl Into<String>) -> Self {
+    pub fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::RequestMalformed, detail)
     }
 
+    /// Returns the refusal of a malformed request whose detail quotes the request.
+    pub fn quoting(detail: Redacted<'static>) -> Self {
+        Self::with_detail(Code::RequestMalformed, Detail::Quote(detail))
+    }
+
     /// Returns a refusal whose detail is `the target {predicate}`.
-    pub fn target(code: Code, predicate: impl Into<String>) -> Self {
+    pub fn target(code: Code, predicate: impl Into<Cow<'static, str>>) -> Self {
         Self::with_detail(code, Detail::Predicate(predicate.into()))
     }
 
     /// Returns a refusal whose detail is `the target's {rest}`.
-    pub fn part_of_target(code: Code, rest: impl Into<String>) -> Self {
+    pub fn part_of_target(code: Code, rest: impl Into<Cow<'static, str>>) -> Self {
         Self::with_detail(code, Detail::Part(rest.into()))
     }
 
@@ -214,20 +222,24 @@ impl Refusal {
     }
 
     /// The sentence for the client.
-    pub fn detail(&self) -> Cow<'_, str> {
-        match (self.context.subject, &self.context.detail) {
-            (Subject::Target, Detail::Sentence(sentence)) => sentence.into(),
-            (Subject::Target, Detail::Predicate(predicate)) => format!("the target {predicate}").into(),
-            (Subject::Target, Detail::Part(rest)) => format!("the target's {rest}").into(),
+    pub fn detail(&self, redactor: &Redactor) -> Redacted<'static> {
+        let text = match (self.context.subject, &self.context.detail) {
+            (_, Detail::Quote(sentence)) => return sentence.clone(),
+            (Subject::Target, Detail::Sentence(Cow::Borrowed(sentence))) => return Redacted::fixed(sentence),
+            (Subject::Target, Detail::Sentence(Cow::Owned(sentence))) => sentence.clone(),
+            (Subject::Target, Detail::Predicate(predicate)) => format!("the target {predicate}"),
+            (Subject::Target, Detail::Part(rest)) => format!("the target's {rest}"),
             (Subject::TokenEndpoint, detail) => {
                 let sentence = match detail {
-                    Detail::Sentence(sentence) => sentence.into(),
+                    Detail::Sentence(sentence) => sentence.to_string(),
+                    Detail::Quote(sentence) => sentence.to_string(),
                     Detail::Predicate(predicate) => format!("it {predicate}"),
                     Detail::Part(rest) => format!("its {rest}"),
                 };
-                format!("no token from the token endpoint: {sentence}").into()
+                format!("no token from the token endpoint: {sentence}")
             }
-        }
+        };
+        redactor.message(&text).into_owned()
     }
 
     /// One word within the code, such as `self_signed`.
@@ -236,8 +248,8 @@ impl Refusal {
     }
 
     /// The cause, for the operator only.
-    pub fn cause(&self) -> Option<&str> {
-        self.context.cause.as_deref()
+    pub fn cause(&self, redactor: &Redactor) -> Option<Redacted<'_>> {
+        self.context.cause.as_deref().map(|cause| redactor.message(cause))
     }
 
     pub fn is_client_gone(&self) -> bool {
@@ -266,8 +278,9 @@ impl Refusal {
 }
 
 impl fmt::Display for Refusal {
+    /// Writes the words of the table. The sentence needs a redactor.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail())
+        f.write_str(self.code.row().title)
     }
 }
 
@@ -288,9 +301,10 @@ mod tests {
             (Refusal::new(Code::ConnectTimeout, "no connection"), "no connection", ": no connection"),
         ];
         for (refusal, of_target, of_endpoint) in cases {
-            assert!(refusal.detail().starts_with(of_target), "{refusal}");
-            let detail = refusal.of_token_endpoint(&endpoint).detail().into_owned();
-            assert!(detail.starts_with(&format!("no token from the token endpoint{of_endpoint}")), "{detail}");
+            let redactor = Redactor::default();
+            assert!(refusal.detail(&redactor).as_str().starts_with(of_target), "{refusal:?}");
+            let detail = refusal.of_token_endpoint(&endpoint).detail(&redactor);
+            assert!(detail.as_str().starts_with(&format!("no token from the token endpoint{of_endpoint}")), "{detail}");
         }
     }
 }

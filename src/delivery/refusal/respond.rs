@@ -8,17 +8,18 @@ use serde::Serialize;
 use super::table::Blame;
 use super::{Code, Refusal};
 use crate::policy::limits;
+use crate::policy::redact::{Redacted, Redactor};
 
 impl Refusal {
     /// Returns the response: RFC 9457 problem details, with the fields that distinguish it from a target's response.
-    pub fn respond(self, pseudonym: &str, request_id: &str) -> Response<Bytes> {
+    pub fn respond(self, pseudonym: &str, request_id: &str, redactor: &Redactor) -> Response<Bytes> {
         let row = self.code.row();
         let status = self.effective_status();
         let problem = ProblemDetails {
             kind: "about:blank",
             title: row.title,
             status: status.as_u16(),
-            detail: &self.detail(),
+            detail: self.detail(redactor),
             code: row.name,
             blame: self.effective_blame(),
             retryable: self.is_retryable(),
@@ -70,7 +71,7 @@ struct ProblemDetails<'a> {
     kind: &'static str,
     title: &'static str,
     status: u16,
-    detail: &'a str,
+    detail: Redacted<'a>,
     code: &'static str,
     blame: Blame,
     retryable: bool,
@@ -89,7 +90,7 @@ mod tests {
     fn refusal_response_has_its_row_and_no_internal_cause() {
         let refusal = Refusal::new(Code::TargetForbidden, "hooks.example is not a public host")
             .with_cause("10.0.0.1 is Private-Use");
-        let response = refusal.respond("outgate", "0123");
+        let response = refusal.respond("outgate", "0123", &Redactor::default());
         assert_eq!(response.status(), 502);
         assert_eq!(response.headers()["outgate-error"], "target_forbidden");
         assert_eq!(
@@ -107,7 +108,8 @@ mod tests {
     #[test]
     fn retry_after_is_rounded_up_to_whole_seconds() {
         let retry_after_field = |wait| {
-            let response = Refusal::new(Code::RateLimited, "").retry_after(wait).respond("outgate", "0");
+            let refusal = Refusal::new(Code::RateLimited, "").retry_after(wait);
+            let response = refusal.respond("outgate", "0", &Redactor::default());
             response.headers()["retry-after"].to_str().unwrap().to_owned()
         };
         assert_eq!(retry_after_field(Duration::from_millis(1)), "1");

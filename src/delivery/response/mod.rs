@@ -112,7 +112,7 @@ pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str)
 
 /// Returns the response of a refusal that is recorded already.
 pub(super) fn respond(refusal: Refusal, record: &Record, pseudonym: &str) -> Response<ResponseBody> {
-    let mut response = refusal.respond(pseudonym, record.request_id());
+    let mut response = refusal.respond(pseudonym, record.request_id(), record.redactor());
     add_own_fields(response.headers_mut(), record, pseudonym);
     response.map(|body| ResponseBody::Full(Some(body)))
 }

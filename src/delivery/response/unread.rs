@@ -18,25 +18,28 @@ pub fn refuse_unread(
     runtime: &Arc<Runtime>,
     caller: &Caller,
     request_line: Option<&(Method, String)>,
-    (status, detail): (StatusCode, &str),
+    (status, detail): (StatusCode, &'static str),
 ) -> Response<ResponseBody> {
-    let mut record = Box::new(Record::open(runtime, request_line.map(|(method, _)| method), caller));
+    let plan = &runtime.active_config().plan;
+    let mut record = Box::new(Record::open(runtime, plan, request_line.map(|(method, _)| method), caller));
     if let Some((target, path)) = request_line.and_then(|(method, target)| target::readable(method, target)) {
         record.target(target, path.as_deref());
     }
-    refuse(Refusal::malformed(detail).status(status), record, &runtime.active_config().plan.pseudonym)
+    refuse(Refusal::malformed(detail).status(status), record, &plan.pseudonym)
 }
 
 /// Refuses TLS on a listener that speaks plaintext HTTP.
 pub fn refuse_tls(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
-    let record = Box::new(Record::open(runtime, None, caller));
+    let plan = &runtime.active_config().plan;
+    let record = Box::new(Record::open(runtime, plan, None, caller));
     let detail = "this listener speaks plaintext, and the client began with TLS: write http:// for the proxy's URL";
-    refuse(Refusal::malformed(detail).with_details("tls"), record, &runtime.active_config().plan.pseudonym)
+    refuse(Refusal::malformed(detail).with_details("tls"), record, &plan.pseudonym)
 }
 
 /// Refuses a plaintext HTTP request on a listener that speaks TLS.
 pub fn refuse_plaintext(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
-    let record = Box::new(Record::open(runtime, None, caller));
+    let plan = &runtime.active_config().plan;
+    let record = Box::new(Record::open(runtime, plan, None, caller));
     let detail = "this port speaks TLS, and the request came in plaintext: connect to the proxy by https://";
-    refuse(Refusal::malformed(detail).with_details("plaintext"), record, &runtime.active_config().plan.pseudonym)
+    refuse(Refusal::malformed(detail).with_details("plaintext"), record, &plan.pseudonym)
 }

@@ -17,6 +17,7 @@ use crate::delivery::record::Record;
 use crate::delivery::response::ResponseBody;
 use crate::net::tls::leaf_issuer::IssueError;
 use crate::policy::authn::TunnelContext;
+use crate::policy::redact::Redacted;
 use crate::policy::route::Route;
 use crate::state::config::ActiveConfig;
 use crate::state::observability::metrics::GaugeGuard;
@@ -67,6 +68,11 @@ impl InspectedTunnel {
     /// Returns the TLS configuration with a certificate for the target's host.
     pub fn issue_leaf(&self, now: Timestamp) -> Result<Arc<ServerConfig>, IssueError> {
         self.active.issue_leaf(&self.inside.target().host, now)
+    }
+
+    /// Returns the host of the tunnel, as a log line may have it.
+    pub fn host(&self) -> Redacted<'_> {
+        self.active.plan.redactor.host(&self.inside.target().host)
     }
 
     /// Refuses a plaintext HTTP request inside a tunnel for TLS.

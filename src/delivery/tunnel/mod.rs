@@ -44,7 +44,7 @@ pub enum ConnectOutcome {
 pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOutcome {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
-    let mut record = Box::new(Record::open(runtime, Some(&Method::CONNECT), &request.caller));
+    let mut record = Box::new(Record::open(runtime, &active.plan, Some(&Method::CONNECT), &request.caller));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,
         Ok(JudgmentOutcome::LocalOptions) => return ConnectOutcome::Refused(response::options(record, pseudonym)),

@@ -12,6 +12,7 @@ use crate::config::{self, Config, ConnectPolicy, Located, PlaintextPolicy, Probl
 use crate::host::{self, HostPattern};
 use crate::names::{ClientName, RouteName, TenantName};
 use crate::policy::authn::ANONYMOUS;
+use crate::policy::redact::RoutePaths;
 use crate::policy::sign::Signer;
 
 const BODY_MAX_DEFAULT: u64 = 1 << 20;
@@ -48,7 +49,7 @@ impl Routes {
             let patterns = patterns(written, problems);
             let paths = paths::compile(written, problems);
             let (tenants, clients) = (tenants(written), clients(written, config, problems));
-            let Some(route) = compile_route(written, config, tables, &mut used, problems).map(Arc::new) else {
+            let Some(route) = compile_route(written, &paths, config, tables, &mut used, problems).map(Arc::new) else {
                 continue;
             };
             names.insert(Arc::as_ptr(&route), written.name.span);
@@ -150,6 +151,7 @@ struct UsedNames<'a> {
 
 fn compile_route<'a>(
     written: &'a config::Route,
+    paths: &[Arc<str>],
     config: &Config,
     tables: &NamedTables<'_>,
     used: &mut UsedNames<'a>,
@@ -194,7 +196,7 @@ fn compile_route<'a>(
         None => None,
         Some(split) => {
             let mut variant_problems = Vec::new();
-            let other = compile_route(&split.route, config, tables, used, &mut variant_problems);
+            let other = compile_route(&split.route, paths, config, tables, used, &mut variant_problems);
             // A problem of both sides is already reported.
             variant_problems.retain(|problem| !problems[problems_before..].contains(problem));
             problems.append(&mut variant_problems);
@@ -220,6 +222,7 @@ fn compile_route<'a>(
         client_connections: written.client_connections,
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
+        paths: RoutePaths { form: written.path_form, conditions: paths.into() },
         side: split.is_some().then_some(split::MAIN),
         split,
     })

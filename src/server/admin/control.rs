@@ -19,6 +19,7 @@ use super::{JSON, TEXT, build_response};
 use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
+use crate::policy::redact::Redactor;
 use crate::state::Runtime;
 use crate::state::config::reload_queue::ComparisonTarget;
 use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
@@ -114,7 +115,8 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body).map_err(|error| control_error(StatusCode::BAD_REQUEST, error))
+    let message = |error: serde_json::Error| Redactor::default().message(&error.to_string()).into_owned();
+    serde_json::from_slice(body).map_err(|error| control_error(StatusCode::BAD_REQUEST, message(error)))
 }
 
 fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {

@@ -18,6 +18,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use self::format::{EventFormat, LogStyle};
 use crate::config::{Log, LogFormat};
+use crate::policy::redact::Redactor;
 use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LineSink};
 
 /// The bytes that wait for a reader of stderr: about ten thousand lines. Further lines are lost and counted.
@@ -43,9 +44,12 @@ pub fn start() -> io::Result<()> {
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));
         let thread = std::thread::current();
+        // A failed assertion may show a part of a request.
+        let message = panic.to_string();
+        let message = Redactor::default().message(&message).into_owned();
         text(
             Level::ERROR,
-            &format!("thread {} {panic}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()),
+            &format!("thread {} {message}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()),
         );
         // A panic aborts the release build: this is the last chance to write.
         flush();

@@ -11,6 +11,7 @@ mod metrics;
 mod output;
 mod record_log;
 mod records;
+mod redaction;
 mod reload;
 mod reload_live;
 mod slow_disk;

@@ -95,11 +95,10 @@ fn explain_routed<'p>(
         Err(refusal) => (None, Some(refusal)),
     };
     if let Some(refusal) = &refusal {
-        let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
-        lines.push((
-            "refused",
-            format!("{} {}: {}{cause}", refusal.effective_status().as_u16(), refusal.code.name(), refusal.detail()),
-        ));
+        let (detail, cause) = (refusal.detail(&plan.redactor), refusal.cause(&plan.redactor));
+        let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let (status, code) = (refusal.effective_status().as_u16(), refusal.code.name());
+        lines.push(("refused", format!("{status} {code}: {detail}{cause}")));
     }
     (Explanation { lines, refusal: refusal.map(|refusal| refusal.code) }, routed)
 }
@@ -112,6 +111,7 @@ fn explain_judgment<'p>(
 ) -> Result<Option<Routed<'p>>, Refusal> {
     let &ExplainRequest { method, url, client, tenant, now } = request;
     let request_target = RequestTarget::parse(method, url, tenant.cloned())?;
+    let redactor = &plan.redactor;
     let mut configured = None;
     let input = JudgeInput::hypothetical(method, Ok(request_target.clone()), now);
     let Judgment { decisions, outcome } = judge(plan, input, |_| {
@@ -122,7 +122,8 @@ fn explain_judgment<'p>(
         Ok(Authenticated::without_proof(client).into())
     });
     lines.extend(configured.map(|client| ("client", describe_client(client))));
-    lines.extend(tenant.filter(|_| decisions.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));
+    let tenant_shown = tenant.filter(|_| decisions.client.is_some()).map(|tenant| redactor.tenant(tenant, true));
+    lines.extend(tenant_shown.map(|tenant| ("tenant", tenant.to_string())));
     if let Some((shadow, refused)) = decisions.shadow {
         let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
         lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
@@ -133,7 +134,12 @@ fn explain_judgment<'p>(
         let split = written.split.as_ref();
         lines.extend(split.map(|split| ("split", describe_split(split, route, tenant, &request_target.host))));
     }
-    lines.extend(decisions.target.map(|target| ("target", target.to_string())));
+    lines.extend(decisions.target.map(|target| ("target", redactor.text(&target.to_string()).to_string())));
+    if let Some(route) = decisions.route.filter(|_| !request.is_tunnel()) {
+        let path = redactor.path(&route.paths, &request_target.host, request_target.path());
+        let path = path.map_or_else(|| "none in records".to_owned(), |path| format!("{path} in records"));
+        lines.push(("path", path));
+    }
     lines.extend(decisions.tunnel_mode.map(|mode| ("tunnel", describe_tunnel(mode))));
     match outcome? {
         JudgmentOutcome::Routed(routed) => Ok(Some(routed)),

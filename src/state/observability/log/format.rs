@@ -2,6 +2,7 @@
 //! How is one log event written?
 
 use std::fmt::{self, Debug};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use jiff::Timestamp;
@@ -12,6 +13,8 @@ use tracing_subscriber::fmt::format::{self, Full, Writer};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::policy::redact::Redactor;
 
 /// The form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,9 @@ impl LogStyle {
         STYLE.store(self as u8, Ordering::Relaxed);
     }
 }
+
+/// Redacts the lines of libraries, whatever the configuration says.
+static LIBRARIES: LazyLock<Redactor> = LazyLock::new(Redactor::default);
 
 /// The priority of syslog(3).
 fn priority(level: Level) -> u8 {
@@ -102,16 +108,29 @@ where
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let level = *event.metadata().level();
+        // Libraries log parts of requests at the levels debug and trace: h2, for one, a malformed path.
+        let is_own = event.metadata().target().starts_with(env!("CARGO_CRATE_NAME"));
         match LogStyle::now() {
-            LogStyle::Text => self.timed.format_event(context, to, event),
+            LogStyle::Text if is_own => self.timed.format_event(context, to, event),
+            LogStyle::Text => {
+                let mut line = String::new();
+                self.timed.format_event(context, Writer::new(&mut line), event)?;
+                to.write_str(LIBRARIES.message(&line).as_str())
+            }
             LogStyle::Journal => {
                 let mut line = String::new();
                 self.untimed.format_event(context, Writer::new(&mut line), event)?;
+                let line = if is_own { line } else { LIBRARIES.message(&line).to_string() };
                 line.lines().try_for_each(|line| writeln!(to, "<{}>{line}", priority(level)))
             }
             LogStyle::Json => {
                 let mut fields = JsonFields(Map::new());
                 event.record(&mut fields);
+                for value in fields.0.values_mut().filter(|_| !is_own) {
+                    if let Value::String(text) = value {
+                        *text = LIBRARIES.message(text).to_string();
+                    }
+                }
                 to.write_str(&json(level, fields.0))
             }
         }
