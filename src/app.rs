@@ -102,12 +102,13 @@ impl Proxy {
         let signals = Signals::listen()
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {error}")))?;
         let StartupConfig { path, config, plan, warnings } = start;
-        let records = RecordDestination::open(&config.log.deliveries)
+        let records = RecordDestination::open(&config.log)
             .await
             .map_err(|error| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {error}")))?;
         let active = ActiveConfig::new(plan, &config.resolver, None)
             .map_err(|error| StartError(sysexits::CONFIG, format!("cannot resolve names: {error}")))?;
         let runtime = Arc::new(Runtime::new(active, Records::new(records)));
+        runtime.records.configure(&config.log);
         let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &runtime).await;
         runtime.config_status.adopt(first);
         let connections = Connections::new();

@@ -173,3 +173,9 @@ pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -
     };
     format!("{count} {noun}{ending}")
 }
+/// Replaces control characters, so that a terminal does not interpret text from other sources.
+pub fn escape_control_characters(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
+}
+

@@ -122,9 +122,12 @@ fn socket_fault(bind: &Located<Bind>) -> Option<Problem> {
 
 /// Returns a problem that would end a start.
 fn delivery_log_problem(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
-    let error = records::probe(deliveries).err()?;
-    let DeliveryLog::File(path) = &deliveries.value else { return None };
+    let error = records::probe(&deliveries.value).err()?;
     let problem = Problem::at(deliveries.span, "outgate cannot write the delivery log");
-    let help = "create the directory and allow the user of outgate to write there; or write \"stdout\"";
-    Some(problem.label(format!("{}: {error}", path.display())).help(help))
+    Some(match &deliveries.value {
+        DeliveryLog::File(path) => problem.label(format!("{}: {error}", path.display())).help(
+            "create the directory and allow the user of outgate to write there; or write \"stdout\"",
+        ),
+        _ => problem.label(error.to_string()).help("no journal listens on this host: write \"stdout\" or \"file:PATH\""),
+    })
 }

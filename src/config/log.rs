@@ -2,14 +2,18 @@
 //! Where do records and log lines go?
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::problem::{Problem, closest_match};
-use super::reader::{Reader, Table};
-use super::{Located, schema};
+use super::reader::{Reader, Table, Value};
+use super::{Located, schema, units};
 
 #[derive(Clone, Debug)]
 pub struct Log {
     pub deliveries: Located<DeliveryLog>,
+    /// The rotation of a delivery log in a file. `None`: another program rotates it.
+    pub rotate: Option<Rotate>,
+    pub sample: SampleRate,
     /// A tracing filter for log lines on stderr; default `info`.
     pub level: String,
     pub format: LogFormat,
@@ -31,8 +35,86 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeliveryLog {
     Stdout,
+    Journald,
     File(PathBuf),
     Off,
+}
+
+/// The share of successful deliveries that the log has, in units of 1/10,000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleRate(pub u32);
+
+impl SampleRate {
+    pub const ALL: Self = Self(10_000);
+}
+
+/// When the delivery log begins a new file, and which of the old files it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotate {
+    /// Bytes of one file before compression.
+    pub size: u64,
+    /// The longest time that one file covers.
+    pub age: Duration,
+    /// The time for which old files are kept.
+    pub keep: Duration,
+    /// Bytes of all files together. The oldest are deleted first.
+    pub total: u64,
+    pub compress: Compression,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    Zstd,
+    Gzip,
+    Off,
+}
+
+/// The security logs of the platform are kept for 180 days.
+impl Default for Rotate {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { size: 256 << 20, age: day, keep: 180 * day, total: 20 << 30, compress: Compression::Zstd }
+    }
+}
+
+/// Limits the number of files.
+const ROTATE_SIZE_MIN: u64 = 4096;
+const ROTATE_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Reads `false`, or a table whose missing keys have their defaults.
+fn read_rotate(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Option<Rotate>> {
+    if value.is_boolean() {
+        return reader.boolean(value).map(|is_on| is_on.value.then(Rotate::default));
+    }
+    let table = Table::open(reader, value, &schema::LOG_ROTATE)?;
+    let size = table.read(reader, "size", |reader, value| reader.parse(value, units::size));
+    let age = table.read(reader, "age", |reader, value| reader.parse(value, units::positive_duration));
+    let keep = table.read(reader, "keep", |reader, value| reader.parse(value, units::retention));
+    let total = table.read(reader, "total", |reader, value| reader.parse(value, units::size));
+    let forms = [("zstd", Compression::Zstd), ("gzip", Compression::Gzip), ("none", Compression::Off)];
+    let compress = table.read(reader, "compress", |reader, value| reader.parse_choice(value, &forms));
+    if let Some(size) = size.as_ref().filter(|size| size.value < ROTATE_SIZE_MIN) {
+        let problem = Problem::at(size.span, "`log.rotate.size` would make a file of every few records");
+        reader.problems.push(problem.help("write \"4 KiB\" or more"));
+    }
+    if let Some(age) = age.as_ref().filter(|age| age.value < ROTATE_AGE_MIN) {
+        let problem = Problem::at(age.span, "`log.rotate.age` is shorter than a second");
+        reader.problems.push(problem.help("write \"1s\" or more"));
+    }
+    let default = Rotate::default();
+    let rotate = Rotate {
+        size: size.map_or(default.size, |size| size.value),
+        age: age.map_or(default.age, |age| age.value),
+        keep: keep.map_or(default.keep, |keep| keep.value),
+        total: total.as_ref().map_or(default.total, |total| total.value),
+        compress: compress.map_or(default.compress, |compress| compress.value),
+    };
+    // The file that outgate writes to counts, and is not deleted.
+    if let Some(total) = total.filter(|total| total.value < 2 * rotate.size) {
+        let problem = Problem::at(total.span, "`log.rotate.total` is less than two files of `log.rotate.size`");
+        reader.problems.push(problem.help("write at least twice the size"));
+    }
+    Some(Some(rotate))
 }
 
 pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
@@ -41,16 +123,22 @@ pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
         let text = reader.text(value)?;
         let deliveries = match (text, text.strip_prefix("file:")) {
             ("stdout", _) => DeliveryLog::Stdout,
+            ("journald", _) => DeliveryLog::Journald,
             ("off", _) => DeliveryLog::Off,
             (_, Some(path)) if !path.is_empty() => DeliveryLog::File(reader.resolve_path(value.span, path)),
             _ => {
-                reader.report_unknown_value(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
+                reader.report_unknown_value(value, "write one of \"stdout\", \"file:PATH\", \"journald\", \"off\"");
                 return None;
             }
         };
         Some(value.located(deliveries))
     });
     let deliveries = deliveries.unwrap_or(Located { value: DeliveryLog::Stdout, span: table.span });
+    let rotate = table.read(reader, "rotate", read_rotate);
+    let sample = table.read(reader, "sample", |reader, value| {
+        const HELP: &str = "write a number from 0 to 1 with at most four decimals, without quotes or sign: 0.1, 0.0025";
+        reader.decimal(value, ("a share", 1, 4), HELP)
+    });
     let level = table.read(reader, "level", |reader, value| {
         let text = reader.text(value)?;
         if let Err(ValueError { what, help }) = check_level(text) {
@@ -63,7 +151,13 @@ pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = table.read(reader, "format", |reader, value| reader.parse_choice(value, &formats));
     let format = format.map_or(LogFormat::Text, |format| format.value);
-    Log { deliveries, level: level.unwrap_or("info".into()), format }
+    Log {
+        deliveries,
+        rotate: rotate.unwrap_or_else(|| Some(Rotate::default())),
+        sample: sample.map_or(SampleRate::ALL, |share| SampleRate(share.value)),
+        level: level.unwrap_or("info".into()),
+        format,
+    }
 }
 
 /// Why a text is not a log level.

@@ -3,6 +3,7 @@
 
 mod control_paths;
 mod credential;
+mod decimal;
 mod declared;
 pub mod difference;
 mod files;
@@ -53,7 +54,7 @@ pub use key_dir::key_files;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
 pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse};
-pub use log::{DeliveryLog, Log, LogFormat};
+pub use log::{Compression, DeliveryLog, Log, LogFormat, Rotate, SampleRate};
 pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
 pub use reader::Environment;
 pub use redaction::{PathForm, Redact};

@@ -219,7 +219,10 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
 fn read_split(reader: &mut Reader<'_>, value: &Value<'_>, route: &Route) -> Option<Located<Split>> {
     let table = Table::open(reader, value, &schema::SPLIT)?;
     table.require(reader, "percent", "write the percentage of tenants and hosts: percent = 1");
-    let share = table.read(reader, "percent", |reader, value| reader.percent(value));
+    let share = table.read(reader, "percent", |reader, value| {
+        const HELP: &str = "write a number from 0 to 100 with at most two decimals, without quotes or sign: 1, 0.25";
+        reader.decimal(value, ("a percentage", 100, 2), HELP)
+    });
     let mut split_route = route.clone();
     let (egress, trust) = (table.read(reader, "egress", read_word), table.read(reader, "trust", read_word));
     let (sign, credential) =

@@ -50,7 +50,7 @@ pub(super) struct Table<'a> {
 pub(super) struct Value<'a> {
     pub(super) span: SourceSpan,
     pub(super) key: String,
-    node: &'a DeValue<'a>,
+    pub(super) node: &'a DeValue<'a>,
 }
 
 /// The advice for an empty list; `None`: the list may be empty.
@@ -287,29 +287,6 @@ impl Reader<'_> {
             return None;
         };
         Some(value.located(number))
-    }
-
-    /// Reads a percentage with at most two decimal places. The result is in hundredths.
-    pub(super) fn percent(&mut self, value: &Value<'_>) -> Option<Located<u32>> {
-        const HELP: &str = "write a number from 0 to 100 with at most two decimals, without quotes or sign: 1, 0.25";
-        let text = match value.node {
-            DeValue::Integer(written) if written.radix() == 10 => written.as_str(),
-            DeValue::Float(written) => written.as_str(),
-            _ => {
-                self.wrong_type(value, "a number", HELP);
-                return None;
-            }
-        };
-        let (whole, places) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let hundredths = Some(format!("{whole}{places:0<2}"))
-            .filter(|number| digits(number) && (1..=3).contains(&whole.len()) && places.len() <= 2)
-            .and_then(|number| number.parse().ok())
-            .filter(|hundredths| *hundredths <= 10_000);
-        if hundredths.is_none() {
-            self.problems.push(Problem::at(value.span, format!("`{}` is not a percentage", value.key)).help(HELP));
-        }
-        hundredths.map(|hundredths| value.located(hundredths))
     }
 
     pub(super) fn port(&mut self, value: &Value<'_>) -> Option<Located<u16>> {

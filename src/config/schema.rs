@@ -4,6 +4,7 @@
 mod credential;
 mod limit;
 mod listener;
+mod log;
 mod redact;
 mod rollout;
 mod signer;
@@ -15,6 +16,7 @@ use super::problem::closest_match;
 pub(super) use credential::CREDENTIAL;
 pub(super) use limit::LIMIT;
 pub(super) use listener::{ADMIN_LISTEN, PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
+pub(super) use log::{LOG, LOG_ROTATE};
 pub(super) use redact::{REDACT, ROUTE_REDACT};
 pub(super) use rollout::{DENIED, SPLIT};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
@@ -303,15 +305,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-pub(super) static LOG: Schema = Schema {
-    path: "log",
-    title: "[log]",
-    keys: &["deliveries", "level", "format"],
-    reserved: &[],
-    aliases: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
-};
-
-static SCHEMAS: [&Schema; 29] = [
+static SCHEMAS: [&Schema; 30] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -340,6 +334,7 @@ static SCHEMAS: [&Schema; 29] = [
     &TIMEOUTS,
     &CIRCUIT,
     &LOG,
+    &LOG_ROTATE,
     &REDACT,
 ];
 

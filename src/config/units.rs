@@ -37,8 +37,18 @@ fn number_and_unit(text: &str) -> (&str, &str) {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
+    duration_up_to(DURATION_MAX, "longer than a year: write at most \"366d\"", text)
+}
+
+/// Parses the time for which files are kept: longer than zero, and ten years at most.
+pub(super) fn retention(text: &str) -> Result<Duration, ValueError> {
+    duration_up_to(10 * DURATION_MAX, "longer than ten years: write at most \"3660d\"", text).and_then(positive)
+}
+
+/// Parses a duration. `too_long` has the reason and the advice for one that is longer than `longest`.
+fn duration_up_to(longest: Duration, too_long: &str, text: &str) -> Result<Duration, ValueError> {
     const EXPECTED: &str = "a duration";
-    const HELP: &str = "write one whole number and one unit, ms, s, m or h: \"250ms\", \"30s\", \"5m\"";
+    const HELP: &str = "write one whole number and one unit, ms, s, m, h or d: \"250ms\", \"30s\", \"5m\"";
     let (number, unit) = number_and_unit(text);
     let unit = match unit {
         _ if number.is_empty() => return Err(invalid(EXPECTED, "does not start with a number", HELP)),
@@ -46,24 +56,25 @@ pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
         "s" => Duration::from_secs(1),
         "m" => Duration::from_secs(60),
         "h" => Duration::from_secs(3600),
+        "d" => Duration::from_secs(24 * 3600),
         "" => return Err(invalid(EXPECTED, "no unit", HELP)),
         _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
-    number
-        .parse()
-        .ok()
-        .and_then(|number| unit.checked_mul(number))
-        .filter(|duration| *duration <= DURATION_MAX)
-        .ok_or_else(|| invalid(EXPECTED, "longer than a year", "write at most \"8784h\""))
+    let duration = number.parse().ok().and_then(|number| unit.checked_mul(number));
+    let (reason, help) = too_long.split_once(": ").unwrap_or((too_long, HELP));
+    duration.filter(|duration| *duration <= longest).ok_or_else(|| invalid(EXPECTED, reason, help))
 }
 
 /// Parses a duration longer than zero.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, ValueError> {
-    let duration = duration(text)?;
-    if duration.is_zero() {
-        return Err(invalid("a positive duration", "this is zero", "write \"1ms\" or more"));
+    duration(text).and_then(positive)
+}
+
+fn positive(duration: Duration) -> Result<Duration, ValueError> {
+    match duration.is_zero() {
+        true => Err(invalid("a positive duration", "this is zero", "write \"1ms\" or more")),
+        false => Ok(duration),
     }
-    Ok(duration)
 }
 
 /// Parses a duration longer than zero as an argument of a command.
@@ -296,6 +307,8 @@ mod tests {
         for text in ["", "s", "30", "30 s", "1m30s", "-1s", "1.5s", "30S", "8785h", "18446744073709551616s"] {
             assert!(duration(text).is_err(), "{text}");
         }
+        assert_eq!(retention("180d"), Ok(Duration::from_secs(180 * 24 * 3600)));
+        assert!(retention("3661d").is_err() && retention("0d").is_err());
         assert!(positive_duration("0s").is_err());
     }
 

@@ -29,7 +29,7 @@ impl Reloader {
         let deliveries = &config.log.deliveries;
         let destination = match self.runtime.records.go_to(deliveries) {
             true => None,
-            false => Some(RecordDestination::open(deliveries).await.map_err(|error| {
+            false => Some(RecordDestination::open(&config.log).await.map_err(|error| {
                 let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
                 vec![problem.help("let the user that outgate runs as write there, or write another path")]
             })?),
@@ -66,6 +66,7 @@ impl Reloader {
         if let Some(destination) = destination {
             self.runtime.records.replace(destination, Instant::now());
         }
+        self.runtime.records.configure(&config.log);
         log::configure(&config.log);
         self.set_drift(None);
         self.history.write_adopted(adopted, config.server.history).await;

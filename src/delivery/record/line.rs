@@ -91,4 +91,7 @@ pub(super) struct RecordLine<'a> {
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
     pub(super) ms: &'a StepTimes,
+    /// The share of successes that the log has, if it has not all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sample: Option<f64>,
 }

@@ -21,6 +21,7 @@ use crate::policy::authn::Caller;
 use crate::policy::redact::{Redacted, Redactor, RoutePaths};
 use crate::policy::route::Route;
 use crate::state::Runtime;
+use crate::state::observability::records::Sampling;
 use connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 pub(super) use line::LimitKeyParts;
 use line::{RecordLine, RefusingLimit, WouldRefuse};
@@ -346,9 +347,11 @@ impl Drop for Record {
         if let Some(shadow) = &self.would_take {
             self.runtime.metrics.would_take(shadow);
         }
-        if !self.runtime.records.is_on() {
-            return;
-        }
+        let is_success = code == "delivered" && matches!(self.status_class, None | Some("2xx"));
+        let sampling = match is_success && self.would_refuse.is_empty() && self.would_take.is_none() {
+            true => self.runtime.records.sample(&self.request_id),
+            false => Sampling::ALWAYS,
+        };
         let (redactor, target) = (&self.redactor, self.target.as_ref());
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
@@ -389,7 +392,8 @@ impl Drop for Record {
             bytes_sent: self.sent.bytes(),
             bytes_received: self.received,
             ms: self.timer.milliseconds(),
+            sample: sampling.rate,
         };
-        self.runtime.records.write(&line);
+        self.runtime.records.write(&line, sampling);
     }
 }

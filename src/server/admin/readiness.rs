@@ -77,6 +77,7 @@ impl Readiness {
             lost => degraded.push(format!("{lost} delivery records could not be written since the last one that was")),
         }
         degraded.extend(runtime.records.reopen_error());
+        degraded.extend(runtime.records.rotation_error());
         match log::unreported() {
             0 => {}
             lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),

@@ -1,25 +1,35 @@
-//! A bounded queue of text lines, which one thread writes to a file or a standard stream.
+//! A bounded queue of text lines, which one thread writes to a destination.
 //! How does outgate write a line without a wait of the caller?
 //!
-//! The queue is lossy: where the disk hangs or the pipe is full, lines beyond the bound are dropped and counted.
+//! The queue is lossy: where the disk hangs or the pipe is full, lines beyond the bound are dropped and counted. The
+//! destination gets one line about them once it can be written again.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use crate::state::observability::delivery_line::{Gap, GapLine};
+use crate::state::observability::line_sink::{LineSink, WriteError, count_lines};
+
 /// The capacity that the buffer keeps after a burst, in bytes.
 const CAPACITY_KEPT: usize = 256 * 1024;
+
+/// The interval between two attempts to write a gap while no line waits.
+const GAP_RETRY: Duration = Duration::from_secs(1);
+
+/// The report of lost lines, once lines can be written again.
+pub(in crate::state) enum LossReporting {
+    /// The destination gets a line of JSON about the gap, before the next line.
+    Gap,
+    /// The writer calls this with the number of lines lost since the last call.
+    Call(fn(u64)),
+}
 
 /// The bounds of the queue.
 pub(in crate::state) struct LineQueueConfig {
@@ -44,7 +54,7 @@ struct LineQueueInner {
     /// The sink has been open once.
     is_open: AtomicBool,
     lost: AtomicU64,
-    /// The lines lost before the last write that succeeded: the writer has called `recovered` with their number.
+    /// The lost lines that the destination has a gap for, or whose number the writer has reported.
     reported: AtomicU64,
     errors: Mutex<SinkErrors>,
 }
@@ -54,6 +64,8 @@ struct LineQueueInner {
 struct SinkErrors {
     /// The write error of the last loss; `None`: the queue was full.
     write: Option<String>,
+    /// The time of the first loss that is not reported.
+    lost_since: Option<Timestamp>,
     /// The error while the open file is not the one at its path.
     reopen: Option<String>,
 }
@@ -76,13 +88,12 @@ impl LineQueue {
         Self { shared: Arc::new(LineQueueInner { pace, queue, wake, drained, is_open, lost, reported, errors }) }
     }
 
-    /// Starts the writer, a thread called `name`. The writer opens the sink first, and the receiver gets the outcome. Once
-    /// lines can be written again after a loss, the writer calls `recovered` with the number of lines lost since the last call.
+    /// Starts the writer, a thread called `name`. The writer opens the sink first, and the receiver gets the outcome.
     pub(in crate::state) fn open(
         name: &str,
         pace: LineQueueConfig,
-        mut sink: LineSink,
-        recovered: fn(u64),
+        mut sink: Box<dyn LineSink>,
+        reporting: LossReporting,
     ) -> io::Result<(Self, oneshot::Receiver<io::Result<()>>)> {
         let lines = Self::kept(pace);
         let shared = Arc::clone(&lines.shared);
@@ -93,10 +104,10 @@ impl LineQueue {
             match outcome.send(result) {
                 Ok(()) if has_failed => return, // the receiver reports it
                 Ok(()) => {}
-                Err(late) => sink.report_late(&late),
+                Err(late) => report_late(&*sink, &late),
             }
             shared.is_open.store(sink.is_open(), Ordering::Relaxed);
-            shared.write_out(sink, recovered);
+            shared.write_out(sink, &reporting);
         };
         std::thread::Builder::new().name(name.into()).spawn(write)?;
         Ok((lines, opened))
@@ -108,8 +119,7 @@ impl LineQueue {
         let before = queue.lines.len();
         if before > self.shared.pace.backlog_max {
             drop(queue);
-            self.shared.errors.lock().write = None; // the sink may have failed before: this loss has another cause
-            return self.count_lost(count_lines(text));
+            return self.shared.lose(None, count_lines(text));
         }
         queue.lines.extend_from_slice(text);
         let is_due = before < self.shared.pace.flush_size && queue.lines.len() >= self.shared.pace.flush_size;
@@ -119,8 +129,8 @@ impl LineQueue {
         }
     }
 
-    pub(in crate::state) fn count_lost(&self, lines: u64) {
-        self.shared.lost.fetch_add(lines, Ordering::Relaxed);
+    pub(in crate::state) fn count_lost(&self, why: String) {
+        self.shared.lose(Some(why), 1);
     }
 
     /// Returns whether the sink has been open once. The queue of a process that takes the lines itself has none.
@@ -133,7 +143,7 @@ impl LineQueue {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of lines lost since the last write that succeeded.
+    /// Returns the number of lines lost since lines were written again.
     pub(in crate::state) fn unreported(&self) -> u64 {
         self.lost_count().saturating_sub(self.shared.reported.load(Ordering::Relaxed))
     }
@@ -189,10 +199,9 @@ impl Drop for LineQueue {
 }
 
 impl LineQueueInner {
-    fn write_out(&self, mut sink: LineSink, recovered: fn(u64)) {
+    fn write_out(&self, mut sink: Box<dyn LineSink>, reporting: &LossReporting) {
         let mut lines = Vec::new();
-        // A full disk has cut a line: a line feed keeps the next line from continuing it.
-        let mut torn = false;
+        let mut gap_due = Instant::now();
         loop {
             let mut queue = self.queue.lock();
             if !queue.closed && queue.lines.len() < self.pace.flush_size {
@@ -203,19 +212,23 @@ impl LineQueueInner {
             queue.is_writing = !lines.is_empty();
             drop(queue);
             if reopen {
-                self.reopen(&mut sink);
+                self.reopen(&mut *sink);
             }
-            let written = match torn && !lines.is_empty() {
-                true => sink.write(b"\n").and_then(|()| sink.write(&lines)),
-                false => sink.write(&lines),
-            };
-            torn = torn && lines.is_empty() || written.is_err() && sink.is_open();
-            if let Err(error) = written {
-                self.errors.lock().write = Some(error.to_string());
-                self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
-            } else if !lines.is_empty() {
-                self.is_open.store(true, Ordering::Relaxed);
-                self.report(recovered);
+            sink.maintain();
+            let mut written = Ok(());
+            if matches!(reporting, LossReporting::Gap) && (!lines.is_empty() || closed || Instant::now() >= gap_due) {
+                gap_due = Instant::now() + GAP_RETRY;
+                written = self.write_gap(&mut *sink).map_err(|error| WriteError::of_all(&lines, error));
+            }
+            if written.is_ok() && !lines.is_empty() {
+                written = sink.write(&lines);
+                self.is_open.fetch_or(written.is_ok(), Ordering::Relaxed);
+                if let (LossReporting::Call(report), Ok(())) = (reporting, &written) {
+                    self.report(*report);
+                }
+            }
+            if let Err(WriteError { error, lost }) = written {
+                self.lose(Some(error.to_string()), lost);
             }
             lines.clear();
             lines.shrink_to(CAPACITY_KEPT);
@@ -230,127 +243,73 @@ impl LineQueueInner {
         }
     }
 
-    fn reopen(&self, sink: &mut LineSink) {
-        let LineSink::File(file, path) = sink else { return };
-        // The open of a pipe without a reader would block this thread and all later lines.
-        let error = match append_to(path, libc::O_NONBLOCK) {
-            Ok(opened) => {
-                *file = Some(opened);
-                None
+    /// Counts lost lines. `error`: the sink could not be written; otherwise the queue was full.
+    fn lose(&self, error: Option<String>, lines: u64) {
+        let mut errors = self.errors.lock();
+        errors.write = error; // the sink may have failed before: this loss may have another cause
+        if lines > 0 {
+            errors.lost_since.get_or_insert_with(Timestamp::now);
+            self.lost.fetch_add(lines, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a line about the lost lines, if there are any that the destination has no such line for.
+    fn write_gap(&self, sink: &mut dyn LineSink) -> io::Result<()> {
+        let (lost, gap, now) = {
+            let errors = self.errors.lock();
+            let lost = self.lost.load(Ordering::Relaxed);
+            let more = lost - self.reported.load(Ordering::Relaxed);
+            if more == 0 {
+                return Ok(());
             }
-            Err(error) => Some(error.to_string()),
+            let now = Timestamp::now();
+            let why = errors.write.clone().unwrap_or_else(|| {
+                format!("records came faster than they could be written: {} MiB waited", self.pace.backlog_max >> 20)
+            });
+            (lost, Gap { lost: more, since: errors.lost_since.unwrap_or(now), until: now, why }, now)
         };
+        let mut line = serde_json::to_vec(&GapLine { time: now, gap })?;
+        line.push(b'\n');
+        sink.write(&line).map_err(|failed| failed.error)?;
+        let mut errors = self.errors.lock();
+        self.reported.store(lost, Ordering::Relaxed);
+        errors.lost_since = (self.lost.load(Ordering::Relaxed) > lost).then_some(now);
+        Ok(())
+    }
+
+    fn reopen(&self, sink: &mut dyn LineSink) {
+        let Some(outcome) = sink.reopen() else { return };
+        let (error, path) = (outcome.err().map(|error| error.to_string()), sink.path());
+        let path = path.map(|path| path.display().to_string()).unwrap_or_default();
         let before = std::mem::replace(&mut self.errors.lock().reopen, error.clone());
         match (error, before) {
             (Some(error), before) if before.as_ref() != Some(&error) => {
-                warn!("cannot reopen {}: {error}; lines still go to the file that was open before", path.display());
+                warn!("cannot reopen {path}: {error}; lines still go to the file that was open before");
             }
-            (None, Some(_)) => info!("{} is open again", path.display()),
-            (None, None) => info!("{} was reopened", path.display()),
+            (None, Some(_)) => info!("{path} is open again"),
+            (None, None) => info!("{path} was reopened"),
             _ => {}
         }
     }
 
-    fn report(&self, recovered: fn(u64)) {
+    fn report(&self, report: fn(u64)) {
         let lost = self.lost.load(Ordering::Relaxed);
         let before = self.reported.swap(lost, Ordering::Relaxed);
         if lost > before {
-            recovered(lost - before);
+            report(lost - before);
         }
     }
 }
 
-fn count_lines(text: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', text).count() as u64
-}
-
-/// The destination of the lines.
-pub(in crate::state) enum LineSink {
-    /// A duplicate of a standard stream's descriptor: the stream of std would buffer, lock, and flush at exit.
-    Stream(File),
-    /// `None`: not open yet.
-    File(Option<File>, PathBuf),
-}
-
-impl LineSink {
-    #[expect(clippy::disallowed_methods, reason = "duplicates the descriptor: no write passes through the stream")]
-    pub(in crate::state) fn stdout() -> io::Result<Self> {
-        Ok(Self::Stream(io::stdout().as_fd().try_clone_to_owned()?.into()))
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "duplicates the descriptor: no write passes through the stream")]
-    pub(in crate::state) fn stderr() -> io::Result<Self> {
-        Ok(Self::Stream(io::stderr().as_fd().try_clone_to_owned()?.into()))
-    }
-
-    /// Returns a file that the writer opens: the disk may hang.
-    pub(in crate::state) fn append_to(path: &Path) -> Self {
-        Self::File(None, path.to_owned())
-    }
-
-    fn is_open(&self) -> bool {
-        !matches!(self, Self::File(None, _))
-    }
-
-    fn open(&mut self) -> io::Result<()> {
-        if let Self::File(file @ None, path) = self {
-            *file = Some(append_to(path, 0)?);
-        }
-        Ok(())
-    }
-
-    /// Logs the outcome of an open for which the start did not wait.
-    fn report_late(&self, opened: &io::Result<()>) {
-        let Self::File(_, path) = self else { return };
-        match opened {
-            Ok(()) => info!("{} is open: delivery records are written", path.display()),
-            Err(error) => warn!(
-                "cannot open {}: {error}; delivery records are lost until it can be opened, and it is tried again for \
-                 each batch",
-                path.display()
-            ),
-        }
-    }
-
-    fn write(&mut self, mut lines: &[u8]) -> io::Result<()> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        self.open()?;
-        let (Self::Stream(file) | Self::File(Some(file), _)) = self else { return Err(io::ErrorKind::NotFound.into()) };
-        while !lines.is_empty() {
-            match file.write(lines) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => lines = &lines[count..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process may share the stream and have made it non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Opens a file that only its owner and group can read: records name clients and targets.
-#[expect(clippy::disallowed_methods, reason = "appends records and log lines to a file")]
-fn append_to(path: &Path, flags: i32) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
-}
-
-/// Returns whether lines can be appended to `path`. The file is not created, and nothing is written.
-#[expect(clippy::disallowed_methods, reason = "appends records and log lines to a file")]
-pub(in crate::state) fn probe(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        Ok(_) => Ok(()),
-        // The pipe has no reader at the moment.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
-        }
-        Err(error) => Err(error),
+/// Logs the outcome of an open for which the start did not wait.
+fn report_late(sink: &dyn LineSink, opened: &io::Result<()>) {
+    let Some(path) = sink.path() else { return };
+    match opened {
+        Ok(()) => info!("{} is open: delivery records are written", path.display()),
+        Err(error) => warn!(
+            "cannot open {}: {error}; delivery records are lost until it can be opened, and it is tried again for each \
+             batch",
+            path.display()
+        ),
     }
 }

@@ -19,7 +19,8 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use self::format::{EventFormat, LogStyle};
 use crate::config::{Log, LogFormat};
 use crate::policy::redact::Redactor;
-use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LineSink};
+use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting};
+use crate::state::observability::line_sink::StreamSink;
 
 /// The bytes that wait for a reader of stderr: about ten thousand lines. Further lines are lost and counted.
 const BACKLOG_MAX: usize = 1 << 20;
@@ -36,9 +37,8 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Starts the writer. Lines before the start are dropped, and all lines where the thread cannot start.
 pub fn start() -> io::Result<()> {
     let pace = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
-    let (lines, _) = LineQueue::open("log", pace, LineSink::stderr()?, |lost| {
-        warn!("{lost} log lines were lost: stderr did not take them");
-    })?;
+    let reporting = LossReporting::Call(|lost| warn!("{lost} log lines were lost: stderr did not take them"));
+    let (lines, _) = LineQueue::open("log", pace, Box::new(StreamSink::stderr()?), reporting)?;
     let _ = LOG.set(lines); // a second start changes nothing
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();

@@ -1,10 +1,10 @@
-//! The delivery log: lines in a buffer, which one thread writes to the destination.
+//! The delivery log: lines in a buffer, which one thread writes to the destination, and in a ring.
 //! How does a record reach the disk without delaying a delivery?
 
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -12,8 +12,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::config::DeliveryLog;
-use crate::state::observability::line_queue::{self, LineQueue, LineQueueConfig, LineSink};
+use crate::config::{DeliveryLog, Log, SampleRate};
+use crate::state::observability::file_log::{self, FileLog, RotationState};
+use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting};
+use crate::state::observability::line_sink::{self, JournalSink, LineSink, StreamSink};
+use crate::state::observability::recent::RecentDeliveries;
 
 /// The bytes that wait for a disk that hangs. Further records are lost, counted and reported.
 const BACKLOG_MAX: usize = 64 * 1024 * 1024;
@@ -38,6 +41,36 @@ pub struct Records {
     /// The number of records that former destinations lost.
     lost_before: AtomicU64,
     reported: Mutex<LossReport>,
+    /// The share of successes that the log has: a [`SampleRate`].
+    sample: AtomicU32,
+    pub recent: RecentDeliveries,
+}
+
+/// Whether the log has a record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    pub is_kept: bool,
+    /// The share of records of this kind that the log has. `None`: it has all of them.
+    pub rate: Option<f64>,
+}
+
+impl Sampling {
+    /// The sampling of refusals and of deliveries that were not complete: the log has all of them.
+    pub const ALWAYS: Self = Self { is_kept: true, rate: None };
+
+    /// Decides by a hash of the request id: the same id is always in the same sample.
+    fn of(request_id: &str, SampleRate(rate): SampleRate) -> Self {
+        if rate == SampleRate::ALL.0 {
+            return Self::ALWAYS;
+        }
+        // FNV-1a, mixed by the finalizer of MurmurHash3.
+        let hash = request_id
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let share = (((hash ^ (hash >> 33)) >> 32) * u64::from(SampleRate::ALL.0)) >> 32;
+        Self { is_kept: share < u64::from(rate), rate: Some(f64::from(rate) / f64::from(SampleRate::ALL.0)) }
+    }
 }
 
 /// The open sink of records.
@@ -45,6 +78,7 @@ pub struct RecordDestination {
     deliveries: DeliveryLog,
     /// `None`: the delivery log is off.
     lines: Option<LineQueue>,
+    rotation: Arc<RotationState>,
 }
 
 /// The lost records that the log has reported.
@@ -69,7 +103,8 @@ impl LossReport {
 /// Checks that records can be written. Creates nothing.
 pub fn probe(deliveries: &DeliveryLog) -> io::Result<()> {
     match deliveries {
-        DeliveryLog::File(path) => line_queue::probe(path),
+        DeliveryLog::File(path) => file_log::probe(path),
+        DeliveryLog::Journald => line_sink::probe_journal(),
         DeliveryLog::Stdout | DeliveryLog::Off => Ok(()),
     }
 }
@@ -77,29 +112,35 @@ pub fn probe(deliveries: &DeliveryLog) -> io::Result<()> {
 impl RecordDestination {
     /// Opens the destination, and waits for it at most [`OPEN_PATIENCE`]. A slower disk does not delay the start: the
     /// records wait in the queue.
-    pub async fn open(deliveries: &DeliveryLog) -> io::Result<Self> {
-        let (sink, name) = match deliveries {
-            DeliveryLog::Off => return Ok(Self { deliveries: DeliveryLog::Off, lines: None }),
-            DeliveryLog::Stdout => (LineSink::stdout()?, "standard output".to_owned()),
-            DeliveryLog::File(path) => (LineSink::append_to(path), path.display().to_string()),
+    pub async fn open(log: &Log) -> io::Result<Self> {
+        let (deliveries, rotation) = (log.deliveries.value.clone(), Arc::<RotationState>::default());
+        rotation.set(log.rotate.as_ref());
+        let sink: Box<dyn LineSink> = match &deliveries {
+            DeliveryLog::Off => return Ok(Self { deliveries, lines: None, rotation }),
+            DeliveryLog::Stdout => Box::new(StreamSink::stdout()?),
+            DeliveryLog::Journald => Box::new(JournalSink::default()),
+            DeliveryLog::File(path) => Box::new(FileLog::new(path, Arc::clone(&rotation))),
         };
-        let (lines, opened) = LineQueue::open("records", pace(), sink, |_| {})?;
+        let (lines, opened) = LineQueue::open("records", pace(), sink, LossReporting::Gap)?;
+        let destination = Self { deliveries, lines: Some(lines), rotation };
         match tokio::time::timeout(OPEN_PATIENCE, opened).await {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(io::Error::other("its thread has ended")),
             Err(_) => warn!(
-                "cannot open the delivery log {name} yet: the disk has not answered for {} s; delivery records wait in \
+                "cannot open the delivery log {} yet: the disk has not answered for {} s; delivery records wait in \
                  memory, up to {} MiB",
+                destination.name(),
                 OPEN_PATIENCE.as_secs(),
                 BACKLOG_MAX >> 20
             ),
         }
-        Ok(Self { deliveries: deliveries.clone(), lines: Some(lines) })
+        Ok(destination)
     }
 
     fn name(&self) -> String {
         match &self.deliveries {
             DeliveryLog::File(path) => path.display().to_string(),
+            DeliveryLog::Journald => "the journal".to_owned(),
             DeliveryLog::Stdout | DeliveryLog::Off => "stdout".to_owned(),
         }
     }
@@ -120,7 +161,24 @@ impl RecordDestination {
 
 impl Records {
     pub fn new(to: RecordDestination) -> Self {
-        Self { to: ArcSwap::from_pointee(to), lost_before: AtomicU64::new(0), reported: Mutex::default() }
+        Self {
+            to: ArcSwap::from_pointee(to),
+            lost_before: AtomicU64::new(0),
+            reported: Mutex::default(),
+            sample: AtomicU32::new(SampleRate::ALL.0),
+            recent: RecentDeliveries::default(),
+        }
+    }
+
+    /// Adopts the settings that need no other destination.
+    pub fn configure(&self, log: &Log) {
+        self.sample.store(log.sample.0, Ordering::Relaxed);
+        self.to.load().rotation.set(log.rotate.as_ref());
+    }
+
+    /// Returns whether the log has the record of a success.
+    pub fn sample(&self, request_id: &str) -> Sampling {
+        Sampling::of(request_id, SampleRate(self.sample.load(Ordering::Relaxed)))
     }
 
     /// Replaces the destination. Records that wait for the former one are still written there. Logs the former one's
@@ -144,7 +202,8 @@ impl Records {
 
     /// Returns the log of a command that delivers by itself: lines wait until [`Records::drain`].
     pub fn kept() -> Self {
-        Self::new(RecordDestination { deliveries: DeliveryLog::Stdout, lines: Some(LineQueue::kept(pace())) })
+        let (lines, rotation) = (Some(LineQueue::kept(pace())), Arc::default());
+        Self::new(RecordDestination { deliveries: DeliveryLog::Stdout, lines, rotation })
     }
 
     /// Returns the waiting lines and removes them.
@@ -152,19 +211,22 @@ impl Records {
         self.to.load().lines.as_ref().map(LineQueue::drain).unwrap_or_default()
     }
 
-    pub fn is_on(&self) -> bool {
-        self.to.load().lines.is_some()
-    }
-
-    pub fn write(&self, line: &impl Serialize) {
+    /// Writes a record to the ring and, if the sampling keeps it, to the log.
+    pub fn write(&self, line: &impl Serialize, sampling: Sampling) {
         let to = self.to.load();
-        let Some(lines) = &to.lines else { return };
-        // The line is serialised before the lock is taken, so other deliveries wait for one copy only.
+        // The line is serialised before a lock is taken, so other deliveries wait for one copy only.
         LINE.with_borrow_mut(|text| {
             text.clear();
-            let is_written = serde_json::to_writer(&mut *text, line).is_ok();
+            let written = serde_json::to_writer(&mut *text, line);
             text.push(b'\n');
-            if is_written { lines.push(text) } else { lines.count_lost(1) }
+            match (written, &to.lines) {
+                (Ok(()), lines) => {
+                    self.recent.push(text);
+                    lines.iter().filter(|_| sampling.is_kept).for_each(|lines| lines.push(text));
+                }
+                (Err(error), Some(lines)) => lines.count_lost(error.to_string()),
+                (Err(_), None) => {}
+            }
         });
     }
 
@@ -204,6 +266,13 @@ impl Records {
         Some(format!("cannot reopen {path}: {error}; delivery records still go to the file that was open before"))
     }
 
+    /// Returns the message for finished files of the log that are neither compressed nor deleted.
+    pub fn rotation_error(&self) -> Option<String> {
+        let to = self.to.load();
+        let error = to.rotation.error()?;
+        Some(format!("cannot rotate, compress or delete files of {}: {error}; records are still written", to.name()))
+    }
+
     /// Returns the last report of lost records when the process ends, without waiting for the interval.
     pub fn last_loss(&self, now: Instant) -> Option<String> {
         self.reported.lock().at = None;
@@ -240,6 +309,20 @@ fn pace() -> LineQueueConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sampling_keeps_its_share_of_ids_and_always_the_same_ones() {
+        let kept = |rate: u32| {
+            let ids = (0..20_000).map(|number: u64| format!("{:016x}{number:08x}", number.wrapping_mul(0x9e37_79b9)));
+            ids.filter(|id| Sampling::of(id, SampleRate(rate)).is_kept).collect::<std::collections::BTreeSet<_>>()
+        };
+        let (none, tenth, half) = (kept(0), kept(1000), kept(5000));
+        assert!(none.is_empty() && kept(10_000).len() == 20_000);
+        assert!((1800..2200).contains(&tenth.len()), "{}", tenth.len());
+        assert!(tenth.is_subset(&half) && (9500..10_500).contains(&half.len()), "{}", half.len());
+        assert_eq!(Sampling::of("a", SampleRate(2500)).rate, Some(0.25));
+        assert_eq!(Sampling::of("a", SampleRate::ALL), Sampling::ALWAYS);
+    }
 
     #[test]
     fn lost_records_are_reported_once_a_minute_with_their_count() {

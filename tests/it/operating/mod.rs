@@ -7,6 +7,8 @@ mod handover;
 mod history;
 mod lifecycle;
 mod log;
+mod log_rotation;
+mod log_sampling;
 mod metrics;
 mod output;
 mod record_log;

@@ -20,10 +20,10 @@ struct Scene {
     plain: Receiver,
 }
 
-/// Starts a proxy with this destination of delivery records.
+/// Starts a proxy with this destination of delivery records, which another program rotates.
 fn scene(deliveries: &str) -> Scene {
     let plain = Receiver::plain(ok());
-    let text = config(&plain, &plain, &format!("[log]\ndeliveries = \"{deliveries}\"\n"));
+    let text = config(&plain, &plain, &format!("[log]\ndeliveries = \"{deliveries}\"\nrotate = false\n"));
     Scene { outgate: Outgate::run(folder(&Pki::new()), &text), plain }
 }
 

@@ -183,17 +183,28 @@ impl Outgate {
         Self::start_with_input(command, folder, Stdio::null())
     }
 
-    fn start_with_input(mut command: Command, folder: Folder, input: Stdio) -> Self {
+    fn start_with_input(command: Command, folder: Folder, input: Stdio) -> Self {
+        Self::start_with(command, folder, input, Stdio::piped())
+    }
+
+    /// Runs a proxy whose records go to `output`, not to this test.
+    pub fn start_with_output(command: Command, folder: Folder, output: Stdio) -> Self {
+        Self::start_with(command, folder, Stdio::null(), output)
+    }
+
+    fn start_with(mut command: Command, folder: Folder, input: Stdio, output: Stdio) -> Self {
         let mut child = command
             .env("STATE_DIRECTORY", folder.path("state"))
             .stdin(input)
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
         let (log, records) = (Lines::default(), Lines::default());
         log.collect(child.stderr.take().unwrap());
-        records.collect(child.stdout.take().unwrap());
+        if let Some(output) = child.stdout.take() {
+            records.collect(output);
+        }
         let has_started = |line: &String| line.ends_with(" ready") || line.contains(" not ready: ");
         log.wait_for("ready", |lines| lines.iter().any(has_started).then_some(()));
         let address = |prefix: &str| {

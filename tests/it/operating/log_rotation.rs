@@ -1,0 +1,349 @@
+//! The files of the delivery log: rotation, compression, retention, and what a crash, a full disk or `rm` leaves.
+//! Is every record in exactly one file, and does the traffic go on?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use support::configuration::Config;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Folder, Outgate, eventually, required};
+
+/// Receivers, and the folder `log` in which the delivery log is.
+struct Place {
+    plain: Receiver,
+    folder: Folder,
+    log: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = folder(&Pki::new());
+        let log = folder.path("log");
+        fs::create_dir(&log).unwrap();
+        Self { plain: Receiver::plain(ok()), folder, log }
+    }
+
+    /// A configuration with these keys of `[log]`.
+    fn config(&self, keys: &str) -> Config {
+        let log = format!("[log]\ndeliveries = \"file:{{dir}}/log/deliveries.jsonl\"\n{keys}\n");
+        config(&self.plain, &self.plain, &log)
+    }
+
+    fn run(&self, keys: &str) -> Outgate {
+        Outgate::run(Folder::linked(&self.folder), &self.config(keys))
+    }
+
+    fn deliver(&self, outgate: &Outgate, count: usize) {
+        let url = format!("http://plain.example:{}/in", self.plain.port());
+        (0..count).for_each(|_| assert_eq!(outgate.post(&url, "", "x").status, 200));
+    }
+
+    fn active(&self) -> PathBuf {
+        self.log.join("deliveries.jsonl")
+    }
+
+    /// The names of the finished files, in their order.
+    fn finished(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.log).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != "deliveries.jsonl").collect();
+        names.sort();
+        names
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let paths = self.finished().into_iter().map(|name| self.log.join(name)).chain([self.active()]);
+        paths.flat_map(|path| lines(&path)).collect()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.lines().iter().filter_map(id).collect();
+        ids.sort();
+        ids
+    }
+
+    /// Waits for this number of records, and checks that each is there once.
+    fn until_records(&self, count: usize) {
+        eventually(&format!("{count} records"), || self.ids().len() == count);
+        let mut ids = self.ids();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "a record is there twice");
+    }
+}
+
+fn id(line: &Value) -> Option<String> {
+    line["request_id"].as_str().map(str::to_owned)
+}
+
+/// The lines of a file, which may be compressed. A file that is gone or not whole has none.
+fn lines(path: &Path) -> Vec<Value> {
+    let Ok(file) = File::open(path) else { return Vec::new() };
+    let mut text = String::new();
+    let read = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("zst") => zstd::stream::read::Decoder::new(file).unwrap().read_to_string(&mut text),
+        Some("gz") => flate2::read::GzDecoder::new(file).read_to_string(&mut text),
+        Some("tmp") => Ok(0),
+        _ => File::read_to_string(&mut { file }, &mut text),
+    };
+    read.unwrap();
+    let parsed = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("{}: {line}", path.display()));
+    text.lines().map(parsed).collect()
+}
+
+#[test]
+fn delivery_log_is_rotated_by_size_and_compressed_without_the_loss_of_a_record() {
+    for (compress, ending) in [("zstd", ".jsonl.zst"), ("gzip", ".jsonl.gz"), ("none", ".jsonl")] {
+        let place = Place::new();
+        let outgate = place.run(&format!("rotate = {{ size = \"4 KiB\", compress = \"{compress}\" }}"));
+        // Batches are written every 50 ms: each of these is a batch of its own or a few.
+        for written in 1..=20 {
+            place.deliver(&outgate, 1);
+            place.until_records(written);
+        }
+        let is_done = |names: &[String]| names.len() >= 2 && names.iter().all(|name| name.ends_with(ending));
+        eventually(compress, || is_done(&place.finished()));
+        place.until_records(20);
+        let size = fs::metadata(place.active()).unwrap().len();
+        assert!(size <= 4096, "{compress}: {size} bytes");
+    }
+}
+
+#[test]
+fn delivery_log_is_rotated_by_age_even_without_traffic() {
+    let place = Place::new();
+    let outgate = place.run("rotate = { age = \"1s\" }");
+    place.deliver(&outgate, 1);
+    eventually("a finished file", || place.finished().iter().any(|name| name.ends_with(".zst")));
+    assert_eq!(fs::metadata(place.active()).unwrap().len(), 0);
+    place.until_records(1);
+}
+
+#[test]
+fn delivery_log_deletes_files_that_are_older_than_keep() {
+    let place = Place::new();
+    let old = "deliveries-20250101T000000.000Z.jsonl.zst";
+    let young = jiff::Timestamp::now().strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl.gz").to_string();
+    for name in [old, &young, "deliveries-old.jsonl", "other-20250101T000000.000Z.jsonl.zst"] {
+        fs::write(place.log.join(name), "").unwrap();
+    }
+    let outgate = place.run("rotate = { keep = \"180d\" }");
+    eventually("the old file is deleted", || !place.log.join(old).exists());
+    assert_eq!(place.finished().len(), 3, "{:?}", place.finished());
+    outgate.log.count(1, &["deleted 1 file of the delivery log", "older than log.rotate.keep"]);
+}
+
+#[test]
+fn delivery_log_deletes_the_oldest_files_beyond_total() {
+    let place = Place::new();
+    let name = |hours: i64| {
+        let time = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+        time.strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string()
+    };
+    let names: Vec<String> = (0..5).rev().map(name).collect();
+    names.iter().for_each(|name| fs::write(place.log.join(name), vec![b'x'; 5000]).unwrap());
+    let outgate = place.run("rotate = { size = \"4 KiB\", total = \"12 KiB\", compress = \"none\" }");
+    eventually("the newest two are left", || place.finished() == names[3..]);
+    outgate.log.count(1, &["deleted 3 files of the delivery log", "more than log.rotate.total"]);
+}
+
+#[test]
+fn delivery_log_that_ends_within_a_record_is_cut_and_has_a_gap() {
+    let place = Place::new();
+    let whole = "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"before\",\"code\":\"delivered\"}\n";
+    fs::write(place.active(), format!("{whole}{{\"time\":\"2026-11-26T00:0")).unwrap();
+    let outgate = place.run("");
+    outgate.log.count(1, &["ended within a record: outgate cut its 24 bytes"]);
+    place.deliver(&outgate, 1);
+    eventually("three lines", || lines(&place.active()).len() == 3);
+    let found = lines(&place.active());
+    assert_eq!((&found[0]["request_id"], &found[1]["gap"]["lost"]), (&"before".into(), &1.into()));
+    assert!(found[1]["gap"]["why"].as_str().unwrap().contains("a former process ended"), "{}", found[1]);
+}
+
+/// What is no record is not outgate's to delete: the line is ended, and records follow.
+#[test]
+fn delivery_log_that_ends_within_another_text_keeps_it() {
+    let place = Place::new();
+    fs::write(place.active(), "not a record").unwrap();
+    let outgate = place.run("");
+    place.deliver(&outgate, 1);
+    eventually("a record", || fs::read_to_string(place.active()).unwrap().lines().count() == 2);
+    assert!(fs::read_to_string(place.active()).unwrap().starts_with("not a record\n{"));
+}
+
+#[test]
+fn kill_in_the_middle_of_writing_loses_no_line_that_was_written() {
+    let place = Place::new();
+    let outgate = place.run("rotate = { size = \"4 KiB\" }");
+    place.deliver(&outgate, 12);
+    place.until_records(12);
+    outgate.signal("KILL");
+    drop(outgate);
+    let outgate = place.run("rotate = { size = \"4 KiB\" }");
+    place.deliver(&outgate, 3);
+    place.until_records(15);
+}
+
+#[test]
+fn compression_that_a_crash_has_cut_is_done_again() {
+    let place = Place::new();
+    let line =
+        |id: &str| format!("{{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"{id}\",\"code\":\"delivered\"}}\n");
+    let now = jiff::Timestamp::now();
+    let name = |seconds: i64| {
+        let time = now - jiff::SignedDuration::from_secs(seconds);
+        place.log.join(time.strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string())
+    };
+    let ending = |path: &Path, ending: &str| PathBuf::from(format!("{}{ending}", path.display()));
+    let whole = |text: &str| zstd::stream::encode_all(text.as_bytes(), 3).unwrap();
+    // One that was cut, one whose source was not deleted yet, and a temporary file of one that is gone.
+    let (cut, done, gone) = (name(30), name(20), name(10));
+    fs::write(&cut, line("cut")).unwrap();
+    fs::write(ending(&cut, ".zst.tmp"), &whole(&line("cut"))[..20]).unwrap();
+    fs::write(&done, line("done")).unwrap();
+    fs::write(ending(&done, ".zst"), whole(&line("done"))).unwrap();
+    fs::write(ending(&gone, ".zst.tmp"), "rest").unwrap();
+    let _outgate = place.run("");
+    let files = || place.finished().iter().map(|name| place.log.join(name)).collect::<Vec<_>>();
+    eventually("two compressed files", || files() == [ending(&cut, ".zst"), ending(&done, ".zst")]);
+    assert_eq!(place.ids(), ["cut", "done"]);
+}
+
+#[test]
+fn deleted_delivery_log_is_created_again_with_its_folder() {
+    let place = Place::new();
+    let outgate = place.run("");
+    place.deliver(&outgate, 1);
+    place.until_records(1);
+    fs::remove_file(place.active()).unwrap();
+    place.deliver(&outgate, 1);
+    place.until_records(1);
+    outgate.log.count(1, &["deliveries.jsonl was deleted: records now go to the file at this path"]);
+    fs::remove_dir_all(&place.log).unwrap();
+    place.deliver(&outgate, 1);
+    eventually("a record in a new folder", || lines(&place.active()).len() == 1);
+    assert!(outgate.has_metric("outgate_records_lost_total 0"));
+}
+
+#[test]
+fn delivery_log_whose_folder_cannot_be_created_again_has_a_gap_once_it_can() {
+    let place = Place::new();
+    let outgate = place.run("");
+    place.deliver(&outgate, 1);
+    place.until_records(1);
+    fs::remove_dir_all(&place.log).unwrap();
+    fs::write(&place.log, "a file where the folder was").unwrap();
+    outgate.log.count(1, &["was deleted, and cannot be opened again", "delivery records are lost until it can"]);
+    place.deliver(&outgate, 2);
+    outgate.until_metric("outgate_records_lost_total 2");
+    assert!(outgate.admin("/readyz").text().contains("2 delivery records could not be written"));
+    fs::remove_file(&place.log).unwrap();
+    // The gap is written without a further delivery.
+    eventually("the gap", || lines(&place.active()).len() == 1);
+    let gap = &lines(&place.active())[0]["gap"];
+    assert!(gap["lost"] == 2 && gap["since"].is_string() && gap["until"].is_string(), "{gap}");
+    eventually("ready without a complaint", || !outgate.admin("/readyz").text().contains("could not be written"));
+    place.deliver(&outgate, 1);
+    place.until_records(1);
+}
+
+/// A filesystem of 64 KiB in a mount namespace: skipped where none can be made, required with `OUTGATE_TEST_ALL=1`.
+#[test]
+fn full_disk_loses_counted_records_and_the_log_goes_on_after_a_gap() {
+    let place = Place::new();
+    let shell = "mount -t tmpfs -o size=64k tmpfs \"$0\" && exec \"$@\"";
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", shell]).arg(&place.log);
+        command
+    };
+    if !unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
+        assert!(!required(), "this host cannot make mount namespaces");
+        return;
+    }
+    place.folder.write_config("config.toml", &place.config("rotate = false"));
+    let mut command = unshare();
+    command.args([env!("CARGO_BIN_EXE_outgate"), "run", "--config"]).arg(place.folder.path("config.toml"));
+    let outgate = Outgate::start(command, Folder::linked(&place.folder));
+    let inside = PathBuf::from(format!("/proc/{}/root{}", outgate.pid(), place.log.display()));
+    let log = inside.join("deliveries.jsonl");
+    let filler = inside.join("filler");
+    fs::write(&filler, vec![0; 48 * 1024]).unwrap();
+    let mut delivered = 0;
+    let lost = || {
+        let metrics = outgate.admin("/metrics").text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("outgate_records_lost_total ")).unwrap();
+        line.parse::<usize>().unwrap()
+    };
+    eventually("a lost record", || {
+        place.deliver(&outgate, 10);
+        delivered += 10;
+        lost() > 0
+    });
+    outgate.log.count(1, &["delivery records were lost", "No space left on device"]);
+    let gaps = || lines(&log).iter().filter_map(|line| line["gap"]["lost"].as_u64()).sum::<u64>() as usize;
+    let records = || lines(&log).iter().filter_map(id).count();
+    eventually("every record is written or lost", || records() + lost() == delivered);
+    fs::remove_file(&filler).unwrap();
+    eventually("the gap has every lost record", || gaps() == lost());
+    place.deliver(&outgate, 1);
+    eventually("records and gaps are all deliveries", || records() + gaps() == delivered + 1);
+    assert_eq!(gaps(), lost());
+}
+
+#[test]
+fn reload_changes_the_rotation_without_a_restart_or_a_lost_record() {
+    let place = Place::new();
+    let outgate = place.run("rotate = false");
+    place.deliver(&outgate, 12);
+    place.until_records(12);
+    assert_eq!(place.finished(), [""; 0]);
+    outgate.reconfigure(&place.config("rotate = { size = \"4 KiB\", compress = \"gzip\" }"));
+    eventually("a finished file", || place.finished().iter().any(|name| name.ends_with(".gz")));
+    outgate.reconfigure(&place.config("rotate = { size = \"8 KiB\", compress = \"zstd\" }"));
+    place.deliver(&outgate, 24);
+    eventually("a file in the other form", || place.finished().iter().any(|name| name.ends_with(".zst")));
+    place.until_records(36);
+}
+
+/// During an upgrade two processes write to one log.
+#[test]
+fn two_processes_rotate_one_delivery_log_without_the_loss_of_a_record() {
+    let place = Place::new();
+    let rotate = "rotate = { size = \"4 KiB\" }";
+    let (old, new) = (place.run(rotate), place.run(rotate));
+    for round in 1..=10 {
+        place.deliver(&old, 2);
+        place.deliver(&new, 2);
+        place.until_records(4 * round);
+    }
+    eventually("compressed files", || place.finished().iter().filter(|name| name.ends_with(".zst")).count() >= 3);
+    place.until_records(40);
+}
+
+#[test]
+fn rotation_that_fails_keeps_the_file_and_is_reported() {
+    let place = Place::new();
+    // A folder has the name of the compressed file, so the compression cannot end.
+    let name = jiff::Timestamp::now().strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string();
+    fs::write(
+        place.log.join(&name),
+        "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"a\",\"code\":\"delivered\"}\n",
+    )
+    .unwrap();
+    fs::create_dir(place.log.join(format!("{name}.zst.tmp"))).unwrap();
+    let outgate = place.run("");
+    outgate.log.count(1, &["cannot rotate, compress or delete files of the delivery log", "deliveries.jsonl"]);
+    assert!(outgate.admin("/readyz").text().contains("cannot rotate, compress or delete files"));
+    place.deliver(&outgate, 1);
+    eventually("a record", || lines(&place.active()).len() == 1);
+    assert!(place.log.join(&name).exists());
+}
