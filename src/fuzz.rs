@@ -28,6 +28,7 @@ use crate::policy::redact::{Redactor, RoutePaths};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
 pub use crate::server::proxy_protocol::proxy_headers;
+use crate::state::observability::delivery_line::LogLine;
 use crate::{config, host};
 
 /// Each fuzz target: its name, which its folder of seeds has too, and its function.
@@ -46,6 +47,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("configuration", configuration),
     ("differences", differences),
     ("redactions", redactions),
+    ("delivery_lines", delivery_lines),
 ];
 
 type FuzzTarget = (&'static str, fn(&[u8]));
@@ -86,6 +88,18 @@ pub fn redactions(data: &[u8]) {
     let is_ordinary = |c: char| !matches!(c, '0'..='9' | '%' | '?');
     if text.len() < 16 && text.chars().all(is_ordinary) {
         assert_eq!(redactor.message(text).as_str(), text);
+    }
+}
+
+/// A line of a delivery log is told in lines that have no control characters.
+pub fn delivery_lines(data: &[u8]) {
+    let texts = match LogLine::parse(data) {
+        Some(LogLine::Delivery(delivery)) => [delivery::diagnose(&delivery), vec![delivery.summary()]].concat(),
+        Some(LogLine::Gap(line)) => vec![line.gap.to_text()],
+        None => return,
+    };
+    for text in texts {
+        assert!(!text.contains(char::is_control), "{text:?}");
     }
 }
 

@@ -125,9 +125,11 @@ fn delivery_log_problem(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
     let error = records::probe(&deliveries.value).err()?;
     let problem = Problem::at(deliveries.span, "outgate cannot write the delivery log");
     Some(match &deliveries.value {
-        DeliveryLog::File(path) => problem.label(format!("{}: {error}", path.display())).help(
-            "create the directory and allow the user of outgate to write there; or write \"stdout\"",
-        ),
-        _ => problem.label(error.to_string()).help("no journal listens on this host: write \"stdout\" or \"file:PATH\""),
+        DeliveryLog::File(path) => problem
+            .label(format!("{}: {error}", path.display()))
+            .help("create the directory and allow the user of outgate to write there; or write \"stdout\""),
+        _ => {
+            problem.label(error.to_string()).help("no journal listens on this host: write \"stdout\" or \"file:PATH\"")
+        }
     })
 }

@@ -27,6 +27,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::WarningCode;
 use crate::config::{self, Config, Problem, SourceMap};
+use crate::names::escape_control_characters;
 use crate::net::fd_limit;
 use crate::net::resolve;
 use crate::policy::{self, Plan};
@@ -64,6 +65,8 @@ enum Command {
     Rollback(control::rollback::Rollback),
     /// Show the active configuration of a running proxy, who activated it and when, and what is wrong
     Status(control::status::Status),
+    /// Show what became of webhooks: from the delivery log, or from the running proxy
+    Deliveries(control::deliveries::Deliveries),
     /// Send one webhook now, and show every step
     Send(send::Send),
     /// Run the whole product on loopback, with temporary certificates
@@ -99,6 +102,7 @@ impl Command {
             Command::History(history) => history.run(),
             Command::Rollback(rollback) => rollback.run(),
             Command::Status(status) => status.run(),
+            Command::Deliveries(deliveries) => deliveries.run(),
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),
@@ -191,12 +195,6 @@ fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
-}
-
-/// Replaces control characters, so that a terminal does not interpret text from other sources.
-fn escape_control_characters(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
-    text.chars().map(shown).collect()
 }
 
 /// Converts a count to a JSON number. A count above 64 bits, as of an IPv6 pool, becomes a float.

@@ -1,4 +1,4 @@
-//! The admin sockets and the state directory of a configuration, read even if it has problems.
+//! The admin sockets, the state directory and the delivery log of a configuration, read even if it has problems.
 //! How does a command find the proxy and its history if the configuration is broken?
 
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ pub struct ControlPaths {
     pub sockets: Vec<PathBuf>,
     /// `server.state`.
     pub state_dir: Option<PathBuf>,
+    /// `log.deliveries`, if it is a file.
+    pub delivery_log: Option<PathBuf>,
 }
 
 impl ControlPaths {
@@ -23,8 +25,8 @@ impl ControlPaths {
         let content = FileTracker::new().read(path, FILE_MAX).ok();
         let text = content.and_then(|content| String::from_utf8(content.bytes).ok()).unwrap_or_default();
         let paths = Self::parse(&text);
-        let state_dir = paths.state_dir.map(|state| path.parent().unwrap_or(Path::new("")).join(state));
-        Self { state_dir, ..paths }
+        let resolve = |relative: PathBuf| path.parent().unwrap_or(Path::new("")).join(relative);
+        Self { state_dir: paths.state_dir.map(resolve), delivery_log: paths.delivery_log.map(resolve), ..paths }
     }
 
     fn parse(text: &str) -> Self {
@@ -44,13 +46,24 @@ impl ControlPaths {
         let state = |table: &DeTable<'_>| {
             table.get("server")?.get_ref().as_table()?.get("state")?.get_ref().as_str().map(PathBuf::from)
         };
-        Self { sockets: listen(&table).unwrap_or_default(), state_dir: state(&table) }
+        let log = |table: &DeTable<'_>| {
+            let deliveries = table.get("log")?.get_ref().as_table()?.get("deliveries")?.get_ref().as_str()?;
+            deliveries.strip_prefix("file:").map(PathBuf::from)
+        };
+        Self { sockets: listen(&table).unwrap_or_default(), state_dir: state(&table), delivery_log: log(&table) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_paths_include_the_delivery_log() {
+        let log = |text: &str| ControlPaths::parse(text).delivery_log;
+        assert_eq!(log("[log]\ndeliveries = \"file:/l\"\n[[routes"), Some("/l".into()));
+        assert_eq!(log("[log]\ndeliveries = \"stdout\""), None);
+    }
 
     #[test]
     fn control_paths_include_the_state_directory() {

@@ -2,6 +2,7 @@
 //! Which path of the admin listener returns which response?
 
 mod control;
+mod deliveries;
 mod gauges;
 mod readiness;
 mod status;
@@ -43,6 +44,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(60);
 
 const STATUS: &str = "/status";
+const DELIVERIES: &str = "/deliveries";
 const METRICS: &str = "/metrics";
 const KEYS: &str = "/keys";
 const KEY_DIRECTORY: &str = "/.well-known/http-message-signatures-directory";
@@ -124,7 +126,7 @@ async fn serve(runtime: &Arc<Runtime>, stream: ClientStream, shutdown: &Listener
 
 async fn handle(runtime: &Arc<Runtime>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return handle_get(runtime, &request).await;
+        return handle_get(runtime, &request, peer).await;
     }
     control::handle_post(runtime, request, peer).await.unwrap_or_else(|| {
         let mut response = build_response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET or HEAD\n".into());
@@ -135,24 +137,24 @@ async fn handle(runtime: &Arc<Runtime>, request: Request<Incoming>, peer: Option
 
 /// Answers GET and HEAD. A plan may have 100,000 routes, so slow responses are rendered on worker threads, apart from
 /// those that carry traffic.
-async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let worker = match &*path {
         // Rendered here: the response shows that the threads that carry traffic make progress.
         "/healthz" => return build_response(StatusCode::OK, TEXT, "ok\n".into()),
         METRICS => &runtime.metrics_worker,
+        DELIVERIES => return deliveries::respond(runtime, request.uri().query().unwrap_or_default(), peer).await,
         _ => &runtime.admin_worker,
     };
     let (tenant, worker_runtime) = (tenant_param(request), Arc::clone(runtime));
     let prefers_text = prefers_text(request.headers());
     let rendered = worker.run(move || render(&worker_runtime, &path, tenant.as_ref(), prefers_text)).await;
-    rendered.unwrap_or_else(|_| {
-        build_response(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            TEXT,
-            "outgate could not render this response: see its log\n".into(),
-        )
-    })
+    rendered.unwrap_or_else(|_| not_rendered())
+}
+
+fn not_rendered() -> Response<Full<Bytes>> {
+    let message = "outgate could not render this response: see its log\n";
+    build_response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, message.into())
 }
 
 fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
@@ -177,7 +179,7 @@ fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_te
         _ => build_response(
             StatusCode::NOT_FOUND,
             TEXT,
-            format!("/healthz /readyz /metrics {STATUS} {KEYS} {KEY_DIRECTORY}\n"),
+            format!("/healthz /readyz /metrics {STATUS} {DELIVERIES} {KEYS} {KEY_DIRECTORY}\n"),
         ),
     }
 }

@@ -54,8 +54,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Opens the file, and decompresses it.
-    pub fn open(&self) -> io::Result<Box<dyn Read>> {
+    fn open(&self) -> io::Result<Box<dyn Read>> {
         let file = File::open(&self.path)?;
         Ok(match self.form {
             ArchiveForm::Plain => Box::new(file),
@@ -107,6 +106,14 @@ impl ArchiveNames {
         found.sort_by_key(|archive| (archive.ended, archive.form == ArchiveForm::Plain));
         found.dedup_by_key(|archive| archive.ended);
         Ok(found)
+    }
+
+    /// Opens a finished file, and decompresses it. The file may have been compressed since it was listed.
+    pub fn open(&self, archive: &Archive) -> io::Result<Box<dyn Read>> {
+        archive.open().or_else(|error| {
+            let listed = self.list()?.into_iter().find(|other| other.ended == archive.ended);
+            listed.filter(|other| other != archive).ok_or(error)?.open()
+        })
     }
 
     /// Returns the name of a file that ends now. Names stay in order if the clock was set back.

@@ -30,6 +30,19 @@ fn refusals_page_has_every_code() {
 }
 
 #[test]
+fn refusals_page_has_the_advice_of_every_code() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md"));
+    let table = page.split("| code | what to do |").nth(1).expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    let expected: Vec<String> = TABLE.iter().map(|row| format!("| {} | {} |", row.name, row.advice)).collect();
+    assert_eq!(rows, expected);
+    for row in TABLE {
+        let words = row.advice.split_whitespace().count();
+        assert!((5..=35).contains(&words) && row.advice.ends_with('.'), "{}: {}", row.name, row.advice);
+    }
+}
+
+#[test]
 fn refusals_page_has_every_certificate_detail_and_no_other() {
     let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md"));
     let table = page.split("| details | what was wrong |").nth(1).expect("the table");

@@ -18,13 +18,13 @@ use support::scene::{config, folder};
 use support::{Folder, Outgate, eventually, required};
 
 /// Receivers, and the folder `log` in which the delivery log is.
-struct Place {
+struct LogScene {
     plain: Receiver,
     folder: Folder,
     log: PathBuf,
 }
 
-impl Place {
+impl LogScene {
     fn new() -> Self {
         let folder = folder(&Pki::new());
         let log = folder.path("log");
@@ -59,9 +59,12 @@ impl Place {
         names
     }
 
+    /// Of a file that is compressed at the moment, the whole form counts.
     fn lines(&self) -> Vec<Value> {
-        let paths = self.finished().into_iter().map(|name| self.log.join(name)).chain([self.active()]);
-        paths.flat_map(|path| lines(&path)).collect()
+        let names = self.finished();
+        let is_compressed = |name: &String| [".zst", ".gz"].iter().any(|end| names.contains(&format!("{name}{end}")));
+        let paths = names.iter().filter(|name| !is_compressed(name)).map(|name| self.log.join(name));
+        paths.chain([self.active()]).flat_map(|path| lines(&path)).collect()
     }
 
     fn ids(&self) -> Vec<String> {
@@ -70,12 +73,14 @@ impl Place {
         ids
     }
 
-    /// Waits for this number of records, and checks that each is there once.
-    fn until_records(&self, count: usize) {
-        eventually(&format!("{count} records"), || self.ids().len() == count);
-        let mut ids = self.ids();
-        ids.dedup();
-        assert_eq!(ids.len(), count, "a record is there twice");
+    /// Waits until this number of records is there, each of them once.
+    fn wait_for_records(&self, count: usize) {
+        eventually(&format!("{count} records, each once"), || {
+            let mut ids = self.ids();
+            let found = ids.len();
+            ids.dedup();
+            found == count && ids.len() == count
+        });
     }
 }
 
@@ -101,69 +106,69 @@ fn lines(path: &Path) -> Vec<Value> {
 #[test]
 fn delivery_log_is_rotated_by_size_and_compressed_without_the_loss_of_a_record() {
     for (compress, ending) in [("zstd", ".jsonl.zst"), ("gzip", ".jsonl.gz"), ("none", ".jsonl")] {
-        let place = Place::new();
-        let outgate = place.run(&format!("rotate = {{ size = \"4 KiB\", compress = \"{compress}\" }}"));
+        let scene = LogScene::new();
+        let outgate = scene.run(&format!("rotate = {{ size = \"4 KiB\", compress = \"{compress}\" }}"));
         // Batches are written every 50 ms: each of these is a batch of its own or a few.
         for written in 1..=20 {
-            place.deliver(&outgate, 1);
-            place.until_records(written);
+            scene.deliver(&outgate, 1);
+            scene.wait_for_records(written);
         }
         let is_done = |names: &[String]| names.len() >= 2 && names.iter().all(|name| name.ends_with(ending));
-        eventually(compress, || is_done(&place.finished()));
-        place.until_records(20);
-        let size = fs::metadata(place.active()).unwrap().len();
+        eventually(compress, || is_done(&scene.finished()));
+        scene.wait_for_records(20);
+        let size = fs::metadata(scene.active()).unwrap().len();
         assert!(size <= 4096, "{compress}: {size} bytes");
     }
 }
 
 #[test]
 fn delivery_log_is_rotated_by_age_even_without_traffic() {
-    let place = Place::new();
-    let outgate = place.run("rotate = { age = \"1s\" }");
-    place.deliver(&outgate, 1);
-    eventually("a finished file", || place.finished().iter().any(|name| name.ends_with(".zst")));
-    assert_eq!(fs::metadata(place.active()).unwrap().len(), 0);
-    place.until_records(1);
+    let scene = LogScene::new();
+    let outgate = scene.run("rotate = { age = \"1s\" }");
+    scene.deliver(&outgate, 1);
+    eventually("a finished file", || scene.finished().iter().any(|name| name.ends_with(".zst")));
+    assert_eq!(fs::metadata(scene.active()).unwrap().len(), 0);
+    scene.wait_for_records(1);
 }
 
 #[test]
 fn delivery_log_deletes_files_that_are_older_than_keep() {
-    let place = Place::new();
+    let scene = LogScene::new();
     let old = "deliveries-20250101T000000.000Z.jsonl.zst";
     let young = jiff::Timestamp::now().strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl.gz").to_string();
     for name in [old, &young, "deliveries-old.jsonl", "other-20250101T000000.000Z.jsonl.zst"] {
-        fs::write(place.log.join(name), "").unwrap();
+        fs::write(scene.log.join(name), "").unwrap();
     }
-    let outgate = place.run("rotate = { keep = \"180d\" }");
-    eventually("the old file is deleted", || !place.log.join(old).exists());
-    assert_eq!(place.finished().len(), 3, "{:?}", place.finished());
-    outgate.log.count(1, &["deleted 1 file of the delivery log", "older than log.rotate.keep"]);
+    let outgate = scene.run("rotate = { keep = \"180d\" }");
+    eventually("the old file is deleted", || !scene.log.join(old).exists());
+    assert_eq!(scene.finished().len(), 3, "{:?}", scene.finished());
+    outgate.log.wait_for_lines(1, &["deleted 1 file of the delivery log", "older than log.rotate.keep"]);
 }
 
 #[test]
 fn delivery_log_deletes_the_oldest_files_beyond_total() {
-    let place = Place::new();
+    let scene = LogScene::new();
     let name = |hours: i64| {
         let time = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
         time.strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string()
     };
     let names: Vec<String> = (0..5).rev().map(name).collect();
-    names.iter().for_each(|name| fs::write(place.log.join(name), vec![b'x'; 5000]).unwrap());
-    let outgate = place.run("rotate = { size = \"4 KiB\", total = \"12 KiB\", compress = \"none\" }");
-    eventually("the newest two are left", || place.finished() == names[3..]);
-    outgate.log.count(1, &["deleted 3 files of the delivery log", "more than log.rotate.total"]);
+    names.iter().for_each(|name| fs::write(scene.log.join(name), vec![b'x'; 5000]).unwrap());
+    let outgate = scene.run("rotate = { size = \"4 KiB\", total = \"12 KiB\", compress = \"none\" }");
+    eventually("the newest two are left", || scene.finished() == names[3..]);
+    outgate.log.wait_for_lines(1, &["deleted 3 files of the delivery log", "more than log.rotate.total"]);
 }
 
 #[test]
 fn delivery_log_that_ends_within_a_record_is_cut_and_has_a_gap() {
-    let place = Place::new();
+    let scene = LogScene::new();
     let whole = "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"before\",\"code\":\"delivered\"}\n";
-    fs::write(place.active(), format!("{whole}{{\"time\":\"2026-11-26T00:0")).unwrap();
-    let outgate = place.run("");
-    outgate.log.count(1, &["ended within a record: outgate cut its 24 bytes"]);
-    place.deliver(&outgate, 1);
-    eventually("three lines", || lines(&place.active()).len() == 3);
-    let found = lines(&place.active());
+    fs::write(scene.active(), format!("{whole}{{\"time\":\"2026-11-26T00:0")).unwrap();
+    let outgate = scene.run("");
+    outgate.log.wait_for_lines(1, &["ended within a record: outgate cut its 24 bytes"]);
+    scene.deliver(&outgate, 1);
+    eventually("three lines", || lines(&scene.active()).len() == 3);
+    let found = lines(&scene.active());
     assert_eq!((&found[0]["request_id"], &found[1]["gap"]["lost"]), (&"before".into(), &1.into()));
     assert!(found[1]["gap"]["why"].as_str().unwrap().contains("a former process ended"), "{}", found[1]);
 }
@@ -171,36 +176,36 @@ fn delivery_log_that_ends_within_a_record_is_cut_and_has_a_gap() {
 /// What is no record is not outgate's to delete: the line is ended, and records follow.
 #[test]
 fn delivery_log_that_ends_within_another_text_keeps_it() {
-    let place = Place::new();
-    fs::write(place.active(), "not a record").unwrap();
-    let outgate = place.run("");
-    place.deliver(&outgate, 1);
-    eventually("a record", || fs::read_to_string(place.active()).unwrap().lines().count() == 2);
-    assert!(fs::read_to_string(place.active()).unwrap().starts_with("not a record\n{"));
+    let scene = LogScene::new();
+    fs::write(scene.active(), "not a record").unwrap();
+    let outgate = scene.run("");
+    scene.deliver(&outgate, 1);
+    eventually("a record", || fs::read_to_string(scene.active()).unwrap().lines().count() == 2);
+    assert!(fs::read_to_string(scene.active()).unwrap().starts_with("not a record\n{"));
 }
 
 #[test]
 fn kill_in_the_middle_of_writing_loses_no_line_that_was_written() {
-    let place = Place::new();
-    let outgate = place.run("rotate = { size = \"4 KiB\" }");
-    place.deliver(&outgate, 12);
-    place.until_records(12);
+    let scene = LogScene::new();
+    let outgate = scene.run("rotate = { size = \"4 KiB\" }");
+    scene.deliver(&outgate, 12);
+    scene.wait_for_records(12);
     outgate.signal("KILL");
     drop(outgate);
-    let outgate = place.run("rotate = { size = \"4 KiB\" }");
-    place.deliver(&outgate, 3);
-    place.until_records(15);
+    let outgate = scene.run("rotate = { size = \"4 KiB\" }");
+    scene.deliver(&outgate, 3);
+    scene.wait_for_records(15);
 }
 
 #[test]
 fn compression_that_a_crash_has_cut_is_done_again() {
-    let place = Place::new();
+    let scene = LogScene::new();
     let line =
         |id: &str| format!("{{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"{id}\",\"code\":\"delivered\"}}\n");
     let now = jiff::Timestamp::now();
     let name = |seconds: i64| {
         let time = now - jiff::SignedDuration::from_secs(seconds);
-        place.log.join(time.strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string())
+        scene.log.join(time.strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string())
     };
     let ending = |path: &Path, ending: &str| PathBuf::from(format!("{}{ending}", path.display()));
     let whole = |text: &str| zstd::stream::encode_all(text.as_bytes(), 3).unwrap();
@@ -211,69 +216,71 @@ fn compression_that_a_crash_has_cut_is_done_again() {
     fs::write(&done, line("done")).unwrap();
     fs::write(ending(&done, ".zst"), whole(&line("done"))).unwrap();
     fs::write(ending(&gone, ".zst.tmp"), "rest").unwrap();
-    let _outgate = place.run("");
-    let files = || place.finished().iter().map(|name| place.log.join(name)).collect::<Vec<_>>();
+    let _outgate = scene.run("");
+    let files = || scene.finished().iter().map(|name| scene.log.join(name)).collect::<Vec<_>>();
     eventually("two compressed files", || files() == [ending(&cut, ".zst"), ending(&done, ".zst")]);
-    assert_eq!(place.ids(), ["cut", "done"]);
+    assert_eq!(scene.ids(), ["cut", "done"]);
 }
 
 #[test]
 fn deleted_delivery_log_is_created_again_with_its_folder() {
-    let place = Place::new();
-    let outgate = place.run("");
-    place.deliver(&outgate, 1);
-    place.until_records(1);
-    fs::remove_file(place.active()).unwrap();
-    place.deliver(&outgate, 1);
-    place.until_records(1);
-    outgate.log.count(1, &["deliveries.jsonl was deleted: records now go to the file at this path"]);
-    fs::remove_dir_all(&place.log).unwrap();
-    place.deliver(&outgate, 1);
-    eventually("a record in a new folder", || lines(&place.active()).len() == 1);
+    let scene = LogScene::new();
+    let outgate = scene.run("");
+    scene.deliver(&outgate, 1);
+    scene.wait_for_records(1);
+    fs::remove_file(scene.active()).unwrap();
+    scene.deliver(&outgate, 1);
+    scene.wait_for_records(1);
+    outgate.log.wait_for_lines(1, &["deliveries.jsonl was deleted: records now go to the file at this path"]);
+    fs::remove_dir_all(&scene.log).unwrap();
+    scene.deliver(&outgate, 1);
+    eventually("a record in a new folder", || lines(&scene.active()).len() == 1);
     assert!(outgate.has_metric("outgate_records_lost_total 0"));
 }
 
 #[test]
 fn delivery_log_whose_folder_cannot_be_created_again_has_a_gap_once_it_can() {
-    let place = Place::new();
-    let outgate = place.run("");
-    place.deliver(&outgate, 1);
-    place.until_records(1);
-    fs::remove_dir_all(&place.log).unwrap();
-    fs::write(&place.log, "a file where the folder was").unwrap();
-    outgate.log.count(1, &["was deleted, and cannot be opened again", "delivery records are lost until it can"]);
-    place.deliver(&outgate, 2);
-    outgate.until_metric("outgate_records_lost_total 2");
+    let scene = LogScene::new();
+    let outgate = scene.run("");
+    scene.deliver(&outgate, 1);
+    scene.wait_for_records(1);
+    fs::remove_dir_all(&scene.log).unwrap();
+    fs::write(&scene.log, "a file where the folder was").unwrap();
+    outgate
+        .log
+        .wait_for_lines(1, &["was deleted, and cannot be opened again", "delivery records are lost until it can"]);
+    scene.deliver(&outgate, 2);
+    outgate.wait_for_metric("outgate_records_lost_total 2");
     assert!(outgate.admin("/readyz").text().contains("2 delivery records could not be written"));
-    fs::remove_file(&place.log).unwrap();
+    fs::remove_file(&scene.log).unwrap();
     // The gap is written without a further delivery.
-    eventually("the gap", || lines(&place.active()).len() == 1);
-    let gap = &lines(&place.active())[0]["gap"];
+    eventually("the gap", || lines(&scene.active()).len() == 1);
+    let gap = &lines(&scene.active())[0]["gap"];
     assert!(gap["lost"] == 2 && gap["since"].is_string() && gap["until"].is_string(), "{gap}");
     eventually("ready without a complaint", || !outgate.admin("/readyz").text().contains("could not be written"));
-    place.deliver(&outgate, 1);
-    place.until_records(1);
+    scene.deliver(&outgate, 1);
+    scene.wait_for_records(1);
 }
 
 /// A filesystem of 64 KiB in a mount namespace: skipped where none can be made, required with `OUTGATE_TEST_ALL=1`.
 #[test]
 fn full_disk_loses_counted_records_and_the_log_goes_on_after_a_gap() {
-    let place = Place::new();
+    let scene = LogScene::new();
     let shell = "mount -t tmpfs -o size=64k tmpfs \"$0\" && exec \"$@\"";
     let unshare = || {
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", shell]).arg(&place.log);
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", shell]).arg(&scene.log);
         command
     };
     if !unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
         assert!(!required(), "this host cannot make mount namespaces");
         return;
     }
-    place.folder.write_config("config.toml", &place.config("rotate = false"));
+    scene.folder.write_config("config.toml", &scene.config("rotate = false"));
     let mut command = unshare();
-    command.args([env!("CARGO_BIN_EXE_outgate"), "run", "--config"]).arg(place.folder.path("config.toml"));
-    let outgate = Outgate::start(command, Folder::linked(&place.folder));
-    let inside = PathBuf::from(format!("/proc/{}/root{}", outgate.pid(), place.log.display()));
+    command.args([env!("CARGO_BIN_EXE_outgate"), "run", "--config"]).arg(scene.folder.path("config.toml"));
+    let outgate = Outgate::start(command, Folder::linked(&scene.folder));
+    let inside = PathBuf::from(format!("/proc/{}/root{}", outgate.pid(), scene.log.display()));
     let log = inside.join("deliveries.jsonl");
     let filler = inside.join("filler");
     fs::write(&filler, vec![0; 48 * 1024]).unwrap();
@@ -284,66 +291,66 @@ fn full_disk_loses_counted_records_and_the_log_goes_on_after_a_gap() {
         line.parse::<usize>().unwrap()
     };
     eventually("a lost record", || {
-        place.deliver(&outgate, 10);
+        scene.deliver(&outgate, 10);
         delivered += 10;
         lost() > 0
     });
-    outgate.log.count(1, &["delivery records were lost", "No space left on device"]);
+    outgate.log.wait_for_lines(1, &["delivery records were lost", "No space left on device"]);
     let gaps = || lines(&log).iter().filter_map(|line| line["gap"]["lost"].as_u64()).sum::<u64>() as usize;
     let records = || lines(&log).iter().filter_map(id).count();
     eventually("every record is written or lost", || records() + lost() == delivered);
     fs::remove_file(&filler).unwrap();
     eventually("the gap has every lost record", || gaps() == lost());
-    place.deliver(&outgate, 1);
+    scene.deliver(&outgate, 1);
     eventually("records and gaps are all deliveries", || records() + gaps() == delivered + 1);
     assert_eq!(gaps(), lost());
 }
 
 #[test]
 fn reload_changes_the_rotation_without_a_restart_or_a_lost_record() {
-    let place = Place::new();
-    let outgate = place.run("rotate = false");
-    place.deliver(&outgate, 12);
-    place.until_records(12);
-    assert_eq!(place.finished(), [""; 0]);
-    outgate.reconfigure(&place.config("rotate = { size = \"4 KiB\", compress = \"gzip\" }"));
-    eventually("a finished file", || place.finished().iter().any(|name| name.ends_with(".gz")));
-    outgate.reconfigure(&place.config("rotate = { size = \"8 KiB\", compress = \"zstd\" }"));
-    place.deliver(&outgate, 24);
-    eventually("a file in the other form", || place.finished().iter().any(|name| name.ends_with(".zst")));
-    place.until_records(36);
+    let scene = LogScene::new();
+    let outgate = scene.run("rotate = false");
+    scene.deliver(&outgate, 12);
+    scene.wait_for_records(12);
+    assert_eq!(scene.finished(), [""; 0]);
+    outgate.reconfigure(&scene.config("rotate = { size = \"4 KiB\", compress = \"gzip\" }"));
+    eventually("a finished file", || scene.finished().iter().any(|name| name.ends_with(".gz")));
+    outgate.reconfigure(&scene.config("rotate = { size = \"8 KiB\", compress = \"zstd\" }"));
+    scene.deliver(&outgate, 24);
+    eventually("a file in the other form", || scene.finished().iter().any(|name| name.ends_with(".zst")));
+    scene.wait_for_records(36);
 }
 
 /// During an upgrade two processes write to one log.
 #[test]
 fn two_processes_rotate_one_delivery_log_without_the_loss_of_a_record() {
-    let place = Place::new();
+    let scene = LogScene::new();
     let rotate = "rotate = { size = \"4 KiB\" }";
-    let (old, new) = (place.run(rotate), place.run(rotate));
+    let (old, new) = (scene.run(rotate), scene.run(rotate));
     for round in 1..=10 {
-        place.deliver(&old, 2);
-        place.deliver(&new, 2);
-        place.until_records(4 * round);
+        scene.deliver(&old, 2);
+        scene.deliver(&new, 2);
+        scene.wait_for_records(4 * round);
     }
-    eventually("compressed files", || place.finished().iter().filter(|name| name.ends_with(".zst")).count() >= 3);
-    place.until_records(40);
+    eventually("compressed files", || scene.finished().iter().filter(|name| name.ends_with(".zst")).count() >= 3);
+    scene.wait_for_records(40);
 }
 
 #[test]
 fn rotation_that_fails_keeps_the_file_and_is_reported() {
-    let place = Place::new();
+    let scene = LogScene::new();
     // A folder has the name of the compressed file, so the compression cannot end.
     let name = jiff::Timestamp::now().strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string();
     fs::write(
-        place.log.join(&name),
+        scene.log.join(&name),
         "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"a\",\"code\":\"delivered\"}\n",
     )
     .unwrap();
-    fs::create_dir(place.log.join(format!("{name}.zst.tmp"))).unwrap();
-    let outgate = place.run("");
-    outgate.log.count(1, &["cannot rotate, compress or delete files of the delivery log", "deliveries.jsonl"]);
+    fs::create_dir(scene.log.join(format!("{name}.zst.tmp"))).unwrap();
+    let outgate = scene.run("");
+    outgate.log.wait_for_lines(1, &["cannot rotate, compress or delete files of the delivery log", "deliveries.jsonl"]);
     assert!(outgate.admin("/readyz").text().contains("cannot rotate, compress or delete files"));
-    place.deliver(&outgate, 1);
-    eventually("a record", || lines(&place.active()).len() == 1);
-    assert!(place.log.join(&name).exists());
+    scene.deliver(&outgate, 1);
+    eventually("a record", || lines(&scene.active()).len() == 1);
+    assert!(scene.log.join(&name).exists());
 }

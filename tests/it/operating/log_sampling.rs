@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use support::configuration::Config;
 use support::pki::Pki;
-use support::receiver::{Receiver, answering, ok};
+use support::receiver::{Receiver, ok, respond_with};
 use support::scene::{config, folder, scene_of};
-use support::{Outgate, PATIENCE, required};
+use support::{Outgate, TEST_TIMEOUT, required};
 
 fn sampled(rate: f64) -> impl Fn(&Config) -> Config {
     move |config: &Config| config.add("log.sample", rate)
@@ -32,7 +32,7 @@ fn sampling_leaves_successes_out_and_keeps_every_refusal() {
     assert_eq!((records.len(), &records[0]["code"]), (1, &"no_route".into()));
     assert!(records[0].get("sample").is_none(), "{}", records[0]);
     // Metrics are exact.
-    scene.outgate.until_metric("outgate_deliveries_total{route=\"plain\",code=\"delivered\",blame=\"none\"} 5");
+    scene.outgate.wait_for_metric("outgate_deliveries_total{route=\"plain\",code=\"delivered\",blame=\"none\"} 5");
 }
 
 #[test]
@@ -47,16 +47,17 @@ fn sampled_records_carry_their_rate_and_a_reload_changes_it() {
     });
     assert!(scene.outgate.records(2).iter().all(|record| record["sample"] == 0.5));
     scene.outgate.reconfigure(&scene.outgate.config().set("log.sample", 1.0));
-    let before = scene.outgate.records(2).len();
-    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    let records = scene.outgate.records(before + 1);
-    assert!(records.iter().any(|record| record.get("sample").is_none()), "{records:?}");
+    let response = scene.outgate.post(&scene.plain_url(), "", "x");
+    let is_last = |record: &serde_json::Value| record["request_id"] == response.field("outgate-request-id");
+    let last = || scene.outgate.records(0).into_iter().find(is_last);
+    support::eventually("the record after the reload", || last().is_some());
+    assert!(last().unwrap().get("sample").is_none(), "{:?}", last());
 }
 
 /// A target's error, and a rule that only reports, are what an operator looks for.
 #[test]
 fn sampling_keeps_errors_of_targets_and_hits_of_report_only_rules() {
-    let failing = Receiver::plain(answering("HTTP/1.1 500 E\r\nContent-Length: 0\r\n\r\n"));
+    let failing = Receiver::plain(respond_with("HTTP/1.1 500 E\r\nContent-Length: 0\r\n\r\n"));
     let good = Receiver::plain(ok());
     let text = config(&good, &failing, "[limits.few]\nrate = \"1/h\"\nreport_only = true\n").add("log.sample", 0);
     let text = text.add("routes.plain.limits", ["few"]);
@@ -108,7 +109,7 @@ fn records_reach_the_journal_with_fields_of_their_own() {
         return;
     }
     let journal = UnixDatagram::bind(&path).unwrap();
-    journal.set_read_timeout(Some(PATIENCE)).unwrap();
+    journal.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let client = "[clients.local]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n";
     folder.write_config("config.toml", &config(&plain, &plain, client).add("log.deliveries", "journald"));
     let mut command = unshare();
@@ -120,10 +121,10 @@ fn records_reach_the_journal_with_fields_of_their_own() {
         String::from_utf8(entry[..length].to_vec()).unwrap()
     };
     let url = format!("http://plain.example:{}/in", plain.port());
-    let answer = outgate.post(&url, "Outgate-Tenant: acme\r\n", "x");
-    assert_eq!(answer.status, 200, "{answer:?}");
+    let response = outgate.post(&url, "Outgate-Tenant: acme\r\n", "x");
+    assert_eq!(response.status, 200, "{response:?}");
     let entry = next();
-    let id = answer.field("outgate-request-id");
+    let id = response.field("outgate-request-id");
     for field in [
         "PRIORITY=6",
         "SYSLOG_IDENTIFIER=outgate",
@@ -133,7 +134,7 @@ fn records_reach_the_journal_with_fields_of_their_own() {
         "OUTGATE_CODE=delivered",
         "OUTGATE_BLAME=none",
         &format!("OUTGATE_REQUEST_ID={id}"),
-        &format!("OUTGATE_SOURCE={}", answer.field("outgate-egress")),
+        &format!("OUTGATE_SOURCE={}", response.field("outgate-egress")),
     ] {
         assert!(entry.lines().any(|line| line == field), "no {field} in {entry}");
     }
@@ -148,9 +149,9 @@ fn records_reach_the_journal_with_fields_of_their_own() {
     drop(journal);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(outgate.post(&url, "", "x").status, 200);
-    outgate.until_metric("outgate_records_lost_total 1");
+    outgate.wait_for_metric("outgate_records_lost_total 1");
     let journal = UnixDatagram::bind(&path).unwrap();
-    journal.set_read_timeout(Some(PATIENCE)).unwrap();
+    journal.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let mut entry = vec![0; 64 * 1024];
     let length = journal.recv(&mut entry).unwrap();
     let entry = String::from_utf8_lossy(&entry[..length]);

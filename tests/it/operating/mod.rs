@@ -2,6 +2,7 @@
 
 mod admin;
 mod control;
+mod deliveries;
 mod first_request;
 mod handover;
 mod history;

@@ -1,0 +1,295 @@
+//! `outgate deliveries`: what became of webhooks, from the files of the delivery log or from the running proxy.
+//! Why did customer X not get webhook Y?
+
+mod log_files;
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use form_urlencoded::Serializer;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::ProxySelector;
+use super::admin_client::{AdminError, AdminRequest, send};
+use crate::cli::DEFAULT_PATH;
+use crate::config::{ControlPaths, duration_argument};
+use crate::delivery::diagnose;
+use crate::names::pluralize;
+use crate::state::observability::delivery_line::{DeliveryFilter, DeliveryLine, LogLine, one_line};
+use crate::sysexits;
+use log_files::LogSearch;
+
+/// The interval between two questions to the running proxy while `--follow` waits.
+const POLL: Duration = Duration::from_millis(500);
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate deliveries --tenant acme --since 1h
+  outgate deliveries --host hooks.acme.example --code connect_timeout --full
+  outgate deliveries --request-id 4f2a9c0d1e5b7a3300000042
+  outgate deliveries --follow --json | jq .code
+
+The newest is first. If log.deliveries is a file, this command reads it and the finished files beside it; otherwise it asks
+the running proxy for its last deliveries. Exit code 0: there are deliveries. 1: none matches. 66: there is nothing to read.
+69: outgate does not run.")]
+pub(in crate::cli) struct Deliveries {
+    #[command(flatten)]
+    proxy: ProxySelector,
+    /// Read this delivery log and the finished files beside it, whatever the configuration says
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Only this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only this host of targets
+    #[arg(long)]
+    host: Option<String>,
+    /// Only this code: delivered, client_gone, or a code of docs/refusals.md
+    #[arg(long)]
+    code: Option<String>,
+    /// Only this source address
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<IpAddr>,
+    /// Only the delivery whose response had this Outgate-Request-Id, in full
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Only what arrived since this time, or within this duration: 2026-11-26T14:00:00Z, 90m, 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<Timestamp>,
+    /// Show this many at most
+    #[arg(long, default_value = "50", value_name = "COUNT")]
+    limit: NonZeroUsize,
+    /// Tell the story of each delivery: its steps, who is at fault, and what to do
+    #[arg(long)]
+    full: bool,
+    /// Show deliveries as they end, from now on
+    #[arg(long)]
+    follow: bool,
+    /// Print the records as they are, one line of JSON each
+    #[arg(long)]
+    json: bool,
+}
+
+/// A matching line of the log.
+struct MatchedLine {
+    parsed: LogLine,
+    text: String,
+}
+
+/// The answer of the running proxy.
+#[derive(Deserialize)]
+struct RecentAnswer {
+    count: u64,
+    deliveries: Vec<Value>,
+}
+
+/// Parses a point in time, or a duration before now.
+fn parse_since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let before =
+        duration_argument(text).map_err(|error| format!("neither a time as in RFC 3339 nor a duration: {error}"))?;
+    Timestamp::now().checked_sub(before).map_err(|error| error.to_string())
+}
+
+impl Deliveries {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        let outcome = match self.log_file() {
+            Ok(Some(log)) => self.run_on_files(&log),
+            Ok(None) => self.run_on_proxy(),
+            Err(code) => return code,
+        };
+        match outcome {
+            Ok(0) => {
+                eprintln!("outgate: no delivery matches");
+                ExitCode::FAILURE
+            }
+            Ok(_) => ExitCode::SUCCESS,
+            Err(code) => code,
+        }
+    }
+
+    fn log_file(&self) -> Result<Option<PathBuf>, ExitCode> {
+        if self.file.is_some() || self.proxy.admin.is_some() {
+            return Ok(self.file.clone());
+        }
+        self.proxy.check()?;
+        Ok(ControlPaths::read(self.proxy.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH))).delivery_log)
+    }
+
+    fn filter(&self) -> DeliveryFilter {
+        DeliveryFilter {
+            tenant: self.tenant.clone(),
+            host: self.host.clone(),
+            code: self.code.clone(),
+            request_id: self.request_id.clone(),
+            source: self.source,
+            since: self.since,
+        }
+    }
+
+    /// Returns the number of deliveries that were shown.
+    fn run_on_files(&self, log: &Path) -> Result<usize, ExitCode> {
+        let (mut search, filter, mut shown) = (LogSearch::default(), self.filter(), DeliveryPrinter::new(self));
+        if self.follow {
+            let error = search.follow(log, &filter, &mut |found| {
+                let _ = shown.show(&found);
+            });
+            eprintln!("outgate: cannot read {}: {error}", log.display());
+            return Err(ExitCode::from(sysexits::NO_INPUT));
+        }
+        search.newest_first(log, &filter, self.limit.get(), &mut |found| shown.show(&found).is_continue());
+        for problem in &search.unreadable {
+            eprintln!("outgate: cannot read {}: its further records are not shown", one_line(problem));
+        }
+        if search.skipped > 0 {
+            eprintln!("outgate: {} skipped that no record begins or ends in", pluralize(search.skipped, "line"));
+        }
+        if search.read == 0 {
+            if search.unreadable.is_empty() {
+                eprintln!("outgate: {}", log_files::no_file(log));
+            }
+            return Err(ExitCode::from(sysexits::NO_INPUT));
+        }
+        Ok(shown.count)
+    }
+
+    fn run_on_proxy(&self) -> Result<usize, ExitCode> {
+        let mut shown = DeliveryPrinter::new(self);
+        let mut answer = self.ask_proxy(0)?;
+        if !self.follow {
+            for delivery in answer.deliveries.iter().rev() {
+                if shown.show_value(delivery).is_break() {
+                    break;
+                }
+            }
+            return Ok(shown.count);
+        }
+        loop {
+            std::thread::sleep(POLL);
+            answer = self.ask_proxy(answer.count)?;
+            for delivery in &answer.deliveries {
+                let _ = shown.show_value(delivery);
+            }
+        }
+    }
+
+    fn ask_proxy(&self, after: u64) -> Result<RecentAnswer, ExitCode> {
+        let mut query = Serializer::new(String::new());
+        let texts = [
+            ("tenant", self.tenant.clone()),
+            ("host", self.host.clone()),
+            ("code", self.code.clone()),
+            ("request_id", self.request_id.clone()),
+            ("source", self.source.map(|source| source.to_string())),
+            ("since", self.since.map(|since| since.to_string())),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                query.append_pair(name, &value);
+            }
+        }
+        query.append_pair("after", &after.to_string());
+        let request = AdminRequest::get(&format!("/deliveries?{}", query.finish()));
+        send(&self.proxy.sockets(), &request).map_err(|error| {
+            if let AdminError::NotListening(_) = error {
+                eprintln!("outgate: log.deliveries is no file, and only a running proxy has its last deliveries:");
+            }
+            error.report()
+        })
+    }
+}
+
+/// The output, and the number of deliveries in it.
+struct DeliveryPrinter<'d> {
+    options: &'d Deliveries,
+    count: usize,
+}
+
+impl<'d> DeliveryPrinter<'d> {
+    fn new(options: &'d Deliveries) -> Self {
+        Self { options, count: 0 }
+    }
+
+    fn show_value(&mut self, delivery: &Value) -> ControlFlow<()> {
+        let text = delivery.to_string();
+        match LogLine::parse(text.as_bytes()) {
+            Some(parsed) => self.show(&MatchedLine { parsed, text }),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Shows a line, and breaks after the last one that the operator wants.
+    fn show(&mut self, found: &MatchedLine) -> ControlFlow<()> {
+        let options = self.options;
+        let is_full = options.full || options.request_id.is_some();
+        match &found.parsed {
+            _ if options.json => println!("{}", escape_json(&found.text)),
+            LogLine::Gap(line) => println!("{:.3} -- {}", line.time, line.gap.to_text()),
+            LogLine::Delivery(delivery) if is_full => println!("{}", diagnose(delivery).join("\n")),
+            LogLine::Delivery(delivery) => {
+                if self.count == 0 {
+                    println!("{}", row(["TIME", "CODE", "STATUS", "TENANT", "SOURCE", "MS", "REQUEST ID", "REQUEST"]));
+                }
+                println!("{}", delivery_row(delivery));
+            }
+        }
+        self.count += usize::from(matches!(found.parsed, LogLine::Delivery(_)));
+        let is_last = options.request_id.is_some() || !options.follow && self.count >= options.limit.get();
+        if is_last && self.count > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+fn row([time, code, status, tenant, source, ms, id, request]: [&str; 8]) -> String {
+    one_line(&format!("{time:<24} {code:<22} {status:>6} {tenant:<12} {source:<15} {ms:>9} {id:<24} {request}"))
+}
+
+fn delivery_row(delivery: &DeliveryLine) -> String {
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+    let request = format!("{} {}", text(&delivery.method), delivery.target());
+    row([
+        &format!("{:.3}", delivery.time),
+        &delivery.outcome(),
+        &delivery.status.map_or("-".to_owned(), |status| status.to_string()),
+        &text(&delivery.tenant),
+        &text(&delivery.source),
+        &format!("{:.1}", delivery.ms.total),
+        &delivery.request_id,
+        &request,
+    ])
+}
+
+/// Returns a line of JSON in which a terminal finds no control characters. They stand in strings, except white space.
+fn escape_json(line: &str) -> String {
+    let mut escaped = String::with_capacity(line.len());
+    for c in line.trim_end().chars() {
+        match c {
+            '\t' | '\r' | '\n' => escaped.push(' '),
+            c if c.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_for_a_terminal_has_the_same_value_and_no_control_character() {
+        let line = "{\"path\":\t\"/\u{9b}31m\u{7f}é\"}\r\n";
+        let escaped = escape_json(line);
+        assert_eq!(escaped, "{\"path\": \"/\\u009b31m\\u007fé\"}");
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(value(&escaped), value(line));
+    }
+}

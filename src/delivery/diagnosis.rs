@@ -1,0 +1,211 @@
+//! The story of one delivery, told from its record.
+//! What happened step by step, which party is at fault, and what should an operator do next?
+
+use super::refusal::TABLE;
+use crate::state::observability::delivery_line::{DeliveryLine, LoggedAttempt, LoggedCertificate, one_line};
+
+/// A line of the story: its step, the milliseconds that the step took, and what happened.
+struct Event(&'static str, Option<f64>, String);
+
+/// Returns the story as lines of text. They have no control characters.
+pub fn diagnose(delivery: &DeliveryLine) -> Vec<String> {
+    let mut events = received(delivery);
+    events.extend(steps(delivery));
+    events.push(outcome(delivery));
+    events.push(Event("fault", None, fault(delivery)));
+    events.push(Event("next", None, advice(delivery).to_owned()));
+    let title = format!("delivery {} at {:.3}: {}", delivery.request_id, delivery.time, delivery.outcome());
+    let lines = events.into_iter().map(|Event(step, time, text)| {
+        let time = time.map_or(String::new(), |time| format!("{time:.1} ms"));
+        one_line(&format!("  {step:<9}{time:>12}  {text}"))
+    });
+    std::iter::once(one_line(&title)).chain(lines).collect()
+}
+
+fn text(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or("-")
+}
+
+fn received(delivery: &DeliveryLine) -> Vec<Event> {
+    let client = match (delivery.client.as_deref(), delivery.proof.as_deref(), delivery.claimed_client.as_deref()) {
+        (Some(client), Some(proof), _) => format!("client {client}, identified by {proof},"),
+        (_, _, Some(claimed)) => format!("a client that is not identified and names itself {claimed}"),
+        _ => "a client that is not identified".to_owned(),
+    };
+    let peer = delivery.peer.as_ref().map_or("a unix socket".to_owned(), ToString::to_string);
+    let tenant = delivery.tenant.as_ref().map_or(String::new(), |tenant| format!(", for tenant {tenant}"));
+    let request = format!("{client} asked from {peer} for {} {}{tenant}", text(&delivery.method), delivery.target());
+    let route = match &delivery.route {
+        Some(route) => format!("route {route} took it"),
+        None => "no route took it".to_owned(),
+    };
+    vec![Event("received", None, request), Event("route", None, route)]
+}
+
+/// Returns the steps that the delivery took. The last one is the one that failed, unless it was delivered.
+fn steps(delivery: &DeliveryLine) -> Vec<Event> {
+    let times = &delivery.ms;
+    let timed = |step, time: Option<f64>, text: String| time.map(|time| Event(step, Some(time), text));
+    let source = |source: &String| {
+        let text = format!("outgate chose the source address {source}, towards {}", text(&delivery.address));
+        Event("source", None, text)
+    };
+    let tls = delivery.tls.as_ref().map_or("the TLS handshake ended".to_owned(), |tls| {
+        let until = tls.certificate_expires.map_or(String::new(), |end| format!(", certificate valid until {end}"));
+        let verified = if tls.verified == Some(false) { ", NOT verified" } else { "" };
+        format!("the target proved its name: {}, {}{until}{verified}", tls.version, tls.suite)
+    });
+    let keys = delivery.signatures.join(", ");
+    let response = match &delivery.status_class {
+        Some(class) => format!("the target answered with status {class}, after {} bytes", delivery.bytes_sent),
+        None => format!("{} bytes went to the target", delivery.bytes_sent),
+    };
+    let steps = [
+        timed("admit", times.admit, "the limits admitted it".into()),
+        timed("token", times.token, "outgate got the token of the credential".into()),
+        timed("body", times.take_in, "outgate read the body of the request".into()),
+        timed("resolve", times.resolve, "the name was resolved, and the guard cleared its addresses".into()),
+        delivery.source.as_ref().map(source),
+        (delivery.reused == Some(true)).then(|| Event("connect", None, "an open connection was used again".into())),
+        timed("connect", times.connect, "the connection was opened".into()),
+        timed("tls", times.tls, tls),
+        timed("sign", times.sign, if keys.is_empty() { "nothing signs".into() } else { format!("signed by {keys}") }),
+        timed("response", times.response, response),
+    ];
+    let mut events: Vec<Event> = steps.into_iter().flatten().collect();
+    // A step of a complete delivery, or of a response that has arrived, has not failed.
+    let has_failed = delivery.code != "delivered" && delivery.status_class.is_none();
+    if let Some(last) = events.iter_mut().rev().find(|event| event.1.is_some() && has_failed) {
+        last.2 = format!("the delivery ended in this step: {}", reason(delivery));
+    }
+    let at = |step| events.iter().position(|event: &Event| event.0 == step && event.1.is_some());
+    let (connect, tls) = (at("connect"), at("tls"));
+    if let (Some(certificate), Some(at)) = (&delivery.certificate, tls) {
+        events.insert(at + 1, Event("", None, shown_certificate(certificate)));
+    }
+    if let Some(at) = connect {
+        let attempts = delivery.attempts.iter().map(|LoggedAttempt { source, address, outcome, ms }| {
+            Event("", Some(*ms), format!("from {source} to {address}: {outcome}"))
+        });
+        events.splice(at + 1..at + 1, attempts);
+    }
+    events
+}
+
+fn shown_certificate(certificate: &LoggedCertificate) -> String {
+    let LoggedCertificate { common_name, names, issuer, not_before, not_after, verdict } = certificate;
+    let names = if names.is_empty() { text(common_name).to_owned() } else { names.join(", ") };
+    let (from, to) = (text(not_before), text(not_after));
+    format!("the certificate is for {names}, issued by {}, valid from {from} to {to}: {verdict}", text(issuer))
+}
+
+/// Returns the reason of an end that is not a complete delivery.
+fn reason(delivery: &DeliveryLine) -> String {
+    let detail = delivery.detail.clone().unwrap_or_else(|| match delivery.code.as_str() {
+        "client_gone" => "the client closed its connection".into(),
+        code => code.to_owned(),
+    });
+    let cause = delivery.cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
+    let limit = delivery.limit.as_ref().map_or(String::new(), |limit| format!(" [limit {}]", limit.name));
+    format!("{detail}{cause}{limit}")
+}
+
+fn outcome(delivery: &DeliveryLine) -> Event {
+    let sent = match delivery.status {
+        Some(status) => format!("the client got status {status} and {} bytes", delivery.bytes_received),
+        None => "the client got no response".to_owned(),
+    };
+    let refused = match (delivery.code.as_str(), delivery.retryable) {
+        ("delivered", _) => String::new(),
+        (_, Some(true)) => format!("; {}; it may retry", reason(delivery)),
+        (_, Some(false)) => format!("; {}; a retry does not help", reason(delivery)),
+        (_, None) => format!("; {}", reason(delivery)),
+    };
+    let shadow = delivery
+        .would_refuse
+        .iter()
+        .map(|rule| format!("; with report_only off, {} {} would refuse it as {}", rule.kind, rule.name, rule.code));
+    let shadow: String = shadow.collect();
+    Event("end", Some(delivery.ms.total), format!("{sent}{refused}{shadow}"))
+}
+
+/// Returns the party that must act.
+fn fault(delivery: &DeliveryLine) -> String {
+    match delivery.blame.as_deref() {
+        _ if delivery.is_success() => "none: the target took the webhook".into(),
+        Some("none") | None => format!("the target: it answered with status {}", text(&delivery.status_class)),
+        Some("client") => "the client, or what the configuration allows it".into(),
+        Some("target") => format!("the target {}", text(&delivery.host)),
+        Some("outgate") => "this outgate, or its host".into(),
+        Some(other) => other.to_owned(),
+    }
+}
+
+fn advice(delivery: &DeliveryLine) -> &'static str {
+    if let Some(row) = TABLE.iter().find(|row| row.name == delivery.code) {
+        return row.advice;
+    }
+    match delivery.code.as_str() {
+        "client_gone" => {
+            "Find out why the client hung up: its timeout must be longer than `timeouts.total` of the route. The target may \
+             have the webhook."
+        }
+        "delivered" if delivery.is_success() => {
+            "Nothing: if the customer misses it, give this id and time to the target's owner."
+        }
+        "delivered" => "Ask the target's owner about this status, and give the time: outgate delivered the webhook.",
+        _ => "Read docs/refusals.md of the version of outgate that wrote this record.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::observability::delivery_line::LogLine;
+
+    fn story(line: &str) -> String {
+        let Some(LogLine::Delivery(delivery)) = LogLine::parse(line.as_bytes()) else { panic!("{line}") };
+        diagnose(&delivery).join("\n")
+    }
+
+    #[test]
+    fn diagnosis_tells_the_step_that_failed_the_party_at_fault_and_the_next_step() {
+        let story = story(
+            r#"{"time":"2026-11-26T14:16:10Z","request_id":"ab","code":"certificate_untrusted","details":"self_signed",
+            "client":"billing","proof":"token","peer":"10.0.0.1","tenant":"acme","route":"r","method":"POST",
+            "scheme":"https","host":"h.example","port":8443,"path":"/in","source":"198.51.100.1","address":"203.0.113.9",
+            "certificate":{"names":["h.example"],"issuer":"h.example","verdict":"self_signed"},"status":502,
+            "attempts":[{"source":"198.51.100.1","address":"203.0.113.9","outcome":"connected","ms":2.0}],
+            "blame":"target","retryable":false,"detail":"the target's \u001b]0;x\u0007 is refused",
+            "ms":{"admit":0.1,"resolve":1.0,"connect":2.0,"tls":3.0,"total":6.5}}"#,
+        );
+        let expected = "\
+delivery ab at 2026-11-26T14:16:10.000Z: certificate_untrusted (self_signed)
+  received               client billing, identified by token, asked from 10.0.0.1 for POST https://h.example:8443/in, for tenant acme
+  route                  route r took it
+  admit          0.1 ms  the limits admitted it
+  resolve        1.0 ms  the name was resolved, and the guard cleared its addresses
+  source                 outgate chose the source address 198.51.100.1, towards 203.0.113.9
+  connect        2.0 ms  the connection was opened
+                 2.0 ms  from 198.51.100.1 to 203.0.113.9: connected
+  tls            3.0 ms  the delivery ended in this step: the target's \u{fffd}]0;x\u{fffd} is refused
+                         the certificate is for h.example, issued by h.example, valid from - to -: self_signed
+  end            6.5 ms  the client got status 502 and 0 bytes; the target's \u{fffd}]0;x\u{fffd} is refused; a retry does not help
+  fault                  the target h.example
+  next                   Ask the target's owner to correct the certificate: `details` says what is wrong with it.";
+        assert_eq!(story, expected);
+    }
+
+    #[test]
+    fn diagnosis_of_a_delivery_blames_the_status_of_the_target_alone() {
+        let told = |class: &str| {
+            story(&format!(
+                r#"{{"time":"2026-11-26T14:16:10Z","request_id":"ab","code":"delivered","status_class":"{class}",
+                "blame":"none","signatures":["k1"],"ms":{{"sign":0.1,"response":5,"total":6}}}}"#
+            ))
+        };
+        assert!(told("2xx").contains("none: the target took the webhook") && told("2xx").contains("signed by k1"));
+        assert!(told("5xx").contains("the target: it answered with status 5xx"), "{}", told("5xx"));
+        assert!(!told("5xx").contains("ended in this step"));
+    }
+}
