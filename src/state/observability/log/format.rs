@@ -126,10 +126,8 @@ where
             LogStyle::Json => {
                 let mut fields = JsonFields(Map::new());
                 event.record(&mut fields);
-                for value in fields.0.values_mut().filter(|_| !is_own) {
-                    if let Value::String(text) = value {
-                        *text = LIBRARIES.message(text).to_string();
-                    }
+                if !is_own {
+                    fields.redact();
                 }
                 to.write_str(&json(level, fields.0))
             }
@@ -138,6 +136,16 @@ where
 }
 
 struct JsonFields(Map<String, Value>);
+
+impl JsonFields {
+    fn redact(&mut self) {
+        for value in self.0.values_mut() {
+            if let Value::String(text) = value {
+                *text = LIBRARIES.message(text).to_string();
+            }
+        }
+    }
+}
 
 impl Visit for JsonFields {
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -154,5 +162,48 @@ impl Visit for JsonFields {
     }
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0.insert(field.name().into(), format!("{value:?}").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(line);
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn log_lines_of_libraries_are_redacted_and_those_of_outgate_stay() {
+        let path = "/in/9f86d081884c7d659a2feaa0c55ad015/+819012345678?a=b";
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().event_format(EventFormat::new()).with_ansi(false);
+        let subscriber = tracing_subscriber::registry().with(layer.with_writer(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!(target: "h2::server", "malformed path ({path:?})");
+            tracing::info!(target: "outgate::app", "configuration 9f86d081884c7d659a2feaa0c55ad015");
+        });
+        let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("malformed path (\"/in/***/+81901234XXXX?***\")"), "{text}");
+        assert!(lines[1].ends_with("configuration 9f86d081884c7d659a2feaa0c55ad015"), "{text}");
+        let mut fields = JsonFields(Map::from_iter([("message".to_owned(), Value::from(path))]));
+        fields.redact();
+        assert_eq!(fields.0["message"], "/in/***/+81901234XXXX?***");
     }
 }
