@@ -98,8 +98,8 @@ fn source_health_reports_a_source_that_one_target_does_not_answer_and_its_recove
     let gaps = |count| gauge(&outgate, "outgate_suspected_allow_list_gaps", count);
     send_until(&outgate, &url, "a gap", || gaps(1));
     let words = format!(
-        "hook.example:{} at 127.0.0.1 answers 127.0.7.0/31 and 127.0.7.3, but not 127.0.7.2: \
-         looks like an allow-list that lacks it",
+        "hook.example:{} at 127.0.0.1 responds to 127.0.7.0/31 and 127.0.7.3, but not to 127.0.7.2: its allow-list may \
+         lack that address",
         target.port()
     );
     let reported = || outgate.log.all().iter().filter(|line| line.contains(&words)).count();

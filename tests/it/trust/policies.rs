@@ -340,7 +340,9 @@ fn verify_none_is_reported_by_check_log_records_and_metrics() {
     let pki = Pki::new();
     let target = Receiver::tls(support::pki::self_signed(&["other.example"]), ok());
     let outgate = Outgate::run(folder(&pki), &text(target.port(), &[("open", "verify = \"none\""), ("full", ROOTS)]));
-    assert!(outgate.log.all().iter().any(|line| line.contains("warning[unverified]: trust open verifies nothing")));
+    assert!(
+        outgate.log.all().iter().any(|line| line.contains("warning[unverified]: trust open verifies no certificate"))
+    );
     assert_eq!(send(&outgate, target.port(), "/open", "").status, 200);
     assert_eq!(send(&outgate, target.port(), "/full", "").json()["details"], "self_signed");
     let records = outgate.records(2);

@@ -47,8 +47,8 @@ fn signers_compile_reports_each_problem() {
         assert_eq!(messages(&problems), expected);
     }
     let (_, problems) = compiled("standard_webhooks", vec![]);
-    let help = "did you mean \"standard-webhooks\"? there is: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, \
-                slack, shopify, hmac";
+    let help = "did you mean \"standard-webhooks\"? the schemes are standard-webhooks, rfc9421, twilio, sendgrid, \
+                stripe, github, slack, shopify, hmac";
     assert_eq!(problems[1].help.as_deref(), Some(help));
 }
 
