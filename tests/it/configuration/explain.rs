@@ -140,7 +140,7 @@ fn explain_shows_the_route_and_every_step() {
     let url = "https://hooks.acme.example/in";
     let (code, refusal, steps) = explain_json(&["POST", url, "--client", "billing", "--tenant", "acme"]);
     assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
-    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: proven by network", "acme"));
+    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: authenticated by network", "acme"));
     assert!(step(&steps, "route").starts_with("acme: more specific than everybody, by its host"), "{steps:?}");
     assert_eq!(step(&steps, "target"), "https://hooks.acme.example", "{steps:?}");
     assert!(step(&steps, "limit").starts_with("gentle: 5 per 1s"), "{steps:?}");
@@ -167,8 +167,8 @@ fn explain_shows_the_side_of_a_split() {
             (code, step(&steps, "route")),
             (
                 0,
-                "tried: more specific than everybody, by its host: the name \
-            itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+                "tried: more specific than everybody, by its host: an exact name precedes a wildcard, a longer \
+                 wildcard precedes a shorter one, \"*\" is last"
             )
         );
         let split = step(&steps, "split");
@@ -208,18 +208,18 @@ fn explain_of_a_connect_lists_every_route_inside_the_tunnel() {
     let (code, _, steps) = connect("tried.example:443");
     assert_eq!((code, step(&steps, "target")), (0, "https://tried.example"), "{steps:?}");
     assert!(step(&steps, "route").starts_with("tried: more specific than everybody, by its host"), "{steps:?}");
-    assert!(step(&steps, "tunnel").starts_with("opened when the target has proven its name"), "{steps:?}");
+    assert!(step(&steps, "tunnel").starts_with("opened once the certificate of the target is verified"), "{steps:?}");
     assert!(step(&steps, "timeouts").contains("tunnel "), "{steps:?}");
     assert_eq!((step(&steps, "sign"), step(&steps, "body")), ("", ""), "nothing of it applies");
 
     let (code, refusal, steps) = connect("old.example:443");
     assert_eq!((code, &refusal), (1, &"tunnel_forbidden".into()), "{steps:?}");
-    let expected =
-        "seen: what is inside of a tunnel could take it, and it refuses tunnels, so old-billing does not settle it";
+    let expected = "seen: a request inside the tunnel could match this route, which refuses tunnels, so old-billing \
+                    alone does not decide";
     assert_eq!(step(&steps, "route"), expected);
 
     let (_, _, steps) = connect("new.example:443");
-    assert_eq!(step(&steps, "shadow"), "shadow would be taken, but only reports");
+    assert_eq!(step(&steps, "shadow"), "shadow would match, but is report_only");
     for (target, refusal) in [
         ("https://tried.example/", "request_malformed"),
         ("tried.example", "request_malformed"),

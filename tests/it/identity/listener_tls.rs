@@ -468,7 +468,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
         (tls("garbage.pem", key, ""), false, "garbage.pem does not hold a certificate"),
         (tls("empty.pem", key, ""), false, "empty.pem does not hold a certificate"),
         (tls("broken.pem", key, ""), false, "cannot be read"),
-        (tls("old.pem", "{dir}/old.key", ""), true, "has expired at 2026-01-01"),
+        (tls("old.pem", "{dir}/old.key", ""), true, "expired at 2026-01-01"),
         (tls("listener.pem", key, ", client_ca = \"{dir}/broken.pem\""), false, "not usable as an authority"),
         (
             tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/ca.pem\"]"),

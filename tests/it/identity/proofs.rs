@@ -386,14 +386,14 @@ fn explain_shows_the_proofs_of_a_client() {
     let base =
         "[egress.default]\nranges = [\"127.0.7.1\"]\n[[routes]]\nname = \"r\"\nhosts = [\"*\"]\n[clients.billing]\n";
     for (client, expected) in [
-        ("networks = [\"10.0.0.0/8\"]", "billing: proven by network"),
+        ("networks = [\"10.0.0.0/8\"]", "billing: authenticated by network"),
         (
             "tokens = [\"sha256:b46c09677343261f0b439a472422225e3a230c9c094d6ab16762e2036b597053\"]\npublic_keys = [\"billing.pem\"]",
-            "billing: proven by token or signature",
+            "billing: authenticated by token or signature",
         ),
         (
             "tokens = [\"sha256:b46c09677343261f0b439a472422225e3a230c9c094d6ab16762e2036b597053\"]\nnetworks = [\"10.0.0.0/8\"]\ncertificates = [\"a.internal\"]\nrequire = [\"token\", \"certificate\"]",
-            "billing: proven by token and certificate, all of it, from its networks only",
+            "billing: authenticated by token and certificate, all of them required, from its networks only",
         ),
     ] {
         let file = folder.write("c.toml", format!("{base}{}\n", client));

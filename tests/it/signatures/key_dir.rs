@@ -224,10 +224,7 @@ fn explain_names_the_tenant_whose_key_signs() {
     let explain =
         |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), scene.folder()).0;
     assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme alone"));
-    assert!(
-        explain(&["--tenant", "nobody"])
-            .contains("403 client_forbidden: there is no signing key for tenant \"nobody\"")
-    );
+    assert!(explain(&["--tenant", "nobody"]).contains("403 client_forbidden: tenant \"nobody\" has no signing key"));
     assert!(explain(&[]).contains("name the tenant in Outgate-Tenant"));
     let shared = text(&scene.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     scene.outgate.reconfigure(&shared);

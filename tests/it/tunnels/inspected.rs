@@ -139,7 +139,7 @@ fn explain_states_that_inspected_requests_are_judged_one_by_one() {
     let (code, text) = explain("CONNECT", &scene.authority("paths.example"));
     assert_eq!(code, Some(0), "{text}");
     let line = |step: &str| text.lines().find_map(|line| line.strip_prefix(step)).unwrap_or_default().trim();
-    let expected = "limited: what is inside of a tunnel could take it, and it inspects tunnels";
+    let expected = "limited: a request inside the tunnel could match this route, which inspects tunnels";
     assert_eq!(line("route"), expected, "no route is for all of its paths");
     assert_eq!(line("tunnel"), "inspected: each request inside is judged for itself, by its own URL");
     assert_eq!(line("egress"), "", "a CONNECT connects to no target");
