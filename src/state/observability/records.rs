@@ -153,7 +153,7 @@ impl RecordDestination {
     fn loss(&self, more: u64, lost: u64) -> String {
         let why = match self.lines.as_ref().and_then(LineQueue::write_error) {
             Some(error) => format!("cannot be written: {error}"),
-            None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
+            None => format!("does not accept them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
         };
         format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.name())
     }
