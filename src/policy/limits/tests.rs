@@ -111,7 +111,7 @@ fn limits_compile_or_report_each_problem() {
         ((Some((0, second)), None, None, &[]), "a rate of 0 refuses every delivery"),
         ((Some((1, second)), Some(0), None, &[]), "a burst of 0 refuses every delivery"),
         ((Some((1, HOUR)), Some(721), None, &[]), "at this rate the burst takes more than 30 days to refill"),
-        ((None, None, Some(1), &[LimitScope::Host, LimitScope::Host]), "written twice"),
+        ((None, None, Some(1), &[LimitScope::Host, LimitScope::Host]), "this scope is written twice"),
     ] {
         assert_eq!(compiled(count, burst, concurrency, per), (None, vec![expected.into()]));
     }

@@ -478,7 +478,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
         (
             tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/old.crl\"]"),
             true,
-            "is out of date",
+            "has been out of date",
         ),
         (tls("listener.pem", key, ", client_crls = [\"{dir}/old.crl\"]"), false, "has no effect without `client_ca`"),
         ("tls = { key = \"{dir}/listener.key\" }".into(), false, "`server.tls` has no `certificate`"),

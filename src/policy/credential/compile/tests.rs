@@ -92,7 +92,7 @@ fn credentials_compile_reports_each_problem() {
         (header("X-Key", "a\r\nX: b"), "the value has characters other than visible ASCII".into()),
         (header("X-Key", "é"), "the value has characters other than visible ASCII".into()),
         (url("http://login.example/token"), no_endpoint("the URL must be https, since the request carries a secret")),
-        (url("login.example/token"), no_endpoint("not a URL")),
+        (url("login.example/token"), no_endpoint("the text is not a URL")),
         (url("https://u:p@login.example/"), no_endpoint("the URL has a user name or password")),
         (url("https://login.example/#x"), no_endpoint("the URL has a fragment, which is never sent")),
         (url("https://login.example:0/"), no_endpoint("the port is not a number from 1 to 65535")),

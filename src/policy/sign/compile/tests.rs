@@ -109,7 +109,7 @@ fn signing_schemes_refuse_options_of_other_schemes() {
     };
     assert_eq!(messages(&compiled_as(full("hmac")).1), [""; 0]);
     let takes_no = |names: &[&str], scheme: &str| -> Vec<String> {
-        names.iter().map(|name| format!("the scheme {scheme} takes no `{name}`")).collect()
+        names.iter().map(|name| format!("the scheme {scheme} does not support `{name}`")).collect()
     };
     assert_eq!(messages(&compiled_as(full("twilio")).1), takes_no(&["message", "headers"], "twilio"));
     let (_, problems) = compiled_as(full("github"));
