@@ -177,7 +177,7 @@ fn explain_shows_the_side_of_a_split() {
             .and_then(|rest| rest.split_once(" % of all, are "));
         let (percentile, side) = percentile.unwrap_or_else(|| panic!("{split}"));
         let is_other = percentile.parse::<f64>().unwrap() < 30.25;
-        assert_eq!(side.starts_with("on the other side"), is_other, "{split}");
+        assert_eq!(side.starts_with("on the split side"), is_other, "{split}");
         assert_eq!(step(&steps, "egress").starts_with("pool turns"), is_other, "{steps:?}");
         assert_eq!(step(&steps, "sign").starts_with("platform"), is_other, "{steps:?}");
         sides.push(is_other);
@@ -193,13 +193,17 @@ const SIDES: [bool; 2] = [false, true];
 #[test]
 fn explain_shows_what_report_only_would_refuse() {
     let (code, _, steps) = explain_json(&["POST", "https://new.example/", "--client", "billing"]);
-    assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
+    assert_eq!((code, step(&steps, "shadow")), (0, "shadow would match, but is report_only"), "{steps:?}");
     assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
     let (_, _, steps) = explain_json(&["POST", "http://new.example/", "--client", "billing"]);
-    let expected = "shadow would be taken, but only reports, and would refuse it as plaintext_forbidden";
+    let expected = "shadow would match, but is report_only; it would refuse the request as plaintext_forbidden";
     assert_eq!(step(&steps, "shadow"), expected);
     let (code, _, steps) = explain_json(&["POST", "https://203.0.113.9/", "--client", "billing"]);
-    assert_eq!((code, step(&steps, "guard")), (0, "203.0.113.8/31 would deny it, but only reports"), "{steps:?}");
+    assert_eq!(
+        (code, step(&steps, "guard")),
+        (0, "203.0.113.8/31 would deny the target, but is report_only"),
+        "{steps:?}"
+    );
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn listener_tls_ends_a_broken_handshake_with_an_alert_and_logs_it() {
     // outgate does not wait for a peer that sends nothing.
     assert!(scene.outgate.connect().is_closed());
     scene.outgate.log.wait_for("the log line", |lines| {
-        lines.iter().any(|line| line.contains("127.0.0.1 was closed: the handshake failed")).then_some(())
+        lines.iter().any(|line| line.contains("127.0.0.1 was closed: the TLS handshake failed")).then_some(())
     });
 }
 
@@ -539,7 +539,7 @@ fn plain_http_on_a_tls_listener_gets_a_readable_400() {
             (response.field("connection"), response.field("content-type")),
             ("close", "application/problem+json")
         );
-        assert!(response.json()["detail"].as_str().unwrap().contains("speaks TLS"), "{response:?}");
+        assert!(response.json()["detail"].as_str().unwrap().contains("requires TLS"), "{response:?}");
         client.shutdown_write();
         assert!(client.is_closed());
         let record = scene.outgate.records(count + 1)[count].clone();

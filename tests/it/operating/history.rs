@@ -554,7 +554,7 @@ fn rollback_interrupted_between_any_two_steps_loads_one_whole_set() {
     // The next start completes the rollback and reports it.
     let running = Outgate::run_in(Folder::linked(folder));
     let ready = running.admin("/readyz").text();
-    assert!(ready.contains("a rollback to 2 has not finished"), "{ready}");
+    assert!(ready.contains("a rollback to configuration 2 has not finished"), "{ready}");
     let mut status_command = Command::new(env!("CARGO_BIN_EXE_outgate"));
     let found = json(&status_command.args(["status", "--json", "--config"]).arg(&stopped.main).output().unwrap());
     assert_eq!(found["configuration"]["how"], "rollback to 2");

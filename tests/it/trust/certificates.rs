@@ -95,7 +95,7 @@ fn unknown_issuer_names_the_issuer_that_was_not_sent() {
         ),
         (
             vec![root.same_name_other_key().leaf()],
-            "an authority called \"CN=root\" is known here, but the certificate was signed with another key",
+            "the route trusts an authority called \"CN=root\", but another key signed the certificate",
         ),
     ] {
         let refused = case("", "", &[&root], presented).rejection(false).unwrap();

@@ -222,7 +222,10 @@ fn revocation_list_of_the_future_is_a_warning() {
     let folder = folder(&pki);
     folder.write("late.crl", pki.revoked_from(&[], (3000, 1, 1)));
     let (good, printed) = check(&folder, &format!("{ROOTS}\ncrls = [\"{{dir}}/late.crl\"]"));
-    assert!(good && printed.contains("has a thisUpdate in the future: it is ignored until then"), "{printed}");
+    assert!(
+        good && printed.contains("has a thisUpdate in the future: outgate ignores the list until then"),
+        "{printed}"
+    );
 }
 
 #[test]
