@@ -98,7 +98,7 @@ fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
         match event {
             HealthEvent::GapSuspected(text) => warn!("{}", redactor.text(&text)),
             HealthEvent::GapClosed(target) => {
-                info!("{}: its allow-list is no longer suspected to lack a source address", redactor.text(&target))
+                info!("the allow-list of {} is no longer suspected to lack a source address", redactor.text(&target))
             }
             HealthEvent::Ejected(source, networks) => {
                 warn!(

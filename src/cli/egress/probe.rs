@@ -138,7 +138,7 @@ fn print_report(report: &ProbeReport, redactor: &Redactor) {
         println!(
             "{}{}",
             redactor.text(&gap.to_string()),
-            if survey.is_sample() { " (of a larger pool, by a sample)" } else { "" }
+            if survey.is_sample() { " (from a sample of the pool)" } else { "" }
         );
     }
 }

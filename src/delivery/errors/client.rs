@@ -37,14 +37,14 @@ impl From<AuthnError> for Refusal {
         let unauthenticated = |detail: &'static str| refused(detail.into());
         match error {
             AuthnError::NoCredential => unauthenticated("Proxy-Authorization is missing"),
-            AuthnError::Invalid => unauthenticated("the credential does not prove a client"),
-            AuthnError::Conflicting => unauthenticated("the credentials are those of different clients"),
+            AuthnError::Invalid => unauthenticated("the credential does not identify a client"),
+            AuthnError::Conflicting => unauthenticated("the credentials identify different clients"),
             AuthnError::Signature(reason) => refused(format!("the signature is refused: {reason}").into()),
             AuthnError::MissingProof(missing) => {
-                refused(format!("the client must prove itself by {}, too", missing.as_str()).into())
+                refused(format!("the client must also authenticate by {}", missing.as_str()).into())
             }
             AuthnError::CertificateExpired(_) | AuthnError::CertificateRevoked | AuthnError::CertificateUntrusted => {
-                refused(format!("{error}: connect again with a valid one").into())
+                refused(format!("{error}: connect again with a valid certificate").into())
             }
             AuthnError::ForbiddenNetwork => {
                 Refusal::new(Code::ClientForbidden, "the client may not connect from this network")

@@ -306,10 +306,7 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     }
     if let Some(max) = &written.body_max {
         if max.value == 0 {
-            problems.push(
-                Problem::at(max.span, "a body_max of 0 refuses every body")
-                    .help("write a larger size, for example \"1 MiB\""),
-            );
+            problems.push(Problem::at(max.span, "a body_max of 0 refuses every body").help("write e.g. \"1 MiB\""));
         }
         if max.value > WHOLE_BODY_MAX && !written.sign.is_empty() {
             let message = "outgate buffers signed bodies, up to 64 MiB each";
