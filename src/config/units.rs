@@ -57,7 +57,7 @@ fn duration_up_to(longest: Duration, too_long: &str, text: &str) -> Result<Durat
         "m" => Duration::from_secs(60),
         "h" => Duration::from_secs(3600),
         "d" => Duration::from_secs(24 * 3600),
-        "" => return Err(invalid(EXPECTED, "no unit", HELP)),
+        "" => return Err(invalid(EXPECTED, "the unit is missing", HELP)),
         _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
     let duration = number.parse().ok().and_then(|number| unit.checked_mul(number));

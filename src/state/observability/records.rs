@@ -127,7 +127,7 @@ impl RecordDestination {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(io::Error::other("its thread has ended")),
             Err(_) => warn!(
-                "cannot open the delivery log {} yet: the disk has not answered for {} s; delivery records wait in \
+                "cannot open the delivery log {} yet: the disk has not responded for {} s; delivery records wait in \
                  memory, up to {} MiB",
                 destination.name(),
                 OPEN_PATIENCE.as_secs(),
