@@ -189,10 +189,7 @@ impl Proxy {
             () = self.signals.stop() => false,
         };
         if !finished {
-            warn!(
-                "{} still open at the end of the drain: outgate closes them now",
-                pluralize(self.connections.count(), "connection")
-            );
+            warn!("{} still open: outgate closes them now", pluralize(self.connections.count(), "connection"));
         }
         self.runtime.hard_stop();
         self.tasks.shutdown().await;
@@ -278,8 +275,7 @@ fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
     if wanted > most {
         // The warning `file_descriptors` covers a configured number; the default follows the limit.
         info!(
-            "max_connections is capped from {wanted} to {most}: this process may open {limit} files \
-             (RLIMIT_NOFILE{raised}); raise LimitNOFILE= of the systemd unit to accept more"
+            "max_connections is capped from {wanted} to {most}: this process may open {limit} files (RLIMIT_NOFILE{raised})"
         );
     } else {
         info!("this process may open {limit} files (RLIMIT_NOFILE{raised}): enough for {wanted} client connections");

@@ -261,7 +261,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                     allow.span,
                     format!("`{}` allows every address, so the guard would permit private networks", allow.value),
                 )
-                .help("write the networks of your receivers"),
+                .help("write the ranges that your receivers are in"),
             );
             continue;
         }
@@ -270,7 +270,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                 Problem::warning(
                     WarningCode::AllowWithoutEffect,
                     Some(allow.span),
-                    format!("`{}` has no effect: guard.deny precedes guard.allow", allow.value),
+                    format!("`{}` never has an effect: deny beats allow", allow.value),
                 )
                 .related(deny.span, "denied here"),
             );
@@ -284,7 +284,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                     format!("`{}` covers cloud metadata addresses", allow.value),
                 )
                 .label(format!("{cidr} is {name}"))
-                .help("outgate refuses metadata addresses, whatever guard.allow lists"),
+                .help("metadata addresses stay refused, whatever is allowed"),
             );
         }
     }

@@ -28,7 +28,9 @@ impl FileWatcher {
         let watched_paths: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let watcher = new_watcher(Arc::clone(&watched_paths), trigger);
         if let Err(error) = &watcher {
-            warn!("cannot watch the configuration files: {error}; outgate polls them every {POLL_INTERVAL:?} instead");
+            warn!(
+                "cannot watch the configuration files: {error}; changes are found by polling every {POLL_INTERVAL:?}"
+            );
         }
         Self { watcher: watcher.ok(), folders: BTreeSet::new(), watched_paths }
     }
@@ -47,7 +49,7 @@ impl FileWatcher {
         for new in wanted_folders.difference(&self.folders) {
             if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
                 let folder = new.display();
-                warn!("cannot watch {folder}: {error}; outgate polls its files every {POLL_INTERVAL:?} instead");
+                warn!("cannot watch {folder}: {error}; changes are found by polling every {POLL_INTERVAL:?}");
             }
         }
         let is_extended = !wanted_folders.is_subset(&self.folders);

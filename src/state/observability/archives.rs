@@ -67,6 +67,8 @@ impl Archive {
 /// The names of the finished files of one log.
 #[derive(Clone, Debug)]
 pub struct ArchiveNames {
+    /// The file that outgate writes to, behind a symbolic link if there is one.
+    pub(super) log: PathBuf,
     folder: PathBuf,
     /// The parts of a name before and after the time.
     start: String,
@@ -75,10 +77,11 @@ pub struct ArchiveNames {
 
 impl ArchiveNames {
     pub fn of(log: &Path) -> Self {
+        let log = &fs::canonicalize(log).unwrap_or_else(|_| log.to_owned());
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
         let end = log.extension().map_or(String::new(), |_| format!(".{}", text(log.extension())));
         let folder = log.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        Self { folder: folder.to_owned(), start: format!("{}-", text(log.file_stem())), end }
+        Self { log: log.clone(), folder: folder.to_owned(), start: format!("{}-", text(log.file_stem())), end }
     }
 
     fn path(&self, ended: Timestamp, form: ArchiveForm) -> PathBuf {
@@ -122,8 +125,8 @@ impl ArchiveNames {
         Ok(self.path(after.map_or(now, |after| after.max(now)), ArchiveForm::Plain))
     }
 
-    /// Compresses finished files, and deletes those that are too old or too many. `log` is the file that outgate writes to.
-    pub(super) fn tidy(&self, log: &Path, rotate: &Rotate, now: Timestamp) -> io::Result<()> {
+    /// Compresses finished files, and deletes those that are too old or too many.
+    pub(super) fn tidy(&self, rotate: &Rotate, now: Timestamp) -> io::Result<()> {
         self.delete_leftovers()?;
         let form = match rotate.compress {
             Compression::Zstd => ArchiveForm::Zstd,
@@ -131,12 +134,12 @@ impl ArchiveNames {
             Compression::Off => ArchiveForm::Plain,
         };
         // First, since a full disk has no room for compression.
-        self.delete_old(log, rotate, now)?;
+        self.delete_old(rotate, now)?;
         if form != ArchiveForm::Plain {
             for archive in self.list()?.iter().filter(|archive| archive.form == ArchiveForm::Plain) {
                 self.compress(archive, form)?;
             }
-            self.delete_old(log, rotate, now)?;
+            self.delete_old(rotate, now)?;
         }
         Ok(())
     }
@@ -177,10 +180,10 @@ impl ArchiveNames {
         fs::remove_file(&archive.path)
     }
 
-    fn delete_old(&self, log: &Path, rotate: &Rotate, now: Timestamp) -> io::Result<()> {
+    fn delete_old(&self, rotate: &Rotate, now: Timestamp) -> io::Result<()> {
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let archives = self.list()?;
-        let mut total = size(log) + archives.iter().map(|archive| size(&archive.path)).sum::<u64>();
+        let mut total = size(&self.log) + archives.iter().map(|archive| size(&archive.path)).sum::<u64>();
         let (mut aged, mut surplus) = (0_usize, 0_usize);
         for archive in archives {
             let is_old = now.duration_since(archive.ended).unsigned_abs() > rotate.keep && archive.ended < now;

@@ -78,7 +78,6 @@ impl RotationState {
 
 pub(in crate::state) struct FileLog {
     path: PathBuf,
-    names: ArchiveNames,
     rotation: Arc<RotationState>,
     open: Option<OpenFile>,
     /// The folder existed once, so outgate may create it again.
@@ -105,7 +104,6 @@ impl FileLog {
     pub(in crate::state) fn new(path: &Path, rotation: Arc<RotationState>) -> Self {
         Self {
             path: path.to_owned(),
-            names: ArchiveNames::of(path),
             rotation,
             open: None,
             has_been_open: false,
@@ -178,13 +176,14 @@ impl FileLog {
     }
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let finished = self.names.next(now)?;
+        let names = ArchiveNames::of(&self.path);
+        let finished = names.next(now)?;
         // Another process may take the same name at the same time.
-        rustix::fs::renameat_with(CWD, &self.path, CWD, &finished, RenameFlags::NOREPLACE)?;
+        rustix::fs::renameat_with(CWD, &names.log, CWD, &finished, RenameFlags::NOREPLACE)?;
         match OpenFile::open(&self.path, 0) {
             Ok(open) => self.open = Some(open),
             Err(error) => {
-                fs::rename(&finished, &self.path)?; // records still go to it
+                fs::rename(&finished, &names.log)?; // records still go to it
                 return Err(error);
             }
         }
@@ -205,10 +204,10 @@ impl FileLog {
         }
         self.rotation.has_changed.store(false, Ordering::Relaxed);
         self.tidied = Some(Instant::now());
-        let (names, path, rotation) = (self.names.clone(), self.path.clone(), Arc::clone(&self.rotation));
+        let (path, rotation) = (self.path.clone(), Arc::clone(&self.rotation));
         let tidy = move || {
             let _ = lower_thread_priority(); // it only costs the traffic some time
-            let outcome = names.tidy(&path, &rotate, Timestamp::now());
+            let outcome = ArchiveNames::of(&path).tidy(&rotate, Timestamp::now());
             rotation.set_error(&path, outcome.err().map(|error| error.to_string()));
         };
         match std::thread::Builder::new().name("archive".into()).spawn(tidy) {

@@ -189,34 +189,34 @@ impl Metrics {
         );
         registry.register(
             "deliveries_waiting",
-            "Deliveries that wait until fewer than server.max_deliveries are in flight",
+            "Deliveries that wait for one of server.max_deliveries to end",
             meters.deliveries_waiting.clone(),
         );
         registry.register(
             "deliveries_shed",
-            "Deliveries refused because server.max_deliveries were already in flight",
+            "Deliveries refused since there were server.max_deliveries already",
             meters.deliveries_shed.clone(),
         );
         let latency = meters.latency.clone();
         registry.register_with_unit(
             "delivery_duration",
-            "Time from the head of the request to the last byte of the response",
+            "From the head of the request to the last byte of the answer",
             Unit::Seconds,
             latency,
         );
         registry.register(
             "unverified_deliveries",
-            "Deliveries to targets whose certificate was not verified (verify = \"none\")",
+            "Deliveries over connections to targets that had to prove nothing (verify = \"none\")",
             meters.unverified.clone(),
         );
         registry.register(
             "report_only",
-            "Deliveries that a setting with report_only = true would have refused",
+            "Deliveries that would have been refused, by what only reports (report_only = true)",
             meters.report_only.clone(),
         );
         registry.register(
             "shadowed_deliveries",
-            "Deliveries that a route with report_only = true would have matched",
+            "Deliveries that a route would have taken, if it did not only report",
             meters.would_take.clone(),
         );
         registry.register(
@@ -226,12 +226,12 @@ impl Metrics {
         );
         registry.register(
             "certificate_expiry_timestamp_seconds",
-            "Unix time at which the first certificate or revocation list of a configured file expires",
+            "When the first certificate or revocation list of a configured file runs out, as Unix time",
             meters.expiries.clone(),
         );
         registry.register(
             "token_requests",
-            "Requests for tokens of credentials, by result",
+            "Requests for tokens of credentials, and what came of them",
             meters.token_requests.clone(),
         );
         registry.register(
@@ -247,18 +247,18 @@ impl Metrics {
         );
         registry.register(
             "config_drift",
-            "1 while the configuration on disk differs from the active one",
+            "1 while the configuration on disk is not the one that runs",
             meters.config_drift.clone(),
         );
         registry.register(
             "history_failed",
-            "1 while the history does not contain the active configuration",
+            "1 while the configuration that runs could not be kept in the history",
             meters.history_failed.clone(),
         );
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
         registry.register(
             "client_connections_closed",
-            "Connections closed at a limit of [server]; unidentified: the oldest without an identified client",
+            "Connections closed since there were too many, by the bound of [server] that was reached; unidentified: the oldest that had proven no client",
             meters.connections_closed.clone(),
         );
         registry.register("tunnels", "Open CONNECT tunnels", meters.tunnels.clone());
@@ -270,12 +270,12 @@ impl Metrics {
         registry.register("egress_addresses", "Source addresses of each pool", meters.addresses.clone());
         registry.register(
             "suspected_allow_list_gaps",
-            "Addresses of targets that respond to some source addresses and not to others",
+            "Addresses of targets that answer some source addresses and not others",
             meters.suspected_gaps.clone(),
         );
         registry.register(
             "egress_addresses_cut_off",
-            "Source addresses to which no target responds, and which outgate uses last",
+            "Source addresses that no target answers any more, and that come last",
             meters.cut_off.clone(),
         );
         registry.register("dns_outage", "1 while no name server responds", meters.dns_outage.clone());
@@ -284,10 +284,10 @@ impl Metrics {
             "Open circuits: a target may have several, for different timeouts, trust, clients and tenants",
             meters.circuits_open.clone(),
         );
-        registry.register("circuits_opened", "Circuits opened", meters.circuits_opened.clone());
+        registry.register("circuits_opened", "How often a circuit opened", meters.circuits_opened.clone());
         registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
-        registry.register("log_lines_lost", "Log lines that stderr did not accept", meters.log_lines_lost.clone());
-        registry.register("log_reopen_failed", "1 while records go to the old file", meters.log_reopen_failed.clone());
+        registry.register("log_lines_lost", "Log lines that stderr did not take", meters.log_lines_lost.clone());
+        registry.register("log_reopen_failed", "1 if records go to the former file", meters.log_reopen_failed.clone());
         Self { registry, ..meters }
     }
 

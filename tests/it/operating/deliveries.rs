@@ -93,7 +93,7 @@ fn deliveries_skips_files_that_ended_before_since() {
     let output = deliveries(&log, &["--json"]);
     assert_eq!(ids(&output), ["d2", "d1", "c1", "b1"]);
     let (code, _, err) = exit_code_and_output(&output);
-    assert!(code == 0 && err.contains("outgate: cannot read ") && err.contains("d-20261101"), "{err}");
+    assert!(code == 0 && err.contains("not shown: cannot read ") && err.contains("d-20261101"), "{err}");
 }
 
 #[test]

@@ -354,3 +354,24 @@ fn rotation_that_fails_keeps_the_file_and_is_reported() {
     eventually("a record", || lines(&scene.active()).len() == 1);
     assert!(scene.log.join(&name).exists());
 }
+
+/// An operator may keep the log on another disk.
+#[test]
+fn rotation_follows_a_symbolic_link_and_leaves_the_link() {
+    let scene = LogScene::new();
+    let elsewhere = scene.folder.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("deliveries.jsonl"), scene.active()).unwrap();
+    let outgate = scene.run("rotate = { age = \"1s\" }");
+    scene.deliver(&outgate, 1);
+    let finished = || {
+        let names = fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".zst")).count()
+    };
+    eventually("a finished file on the other disk", || finished() == 1);
+    assert!(scene.active().is_symlink() && elsewhere.join("deliveries.jsonl").exists());
+    assert_eq!(scene.finished(), [""; 0]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    let output = command.args(["deliveries", "--json", "--file"]).arg(scene.active()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+}

@@ -3,6 +3,7 @@
 mod admin;
 mod control;
 mod deliveries;
+mod exercise;
 mod first_request;
 mod handover;
 mod history;

@@ -45,11 +45,14 @@ impl LogSearch {
                     return;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.unreadable.push(format!("{}: {error}", log.display())),
+            Err(error) => self.report(log, &error),
         }
         let names = ArchiveNames::of(log);
-        for archive in names.list().unwrap_or_default().into_iter().rev() {
+        let archives = names.list().unwrap_or_else(|error| {
+            self.report(log.parent().unwrap_or(log), &error);
+            Vec::new()
+        });
+        for archive in archives.into_iter().rev() {
             // Records are written after they arrive, so none of a file arrived after its end.
             if filter.since.is_some_and(|since| archive.ended < since) {
                 break;
@@ -61,9 +64,19 @@ impl LogSearch {
                         return;
                     }
                 }
-                Err(error) => self.unreadable.push(format!("{}: {error}", archive.path.display())),
+                Err(error) => self.report(&archive.path, &error),
             }
         }
+    }
+
+    /// Keeps an error for the end. A file that does not exist is none.
+    fn report(&mut self, path: &Path, error: &io::Error) {
+        let help = match error.kind() {
+            io::ErrorKind::NotFound => return,
+            io::ErrorKind::PermissionDenied => "; run this command as root or as the user of outgate",
+            _ => "",
+        };
+        self.unreadable.push(format!("{}: {error}{help}", path.display()));
     }
 
     /// Returns the last matching lines of a file, `limit` at most.
@@ -93,7 +106,7 @@ impl LogSearch {
                     return lines;
                 }
                 Err(error) => {
-                    self.unreadable.push(format!("{}: {error}", path.display()));
+                    self.report(path, &error);
                     return lines;
                 }
             }

@@ -148,7 +148,7 @@ impl Deliveries {
         }
         search.newest_first(log, &filter, self.limit.get(), &mut |found| shown.show(&found).is_continue());
         for problem in &search.unreadable {
-            eprintln!("outgate: cannot read {}: its further records are not shown", one_line(problem));
+            eprintln!("outgate: further records are not shown: cannot read {}", one_line(problem));
         }
         if search.skipped > 0 {
             eprintln!("outgate: {} skipped that no record begins or ends in", pluralize(search.skipped, "line"));
