@@ -27,17 +27,23 @@ const PORT_RANGE_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 ///
 /// Both options have level IP on IPv6 sockets too, and need no privilege. If the kernel lacks them (an older kernel, a
 /// sandbox), connections still leave from the bound address, but fewer fit: this is not an error.
-#[expect(clippy::disallowed_methods, reason = "the kernel's range of local ports")]
 pub(super) fn defer_port_selection(socket: BorrowedFd<'_>) -> io::Result<()> {
     ignore_unsupported(set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1))?;
-    static RANGE: OnceLock<Option<u32>> = OnceLock::new();
-    let range = RANGE.get_or_init(|| fs::read_to_string(PORT_RANGE_SYSCTL).ok().and_then(|text| port_range(&text)));
-    match range {
-        Some(range) => {
+    match local_port_range() {
+        Some((low, high)) => {
+            // The option has the upper bound in the upper half.
+            let range = u32::from(high) << 16 | u32::from(low);
             ignore_unsupported(set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range.cast_signed()))
         }
         None => Ok(()),
     }
+}
+
+/// Returns the first and the last port of the system's range, as they were at the first call.
+#[expect(clippy::disallowed_methods, reason = "the kernel's range of local ports")]
+pub(super) fn local_port_range() -> Option<(u16, u16)> {
+    static RANGE: OnceLock<Option<(u16, u16)>> = OnceLock::new();
+    *RANGE.get_or_init(|| fs::read_to_string(PORT_RANGE_SYSCTL).ok().and_then(|text| port_range(&text)))
 }
 
 /// Makes the kernel filter a netlink dump by the fields of the request. A router's table may hold a million routes, of
@@ -55,11 +61,11 @@ pub(super) fn set_quickack(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
-/// Converts `32768\t60999` into the value of the option, which has the upper bound in the upper half.
-fn port_range(text: &str) -> Option<u32> {
+/// Parses `32768\t60999`.
+fn port_range(text: &str) -> Option<(u16, u16)> {
     let mut bounds = text.split_whitespace().map(str::parse::<u16>);
     match (bounds.next(), bounds.next()) {
-        (Some(Ok(low)), Some(Ok(high))) if low <= high => Some(u32::from(high) << 16 | u32::from(low)),
+        (Some(Ok(low)), Some(Ok(high))) if low <= high => Some((low, high)),
         _ => None,
     }
 }
@@ -108,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn sockopt_port_range_is_packed_high_half_first() {
-        assert_eq!(port_range("32768\t60999\n"), Some(60999 << 16 | 32768));
+    fn sockopt_port_range_has_two_ports_in_order() {
+        assert_eq!(port_range("32768\t60999\n"), Some((32768, 60999)));
         for bad in ["", "1", "2 1", "1 65536", "a b"] {
             assert_eq!(port_range(bad), None, "{bad:?}");
         }

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::net::netlink::{DumpProgress, NLMSG_HEADER_LEN, aligned, walk_messages};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
