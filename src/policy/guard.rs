@@ -129,6 +129,11 @@ impl Guard {
         }
     }
 
+    /// Returns the report-only entries of `guard.deny`.
+    pub fn report_only_denials(&self) -> &[IpNet] {
+        &self.deny_report_only
+    }
+
     /// Checks the port and the name, before DNS.
     pub fn check_name(&self, target: &Target, route_ports: &[u16], plaintext_allowed: bool) -> Result<(), Forbidden> {
         let port = target.port;

@@ -52,14 +52,14 @@ impl Keyring {
     }
 
     /// Returns the first moment without a key; `None` if there is always one.
-    fn next_gap(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn next_gap(&self, now: Timestamp) -> Option<Timestamp> {
         let mut gap = now;
         loop {
-            let ends: Vec<_> = self.active_keys(gap).map(|key| key.until).collect();
-            if ends.contains(&None) {
-                return None;
+            let mut last_end = None;
+            for key in self.active_keys(gap) {
+                last_end = last_end.max(Some(key.until?));
             }
-            match ends.into_iter().flatten().max() {
+            match last_end {
                 Some(end) => gap = end,
                 None => return Some(gap),
             }

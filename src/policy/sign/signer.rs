@@ -119,6 +119,13 @@ impl Signer {
         keys.flat_map(move |keys| keys.signing_keys(now, self.scheme.is_single_signature())).map(|key| &key.id)
     }
 
+    /// Returns the first moment at which an owner of keys has none in force: the shared keys, or those of a tenant.
+    pub fn next_gap(&self, now: Timestamp) -> Option<Timestamp> {
+        let shared = self.shared.iter().filter(|_| self.is_complete);
+        let own = self.tenants.iter().flat_map(TenantKeyrings::keyrings);
+        shared.chain(own).filter_map(|keys| keys.next_gap(now)).min()
+    }
+
     /// Returns the problems of the keys at this time. No shared key in force is a problem; a later gap is a warning. A
     /// tenant without a key is only a warning: one of thousands must not prevent a start.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {

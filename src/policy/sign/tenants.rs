@@ -76,6 +76,10 @@ impl TenantKeyrings {
         self.folders.iter().filter(|(_, folder)| folder.is_broken).map(|(tenant, _)| tenant)
     }
 
+    pub(super) fn keyrings(&self) -> impl Iterator<Item = &Keyring> {
+        self.folders.values().map(|folder| &*folder.keys)
+    }
+
     pub(super) fn location(&self) -> String {
         format!("below {}", self.path.display())
     }

@@ -22,6 +22,9 @@ const WAITING_PER_KEY_MAX: usize = 1000;
 /// The advice to a delivery that gets no permit. When the deliveries in flight end is unknown, so it is short.
 const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 
+/// The use at which a key is reported as near full.
+const NEAR_FULL_PERCENT: u32 = 90;
+
 /// The largest grant of bytes: small enough that other bodies get their turn soon, large enough to be efficient.
 const GRANT_MAX: u64 = 16 * 1024;
 /// A grant is also at most this part of one second's bytes.
@@ -229,6 +232,15 @@ impl LimiterState {
         let inner = self.0.lock();
         let bucket = inner.extras.as_ref().and_then(|extras| extras.byte_bucket.as_ref());
         inner.in_flight == 0 && inner.rate.is_full(now) && bucket.is_none_or(|bucket| bucket.is_full(Instant::now()))
+    }
+
+    /// Returns whether the burst or the concurrency is in use to [`NEAR_FULL_PERCENT`].
+    pub(in crate::state) fn is_near_full(&self, now: u64) -> bool {
+        let inner = self.0.lock();
+        let max_in_flight = u64::from(inner.max_in_flight);
+        let has_few_permits =
+            max_in_flight > 0 && u64::from(inner.in_flight) * 100 >= max_in_flight * u64::from(NEAR_FULL_PERCENT);
+        has_few_permits || inner.rate.is_used(NEAR_FULL_PERCENT, now)
     }
 
     /// Returns the usage under this quota, without adopting it.

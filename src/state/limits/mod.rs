@@ -5,6 +5,7 @@ pub mod admission;
 pub mod bandwidth;
 mod byte_bucket;
 mod byte_queue;
+mod decisions;
 mod limiter_state;
 mod rate;
 mod table;
@@ -24,6 +25,8 @@ use tokio::task::yield_now;
 use crate::names::LimitName;
 use crate::policy::limits::{Limit, LimitDescriptor, LimitStatus, RateStatus};
 use crate::state::limits::bandwidth::BandwidthLimiter;
+pub use crate::state::limits::decisions::LimitReport;
+use crate::state::limits::decisions::{DecisionTable, LimitDecisions};
 use crate::state::limits::limiter_state::{ConcurrencyPermit, Exhausted, LimiterState, LimiterUsage};
 use crate::state::limits::table::{LimitTable, SHARDS};
 use crate::state::limits::wait_slots::{LimitWait, WaitSlots};
@@ -40,6 +43,7 @@ pub const KEYS_MAX: usize = SHARDS * 28_672;
 /// tests set the time.
 pub struct Limits<C: Clock = DefaultClock> {
     tables: RwLock<HashMap<LimitName, LimitTable>>,
+    decisions: DecisionTable,
     clock: C,
     epoch: C::Instant,
     keys_max: usize,
@@ -57,7 +61,10 @@ pub struct LimitPermit {
 struct LimitClaim {
     status: LimitStatus,
     limiter: Arc<LimiterState>,
+    decisions: Arc<LimitDecisions>,
     permit: Option<ConcurrencyPermit>,
+    /// The limit has delayed the delivery.
+    has_waited: bool,
 }
 
 /// The refusal of a delivery by one of its limits.
@@ -128,7 +135,14 @@ impl Default for Limits {
 impl<C: Clock> Limits<C> {
     pub fn with_clock(clock: C) -> Self {
         let epoch = clock.now();
-        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, wait_slots: WaitSlots::default() }
+        Self {
+            tables: RwLock::default(),
+            decisions: DecisionTable::default(),
+            clock,
+            epoch,
+            keys_max: KEYS_MAX,
+            wait_slots: WaitSlots::default(),
+        }
     }
 
     /// Acquires all of the limits. A refusal returns the permits, and not the tokens.
@@ -149,12 +163,14 @@ impl<C: Clock> Limits<C> {
         let mut wait = LimitWait::new(&self.wait_slots, descriptor.client);
         for claim in claims.iter_mut().filter(|claim| claim.is_enforced()) {
             if let Err(Exhausted(retry_after)) = claim.acquire_permit(&mut wait).await {
+                claim.decisions.refuse();
                 let limit = claim.status.limit.name.clone();
                 return Err(LimitExceeded::new(LimitKind::Concurrency, limit, retry_after, claims));
             }
         }
         for claim in claims.iter_mut().filter(|claim| claim.is_enforced()) {
             if let Err(Exhausted(retry_after)) = claim.take_token(|| self.now(), &mut wait).await {
+                claim.decisions.refuse();
                 let limit = claim.status.limit.name.clone();
                 return Err(LimitExceeded::new(LimitKind::Rate, limit, retry_after, claims));
             }
@@ -165,7 +181,8 @@ impl<C: Clock> Limits<C> {
             Some((kind, claim.status.limit.name.clone()))
         });
         let would_refuse = would_refuse.collect();
-        for claim in &claims {
+        for claim in claims.iter().filter(|claim| claim.is_enforced()) {
+            claim.decisions.allow(claim.has_waited);
             claim.bandwidth().into_iter().for_each(|bandwidth| claim.limiter.set_bandwidth(bandwidth));
         }
         Ok(LimitPermit { claims, would_refuse })
@@ -191,6 +208,17 @@ impl<C: Clock> Limits<C> {
         self.tables.write().retain(|_, table| !table.is_idle(now));
     }
 
+    /// Returns the decisions and the keys of the limits that `is_configured` accepts, in the order of their names. It forgets
+    /// the decisions of the others.
+    pub fn report(&self, is_configured: impl Fn(&LimitName) -> bool) -> Vec<(LimitName, LimitReport)> {
+        let tables = self.tables.read();
+        let report = |limit: &LimitName, [allowed, paced, refused]: [u64; 3]| {
+            let (keys, keys_near_full) = tables.get(limit).map(LimitTable::count).unwrap_or_default();
+            (limit.clone(), LimitReport { allowed, paced, refused, keys, keys_near_full })
+        };
+        self.decisions.retain_and_read(is_configured, report)
+    }
+
     /// Returns the number of keys of all limits.
     pub fn key_count(&self) -> usize {
         self.tables.read().values().map(LimitTable::len).sum()
@@ -198,17 +226,19 @@ impl<C: Clock> Limits<C> {
 
     fn claim(&self, limit: &Arc<Limit>, descriptor: &LimitDescriptor<'_>) -> LimitClaim {
         let status = LimitStatus { limit: limit.clone(), rate: None, concurrency_left: None };
-        LimitClaim { status, limiter: self.limiter(limit, descriptor), permit: None }
+        let (limiter, decisions) = self.limiter(limit, descriptor);
+        LimitClaim { status, limiter, decisions, permit: None, has_waited: false }
     }
 
-    fn limiter(&self, limit: &Limit, descriptor: &LimitDescriptor<'_>) -> Arc<LimiterState> {
-        let key = limit.key(descriptor);
+    fn limiter(&self, limit: &Limit, descriptor: &LimitDescriptor<'_>) -> (Arc<LimiterState>, Arc<LimitDecisions>) {
+        let limiter =
+            |table: &LimitTable| (table.limiter(limit.key(descriptor), || self.now()), Arc::clone(table.decisions()));
         if let Some(table) = self.tables.read().get(&limit.name) {
-            return table.limiter(key, || self.now());
+            return limiter(table);
         }
         let mut tables = self.tables.write();
-        let table = tables.entry(limit.name.clone()).or_insert_with(|| LimitTable::new(self.keys_max));
-        table.limiter(key, || self.now())
+        let new = || LimitTable::new(self.keys_max, self.decisions.of(&limit.name));
+        limiter(tables.entry(limit.name.clone()).or_insert_with(new))
     }
 
     fn now(&self) -> u64 {
@@ -231,7 +261,10 @@ impl LimitClaim {
         let Some(max_in_flight) = self.status.limit.concurrency else { return Ok(()) };
         let acquired = match self.limiter.try_acquire_permit(max_in_flight) {
             Err(exhausted) => match wait.deadline(self.status.limit.wait) {
-                Some(deadline) => self.limiter.acquire_permit(deadline).await,
+                Some(deadline) => {
+                    self.has_waited = true;
+                    self.limiter.acquire_permit(deadline).await
+                }
                 None => Err(exhausted),
             },
             acquired => acquired,
@@ -247,7 +280,10 @@ impl LimitClaim {
         let Some(quota) = &limit.quota else { return Ok(()) };
         let taken = match self.limiter.try_take_token(quota, now()) {
             Err(exhausted) => match wait.deadline(limit.wait) {
-                Some(deadline) => self.limiter.take_token(quota, now, deadline).await,
+                Some(deadline) => {
+                    self.has_waited = true;
+                    self.limiter.take_token(quota, now, deadline).await
+                }
                 None => Err(exhausted),
             },
             taken => taken,
@@ -285,115 +321,4 @@ impl LimitExceeded {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::LimitScope;
-    use crate::names::{ClientName, Host, PoolName, RouteName};
-    use crate::policy::limits::Quota;
-    use governor::clock::FakeRelativeClock;
-    use std::num::NonZeroU32;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    /// Polls a future that waits for no timer until it is ready.
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        let (mut future, mut context) = (pin!(future), Context::from_waker(Waker::noop()));
-        loop {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                return output;
-            }
-        }
-    }
-
-    fn with_host<T>(host: usize, then: impl FnOnce(&LimitDescriptor<'_>) -> T) -> T {
-        let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
-        let host = Host::Name(host.to_string().into());
-        then(&LimitDescriptor { client: &client, tenant: None, route: &route, host: &host, egress: &egress })
-    }
-
-    fn acquire(
-        limits: &Limits<FakeRelativeClock>,
-        limit: &Arc<Limit>,
-        host: usize,
-    ) -> Result<LimitPermit, LimitExceeded> {
-        with_host(host, |descriptor| block_on(limits.acquire(std::slice::from_ref(limit), descriptor)))
-    }
-
-    fn limit(count: u32, burst: u32, concurrency: u32) -> Arc<Limit> {
-        let [count, burst] = [count, burst].map(|n| NonZeroU32::new(n).unwrap());
-        Arc::new(Limit {
-            name: LimitName::new("l"),
-            quota: Some(Quota { count, period: HOUR, burst }),
-            concurrency: Some(concurrency),
-            per: vec![LimitScope::Host],
-            wait: Duration::ZERO,
-            bandwidth: None,
-            report_only: false,
-        })
-    }
-
-    #[test]
-    fn limit_keys_are_bounded_and_a_flood_of_new_keys_resets_none() {
-        let clock = FakeRelativeClock::default();
-        let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(clock.clone()) };
-        let limit = limit(1, 1, 1);
-        let admitted = |host| acquire(&limits, &limit, host).is_ok();
-        let flood = (0..5000).filter(|&host| admitted(host)).count();
-        assert_eq!(
-            (limits.key_count(), flood),
-            (SHARDS, 2 * SHARDS),
-            "one for each key in the table, and one for each overflow"
-        );
-        assert!(!admitted(0), "the first key keeps its state");
-        assert!(!admitted(9000), "and the overflow keeps its own");
-
-        // An hour later all tokens are back, and idle keys make room for new ones.
-        clock.advance(HOUR);
-        let again = (5000..10_000).filter(|&host| admitted(host)).count();
-        assert_eq!((limits.key_count(), again), (SHARDS, 2 * SHARDS));
-
-        block_on(limits.sweep());
-        assert_eq!(limits.key_count(), SHARDS, "none of them is idle");
-        clock.advance(HOUR);
-        block_on(limits.sweep());
-        assert_eq!((limits.key_count(), limits.tables.read().len()), (0, 0));
-    }
-
-    /// A key that was counted in the overflow inherits its debt when it gets its own state.
-    #[test]
-    fn limit_key_that_leaves_the_overflow_inherits_its_debt() {
-        let clock = FakeRelativeClock::default();
-        let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(clock.clone()) };
-        let limit = limit(10, 10, 2000);
-        let left = || with_host(5000, |descriptor| limits.usage(&limit, descriptor).rate.unwrap().remaining);
-        (0..5000).for_each(|host| drop(acquire(&limits, &limit, host)));
-        assert_eq!((limits.key_count(), left()), (SHARDS, 0), "the overflow is used up");
-        // One token comes back to each: the keys in the table have used no more than one.
-        clock.advance(HOUR / 10);
-        block_on(limits.sweep());
-        assert_eq!((limits.key_count(), left()), (0, 1));
-        let used = (0..10).filter(|_| acquire(&limits, &limit, 5000).is_ok()).count();
-        assert_eq!((limits.key_count(), used), (1, 1));
-    }
-
-    #[test]
-    fn limit_usage_adds_no_key() {
-        let clock = FakeRelativeClock::default();
-        let limits = Limits::with_clock(clock.clone());
-        let limit = limit(2, 3, 2);
-        let usage = |host| with_host(host, |descriptor| limits.usage(&limit, descriptor));
-        let fresh = RateStatus { remaining: 3, retry_after: Duration::ZERO };
-        let unused = LimitUsage { rate: Some(fresh), in_flight: 0, max_in_flight: Some(2), waiting: 0 };
-        assert_eq!((usage(1), limits.key_count()), (unused, 0));
-        let held = acquire(&limits, &limit, 1);
-        let rate = Some(RateStatus { remaining: 2, retry_after: HOUR / 2 });
-        assert_eq!(usage(1), LimitUsage { rate, in_flight: 1, ..unused });
-        assert_eq!((usage(2), limits.key_count()), (unused, 1));
-        drop(held);
-        clock.advance(HOUR / 4);
-        let rate = Some(RateStatus { remaining: 2, retry_after: HOUR / 4 });
-        assert_eq!(usage(1), LimitUsage { rate, ..unused });
-    }
-}
+mod tests;

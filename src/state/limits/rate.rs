@@ -69,6 +69,11 @@ impl GcraState {
         RateStatus { remaining: u32::try_from(remaining).unwrap_or(u32::MAX), retry_after: next }
     }
 
+    /// Returns whether this part of the burst, or more, is in use.
+    pub(in crate::state) fn is_used(&self, percent: u32, now: u64) -> bool {
+        self.interval > 0 && self.debt(now) * 100 >= self.burst_time() * u128::from(percent)
+    }
+
     /// Returns whether the state is as if it had never been used.
     pub(in crate::state) fn is_full(&self, now: u64) -> bool {
         self.theoretical_arrival <= now

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::state::limits::decisions::LimitDecisions;
 use crate::state::limits::limiter_state::LimiterState;
 use crate::state::limits::rate::saturating_nanos;
 
@@ -21,6 +22,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(in crate::state) struct LimitTable {
     shards: [Mutex<TableShard>; SHARDS],
     shard_max: usize,
+    decisions: Arc<LimitDecisions>,
     /// Seeded at random, since clients choose the keys.
     hashers: [RandomState; 2],
 }
@@ -56,15 +58,18 @@ impl Hasher for IdentityHasher {
 struct TableShard {
     limiters: HashMap<KeyHash, Arc<LimiterState>, std::hash::BuildHasherDefault<IdentityHasher>>,
     swept_at: Option<u64>,
+    /// The keys that were near full at the last sweep.
+    near_full: usize,
     /// When the shard is full, all new keys share this limiter. A key that gets its own later inherits its debt.
     overflow: Arc<LimiterState>,
 }
 
 impl LimitTable {
-    pub(in crate::state) fn new(keys_max: usize) -> Self {
+    pub(in crate::state) fn new(keys_max: usize, decisions: Arc<LimitDecisions>) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             shard_max: keys_max.div_ceil(SHARDS),
+            decisions,
             hashers: Default::default(),
         }
     }
@@ -98,6 +103,11 @@ impl LimitTable {
         (hash, self.shards[(hash.0[0] % SHARDS as u64) as usize].lock())
     }
 
+    /// Returns where the decisions of the limit are counted.
+    pub(in crate::state) fn decisions(&self) -> &Arc<LimitDecisions> {
+        &self.decisions
+    }
+
     /// Drops the idle limiters of one shard.
     pub(in crate::state) fn sweep(&self, shard: usize, now: u64) {
         self.shards[shard % SHARDS].lock().sweep(now);
@@ -105,6 +115,15 @@ impl LimitTable {
 
     pub(in crate::state) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().limiters.len()).sum()
+    }
+
+    /// Returns the number of keys, and how many of them were near full at the last sweep.
+    pub(in crate::state) fn count(&self) -> (usize, usize) {
+        let shards = self.shards.iter().map(|shard| {
+            let shard = shard.lock();
+            (shard.limiters.len(), shard.near_full)
+        });
+        shards.fold((0, 0), |(keys, near_full), shard| (keys + shard.0, near_full + shard.1))
     }
 
     pub(in crate::state) fn is_idle(&self, now: u64) -> bool {
@@ -129,7 +148,13 @@ impl TableShard {
     /// Drops the limiters that are idle and that no delivery holds. While the shard is locked, no delivery can get one.
     fn sweep(&mut self, now: u64) {
         self.swept_at = Some(now);
-        self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_idle(now));
+        let mut near_full = 0;
+        self.limiters.retain(|_, limiter| {
+            let is_used = Arc::strong_count(limiter) > 1 || !limiter.is_idle(now);
+            near_full += usize::from(is_used && limiter.is_near_full(now));
+            is_used
+        });
+        self.near_full = near_full;
         self.limiters.shrink_to(self.limiters.len() * 2);
     }
 }
