@@ -132,7 +132,7 @@ impl Proxy {
 
     /// Returns the metrics as a scraper reads them.
     pub fn metrics(&self) -> String {
-        admin::render_metrics(&self.runtime, Timestamp::now()).0
+        admin::render_metrics(&self.runtime, Timestamp::now())
     }
 
     /// Starts to reload the configuration on changes. Without a file this does nothing.

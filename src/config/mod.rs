@@ -21,6 +21,7 @@ mod reader;
 mod redact;
 mod redaction;
 mod render;
+mod route_metrics;
 mod schema;
 mod secret;
 mod sections;
@@ -59,6 +60,7 @@ pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
 pub use reader::Environment;
 pub use redaction::{PathForm, Redact};
 pub use render::{render, to_json, to_log_lines};
+pub use route_metrics::RouteMetrics;
 pub use schema::known as known_keys;
 pub use signer::{Encoding, HmacAlgorithm, SignatureParams, Signer, SigningKey};
 pub use snapshot::SourceSnapshot;
@@ -281,6 +283,7 @@ pub struct Route {
     pub response_max: Option<Located<u64>>,
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
+    pub metrics: Located<RouteMetrics>,
     pub timeouts: RouteTimeouts,
     /// The form in which paths are written; `None`: that of `redact`.
     pub path_form: Option<PathForm>,

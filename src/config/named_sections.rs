@@ -7,7 +7,8 @@ use super::problem::Problem;
 use super::reader::{Reader, Table, Value};
 use super::{
     AuthMethod, Client, ConnectPolicy, InterimPolicy, Limit, LimitScope, Located, PlaintextPolicy, Pool, PoolRange,
-    Route, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, schema, units, upstream,
+    Route, RouteMetrics, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, route_metrics, schema, units,
+    upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
 
@@ -181,6 +182,7 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let response_max = table.read(reader, "response_max", |reader, value| reader.parse(value, units::size));
     let response_head_max = table.read(reader, "response_head_max", upstream::read_response_head_max);
     let client_connections = table.read(reader, "client_connections", upstream::read_client_connections);
+    let metrics = table.read(reader, "metrics", route_metrics::read);
     let body_max = table.read(reader, "body_max", |reader, value| reader.parse(value, units::size));
     let timeouts = table.read(reader, "timeouts", |reader, value| {
         Table::open(reader, value, &schema::ROUTE_TIMEOUTS).map(|table| read_route_timeouts(reader, &table))
@@ -206,6 +208,7 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         response_max,
         response_head_max: response_head_max.unwrap_or_default(),
         client_connections: client_connections.map(|connections| connections.value).unwrap_or_default(),
+        metrics: metrics.unwrap_or(located(table, RouteMetrics::Shared)),
         timeouts: timeouts.unwrap_or_default(),
         path_form: path_form.map(|form| form.value),
         split: None,

@@ -244,6 +244,7 @@ pub(super) static ROUTE: Schema = Schema {
         "response_max",
         "response_head_max",
         "client_connections",
+        "metrics",
         "timeouts",
         "redact",
         "split",

@@ -128,6 +128,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
         response_max: None,
         response_head_max: ResponseHeadMax::default(),
         client_connections: ClientConnections::default(),
+        metrics: at(start + 2, RouteMetrics::Shared),
         timeouts: RouteTimeouts::default(),
         path_form: None,
         split: None,

@@ -31,7 +31,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, remove_acknowledged};
-use crate::names::{CredentialName, Host, PoolName, TrustName};
+use crate::names::{CredentialName, Host, LimitName, PoolName, TrustName};
 
 /// The compiled configuration. A `Plan` is immutable, and holding one proves that the configuration is valid: only
 /// [`compile`] makes one, because no other module can set the private field.
@@ -45,6 +45,7 @@ pub struct Plan {
     pub trusts: BTreeMap<TrustName, Arc<trust::Trust>>,
     pub signers: sign::Signers,
     pub credentials: BTreeMap<CredentialName, Arc<credential::Credential>>,
+    pub limits: BTreeMap<LimitName, Arc<limits::Limit>>,
     pub listener: listener::Listener,
     /// The authority that signs leaf certificates for inspected tunnels. `None` if no authority is configured.
     pub inspection_ca: Option<inspect::InspectionCa>,
@@ -134,6 +135,7 @@ pub fn recompile(
         trusts,
         signers,
         credentials,
+        limits,
     };
     if problems.iter().any(|problem| problem.severity == Severity::Problem) {
         Err(problems)

@@ -6,6 +6,7 @@ mod compile;
 mod compile_tests;
 mod credential;
 mod guard_check;
+mod own_series;
 mod paths;
 mod reachability;
 mod readings;
@@ -29,6 +30,7 @@ use crate::policy::redact::RoutePaths;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 pub use guard_check::check_guard;
+pub use own_series::OWN_SERIES_MAX;
 pub use split::Split;
 pub use table::Match;
 use table::{HostTable, PathLookup};
@@ -58,6 +60,8 @@ pub struct Route {
     pub response_max: u64,
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
+    /// Whether its deliveries are counted in series of their own.
+    pub has_own_series: bool,
     pub timeouts: Timeouts,
     /// How records show the paths of requests.
     pub paths: RoutePaths,

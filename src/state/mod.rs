@@ -195,6 +195,10 @@ impl Runtime {
         });
         StreamGuard(Arc::clone(self))
     }
+    /// Returns the number of open HTTP/2 requests.
+    pub fn open_stream_count(&self) -> usize {
+        *self.open_streams.borrow()
+    }
     /// Resolves when no HTTP/2 request is open.
     pub async fn all_streams_closed(&self) {
         let _ = self.open_streams.subscribe().wait_for(|count| *count == 0).await;

@@ -14,7 +14,7 @@ use super::errors::map_hyper_error;
 use super::record::{Record, Step};
 use super::refusal::Refusal;
 use crate::config::VerifyMode;
-use crate::names::{Host, Scheme, TenantName};
+use crate::names::{Host, PoolName, Scheme, TenantName};
 use crate::net::connection::{MaybeTlsStream, OutboundSocket};
 use crate::net::dial::{self, DialError, DialReport, DialledSocket};
 use crate::net::http_client::Connection;
@@ -81,12 +81,15 @@ impl<'a> UpstreamConnector<'a> {
         offer: AlpnOffer,
         record: &mut Record,
     ) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
-        let Delivery { active, route, tenant, target, .. } = self.delivery;
+        let Delivery { runtime, active, route, tenant, target, .. } = self.delivery;
         record.begin(Step::Tls);
         let client_tls = active.client_tls(&route.trust);
         let deadline = Instant::now() + self.remaining_timeout(route.timeouts.tls, Duration::ZERO);
         let result = tls::handshake(socket, &client_tls, *tenant, &target.host, offer, deadline).await;
         record.step(Step::Tls);
+        if let Ok((_, handshake)) = &result {
+            runtime.metrics.target_handshake(handshake.version, handshake.suite);
+        }
         result.map_err(|HandshakeError { error, certificate }| {
             let verdict = match (&error, route.trust.verify) {
                 (TlsError::Certificate { error, .. }, _) => error.as_str(),
@@ -103,7 +106,7 @@ impl<'a> UpstreamConnector<'a> {
         let &Delivery { runtime, route, tenant, target, .. } = self.delivery;
         let timeout = self.remaining_timeout(route.timeouts.connect, Duration::ZERO);
         let report = dial(hops, timeout, record).await;
-        observe_dial(runtime, &target.host, tenant, report)
+        observe_dial(runtime, route.pool.name(), &target.host, tenant, report)
     }
 
     pub(super) fn hops(&self) -> &[Hop] {
@@ -181,13 +184,17 @@ pub(super) async fn dial(hops: &[Hop], timeout: Duration, record: &mut Record) -
     report
 }
 
-/// Updates the health of the sources after attempts to connect to `host`, and returns the connection.
+/// Counts attempts to connect to `host` from this pool, updates the health of the sources, and returns the connection.
 pub(super) fn observe_dial(
     runtime: &Runtime,
+    pool: &PoolName,
     host: &Host,
     tenant: Option<&TenantName>,
     report: DialReport,
 ) -> Result<DialledSocket, DialError> {
+    for attempt in &report.attempts {
+        runtime.metrics.connect_attempt(pool, attempt.hop.from(), attempt.outcome);
+    }
     for source in report.unusable_sources {
         runtime.sources.refused(source);
     }

@@ -2,6 +2,7 @@
 //! What happened in this delivery, and how long did each step take?
 
 mod connection;
+mod counting;
 mod line;
 mod timing;
 mod token_endpoint;
@@ -21,6 +22,7 @@ use crate::policy::authn::Caller;
 use crate::policy::redact::{Redacted, Redactor, RoutePaths};
 use crate::policy::route::Route;
 use crate::state::Runtime;
+use crate::state::observability::metrics::RouteSeries;
 use crate::state::observability::records::Sampling;
 use connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 pub(super) use line::LimitKeyParts;
@@ -52,6 +54,8 @@ pub(super) struct Record {
     is_tenant_proven: bool,
     route: Option<RouteName>,
     route_paths: RoutePaths,
+    /// The series that count the delivery.
+    series: Arc<RouteSeries>,
     /// The side of a split that the delivery is on.
     side: Option<&'static str>,
     /// The route that the request would take if report-only routes were enforced.
@@ -126,6 +130,7 @@ impl Record {
             is_tenant_proven: false,
             route: None,
             route_paths: RoutePaths::default(),
+            series: runtime.metrics.route_series(None),
             side: None,
             would_take: None,
             // Inside a tunnel, every request is for the tunnel's host.
@@ -192,10 +197,13 @@ impl Record {
     }
     pub(super) fn route(&mut self, route: &Route) {
         (self.route, self.side, self.route_paths) = (Some(route.name.clone()), route.side, route.paths.clone());
+        self.series = self.runtime.metrics.route_series(Some(route));
     }
     /// Sets the report-only route that the request would take, and the code of its refusal.
     pub(super) fn would_take(&mut self, shadow: &Route, refused: Option<Code>) {
         self.would_take = Some(shadow.name.clone());
+        let metrics = &self.runtime.metrics;
+        metrics.would_take(&metrics.route_series(Some(shadow)));
         if let Some(code) = refused {
             self.would_refuse("route", shadow.name.as_str(), code);
         }
@@ -336,17 +344,7 @@ impl Drop for Record {
             RecordOutcome::Pending => (None, None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
-        let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
-        self.runtime.metrics.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(elapsed));
-        if let (Some(route), Some(false)) = (&self.route, self.tls.as_ref().map(|tls| tls.verified)) {
-            self.runtime.metrics.unverified(route);
-        }
-        if let (Some(route), Some(side)) = (&self.route, self.side) {
-            self.runtime.metrics.split(route, side, code);
-        }
-        if let Some(shadow) = &self.would_take {
-            self.runtime.metrics.would_take(shadow);
-        }
+        self.count(code, blame, elapsed);
         let is_success = code == "delivered" && matches!(self.status_class, None | Some("2xx"));
         let sampling = match is_success && self.would_refuse.is_empty() && self.would_take.is_none() {
             true => self.runtime.records.sample(&self.request_id),

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::state::observability::metrics::StepSeconds;
+
 /// The steps that a record times.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::delivery) enum Step {
@@ -107,6 +109,12 @@ impl StepTimer {
     pub(super) fn take_times(&mut self) -> StepTimes {
         self.finish();
         std::mem::take(&mut self.times)
+    }
+
+    /// Returns the seconds of each step, in the order of the metrics.
+    pub(super) fn seconds(&self) -> StepSeconds {
+        let &StepTimes { admit, token, take_in, resolve, connect, tls, sign, response, .. } = &self.times;
+        [admit, token, take_in, resolve, connect, tls, sign, response].map(|time| time.map(|time| time / 1e3))
     }
 
     pub(super) fn milliseconds(&self) -> &StepTimes {

@@ -130,7 +130,8 @@ impl Tunnel {
         }
         let Some(host) = &self.host else { return Ok(()) };
         let report = connector::dial(&[self.hop], self.route.timeouts.connect, &mut self.record).await;
-        if let Ok(dialled) = connector::observe_dial(&self.runtime, host, self.record.tenant(), report) {
+        let (pool, tenant) = (self.route.pool.name(), self.record.tenant());
+        if let Ok(dialled) = connector::observe_dial(&self.runtime, pool, host, tenant, report) {
             self.socket = dialled.socket;
             self.socket.write_all(hello).await?;
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::credential;
-use super::{NamedTables, Route, Routes, Split, WHOLE_BODY_MAX, paths, reachability, split};
+use super::{NamedTables, Route, Routes, Split, WHOLE_BODY_MAX, own_series, paths, reachability, split};
 use crate::config::problem::closest_match;
 use crate::config::{self, Config, ConnectPolicy, Located, PlaintextPolicy, Problem, Timeouts, WarningCode};
 use crate::host::{self, HostPattern};
@@ -42,6 +42,7 @@ impl Routes {
             problems.push(Problem::warning(WarningCode::NoRoute, None, message).help(help));
         }
         check_unique_names(&config.routes, problems);
+        own_series::check(&config.routes, problems);
         let mut used = UsedNames::default();
         // The place of each route's name, for routes that match the same.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
@@ -220,6 +221,7 @@ fn compile_route<'a>(
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         response_head_max: written.response_head_max,
         client_connections: written.client_connections,
+        has_own_series: own_series::has_own(written),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
         paths: RoutePaths { form: written.path_form, conditions: paths.into() },

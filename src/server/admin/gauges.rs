@@ -1,15 +1,19 @@
 //! The metrics that are read from the state of the proxy when a scrape asks for them.
-//! What do the metrics say of pools, queues and outages?
+//! What do the metrics say of pools, limits, keys and outages?
 
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
+use super::readiness::Readiness;
+use crate::net::socket_diag;
+use crate::policy::Plan;
 use crate::state::Runtime;
 use crate::state::observability::log;
+use crate::state::observability::metrics::SourceReport;
 
-/// Returns all metrics as OpenMetrics, and the media type.
-pub fn render_metrics(runtime: &Runtime, now: Timestamp) -> (String, &'static str) {
+/// Returns all metrics as OpenMetrics.
+pub fn render_metrics(runtime: &Runtime, now: Timestamp) -> String {
     update_gauges(runtime, now);
     runtime.metrics.render()
 }
@@ -17,29 +21,51 @@ pub fn render_metrics(runtime: &Runtime, now: Timestamp) -> (String, &'static st
 /// Sets the gauges, and the counters that other modules keep, to their current values.
 fn update_gauges(runtime: &Runtime, now: Timestamp) {
     let (metrics, snapshot, active) = (&runtime.metrics, runtime.sources.snapshot(), runtime.active_config());
-    metrics.prune(&active.plan);
-    for (name, pool) in &active.plan.pools {
-        metrics.pool(name, snapshot.count(pool, now));
-    }
+    let plan = &active.plan;
+    metrics.prune(plan);
+    metrics.pools(plan.pools.iter().map(|(name, pool)| (name, snapshot.count(pool, now))));
+    update_sources(runtime, plan, now);
+    metrics.limits(&runtime.limits.report(|limit| plan.limits.contains_key(limit)));
+    metrics.signing_keys(plan.signers.iter().filter_map(|(name, signer)| Some((name, signer.next_gap(now)?))));
     metrics.tenants(
-        active
-            .plan
-            .signers
+        plan.signers
             .iter()
             .filter_map(|(name, signer)| Some((name, signer.tenants()?, signer.broken_tenants().count()))),
     );
-    metrics.expiries(&active.plan.expiries);
+    metrics.expiries(&plan.expiries);
     let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let (in_flight, waiting) = runtime.admission.count();
     metrics.deliveries_in_flight.set(gauge(in_flight));
     metrics.deliveries_waiting.set(gauge(waiting));
+    metrics.client_streams.set(gauge(runtime.open_stream_count()));
     metrics.idle_target_connections.set(gauge(runtime.connection_pool.connection_count()));
     metrics.dns_outage.set(i64::from(active.resolver.outage().is_some()));
     metrics.suspected_gaps.set(gauge(runtime.source_health.gap_count()));
     metrics.cut_off.set(gauge(runtime.source_health.ejected().len()));
     metrics.circuits_open.set(gauge(runtime.circuit_breakers.open_count()));
+    metrics.ready.set(i64::from(Readiness::blocked(runtime, now).is_empty()));
+    metrics.draining.set(i64::from(runtime.is_draining()));
+    metrics.config_adopted.set(runtime.config_status.adopted().adopted_at.as_second());
     // The maximum, as scrapes run at the same time and a counter never falls.
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
     metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
+}
+
+/// Sets the gauges of source addresses. They have no series where the kernel does not list its sockets.
+fn update_sources(runtime: &Runtime, plan: &Plan, now: Timestamp) {
+    let port_count = socket_diag::ephemeral_port_count().unwrap_or_default();
+    runtime.metrics.egress_ports.set(i64::from(port_count));
+    let is_source = |address| plan.pools.values().any(|pool| pool.contains(address, now));
+    let Ok(usage) = socket_diag::usage_by_source(is_source) else { return };
+    let mut usage: Vec<_> = usage.into_iter().collect();
+    // The number of series is bounded: the addresses with the fewest ports left come first.
+    usage.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.fullest_target));
+    let of_pools = usage.iter().flat_map(|(address, usage)| {
+        let ports_left = port_count.saturating_sub(usage.fullest_target);
+        let report = SourceReport { open: usage.open, time_wait: usage.time_wait, ports_left };
+        let pools = plan.pools.iter().filter(|(_, pool)| pool.contains(*address, now));
+        pools.map(move |(name, _)| (name, *address, report))
+    });
+    runtime.metrics.sources(of_pools);
 }

@@ -33,6 +33,7 @@ use crate::net::peer::{self, Peer};
 use crate::policy::sign;
 use crate::state::Runtime;
 use tcp_limits::{HostRejection, TcpConnections};
+use text_format::MetricsFormat;
 
 pub use gauges::render_metrics;
 pub use readiness::Readiness;
@@ -147,8 +148,8 @@ async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>, peer: O
         _ => &runtime.admin_worker,
     };
     let (tenant, worker_runtime) = (tenant_param(request), Arc::clone(runtime));
-    let prefers_text = prefers_text(request.headers());
-    let rendered = worker.run(move || render(&worker_runtime, &path, tenant.as_ref(), prefers_text)).await;
+    let format = MetricsFormat::negotiate(request.headers());
+    let rendered = worker.run(move || render(&worker_runtime, &path, tenant.as_ref(), format)).await;
     rendered.unwrap_or_else(|_| not_rendered())
 }
 
@@ -157,15 +158,12 @@ fn not_rendered() -> Response<Full<Bytes>> {
     build_response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, message.into())
 }
 
-fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
+fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, format: MetricsFormat) -> Response<Full<Bytes>> {
     match path {
         "/readyz" => readiness_response(runtime),
         METRICS => {
-            let (body, media_type) = render_metrics(runtime, Timestamp::now());
-            match prefers_text {
-                true => build_response(StatusCode::OK, text_format::MEDIA_TYPE, text_format::from_openmetrics(&body)),
-                false => build_response(StatusCode::OK, media_type, body),
-            }
+            let metrics = render_metrics(runtime, Timestamp::now());
+            build_response(StatusCode::OK, format.media_type(), format.convert(metrics))
         }
         KEYS => {
             let set = sign::jwks(&runtime.active_config().plan.signers, tenant, Timestamp::now());
@@ -182,21 +180,6 @@ fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_te
             format!("/healthz /readyz /metrics {STATUS} {DELIVERIES} {KEYS} {KEY_DIRECTORY}\n"),
         ),
     }
-}
-
-/// Returns whether `Accept` prefers the older text format of Prometheus to OpenMetrics (RFC 9110 §12.5.1).
-fn prefers_text(headers: &http::HeaderMap) -> bool {
-    let quality = |media_type: &str| {
-        let lists = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let ranges = lists.flat_map(|list| list.split(',')).filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_match = parts.next()?.eq_ignore_ascii_case(media_type);
-            let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
-            Some(quality.unwrap_or(0.0)).filter(|_| is_match)
-        });
-        ranges.fold(0.0, f32::max)
-    };
-    quality("text/plain") > quality("application/openmetrics-text")
 }
 
 fn readiness_response(runtime: &Runtime) -> Response<Full<Bytes>> {

@@ -1,60 +1,85 @@
-//! The metrics, in the text format of Prometheus.
+//! The metrics, in the text format of OpenMetrics.
 //! How many deliveries were there, how did they end, and how long did they take?
 
 mod family;
+mod histogram;
+mod labels;
+mod process;
+mod routes;
 
+use std::cell::LazyCell;
 use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
+use tokio::runtime::Handle;
 
 use family::ShardedFamily;
+use labels::{
+    BuildLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels, NoLabels, PoolLabels,
+    ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SourceLabels, SourceStateLabels, SplitLabels,
+    TenantLabels, TokenLabels,
+};
+use routes::{DurationFamily, OutcomeFamily, RouteTable, StepFamily};
+pub use routes::{RouteSeries, STEPS, StepSeconds};
 
-use crate::names::{CredentialName, PoolName, RouteName, SignerName};
+use crate::names::{CredentialName, LimitName, PoolName, RouteName, SignerName};
 use crate::policy::Plan;
 use crate::policy::expiry::Expiry;
+use crate::policy::route::Route;
+use crate::state::limits::LimitReport;
 use crate::state::upstreams::sources::AddressCount;
-
-/// Seconds. A webhook takes between a millisecond and the response timeout.
-const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 pub struct Metrics {
     registry: Registry,
-    deliveries: ShardedFamily<DeliveryLabels, Counter>,
+    routes: Arc<RouteTable>,
     pub deliveries_in_flight: Gauge,
     pub deliveries_waiting: Gauge,
     pub deliveries_shed: Counter,
-    latency: ShardedFamily<RouteLabels, Histogram>,
     unverified: ShardedFamily<RouteLabels, Counter>,
     report_only: ShardedFamily<ReportLabels, Counter>,
     would_take: ShardedFamily<RouteLabels, Counter>,
     split: ShardedFamily<SplitLabels, Counter>,
     token_requests: ShardedFamily<TokenLabels, Counter>,
-    reloads: ShardedFamily<ReloadLabels, Counter>,
+    limit_decisions: ShardedFamily<DecisionLabels, Counter>,
+    limit_keys: ShardedFamily<LimitLabels, Gauge>,
+    limit_keys_near_full: ShardedFamily<LimitLabels, Gauge>,
+    pub ready: Gauge,
+    pub draining: Gauge,
+    reloads: ShardedFamily<ResultLabels, Counter>,
     pub reload_failed: Gauge,
     pub config_drift: Gauge,
     pub history_failed: Gauge,
+    pub config_adopted: Gauge,
     pub client_connections: Gauge,
     connections_closed: ShardedFamily<ReasonLabels, Counter>,
+    pub client_streams: Gauge,
     pub tunnels: Gauge,
     pub idle_target_connections: Gauge,
+    handshakes: ShardedFamily<HandshakeLabels, Counter>,
     addresses: ShardedFamily<PoolLabels, Gauge<f64, AtomicU64>>,
-    expiries: ShardedFamily<ExpiryLabels, Gauge>,
-    tenants: ShardedFamily<TenantLabels, Gauge>,
+    connects: ShardedFamily<ConnectLabels, Counter>,
+    egress_connections: ShardedFamily<SourceStateLabels, Gauge>,
+    ports_left: ShardedFamily<SourceLabels, Gauge>,
+    pub egress_ports: Gauge,
     pub suspected_gaps: Gauge,
     pub cut_off: Gauge,
     pub dns_outage: Gauge,
     pub circuits_open: Gauge,
     pub circuits_opened: Counter,
+    expiries: ShardedFamily<ExpiryLabels, Gauge>,
+    signing_key_ends: ShardedFamily<SignerLabels, Gauge>,
+    tenants: ShardedFamily<TenantLabels, Gauge>,
     pub records_lost: Counter,
     pub log_lines_lost: Counter,
     pub log_reopen_failed: Gauge,
+    audit_writable: ShardedFamily<NoLabels, Gauge>,
 }
 
 /// Counts one object in a gauge until it is dropped.
@@ -66,250 +91,127 @@ impl Drop for GaugeGuard {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct DeliveryLabels {
-    route: RouteLabel,
-    code: &'static str,
-    blame: &'static str,
+/// The use of one source address now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceReport {
+    pub open: u32,
+    pub time_wait: u32,
+    pub ports_left: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct RouteLabels {
-    route: RouteLabel,
-}
+/// Registers metrics. The registry ends each help text with a full stop.
+struct Registration<'a>(&'a mut Registry);
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct SplitLabels {
-    route: RouteLabel,
-    /// `main` or `split`.
-    side: &'static str,
-    code: &'static str,
-}
+impl Registration<'_> {
+    fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        let metric = M::default();
+        self.0.register(name, help, metric.clone());
+        metric
+    }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ReloadLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ReasonLabels {
-    /// The key of `[server]` that bounds them, or `unidentified`: the oldest that had proven no client was evicted.
-    reason: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct TokenLabels {
-    credential: String,
-    /// `granted`, or the code of the refusal.
-    result: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ReportLabels {
-    /// The kind of the rule that only reports, such as `limit`.
-    kind: &'static str,
-    /// The name in the configuration, which bounds the number of series.
-    name: String,
-    code: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct PoolLabels {
-    pool: String,
-    /// `configured` or `usable`.
-    state: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ExpiryLabels {
-    usage: &'static str,
-    /// The name of the trust; empty for the listener's certificates.
-    trust: String,
-    file: String,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct TenantLabels {
-    signer: String,
-    /// `whole` or `broken`.
-    folder: &'static str,
-}
-
-/// Returns the label of a route; empty if no route was found.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct RouteLabel(Option<RouteName>);
-
-impl EncodeLabelValue for RouteLabel {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.0.as_ref().map_or("", RouteName::as_str), encoder)
+    fn add_timestamp<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        let metric = M::default();
+        self.0.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        metric
     }
 }
 
 impl Metrics {
     #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("outgate");
-        let meters = Self {
-            deliveries: ShardedFamily::new(Default::default),
-            deliveries_in_flight: Gauge::default(),
-            deliveries_waiting: Gauge::default(),
-            deliveries_shed: Counter::default(),
-            latency: ShardedFamily::new(|| Histogram::new(LATENCIES)),
-            unverified: ShardedFamily::new(Default::default),
-            report_only: ShardedFamily::new(Default::default),
-            would_take: ShardedFamily::new(Default::default),
-            split: ShardedFamily::new(Default::default),
-            token_requests: ShardedFamily::new(Default::default),
-            reloads: ShardedFamily::new(Default::default),
-            reload_failed: Gauge::default(),
-            config_drift: Gauge::default(),
-            history_failed: Gauge::default(),
-            client_connections: Gauge::default(),
-            connections_closed: ShardedFamily::new(Default::default),
-            tunnels: Gauge::default(),
-            idle_target_connections: Gauge::default(),
-            addresses: ShardedFamily::new(Default::default),
-            expiries: ShardedFamily::new(Default::default),
-            tenants: ShardedFamily::new(Default::default),
-            suspected_gaps: Gauge::default(),
-            cut_off: Gauge::default(),
-            dns_outage: Gauge::default(),
-            circuits_open: Gauge::default(),
-            circuits_opened: Counter::default(),
-            records_lost: Counter::default(),
-            log_lines_lost: Counter::default(),
-            log_reopen_failed: Gauge::default(),
-            registry: Registry::default(),
-        };
-        registry.register("deliveries", "Deliveries by route, result and blame", meters.deliveries.clone());
-        registry.register(
-            "deliveries_in_flight",
-            "Deliveries of all routes, without tunnels",
-            meters.deliveries_in_flight.clone(),
-        );
-        registry.register(
-            "deliveries_waiting",
-            "Deliveries that wait for one of server.max_deliveries to end",
-            meters.deliveries_waiting.clone(),
-        );
-        registry.register(
-            "deliveries_shed",
-            "Deliveries refused since there were server.max_deliveries already",
-            meters.deliveries_shed.clone(),
-        );
-        let latency = meters.latency.clone();
-        registry.register_with_unit(
-            "delivery_duration",
-            "From the head of the request to the last byte of the answer",
-            Unit::Seconds,
-            latency,
-        );
-        registry.register(
-            "unverified_deliveries",
-            "Deliveries over connections to targets that had to prove nothing (verify = \"none\")",
-            meters.unverified.clone(),
-        );
-        registry.register(
-            "report_only",
-            "Deliveries that would have been refused, by what only reports (report_only = true)",
-            meters.report_only.clone(),
-        );
-        registry.register(
-            "shadowed_deliveries",
-            "Deliveries that a route would have taken, if it did not only report",
-            meters.would_take.clone(),
-        );
-        registry.register(
-            "split_deliveries",
-            "Deliveries on routes that are split, by side and result",
-            meters.split.clone(),
-        );
-        registry.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the first certificate or revocation list of a configured file runs out, as Unix time",
-            meters.expiries.clone(),
-        );
-        registry.register(
-            "token_requests",
-            "Requests for tokens of credentials, and what came of them",
-            meters.token_requests.clone(),
-        );
-        registry.register(
-            "tenants_with_keys",
-            "Tenants with a folder of keys of their own, whole or broken, by signer",
-            meters.tenants.clone(),
-        );
-        registry.register("reloads", "Configurations adopted and rejected", meters.reloads.clone());
-        registry.register(
-            "reload_failed",
-            "1 while the configuration on disk is rejected",
-            meters.reload_failed.clone(),
-        );
-        registry.register(
-            "config_drift",
-            "1 while the configuration on disk is not the one that runs",
-            meters.config_drift.clone(),
-        );
-        registry.register(
-            "history_failed",
-            "1 while the configuration that runs could not be kept in the history",
-            meters.history_failed.clone(),
-        );
-        registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
-        registry.register(
-            "client_connections_closed",
-            "Connections closed since there were too many, by the bound of [server] that was reached; unidentified: the oldest that had proven no client",
-            meters.connections_closed.clone(),
-        );
-        registry.register("tunnels", "Open CONNECT tunnels", meters.tunnels.clone());
-        registry.register(
-            "idle_target_connections",
-            "Connections to targets kept for reuse",
-            meters.idle_target_connections.clone(),
-        );
-        registry.register("egress_addresses", "Source addresses of each pool", meters.addresses.clone());
-        registry.register(
-            "suspected_allow_list_gaps",
-            "Addresses of targets that answer some source addresses and not others",
-            meters.suspected_gaps.clone(),
-        );
-        registry.register(
-            "egress_addresses_cut_off",
-            "Source addresses that no target answers any more, and that come last",
-            meters.cut_off.clone(),
-        );
-        registry.register("dns_outage", "1 while no name server responds", meters.dns_outage.clone());
-        registry.register(
-            "circuits_open",
-            "Open circuits: a target may have several, for different timeouts, trust, clients and tenants",
-            meters.circuits_open.clone(),
-        );
-        registry.register("circuits_opened", "How often a circuit opened", meters.circuits_opened.clone());
-        registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
-        registry.register("log_lines_lost", "Log lines that stderr did not take", meters.log_lines_lost.clone());
-        registry.register("log_reopen_failed", "1 if records go to the former file", meters.log_reopen_failed.clone());
-        Self { registry, ..meters }
-    }
-
-    /// Counts one finished delivery. `took` is `None` for a tunnel, whose duration its client decides.
-    pub fn delivery(&self, route: Option<&RouteName>, code: &'static str, blame: &'static str, took: Option<Duration>) {
-        let route = RouteLabel(route.cloned());
-        if let Some(took) = took {
-            self.latency.get(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(process::ProcessCollector::default()));
+        let own = registry.sub_registry_with_prefix("outgate");
+        own.register_collector(Box::new(process::RuntimeCollector(Handle::try_current().ok())));
+        let routes = Arc::<RouteTable>::default();
+        own.register("deliveries", "Deliveries by outcome", OutcomeFamily(Arc::clone(&routes)));
+        let duration = "Duration of deliveries, from the head of the request to the last byte of the response";
+        own.register_with_unit("delivery_duration", duration, Unit::Seconds, DurationFamily(Arc::clone(&routes)));
+        let step = "Duration of each step that deliveries took";
+        own.register_with_unit("step_duration", step, Unit::Seconds, StepFamily(Arc::clone(&routes)));
+        let mut own = Registration(own);
+        let build: ShardedFamily<BuildLabels, Gauge> = own.add("build_info", "1, with the version as a label");
+        build.get(&BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH }).set(1);
+        Self {
+            routes,
+            deliveries_in_flight: own.add("deliveries_in_flight", "Deliveries of all routes, without tunnels"),
+            deliveries_waiting: own
+                .add("deliveries_waiting", "Deliveries that wait for one of server.max_deliveries to end"),
+            deliveries_shed: own
+                .add("deliveries_shed", "Deliveries refused because server.max_deliveries were in flight"),
+            unverified: own
+                .add("unverified_deliveries", "Deliveries to targets that proved nothing (verify = \"none\")"),
+            report_only: own.add("report_only", "Deliveries that a report_only setting would have refused"),
+            would_take: own.add("shadowed_deliveries", "Deliveries that a report_only route would have taken"),
+            split: own.add("split_deliveries", "Deliveries on routes with a split, by side and outcome"),
+            token_requests: own.add("token_requests", "Requests for tokens of credentials, by result"),
+            limit_decisions: own.add("limit_decisions", "Deliveries by what the limit decided"),
+            limit_keys: own.add("limit_keys", "Keys in use of the limit"),
+            limit_keys_near_full: own
+                .add("limit_keys_near_full", "Keys that use 90 % or more of the limit's burst or concurrency"),
+            ready: own.add("ready", "1 while /readyz answers 200"),
+            draining: own.add("draining", "1 while the process drains"),
+            reloads: own.add("reloads", "Configurations adopted and rejected"),
+            reload_failed: own.add("reload_failed", "1 while the configuration on disk is rejected"),
+            config_drift: own.add("config_drift", "1 while the configuration on disk is not the active one"),
+            history_failed: own.add("history_failed", "1 while the history cannot store the active configuration"),
+            config_adopted: own
+                .add_timestamp("config_adopted_timestamp", "When the active configuration was adopted, as Unix time"),
+            client_connections: own.add("client_connections", "Open connections from clients"),
+            connections_closed: own.add(
+                "client_connections_closed",
+                "Connections closed to make room, by the bound of [server] that was reached",
+            ),
+            client_streams: own.add("client_streams", "Open HTTP/2 requests of clients"),
+            tunnels: own.add("tunnels", "Open CONNECT tunnels"),
+            idle_target_connections: own.add("idle_target_connections", "Connections to targets kept for reuse"),
+            handshakes: own.add("target_tls_handshakes", "TLS handshakes with targets that succeeded"),
+            addresses: own.add("egress_addresses", "Source addresses of each pool"),
+            connects: own.add("egress_connects", "Attempts to connect to targets, by source address and result"),
+            egress_connections: own.add("egress_connections", "TCP connections to targets, by source address"),
+            ports_left: own.add(
+                "egress_ports_left",
+                "Ephemeral ports of a source address that are free towards its fullest target",
+            ),
+            egress_ports: own.add("egress_ports", "Ports in net.ipv4.ip_local_port_range"),
+            suspected_gaps: own
+                .add("suspected_allow_list_gaps", "Targets that answer some source addresses and not others"),
+            cut_off: own.add("egress_addresses_cut_off", "Source addresses that no target answers"),
+            dns_outage: own.add("dns_outage", "1 while no name server responds"),
+            circuits_open: own.add("circuits_open", "Open circuits"),
+            circuits_opened: own.add("circuits_opened", "How often a circuit opened"),
+            expiries: own.add_timestamp(
+                "certificate_expiry_timestamp",
+                "When the first certificate or revocation list of a file expires, as Unix time",
+            ),
+            signing_key_ends: own.add_timestamp(
+                "signing_key_end_timestamp",
+                "When a signer first has no key in force for one of its owners, as Unix time",
+            ),
+            tenants: own.add("tenants_with_keys", "Tenants with a folder of keys of their own, by signer"),
+            records_lost: own.add("records_lost", "Delivery records that could not be written"),
+            log_lines_lost: own.add("log_lines_lost", "Log lines that stderr did not take"),
+            log_reopen_failed: own.add("log_reopen_failed", "1 while records go to the former file"),
+            audit_writable: own.add("audit_writable", "0 while the audit log cannot be written"),
+            registry,
         }
-        self.deliveries.get(&DeliveryLabels { route, code, blame }).inc();
     }
 
-    pub fn unverified(&self, route: &RouteName) {
-        self.unverified.get(&RouteLabels { route: RouteLabel(Some(route.clone())) }).inc();
+    /// Returns the series that a delivery on this route adds to. `None`: it has no route.
+    pub fn route_series(&self, route: Option<&Route>) -> Arc<RouteSeries> {
+        self.routes.series(route)
     }
 
-    pub fn would_take(&self, route: &RouteName) {
-        self.would_take.get(&RouteLabels { route: RouteLabel(Some(route.clone())) }).inc();
+    pub fn unverified(&self, series: &RouteSeries) {
+        self.unverified.get(&RouteLabels { route: series.label.clone() }).inc();
     }
 
-    pub fn split(&self, route: &RouteName, side: &'static str, code: &'static str) {
-        self.split.get(&SplitLabels { route: RouteLabel(Some(route.clone())), side, code }).inc();
+    pub fn would_take(&self, series: &RouteSeries) {
+        self.would_take.get(&RouteLabels { route: series.label.clone() }).inc();
+    }
+
+    pub fn split(&self, series: &RouteSeries, side: &'static str, code: &'static str) {
+        self.split.get(&SplitLabels { route: series.label.clone(), side, code }).inc();
     }
 
     pub fn report_only(&self, kind: &'static str, name: &str, code: &'static str) {
@@ -320,38 +222,97 @@ impl Metrics {
         self.token_requests.get(&TokenLabels { credential: credential.to_string(), result }).inc();
     }
 
-    /// Drops the series of routes, limits and credentials that `plan` does not have. A delivery that began before a reload
-    /// may recreate a series, which is dropped before the next scrape.
-    pub fn prune(&self, plan: &Plan) {
-        let routes: HashSet<&str> = plan.routes.all().map(|route| route.name.as_str()).collect();
-        let limits: HashSet<&str> =
-            plan.routes.all().flat_map(|route| &route.limits).map(|limit| limit.name.as_str()).collect();
-        let has = |route: &RouteLabel| route.0.as_ref().is_none_or(|route| routes.contains(route.as_str()));
-        self.deliveries.retain(|labels| has(&labels.route));
-        for by_route in [&self.unverified, &self.would_take] {
-            by_route.retain(|labels| has(&labels.route));
-        }
-        self.latency.retain(|labels| has(&labels.route));
-        self.split.retain(|labels| has(&labels.route));
-        self.report_only.retain(|labels| match labels.kind {
-            "route" => routes.contains(labels.name.as_str()),
-            "limit" => limits.contains(labels.name.as_str()),
-            _ => true,
-        });
-        self.token_requests.retain(|labels| plan.credentials.keys().any(|name| name.as_str() == labels.credential));
-        self.addresses.retain(|labels| plan.pools.keys().any(|name| name.as_str() == labels.pool));
+    /// Counts an attempt to connect from an address of a pool.
+    pub fn connect_attempt(&self, pool: &PoolName, source: IpAddr, result: &'static str) {
+        let (pool, address) = (pool.to_string(), source.to_string());
+        self.connects.get(&ConnectLabels { pool, address, result }).inc();
     }
 
-    /// Replaces the series of certificates and keys by those of the active configuration.
+    pub fn target_handshake(&self, version: &'static str, suite: &'static str) {
+        self.handshakes.get(&HandshakeLabels { version, suite }).inc();
+    }
+
+    /// Drops the series of objects that `plan` does not have. A delivery that began before a reload may recreate one, which
+    /// is dropped before the next scrape.
+    pub fn prune(&self, plan: &Plan) {
+        let now = Timestamp::now();
+        let own = plan.routes.all().filter(|route| route.has_own_series);
+        let own: HashSet<&RouteName> = own.map(|route| &route.name).collect();
+        self.routes.retain(&own);
+        for by_route in [&self.unverified, &self.would_take] {
+            by_route.retain(|labels| labels.route.is_in(&own));
+        }
+        self.split.retain(|labels| labels.route.is_in(&own));
+        let routes = LazyCell::new(|| plan.routes.all().map(|route| route.name.as_str()).collect::<HashSet<_>>());
+        self.report_only.retain(|labels| match labels.kind {
+            "route" => routes.contains(labels.name.as_str()),
+            "limit" => plan.limits.contains_key(labels.name.as_str()),
+            _ => plan.guard.report_only_denials().iter().any(|denied| denied.to_string() == labels.name),
+        });
+        self.token_requests.retain(|labels| plan.credentials.contains_key(labels.credential.as_str()));
+        self.connects.retain(|labels| {
+            let pool = plan.pools.get(labels.pool.as_str());
+            pool.zip(labels.address.parse().ok()).is_some_and(|(pool, address)| pool.contains(address, now))
+        });
+    }
+
+    /// Replaces the series of the limits, which must come in the order of their names.
+    pub fn limits(&self, limits: &[(LimitName, LimitReport)]) {
+        self.limit_decisions.retain(|_| false);
+        for by_limit in [&self.limit_keys, &self.limit_keys_near_full] {
+            by_limit.retain(|_| false);
+        }
+        for (name, report) in limits {
+            let limit = name.to_string();
+            let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+            for (result, count) in [("allowed", report.allowed), ("paced", report.paced), ("refused", report.refused)] {
+                self.limit_decisions.get(&DecisionLabels { limit: limit.clone(), result }).inc_by(count);
+            }
+            let labels = LimitLabels { limit };
+            self.limit_keys.get(&labels).inc_by(gauge(report.keys));
+            self.limit_keys_near_full.get(&labels).inc_by(gauge(report.keys_near_full));
+        }
+    }
+
+    /// Replaces the series of the pools: the number of configured and of usable addresses.
+    pub fn pools<'a>(&self, pools: impl Iterator<Item = (&'a PoolName, AddressCount)>) {
+        self.addresses.retain(|_| false);
+        for (pool, AddressCount { configured, usable }) in pools {
+            for (state, count) in [("configured", configured), ("usable", usable)] {
+                self.addresses.get(&PoolLabels { pool: pool.to_string(), state }).inc_by(count as f64);
+            }
+        }
+    }
+
+    /// Replaces the series of the source addresses in use.
+    pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a PoolName, IpAddr, SourceReport)>) {
+        self.egress_connections.retain(|_| false);
+        self.ports_left.retain(|_| false);
+        for (pool, source, report) in sources {
+            let (pool, address) = (pool.to_string(), source.to_string());
+            for (state, count) in [("open", report.open), ("time_wait", report.time_wait)] {
+                let labels = SourceStateLabels { pool: pool.clone(), address: address.clone(), state };
+                self.egress_connections.get(&labels).inc_by(i64::from(count));
+            }
+            self.ports_left.get(&SourceLabels { pool, address }).set(i64::from(report.ports_left));
+        }
+    }
+
+    /// Replaces the series of certificates by those of the active configuration.
     pub fn expiries(&self, expiries: &[Expiry]) {
         self.expiries.retain(|_| false);
         for expiry in expiries {
             let (file, trust) = (expiry.path.display().to_string(), expiry.trust.clone());
             let gauge = self.expiries.get(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
-            let ends = expiry.expires_at.as_second();
-            if gauge.get() == 0 || ends < gauge.get() {
-                gauge.set(ends);
-            }
+            set_earliest(&gauge, expiry.expires_at);
+        }
+    }
+
+    /// Replaces the series of signing keys. A signer that always has a key has none.
+    pub fn signing_keys<'a>(&self, ends: impl Iterator<Item = (&'a SignerName, Timestamp)>) {
+        self.signing_key_ends.retain(|_| false);
+        for (signer, end) in ends {
+            set_earliest(&self.signing_key_ends.get(&SignerLabels { signer: signer.to_string() }), end);
         }
     }
 
@@ -361,8 +322,16 @@ impl Metrics {
         for (signer, count, broken) in signers {
             for (folder, count) in [("whole", count - broken), ("broken", broken)] {
                 let labels = TenantLabels { signer: signer.to_string(), folder };
-                self.tenants.get(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+                self.tenants.get(&labels).inc_by(i64::try_from(count).unwrap_or(i64::MAX));
             }
+        }
+    }
+
+    /// Sets whether the audit log can be written. `None`: the configuration has none, and the metric no series.
+    pub fn set_audit_writable(&self, is_writable: Option<bool>) {
+        self.audit_writable.retain(|_| false);
+        if let Some(is_writable) = is_writable {
+            self.audit_writable.get(&NoLabels {}).set(is_writable.into());
         }
     }
 
@@ -378,20 +347,25 @@ impl Metrics {
 
     pub fn reloaded(&self, adopted: bool) {
         let result = if adopted { "adopted" } else { "rejected" };
-        self.reloads.get(&ReloadLabels { result }).inc();
+        self.reloads.get(&ResultLabels { result }).inc();
         self.reload_failed.set(i64::from(!adopted));
     }
 
-    pub fn pool(&self, pool: &PoolName, AddressCount { configured, usable }: AddressCount) {
-        for (state, count) in [("configured", configured), ("usable", usable)] {
-            self.addresses.get(&PoolLabels { pool: pool.to_string(), state }).set(count as f64);
-        }
-    }
-
-    /// Returns the metrics in the text format, and its media type.
-    pub fn render(&self) -> (String, &'static str) {
+    /// Returns the metrics as OpenMetrics 1.0.0.
+    pub fn render(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes every write");
-        (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        text
     }
 }
+
+/// Sets a new gauge, or the gauge of several times to the earliest.
+fn set_earliest(gauge: &Gauge, time: Timestamp) {
+    let seconds = time.as_second();
+    if gauge.get() == 0 || seconds < gauge.get() {
+        gauge.set(seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,16 @@
 //! A comparison of the reference documents with the code.
 //! Does a document differ from the code?
 
-use std::collections::BTreeSet;
+use crate::support;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use outgate::config::WarningCode;
 use outgate::delivery::refusal::TABLE;
 use outgate::policy::trust::error::VerifyError;
+use support::scene::scene;
+use support::scrape::Scrape;
 
 #[test]
 fn refusals_page_has_every_code() {
@@ -115,17 +119,31 @@ fn records_page_has_every_field_in_order_and_no_other() {
 }
 
 #[test]
-fn metrics_page_has_every_metric_and_no_other() {
+fn metrics_page_has_every_metric_of_a_scrape_and_no_other() {
+    let scene = scene();
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    scene.outgate.records(1);
+    let scrape = Scrape::of(&scene.outgate);
     let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"));
-    let table = page.split("| metric | labels | what it tells |").nth(1).expect("the table");
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let documented = rows
-        .filter_map(|row| row.split('|').nth(1))
-        .flat_map(|cell| cell.split(',').map(|name| name.trim().trim_matches('`').to_owned()))
-        .collect::<BTreeSet<_>>();
-    let metrics = metrics();
-    assert_eq!(documented, metrics);
-    // outgate serves every metric that alerts and texts name.
+    let tables = page.split("| metric | type | unit | labels | meaning | when it is bad |\n").skip(1);
+    let rows = tables.flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    let documented: BTreeMap<String, Vec<String>> =
+        cells.map(|cells| (cells[1].trim_matches('`').to_owned(), cells)).collect();
+    let types: BTreeMap<String, String> =
+        documented.iter().map(|(name, cells)| (name.clone(), cells[2].clone())).collect();
+    assert_eq!(types, scrape.types);
+    // The labels of the samples that there are.
+    for sample in &scrape.samples {
+        let name = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.name.strip_suffix(suffix));
+        let metric = name.filter(|name| documented.contains_key(*name)).unwrap_or(&sample.name);
+        let labels = documented[metric][4].split(", ").map(|label| label.trim_matches('`'));
+        let labels: BTreeSet<&str> = labels.filter(|label| !label.is_empty()).collect();
+        let served: BTreeSet<&str> = sample.labels.keys().map(String::as_str).filter(|label| *label != "le").collect();
+        assert_eq!(labels, served, "{metric}");
+    }
+    // The names in alerts and in text are names that outgate serves.
+    let served = scrape.names();
     let pages = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap().map(|entry| entry.unwrap().path());
     let pages: Vec<_> = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
     for path in pages {
@@ -134,31 +152,10 @@ fn metrics_page_has_every_metric_and_no_other() {
             let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
             let name = format!("outgate_{}", &rest[..end]);
             let is_file = rest.starts_with(|c: char| c.is_ascii_digit()); // outgate_0.1.0-1_amd64.deb
-            assert!(is_file || metrics.contains(&name), "{} names {name}, which is not served", path.display());
+            let is_served = served.contains(&name) || scrape.types.contains_key(&name);
+            assert!(is_file || is_served, "{} names {name}, which is not served", path.display());
         }
     }
-}
-
-/// Returns the names of all metrics, with the suffix `_total` for counters. The registry omits metrics without a value,
-/// so the names come from the code.
-fn metrics() -> BTreeSet<String> {
-    let code = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/state/observability/metrics.rs"));
-    let is_counter = |field: &str| {
-        let types = code.lines().filter_map(|line| line.trim().trim_start_matches("pub ").strip_prefix(field));
-        types.filter_map(|rest| rest.strip_prefix(": ")).any(|kind| kind.contains("Counter") && !kind.contains("::"))
-    };
-    let registered = code.split("registry.register").skip(1).filter(|call| call.starts_with(['(', '_']));
-    let names = registered.filter_map(|call| {
-        let (name, call) = (call.split('"').nth(1)?, call.split_once(");\n")?.0);
-        let field = call.split("meters.").nth(1).and_then(|rest| rest.split('.').next());
-        let suffix = match field {
-            Some(field) if is_counter(field) => "_total",
-            _ if call.contains("Unit::Seconds") => "_seconds",
-            _ => "",
-        };
-        Some(format!("outgate_{name}{suffix}"))
-    });
-    names.collect()
 }
 
 #[test]

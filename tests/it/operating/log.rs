@@ -119,7 +119,7 @@ fn log_format_level_and_deliveries_change_by_reload() {
 }
 
 #[test]
-fn metrics_are_given_as_plain_text_where_accept_prefers_it() {
+fn metrics_are_openmetrics_for_a_scraper_that_names_it_and_text_for_others() {
     let plain = Receiver::plain(ok());
     let outgate = Outgate::run(folder(&Pki::new()), &text(&plain, ""));
     let url = format!("http://plain.example:{}/in", plain.port());
@@ -130,18 +130,19 @@ fn metrics_are_given_as_plain_text_where_accept_prefers_it() {
         client.send(format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}Connection: close\r\n\r\n"));
         client.response()
     };
-    for accept in [
-        "",
-        "Accept: */*\r\n",
-        "Accept: application/openmetrics-text;version=1.0.0;q=0.6, text/plain;version=0.0.4;q=0.2, */*;q=0.1\r\n",
-    ] {
-        assert!(get_metrics(accept).field("content-type").starts_with("application/openmetrics-text"), "{accept}");
-    }
-    let response = get_metrics("Accept: text/plain\r\n");
-    assert_eq!(response.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let accept =
+        "Accept: application/openmetrics-text;version=1.0.0;q=0.6, text/plain;version=0.0.4;q=0.2, */*;q=0.1\r\n";
+    let response = get_metrics(accept);
+    assert_eq!(response.field("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = response.text();
-    assert!(text.contains("# TYPE outgate_deliveries_total counter\n") && !text.contains("# EOF"), "{text}");
-    assert!(text.contains("\noutgate_deliveries_total{"), "{text}");
+    assert!(text.contains("# TYPE outgate_deliveries counter\n") && text.ends_with("\n# EOF\n"), "{text}");
+    for accept in ["", "Accept: */*\r\n", "Accept: text/plain\r\n"] {
+        let response = get_metrics(accept);
+        assert_eq!(response.field("content-type"), "text/plain; version=0.0.4; charset=utf-8", "{accept}");
+        let text = response.text();
+        assert!(text.contains("# TYPE outgate_deliveries_total counter\n") && !text.contains("# EOF"), "{text}");
+        assert!(text.contains("\noutgate_deliveries_total{"), "{text}");
+    }
 }
 
 #[test]

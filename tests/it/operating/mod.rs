@@ -1,5 +1,6 @@
 //! Operation of a running proxy: commands, logs, records, metrics, reloads and restarts.
 
+mod accounting;
 mod admin;
 mod control;
 mod deliveries;
@@ -11,6 +12,7 @@ mod lifecycle;
 mod log;
 mod log_rotation;
 mod log_sampling;
+mod metric_formats;
 mod metrics;
 mod output;
 mod record_log;

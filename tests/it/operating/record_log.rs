@@ -164,7 +164,7 @@ fn lost_records_are_reported_for_the_file_that_lost_them_after_a_reload() {
     assert!(!scene.outgate.admin("/readyz").text().contains("delivery records"));
     assert!(scene.outgate.has_metric("outgate_records_lost_total 1"), "{}", scene.outgate.admin("/metrics").text());
     assert!(
-        scene.outgate.has_metric("# TYPE outgate_records_lost counter")
+        scene.outgate.has_metric("# TYPE outgate_records_lost_total counter")
             && scene.outgate.has_metric("outgate_log_lines_lost_total 0")
     );
     scene.deliver();

@@ -14,6 +14,7 @@ pub mod ports;
 pub mod process;
 pub mod receiver;
 pub mod scene;
+pub mod scrape;
 pub mod signature;
 pub mod tenants;
 pub mod tunnel;

@@ -1,0 +1,9 @@
+# Parses OpenMetrics from stdin with the Prometheus project's own parser, and prints each family as a line of JSON.
+import json
+import sys
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+for family in text_string_to_metric_families(sys.stdin.read()):
+    samples = [[sample.name, sample.labels, sample.value] for sample in family.samples]
+    print(json.dumps({"name": family.name, "type": family.type, "unit": family.unit, "samples": samples}))
