@@ -142,6 +142,7 @@ fn run(outputs: &mut Outputs, scene: &Scene, arguments: &[&str]) -> String {
 fn planted_config(usual: &Config, closed: u16, plants: &[Plants]) -> Config {
     let numbered: Vec<String> = plants.iter().map(|plants| format!("sms-{}.example", plants.number)).collect();
     let services = ["hooks.slack.com", "discord.com", "acme.webhook.office.com", "plain.example"];
+    let usual = usual.push("admin.listen", "unix:{dir}/admin.sock");
     let mut text = usual.set("routes.plain.hosts", services).and(&format!(
         "[circuit]\nfailures = 1\n[clients.billing]\nnetworks = [\"127.0.0.2/32\"]\n\
          [[routes]]\nname = \"ambiguous\"\nhosts = [\"paths.example\"]\npaths = [\"/in/\"]\n\
@@ -221,6 +222,7 @@ fn send_plants(scene: &Scene, closed: u16, plants: &Plants, outputs: &mut Output
         ["explain", "POST", &format!("https://unrouted.example{path}"), "--json"],
         ["explain", "POST", &format!("https://paths.example/in/%2e%2e/{token}"), "--tenant=acme"],
         ["explain", "POST", &good, &format!("--tenant={token}")],
+        ["explain", "POST", &good, "--running"],
         ["send", &good, "-d", &body],
         ["send", &format!("https://sms-{number}.example:{closed}{path}"), "--json", "-d"],
         ["egress", "probe", &format!("https://sms-{number}.example:{closed}{path}"), "--json"],
@@ -251,6 +253,10 @@ fn redaction_lets_no_planted_secret_or_number_reach_an_output() {
     scene.outgate.log.wait_for_lines(ROUNDS, &["its circuit is open"]);
     for path in ["/metrics", "/status", "/readyz", "/nothing"] {
         outputs.add(path, scene.outgate.admin(path).text());
+    }
+    for arguments in [["deliveries", "--full"], ["deliveries", "--json"]] {
+        let text = run(&mut outputs, &scene, &arguments);
+        assert!(text.contains("/services/T01/B02/***"), "{text}");
     }
     let records = scene.outgate.records(ROUNDS * 26);
     outputs.add("the records", records.iter().map(|record| format!("{record}\n")).collect::<String>());
