@@ -189,7 +189,10 @@ impl Proxy {
             () = self.signals.stop() => false,
         };
         if !finished {
-            warn!("{} still open: outgate closes them now", pluralize(self.connections.count(), "connection"));
+            warn!(
+                "{} still open at the end of the drain: outgate closes them now",
+                pluralize(self.connections.count(), "connection")
+            );
         }
         self.runtime.hard_stop();
         self.tasks.shutdown().await;
@@ -275,7 +278,8 @@ fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
     if wanted > most {
         // The warning `file_descriptors` covers a configured number; the default follows the limit.
         info!(
-            "max_connections is capped from {wanted} to {most}: this process may open {limit} files (RLIMIT_NOFILE{raised})"
+            "max_connections is capped from {wanted} to {most}: this process may open {limit} files \
+             (RLIMIT_NOFILE{raised}); raise LimitNOFILE= of the systemd unit to accept more"
         );
     } else {
         info!("this process may open {limit} files (RLIMIT_NOFILE{raised}): enough for {wanted} client connections");

@@ -13,7 +13,7 @@ use crate::server::admin::Readiness;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::upstreams::breaker::CircuitTransition;
-use crate::state::upstreams::health::HealthEvent;
+use crate::state::upstreams::health::{EJECTION_TIME, HealthEvent};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -98,15 +98,19 @@ fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
         match event {
             HealthEvent::GapSuspected(text) => warn!("{}", redactor.text(&text)),
             HealthEvent::GapClosed(target) => {
-                info!("{}: its allow-list is no longer suspected to lack a source address", redactor.text(&target))
+                info!("the allow-list of {} is no longer suspected to lack a source address", redactor.text(&target))
             }
             HealthEvent::Ejected(source, networks) => {
                 warn!(
-                    "source {source} timed out to targets in {networks} networks that answer other sources, and no \
-                     target answers it: other sources are preferred for a minute"
+                    "source {source} timed out to targets in {networks} networks that respond to other sources, and no \
+                     target responds to it; outgate prefers other sources for {} s: check that packets to {source} are \
+                     routed to this host",
+                    EJECTION_TIME.as_secs()
                 );
             }
-            HealthEvent::HalfOpen(source) => info!("source {source} is tried again"),
+            HealthEvent::HalfOpen(source) => {
+                info!("source {source} is used again: outgate no longer prefers other sources")
+            }
         }
     }
 }
@@ -132,7 +136,10 @@ fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Optio
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {
             Some((_, former)) if former > count => {
-                warn!("egress pool {name}: {} left of {former}", pluralize(*count, "usable address"))
+                warn!(
+                    "egress pool {name}: {}, {former} before; `outgate egress verify` lists the others",
+                    pluralize(*count, "usable address")
+                )
             }
             Some((_, former)) if former < count => {
                 info!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"))
@@ -148,7 +155,9 @@ fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
     let blocked = Readiness::blocked(runtime, Timestamp::now());
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),
-        (Some(true), false) if !runtime.is_draining() => warn!("not ready: {}", blocked.join(", ")),
+        (Some(true), false) if !runtime.is_draining() => {
+            warn!("not ready: {}; outgate refuses every webhook until that changes", blocked.join(", "))
+        }
         _ => {}
     }
 }

@@ -21,10 +21,11 @@ use crate::sysexits;
   outgate check --json | jq '.[].message'
   outgate check --config new.toml --as outgate
 
-Run by root, it checks file permissions as the user of the service. This is the default if the configuration is below
-/etc/outgate and outgate.service is installed.
+The command checks file permissions as the user of the service if root runs it, the configuration is below /etc/outgate
+and outgate.service is installed.
 
-Exit code 0: outgate would adopt it, perhaps with warnings. 1: it has problems, if only in one tenant's keys. 2: wrong usage.")]
+Exit code 0: outgate would adopt the configuration, perhaps with warnings. 1: the configuration has problems, even if
+only in one tenant's keys. 2: wrong usage.")]
 pub(super) struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]

@@ -25,7 +25,7 @@ pub(super) enum Egress {
     List(ListRanges),
     /// Check that this host has every address of every pool
     Verify(VerifySources),
-    /// Try a target from every address: DNS, TCP, TLS and certificate, and whose allow-list lacks which
+    /// Connect to a target from every address, and show which addresses its allow-list may lack
     Probe(probe::Probe),
 }
 
@@ -90,7 +90,7 @@ impl ListRanges {
         let is_selected = |name: &PoolName| self.pool.as_deref().is_none_or(|pool| pool == name.as_str());
         let pools: Vec<_> = plan.pools.iter().filter(|(name, _)| is_selected(name)).collect();
         if let (Some(pool), true) = (&self.pool, pools.is_empty()) {
-            eprintln!("outgate: there is no pool {pool:?}");
+            eprintln!("outgate: there is no pool {pool:?}; `outgate egress list` shows the pools");
             return ExitCode::from(sysexits::USAGE);
         }
         let (now, longest) = (Timestamp::now(), plan.routes.max_duration());

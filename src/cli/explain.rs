@@ -22,7 +22,9 @@ use crate::policy::authn::ANONYMOUS;
   outgate explain POST https://hooks.acme.example/in --client billing --running
   outgate explain CONNECT hooks.acme.example:443
 
-Nothing is sent and no name is resolved. Exit code 0: the webhook would go out. 1: it would be refused.")]
+The command sends nothing and resolves no name.
+
+Exit code 0: outgate would send the webhook. 1: outgate would refuse it.")]
 pub(super) struct Explain {
     method: Method,
     /// The target, an https or http URL; of a CONNECT, host and port
@@ -32,10 +34,10 @@ pub(super) struct Explain {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Ask the proxy that runs with this configuration: also say what its limits, circuits and addresses allow now
+    /// Ask the proxy that runs with this configuration: also show what its limits, circuits and addresses allow now
     #[arg(long)]
     running: bool,
-    /// The unix socket of what runs
+    /// The admin socket of the running proxy
     #[arg(long, value_name = "unix:PATH", requires = "running")]
     admin: Option<control::AdminSocket>,
     /// Print JSON

@@ -31,8 +31,9 @@ pub(super) enum Keys {
   outgate keys new --scheme rfc9421 --algorithm ecdsa-p256-sha256 --out p256.pem
   outgate keys new --scheme standard-webhooks --algorithm ed25519 --out ed25519.pem
 
-Refer to it in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or pass it as a systemd
-credential. Give a shared secret to the receiver as well; of a key pair, give it the public key: `outgate keys public`.")]
+Refer to the key in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or pass it as a
+systemd credential. Give a shared secret to the receiver as well; of a key pair, give it the public key:
+`outgate keys public`.")]
 pub(super) struct NewSigningKey {
     /// The signing scheme: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, slack, shopify, hmac
     #[arg(long, default_value = "standard-webhooks")]
@@ -51,8 +52,8 @@ pub(super) struct NewSigningKey {
   outgate keys list --tenant acme
   outgate keys list --json
 
-A key is announced (it begins later), active (it signs), replaced (it is valid, but the scheme carries one signature and
-a newer key signs) or ended. For the keys of a single tenant, write --tenant NAME.")]
+The state of a key is announced (it begins later), active (it signs), replaced (it is valid, but the scheme carries one
+signature and a newer key signs) or ended. For the keys of a single tenant, write --tenant NAME.")]
 pub(super) struct ListKeys {
     /// The keys that sign for this tenant. Default: the keys that all tenants share
     #[arg(long)]
@@ -81,8 +82,8 @@ enum PublicKeyFormat {
   outgate keys public --format pem --signer platform
   outgate keys public --tenant acme
 
-The output has keys that begin later, and none that have ended. The admin listener serves the same at /keys and at
-/.well-known/http-message-signatures-directory, and with ?tenant=NAME the keys of a tenant.")]
+The output includes keys that begin later, and no keys that have ended. The admin listener serves the same keys at /keys
+and at /.well-known/http-message-signatures-directory, and with ?tenant=NAME the keys of a tenant.")]
 pub(super) struct PublicKeys {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -160,7 +161,7 @@ fn report_tenant_keys(plan: &Plan, tenant: Option<&TenantName>) {
             (_, None) => {}
             (None, Some(count)) => {
                 eprintln!(
-                    "signer {}: {count} tenants have their own keys: --tenant NAME shows those of one",
+                    "signer {}: {count} tenants have their own keys; add --tenant NAME to list the keys of one tenant",
                     signer.name()
                 );
             }
@@ -174,7 +175,10 @@ fn report_tenant_keys(plan: &Plan, tenant: Option<&TenantName>) {
                 );
             }
             (Some(tenant), Some(_)) if !signer.has_own_keys(tenant) => {
-                eprintln!("signer {}: tenant {tenant} has no key folder of its own", signer.name());
+                eprintln!(
+                    "signer {}: tenant {tenant} has no key folder, so the shared keys of the signer sign its webhooks",
+                    signer.name()
+                );
             }
             (Some(_), Some(_)) => {}
         }

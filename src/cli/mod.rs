@@ -39,7 +39,7 @@ const CONFIG_DIR: &str = "/etc/outgate";
 /// The configuration file of the packages.
 const DEFAULT_PATH: &str = "/etc/outgate/config.toml";
 
-/// A static-egress webhook proxy: every webhook leaves from a fixed set of addresses, to a target that proved its name.
+/// A static-egress webhook proxy: every webhook leaves from a fixed set of addresses, to a verified target.
 #[derive(Parser)]
 #[command(name = "outgate", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Arguments {
@@ -63,13 +63,13 @@ enum Command {
     History(control::history::History),
     /// Restore a configuration that was adopted before
     Rollback(control::rollback::Rollback),
-    /// Show the active configuration of a running proxy, who activated it and when, and what is wrong
+    /// Show the active configuration of a running proxy, who activated it and when, and whether the proxy is degraded
     Status(control::status::Status),
     /// Show what became of webhooks: from the delivery log, or from the running proxy
     Deliveries(control::deliveries::Deliveries),
     /// Send one webhook now, and show every step
     Send(send::Send),
-    /// Run the whole product on loopback, with temporary certificates
+    /// Run outgate and receivers on loopback, with temporary certificates
     Demo(demo::Demo),
     /// List or verify the source addresses, or probe a target from them
     #[command(subcommand)]
@@ -171,7 +171,8 @@ fn load_config(explicit_path: Option<&Path>) -> Result<ValidConfig, InvalidConfi
 /// Returns the warning that an unfinished rollback replaces the files on disk.
 fn unfinished_rollback_warning(rollback: u64) -> Problem {
     let message = format!(
-        "the rollback to configuration {rollback} is unfinished: outgate reads its files instead of those on disk"
+        "the rollback to configuration {rollback} is unfinished: outgate reads the files of configuration {rollback} \
+         instead of those on disk"
     );
     Problem::warning(WarningCode::UnfinishedRollback, None, message).help("run `outgate rollback --finish`")
 }

@@ -32,8 +32,10 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
         // The mode is set before the text is written: no other user can read it in between.
         if let Some(group) = group? {
             fchown(&file, None, Some(group)).map_err(|error| {
-                let message =
-                    format!("cannot set the group {group} of its directory, run this command as root: {error}");
+                let message = format!(
+                    "cannot set the group of the file to {group}, the group of its directory: {error}; run this \
+                     command as root"
+                );
                 io::Error::new(error.kind(), message)
             })?;
             file.set_permissions(Permissions::from_mode(mode.unwrap_or(SERVICE_MODE)))?;

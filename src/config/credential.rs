@@ -179,7 +179,7 @@ fn read_text(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Lo
         let text = reader.text(value)?.to_owned();
         if text.is_empty() {
             let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
-            reader.problems.push(problem.help("write a value, or leave the key out"));
+            reader.problems.push(problem.help("write a value, or remove the key"));
             return None;
         }
         Some(value.located(text))

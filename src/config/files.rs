@@ -49,7 +49,7 @@ impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("does not exist"),
-            Self::PermissionDenied => f.write_str("may not be read: permission denied"),
+            Self::PermissionDenied => f.write_str("cannot be read: permission denied"),
             Self::IsDirectory => f.write_str("is a directory"),
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge { max } if *max < 1 << 20 => write!(f, "is larger than {} KiB", max >> 10),

@@ -133,7 +133,11 @@ impl KeyDirProblem {
     }
 
     fn unrecognized(path: &Path) -> Self {
-        Self::new(path, "is ignored: its name is not that of a key", format!("rename it to {}", file_name::EXAMPLE))
+        Self::new(
+            path,
+            "is ignored: its name is not that of a key file",
+            format!("rename it to {}", file_name::EXAMPLE),
+        )
     }
 
     fn world_accessible(path: &Path) -> Self {

@@ -101,7 +101,7 @@ pub(super) fn read_tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Loc
     let client_crls = table.read_list(reader, "client_crls", None, pem::read_revocation_lists).unwrap_or_default();
     if let (None, Some(crls)) = (table.get("client_ca"), table.get("client_crls").filter(|_| !client_crls.is_empty())) {
         let problem = Problem::at(crls.span, "`client_crls` has no effect without `client_ca`");
-        reader.problems.push(problem.help("add client_ca, or leave client_crls out"));
+        reader.problems.push(problem.help("add client_ca, or remove client_crls"));
     }
     Some(value.located(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
 }
@@ -114,7 +114,7 @@ pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> 
         let is_on = reader.boolean(value)?.value;
         if is_on {
             let problem = Problem::at(value.span, "`tls` names no certificate");
-            reader.problems.push(problem.help("write { certificate = …, key = … }, or leave it out for server.tls"));
+            reader.problems.push(problem.help("write { certificate = …, key = … }, or remove `tls` to use server.tls"));
         }
         (!is_on).then_some(BindTls::Off)
     };
@@ -129,7 +129,7 @@ pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> 
     for key in ["tls", "alpn"] {
         if let (Listen::Unix(_), Some(value)) = (&bind.address, table.get(key)) {
             let problem = Problem::at(value.span, format!("`{key}` is set for a unix socket, which has no TLS"));
-            reader.problems.push(problem.help("leave it out"));
+            reader.problems.push(problem.help("remove the key"));
         }
     }
     Some(value.located(Bind { tls: tls.unwrap_or(BindTls::Inherited), alpn, ..bind }))
@@ -166,7 +166,7 @@ fn read_bind<'a>(
     for key in ["mode", "group"] {
         if let (false, Some(value)) = (matches!(address, Listen::Unix(_)), table.get(key)) {
             let problem = Problem::at(value.span, format!("`{key}` applies only to unix sockets"));
-            let help = "leave it out; a socket unit of systemd has SocketMode= and SocketGroup=";
+            let help = "remove the key; a socket unit of systemd has SocketMode= and SocketGroup=";
             reader.problems.push(problem.help(help));
         }
     }

@@ -192,7 +192,7 @@ fn check_level(text: &str) -> Result<(), ValueError> {
         return Ok(());
     }
     let help = format!("write \"info,{text}\"");
-    Err(ValueError { what: "it has no level for all other modules, which would log nothing".to_owned(), help })
+    Err(ValueError { what: "it sets no level for all other modules, which would log nothing".to_owned(), help })
 }
 
 fn check_word(word: &str) -> Result<(), ValueError> {
@@ -201,7 +201,10 @@ fn check_word(word: &str) -> Result<(), ValueError> {
     }
     let lower = word.to_ascii_lowercase();
     let near = if lower == "warning" { Some("warn") } else { closest_match(&lower, LEVELS) };
-    let all = || "write \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or one a module, \"info,outgate::net=debug\"";
+    let all = || {
+        "write \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"; add a level for a module as in \
+         \"info,outgate::net=debug\""
+    };
     let help = near.map_or_else(|| all().to_owned(), |near| format!("did you mean `{near}`?"));
     Err(ValueError { what: format!("there is no level `{word}`"), help })
 }

@@ -93,12 +93,12 @@ const AUTH_METHODS: [(&str, AuthMethod); 4] = [
 
 fn read_client(reader: &mut Reader<'_>, table: &Table<'_>) -> Client {
     // An empty list could mean "from nowhere" or "from anywhere", so it is rejected.
-    let if_empty = Some("leave the key out if the client may connect from any network");
+    let if_empty = Some("remove the key if the client may connect from any network");
     let tokens = table.read_list(reader, "tokens", None, |reader, value| reader.parse(value, units::token_hash));
     let networks = table.read_list(reader, "networks", if_empty, |reader, value| reader.parse(value, units::network));
     let certificates = table.read_list(reader, "certificates", None, read_word);
     let public_keys = table.read_list(reader, "public_keys", None, public_key::read);
-    let if_empty = Some("leave the key out if any one method suffices");
+    let if_empty = Some("remove the key if any one method suffices");
     let require =
         table.read_list(reader, "require", if_empty, |reader, value| reader.parse_choice(value, &AUTH_METHODS));
     let tenants = table.read_list(reader, "tenants", None, read_word);
@@ -135,7 +135,7 @@ pub(super) fn read_routes(reader: &mut Reader<'_>, files: &[Table<'_>]) -> Vec<L
         if let Some(first) = first.insert(route.name.as_str(), route.name.span) {
             let problem = Problem::at(route.name.span, format!("two routes are called {:?}", route.name.value));
             let problem = problem.label("again here").related(first, "first here");
-            reader.problems.push(problem.help("give one of them another name"));
+            reader.problems.push(problem.help("give one of the routes another name"));
         }
     }
     routes
@@ -149,9 +149,9 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let mut words = |key, if_empty| table.read_list(reader, key, if_empty, read_word).unwrap_or_default();
     let hosts = words("hosts", Some("write [\"*\"] for every host"));
     // Here, too, an empty list could mean all or nothing.
-    let paths = words("paths", Some("leave the key out to match every path"));
-    let tenants = words("tenants", Some("leave the key out to match every tenant"));
-    let clients = words("clients", Some("leave the key out to match every client"));
+    let paths = words("paths", Some("remove the key to match every path"));
+    let tenants = words("tenants", Some("remove the key to match every tenant"));
+    let clients = words("clients", Some("remove the key to match every client"));
     let sign = words("sign", None);
     let limits = words("limits", None);
     let egress = table.read(reader, "egress", read_word);

@@ -47,5 +47,5 @@ fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, text: &str) -> KeysResu
     let sections = sections.map_err(|_| (format!("{display_path} is not PEM"), HELP))?;
     let keys = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::PublicKey);
     let keys: Vec<_> = keys.map(|(_, der)| value.located(PublicKey { path: path.clone(), der })).collect();
-    if keys.is_empty() { Err((format!("{display_path} has no PUBLIC KEY in it"), HELP)) } else { Ok(keys) }
+    if keys.is_empty() { Err((format!("{display_path} has no PUBLIC KEY block"), HELP)) } else { Ok(keys) }
 }

@@ -218,7 +218,7 @@ impl Reader<'_> {
             UnknownKey::Reserved if value.is_empty_or_false() => return None,
             UnknownKey::Reserved => {
                 let message = format!("this version does not support \"{word}\" yet");
-                (Problem::at(value.span, message).help("leave it out"), None)
+                (Problem::at(value.span, message).help("remove it"), None)
             }
             UnknownKey::Alias(name) => (problem.help(format!("this is called `{name}`")), Some(name)),
             UnknownKey::Similar(name) => (problem.help(format!("did you mean `{name}`?")), Some(name)),

@@ -54,7 +54,7 @@ fn resolve(
     reference: Option<SecretReference<'_>>,
 ) -> Option<Located<Secret>> {
     let bytes = match reference {
-        Some(SecretReference::File("")) => Err(("no path".into(), "write \"file:PATH\"".into())),
+        Some(SecretReference::File("")) => Err(("the path is missing".into(), "write \"file:PATH\"".into())),
         Some(SecretReference::File(path)) => read_file(reader, value, &reader.resolve_path(value.span, path)),
         Some(SecretReference::Credential(name)) => read_credential(reader, name),
         Some(SecretReference::Env(name)) => read_environment(reader, name),
@@ -70,7 +70,7 @@ fn resolve(
                 return Some(value.located(Secret::new(secret.to_vec())));
             }
             let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
-            reader.problems.push(problem.help("write the secret to where this reference points"));
+            reader.problems.push(problem.help("write the secret into the file or variable that this reference names"));
         }
         Err((reason, help)) => {
             let problem = Problem::at(value.span, format!("`{}` has no secret", value.key));

@@ -93,7 +93,7 @@ fn read_admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
                 value.span,
                 format!("`admin.hosts` need not list {text}: the admin listener accepts every address"),
             );
-            reader.problems.push(problem.help("leave it out"));
+            reader.problems.push(problem.help("remove the entry"));
             None
         }
         Err(error) => {
@@ -139,7 +139,7 @@ pub(super) fn read_resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolv
     let mut first: BTreeMap<Host, SourceSpan> = BTreeMap::new();
     let members = table.get("hosts").map(|value| reader.members(&value, "write { \"NAME\" = [\"ADDRESS\"] }"));
     for (name, value) in members.unwrap_or_default() {
-        let if_empty = Some("write the host's addresses, or leave the name out");
+        let if_empty = Some("write the host's addresses, or remove the name");
         let addresses = reader.list(&value, if_empty).unwrap_or_default();
         let addresses = addresses.iter().filter_map(|value| reader.parse(value, units::host_address));
         let addresses: Vec<IpAddr> = addresses.map(|address| address.value).collect();

@@ -85,8 +85,9 @@ pub(super) fn read_all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap
 }
 
 fn read_trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
-    let if_empty =
-        Some("without roots no target can be verified: write [\"mozilla\"], or leave the key out for the same");
+    let if_empty = Some(
+        "without roots outgate can verify no target: write [\"mozilla\"], or remove the key, which has the same effect",
+    );
     let roots = table.read_list(reader, "roots", if_empty, read_roots);
     let min_version = table.read(reader, "min_version", |reader, value| {
         reader.parse_choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
@@ -163,7 +164,7 @@ fn read_root_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Op
     };
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
-        Ok(found) if found.is_empty() => reject(format!("{} has no certificate in it", path.display())),
+        Ok(found) if found.is_empty() => reject(format!("{} has no certificate", path.display())),
         Ok(found) => Some(Roots::File(path.to_owned(), found.iter().map(|der| der.to_vec()).collect())),
         Err(_) => reject(format!("{} is not PEM", path.display())),
     }

@@ -57,7 +57,7 @@ fn duration_up_to(longest: Duration, too_long: &str, text: &str) -> Result<Durat
         "m" => Duration::from_secs(60),
         "h" => Duration::from_secs(3600),
         "d" => Duration::from_secs(24 * 3600),
-        "" => return Err(invalid(EXPECTED, "no unit", HELP)),
+        "" => return Err(invalid(EXPECTED, "the unit is missing", HELP)),
         _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
     let duration = number.parse().ok().and_then(|number| unit.checked_mul(number));
@@ -96,7 +96,7 @@ pub(super) fn size(text: &str) -> Result<u64, ValueError> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        "" => return Err(invalid(EXPECTED, "no unit", HELP)),
+        "" => return Err(invalid(EXPECTED, "the unit is missing", HELP)),
         _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
     let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(unit));
@@ -107,7 +107,7 @@ pub(super) fn size(text: &str) -> Result<u64, ValueError> {
 pub(super) fn bandwidth(text: &str) -> Result<u64, ValueError> {
     const EXPECTED: &str = "a bandwidth";
     const HELP: &str = "write a size and /s: \"10 MiB/s\", \"500 KB/s\"";
-    let Some(bytes) = text.strip_suffix("/s") else { return Err(invalid(EXPECTED, "no /s at its end", HELP)) };
+    let Some(bytes) = text.strip_suffix("/s") else { return Err(invalid(EXPECTED, "does not end in /s", HELP)) };
     size(bytes).map_err(|ValueError { reason, .. }| invalid(EXPECTED, reason, HELP))
 }
 
@@ -115,7 +115,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, ValueError> {
     const EXPECTED: &str = "a rate";
     const HELP: &str = "write a whole number, a slash and s, m or h: \"50/s\", \"10/m\"";
     let Some((count, period)) = text.split_once('/') else {
-        return Err(invalid(EXPECTED, "no period", HELP));
+        return Err(invalid(EXPECTED, "the period is missing", HELP));
     };
     let period = match period {
         "s" => Duration::from_secs(1),
@@ -137,7 +137,11 @@ pub(super) fn timestamp(text: &str) -> Result<Timestamp, ValueError> {
             Some(date) => format!("write \"{date}T00:00:00Z\""),
             None => "write date, time and offset as in RFC 3339: \"2027-01-01T00:00:00Z\"".into(),
         };
-        let reason = if text.parse::<jiff::civil::DateTime>().is_ok() { "no offset from UTC" } else { "not RFC 3339" };
+        let reason = if text.parse::<jiff::civil::DateTime>().is_ok() {
+            "the offset from UTC is missing"
+        } else {
+            "not RFC 3339"
+        };
         invalid("a point in time", reason, help)
     })
 }
@@ -273,9 +277,9 @@ pub(super) fn pseudonym(text: &str) -> Result<String, ValueError> {
 /// Parses a text that is not empty and has no white space or control characters.
 pub(super) fn word(text: &str) -> Result<String, ValueError> {
     match text {
-        "" => Err(invalid("a word", "empty", "write a word, or leave it out")),
+        "" => Err(invalid("one word", "empty", "write a word, or remove the entry")),
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-            Err(invalid("a word", "has white space in it", "write one word without spaces"))
+            Err(invalid("one word", "has white space", "write one word without spaces"))
         }
         _ => Ok(text.to_owned()),
     }
@@ -345,7 +349,7 @@ mod tests {
     fn timestamps_need_an_offset_from_utc() {
         assert!(timestamp("2027-01-01T00:00:00Z").is_ok());
         assert_eq!(timestamp("2027-01-01T01:00:00+01:00"), timestamp("2027-01-01T00:00:00Z"));
-        assert_eq!(timestamp("2027-01-01T00:00:00").unwrap_err().reason, "no offset from UTC");
+        assert_eq!(timestamp("2027-01-01T00:00:00").unwrap_err().reason, "the offset from UTC is missing");
         assert_eq!(timestamp("2027-01-01").unwrap_err().help, "write \"2027-01-01T00:00:00Z\"");
         assert!(timestamp("soon").is_err());
     }

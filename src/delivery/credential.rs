@@ -115,7 +115,7 @@ impl Error for TokenFetchError {}
 /// Returns the refusal of a fetch that failed, and records its evidence.
 fn to_refusal(failure: &FetchFailure, record: &mut Record) -> Refusal {
     let Some(TokenFetchError { refusal, evidence }) = failure.error.downcast_ref() else {
-        return Refusal::new(Code::Internal, "no token could be fetched");
+        return Refusal::new(Code::Internal, "outgate could not fetch a token");
     };
     record.lacks_token(evidence.clone());
     let refusal = refusal.clone();
@@ -171,7 +171,7 @@ impl TokenFetch {
             started: record.started(),
         };
         let fetched = timeout(route.timeouts.total, request_token(&delivery, oauth2, &mut record)).await;
-        let timed_out = || Refusal::new(Code::ResponseTimeout, "no token within the total timeout");
+        let timed_out = || Refusal::target(Code::ResponseTimeout, "returned no token within the total timeout");
         fetched.unwrap_or_else(|_| Err(timed_out())).map_err(|refusal| TokenFetchError {
             refusal: refusal.of_token_endpoint(&oauth2.endpoint),
             evidence: record.into_endpoint_evidence(oauth2),
@@ -193,7 +193,7 @@ async fn request_token(delivery: &Delivery<'_>, oauth2: &OAuth2, record: &mut Re
     response::check(&response, TOKEN_RESPONSE_MAX as u64, route.response_head_max)?;
     let status = response.status();
     let read = timeout_at(deadline, Limited::new(response.into_body(), TOKEN_RESPONSE_MAX).collect()).await;
-    let timed_out = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
+    let timed_out = || Refusal::target(Code::ResponseTimeout, "sent no complete response within the response timeout");
     let body = read.map_err(|_| timed_out())?.map_err(|error| map_body_error(error.as_ref(), route))?.to_bytes();
     record.step(Step::Response);
     connection.finish_exchange();
@@ -202,8 +202,11 @@ async fn request_token(delivery: &Delivery<'_>, oauth2: &OAuth2, record: &mut Re
 
 fn map_body_error(error: &(dyn Error + Send + Sync + 'static), route: &Route) -> Refusal {
     if error.is::<LengthLimitError>() {
-        return Refusal::new(Code::ResponseTooLarge, "an answer longer than any token");
+        return Refusal::part_of_target(
+            Code::ResponseTooLarge,
+            format!("response is longer than {TOKEN_RESPONSE_MAX} bytes"),
+        );
     }
-    let incomplete = || Refusal::new(Code::ConnectionLost, "the answer broke off").with_cause(error);
+    let incomplete = || Refusal::part_of_target(Code::ConnectionLost, "response ended early").with_cause(error);
     error.downcast_ref().map_or_else(incomplete, |error| map_hyper_error(error, route.response_head_max, 0))
 }

@@ -59,7 +59,7 @@ impl<'a> Webhook<'a> {
         let &Delivery { route, target, .. } = delivery;
         let ProxyRequest { method, version, mut fields, body, interim, .. } = request;
         if fields::connection_names_end_to_end(&fields) {
-            return Err(Refusal::malformed("Connection names a field that is not the connection's"));
+            return Err(Refusal::malformed("Connection names an end-to-end field, which the target would not receive"));
         }
         max_forwards::decrement(&method, &mut fields);
         fields::strip(&mut fields);
@@ -115,7 +115,7 @@ impl<'a> Webhook<'a> {
         let uri: Uri = self
             .path_and_query
             .parse()
-            .map_err(|_| Refusal::malformed("a character that may not stand in the target's path or query"))?;
+            .map_err(|_| Refusal::malformed("the target's path or query has a character that is not allowed there"))?;
         self.set_framing(&upload);
         let mut request = Request::new(upload);
         *request.method_mut() = self.method;

@@ -82,7 +82,7 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => "connection refused",
-            Self::Timeout => "no connection in time",
+            Self::Timeout => "the connection was not established in time",
             Self::Unreachable => "no route to the target",
             Self::Prohibited => "prohibited by a firewall or a route of this host",
             Self::NoSource => "no usable source address",

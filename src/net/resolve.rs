@@ -67,7 +67,7 @@ impl fmt::Display for ResolveError {
             Self::Timeout => f.write_str("no answer from the name servers in time"),
             Self::Outage => f.write_str("no name server responds"),
             Self::Failed(code) => write!(f, "every name server failed: {code}"),
-            Self::Busy => f.write_str("too many names are being resolved"),
+            Self::Busy => f.write_str("outgate is resolving too many names at once"),
         }
     }
 }

@@ -108,13 +108,14 @@ impl Anchors {
             Ok(Some(consequence)) => {
                 let subject = signed_der::parse_certificate(der).map(|parsed| parsed.subject().to_string());
                 let message = format!("{label} ({}) {consequence}", subject.unwrap_or_default());
-                let help = "put the authority's certificate in its place, unless that is what you want";
+                let help =
+                    "replace it by the certificate of the authority, unless only this certificate is to be trusted";
                 problems.push(Problem::warning(WarningCode::UnusualRoot, Some(place), message).help(help));
             }
             Err(error) => {
                 let role = if purpose == Purpose::Servers { "a root" } else { "an authority" };
                 let problem = Problem::at(place, format!("{label} is not usable as {role}: {error}"));
-                problems.push(problem.help("an X.509 certificate of a certification authority"));
+                problems.push(problem.help("write the path of X.509 certificates of certification authorities"));
             }
         }
     }
@@ -147,7 +148,7 @@ fn ca_violation(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option
     if parsed.version() != X509Version::V3 {
         return Ok(None);
     }
-    let unreadable = |extension: &'static str| move |_| format!("its {extension} cannot be read or is there twice");
+    let unreadable = |extension: &'static str| move |_| format!("its {extension} cannot be read or occurs twice");
     match parsed.basic_constraints().map_err(unreadable("basicConstraints"))? {
         None => return Ok(Some(CaViolation::MissingBasicConstraints)),
         Some(constraints) if !constraints.value.ca => return Ok(Some(CaViolation::CaFalse)),
@@ -188,12 +189,12 @@ impl Purpose {
 impl CaViolation {
     fn meaning(&self, purpose: Purpose) -> String {
         match self {
-            Self::CaFalse => "is no authority (basicConstraints: CA:FALSE)".to_owned(),
-            Self::MissingBasicConstraints => "does not say that it is an authority (no basicConstraints)".to_owned(),
+            Self::CaFalse => "is not an authority (basicConstraints: CA:FALSE)".to_owned(),
+            Self::MissingBasicConstraints => "does not state that it is an authority (no basicConstraints)".to_owned(),
             Self::MissingCertSign => "may not sign certificates (keyUsage without keyCertSign)".to_owned(),
             Self::MissingPurpose => {
                 let auth = purpose.extended_key_usage();
-                format!("may not issue for this use (extended key usage without {auth})")
+                format!("may not issue certificates for this purpose (extended key usage without {auth})")
             }
         }
     }

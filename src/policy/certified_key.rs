@@ -19,20 +19,23 @@ pub(super) fn load_certified_key(
 ) -> Option<CertifiedKey> {
     if certificate.parts.first().is_none_or(|der| X509Certificate::from_der(der).is_err()) {
         let message = format!("the first certificate of {} cannot be read", certificate.path.display());
-        problems.push(Problem::at(certificate.span, message).help("an X.509 certificate of version 3"));
+        problems.push(Problem::at(certificate.span, message).help("write the path of X.509 certificates of version 3"));
     }
     let mut report = |message: String, help: &str| {
-        let problem = Problem::at(key.span, message).related(certificate.span, "its certificate");
+        let problem = Problem::at(key.span, message).related(certificate.span, "the certificate is here");
         problems.push(problem.help(help));
         None
     };
     let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
-        return report("no private key in PEM was found".into(), "a PRIVATE KEY block that is not encrypted");
+        return report(
+            "no private key in PEM was found".into(),
+            "write the path of a file with a PRIVATE KEY block that is not encrypted",
+        );
     };
     let key = match provider.key_provider.load_private_key(key) {
         Ok(key) => key,
         Err(error) => {
-            return report(format!("the private key is not usable: {error}"), "a key of ECDSA, RSA or Ed25519");
+            return report(format!("the private key is not usable: {error}"), "use a key of ECDSA, RSA or Ed25519");
         }
     };
     let chain = certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
@@ -41,7 +44,7 @@ pub(super) fn load_certified_key(
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
         Err(_) => report(
             "the key does not match the certificate".into(),
-            "the key of the first certificate of the file; the certificates of authorities follow it",
+            "use the key of the first certificate of the file; the certificates of authorities follow that certificate",
         ),
     }
 }

@@ -52,13 +52,13 @@ impl CertificateUse {
         match self {
             Self::Listener => "clients will not trust it",
             Self::Identity => "targets will not trust it",
-            Self::Ca => "no tunnel can be inspected",
-            Self::DirectlyTrusted(_) => "peers that present it are refused",
-            Self::Intermediates => "no path leads through it",
+            Self::Ca => "outgate cannot inspect tunnels",
+            Self::DirectlyTrusted(_) => "outgate refuses peers that present it",
+            Self::Intermediates => "outgate builds no certificate path with it",
             // RFC 5280 §6.1.1 (d): an anchor counts by its name and key, not by its dates.
-            Self::ClientCa | Self::Roots => "certificates that it issued are still accepted",
-            Self::Crl(CrlPolicy::Require) => "targets whose certificates it covers are refused",
-            Self::ClientCrl | Self::Crl(CrlPolicy::Lenient) => "it is used until it is replaced",
+            Self::ClientCa | Self::Roots => "outgate still accepts certificates that it issued",
+            Self::Crl(CrlPolicy::Require) => "outgate refuses targets whose certificates it covers",
+            Self::ClientCrl | Self::Crl(CrlPolicy::Lenient) => "outgate uses it until the file is replaced",
         }
     }
 }
@@ -119,13 +119,13 @@ impl Expiry {
         let is_list = matches!(self.usage, CertificateUse::Crl(_) | CertificateUse::ClientCrl);
         if expires_at < now {
             Some(match is_list {
-                true => format!("{label} is out of date since {expires_at}: {consequence}"),
-                false => format!("{label} has expired at {expires_at}: {consequence}"),
+                true => format!("{label} has been out of date since {expires_at}: {consequence}"),
+                false => format!("{label} expired at {expires_at}: {consequence}"),
             })
         } else if self.is_expiring(now) {
             Some(format!("{label} {} at {expires_at}", if is_list { "will be out of date" } else { "expires" }))
         } else if self.valid_from > now.as_second() && is_list {
-            Some(format!("{label} has a thisUpdate in the future: it is ignored until then"))
+            Some(format!("{label} has a thisUpdate in the future: outgate ignores the list until then"))
         } else if self.valid_from > now.as_second() {
             Some(format!("{label} is not valid yet: {consequence}"))
         } else {
@@ -155,7 +155,7 @@ impl Expiry {
             CertificateUse::Roots | CertificateUse::ClientCa => {
                 "add its successor to the file; remove this one when no peer uses it"
             }
-            _ => "replace the file: outgate loads it at once",
+            _ => "replace the file: outgate loads the new file at once",
         }
     }
 }

@@ -266,7 +266,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                     allow.span,
                     format!("`{}` allows every address, so the guard would permit private networks", allow.value),
                 )
-                .help("write the ranges that your receivers are in"),
+                .help("write the networks of your receivers"),
             );
             continue;
         }
@@ -275,7 +275,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                 Problem::warning(
                     WarningCode::AllowWithoutEffect,
                     Some(allow.span),
-                    format!("`{}` never has an effect: deny beats allow", allow.value),
+                    format!("`{}` has no effect: guard.deny precedes guard.allow", allow.value),
                 )
                 .related(deny.span, "denied here"),
             );
@@ -289,7 +289,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                     format!("`{}` covers cloud metadata addresses", allow.value),
                 )
                 .label(format!("{cidr} is {name}"))
-                .help("metadata addresses stay refused, whatever is allowed"),
+                .help("outgate refuses metadata addresses, whatever guard.allow lists"),
             );
         }
     }

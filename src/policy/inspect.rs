@@ -29,7 +29,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
         (None, Some(connect)) => {
             let problem = Problem::at(
                 connect.span,
-                "`connect = \"inspect\"` needs an authority (`server.ca`), and there is none",
+                "`connect = \"inspect\"` requires an authority, and `server.ca` is not configured",
             );
             let help = "add server.ca = { certificate = \"ca.pem\", key = \"ca.key\" }; `outgate ca new` makes them";
             problems.push(problem.help(help));
@@ -58,32 +58,43 @@ fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> 
     let path = ca.certificate.path.display();
     let der = ca.certificate.parts.first()?;
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
-        return report(place, format!("the first certificate of {path} cannot be read"), "an X.509 certificate");
+        return report(
+            place,
+            format!("the first certificate of {path} cannot be read"),
+            "write the path of an X.509 certificate",
+        );
     };
     if !certificate.is_ca() {
-        let help = "the certificate of an authority (CA:TRUE), as `outgate ca new` makes it";
-        return report(place, format!("the first certificate of {path} may not sign others"), help);
+        let help = "use the certificate of an authority (CA:TRUE), as `outgate ca new` makes it";
+        return report(place, format!("the first certificate of {path} may not sign certificates"), help);
     }
     let expires_at = certificate_timestamp(certificate.validity().not_after.timestamp());
     if expires_at < now {
         return report(
             place,
-            format!("the authority expired at {expires_at}"),
-            "make another one with `outgate ca new`",
+            format!("the authority expired at {expires_at}: clients would trust no certificate that it issues"),
+            "make another authority with `outgate ca new`",
         );
     }
     let pem = std::str::from_utf8(ca.key.expose()).ok();
     let Some(key) = pem.and_then(|pem| KeyPair::from_pem(pem).ok()) else {
-        let help = "a PRIVATE KEY block (PKCS #8) of ECDSA, Ed25519 or RSA, not encrypted";
+        let help =
+            "write the path of a file with a PRIVATE KEY block (PKCS #8) of ECDSA, Ed25519 or RSA, not encrypted";
         return report(ca.key.span, "no private key that can sign was found".to_owned(), help);
     };
     if key.der_bytes() != &*certificate.public_key().subject_public_key.data {
         let problem = Problem::at(ca.key.span, "the key does not match the certificate");
-        problems.push(problem.related(place, "its certificate").help("the key of the first certificate of the file"));
+        problems.push(
+            problem.related(place, "the certificate is here").help("use the key of the first certificate of the file"),
+        );
         return None;
     }
     let Ok(issuer) = Issuer::from_ca_cert_der(&CertificateDer::from_slice(der), key) else {
-        return report(place, format!("the first certificate of {path} is not usable"), "one of `outgate ca new`");
+        return report(
+            place,
+            format!("the first certificate of {path} is not usable"),
+            "use a certificate that `outgate ca new` made",
+        );
     };
     let fingerprint = sha256(&ca.certificate.parts.concat());
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();

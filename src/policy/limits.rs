@@ -193,30 +193,29 @@ fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &
     }
     if let (Some(burst), None) = (&written.burst, &written.rate) {
         problems.push(
-            Problem::at(burst.span, "burst has no effect without a rate")
-                .help("add rate = \"50/s\", or leave burst out"),
+            Problem::at(burst.span, "burst has no effect without a rate").help("add rate = \"50/s\", or remove burst"),
         );
     }
     if let Some(concurrency) = written.concurrency.as_ref().filter(|concurrency| concurrency.value == 0) {
-        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
-        problems.push(Problem::at(concurrency.span, "a concurrency of 0 lets nothing pass").help(help));
+        let help = "to refuse every delivery, remove the route; to limit nothing, remove this key";
+        problems.push(Problem::at(concurrency.span, "a concurrency of 0 refuses every delivery").help(help));
     }
     if let Some(bandwidth) = written.bandwidth.as_ref().filter(|bandwidth| bandwidth.value == 0) {
-        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
-        problems.push(Problem::at(bandwidth.span, "a bandwidth of 0 lets nothing pass").help(help));
+        let help = "to refuse every delivery, remove the route; to limit nothing, remove this key";
+        problems.push(Problem::at(bandwidth.span, "a bandwidth of 0 stops every delivery").help(help));
     }
     if let Some(bandwidth) = written.bandwidth.as_ref().filter(|_| written.report_only) {
         let help = "a bandwidth limit delays deliveries and refuses none, so there is nothing to report";
-        let (code, message) = (WarningCode::BandwidthReports, "report_only switches the bandwidth off");
+        let (code, message) = (WarningCode::BandwidthReports, "report_only disables the bandwidth limit");
         problems.push(Problem::warning(code, Some(bandwidth.span), message).help(help));
     }
     if written.wait > WAIT_MAX {
-        let help = "write at most 1 hour; a client sends a delivery again if it is refused";
-        problems.push(Problem::at(written.span, "a wait of more than an hour").help(help));
+        let help = "write at most 1 hour; clients retry refused deliveries";
+        problems.push(Problem::at(written.span, "the wait is longer than 1 hour").help(help));
     }
     for (i, per) in written.per.iter().enumerate() {
         if let Some(first) = written.per[..i].iter().find(|first| first.value == per.value) {
-            problems.push(Problem::at(per.span, "written twice").related(first.span, "first here"));
+            problems.push(Problem::at(per.span, "this scope is written twice").related(first.span, "first here"));
         }
     }
     Limit {
@@ -234,22 +233,22 @@ fn compile_quota(written: &config::Limit, problems: &mut Vec<Problem>) -> Option
     let rate = written.rate.as_ref()?;
     let count = NonZeroU32::new(rate.count);
     if count.is_none() || rate.period.is_zero() {
-        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
-        problems.push(Problem::at(rate.span, "a rate of 0 lets nothing pass").help(help));
+        let help = "to refuse every delivery, remove the route; to limit nothing, remove this key";
+        problems.push(Problem::at(rate.span, "a rate of 0 refuses every delivery").help(help));
     }
     let burst = match &written.burst {
         None => count,
         Some(burst) => NonZeroU32::new(burst.value).or_else(|| {
-            let help = "at least 1; left out, it is the count of the rate";
-            problems.push(Problem::at(burst.span, "a burst of 0 lets nothing pass").help(help));
+            let help = "write at least 1; the default is the number of the rate";
+            problems.push(Problem::at(burst.span, "a burst of 0 refuses every delivery").help(help));
             None
         }),
     };
     let quota = Quota { count: count?, period: rate.period, burst: burst? };
     if quota.time_for(quota.burst.get()) > REFILL_MAX {
         let place = written.burst.as_ref().map_or(rate.span, |burst| burst.span);
-        let problem = Problem::at(place, "at this rate the burst takes more than 30 days to come back");
-        problems.push(problem.related(rate.span, "the rate").help("a smaller burst or a higher rate"));
+        let problem = Problem::at(place, "at this rate the burst takes more than 30 days to refill");
+        problems.push(problem.related(rate.span, "the rate is here").help("write a smaller burst or a higher rate"));
         return None;
     }
     Some(quota)

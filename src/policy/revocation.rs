@@ -88,7 +88,8 @@ pub(super) fn compile(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -
                 Err(reason) => {
                     let (number, path) = (index + 1, file.path.display());
                     let message = format!("revocation list {number} of {path} is not usable: {reason}");
-                    problems.push(Problem::at(file.span, message).help("a complete CRL of version 2 (RFC 5280 §5)"));
+                    problems
+                        .push(Problem::at(file.span, message).help("use a complete CRL of version 2 (RFC 5280 §5)"));
                 }
             }
         }
@@ -185,7 +186,7 @@ impl Crl {
                 ParsedExtension::ParseError { .. } | ParsedExtension::UnsupportedExtension { .. }
                     if extension.critical || extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT =>
                 {
-                    return Err("it has a critical extension that cannot be read or is not known here");
+                    return Err("it has a critical extension that cannot be read or that outgate does not support");
                 }
                 _ => {}
             }
@@ -202,7 +203,7 @@ impl Crl {
             };
             // The critical extension certificateIssuer (§5.3.3) assigns the entry to another issuer.
             if entry.extensions().iter().any(|found| found.critical && !is_known(found.parsed_extension())) {
-                return Err("an entry has a critical extension that is not known here");
+                return Err("an entry has a critical extension that outgate does not support");
             }
             revoked.insert(trim_leading_zeros(entry.raw_serial()).into());
         }
@@ -296,11 +297,11 @@ fn trim_leading_zeros(number: &[u8]) -> &[u8] {
 
 fn describe(error: &Error) -> &'static str {
     match error {
-        Error::UnsupportedDeltaCrl => "it lists changes to another list only",
-        Error::UnsupportedIndirectCrl => "it speaks for other issuers than its own",
-        Error::UnsupportedRevocationReasonsPartitioning => "it lists some reasons of revocation only",
+        Error::UnsupportedDeltaCrl => "it is a delta CRL, which lists only the changes to another list",
+        Error::UnsupportedIndirectCrl => "it is an indirect CRL, which covers certificates of other issuers",
+        Error::UnsupportedRevocationReasonsPartitioning => "it covers only some reasons of revocation",
         Error::UnsupportedCrlVersion => "it is of version 1",
-        Error::UnsupportedCriticalExtension => "it has a critical extension that is not known here",
-        _ => "it is not as RFC 5280 has it",
+        Error::UnsupportedCriticalExtension => "it has a critical extension that outgate does not support",
+        _ => "it violates RFC 5280",
     }
 }

@@ -28,9 +28,7 @@ impl FileWatcher {
         let watched_paths: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let watcher = new_watcher(Arc::clone(&watched_paths), trigger);
         if let Err(error) = &watcher {
-            warn!(
-                "cannot watch the configuration files: {error}; changes are found by polling every {POLL_INTERVAL:?}"
-            );
+            warn!("cannot watch the configuration files: {error}; outgate polls them every {POLL_INTERVAL:?} instead");
         }
         Self { watcher: watcher.ok(), folders: BTreeSet::new(), watched_paths }
     }
@@ -49,7 +47,7 @@ impl FileWatcher {
         for new in wanted_folders.difference(&self.folders) {
             if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
                 let folder = new.display();
-                warn!("cannot watch {folder}: {error}; changes are found by polling every {POLL_INTERVAL:?}");
+                warn!("cannot watch {folder}: {error}; outgate polls its files every {POLL_INTERVAL:?} instead");
             }
         }
         let is_extended = !wanted_folders.is_subset(&self.folders);

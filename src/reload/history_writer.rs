@@ -114,7 +114,7 @@ impl HistoryWriter {
             Err(_) => {
                 report_result(
                     runtime,
-                    Err(io::Error::other(format!("the disk has not answered within {WRITE_TIMEOUT:?}"))),
+                    Err(io::Error::other(format!("the disk did not respond within {WRITE_TIMEOUT:?}"))),
                 );
                 true
             }
@@ -146,7 +146,7 @@ impl HistoryWriter {
             self.pending_writes.fetch_sub(1, Ordering::Relaxed);
             return report_result(
                 &self.runtime,
-                Err(io::Error::other("the disk has not stored the previous ones yet")),
+                Err(io::Error::other("the disk has not stored the previous configurations yet")),
             );
         }
         let (history, runtime, pending_writes) =
@@ -187,7 +187,9 @@ impl HistoryWriter {
         });
         match timeout(READ_TIMEOUT, reading).await {
             Ok(read) => read.unwrap_or_else(|_| Err(format!("configuration {number} could not be read"))),
-            Err(_) => Err(format!("configuration {number} could not be read within {READ_TIMEOUT:?}: the disk hangs")),
+            Err(_) => Err(format!(
+                "configuration {number} could not be read within {READ_TIMEOUT:?}: the disk does not respond"
+            )),
         }
     }
 }

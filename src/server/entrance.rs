@@ -61,7 +61,7 @@ impl fmt::Display for RejectedConnection {
             None => f.write_str("a connection on a unix socket was closed: ")?,
         }
         match &self.reason {
-            RejectReason::UntrustedProxy => f.write_str("server.proxy_protocol does not name its network"),
+            RejectReason::UntrustedProxy => f.write_str("its network is not in server.proxy_protocol"),
             RejectReason::ProxyHeader(error) => error.fmt(f),
             RejectReason::Evicted => f.write_str("it was evicted to make room for another connection"),
             RejectReason::PerIpLimit => {

@@ -113,7 +113,10 @@ pub async fn accept(
             }
             Err(error) => {
                 throttled_log.warn(WarningKind::Accept(error.raw_os_error()), || {
-                    format!("cannot accept connections on {}: {error}", queue.name())
+                    format!(
+                        "cannot accept connections on {}: {error}; outgate tries again after {ACCEPT_RETRY_DELAY:?}",
+                        queue.name()
+                    )
                 });
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }

@@ -53,14 +53,16 @@ pub(super) enum ProxyHeaderError {
 impl fmt::Display for ProxyHeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProxyHeaderError::Missing => f.write_str("no PROXY protocol header"),
-            ProxyHeaderError::TooLong => f.write_str("a PROXY protocol header that is too long"),
-            ProxyHeaderError::Line => f.write_str("a malformed PROXY protocol line"),
-            ProxyHeaderError::Version(version) => write!(f, "PROXY protocol version {version}"),
-            ProxyHeaderError::Command(command) => write!(f, "unknown PROXY protocol command {command}"),
-            ProxyHeaderError::Family(family) => write!(f, "unknown PROXY protocol family and transport {family:#04x}"),
-            ProxyHeaderError::Addresses => f.write_str("a PROXY protocol header without room for its addresses"),
-            ProxyHeaderError::Cut => f.write_str("no complete PROXY protocol header in time"),
+            ProxyHeaderError::Missing => f.write_str("the client sent no PROXY protocol header"),
+            ProxyHeaderError::TooLong => f.write_str("the PROXY protocol header is too long"),
+            ProxyHeaderError::Line => f.write_str("the PROXY protocol line is malformed"),
+            ProxyHeaderError::Version(version) => write!(f, "PROXY protocol version {version} is not supported"),
+            ProxyHeaderError::Command(command) => write!(f, "the PROXY protocol command {command} is unknown"),
+            ProxyHeaderError::Family(family) => {
+                write!(f, "the PROXY protocol family and transport {family:#04x} are unknown")
+            }
+            ProxyHeaderError::Addresses => f.write_str("the PROXY protocol header is too short for its addresses"),
+            ProxyHeaderError::Cut => f.write_str("the client sent no complete PROXY protocol header in time"),
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) const TARGET_TOO_LONG: RequestError =
 
 pub(super) fn check_method(method: &str) -> Result<(), RequestError> {
     let is_short = method.len() <= METHOD_MAX;
-    if is_short { Ok(()) } else { Err(RequestError(StatusCode::NOT_IMPLEMENTED, "an unknown method")) }
+    if is_short { Ok(()) } else { Err(RequestError(StatusCode::NOT_IMPLEMENTED, "the method is unknown")) }
 }
 
 pub(super) fn check_target(target: &str) -> Result<(), RequestError> {
@@ -54,6 +54,6 @@ pub(super) fn expects_continue(fields: &HeaderMap) -> Result<bool, RequestError>
     match fields.get(header::EXPECT).map(HeaderValue::as_bytes) {
         None => Ok(false),
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
-        Some(_) => Err(RequestError(StatusCode::EXPECTATION_FAILED, "an unknown expectation")),
+        Some(_) => Err(RequestError(StatusCode::EXPECTATION_FAILED, "the expectation is unknown")),
     }
 }

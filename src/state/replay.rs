@@ -50,7 +50,7 @@ impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Replayed => "the signature was used before",
-            Self::CacheFull => "no more signatures can be remembered",
+            Self::CacheFull => "the cache of used signatures is full",
         })
     }
 }

@@ -58,7 +58,10 @@ fn a_broken_key_keeps_its_tenants_keys_as_they_were_and_nobody_elses() {
         };
         expect(order);
         let ready = scene.outgate.admin("/readyz").text();
-        assert!(ready.contains("signer platform: the folders of 1 tenants are broken (acme the first)"), "{ready}");
+        assert!(
+            ready.contains("signer platform: the key folders of 1 tenant have problems (the first is acme)"),
+            "{ready}"
+        );
         assert_eq!(broken(&scene), "1");
         // Changes of other tenants' keys still take effect. Each reload reports the broken folders.
         assert_logged(&scene.log_after(|folder| swap(folder, "globex", "initech")));

@@ -94,7 +94,7 @@ pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], request: &Admin
             let failed = |error: hyper::Error| AdminError::Failed(format!("unix:{}: {error}", socket.0.display()));
             exchange_once(stream, request).await.map_err(failed)
         };
-        let on_timeout = |_| AdminError::Failed(format!("the proxy did not answer within {RESPONSE_TIMEOUT:?}"));
+        let on_timeout = |_| AdminError::Failed(format!("the proxy did not respond within {RESPONSE_TIMEOUT:?}"));
         timeout(RESPONSE_TIMEOUT, exchange_with_any).await.map_err(on_timeout).flatten()
     })?;
     let error_text = || escape_control_characters(String::from_utf8_lossy(&body).trim_end());

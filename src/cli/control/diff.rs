@@ -21,11 +21,11 @@ use crate::sysexits;
   outgate diff --config new.toml && echo the same
   outgate diff --json | jq -r '.changes[]'
 
-The output names the section, name and key of each change; of a secret, only that it changed. A running proxy reloads its
-files when they change, unless [server] has `watch = false`: then `outgate reload` applies the differences.
+The output names the section, name and key of each change; for a secret, only that it changed. A running proxy reloads
+its files when they change, unless [server] has `watch = false`: then `outgate reload` applies the differences.
 
 Exit code 0: no difference. 1: differences. 78: outgate would reject the configuration; the output has its problems.
-69: outgate does not run. The command does not check whether new listeners can be opened.")]
+69: outgate is not running. The command does not check whether new listeners can be opened.")]
 pub(in crate::cli) struct Diff {
     /// The configuration to compare with the active one; its admin.listen has the admin socket. Default: the proxy's file
     #[arg(short, long, value_name = "FILE")]

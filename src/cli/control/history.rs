@@ -24,8 +24,8 @@ const SUMMARY_MAX: usize = 70;
   outgate history 41
   outgate history --json | jq '.[] | select(.how == \"reload\") | .by'
 
-The newest is first; * marks the active one. The directory of `server.state` or of systemd has the history. Root and the user
-of outgate can read it.")]
+The newest configuration is first; * marks the active one. The history is in the directory of `server.state`, or in the
+state directory of systemd. Root and the user of outgate can read it.")]
 pub(in crate::cli) struct History {
     /// Show the changes of this configuration
     number: Option<u64>,

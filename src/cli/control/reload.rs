@@ -18,7 +18,8 @@ use crate::sysexits;
   outgate reload
   outgate reload --admin unix:/run/outgate/admin.sock --json
 
-Exit code 0: the configuration on disk is active. 78: it has problems; the active configuration stays. 69: outgate does not run.")]
+Exit code 0: the configuration on disk is active. 78: it has problems; the active configuration stays. 69: outgate is
+not running.")]
 pub(in crate::cli) struct Reload {
     #[command(flatten)]
     proxy: ProxySelector,

@@ -30,15 +30,16 @@ use crate::sysexits;
   outgate rollback 41 --dry-run
   outgate rollback 41
   outgate rollback --finish           # finish an interrupted rollback
-  outgate rollback 41 --offline       # if outgate does not run
+  outgate rollback 41 --offline       # if outgate is not running
 
-Run it as root, or as a user who may write the configuration. It restores the files of that configuration; keys,
-certificates and revocation lists stay as they are today. It keeps each file that it replaces beside it as
-.NAME.before-rollback, or -2, -3 … if that name exists. If it is interrupted at any point, a start or reload reads one
-whole configuration, the old or the new one.
+Run the command as root, or as a user who may write the configuration. It restores the files of that configuration;
+keys, certificates and revocation lists stay as they are today. It keeps each replaced file beside the new one as
+.NAME.before-rollback, or -2, -3 … if that name exists. If the rollback is interrupted at any point, the next start or
+reload reads one whole configuration, the old or the new one.
 
-Exit code 0: the configuration is active, or nothing would change. 1: --dry-run found changes. 69: outgate does not run;
-nothing was written. 75: another rollback is running. 78: outgate would reject the configuration today; nothing was written.")]
+Exit code 0: the configuration is active, or nothing would change. 1: --dry-run found changes. 69: outgate is not
+running; nothing was written. 75: another rollback is running. 78: outgate would reject the configuration today; nothing
+was written.")]
 pub(in crate::cli) struct Rollback {
     /// The number of the configuration, from `outgate history`
     #[arg(required_unless_present = "finish")]
@@ -50,7 +51,7 @@ pub(in crate::cli) struct Rollback {
     /// Show what would change, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not contact a proxy: for a proxy that does not run
+    /// Contact no proxy, because outgate is not running
     #[arg(long, conflicts_with = "admin")]
     offline: bool,
     /// Finish an interrupted rollback
@@ -89,7 +90,7 @@ impl Rollback {
         if self.dry_run {
             differing.iter().for_each(|path| eprintln!("{} would change", path.display()));
             eprintln!(
-                "{}, by a rollback to configuration {number}; nothing was written",
+                "{} by a rollback to configuration {number}; nothing was written",
                 describe_change_count(&outcome)
             );
             return Ok(ExitCode::FAILURE);
@@ -118,7 +119,7 @@ impl Rollback {
             Err(AdminError::NotListening(_)) if self.dry_run || self.finish => return Ok(None),
             Err(error) => {
                 let code = error.report();
-                eprintln!("nothing was written: outgate does not run; use --offline to write the files without it");
+                eprintln!("nothing was written: outgate is not running; use --offline to write the files without it");
                 return Err(code);
             }
         };
@@ -171,7 +172,8 @@ fn refuse_foreign_files(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> 
     match unwritable {
         Unwritable::Folder(error) => eprintln!("outgate: configuration {} was not restored: {error}", overlay.number),
         Unwritable::Foreign(file) => eprintln!(
-            "outgate: configuration {} has {}, which it does not read, or which is neither below {} nor part of the configuration on disk: restore it by hand",
+            "outgate: configuration {} has the file {}, which the restored configuration does not read, or which is \
+             neither below {} nor part of the configuration on disk: restore the file by hand",
             overlay.number,
             escape_control_characters(&file.display().to_string()),
             main.parent().unwrap_or(Path::new("/")).display()

@@ -14,7 +14,7 @@ use super::admin_client::{AdminRequest, send};
   outgate status
   outgate status --json | jq .configuration.number
 
-Exit code 0: outgate is ready, and nothing is wrong. 1: something is wrong. 69: outgate does not run.")]
+Exit code 0: outgate is ready and not degraded. 1: outgate is not ready, or degraded. 69: outgate is not running.")]
 pub(in crate::cli) struct Status {
     #[command(flatten)]
     proxy: ProxySelector,
@@ -87,7 +87,7 @@ fn status_lines(status: &Value) -> Vec<(&'static str, String)> {
     lines.push(("deliveries", format!("{running} in flight, {waiting} waiting for admission")));
     let (clients, tunnels) = (count("client_connections"), count("tunnels"));
     let idle = count("idle_target_connections");
-    lines.push(("connections", format!("{clients} of clients, {tunnels} tunnels, {idle} idle to targets")));
+    lines.push(("connections", format!("{clients} from clients, {tunnels} tunnels, {idle} idle to targets")));
     lines
 }
 

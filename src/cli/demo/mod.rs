@@ -112,7 +112,11 @@ impl Demo {
         let address =
             proxy.addresses.first().and_then(|address| address.parse().ok()).ok_or("the proxy has no address")?;
 
-        println!("outgate {} on http://{address}, leaving from {}\n", env!("CARGO_PKG_VERSION"), scenarios::POOL);
+        println!(
+            "outgate {} listens on http://{address} and sends from {}\n",
+            env!("CARGO_PKG_VERSION"),
+            scenarios::POOL
+        );
         let demo = Demonstration { token, dir: folder, receivers, client: DemoClient { proxy: address } };
         let (demo, passed) = tokio::task::spawn_blocking(move || {
             let passed = scenarios::run_all(&demo);
@@ -136,11 +140,11 @@ fn print_sample_record_and_metric(proxy: &Proxy, demo: &Demonstration) {
     let (records, metrics) = (proxy.written_records(&demo.dir.path(scenarios::RECORDS)), proxy.metrics());
     let is_delivered = |line: &&str| line.contains("\"code\":\"delivered\"") && line.contains("\"signatures\":[");
     if let Some(record) = records.lines().find(is_delivered) {
-        println!("\nA record of a delivery, one of {}\n  {record}", records.lines().count());
+        println!("\nOne delivery record, of {}\n  {record}", records.lines().count());
     }
     let is_delivered = |line: &&str| line.starts_with("outgate_deliveries_total{") && line.contains("\"delivered\"");
     if let Some(metric) = metrics.lines().find(is_delivered) {
-        println!("\nA metric, of those at /metrics of the admin listener\n  {metric}");
+        println!("\nOne metric, from /metrics of the admin listener\n  {metric}");
     }
 }
 
@@ -148,15 +152,15 @@ fn print_next_steps(demo: &Demonstration) {
     let (proxy, port) = (demo.client.proxy, demo.receivers.valid.port());
     let config = demo.dir.path("config.toml");
     println!(
-        "\nIt stays up until Ctrl-C. Try, in another terminal:
+        "\nThe proxy runs until Ctrl-C. Try these commands in another terminal:
 
-  # any client with an HTTP proxy setting; Outgate-TLS asks for https on the way out
+  # any client with an HTTP proxy setting; Outgate-TLS requests https to the target
   curl -i -x http://{proxy} -H 'Outgate-TLS: 1' -d '{{\"hello\":1}}' http://good.example:{port}/
 
   # a client without proxy support
   curl -i -H 'Outgate-Target: https://good.example:{port}/' -d '{{}}' http://{proxy}/
 
-  # change it while it runs
+  # change the configuration while the proxy runs
   ${{EDITOR:-vi}} {}
 ",
         config.display()

@@ -25,7 +25,8 @@ pub(super) async fn run(path: PathBuf, listen: SocketAddr) -> Result<(), String>
     write_private_file(&folder.path("ca.pem"), &ca)?;
     write_private_file(&folder.path("key"), &secret)?;
     println!(
-        "{HOST} is on {address} until Ctrl-C. {0}/ca.pem is its certificate authority, {0}/key its signing key.",
+        "The receiver {HOST} listens on {address} until Ctrl-C. {0}/ca.pem is its certificate authority, {0}/key is \
+         its signing key.",
         path.display()
     );
     tokio::select! {

@@ -23,11 +23,11 @@ pub(super) fn configuration(receivers: &Receivers, token: &str, burst: u32) -> S
     let hash = HEXLOWER.encode(&sha256(token.as_bytes()));
     let ports = [receivers.valid.port(), receivers.self_signed.port(), receivers.expired.port()];
     format!(
-        r#"# The demo's configuration. Edit it while the demo runs: it is watched.
+        r#"# The demo's configuration. Edit it while the demo runs: outgate reloads it after each change.
 [server]
 listen = ["127.0.0.1:0"]
-state = "state"                   # everything is in this folder, which goes with the demo
-allow_anonymous = true            # anyone on this host: the listener is on loopback
+state = "state"                   # a folder of the demo, which is deleted at the end
+allow_anonymous = true            # the listener is on loopback: only this host can connect
 
 [admin]
 listen = ["127.0.0.1:0"]
@@ -40,7 +40,7 @@ tenants = ["*"]
 ranges = ["{POOL}"]
 
 [guard]
-allow = ["127.0.0.0/8"]           # the receivers are on loopback; a real one has no such line
+allow = ["127.0.0.0/8"]           # the receivers are on loopback; production needs no such line
 ports = {ports:?}
 
 [resolver.hosts]
@@ -115,7 +115,7 @@ pub(super) fn run_all(demo: &Demonstration) -> bool {
         expect_refused(demo, &good, &[("Proxy-Authorization", "Bearer wrong")], "client_unauthenticated", ""),
     );
 
-    println!("\nLimited, and changed while it runs");
+    println!("\nA rate limit, changed while the proxy runs");
     report(&format!("more than {LIMIT} a minute"), expect_rate_limited(demo, &good));
     report("a larger burst, written to the configuration", expect_reloaded(demo, &good));
     println!("\n{}", if passed { "Every scenario passed." } else { "At least one scenario failed." });
@@ -126,8 +126,9 @@ fn expect_delivered(demo: &Demonstration, target: &str, fields: &[(&str, &str)])
     let before = demo.receivers.count();
     let response = post(demo, target, fields)?;
     let webhook = demo.receivers.last().filter(|_| demo.receivers.count() == before + 1);
-    let webhook =
-        webhook.ok_or_else(|| format!("nothing arrived: {} {}", response.status, response.field("outgate-error")))?;
+    let webhook = webhook.ok_or_else(|| {
+        format!("the receiver got no webhook: {} {}", response.status, response.field("outgate-error"))
+    })?;
     let source_matches = response.field("outgate-egress") == webhook.from.to_string();
     let line = format!(
         "{}, from {}, signature {}",
@@ -179,9 +180,9 @@ fn expect_reloaded(demo: &Demonstration, target: &str) -> Result<String, String>
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err("the change was not adopted".to_owned())
+    Err("outgate did not adopt the change".to_owned())
 }
 
 fn post(demo: &Demonstration, target: &str, fields: &[(&str, &str)]) -> Result<DemoResponse, String> {
-    demo.client.post(target, fields, BODY).map_err(|error| format!("no answer from the proxy: {error}"))
+    demo.client.post(target, fields, BODY).map_err(|error| format!("no response from the proxy: {error}"))
 }

@@ -24,25 +24,25 @@ use crate::sysexits;
   outgate egress probe https://hooks.acme.example/in --pool next --timeout 2s
   outgate egress probe https://hooks.acme.example/in --json | jq -r '.gaps[].lacks[]'
 
-DNS, TCP, TLS and certificate from every usable address of the pool, with the configuration's own route, guard, resolver
-and trust, as a delivery would go; nothing is sent but the handshake. Where some addresses get an answer and others do
-not, that is said: the target's allow-list may lack them. The target must allow the port and take the route that it is
-asked for.
+The command checks DNS, TCP, TLS and the certificate from every usable address of the pool. It uses the route, guard,
+resolver and trust of the configuration, as a delivery would, and sends no request. If the target responds to some
+addresses only, the output lists the others: the allow-list of the target may lack them. The guard must allow the target
+and its port, and a route must match the target.
 
 Exit code 0: every address reaches the target and its certificate is good. 69: some do not, or none. 2: wrong usage.
 78: the configuration has problems.")]
 pub(in super::super) struct Probe {
     /// The target, an https or http URL
     url: String,
-    /// The pool, instead of the one of the route that the URL takes
+    /// The pool, instead of the pool of the route that matches the URL
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
     #[command(flatten)]
     sender: SenderArgs,
-    /// The number of addresses; of a larger pool, a sample spread over its ranges
+    /// The number of addresses to probe; from a larger pool, the command takes a sample spread over the ranges
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     sample: u16,
-    /// The timeout of DNS, TCP and TLS each, such as 2s; otherwise the route's own timeouts count
+    /// The timeout of DNS, TCP and TLS each, such as 2s. Default: the timeouts of the route
     #[arg(long, value_name = "TIME", value_parser = duration_argument)]
     timeout: Option<Duration>,
     /// The configuration file
@@ -65,7 +65,11 @@ impl Probe {
             None => None,
             Some(name) => match valid.plan.pools.get(&PoolName::new(name.as_str())) {
                 Some(pool) => Some(pool.clone()),
-                None => return Err(usage_error(&format!("there is no pool {name:?}"))),
+                None => {
+                    return Err(usage_error(&format!(
+                        "there is no pool {name:?}; `outgate egress list` shows the pools"
+                    )));
+                }
             },
         };
         let (tenant, redactor) = (self.sender.tenant(), Arc::clone(&valid.plan.redactor));
@@ -95,7 +99,7 @@ impl Probe {
 fn refused(refusal: &Refusal, redactor: &Redactor) -> String {
     let cause = refusal.cause(redactor).map(|cause| format!(" ({cause})")).unwrap_or_default();
     escape_control_characters(&format!(
-        "refused before anything was dialled: {}: {}{cause}",
+        "refused before the first connection: {}: {}{cause}",
         code(refusal),
         refusal.detail(redactor)
     ))
@@ -115,8 +119,10 @@ fn print_report(report: &ProbeReport, redactor: &Redactor) {
     println!("dns      {}: {}", format_time(report.resolved), addresses.join(", "));
     let sources = survey.sources.len();
     match survey.is_sample() {
-        true => println!("sources  {sources} of {} usable ones, a sample spread over their ranges", survey.population),
-        false => println!("sources  {sources}, every usable one"),
+        true => {
+            println!("sources  {sources} of {} usable addresses, a sample spread over the ranges", survey.population)
+        }
+        false => println!("sources  {sources}, every usable address"),
     }
     println!();
     let mut table = vec![["SOURCE", "TARGET", "TCP", "TLS", "RESULT", "CERTIFICATE"].map(str::to_owned)];
@@ -127,12 +133,12 @@ fn print_report(report: &ProbeReport, redactor: &Redactor) {
         println!("{}", cells.join("  ").trim_end());
     }
     let good = results.iter().filter(|result| result.outcome.is_ok()).count();
-    println!("\n{good} of {} connections came through.", results.len());
+    println!("\n{good} of {} connections succeeded.", results.len());
     for gap in &report.gaps {
         println!(
             "{}{}",
             redactor.text(&gap.to_string()),
-            if survey.is_sample() { " (of a larger pool, by a sample)" } else { "" }
+            if survey.is_sample() { " (from a sample of the pool)" } else { "" }
         );
     }
 }

@@ -25,11 +25,12 @@ use via_proxy::ProxyUrl;
   outgate send https://hooks.acme.example/in -d @- --proxy http://billing:TOKEN@127.0.0.1:4750
 
 Without --proxy, this process makes the delivery from the configuration, with its own limits and without a record in the
-log, as the client of --client. With --proxy, it goes through a running proxy, which authenticates the client. In both
+log, as the client of --client. With --proxy, a running proxy makes the delivery and authenticates the client. In both
 cases the webhook is really sent, once, and is signed like any other.
 
-A body is application/json unless -H 'Content-Type: …' says otherwise. Exit code 0: the target answered 2xx. 1: it
-answered another status. 69: refused, or an incomplete response. 2: wrong usage. 78: the configuration has problems.")]
+A body is application/json unless -H 'Content-Type: …' says otherwise. Exit code 0: the target responded with 2xx. 1:
+the target responded with another status. 69: outgate refused the webhook, or the response is incomplete. 2: wrong
+usage. 78: the configuration has problems.")]
 pub(super) struct Send {
     /// The target, an https or http URL
     url: String,
@@ -124,8 +125,9 @@ fn parse_field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as NAME: VALUE")?;
     let name: HeaderName = name.trim().parse().map_err(|_| "this is not the name of a header field")?;
     if RESERVED_FIELDS.contains(&name) {
-        return Err("outgate sets Host, Content-Length, Transfer-Encoding and Connection itself: leave the field out"
-            .to_owned());
+        return Err(
+            "outgate sets Host, Content-Length, Transfer-Encoding and Connection itself: remove the field".to_owned()
+        );
     }
     let value =
         HeaderValue::try_from(value.trim()).map_err(|_| "the value has characters that a header field cannot have")?;

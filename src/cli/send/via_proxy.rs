@@ -55,7 +55,7 @@ impl FromStr for ProxyUrl {
 pub(super) fn send(proxy: &ProxyUrl, spec: &RequestSpec) -> Result<SendResult, ExitCode> {
     let request = build_request(proxy, spec).map_err(usage_error)?;
     let result = new_tokio_runtime()?.block_on(async { timeout(RESPONSE_TIMEOUT, exchange(proxy, request)).await });
-    result.unwrap_or_else(|_| Err(format!("the proxy did not answer within {RESPONSE_TIMEOUT:?}"))).map_err(|reason| {
+    result.unwrap_or_else(|_| Err(format!("the proxy did not respond within {RESPONSE_TIMEOUT:?}"))).map_err(|reason| {
         eprintln!("outgate: {}:{}: {reason}", proxy.host, proxy.port);
         ExitCode::from(sysexits::UNAVAILABLE)
     })

@@ -107,7 +107,7 @@ mod tests {
             (".from-2026-11-01.key", "not a plain name"),
             ("a.from-.key", "not RFC 3339"),
             ("a.from-2026-13-01.key", "not RFC 3339"),
-            ("a.from-2026-11-01T12:00:00.key", "no offset from UTC"),
+            ("a.from-2026-11-01T12:00:00.key", "the offset from UTC is missing"),
             ("a.until-2026-11-01.from-2025-11-01.key", "not RFC 3339"),
             ("a.from-2026-11-01.until-2026-11-01.key", "`until` is not later than `from`"),
         ] {

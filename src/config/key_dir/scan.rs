@@ -123,7 +123,7 @@ fn parse_tenant(path: &Path, name: &str, unattributed: &mut Vec<KeyDirProblem>) 
     if name.len() > TENANT_NAME_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         let help =
             format!("rename the folder to 1 to {TENANT_NAME_MAX} visible ASCII characters, as in Outgate-Tenant");
-        unattributed.push(KeyDirProblem::new(&path.join(name), "does not have the name of a tenant", help));
+        unattributed.push(KeyDirProblem::new(&path.join(name), "is not named like a tenant", help));
         return None;
     }
     Some(TenantName::new(name))

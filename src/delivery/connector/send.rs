@@ -65,14 +65,14 @@ impl UpstreamConnector<'_> {
             let sent = tokio::select! {
                 biased;
                 () = interims.flooded() => {
-                    return Err(Refusal::target(Code::ResponseMalformed, "sends interim answers without an end"));
+                    return Err(Refusal::target(Code::ResponseMalformed, "sent too many interim responses"));
                 }
                 sent = connection.send(request) => sent,
                 () = timed_out() => {
                     let is_upload_stalled = progress.as_ref().is_some_and(|progress| !progress.has_ended());
                     return Err(match is_upload_stalled {
                         true => upload_stalled(),
-                        false => Refusal::new(Code::ResponseTimeout, "no answer within the response timeout"),
+                        false => Refusal::target(Code::ResponseTimeout, "sent no response within the response timeout"),
                     });
                 }
             };
@@ -157,16 +157,16 @@ impl ResendBudget {
 }
 
 fn upload_stalled() -> Refusal {
-    Refusal::target(Code::ResponseTimeout, "took no more of the request body within the response timeout")
+    Refusal::target(Code::ResponseTimeout, "read no more of the request body within the response timeout")
 }
 
 fn unprocessed(reason: Unprocessed) -> Refusal {
     let predicate = match reason {
-        Unprocessed::Unsent => "closes connections as soon as they open",
+        Unprocessed::Unsent => "closed each connection as soon as it was open",
         Unprocessed::Refused => "returned the request unprocessed (REFUSED_STREAM or GOAWAY)",
         Unprocessed::RequiresHttp1 => "returned the request unprocessed (HTTP_1_1_REQUIRED)",
     };
-    Refusal::target(Code::ConnectionLost, format!("{predicate}; the webhook has not arrived")).unprocessed()
+    Refusal::target(Code::ConnectionLost, format!("{predicate}; it has not received the webhook")).unprocessed()
 }
 
 /// Returns the refusal for an exchange that the target ended without a response after an oversized request head.
@@ -175,8 +175,8 @@ fn unprocessed(reason: Unprocessed) -> Refusal {
 fn oversized(head: usize, connection: &PooledConnection) -> Refusal {
     let accepted = connection.request_head_max();
     let detail = format!(
-        "ended the exchange without a response: the request head has {head} bytes, and {accepted} are accepted \
-         (SETTINGS_MAX_HEADER_LIST_SIZE, or 16 KiB where none is announced)"
+        "ended the exchange without a response: the request head has {head} bytes, and the target accepts {accepted} \
+         (SETTINGS_MAX_HEADER_LIST_SIZE, or 16 KiB by default)"
     );
     Refusal::target(Code::RequestMalformed, detail)
         .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)

@@ -26,7 +26,7 @@ impl From<Draining> for Refusal {
     fn from(Draining: Draining) -> Self {
         Refusal::new(
             Code::Draining,
-            "this proxy is shutting down; another one, or a restarted one, will take the webhook",
+            "this proxy is shutting down: send the webhook again, to another proxy or after the restart",
         )
     }
 }
@@ -37,17 +37,17 @@ impl From<AuthnError> for Refusal {
         let unauthenticated = |detail: &'static str| refused(detail.into());
         match error {
             AuthnError::NoCredential => unauthenticated("Proxy-Authorization is missing"),
-            AuthnError::Invalid => unauthenticated("the credential does not prove a client"),
-            AuthnError::Conflicting => unauthenticated("the credentials are those of different clients"),
+            AuthnError::Invalid => unauthenticated("the credential does not identify a client"),
+            AuthnError::Conflicting => unauthenticated("the credentials identify different clients"),
             AuthnError::Signature(reason) => refused(format!("the signature is refused: {reason}").into()),
             AuthnError::MissingProof(missing) => {
-                refused(format!("the client must prove itself by {}, too", missing.as_str()).into())
+                refused(format!("the client must also authenticate by {}", missing.as_str()).into())
             }
             AuthnError::CertificateExpired(_) | AuthnError::CertificateRevoked | AuthnError::CertificateUntrusted => {
-                refused(format!("{error}: connect again with a valid one").into())
+                refused(format!("{error}: connect again with a valid certificate").into())
             }
             AuthnError::ForbiddenNetwork => {
-                Refusal::new(Code::ClientForbidden, "the client may not call from this network")
+                Refusal::new(Code::ClientForbidden, "the client may not connect from this network")
             }
         }
     }
@@ -56,12 +56,13 @@ impl From<AuthnError> for Refusal {
 impl From<ReplayError> for Refusal {
     fn from(error: ReplayError) -> Self {
         match error {
-            ReplayError::Replayed => {
-                Refusal::new(Code::ClientUnauthenticated, "the signature is refused: it was used before")
-            }
+            ReplayError::Replayed => Refusal::new(
+                Code::ClientUnauthenticated,
+                "the signature is refused: it was used before; sign each attempt anew",
+            ),
             ReplayError::CacheFull => {
-                let detail =
-                    "the memory of used signatures is full, so outgate cannot tell a new signature from a repeated one";
+                let detail = "the cache of used signatures is full: outgate cannot distinguish a new signature from a \
+                              replayed one";
                 Refusal::new(Code::RateLimited, detail).retry_after(BUSY_RETRY_AFTER)
             }
         }
@@ -100,8 +101,8 @@ impl From<LimitExceeded> for Refusal {
     fn from(exceeded: LimitExceeded) -> Self {
         let name = exceeded.limit.as_str();
         let detail = match exceeded.kind {
-            LimitKind::Rate => format!("the rate of limit {name:?} is exhausted"),
-            LimitKind::Concurrency => format!("limit {name:?} allows no more deliveries at once"),
+            LimitKind::Rate => format!("the rate of limit {name:?} is exceeded"),
+            LimitKind::Concurrency => format!("the concurrency of limit {name:?} is exceeded"),
         };
         let refusal = Refusal::new(exceeded.kind.into(), detail).retry_after(exceeded.retry_after);
         let fields = limits::rate_limit_headers(&exceeded.statuses).into_iter().flatten();
@@ -111,13 +112,13 @@ impl From<LimitExceeded> for Refusal {
 
 impl From<Overloaded> for Refusal {
     fn from(Overloaded: Overloaded) -> Self {
-        busy("the proxy as a whole is busy: it has as many deliveries in flight as it may")
+        busy("the proxy as a whole is busy: the deliveries in flight have reached server.max_deliveries")
     }
 }
 
 /// The refusal of a tunnel if the open tunnels use all file descriptors that they may.
 pub(in crate::delivery) fn too_many_tunnels() -> Refusal {
-    busy("the proxy as a whole is busy: it has as many tunnels open as it may")
+    busy("the proxy as a whole is busy: it cannot open more tunnels at once")
 }
 
 fn busy(detail: &'static str) -> Refusal {
@@ -143,15 +144,13 @@ pub(in crate::delivery) fn unsigned(signer: &Signer, tenant: Option<&TenantName>
         SignError::Unsignable(reason) => return Refusal::malformed(reason),
         SignError::NoTenant => Refusal::new(
             Code::ClientForbidden,
-            "webhooks of this route are signed with their tenant's own key: name the tenant in Outgate-Tenant",
+            "the route signs webhooks with the key of their tenant: name the tenant in Outgate-Tenant",
         )
         .with_details("no_tenant"),
-        SignError::NoTenantKeys => {
-            Refusal::new(Code::ClientForbidden, format!("there is no signing key for tenant {tenant:?}"))
-                .with_details("no_tenant_key")
-        }
+        SignError::NoTenantKeys => Refusal::new(Code::ClientForbidden, format!("tenant {tenant:?} has no signing key"))
+            .with_details("no_tenant_key"),
         SignError::NoActiveKey => Refusal::new(Code::Internal, "no signing key is in force"),
-        SignError::BackendFailed => Refusal::new(Code::Internal, "the webhook could not be signed"),
+        SignError::BackendFailed => Refusal::new(Code::Internal, "outgate could not sign the webhook"),
     };
     refusal.with_cause(format!("signer {}: {error}", signer.name()))
 }

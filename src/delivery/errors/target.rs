@@ -28,7 +28,10 @@ impl From<BreakerOpen> for Refusal {
 impl From<Forbidden> for Refusal {
     fn from(forbidden: Forbidden) -> Self {
         match forbidden {
-            Forbidden::Port(port) => Refusal::new(Code::TargetPortForbidden, format!("port {port} is not allowed")),
+            Forbidden::Port(port) => Refusal::new(
+                Code::TargetPortForbidden,
+                format!("the target port {port} is not allowed: neither guard.ports nor the route lists it"),
+            ),
             Forbidden::Name => Refusal::part_of_target(Code::TargetForbidden, "name is reserved and never public")
                 .with_cause("special-use name"),
             // The rule would tell an attacker which networks are inside: only the operator's record has it.
@@ -56,7 +59,7 @@ impl From<ResolveError> for Refusal {
                     .proxy_status("dns_error")
                     .with_cause(error)
             }
-            ResolveError::Busy => Refusal::new(Code::NameTimeout, "too many names are being resolved")
+            ResolveError::Busy => Refusal::new(Code::NameTimeout, "the proxy is resolving too many names at once")
                 .blame(Blame::Outgate)
                 .with_details("busy"),
         }
@@ -70,7 +73,7 @@ impl From<HopError> for Refusal {
             // A retry succeeds only after the target gets an address of the other family, or the pool gets a source.
             HopError::NoCommonFamily => Refusal::target(
                 Code::ConnectUnreachable,
-                "has no address of an IP version that the route's pool has source addresses of",
+                "has no address of an IP version for which the route's pool has a source address",
             )
             .with_details("address_family")
             .not_retryable(),
@@ -82,7 +85,9 @@ impl From<DialError> for Refusal {
     fn from(error: DialError) -> Self {
         match error {
             DialError::Refused => Refusal::target(Code::ConnectRefused, "refused the connection"),
-            DialError::Timeout => Refusal::new(Code::ConnectTimeout, "no connection within the connect timeout"),
+            DialError::Timeout => {
+                Refusal::target(Code::ConnectTimeout, "did not accept a connection within the connect timeout")
+            }
             DialError::Unreachable => {
                 Refusal::target(Code::ConnectUnreachable, "is unreachable: there is no network path to it")
             }
@@ -94,7 +99,7 @@ impl From<DialError> for Refusal {
             .with_details("prohibited"),
             DialError::NoSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
             DialError::Other(cause) => {
-                Refusal::new(Code::Internal, "the connection could not be made").with_cause(cause)
+                Refusal::new(Code::Internal, "outgate could not open the connection").with_cause(cause)
             }
         }
     }
@@ -118,15 +123,17 @@ impl From<TlsError> for Refusal {
                 .with_cause(format!("{cause:?}")),
             TlsError::Plaintext => part_failed("port does not speak TLS").with_details("plaintext"),
             TlsError::Protocol(cause) => {
-                part_failed("handshake breaks the protocol").with_details("protocol").with_cause(cause)
+                part_failed("TLS handshake violates the protocol").with_details("protocol").with_cause(cause)
             }
             TlsError::Timeout => {
                 Refusal::new(Code::ConnectTimeout, "the TLS handshake did not end within the tls timeout")
                     .with_details("tls")
             }
-            TlsError::Lost(cause) => Refusal::target(Code::ConnectionLost, "hung up during the TLS handshake")
-                .with_details("tls")
-                .with_cause(cause),
+            TlsError::Lost(cause) => {
+                Refusal::target(Code::ConnectionLost, "closed the connection during the TLS handshake")
+                    .with_details("tls")
+                    .with_cause(cause)
+            }
         }
     }
 }
@@ -140,9 +147,12 @@ pub(in crate::delivery) fn map_hyper_error(
     let refusal = if error.is_parse_too_large() {
         head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
     } else if http_client::is_protocol_error(error) {
-        Refusal::part_of_target(Code::ResponseMalformed, "answer breaks HTTP")
+        Refusal::part_of_target(Code::ResponseMalformed, "response violates HTTP")
     } else {
-        Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
+        Refusal::new(
+            Code::ConnectionLost,
+            "the connection ended before the response; the target may have received the webhook",
+        )
     };
     let refusal = if http_client::implies_response(error) { refusal.responded() } else { refusal };
     refusal.with_cause(error)
@@ -175,14 +185,14 @@ pub(in crate::delivery) fn malformed_response(violation: Violation, head_max: Re
         Violation::Field(rule) => rule,
     };
     let violation = match rule {
-        FieldRule::FieldName => "a field name that has an upper-case letter, or is no name",
-        FieldRule::FieldValue => "a field value with a control character",
-        FieldRule::WhiteSpace => "white space around a field value",
-        FieldRule::ConnectionField => "a field of the connection, such as Connection or Transfer-Encoding",
-        FieldRule::PseudoHeader => "a pseudo-header field that is unknown, missing, repeated or out of place",
-        FieldRule::Status => "a :status that HTTP/2 does not permit",
+        FieldRule::FieldName => "a field name has an upper-case letter or another character that is not allowed",
+        FieldRule::FieldValue => "a field value has a control character",
+        FieldRule::WhiteSpace => "a field value has white space around it",
+        FieldRule::ConnectionField => "it has a connection-specific field, such as Connection or Transfer-Encoding",
+        FieldRule::PseudoHeader => "a pseudo-header field is unknown, missing, repeated or out of place",
+        FieldRule::Status => "its :status is one that HTTP/2 does not permit",
     };
-    let detail = format!("response breaks HTTP/2: {violation}");
+    let detail = format!("response violates HTTP/2: {violation}");
     Refusal::part_of_target(Code::ResponseMalformed, detail).with_details(rule.as_str()).responded()
 }
 
@@ -191,14 +201,16 @@ impl From<GrantError> for Refusal {
         match error {
             // Only the operator can correct this: the client and the target cannot.
             GrantError::Refused(status, details) => {
-                let refusal =
-                    Refusal::target(Code::Internal, format!("answers {} and grants nothing", status.as_u16()));
+                let refusal = Refusal::target(
+                    Code::Internal,
+                    format!("responded with status {} and granted no token", status.as_u16()),
+                );
                 details.into_iter().fold(refusal, Refusal::with_details)
             }
             GrantError::Unavailable(status) => {
-                Refusal::target(Code::TargetCircuitOpen, format!("answers {}", status.as_u16()))
+                Refusal::target(Code::TargetCircuitOpen, format!("responded with status {}", status.as_u16()))
             }
-            GrantError::Malformed(reason) => Refusal::target(Code::ResponseMalformed, format!("answers with {reason}")),
+            GrantError::Malformed(reason) => Refusal::target(Code::ResponseMalformed, format!("returned {reason}")),
         }
     }
 }

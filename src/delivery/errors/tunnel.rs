@@ -24,7 +24,8 @@ impl From<InspectError> for Refusal {
             InspectError::Hello(error) => error.into(),
             InspectError::Handshake(error) => client_handshake_failed(error),
             InspectError::Mint(error) => {
-                Refusal::new(Code::Internal, "no certificate could be minted").with_cause(error)
+                Refusal::new(Code::Internal, "outgate could not issue a certificate for the tunnel's host")
+                    .with_cause(error)
             }
         }
     }
@@ -48,17 +49,21 @@ impl From<ClientHelloError> for Refusal {
     fn from(error: ClientHelloError) -> Self {
         match error {
             ClientHelloError::NotTls | ClientHelloError::Malformed => {
-                not_the_host("the first bytes are no ClientHello")
+                not_the_host("the first bytes are not a ClientHello")
             }
-            ClientHelloError::TooLarge => not_the_host("the ClientHello does not end"),
-            ClientHelloError::ServerNameMismatch(None) => not_the_host("the ClientHello names no host"),
-            ClientHelloError::ServerNameMismatch(Some(name)) => not_the_host(format!("the ClientHello names {name}")),
-            ClientHelloError::Timeout => Refusal::new(Code::BodyTimeout, "no ClientHello within the tls timeout"),
+            ClientHelloError::TooLarge => not_the_host("the ClientHello is too long"),
+            ClientHelloError::ServerNameMismatch(None) => not_the_host("the ClientHello has no server name"),
+            ClientHelloError::ServerNameMismatch(Some(name)) => {
+                not_the_host(format!("the ClientHello has the server name {name}"))
+            }
+            ClientHelloError::Timeout => {
+                Refusal::new(Code::BodyTimeout, "the client sent no ClientHello within the tls timeout")
+            }
             ClientHelloError::Stalled => {
                 Refusal::new(Code::BodyTimeout, "the ClientHello did not end within the tls timeout")
             }
             ClientHelloError::Closed => {
-                Refusal::malformed("the client hung up before it sent a ClientHello").client_gone()
+                Refusal::malformed("the client closed the tunnel before it sent a ClientHello").client_gone()
             }
         }
     }
@@ -76,7 +81,7 @@ impl From<CopyError> for Refusal {
             CopyError::Idle | CopyError::MaxDuration | CopyError::First(_) => {
                 Refusal::malformed("the tunnel ended").client_gone()
             }
-            CopyError::Second(error) => Refusal::target(Code::ConnectionLost, "broke off").with_cause(error),
+            CopyError::Second(error) => Refusal::target(Code::ConnectionLost, "aborted the tunnel").with_cause(error),
         }
     }
 }

@@ -60,9 +60,9 @@ fn single_credential<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Opt
     let mut values = fields.get_all(name).iter();
     match (values.next(), values.next()) {
         (_, Some(_)) if *name == header::PROXY_AUTHORIZATION => {
-            Err(Refusal::malformed("Proxy-Authorization is given more than once"))
+            Err(Refusal::malformed("the request has more than one Proxy-Authorization"))
         }
-        (_, Some(_)) => Err(Refusal::malformed("Twilio-Client-Validation is given more than once")),
+        (_, Some(_)) => Err(Refusal::malformed("the request has more than one Twilio-Client-Validation")),
         (value, None) => Ok(value.map(HeaderValue::as_bytes)),
     }
 }

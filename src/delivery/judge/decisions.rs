@@ -87,7 +87,7 @@ pub(super) fn check_tenant(client: &Client, tenant: Option<&TenantName>) -> Resu
 
 fn check_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal> {
     if fields::has_via(fields, pseudonym) {
-        let detail = format!("Via says that the request came through {pseudonym} already");
+        let detail = format!("Via shows that the request has already passed {pseudonym}");
         return Err(Refusal::new(Code::TargetLoopsBack, detail));
     }
     Ok(())

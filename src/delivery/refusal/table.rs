@@ -63,17 +63,17 @@ macro_rules! table {
 table! {
     RequestMalformed "request_malformed" BAD_REQUEST http_request_error Client final "The request is malformed"
         "Correct the request: `detail` names the rule that it breaks.";
-    ClientUnauthenticated "client_unauthenticated" PROXY_AUTHENTICATION_REQUIRED http_request_denied Client final "The client did not prove who it is"
+    ClientUnauthenticated "client_unauthenticated" PROXY_AUTHENTICATION_REQUIRED http_request_denied Client final "The client is not authenticated"
         "Give the client a credential of `[clients.NAME]`, or correct it: `outgate token new` makes a token.";
-    ClientForbidden "client_forbidden" FORBIDDEN http_request_denied Client final "The client may not do this"
+    ClientForbidden "client_forbidden" FORBIDDEN http_request_denied Client final "The client is not allowed to send this request"
         "Allow the client what it asks for (`clients.NAME.tenants`, `networks`), or correct the tenant that it names.";
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE http_request_error Client final "The body is larger than the route allows"
         "Send a smaller body, or raise `body_max` of the route.";
     BodyTimeout "body_timeout" REQUEST_TIMEOUT http_request_error Client retry "The body did not arrive in time"
         "Find out why the client sends so slowly, or raise `timeouts.body`. The client may retry.";
-    RateLimited "rate_limited" TOO_MANY_REQUESTS http_request_denied Client retry "A rate limit is exhausted"
+    RateLimited "rate_limited" TOO_MANY_REQUESTS http_request_denied Client retry "A rate limit is exceeded"
         "Let the client retry after `Retry-After`. If this traffic is wanted, raise the limit that `limit` names.";
-    ConcurrencyLimited "concurrency_limited" TOO_MANY_REQUESTS connection_limit_reached Client retry "Too many deliveries at once"
+    ConcurrencyLimited "concurrency_limited" TOO_MANY_REQUESTS connection_limit_reached Client retry "Too many deliveries are in flight"
         "Let the client retry after `Retry-After`. If it is common, raise the limit that `limit` names, or find the slow target.";
     NoRoute "no_route" FORBIDDEN http_request_denied Client final "No route matches"
         "Add a route for this host, path, tenant and client, or correct the URL: `outgate explain` shows why none matches.";
@@ -101,15 +101,15 @@ table! {
         "Ask the target's owner to correct the certificate: `details` says what is wrong with it.";
     TlsFailed "tls_failed" BAD_GATEWAY tls_protocol_error Target final "The TLS handshake with the target failed"
         "Ask the target's owner to serve TLS 1.2 or 1.3 on this port: `detail` says what failed.";
-    ResponseTimeout "response_timeout" GATEWAY_TIMEOUT http_response_timeout Target retry "The target did not answer in time"
+    ResponseTimeout "response_timeout" GATEWAY_TIMEOUT http_response_timeout Target retry "The target did not respond in time"
         "Ask the target's owner why the server is slow. It may have taken the webhook: a retry may arrive twice.";
-    ResponseMalformed "response_malformed" BAD_GATEWAY http_protocol_error Target retry "The target's answer is malformed"
+    ResponseMalformed "response_malformed" BAD_GATEWAY http_protocol_error Target retry "The target's response is malformed"
         "Ask the target's owner to correct the response: `detail` names the rule that it breaks.";
-    ResponseTooLarge "response_too_large" BAD_GATEWAY http_response_body_size Target final "The target's answer is too large"
+    ResponseTooLarge "response_too_large" BAD_GATEWAY http_response_body_size Target final "The target's response is too large"
         "Ask the target's owner for a smaller response, or raise `response_max` or `response_head_max` of the route.";
     ConnectionLost "connection_lost" BAD_GATEWAY connection_terminated Target retry "The target closed the connection"
         "Let the client retry: the target may have taken the webhook. If it is common, ask the target's owner why the server closes connections.";
-    TargetCircuitOpen "target_circuit_open" SERVICE_UNAVAILABLE destination_unavailable Target retry "The target failed too often lately"
+    TargetCircuitOpen "target_circuit_open" SERVICE_UNAVAILABLE destination_unavailable Target retry "The target failed too often, and its circuit is open"
         "Look at the deliveries to this host before it: their code says what the target does. The circuit closes by itself.";
     NoEgress "no_egress" SERVICE_UNAVAILABLE proxy_internal_error Outgate retry "No source address of the pool is usable"
         "Run `outgate egress verify`, and give this host the addresses that are missing.";

@@ -53,7 +53,7 @@ impl fmt::Display for RequestBodyError {
             RequestBodyError::Malformed => "the body's framing is malformed",
             RequestBodyError::TooLarge => "the body is larger than the route allows",
             RequestBodyError::Timeout => "the body did not arrive in time",
-            RequestBodyError::ClientGone => "the client hung up",
+            RequestBodyError::ClientGone => "the client closed the connection",
         })
     }
 }

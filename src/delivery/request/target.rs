@@ -153,10 +153,10 @@ fn readable_url(url: &str) -> Option<ReadableTarget> {
 /// Checks the head of a CONNECT, and returns the tenant that it names.
 fn check_connect(request: &ProxyRequest) -> Result<Option<TenantName>, Refusal> {
     if !request.body.is_end_stream() {
-        return Err(Refusal::malformed("a CONNECT has no body"));
+        return Err(Refusal::malformed("a CONNECT must not have a body"));
     }
     if request.caller.tunnel().is_some() {
-        return Err(Refusal::new(Code::TunnelForbidden, "no tunnel inside of a tunnel"));
+        return Err(Refusal::new(Code::TunnelForbidden, "a tunnel must not contain another CONNECT"));
     }
     tenant(&request.fields)
 }
@@ -169,13 +169,13 @@ fn url<'a>(request: &'a ProxyRequest, tunnel: Option<&TunnelContext>) -> Result<
             (false, None) => Ok(target.into()),
             (true, Some(url)) => Ok(url.into()),
             (true, None) => Err(Refusal::malformed(
-                "a proxy needs an absolute target: use absolute-form, or name it in Outgate-Target",
+                "the request target is not absolute: use absolute-form, or write the URL in Outgate-Target",
             )),
-            (false, Some(_)) => Err(Refusal::malformed("Outgate-Target goes with a request target that starts with /")),
+            (false, Some(_)) => Err(Refusal::malformed("Outgate-Target requires a request target that starts with /")),
         };
     };
     if outgate_target.is_some() {
-        return Err(Refusal::malformed("Outgate-Target has no place inside of a tunnel"));
+        return Err(Refusal::malformed("Outgate-Target is not allowed inside a tunnel"));
     }
     let origin_form = |path: &str| {
         let host = single_value(&request.fields, &header::HOST)?.unwrap_or_default();
@@ -193,10 +193,11 @@ pub(super) fn single_value<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Resu
     let mut values = fields.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => {
-            value.to_str().map(Some).map_err(|_| Refusal::malformed(format!("{name} is not plain text")))
-        }
-        (Some(_), Some(_)) => Err(Refusal::malformed(format!("{name} is given more than once"))),
+        (Some(value), None) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| Refusal::malformed(format!("{name} has a character other than visible ASCII"))),
+        (Some(_), Some(_)) => Err(Refusal::malformed(format!("the request has more than one {name}"))),
     }
 }
 
@@ -204,7 +205,7 @@ fn wants_tls(fields: &HeaderMap) -> Result<bool, Refusal> {
     match single_value(fields, &OUTGATE_TLS)? {
         None | Some("0") => Ok(false),
         Some("1") => Ok(true),
-        Some(_) => Err(Refusal::malformed("Outgate-TLS is 1 or 0")),
+        Some(_) => Err(Refusal::malformed("Outgate-TLS must be 1 or 0")),
     }
 }
 
@@ -226,7 +227,7 @@ fn tenant_inside(fields: &HeaderMap, of_tunnel: Option<&TenantName>) -> Result<O
 fn check_tenant_length(tenant: TenantName) -> Result<TenantName, Refusal> {
     match tenant.as_str().len() {
         1..=TENANT_NAME_MAX => Ok(tenant),
-        _ => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_NAME_MAX} characters"))),
+        _ => Err(Refusal::malformed(format!("Outgate-Tenant must have 1 to {TENANT_NAME_MAX} characters"))),
     }
 }
 
@@ -243,7 +244,7 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 fn parse_connect_target(authority: &str) -> Result<RequestTarget, Refusal> {
     let (host, port) = parse_authority(authority)?;
     if port.is_none() {
-        return Err(Refusal::malformed("a CONNECT names a host and a port"));
+        return Err(Refusal::malformed("a CONNECT must name a host and a port"));
     }
     let path_and_query = String::new();
     Ok(RequestTarget { scheme: Scheme::Https, host, port, path_and_query, tenant: None, wants_tls: false })
@@ -266,7 +267,7 @@ fn parse_url(url: &str, method: &Method) -> Result<RequestTarget, Refusal> {
         path => format!("/{path}"),
     };
     if path_and_query != "*" && path_and_query.parse::<PathAndQuery>().is_err() {
-        return Err(Refusal::malformed("a character that may not stand in a path or query"));
+        return Err(Refusal::malformed("the target's path or query has a character that is not allowed there"));
     }
     Ok(RequestTarget { scheme, host, port, path_and_query, tenant: None, wants_tls: false })
 }
@@ -290,7 +291,7 @@ fn split_url(url: &str) -> Result<(Scheme, Host, Option<u16>, &str), Refusal> {
 fn parse_authority(authority: &str) -> Result<(Host, Option<u16>), Refusal> {
     if authority.contains('@') {
         // RFC 9110 §4.2.4: userinfo can make one host look like another.
-        return Err(Refusal::malformed("the target must not carry a user name or password"));
+        return Err(Refusal::malformed("the target must not have a user name or password"));
     }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),

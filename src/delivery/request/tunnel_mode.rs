@@ -25,7 +25,7 @@ impl RequestTarget {
         match route.connect {
             _ if self.is_port_80() && route.plaintext == PlaintextPolicy::Upgrade => Ok(TunnelMode::Plaintext),
             ConnectPolicy::Refuse => {
-                let detail = "no tunnels to this host: send the request itself, in absolute-form";
+                let detail = "the route allows no tunnels to this host: send the request itself, in absolute-form";
                 Err(Refusal::new(Code::TunnelForbidden, detail))
             }
             ConnectPolicy::Tunnel => Ok(TunnelMode::Passthrough),

@@ -16,9 +16,9 @@ pub(in crate::delivery) fn given_or_generated(fields: &HeaderMap, request_id: &s
 /// Returns the id that the client gave, if it gave one. A malformed id is refused.
 pub(in crate::delivery) fn given(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
-        return Err(Refusal::malformed("Webhook-Id stands there more than once"));
+        return Err(Refusal::malformed("the request has more than one Webhook-Id"));
     }
-    let malformed = || Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them");
+    let malformed = || Refusal::malformed("Webhook-Id must have 1 to 256 characters: letters, digits and -_~+@");
     match fields.contains_key(&WEBHOOK_ID) {
         false => Ok(None),
         true => well_formed(fields).map(Some).ok_or_else(malformed),

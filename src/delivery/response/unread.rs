@@ -32,7 +32,7 @@ pub fn refuse_unread(
 pub fn refuse_tls(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
     let plan = &runtime.active_config().plan;
     let record = Box::new(Record::open(runtime, plan, None, caller));
-    let detail = "this listener speaks plaintext, and the client began with TLS: write http:// for the proxy's URL";
+    let detail = "this listener accepts plaintext, and the client began with TLS: use http:// in the proxy URL";
     refuse(Refusal::malformed(detail).with_details("tls"), record, &plan.pseudonym)
 }
 
@@ -40,6 +40,6 @@ pub fn refuse_tls(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseB
 pub fn refuse_plaintext(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
     let plan = &runtime.active_config().plan;
     let record = Box::new(Record::open(runtime, plan, None, caller));
-    let detail = "this port speaks TLS, and the request came in plaintext: connect to the proxy by https://";
+    let detail = "this listener requires TLS, and the request arrived in plaintext: use https:// in the proxy URL";
     refuse(Refusal::malformed(detail).with_details("plaintext"), record, &plan.pseudonym)
 }

@@ -18,7 +18,7 @@ pub(super) fn established(record: &Record, pseudonym: &str) -> Response<Response
 /// Refuses a plaintext HTTP request inside a tunnel for TLS. The response has the request id of the CONNECT, whose
 /// record has the refusal.
 pub(super) fn refuse_plaintext(record: &mut Record, pseudonym: &str) -> Response<ResponseBody> {
-    let detail = "this tunnel is for TLS, and the request inside came in plaintext: use an https:// URL";
+    let detail = "this tunnel requires TLS, and the request inside arrived in plaintext: use an https:// URL";
     let refusal = Refusal::malformed(detail).with_details("plaintext");
     record.tunnel_closed(&refusal);
     response::respond(refusal, record, pseudonym)

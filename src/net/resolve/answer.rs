@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 /// The length of a chain of aliases in one response.
 const ALIASES_MAX: usize = 16;
 /// The error of a server whose aliases form a loop, or a chain that is too long.
-pub(super) const ENDLESS_CHAIN: &str = "a chain of aliases without an end";
+pub(super) const ENDLESS_CHAIN: &str = "an endless chain of aliases (CNAME)";
 
 /// The bounds on the TTL of a response. The minimum prevents a flood of queries; the maximum limits the effect of a mistake in
 /// a customer's zone.

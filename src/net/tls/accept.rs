@@ -37,8 +37,8 @@ pub enum TlsAcceptError {
 impl fmt::Display for TlsAcceptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout => f.write_str("no handshake within the tls timeout"),
-            Self::Failed(_) => f.write_str("the handshake failed"),
+            Self::Timeout => f.write_str("the client did not complete the TLS handshake within the tls timeout"),
+            Self::Failed(_) => f.write_str("the TLS handshake failed"),
         }
     }
 }

@@ -110,10 +110,10 @@ impl fmt::Display for TlsError {
         match self {
             Self::Certificate { .. } => f.write_str("the target's certificate is not trusted"),
             Self::Alert { id, name } => write!(f, "the target refused the handshake with alert {id} ({name})"),
-            Self::Incompatible(_) => f.write_str("no common TLS version or suite"),
+            Self::Incompatible(_) => f.write_str("no TLS version or cipher suite in common"),
             Self::Plaintext => f.write_str("the target does not speak TLS on this port"),
             Self::Protocol(_) => f.write_str("the target broke the TLS protocol"),
-            Self::Timeout => f.write_str("no TLS handshake in time"),
+            Self::Timeout => f.write_str("the TLS handshake did not end in time"),
             Self::Lost(_) => f.write_str("the connection ended during the TLS handshake"),
         }
     }

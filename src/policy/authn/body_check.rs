@@ -29,11 +29,15 @@ impl BodyCheck {
                     bool::from(hash.as_bytes().ct_eq(expected.as_bytes()))
                 };
                 let is_match = texts.iter().any(matches);
-                if is_match { Ok(()) } else { Err(AuthnError::Signature("the request is not the one that was signed")) }
+                if is_match {
+                    Ok(())
+                } else {
+                    Err(AuthnError::Signature("the request differs from the one that was signed"))
+                }
             }
             Self::ContentDigest(digests) => {
                 let is_match = digests.iter().all(|digest| digest.matches(body));
-                if is_match { Ok(()) } else { Err(AuthnError::Signature("the body is not that of Content-Digest")) }
+                if is_match { Ok(()) } else { Err(AuthnError::Signature("the body does not match Content-Digest")) }
             }
         }
     }

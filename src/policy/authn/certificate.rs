@@ -39,7 +39,7 @@ pub(super) fn canonical_san(written: &str) -> Result<String, &'static str> {
     }
     if written.contains('*') {
         // A pattern would authenticate every holder of a certificate for a name below it.
-        return Err("a pattern: write whole names");
+        return Err("this is a pattern: write each name in full");
     }
     match host::canonical(written) {
         Ok(Host::Name(name)) => Ok(name.to_string()),

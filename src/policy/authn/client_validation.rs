@@ -62,7 +62,7 @@ pub(super) fn verify<'c>(
         return Err(signature_error("cty is not twilio-pkrv;v=1"));
     }
     if header.crit.is_some() || header.typ.is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
-        return Err(signature_error("the token's header asks for what is not supported"));
+        return Err(signature_error("the token's header has crit, or a typ other than JWT"));
     }
     let claims: Claims =
         decode_part(claims).ok_or(signature_error("iss, exp, hrh or rqh is missing or of another type"))?;
@@ -70,7 +70,7 @@ pub(super) fn verify<'c>(
     check_validity(&claims, now).map_err(signature_error)?;
     if !canonical::is_sorted(request) {
         return Err(signature_error(
-            "the query's parameters are not sorted, and the request hash does not cover their order",
+            "the query's parameters are not sorted, so the request hash does not cover their order",
         ));
     }
     let texts = canonical::signed_texts(request, &names)
@@ -133,7 +133,7 @@ fn covered_names<'n>(hrh: &'n str, request: &SignableRequest<'_>) -> Result<Vec<
         return Err(OF_ONE_HOP);
     }
     if !request.host_matches_target() {
-        return Err("the target that was signed, in Host, is not the request's");
+        return Err("the signed Host differs from the request's target");
     }
     Ok(names)
 }

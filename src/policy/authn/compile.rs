@@ -20,18 +20,22 @@ impl Clients {
         let anonymous = config.server.allow_anonymous.value;
         if config.clients.is_empty() && !anonymous {
             let help =
-                "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true will do";
+                "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true suffices";
             // This is only a warning: a fresh installation refuses every request until it is configured.
             problems.push(
-                Problem::warning(WarningCode::NoClient, None, "no client is configured: every request will be refused")
-                    .help(help),
+                Problem::warning(
+                    WarningCode::NoClient,
+                    None,
+                    "no client is configured: outgate would refuse every request",
+                )
+                .help(help),
             );
         }
         if let (true, Some(listen)) = (anonymous, public_bind) {
             let allow = config.server.allow_anonymous.span;
             let problem =
                 Problem::at(allow, "allow_anonymous on a listener that other hosts can reach is an open proxy");
-            let help = "listen on loopback or a unix socket only, or leave this out and add a [clients.NAME]";
+            let help = "listen on loopback or a unix socket only, or remove allow_anonymous and add a [clients.NAME]";
             problems.push(problem.related(listen.span, "other hosts can reach this listener").help(help));
         }
 
@@ -172,18 +176,19 @@ fn check_client(
         );
     }
     if name.as_str().contains(':') && !client.tokens.is_empty() {
-        let message = format!("{name} cannot call with Basic credentials: a colon ends the name there (RFC 7617 §2)");
+        let message =
+            format!("the client {name} cannot use Basic credentials: a colon ends the user name there (RFC 7617 §2)");
         problems.push(Problem::warning(WarningCode::ColonInName, Some(client.span), message));
     }
     if has_only_networks(client) && client.networks.is_empty() {
         let help = "add tokens (`outgate token new` makes one), certificates, public_keys or networks";
-        problems.push(Problem::at(client.span, format!("no proof is configured for the client {name}")).help(help));
+        problems.push(Problem::at(client.span, format!("the client {name} has no means of authentication")).help(help));
     }
     for proof in &client.require {
         if !available_proofs(client).contains(&proof.value) {
             let key = proof.config_key();
-            let message = format!("{name} must prove itself by {}, and has no {key}", proof.as_str());
-            problems.push(Problem::at(proof.span, message).help(format!("add {key}, or leave this out")));
+            let message = format!("the client {name} requires {}, and has no {key}", proof.as_str());
+            problems.push(Problem::at(proof.span, message).help(format!("add {key}, or remove the entry")));
         }
     }
     // Two halves of the address space are as open as the whole.

@@ -49,14 +49,14 @@ pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<Outgat
     if !fields.get_all(&SIGNATURE_INPUT).iter().any(has_outgate_tag) {
         return Ok(None);
     }
-    const INPUTS: &str = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
-    const SIGNATURES: &str = "Signature is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    const INPUTS: &str = "Signature-Input is not a dictionary in which each label occurs once (RFC 9651 §3.2)";
+    const SIGNATURES: &str = "Signature is not a dictionary in which each label occurs once (RFC 9651 §3.2)";
     let inputs = members::parse_all(fields, &SIGNATURE_INPUT).ok_or(signature_error(INPUTS))?;
     let parsed_members = inputs.iter().filter_map(|member| Some((member, ParsedMember::parse(member)?)));
     let mut tagged_members = parsed_members.filter(|(_, parsed)| parsed.has_outgate_tag());
     let Some((member, parsed)) = tagged_members.next() else { return Ok(None) };
     if tagged_members.next().is_some() {
-        return Err(signature_error("more than one has the tag outgate"));
+        return Err(signature_error("more than one signature has the tag outgate"));
     }
     let signatures = members::parse_all(fields, &SIGNATURE).ok_or(signature_error(SIGNATURES))?;
     let signature = signatures.iter().find(|signature| signature.label == member.label);
@@ -191,7 +191,7 @@ fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(
     }
     let is_connect = *request.method == Method::CONNECT;
     if is_connect && !covers("@authority") && !covers("@request-target") {
-        return Err("it covers neither @authority nor @request-target, and a CONNECT has nothing else");
+        return Err("it covers neither @authority nor @request-target, and a CONNECT has no other target");
     }
     if !is_connect && !covers("@target-uri") && !["@authority", "@path", "@query"].into_iter().all(covers) {
         return Err("it covers neither @target-uri nor all of @authority, @path and @query");

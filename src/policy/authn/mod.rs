@@ -150,7 +150,7 @@ impl ReplayToken {
 const REMOVED_BY_CONNECTION: &str =
     "Connection names a field that it covers, so the target would not receive the field";
 const OF_ONE_HOP: &str =
-    "it covers a field that each hop has for itself (TE, Via and the like), so the target would not receive it";
+    "it covers a hop-by-hop field (TE, Via and the like), so the target would not receive the field";
 
 /// The reason why a request is not authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,9 @@ impl fmt::Display for AuthnError {
             Self::Conflicting => f.write_str("credentials of different clients"),
             Self::Signature(reason) => write!(f, "signature: {reason}"),
             Self::MissingProof(proof) => write!(f, "no proof by {}", proof.as_str()),
-            Self::ForbiddenNetwork => f.write_str("client calls from a network it may not call from"),
+            Self::ForbiddenNetwork => {
+                f.write_str("the client connected from a network that its `networks` do not list")
+            }
             Self::CertificateExpired(until) => match Timestamp::from_second(*until) {
                 Ok(until) => write!(f, "the client certificate expired at {until}"),
                 Err(_) => f.write_str("the client certificate expired"),

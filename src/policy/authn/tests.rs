@@ -229,12 +229,12 @@ fn clients_compile_reports_each_problem() {
     const EVERYONE: &str = "every address authenticates as the client a: an open proxy";
     let halves = || config_with_clients(vec![("a", client(10, &[], &["0.0.0.0/1", "128.0.0.0/1"], &[]))]);
     let table: Vec<(Config, &[&str])> = vec![
-        (config(), &["warning: no client is configured: every request will be refused"]),
+        (config(), &["warning: no client is configured: outgate would refuse every request"]),
         (anyone(config()), &[]),
         (open(Listen::Unix("/run/x".into()), anyone(config())), &[]),
         (open(public(), anyone(config())), &[OPEN_PROXY]),
         (open(Listen::Systemd, anyone(config())), &[OPEN_PROXY]),
-        (config_with_clients(vec![("a", client(10, &[], &[], &[]))]), &["no proof is configured for the client a"]),
+        (config_with_clients(vec![("a", client(10, &[], &[], &[]))]), &["the client a has no means of authentication"]),
         (halves(), &[]),
         (open(public(), halves()), &[EVERYONE]),
         (open(public(), config_with_clients(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
@@ -277,8 +277,8 @@ fn clients_compile_reports_each_problem() {
                 ),
             )]),
             &[
-                "a must prove itself by signature, and has no public_keys",
-                "a must prove itself by network, and has no networks",
+                "the client a requires signature, and has no public_keys",
+                "the client a requires network, and has no networks",
             ],
         ),
         (

@@ -99,13 +99,17 @@ pub fn check_guard(
 fn basic(username: &Located<String>, password: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let mut is_valid = true;
     if username.contains(':') || username.contains(char::is_control) {
-        let problem = Problem::at(username.span, "a user's name has neither colons nor control characters");
-        problems.push(problem.help("RFC 7617 §2: what follows a colon would be read as the password"));
+        let problem = Problem::at(username.span, "a user name must not have colons or control characters");
+        problems.push(
+            problem.help("remove them: the target would read the text after a colon as the password (RFC 7617 §2)"),
+        );
         is_valid = false;
     }
     if password.expose().iter().any(u8::is_ascii_control) {
-        let problem = Problem::at(password.span, "a password has no control characters");
-        problems.push(problem.help("put the password alone, on one line, where this points to"));
+        let problem = Problem::at(password.span, "a password must not have control characters");
+        problems.push(
+            problem.help("write only the password, on one line, into the file or variable that this reference names"),
+        );
         is_valid = false;
     }
     is_valid.then(|| basic_value(username.as_bytes(), password.expose())).flatten()
@@ -122,8 +126,11 @@ fn bearer_value(token: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<
     let value = bearer(token.expose());
     if value.is_none() {
         let problem =
-            Problem::at(token.span, "no bearer token: it has white space in it, is not ASCII, or is too long");
-        problems.push(problem.help("put the token alone, without \"Bearer\", where this points to"));
+            Problem::at(token.span, "this is not a bearer token: it has white space, is not ASCII, or is too long");
+        problems.push(
+            problem
+                .help("write only the token, without \"Bearer\", into the file or variable that this reference names"),
+        );
     }
     value
 }
@@ -131,13 +138,13 @@ fn bearer_value(token: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<
 fn header_name(written: &Located<String>, problems: &mut Vec<Problem>) -> Option<HeaderName> {
     let Ok(name) = HeaderName::try_from(written.as_str()) else {
         let problem = Problem::at(written.span, "this cannot be the name of a header");
-        problems.push(problem.help("letters, digits and hyphens: \"X-Api-Key\""));
+        problems.push(problem.help("write letters, digits and hyphens: \"X-Api-Key\""));
         return None;
     };
     let is_proxy_field = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
     if is_proxy_field || RESERVED_HEADERS.contains(&name.as_str()) {
-        let problem = Problem::at(written.span, format!("{name} is no header for a credential"));
-        problems.push(problem.help("one that the target reads for nothing else: \"Authorization\", \"X-Api-Key\""));
+        let problem = Problem::at(written.span, format!("the header {name} cannot carry a credential"));
+        problems.push(problem.help("write a header that has no other meaning: \"Authorization\", \"X-Api-Key\""));
         return None;
     }
     Some(name)
@@ -147,8 +154,10 @@ fn header_name(written: &Located<String>, problems: &mut Vec<Problem>) -> Option
 fn header_value(written: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let is_text = written.expose().iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     if !is_text {
-        let problem = Problem::at(written.span, "the value has characters that no header carries safely");
-        problems.push(problem.help("put visible ASCII, on one line, where this points to"));
+        let problem = Problem::at(written.span, "the value has characters other than visible ASCII");
+        problems.push(
+            problem.help("write visible ASCII, on one line, into the file or variable that this reference names"),
+        );
         return None;
     }
     secret_value(&[written.expose()])
@@ -157,7 +166,8 @@ fn header_value(written: &Located<Secret>, problems: &mut Vec<Problem>) -> Optio
 fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Problem>) -> Option<OAuth2> {
     let before = problems.len();
     let endpoint = endpoint(&written.token_url).map_err(|(reason, help)| {
-        problems.push(Problem::at(written.token_url.span, format!("no token endpoint: {reason}")).help(help));
+        problems
+            .push(Problem::at(written.token_url.span, format!("this is not a token endpoint: {reason}")).help(help));
     });
     check_scopes(&written.scopes, problems);
     check_parameters(written, problems);
@@ -185,23 +195,25 @@ type EndpointError = (&'static str, &'static str);
 
 /// Parses the URL of a token endpoint, which has https and no fragment (RFC 6749 §3.2).
 fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
-    const HELP: &str = "\"https://login.acme.example/oauth2/token\"";
+    const HELP: &str = "write \"https://login.acme.example/oauth2/token\"";
     if text.contains('#') {
-        return Err(("a fragment is sent nowhere", HELP));
+        return Err(("the URL has a fragment, which is never sent", HELP));
     }
-    let uri: Uri = text.parse().map_err(|_| ("not a URL", HELP))?;
+    let uri: Uri = text.parse().map_err(|_| ("the text is not a URL", HELP))?;
     if uri.scheme_str() != Some("https") {
         return Err(("the URL must be https, since the request carries a secret", HELP));
     }
-    let authority = uri.authority().ok_or(("no host", HELP))?;
+    let authority = uri.authority().ok_or(("the URL has no host", HELP))?;
     if authority.as_str().contains('@') {
-        return Err(("a URL is no place for a name and a password", "write them as client_id and client_secret"));
+        return Err(("the URL has a user name or password", "write them as client_id and client_secret"));
     }
     let port = match authority.as_str().strip_prefix(authority.host()) {
         None | Some("" | ":") => Scheme::Https.default_port(),
-        Some(_) => authority.port_u16().filter(|port| *port != 0).ok_or(("no port from 1 to 65535", HELP))?,
+        Some(_) => {
+            authority.port_u16().filter(|port| *port != 0).ok_or(("the port is not a number from 1 to 65535", HELP))?
+        }
     };
-    let host = host::canonical(authority.host()).map_err(|_| ("no host name", HELP))?;
+    let host = host::canonical(authority.host()).map_err(|_| ("the host is not a host name", HELP))?;
     let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     Ok((Target { scheme: Scheme::Https, host, port }, path_and_query))
 }
@@ -210,8 +222,8 @@ fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
 fn check_scopes(scopes: &[Located<String>], problems: &mut Vec<Problem>) {
     for scope in scopes {
         if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte)) {
-            let problem = Problem::at(scope.span, "a scope is visible ASCII without quotes and backslashes");
-            problems.push(problem.help("write each as the token endpoint's documentation has it"));
+            let problem = Problem::at(scope.span, "a scope must be visible ASCII without quotes and backslashes");
+            problems.push(problem.help("write each scope as in the documentation of the token endpoint"));
         }
     }
 }
@@ -220,7 +232,7 @@ fn check_scopes(scopes: &[Located<String>], problems: &mut Vec<Problem>) {
 fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
     for (name, _) in &written.parameters {
         if name.is_empty() {
-            problems.push(Problem::at(name.span, "a parameter without a name").help("leave it out"));
+            problems.push(Problem::at(name.span, "a parameter has no name").help("remove the parameter"));
         }
         let is_reserved_audience = name.as_str() == "audience" && written.audience.is_some();
         if RESERVED_PARAMETERS.contains(&name.as_str()) || is_reserved_audience {

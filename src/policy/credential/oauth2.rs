@@ -104,21 +104,23 @@ impl OAuth2 {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(GrantError::Unavailable(status)),
             status if status.is_client_error() => return Err(GrantError::Refused(status, error_code(body))),
             status if status.is_server_error() => return Err(GrantError::Unavailable(status)),
-            _ => return Err(GrantError::Malformed("a redirection, which is not followed")),
+            _ => return Err(GrantError::Malformed("a redirection, which outgate does not follow")),
         }
-        let response: TokenResponse<'_> =
-            serde_json::from_slice(body).map_err(|_| GrantError::Malformed("not the JSON of RFC 6749 §5.1"))?;
+        let response: TokenResponse<'_> = serde_json::from_slice(body)
+            .map_err(|_| GrantError::Malformed("a body that is not the JSON of RFC 6749 §5.1"))?;
         if !response.token_type.eq_ignore_ascii_case("bearer") {
-            return Err(GrantError::Malformed("a token of another type than Bearer"));
+            return Err(GrantError::Malformed("a token of a type other than Bearer"));
         }
         let value = bearer(response.access_token.as_bytes());
-        let value = value.ok_or(GrantError::Malformed("a token that fits into no header"))?;
+        let value = value.ok_or(GrantError::Malformed("a token that a header field cannot carry"))?;
         let lifetime = match response.expires_in {
             None => LIFETIME_DEFAULT,
             Some(Seconds::Number(seconds)) => Duration::from_secs(seconds),
             Some(Seconds::Text(text)) => {
                 let seconds = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-                Duration::from_secs(seconds.ok_or(GrantError::Malformed("expires_in is no number of seconds"))?)
+                Duration::from_secs(
+                    seconds.ok_or(GrantError::Malformed("an expires_in that is not a number of seconds"))?,
+                )
             }
         };
         Ok(Grant { value, lifetime: lifetime.min(LIFETIME_MAX) })
@@ -191,8 +193,8 @@ mod tests {
 
     #[test]
     fn token_response_refuses_malformed_tokens() {
-        let no_json = "not the JSON of RFC 6749 §5.1";
-        let no_header = "a token that fits into no header";
+        let no_json = "a body that is not the JSON of RFC 6749 §5.1";
+        let no_header = "a token that a header field cannot carry";
         for (body, reason) in [
             ("", no_json),
             ("<html>", no_json),
@@ -204,13 +206,19 @@ mod tests {
             (r#"{"access_token":"t","token_type":"bearer"} x"#, no_json),
             (r#"{"access_token":"t","token_type":"bearer","expires_in":-1}"#, no_json),
             (r#"{"access_token":"t","token_type":"bearer","expires_in":1.5}"#, no_json),
-            (r#"{"access_token":"t","token_type":"mac"}"#, "a token of another type than Bearer"),
+            (r#"{"access_token":"t","token_type":"mac"}"#, "a token of a type other than Bearer"),
             (r#"{"access_token":"","token_type":"bearer"}"#, no_header),
             (r#"{"access_token":"a b","token_type":"bearer"}"#, no_header),
             (r#"{"access_token":"a\r\nX: y","token_type":"bearer"}"#, no_header),
             (r#"{"access_token":"é","token_type":"bearer"}"#, no_header),
-            (r#"{"access_token":"t","token_type":"bearer","expires_in":"+5"}"#, "expires_in is no number of seconds"),
-            (r#"{"access_token":"t","token_type":"bearer","expires_in":""}"#, "expires_in is no number of seconds"),
+            (
+                r#"{"access_token":"t","token_type":"bearer","expires_in":"+5"}"#,
+                "an expires_in that is not a number of seconds",
+            ),
+            (
+                r#"{"access_token":"t","token_type":"bearer","expires_in":""}"#,
+                "an expires_in that is not a number of seconds",
+            ),
         ] {
             assert_eq!(parse(200, body).unwrap_err(), GrantError::Malformed(reason), "{body}");
         }
@@ -228,7 +236,7 @@ mod tests {
             (404, "<html>", refused(404, None)),
             (429, r#"{"error":"slow_down"}"#, failing(429)),
             (503, "", failing(503)),
-            (302, "", GrantError::Malformed("a redirection, which is not followed")),
+            (302, "", GrantError::Malformed("a redirection, which outgate does not follow")),
         ] {
             assert_eq!(parse(status, body).unwrap_err(), expected, "{status}");
         }

@@ -66,8 +66,8 @@ impl fmt::Display for AllowListGap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lacks = join_ranges(&self.lacks);
         let is_one = matches!(&self.lacks[..], [one] if one.first == one.last);
-        write!(f, "{} answers {}, but not {lacks}: ", self.target, join_ranges(&self.answers))?;
-        write!(f, "looks like an allow-list that lacks {}", if is_one { "it" } else { "them" })
+        write!(f, "{} responds to {}, but not to {lacks}: ", self.target, join_ranges(&self.answers))?;
+        write!(f, "its allow-list may lack {}", if is_one { "that address" } else { "those addresses" })
     }
 }
 
@@ -101,15 +101,15 @@ mod tests {
         let exactly = |texts: &[&str]| AddressRange::from_addresses(ips(texts));
         assert_eq!(
             message(exactly(&["198.51.100.19", "198.51.100.17"]), exactly(&["198.51.100.18"])),
-            "hooks.acme.example:443 answers 198.51.100.17 and 198.51.100.19, but not 198.51.100.18: \
-             looks like an allow-list that lacks it"
+            "hooks.acme.example:443 responds to 198.51.100.17 and 198.51.100.19, but not to 198.51.100.18: its \
+             allow-list may lack that address"
         );
         let upper: Vec<String> = (24..32).map(|last| format!("198.51.100.{last}")).collect();
         let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
         assert_eq!(
             message(exactly(&["198.51.100.16", "198.51.100.17", "198.51.100.19"]), exactly(&upper)),
-            "hooks.acme.example:443 answers 198.51.100.16/31 and 198.51.100.19, but not 198.51.100.24/29: \
-             looks like an allow-list that lacks them"
+            "hooks.acme.example:443 responds to 198.51.100.16/31 and 198.51.100.19, but not to 198.51.100.24/29: its \
+             allow-list may lack those addresses"
         );
         let odd: Vec<String> = (0..20).map(|n| format!("198.51.100.{}", 2 * n + 1)).collect();
         let odd: Vec<&str> = odd.iter().map(String::as_str).collect();

@@ -72,7 +72,7 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
     let is_excluded = |net: &IpNet| exclude.iter().any(|excluded| excluded.contains(net));
     if let Some((net, reason)) = UNUSABLE_SOURCES.iter().find(|(net, _)| overlaps(net, &cidr) && !is_excluded(net)) {
         let message =
-            format!("`{cidr}` cannot be a source: {net} is {reason}, which the kernel binds no connection to");
+            format!("`{cidr}` cannot be a source: {net} is {reason}, to which the kernel binds no connection");
         let help = "write addresses that are routed to this host; `exclude` leaves out some of a range";
         problems.push(Problem::at(range.span, message).help(help));
         return;
@@ -92,7 +92,7 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
     if let Some(special) = special {
         problems.push(
             Problem::warning(WarningCode::NotPublic, Some(range.span), format!("`{cidr}` is not public: {special}"))
-                .help("on the Internet, targets see another source address, or nothing at all"),
+                .help("targets on the Internet see the address of a NAT instead, or receive no packet"),
         );
     }
 }
@@ -106,8 +106,9 @@ fn check_ended(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, pr
     }
     for range in pool.ranges.iter().filter(ended) {
         let message = format!("`{}` has ended: no new connection leaves from it", range.cidr);
-        let help =
-            format!("take it out when `outgate egress list --pool {name}` no longer lists it: then nothing is left");
+        let help = format!(
+            "remove it when `outgate egress list --pool {name}` no longer lists it: then no connection uses it"
+        );
         problems.push(Problem::warning(WarningCode::RangeEnded, Some(range.span), message).help(help));
     }
 }
@@ -122,7 +123,7 @@ fn check_overlaps(ranges: &[Located<PoolRange>], problems: &mut Vec<Problem>) {
             problems.push(
                 Problem::at(range.span, format!("`{}` overlaps `{}`", range.cidr, first.cidr))
                     .related(first.span, "first used here")
-                    .help("write each address once, or give the ranges times that do not meet"),
+                    .help("write each address once, or give the ranges times that do not overlap"),
             );
         }
     }
@@ -139,7 +140,7 @@ fn check_empty(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, pr
         let upcoming = |range: &SourceRange| range.from.filter(|_| range.phase(now) == RangePhase::Upcoming);
         let message = match ranges.iter().filter_map(upcoming).min() {
             Some(from) => format!("egress.{name} has no address until {from}"),
-            None => format!("egress.{name} has no address any more: every range has ended"),
+            None => format!("egress.{name} no longer has an address: every range has ended"),
         };
         problems.push(
             Problem::warning(WarningCode::NoAddress, Some(pool.span), message)

@@ -174,7 +174,7 @@ fn source_selection_spreads_load_evenly() {
 
 macro_rules! never {
     ($range:literal, $net:literal, $what:literal) => {
-        concat!("`", $range, "` cannot be a source: ", $net, " is ", $what, ", which the kernel binds no connection to")
+        concat!("`", $range, "` cannot be a source: ", $net, " is ", $what, ", to which the kernel binds no connection")
     };
 }
 
@@ -196,7 +196,7 @@ fn pool_check_reports_each_problem() {
         (&[(&[], &[])], &["egress.p0 has no address"]),
         (&[(&["8.8.8.0/28"], &["8.8.8.0/29", "8.8.8.8/29"])], &["egress.p0 has no address"]),
         (&[(&["8.8.8.0/28 from 2027"], &[])], &["warning: egress.p0 has no address until 2027-01-01T00:00:00Z"]),
-        (&[(&["8.8.8.0/28 until 2025"], &[])], &["warning: egress.p0 has no address any more: every range has ended"]),
+        (&[(&["8.8.8.0/28 until 2025"], &[])], &["warning: egress.p0 no longer has an address: every range has ended"]),
         (
             &[(&["8.8.8.0/28 until 2025", "8.8.9.0/28", "8.8.10.0/28 from 2024 until 2026"], &[])],
             &[

@@ -250,7 +250,7 @@ fn guard_allow_reports_each_problem() {
         ("::/0", &[], &["`::/0` allows every address, so the guard would permit private networks"]),
         ("169.254.0.0/16", &[], &["`169.254.0.0/16` covers cloud metadata addresses"]),
         ("161.26.1.0/24", &[], &["`161.26.1.0/24` covers cloud metadata addresses"]),
-        ("10.1.0.0/16", &["10.0.0.0/8"], &["`10.1.0.0/16` never has an effect: deny beats allow"]),
+        ("10.1.0.0/16", &["10.0.0.0/8"], &["`10.1.0.0/16` has no effect: guard.deny precedes guard.allow"]),
         ("10.0.0.0/8", &["10.1.0.0/16"], &[]),
         ("10.1.0.0/16", &["?10.0.0.0/8"], &[]),
     ];

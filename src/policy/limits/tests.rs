@@ -107,11 +107,11 @@ fn limits_compile_or_report_each_problem() {
     for ((count, burst, concurrency, per), expected) in [
         ((None, None, None, &[][..]), "the limit l limits nothing"),
         ((None, Some(3), Some(1), &[]), "burst has no effect without a rate"),
-        ((None, None, Some(0), &[]), "a concurrency of 0 lets nothing pass"),
-        ((Some((0, second)), None, None, &[]), "a rate of 0 lets nothing pass"),
-        ((Some((1, second)), Some(0), None, &[]), "a burst of 0 lets nothing pass"),
-        ((Some((1, HOUR)), Some(721), None, &[]), "at this rate the burst takes more than 30 days to come back"),
-        ((None, None, Some(1), &[LimitScope::Host, LimitScope::Host]), "written twice"),
+        ((None, None, Some(0), &[]), "a concurrency of 0 refuses every delivery"),
+        ((Some((0, second)), None, None, &[]), "a rate of 0 refuses every delivery"),
+        ((Some((1, second)), Some(0), None, &[]), "a burst of 0 refuses every delivery"),
+        ((Some((1, HOUR)), Some(721), None, &[]), "at this rate the burst takes more than 30 days to refill"),
+        ((None, None, Some(1), &[LimitScope::Host, LimitScope::Host]), "this scope is written twice"),
     ] {
         assert_eq!(compiled(count, burst, concurrency, per), (None, vec![expected.into()]));
     }
@@ -121,7 +121,7 @@ fn limits_compile_or_report_each_problem() {
 fn limit_wait_is_capped_at_one_hour() {
     let written = |wait| config::Limit { concurrency: Some(at(1, 1)), wait, ..config::Limit::default() };
     let name = LimitName::new("l");
-    for (wait, expected) in [(HOUR, None), (Duration::MAX, Some("a wait of more than an hour"))] {
+    for (wait, expected) in [(HOUR, None), (Duration::MAX, Some("the wait is longer than 1 hour"))] {
         let mut problems = vec![];
         let config = Config { limits: [(name.clone(), at(10, written(wait)))].into(), ..config() };
         assert_eq!(compile(&config, &mut problems)[&name].wait, HOUR);
@@ -138,8 +138,8 @@ fn limit_may_have_a_bandwidth_alone() {
         (limit.bandwidth, messages(&problems))
     };
     assert_eq!(written(1000, false), (Some(1000), vec![]));
-    assert_eq!(written(0, false).1, ["a bandwidth of 0 lets nothing pass"]);
-    assert_eq!(written(1000, true).1, ["warning: report_only switches the bandwidth off"]);
+    assert_eq!(written(0, false).1, ["a bandwidth of 0 stops every delivery"]);
+    assert_eq!(written(1000, true).1, ["warning: report_only disables the bandwidth limit"]);
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl<'a> SignableRequest<'a> {
             "@target-uri" if self.scheme().is_none() => return Err(OWN_SCHEME),
             "@target-uri" | "@request-target" => self.target.into(),
             "@scheme" => self.scheme().ok_or(OWN_SCHEME)?.to_ascii_lowercase().into(),
-            "@authority" => self.authority().ok_or("it covers @authority, and there is no Host")?.into(),
+            "@authority" => self.authority().ok_or("it covers @authority, and the request has no Host")?.into(),
             "@path" => self.path().into(),
             "@query" => format!("?{}", self.query().unwrap_or_default()).into(),
             derived if derived.starts_with('@') => return Err("it covers a component that is not supported"),
@@ -115,7 +115,7 @@ impl<'a> SignableRequest<'a> {
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err("it covers a field by a name that is not in lower case");
         }
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "it covers what cannot be a field")?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "it covers a name that is not a field name")?;
         let values = self.fields.get_all(name).iter().map(|value| value.to_str().map(str::trim_ascii));
         let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| "it covers a field that is not ASCII")?;
         if values.is_empty() {

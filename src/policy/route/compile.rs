@@ -30,7 +30,7 @@ impl Routes {
                 Problem::warning(
                     WarningCode::NoRoute,
                     None,
-                    "no route is configured: every request will be refused as no_route",
+                    "no route is configured: outgate would refuse every request as no_route",
                 )
                 .help(help),
             );
@@ -38,7 +38,7 @@ impl Routes {
         }
         if config.routes.iter().all(|route| route.report_only) {
             let help = "remove report_only from at least one route";
-            let message = "every route is report_only: every request will be refused as no_route";
+            let message = "every route is report_only: outgate would refuse every request as no_route";
             problems.push(Problem::warning(WarningCode::NoRoute, None, message).help(help));
         }
         check_unique_names(&config.routes, problems);
@@ -76,7 +76,9 @@ impl Routes {
         }
         problems.extend(ambiguous.into_iter().map(|(first, second)| {
             let problem = Problem::at(second, "this route matches the same requests as another route");
-            problem.related(first, "matches the same").help("give one of them another host, path, tenant or client")
+            problem
+                .related(first, "this route matches the same requests")
+                .help("give one of the routes another host, path, tenant or client")
         }));
         routes.index_tunnels();
         reachability::check(&routes, config, &names, problems);
@@ -94,8 +96,7 @@ fn check_unique_names(routes: &[Located<config::Route>], problems: &mut Vec<Prob
         match first.get(&name.value) {
             Some(&first) => {
                 let problem = Problem::at(name.span, format!("two routes are named {:?}", name.value));
-                problems
-                    .push(problem.related(first, "first here").help("records and limits tell routes by their name"));
+                problems.push(problem.related(first, "first here").help("rename one: records identify routes by name"));
             }
             None => drop(first.insert(&name.value, name.span)),
         }
@@ -105,7 +106,7 @@ fn check_unique_names(routes: &[Located<config::Route>], problems: &mut Vec<Prob
 fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPattern> {
     if written.hosts.is_empty() {
         let message = format!("the route {:?} matches no host", written.name.value);
-        problems.push(Problem::at(written.name.span, message).help("hosts = [\"*\"] matches every host"));
+        problems.push(Problem::at(written.name.span, message).help("write hosts = [\"*\"] to match every host"));
     }
     let mut patterns = Vec::new();
     for host in &written.hosts {
@@ -116,7 +117,8 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
             Err(error) => {
                 let only = host::of_url(host)
                     .map(|only| format!("write the host alone, \"{only}\": ports and paths are keys of the route"));
-                let help = only.unwrap_or_else(|| "a host name, \"*.\" and a domain, \"*\", or an address".to_owned());
+                let help =
+                    only.unwrap_or_else(|| "write a host name, \"*.\" and a domain, \"*\", or an address".to_owned());
                 problems.push(Problem::at(host.span, error.to_string()).help(help));
             }
         }
@@ -293,7 +295,7 @@ fn check_header_conflicts(signers: &[&Arc<Signer>], written: &config::Route, pro
         let conflict = signers[..i].iter().find(|first| first.headers().iter().any(|h| signer.headers().contains(h)));
         if let Some(first) = conflict {
             let place = written.sign.iter().find(|name| name.value == signer.name().as_str()).map(|name| name.span);
-            let message = format!("{} and {} write the same headers", first.name(), signer.name());
+            let message = format!("the signers {} and {} write the same headers", first.name(), signer.name());
             let help = "to sign with two keys, give both to one signer";
             problems.push(Problem::at(place.unwrap_or(written.name.span), message).help(help));
         }
@@ -302,31 +304,35 @@ fn check_header_conflicts(signers: &[&Arc<Signer>], written: &config::Route, pro
 
 fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     for port in written.ports.iter().filter(|port| port.value == 0) {
-        problems.push(Problem::at(port.span, "0 is no port").help("1 to 65535"));
+        problems.push(Problem::at(port.span, "0 is not a port").help("write a number from 1 to 65535"));
     }
     if let Some(max) = &written.body_max {
         if max.value == 0 {
-            problems.push(Problem::at(max.span, "a body_max of 0 refuses every body").help("for example \"1 MiB\""));
+            problems.push(Problem::at(max.span, "a body_max of 0 refuses every body").help("write e.g. \"1 MiB\""));
         }
         if max.value > WHOLE_BODY_MAX && !written.sign.is_empty() {
-            let message = "a body to be signed is held in memory, at most 64 MiB of it";
-            problems.push(Problem::at(max.span, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
+            let message = "outgate buffers signed bodies, up to 64 MiB each";
+            problems.push(
+                Problem::at(max.span, message).help("write at most \"64 MiB\", or remove `sign`: then bodies stream"),
+            );
         }
     }
     let tunnel = written.connect.as_ref().filter(|connect| connect.value == ConnectPolicy::Tunnel);
     if let (Some(connect), false) = (tunnel, written.paths.is_empty()) {
-        let message = "the path of a tunnel is unknown: a route with paths opens none";
-        let help = "\"inspect\" looks inside; a route of the same host without paths may have tunnels";
+        let message = "the path of a tunnel is unknown, so a route with paths opens no tunnel";
+        let help = "write \"inspect\" to route the requests inside by path, or allow tunnels on a route of the same \
+                    host without paths";
         problems.push(Problem::warning(WarningCode::TunnelPaths, Some(connect.span), message).help(help));
     }
     if let (Some(connect), false) = (tunnel, written.sign.is_empty()) {
         let message = "outgate does not sign requests inside a tunnel";
-        let help = "\"refuse\" leaves clients the other forms, which are signed; \"inspect\" signs inside of tunnels";
+        let help = "write \"inspect\" to sign requests inside tunnels, or \"refuse\" so that clients send requests \
+                    without a tunnel, which outgate signs";
         problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.span), message).help(help));
     }
     if written.plaintext.value == PlaintextPolicy::Allow {
-        let message = "webhooks may be sent in plaintext, to targets that prove no identity";
-        let help = "\"upgrade\" takes the same requests and sends them over TLS";
+        let message = "outgate may send webhooks in plaintext, to targets whose identity is not verified";
+        let help = "write \"upgrade\" to accept the same requests and send them over TLS";
         problems.push(Problem::warning(WarningCode::Plaintext, Some(written.plaintext.span), message).help(help));
     }
 }

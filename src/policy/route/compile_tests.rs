@@ -79,25 +79,22 @@ fn routes_compile_reports_each_problem() {
     let table: &[(Change, &[&str])] = &[
         (|_| {}, &[]),
         (|r| r.hosts.clear(), &["the route \"acme\" matches no host"]),
-        (|r| r.paths = vec![at(1, "in".into())], &["a path begins with \"/\""]),
-        (|r| r.paths = vec![at(1, "/in?x".into())], &["no path that is sent looks like this"]),
-        (|r| r.paths = vec![at(1, "/ä".into())], &["no path that is sent looks like this"]),
+        (|r| r.paths = vec![at(1, "in".into())], &["the path does not begin with \"/\""]),
+        (|r| r.paths = vec![at(1, "/in?x".into())], &["no request has a path of this form"]),
+        (|r| r.paths = vec![at(1, "/ä".into())], &["no request has a path of this form"]),
         (|r| r.clients = vec![at(1, "biling".into())], &["no client is named \"biling\""]),
         (|r| r.clients = vec![at(1, "anonymous".into())], &["no client is named \"anonymous\""]),
         (|r| r.trust = Some(at(1, "pubic".into())), &["no trust is named \"pubic\""]),
         (|r| r.sign.push(at(1, "platfrom".into())), &["no signer is named \"platfrom\""]),
         (|r| r.limits.push(at(1, "per_host".into())), &["no limit is named \"per_host\""]),
-        (|r| r.sign.push(at(1, "platform".into())), &["platform and platform write the same headers"]),
-        (|r| r.ports = vec![at(1, 0)], &["0 is no port"]),
+        (|r| r.sign.push(at(1, "platform".into())), &["the signers platform and platform write the same headers"]),
+        (|r| r.ports = vec![at(1, 0)], &["0 is not a port"]),
         (|r| r.body_max = Some(at(1, 0)), &["a body_max of 0 refuses every body"]),
         (|r| r.body_max = Some(at(1, 64 << 20)), &[]),
-        (
-            |r| r.body_max = Some(at(1, (64 << 20) + 1)),
-            &["a body to be signed is held in memory, at most 64 MiB of it"],
-        ),
+        (|r| r.body_max = Some(at(1, (64 << 20) + 1)), &["outgate buffers signed bodies, up to 64 MiB each"]),
         (
             |r| r.plaintext.value = PlaintextPolicy::Allow,
-            &["warning: webhooks may be sent in plaintext, to targets that prove no identity"],
+            &["warning: outgate may send webhooks in plaintext, to targets whose identity is not verified"],
         ),
         (
             |r| r.egress = Some(at(1, "defualt".into())),
@@ -124,14 +121,14 @@ fn route_credential_reports_where_it_would_leak() {
         ),
         (
             |c| c.routes[0].value.hosts[0].value = "*".into(),
-            &["warning: the credential key is shown to every host that a webhook is sent to"],
+            &["warning: outgate sends the credential key to every host that receives a webhook"],
         ),
         (tunnel, &["warning: outgate adds no credential inside a tunnel"]),
         (
             plain,
             &[
                 "the credential key would be sent in plaintext, and anyone on the path could read it",
-                "warning: webhooks may be sent in plaintext, to targets that prove no identity",
+                "warning: outgate may send webhooks in plaintext, to targets whose identity is not verified",
             ],
         ),
         (
@@ -141,7 +138,7 @@ fn route_credential_reports_where_it_would_leak() {
             },
             &[
                 "warning: the credential key may be sent in plaintext, and anyone on the path can read it",
-                "warning: webhooks may be sent in plaintext, to targets that prove no identity",
+                "warning: outgate may send webhooks in plaintext, to targets whose identity is not verified",
             ],
         ),
         (
@@ -193,7 +190,7 @@ fn split_variant_restricts_tunnels() {
     use ConnectPolicy::{Inspect, Refuse, Tunnel};
     let (nothing, signs, shows) = (["", ""], ["platform", ""], ["", "key"]);
     let unseen: &[&str] = &["tunnels to these hosts would bypass the signature or credential of this split"];
-    let pathless: &str = "warning: the path of a tunnel is unknown: a route with paths opens none";
+    let pathless: &str = "warning: the path of a tunnel is unknown, so a route with paths opens no tunnel";
     let unsigned: &str = "warning: outgate does not sign requests inside a tunnel";
     let table: &[Sides<'_>] = &[
         (nothing, None, &[], signs, [Tunnel, Refuse], &[]),
@@ -247,8 +244,10 @@ fn split_variant_is_checked_like_any_route() {
         let other = config::Route { body_max: route.body_max.clone(), ..signed };
         route.split = Some(at(8, config::Split { share: 1, route: Box::new(other) }));
     });
-    let expected =
-        ["platform and platform write the same headers", "a body to be signed is held in memory, at most 64 MiB of it"];
+    let expected = [
+        "the signers platform and platform write the same headers",
+        "outgate buffers signed bodies, up to 64 MiB each",
+    ];
     assert_eq!(messages(&compile(&config).1), expected);
     // Names that only the variant refers to are in use.
     config.routes[0].value.body_max = None;
@@ -350,7 +349,7 @@ fn report_only_route_does_not_shadow_other_routes() {
             true,
             true,
             &[
-                "warning: every route is report_only: every request will be refused as no_route",
+                "warning: every route is report_only: outgate would refuse every request as no_route",
                 "this route matches the same requests as another route",
             ],
         ),
@@ -376,7 +375,7 @@ fn report_only_route_does_not_shadow_other_routes() {
     other.value.tenants = vec![at(202, "acme".into())];
     config.clients.get_mut("billing").unwrap().value.tenants.clear();
     config.routes.push(other);
-    let expected = "no webhook can take this route: none of its clients may send for its tenants";
+    let expected = "no webhook can match this route: none of its clients may send for its tenants";
     assert_eq!(messages(&compile(&config).1), [expected]);
 }
 
@@ -384,7 +383,7 @@ fn report_only_route_does_not_shadow_other_routes() {
 fn routes_compile_reports_a_missing_or_duplicate_route() {
     assert_eq!(
         messages(&compile(&config()).1),
-        ["warning: no route is configured: every request will be refused as no_route"]
+        ["warning: no route is configured: outgate would refuse every request as no_route"]
     );
     let mut config = with_route(|_| {});
     config.routes.push(route(200, "acme", "*"));

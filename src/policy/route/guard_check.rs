@@ -38,7 +38,7 @@ pub fn check_guard(config: &Config, routes: &Routes, guard: &Guard, problems: &m
             Forbidden::Address { address, rule } => {
                 let problem = match pattern {
                     HostPattern::Exact(Host::Ip(_)) => warn(rule),
-                    _ => warn(format!("resolver.hosts says {address}, {rule}")),
+                    _ => warn(format!("resolver.hosts has {address}: {rule}")),
                 };
                 match config.guard.deny.iter().find(|deny| !deny.report_only && deny.cidr.contains(&address)) {
                     Some(deny) => problem.related(deny.span, "denied here"),
@@ -90,8 +90,8 @@ mod tests {
             ("192.168.1.1", Some("Private-Use, RFC 1918")),
             ("8.8.8.8", Some("guard.deny 8.8.8.0/24")),
             ("127.0.7.1", Some("Loopback, RFC 1122")),
-            ("a.internal", Some("resolver.hosts says 10.0.0.1, Private-Use, RFC 1918")),
-            ("c.acme.com", Some("resolver.hosts says 8.8.8.8, guard.deny 8.8.8.0/24")),
+            ("a.internal", Some("resolver.hosts has 10.0.0.1: Private-Use, RFC 1918")),
+            ("c.acme.com", Some("resolver.hosts has 8.8.8.8: guard.deny 8.8.8.0/24")),
             // The operator configured addresses for names below it.
             ("*.internal", None),
             ("b.test", None),

@@ -16,10 +16,12 @@ pub(super) fn compile(written: &config::Route, problems: &mut Vec<Problem>) -> V
     for path in &written.paths {
         let never = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#');
         if !path.starts_with('/') {
-            problems.push(Problem::at(path.span, "a path begins with \"/\"").help(format!("\"/{}\"", path.value)));
+            problems.push(
+                Problem::at(path.span, "the path does not begin with \"/\"").help(format!("write \"/{}\"", path.value)),
+            );
         } else if path.bytes().any(never) {
             let help = "paths are compared as they are sent: without query, percent-encoded";
-            problems.push(Problem::at(path.span, "no path that is sent looks like this").help(help));
+            problems.push(Problem::at(path.span, "no request has a path of this form").help(help));
         } else if readings(path.as_bytes()).any(|reading| reading.is_err()) {
             let message =
                 "servers can read this path in too many ways: each request to it would be refused as ambiguous";

@@ -94,21 +94,22 @@ pub(super) fn check(
     unreached.sort_unstable();
     problems.extend(unreached.into_iter().map(|(place, winner)| {
         match winner {
-            Some(winner) => {
-                Problem::at(place, "no webhook can take this route: every client has one of its own for the same")
-                    .related(winner, "this one, for example")
-                    .help("leave it out, or give it another host or path")
-            }
+            Some(winner) => Problem::at(
+                place,
+                "no webhook can match this route: every client has a route of its own for the same requests",
+            )
+            .related(winner, "for example this route")
+            .help("remove the route, or give it another host or path"),
             None => {
                 let problem =
-                    Problem::at(place, "no webhook can take this route: none of its clients may send for its tenants");
+                    Problem::at(place, "no webhook can match this route: none of its clients may send for its tenants");
                 match config.clients.values().next() {
                     Some(client) => {
                         problem.related(client.span, "`tenants` of a client lists the tenants that it may send for")
                     }
                     None => problem,
                 }
-                .help("add the tenants to `tenants` of a client that the route is for")
+                .help("add the tenants to `tenants` of a client of the route")
             }
         }
     }));

@@ -32,7 +32,7 @@ fn compile_signer(
     problems: &mut Vec<Problem>,
 ) -> Option<Signer> {
     if written.keys.is_empty() && written.key_dir.is_none() {
-        let help = "keys = [{ id = \"…\", secret = \"file:…\" }]; `outgate keys new` makes a secret";
+        let help = "write keys = [{ id = \"…\", secret = \"file:…\" }]; `outgate keys new` makes a secret";
         problems.push(Problem::at(written.span, format!("the signer {name} has no key")).help(help));
     }
     let mut ids = HashMap::new();
@@ -40,7 +40,7 @@ fn compile_signer(
         if let Some(first) = ids.insert(&key.id, key.span) {
             let problem =
                 Problem::at(key.span, format!("two keys have the id {}", key.id)).related(first, "first here");
-            problems.push(problem.help("records tell keys apart by their id"));
+            problems.push(problem.help("give one key another id: records identify keys by id"));
         }
         if let (Some(from), Some(until)) = (key.from, key.until)
             && from >= until
@@ -84,7 +84,8 @@ fn check_distinct_starts(scheme: &str, keys: &[Located<config::SigningKey>], pro
     for (first, second) in same_start(&starts) {
         let (first, second) = (&keys[first], &keys[second]);
         let message = format!("the keys {} and {} begin at the same time", first.id, second.id);
-        let help = format!("{scheme} carries one signature: write `from` where the newer key takes over");
+        let help =
+            format!("{scheme} carries one signature: write `from` at the newer key, the time from which it signs");
         problems.push(Problem::at(second.span, message).related(first.span, "first here").help(help));
     }
 }

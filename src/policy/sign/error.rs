@@ -58,9 +58,9 @@ impl fmt::Display for NewKeyError {
         match self {
             Self::UnknownScheme(scheme, suggestion) => write!(f, "no scheme is named {scheme:?}; {suggestion}"),
             Self::UnknownAlgorithm(algorithm, available) => {
-                write!(f, "the scheme has no keys for {algorithm:?}; there is: {available}")
+                write!(f, "the scheme has no keys for {algorithm:?}; it supports {available}")
             }
-            Self::NoRandomness => f.write_str("no random bytes"),
+            Self::NoRandomness => f.write_str("the operating system returned no random bytes"),
         }
     }
 }

@@ -75,8 +75,8 @@ fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dy
     };
     let headers = match &written.headers {
         None => {
-            let problem = Problem::at(written.scheme.span, "the scheme hmac needs `headers`");
-            problems.push(problem.help("headers = [\"X-Acme-Signature: {signature}\"]"));
+            let problem = Problem::at(written.scheme.span, "the scheme hmac requires `headers`");
+            problems.push(problem.help("write headers = [\"X-Acme-Signature: {signature}\"]"));
             None
         }
         Some(lines) => compile_headers(lines, problems),
@@ -97,7 +97,7 @@ fn compile_message(written: &Located<String>, problems: &mut Vec<Problem>) -> Op
         return Some(parts);
     }
     let problem = Problem::at(written.span, "`message` leaves the body unsigned: a third party could replace it");
-    problems.push(problem.help("\"{timestamp}.{body}\", for example"));
+    problems.push(problem.help("write, for example, \"{timestamp}.{body}\""));
     None
 }
 
@@ -109,26 +109,26 @@ fn compile_headers(
     for line in written {
         let mut report = |message: String, help: &str| problems.push(Problem::at(line.span, message).help(help));
         let Some((name, value)) = line.split_once(':').map(|(name, value)| (name, value.trim())) else {
-            report("no name and value".into(), "write \"NAME: VALUE\", as in a request");
+            report("the header has no colon between name and value".into(), "write \"NAME: VALUE\", as in a request");
             return None;
         };
         let Ok(name) = HeaderName::try_from(name) else {
-            report(format!("{name:?} cannot be the name of a header"), "letters, digits and hyphens");
+            report(format!("{name:?} cannot be the name of a header"), "write letters, digits and hyphens");
             return None;
         };
         let is_reserved = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
         if is_reserved || RESERVED_HEADERS.contains(&name.as_str()) {
-            report(format!("{name} is no header for a signature"), "one that the receiver reads for nothing else");
+            report(format!("the header {name} cannot carry a signature"), "write a header that has no other meaning");
             return None;
         }
         if headers.iter().any(|(other, _)| *other == name) {
-            report(format!("{name} is there twice"), "one value for each header");
+            report(format!("the header {name} occurs twice"), "write one value for each header");
             return None;
         }
         if value.is_empty() || value.contains(|c: char| c.is_control() || !c.is_ascii()) {
             report(
-                format!("the value of {name} is empty, or not of visible ASCII"),
-                "\"X-Acme-Signature: {signature}\"",
+                format!("the value of {name} is empty, or has characters other than visible ASCII"),
+                "write, for example, \"X-Acme-Signature: {signature}\"",
             );
             return None;
         }
@@ -137,8 +137,8 @@ fn compile_headers(
     if let Some(first) = written.first()
         && !headers.iter().any(|(_, parts)| parts.contains(&TemplatePart::Signature))
     {
-        let problem = Problem::at(first.span, "no header carries the signature");
-        problems.push(problem.help("\"X-Acme-Signature: {signature}\", for example"));
+        let problem = Problem::at(first.span, "no header has the placeholder {signature}");
+        problems.push(problem.help("write, for example, \"X-Acme-Signature: {signature}\""));
         return None;
     }
     (!headers.is_empty()).then_some(headers)
@@ -151,19 +151,21 @@ fn parse_template(
     known: &[(&str, TemplatePart)],
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<TemplatePart>> {
-    let all = || known.iter().map(|(name, _)| format!("{{{name}}}")).collect::<Vec<_>>().join(" ");
+    let all = || {
+        let names: Vec<_> = known.iter().map(|(name, _)| format!("{{{name}}}")).collect();
+        format!("the placeholders are {}", names.join(" "))
+    };
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
         let Some((name, after)) = after.split_once('}') else {
-            problems.push(Problem::at(written.span, "a brace that is not closed").help(all()));
+            problems.push(Problem::at(written.span, "a brace is not closed").help(all()));
             return None;
         };
         let Some((_, part)) = known.iter().find(|(known, _)| *known == name) else {
             let suggestion = closest_match(name, known.iter().map(|(name, _)| *name));
-            let help =
-                suggestion.map_or_else(all, |suggestion| format!("did you mean {{{suggestion}}}? there is: {}", all()));
-            problems.push(Problem::at(written.span, format!("nothing is called {{{name}}} here")).help(help));
+            let help = suggestion.map_or_else(all, |suggestion| format!("did you mean {{{suggestion}}}? {}", all()));
+            problems.push(Problem::at(written.span, format!("there is no placeholder {{{name}}}")).help(help));
             return None;
         };
         parts.extend([TemplatePart::Text(Cow::Owned(before.into())), part.clone()]);
@@ -224,19 +226,19 @@ mod tests {
     fn hmac_template_reports_each_problem() {
         let good: Option<&[&str]> = Some(&["X-A: {signature}"]);
         for (message, headers, expected) in [
-            (None, None, "the scheme hmac needs `headers`"),
+            (None, None, "the scheme hmac requires `headers`"),
             (Some("{timestamp}"), good, "`message` leaves the body unsigned: a third party could replace it"),
-            (Some("{time}{body}"), good, "nothing is called {time} here"),
-            (Some("{signature}{body}"), good, "nothing is called {signature} here"),
-            (Some("{body"), good, "a brace that is not closed"),
-            (None, Some(&["X-A"][..]), "no name and value"),
+            (Some("{time}{body}"), good, "there is no placeholder {time}"),
+            (Some("{signature}{body}"), good, "there is no placeholder {signature}"),
+            (Some("{body"), good, "a brace is not closed"),
+            (None, Some(&["X-A"][..]), "the header has no colon between name and value"),
             (None, Some(&["X A: {signature}"]), "\"X A\" cannot be the name of a header"),
-            (None, Some(&["Content-Type: {signature}"]), "content-type is no header for a signature"),
-            (None, Some(&["Outgate-A: {signature}"]), "outgate-a is no header for a signature"),
-            (None, Some(&["X-A: {signature}", "x-a: {id}"]), "x-a is there twice"),
-            (None, Some(&["X-A: "]), "the value of x-a is empty, or not of visible ASCII"),
-            (None, Some(&["X-A: {body}"]), "nothing is called {body} here"),
-            (None, Some(&["X-A: {timestamp}"]), "no header carries the signature"),
+            (None, Some(&["Content-Type: {signature}"]), "the header content-type cannot carry a signature"),
+            (None, Some(&["Outgate-A: {signature}"]), "the header outgate-a cannot carry a signature"),
+            (None, Some(&["X-A: {signature}", "x-a: {id}"]), "the header x-a occurs twice"),
+            (None, Some(&["X-A: "]), "the value of x-a is empty, or has characters other than visible ASCII"),
+            (None, Some(&["X-A: {body}"]), "there is no placeholder {body}"),
+            (None, Some(&["X-A: {timestamp}"]), "no header has the placeholder {signature}"),
         ] {
             let mut problems = vec![];
             assert!(build(&written(message, headers), &mut problems).is_none());

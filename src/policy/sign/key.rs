@@ -86,9 +86,9 @@ pub(super) fn parse_shared_secret(
     encoding: Encoding,
     secret: &[u8],
 ) -> Result<SecretKey, KeyParseError> {
-    const HELP: &str = "`outgate keys new` makes one; the receiver must have the same";
+    const HELP: &str = "`outgate keys new` makes a secret; the receiver must have the same one";
     if is_pem(secret) {
-        return Err(key_parse_error("is a PEM file, and the scheme takes a secret that both sides have", HELP));
+        return Err(key_parse_error("is a PEM file, and the scheme requires a shared secret", HELP));
     }
     let decoded = Zeroizing::new(match encoding {
         Encoding::Text => secret.to_vec(),
@@ -146,7 +146,7 @@ mod tests {
             (
                 Encoding::Text,
                 "-----BEGIN PRIVATE KEY-----",
-                Some("is a PEM file, and the scheme takes a secret that both sides have"),
+                Some("is a PEM file, and the scheme requires a shared secret"),
             ),
         ] {
             let message = parse_shared_secret(HmacAlgorithm::Sha256, encoding, secret.as_bytes())

@@ -45,7 +45,7 @@ pub(super) fn parse_private_key(
     Ok(key)
 }
 
-const NEW_KEY_HELP: &str = "`outgate keys new` makes one";
+const NEW_KEY_HELP: &str = "`outgate keys new` makes a key";
 
 fn parse_any_private_key(secret: &[u8], algorithm: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
     const HELP: &str =
@@ -64,13 +64,13 @@ fn parse_any_private_key(secret: &[u8], algorithm: &'static EcdsaSigningAlgorith
             _ => parse_rsa(der),
         },
         (Some(_), Some(_)) => {
-            Err(key_parse_error("is more than one private key", "give each key a file and an id of its own"))
+            Err(key_parse_error("has more than one private key", "give each key a file and an id of its own"))
         }
         (None, _) if memchr::memmem::find(secret, b"ENCRYPTED").is_some() => Err(key_parse_error(
             "is encrypted",
             "outgate cannot ask for a passphrase; decrypt the key: `openssl pkey -in FILE -out FILE.plain`",
         )),
-        (None, _) => Err(key_parse_error("has no private key in it", HELP)),
+        (None, _) => Err(key_parse_error("has no private key", HELP)),
     }
 }
 
@@ -92,7 +92,7 @@ fn parse_pkcs8(der: &[u8], algorithm: &'static EcdsaSigningAlgorithm) -> Result<
     } else if *kind == OID_PKCS1_RSAENCRYPTION || *kind == OID_PKCS1_RSASSAPSS {
         parse_rsa(key)
     } else {
-        Err(key_parse_error("is of a kind that is not supported", "there is: Ed25519, ECDSA P-256, RSA"))
+        Err(key_parse_error("is of a kind that is not supported", "use Ed25519, ECDSA P-256 or RSA"))
     }
 }
 
@@ -207,8 +207,8 @@ mod tests {
             (encode("PRIVATE KEY", pkcs8_p384.as_ref()).as_str(), Err("is of another curve than P-256")),
             (encode("RSA PRIVATE KEY", &short).as_str(), Err("is RSA of 1024 bits, not 2048 to 8192")),
             (encode("PRIVATE KEY", b"x").as_str(), Err("is malformed")),
-            (&format!("{}\n{}", *ed25519, *ed25519), Err("is more than one private key")),
-            (public.as_str(), Err("has no private key in it")),
+            (&format!("{}\n{}", *ed25519, *ed25519), Err("has more than one private key")),
+            (public.as_str(), Err("has no private key")),
             (encode("ENCRYPTED PRIVATE KEY", b"x").as_str(), Err("is encrypted")),
             ("-----BEGIN PRIVATE KEY-----\nA", Err("is not PEM")),
         ] {

@@ -35,7 +35,7 @@ pub fn schemes() -> impl Iterator<Item = &'static str> {
 pub(super) fn suggest_schemes(scheme: &str) -> String {
     let names: Vec<&str> = schemes().collect();
     let suggestion = closest_match(scheme, schemes()).map_or(String::new(), |near| format!("did you mean {near:?}? "));
-    format!("{suggestion}there is: {}", names.join(", "))
+    format!("{suggestion}the schemes are {}", names.join(", "))
 }
 
 /// Generates the secret of a key for this scheme, which the operator keeps in a file or a credential.
@@ -73,8 +73,8 @@ pub(super) fn reject_unsupported_options(spec: &SchemeSpec, written: &config::Si
         ("signature_agent", span_of(&profile.signature_agent), rfc9421::SPEC.name),
     ] {
         if let Some(span) = span.filter(|_| !spec.options.contains(&name)) {
-            let message = format!("the scheme {} takes no `{name}`", spec.name);
-            let help = format!("leave it out; the scheme {other:?} takes it");
+            let message = format!("the scheme {} does not support `{name}`", spec.name);
+            let help = format!("remove the key; the scheme {other:?} supports it");
             problems.push(Problem::at(span, message).help(help));
         }
     }

@@ -32,7 +32,7 @@ const PUBLISHED_SECRET_SHA256: [u8; 32] = [
     0xb8, 0x30, 0xcb, 0xcb, 0x15, 0x2c, 0x44, 0x80, 0xc1, 0x5c, 0x4d, 0xa2, 0xea,
 ];
 
-const NEW_KEY_HELP: &str = "`outgate keys new --scheme rfc9421` makes one";
+const NEW_KEY_HELP: &str = "`outgate keys new --scheme rfc9421` makes a key";
 
 pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "rfc9421",
@@ -65,7 +65,7 @@ impl Scheme for MessageSignatures {
             return pem::parse_private_key(secret, &ECDSA_P256_SHA256_FIXED_SIGNING);
         }
         if self.0.is_web_bot_auth() {
-            return Err(key_parse_error("is a shared secret, and web-bot-auth allows key pairs alone", NEW_KEY_HELP));
+            return Err(key_parse_error("is a shared secret, and web-bot-auth allows only key pairs", NEW_KEY_HELP));
         }
         if sha256(secret) == PUBLISHED_SECRET_SHA256 {
             return Err(key_parse_error("is published in RFC 9421, so it is no secret", NEW_KEY_HELP));
@@ -151,8 +151,8 @@ struct DictionaryField(Vec<(String, String)>);
 impl DictionaryField {
     /// Parses the field that the client sent, which may have signatures of its own.
     fn parse(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
-        const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is no dictionary in which each label \
-                               stands once, and cannot have another member (RFC 9651 §3.2)";
+        const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is not a dictionary in which each label \
+                               occurs once, so outgate cannot add a member (RFC 9651 §3.2)";
         let members = members::parse_all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;
         Ok(Self(members.iter().map(|member| (member.label.to_owned(), member.text.to_owned())).collect()))
     }

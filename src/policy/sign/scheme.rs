@@ -100,6 +100,7 @@ pub struct Mutations {
 
 pub(super) fn header(name: HeaderName, value: &str) -> Result<(HeaderName, HeaderValue), SignError> {
     // Digits, signatures and the texts of schemes are valid values; only the id comes from a client.
-    let value = HeaderValue::from_str(value).map_err(|_| SignError::Unsignable("the webhook id cannot be signed"))?;
+    let value = HeaderValue::from_str(value)
+        .map_err(|_| SignError::Unsignable("the webhook id has characters that cannot be signed"))?;
     Ok((name, value))
 }

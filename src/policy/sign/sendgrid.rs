@@ -39,7 +39,7 @@ impl Scheme for SendGrid {
             return Ok(key);
         }
         let message = format!("is for {}, and receivers verify ECDSA P-256", key.algorithm().name());
-        Err(key_parse_error(message, "`outgate keys new --scheme sendgrid` makes one"))
+        Err(key_parse_error(message, "`outgate keys new --scheme sendgrid` makes a key"))
     }
 
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {

@@ -74,7 +74,7 @@ impl Signer {
     /// If the scheme carries one signature, only the newest key signs.
     pub fn sign(&self, input: &SigningInput<'_>) -> Result<Signature, SignError> {
         if !valid_id(input.id) {
-            return Err(SignError::Unsignable("the webhook id cannot be signed"));
+            return Err(SignError::Unsignable("the webhook id has characters that cannot be signed"));
         }
         let keys: Vec<&SignerKey> =
             self.keys_of(input.tenant)?.signing_keys(input.now, self.scheme.is_single_signature()).collect();
@@ -129,7 +129,7 @@ impl Signer {
     /// Returns the problems of the keys at this time. No shared key in force is a problem; a later gap is a warning. A
     /// tenant without a key is only a warning: one of thousands must not prevent a start.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
-        let help = "add a key, or move from and until so that one follows the other";
+        let help = "add a key, or change `from` and `until` so that one key follows the other without a gap";
         let shared = self.shared.as_ref().filter(|_| self.is_complete);
         let shared = shared.and_then(|keys| keys.upcoming_gap(format_args!("the signer {}", self.name), now));
         let shared = shared.map(|gap| match gap.is_now {

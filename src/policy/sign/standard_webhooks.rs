@@ -55,14 +55,14 @@ impl Scheme for StandardWebhooks {
     }
 
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
-        const HELP: &str = "`outgate keys new --scheme standard-webhooks` makes one";
+        const HELP: &str = "`outgate keys new --scheme standard-webhooks` makes a key";
         if let Some(encoded) = secret.strip_prefix(PRIVATE_PREFIX.as_bytes()) {
             let pair = decode(encoded).ok_or_else(|| key_parse_error("is not whsk_ and base64 with padding", HELP))?;
             return match pair.split_at_checked(SEED_BYTES) {
                 Some((seed, public)) if public.len() == SEED_BYTES => {
                     let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public);
                     pair.map(SecretKey::Ed25519)
-                        .map_err(|_| key_parse_error("has a public half that is not its own", HELP))
+                        .map_err(|_| key_parse_error("has a public key that does not belong to its private key", HELP))
                 }
                 _ => Err(key_parse_error(format!("is {} bytes long, not {}", pair.len(), 2 * SEED_BYTES), HELP)),
             };
@@ -183,7 +183,7 @@ mod tests {
             (encoded("whsec_", 32).replace("BwcHBwc=", "BwcHBwd="), Some(padding)),
             (encoded("", 24), Some("begins with neither whsec_ nor whsk_")),
             ("whsec_****".into(), Some(padding)),
-            (encoded("whsk_", 64), Some("has a public half that is not its own")),
+            (encoded("whsk_", 64), Some("has a public key that does not belong to its private key")),
             (encoded("whsk_", 32), Some("is 32 bytes long, not 64")),
             ("whsk_****".into(), Some("is not whsk_ and base64 with padding")),
         ] {

@@ -91,7 +91,7 @@ impl TenantKeyrings {
             let gap =
                 folder.keys.upcoming_gap(format_args!("the tenant {tenant} of the signer {}", self.signer), now)?;
             let help = format!(
-                "put a key into {}; its webhooks are refused meanwhile",
+                "put a key into {}: without a key, outgate refuses the tenant's webhooks",
                 self.path.join(tenant.as_str()).display()
             );
             Some(Problem::warning(WarningCode::NoKeyInForce, Some(span), gap.message).help(help))
@@ -131,8 +131,10 @@ fn compile_keyring<'a>(
     let conflicts: Vec<_> = same_start(&starts).filter(|_| scheme.is_single_signature()).collect();
     for (first, second) in &conflicts {
         let message = format!("begins at the same time as {}", read.keys[*first].file_name());
-        let help =
-            format!("{scheme_name} carries one signature: say in the newer key's name when it takes over, .from-…");
+        let help = format!(
+            "{scheme_name} carries one signature: add .from-… to the name of the newer key, the time from which it \
+             signs"
+        );
         report(KeyFileProblem { prefix: "the key", file: read.keys[*second].file_name(), message, help });
     }
     let is_complete = keys.len() == read.keys.len() && conflicts.is_empty();

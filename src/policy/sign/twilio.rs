@@ -42,15 +42,18 @@ struct Twilio {
 }
 
 fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dyn Scheme>> {
-    let algorithm = match &written.algorithm {
-        None => HmacAlgorithm::Sha1,
-        Some(written) if written.value == HmacAlgorithm::Sha512 => {
-            let problem = Problem::at(written.span, "the scheme twilio has no hmac-sha512");
-            problems.push(problem.help("\"hmac-sha1\" by the auth token, or \"hmac-sha256\" by a shared key"));
-            return None;
-        }
-        Some(written) => written.value,
-    };
+    let algorithm =
+        match &written.algorithm {
+            None => HmacAlgorithm::Sha1,
+            Some(written) if written.value == HmacAlgorithm::Sha512 => {
+                let problem = Problem::at(written.span, "the scheme twilio does not support hmac-sha512");
+                problems.push(problem.help(
+                    "write \"hmac-sha1\" to sign with the auth token, or \"hmac-sha256\" to sign with a shared key",
+                ));
+                return None;
+            }
+            Some(written) => written.value,
+        };
     Some(Box::new(Twilio { algorithm }))
 }
 
@@ -74,7 +77,7 @@ impl Scheme for Twilio {
         let parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let body_hashes: Vec<_> = parameters.filter(|(name, _)| name == BODY_HASH).collect();
         if input.body.is_empty() || is_form(input) {
-            const HASHED: &str = "the query has a bodySHA256, and receivers would look for a body that is no form";
+            const HASHED: &str = "the query has a bodySHA256, so receivers would expect a body that is not a form";
             return if body_hashes.is_empty() { Ok(Mutations::default()) } else { Err(SignError::Unsignable(HASHED)) };
         }
         let hash = HEXLOWER.encode(&sha256(input.body));
@@ -89,7 +92,7 @@ impl Scheme for Twilio {
                 Ok(Mutations { path_and_query: Some(path_and_query), headers: vec![] })
             }
             [(_, sent)] if *sent == hash => Ok(Mutations::default()),
-            _ => Err(SignError::Unsignable("the query has a bodySHA256 that is not the body's")),
+            _ => Err(SignError::Unsignable("the query has a bodySHA256 that does not match the body")),
         }
     }
 
@@ -97,7 +100,7 @@ impl Scheme for Twilio {
         let key = keys.first().ok_or(SignError::NoActiveKey)?;
         let form = if is_form(input) { input.body } else { b"" };
         if form.split(|byte| *byte == b'&').nth(PARAMETERS_MAX).is_some() {
-            return Err(SignError::Unsignable("the form has more parameters than receivers take"));
+            return Err(SignError::Unsignable("the form has more than 4096 parameters, which receivers do not accept"));
         }
         let text = string_to_sign(&input.url(), form_urlencoded::parse(form));
         let mut headers = vec![header(SIGNATURE.clone(), &base64(&key.secret.sign(&[text.as_bytes()])?))?];
@@ -249,6 +252,6 @@ mod tests {
         let with = |algorithm| config::Signer { algorithm: Some(at(5, algorithm)), ..signer("twilio") };
         assert!(build(&with(HmacAlgorithm::Sha256), &mut problems).is_some() && problems.is_empty());
         assert!(build(&with(HmacAlgorithm::Sha512), &mut problems).is_none());
-        assert_eq!(messages(&problems), ["the scheme twilio has no hmac-sha512"]);
+        assert_eq!(messages(&problems), ["the scheme twilio does not support hmac-sha512"]);
     }
 }

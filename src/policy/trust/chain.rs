@@ -69,11 +69,12 @@ impl Trust {
             format!("the chain that the server sent ends at {issuer}, which is not a trusted authority")
         } else if self.issuer_candidates(last, others).is_empty() {
             format!(
-                "the server did not send the certificate of the issuer {issuer}. If that is an intermediate authority, \
-                 configure the server to send its full chain; if it is a root, it is not trusted here"
+                "the server did not send the certificate of the issuer {issuer}. If the issuer is an intermediate \
+                 authority, configure the server to send its full chain; if the issuer is a root, the route does not \
+                 trust it"
             )
         } else {
-            format!("an authority called {issuer} is known here, but the certificate was signed with another key")
+            format!("the route trusts an authority called {issuer}, but another key signed the certificate")
         })
     }
 

@@ -155,7 +155,7 @@ pub(super) fn compile_roots(
                 if certificates.is_empty() {
                     problems.push(
                         Problem::at(roots.span, format!("{} holds no certificate", path.display()))
-                            .help("a PEM file with one or more CERTIFICATE blocks"),
+                            .help("write the path of a PEM file with one or more CERTIFICATE blocks"),
                     );
                 }
                 for (index, der) in certificates.iter().enumerate() {
@@ -167,8 +167,8 @@ pub(super) fn compile_roots(
     }
     if trust.roots.is_empty() && *trust.verify == VerifyMode::Full {
         problems.push(
-            Problem::at(trust.span, format!("trust {name} has no roots: no target could prove its name"))
-                .help("roots = [\"mozilla\"]"),
+            Problem::at(trust.span, format!("trust {name} has no roots: outgate could verify no target"))
+                .help("write roots = [\"mozilla\"]"),
         );
     }
     (store, anchors)
@@ -188,10 +188,10 @@ fn compile_intermediates(
                     found.push(CertificateDer::from(der.clone()));
                     continue;
                 }
-                Some(_) => format!("{label} is not an authority, so no path can use it"),
+                Some(_) => format!("{label} is not an authority, so no certificate path can contain it"),
                 None => format!("{label} is not an X.509 certificate"),
             };
-            let help = "the certificates of intermediate authorities that targets do not send";
+            let help = "write the certificates of intermediate authorities that targets do not send";
             problems.push(Problem::at(file.span, message).help(help));
         }
     }
@@ -204,7 +204,7 @@ fn compile_pins(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -
     let pins: BTreeSet<_> = written.pins.iter().map(|pin| pin.value).collect();
     if let (Some(pin), 1) = (written.pins.first(), pins.len()) {
         let message =
-            "a pin without a backup: if this key is lost, no target is reachable until the configuration is changed";
+            "this pin has no backup: if its key is lost, outgate reaches no target until the configuration is changed";
         let help = "add the pin of a key that is kept elsewhere, or of the authority that issues the next certificate";
         problems.push(Problem::at(pin.span, message).help(help));
     }
@@ -218,11 +218,11 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
             WarningCode::Unverified,
             Some(place),
             format!(
-                "trust {name} verifies nothing: webhooks on its routes go to any server that answers, and anyone on the path \
-                 can read and change them"
+                "trust {name} verifies no certificate: outgate sends webhooks on its routes to any server that \
+                 responds, and anyone on the path can read and change them"
             ),
         )
-        .help("verify = \"full\", and the target's own authority as a PEM file in roots"),
+        .help("write verify = \"full\", and the target's own authority as a PEM file in roots"),
     );
     let without_effect = [
         ("pins", written.pins.first().map(|pin| pin.span)),
@@ -231,8 +231,12 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
         ("strict", written.strict.as_ref().filter(|strict| strict.value).map(|strict| strict.span)),
     ];
     for (key, at) in without_effect.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))) {
-        let problem = Problem::at(at, format!("trust {name} verifies nothing: {key} would have no effect"));
-        problems.push(problem.related(place, "because of this").help(format!("verify = \"full\", or no {key}")));
+        let problem = Problem::at(at, format!("trust {name} verifies no certificate, so {key} has no effect"));
+        problems.push(
+            problem
+                .related(place, "this setting is the reason")
+                .help(format!("write verify = \"full\", or remove {key}")),
+        );
     }
 }
 
@@ -240,14 +244,14 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
 fn warn_ineffective_settings(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
     if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
         let problem = Problem::at(policy.span, "crl_policy has no effect without crls");
-        problems.push(problem.help("add crls = [\"FILE\"], or leave crl_policy out"));
+        problems.push(problem.help("add crls = [\"FILE\"], or remove crl_policy"));
     }
     let not_strict = written.strict.as_ref().filter(|strict| !strict.value);
     if let (Some(strict), false) = (not_strict, roots.is_empty())
         && written.roots.iter().any(|roots| matches!(roots.value, Roots::Mozilla))
     {
-        let message = "certificates that violate the rules of public authorities are accepted";
-        problems.push(Problem::warning(WarningCode::NotStrict, Some(strict.span), message).help("leave strict out"));
+        let message = "outgate accepts certificates that violate the rules of public authorities";
+        problems.push(Problem::warning(WarningCode::NotStrict, Some(strict.span), message).help("remove strict"));
     }
 }
 
@@ -266,13 +270,16 @@ fn warn_missing_crls(
         CrlPolicy::Require if unlisted > 0 => Problem::warning(
             WarningCode::CrlMissing,
             Some(first.span),
-            format!("{unlisted} of {all} roots have no revocation list: what they issued is refused"),
+            format!(
+                "{unlisted} of {all} roots have no revocation list: outgate refuses the certificates that they issued"
+            ),
         )
-        .help("add the lists of these roots, take the roots out, or write crl_policy = \"lenient\""),
+        .help("add the lists of these roots, remove the roots, or write crl_policy = \"lenient\""),
         CrlPolicy::Lenient if unlisted == all && are_files => Problem::warning(
             WarningCode::CrlMissing,
             Some(first.span),
-            "no revocation list is of one of the roots: they count only for authorities that targets show below them",
+            "no revocation list is issued by one of the roots: the lists apply only to intermediate authorities that \
+             targets send",
         )
         .help("add the lists of the roots, or check that these are the lists of their authorities"),
         _ => return,
@@ -286,7 +293,7 @@ fn warn_identity_usage(identity: &config::ClientIdentity, problems: &mut Vec<Pro
     let purposes = leaf.as_ref().and_then(|(_, leaf)| leaf.extended_key_usage().ok().flatten());
     if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
         let message = "the certificate is not for clients: targets may refuse it";
-        let help = "a certificate whose extended key usage is clientAuth";
+        let help = "use a certificate whose extended key usage is clientAuth";
         problems
             .push(Problem::warning(WarningCode::IdentityUsage, Some(identity.certificate.span), message).help(help));
     }

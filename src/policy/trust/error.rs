@@ -38,8 +38,8 @@ verify_errors! {
     PinMismatch "pin_mismatch" "no key of the chain is pinned";
     WrongUsage "wrong_usage" "a certificate of the chain may not be used for this purpose";
     CaAsLeaf "ca_as_leaf" "the certificate is an authority's, not a server's";
-    ValidityTooLong "validity_too_long" "the validity of the certificate is longer than public authorities may issue";
-    NotBaseline "not_baseline" "the certificate is not one that a public authority may issue";
+    ValidityTooLong "validity_too_long" "the certificate is valid for longer than public authorities may allow";
+    NotBaseline "not_baseline" "the certificate violates the rules of public authorities";
     WeakKey "weak_key" "a certificate of the chain has an RSA key of less than 2048 bits";
     WeakSignature "weak_signature" "a certificate of the chain is signed with SHA-1 or older";
     UnsupportedAlgorithm "unsupported_algorithm" "a certificate of the chain has a key or signature of an algorithm that is not supported";

@@ -68,7 +68,7 @@ pub(super) async fn handle_post(
     Some(match outcome.await {
         Ok(outcome) => outcome_response(&outcome),
         // The reload task, which sends the outcome, has ended.
-        Err(_) => build_response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is about to stop\n".into()),
+        Err(_) => build_response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is stopping\n".into()),
     })
 }
 

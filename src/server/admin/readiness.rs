@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 
 use crate::config::Severity;
+use crate::names::pluralize;
 use crate::state::Runtime;
 use crate::state::observability::log;
 use crate::state::upstreams::sources::AddressCount;
@@ -46,19 +47,19 @@ impl Readiness {
         for (name, signer) in &active.plan.signers {
             let mut broken = signer.broken_tenants();
             if let Some(first) = broken.next() {
-                let count = 1 + broken.count();
+                let tenants = pluralize(1 + broken.count(), "tenant");
                 degraded.push(format!(
-                    "signer {name}: the folders of {count} tenants are broken ({first} the first); these tenants keep their former keys, if they had any"
+                    "signer {name}: the key folders of {tenants} have problems (the first is {first}); these tenants \
+                     keep their previous keys, if they had any: run `outgate check`"
                 ));
             }
         }
         if let ejected @ [first, ..] = runtime.source_health.ejected().as_slice() {
-            degraded
-                .push(format!("{} source addresses get no answer from any target, {first} among them", ejected.len()));
+            degraded.push(format!("no target responds to {} source addresses, {first} among them", ejected.len()));
         }
         if let Some(outage) = active.resolver.outage() {
             degraded.push(format!(
-                "no name server responds for {} s ({}): names that are not cached fail with name_timeout",
+                "no name server has responded for {} s ({}): names that are not cached fail with name_timeout",
                 outage.as_secs(),
                 active.resolver.server_list()
             ));
@@ -74,13 +75,15 @@ impl Readiness {
         }
         match runtime.records.lost_since_recovery() {
             0 => {}
-            lost => degraded.push(format!("{lost} delivery records could not be written since the last one that was")),
+            lost => {
+                degraded.push(format!("{lost} delivery records could not be written since the last successful write"))
+            }
         }
         degraded.extend(runtime.records.reopen_error());
         degraded.extend(runtime.records.rotation_error());
         match log::unreported() {
             0 => {}
-            lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),
+            lost => degraded.push(format!("the log cannot be written: stderr did not accept {lost} lines")),
         }
         Self { blocked, degraded }
     }

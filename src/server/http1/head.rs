@@ -42,10 +42,10 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
         Err(httparse::Error::Version) => {
-            Err(RequestError(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "not HTTP/1.0 or HTTP/1.1"))
+            Err(RequestError(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "the version is not HTTP/1.0 or HTTP/1.1"))
         }
-        Err(httparse::Error::Token) => Err(bad_request("a character that may not stand in the request line")),
-        Err(_) => Err(bad_request("a malformed header field")),
+        Err(httparse::Error::Token) => Err(bad_request("the request line has a character that is not allowed there")),
+        Err(_) => Err(bad_request("a header field is malformed")),
     };
     let line = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     let length = match length {
@@ -53,7 +53,7 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
             if let Some(line_with_spaces) = request_line_with_spaces(buffer) =>
         {
             return Err(check_request_line(line_with_spaces)
-                .map_or_else(|invalid| invalid, |_| bad_request("a malformed request line").into()));
+                .map_or_else(|invalid| invalid, |_| bad_request("the request line is malformed").into()));
         }
         Err(error) => return Err(InvalidRequest { error, request_line: check_request_line(line).ok() }),
         Ok(length) => length,
@@ -78,7 +78,7 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
 /// Checks the method and the target.
 fn check_request_line((method, target): (&str, &str)) -> Result<(Method, String), InvalidRequest> {
     check_method(method)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad_request("a malformed method"))?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad_request("the method is malformed"))?;
     match check_target(target) {
         Ok(()) => Ok((method, target.to_owned())),
         Err(error) => Err(InvalidRequest { error, request_line: Some((method, target.to_owned())) }),
@@ -103,7 +103,7 @@ fn parse_fields_and_framing(
     method: &Method,
 ) -> Result<(HeaderMap, Framing, bool), RequestError> {
     if has_bare_line_feed(head) {
-        return Err(bad_request("a line that ends in a bare line feed"));
+        return Err(bad_request("a line ends in a bare line feed"));
     }
     let fields = parse_fields(head, spans)?;
     check_host(&fields, version, method)?;
@@ -145,9 +145,9 @@ fn span(start: usize, part: &[u8]) -> ByteRange {
 fn parse_fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<HeaderMap, RequestError> {
     let mut fields = HeaderMap::with_capacity(spans.len() + 8); // outgate adds up to eight fields on the way
     for (name, value) in spans {
-        let name = HeaderName::from_bytes(&head[name.clone()]).map_err(|_| bad_request("a malformed field name"))?;
+        let name = HeaderName::from_bytes(&head[name.clone()]).map_err(|_| bad_request("a field name is malformed"))?;
         let value = HeaderValue::from_maybe_shared(head.slice(value.clone()))
-            .map_err(|_| bad_request("a character that may not stand in a field value"))?;
+            .map_err(|_| bad_request("a field value has a character that is not allowed there"))?;
         fields.append(name, value);
     }
     Ok(fields)
@@ -158,12 +158,12 @@ fn parse_fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<Header
 fn check_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(), RequestError> {
     let mut hosts = fields.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err(bad_request("more than one Host")),
+        (Some(_), Some(_)) => Err(bad_request("the request has more than one Host")),
         // The Host of a CONNECT differs between clients, and outgate ignores it.
         (Some(_), None) if method == Method::CONNECT => Ok(()),
         (Some(host), None) if is_valid_host(host.as_bytes()) => Ok(()),
-        (Some(_), None) => Err(bad_request("a malformed Host")),
-        (None, _) if version == Version::HTTP_11 => Err(bad_request("no Host")),
+        (Some(_), None) => Err(bad_request("Host is malformed")),
+        (None, _) if version == Version::HTTP_11 => Err(bad_request("the request has no Host")),
         (None, _) => Ok(()),
     }
 }
@@ -179,18 +179,18 @@ fn parse_framing(fields: &HeaderMap, version: Version) -> Result<Framing, Reques
     let lengths = fields.get_all(header::CONTENT_LENGTH);
     if fields.contains_key(header::TRANSFER_ENCODING) {
         if version == Version::HTTP_10 {
-            return Err(bad_request("Transfer-Encoding in HTTP/1.0"));
+            return Err(bad_request("an HTTP/1.0 request has Transfer-Encoding"));
         }
         if lengths.iter().next().is_some() {
-            return Err(bad_request("both Transfer-Encoding and Content-Length"));
+            return Err(bad_request("the request has both Transfer-Encoding and Content-Length"));
         }
         return check_chunked(fields).map(|()| Framing::chunked());
     }
     let mut length = None;
     for value in lengths {
-        let value = parse_content_length(value.as_bytes()).ok_or(bad_request("a malformed Content-Length"))?;
+        let value = parse_content_length(value.as_bytes()).ok_or(bad_request("Content-Length is malformed"))?;
         if length.replace(value).is_some_and(|other| other != value) {
-            return Err(bad_request("Content-Length twice, with different values"));
+            return Err(bad_request("the request has two Content-Length fields with different values"));
         }
     }
     Ok(Framing::length(length.unwrap_or(0)))
@@ -199,16 +199,16 @@ fn parse_framing(fields: &HeaderMap, version: Version) -> Result<Framing, Reques
 fn check_chunked(fields: &HeaderMap) -> Result<(), RequestError> {
     let mut codings = Vec::new();
     for value in fields.get_all(header::TRANSFER_ENCODING) {
-        let value = value.to_str().map_err(|_| bad_request("a malformed Transfer-Encoding"))?;
+        let value = value.to_str().map_err(|_| bad_request("Transfer-Encoding is malformed"))?;
         codings.extend(value.split(',').map(|coding| coding.trim_matches([' ', '\t'])));
     }
     let is_chunked = |coding: &&str| coding.eq_ignore_ascii_case("chunked");
     match codings.split_last() {
         Some((last, [])) if is_chunked(last) => Ok(()),
         Some((last, before)) if is_chunked(last) && !before.iter().any(is_chunked) => {
-            Err(RequestError(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked"))
+            Err(RequestError(StatusCode::NOT_IMPLEMENTED, "the transfer coding is not chunked"))
         }
-        _ => Err(bad_request("chunked is not the last transfer coding, once")),
+        _ => Err(bad_request("chunked is not the last transfer coding, or occurs twice")),
     }
 }
 

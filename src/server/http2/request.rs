@@ -34,7 +34,7 @@ pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     }
     check_method(head.method.as_str())?;
     if head.headers.values().any(has_surrounding_space) {
-        return Err(bad_request("white space around a field value"));
+        return Err(bad_request("a field value has white space around it"));
     }
     let expects_continue = expects_continue(&head.headers)?;
     let parsed = ParsedHead {
@@ -43,7 +43,7 @@ pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
         expects_continue,
     };
     if head.method == Method::CONNECT && parsed.length.is_some() {
-        return Err(bad_request("a CONNECT has no body"));
+        return Err(bad_request("a CONNECT must not have a body"));
     }
     insert_host(head);
     join_cookies(&mut head.headers);
@@ -67,7 +67,7 @@ fn take_unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, Request
         (Some(_), Some(_)) => None,
     };
     fields.remove(UNENCODED_PATH);
-    path.map(Some).ok_or(bad_request("Outgate-Unencoded-Path is no field of clients"))
+    path.map(Some).ok_or(bad_request("clients must not send Outgate-Unencoded-Path"))
 }
 
 fn build_target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError> {
@@ -95,9 +95,9 @@ fn build_target(head: &Parts, unencoded: Option<&str>) -> Result<String, Request
 fn check_host(fields: &HeaderMap, scheme: &str, authority: &str) -> Result<(), RequestError> {
     let mut hosts = fields.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(bad_request("more than one Host")),
+        (_, Some(_)) => Err(bad_request("the request has more than one Host")),
         (Some(host), None) if !authority.is_empty() && !is_same_authority(host.as_bytes(), authority, scheme) => {
-            Err(bad_request("Host is not :authority"))
+            Err(bad_request("Host differs from :authority"))
         }
         _ => Ok(()),
     }
@@ -114,9 +114,9 @@ fn content_length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(bad_request("more than one Content-Length")),
+        (Some(_), Some(_)) => Err(bad_request("the request has more than one Content-Length")),
         (Some(length), None) => {
-            parse_content_length(length.as_bytes()).map(Some).ok_or(bad_request("a malformed Content-Length"))
+            parse_content_length(length.as_bytes()).map(Some).ok_or(bad_request("Content-Length is malformed"))
         }
     }
 }

@@ -272,9 +272,9 @@ impl ConfigStatus {
         }
         match self.pending_rollback.load(Ordering::Relaxed) {
             0 => {}
-            number => {
-                degraded.push(format!("a rollback to {number} has not finished: run `outgate rollback --finish`"))
-            }
+            number => degraded.push(format!(
+                "a rollback to configuration {number} has not finished: run `outgate rollback --finish`"
+            )),
         }
         degraded.extend(
             self.history_error

@@ -284,7 +284,7 @@ impl LineQueueInner {
         let before = std::mem::replace(&mut self.errors.lock().reopen, error.clone());
         match (error, before) {
             (Some(error), before) if before.as_ref() != Some(&error) => {
-                warn!("cannot reopen {path}: {error}; lines still go to the file that was open before");
+                warn!("cannot reopen {path}: {error}; outgate still writes to the previous file");
             }
             (None, Some(_)) => info!("{path} is open again"),
             (None, None) => info!("{path} was reopened"),
@@ -307,8 +307,8 @@ fn report_late(sink: &dyn LineSink, opened: &io::Result<()>) {
     match opened {
         Ok(()) => info!("{} is open: delivery records are written", path.display()),
         Err(error) => warn!(
-            "cannot open {}: {error}; delivery records are lost until it can be opened, and it is tried again for each \
-             batch",
+            "cannot open {}: {error}; delivery records are lost until outgate can open it, and outgate tries again \
+             for each batch",
             path.display()
         ),
     }

@@ -37,7 +37,7 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Starts the writer. Lines before the start are dropped, and all lines where the thread cannot start.
 pub fn start() -> io::Result<()> {
     let pace = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
-    let reporting = LossReporting::Call(|lost| warn!("{lost} log lines were lost: stderr did not take them"));
+    let reporting = LossReporting::Call(|lost| warn!("{lost} log lines were lost: stderr did not accept them"));
     let (lines, _) = LineQueue::open("log", pace, Box::new(StreamSink::stderr()?), reporting)?;
     let _ = LOG.set(lines); // a second start changes nothing
     std::panic::set_hook(Box::new(|panic| {

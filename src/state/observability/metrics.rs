@@ -136,9 +136,9 @@ impl Metrics {
             routes,
             deliveries_in_flight: own.add("deliveries_in_flight", "Deliveries of all routes, without tunnels"),
             deliveries_waiting: own
-                .add("deliveries_waiting", "Deliveries that wait for one of server.max_deliveries to end"),
+                .add("deliveries_waiting", "Deliveries that wait until fewer than server.max_deliveries are in flight"),
             deliveries_shed: own
-                .add("deliveries_shed", "Deliveries refused because server.max_deliveries were in flight"),
+                .add("deliveries_shed", "Deliveries refused because server.max_deliveries were already in flight"),
             unverified: own
                 .add("unverified_deliveries", "Deliveries to targets that proved nothing (verify = \"none\")"),
             report_only: own.add("report_only", "Deliveries that a report_only setting would have refused"),

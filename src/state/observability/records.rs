@@ -127,7 +127,7 @@ impl RecordDestination {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(io::Error::other("its thread has ended")),
             Err(_) => warn!(
-                "cannot open the delivery log {} yet: the disk has not answered for {} s; delivery records wait in \
+                "cannot open the delivery log {} yet: the disk has not responded for {} s; delivery records wait in \
                  memory, up to {} MiB",
                 destination.name(),
                 OPEN_PATIENCE.as_secs(),
@@ -153,7 +153,7 @@ impl RecordDestination {
     fn loss(&self, more: u64, lost: u64) -> String {
         let why = match self.lines.as_ref().and_then(LineQueue::write_error) {
             Some(error) => format!("cannot be written: {error}"),
-            None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
+            None => format!("does not accept them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
         };
         format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.name())
     }

@@ -339,17 +339,23 @@ impl std::fmt::Display for CircuitEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Upstream { target, pool, trial } = &self.upstream;
         if let Some(route) = trial {
-            write!(f, "on the other side of route {route}, ")?;
+            write!(f, "on the split side of route {route}, ")?;
         }
         write!(f, "{target} from pool {pool} ")?;
-        f.write_str(if matches!(self.transition, CircuitTransition::Open { .. }) { "fails" } else { "answers again" })?;
+        f.write_str(if matches!(self.transition, CircuitTransition::Open { .. }) {
+            "fails"
+        } else {
+            "responds again"
+        })?;
         if let CircuitScope::Client(client, tenant) = &self.scope {
             write!(f, " for client {client}")?;
             tenant.iter().try_for_each(|tenant| write!(f, ", tenant {tenant}"))?;
         }
         match &self.transition {
             CircuitTransition::Open { retry_after, code } => {
-                write!(f, ": its circuit is open for {} s; the last failure was {code}", retry_after.as_secs())
+                let seconds = retry_after.as_secs();
+                write!(f, ": its circuit is open for {seconds} s, and outgate refuses its webhooks; ")?;
+                write!(f, "the last failure was {code}")
             }
             CircuitTransition::Closed { after } => write!(f, ": its circuit is closed after {} s", after.as_secs()),
         }

@@ -32,7 +32,7 @@ const OBSERVATIONS_MAX: usize = 64;
 const SLOTS: usize = 1 << 16;
 
 /// The time for which an ejected source is deprioritised before it is tried again.
-const EJECTION_TIME: Duration = Duration::from_secs(60);
+pub const EJECTION_TIME: Duration = Duration::from_secs(60);
 
 /// The number of events about gaps that one review returns. The others wait for the next.
 const EVENTS_MAX: usize = 100;

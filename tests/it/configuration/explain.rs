@@ -140,7 +140,7 @@ fn explain_shows_the_route_and_every_step() {
     let url = "https://hooks.acme.example/in";
     let (code, refusal, steps) = explain_json(&["POST", url, "--client", "billing", "--tenant", "acme"]);
     assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
-    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: proven by network", "acme"));
+    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: authenticated by network", "acme"));
     assert!(step(&steps, "route").starts_with("acme: more specific than everybody, by its host"), "{steps:?}");
     assert_eq!(step(&steps, "target"), "https://hooks.acme.example", "{steps:?}");
     assert!(step(&steps, "limit").starts_with("gentle: 5 per 1s"), "{steps:?}");
@@ -167,8 +167,8 @@ fn explain_shows_the_side_of_a_split() {
             (code, step(&steps, "route")),
             (
                 0,
-                "tried: more specific than everybody, by its host: the name \
-            itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+                "tried: more specific than everybody, by its host: an exact name precedes a wildcard, a longer \
+                 wildcard precedes a shorter one, \"*\" is last"
             )
         );
         let split = step(&steps, "split");
@@ -177,7 +177,7 @@ fn explain_shows_the_side_of_a_split() {
             .and_then(|rest| rest.split_once(" % of all, are "));
         let (percentile, side) = percentile.unwrap_or_else(|| panic!("{split}"));
         let is_other = percentile.parse::<f64>().unwrap() < 30.25;
-        assert_eq!(side.starts_with("on the other side"), is_other, "{split}");
+        assert_eq!(side.starts_with("on the split side"), is_other, "{split}");
         assert_eq!(step(&steps, "egress").starts_with("pool turns"), is_other, "{steps:?}");
         assert_eq!(step(&steps, "sign").starts_with("platform"), is_other, "{steps:?}");
         sides.push(is_other);
@@ -193,13 +193,17 @@ const SIDES: [bool; 2] = [false, true];
 #[test]
 fn explain_shows_what_report_only_would_refuse() {
     let (code, _, steps) = explain_json(&["POST", "https://new.example/", "--client", "billing"]);
-    assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
+    assert_eq!((code, step(&steps, "shadow")), (0, "shadow would match, but is report_only"), "{steps:?}");
     assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
     let (_, _, steps) = explain_json(&["POST", "http://new.example/", "--client", "billing"]);
-    let expected = "shadow would be taken, but only reports, and would refuse it as plaintext_forbidden";
+    let expected = "shadow would match, but is report_only; it would refuse the request as plaintext_forbidden";
     assert_eq!(step(&steps, "shadow"), expected);
     let (code, _, steps) = explain_json(&["POST", "https://203.0.113.9/", "--client", "billing"]);
-    assert_eq!((code, step(&steps, "guard")), (0, "203.0.113.8/31 would deny it, but only reports"), "{steps:?}");
+    assert_eq!(
+        (code, step(&steps, "guard")),
+        (0, "203.0.113.8/31 would deny the target, but is report_only"),
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -208,18 +212,18 @@ fn explain_of_a_connect_lists_every_route_inside_the_tunnel() {
     let (code, _, steps) = connect("tried.example:443");
     assert_eq!((code, step(&steps, "target")), (0, "https://tried.example"), "{steps:?}");
     assert!(step(&steps, "route").starts_with("tried: more specific than everybody, by its host"), "{steps:?}");
-    assert!(step(&steps, "tunnel").starts_with("opened when the target has proven its name"), "{steps:?}");
+    assert!(step(&steps, "tunnel").starts_with("opened once the certificate of the target is verified"), "{steps:?}");
     assert!(step(&steps, "timeouts").contains("tunnel "), "{steps:?}");
     assert_eq!((step(&steps, "sign"), step(&steps, "body")), ("", ""), "nothing of it applies");
 
     let (code, refusal, steps) = connect("old.example:443");
     assert_eq!((code, &refusal), (1, &"tunnel_forbidden".into()), "{steps:?}");
-    let expected =
-        "seen: what is inside of a tunnel could take it, and it refuses tunnels, so old-billing does not settle it";
+    let expected = "seen: a request inside the tunnel could match this route, which refuses tunnels, so old-billing \
+                    alone does not decide";
     assert_eq!(step(&steps, "route"), expected);
 
     let (_, _, steps) = connect("new.example:443");
-    assert_eq!(step(&steps, "shadow"), "shadow would be taken, but only reports");
+    assert_eq!(step(&steps, "shadow"), "shadow would match, but is report_only");
     for (target, refusal) in [
         ("https://tried.example/", "request_malformed"),
         ("tried.example", "request_malformed"),

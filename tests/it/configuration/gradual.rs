@@ -120,7 +120,7 @@ fn split_that_breaks_receivers_opens_no_circuit_of_the_other_side() {
     assert_eq!(send(trial), "target_circuit_open", "a success of another tenant does not close the circuit");
     scene.outgate.log.wait_for("the log line", |lines| {
         let is_reported =
-            |line: &String| line.contains("on the other side of route plain") && line.contains("circuit is open");
+            |line: &String| line.contains("on the split side of route plain") && line.contains("circuit is open");
         lines.iter().any(is_reported).then_some(())
     });
 }

@@ -45,7 +45,7 @@ fn warnings_are_shown_up_to_a_bound_with_a_summary_in_time_that_grows_with_their
     let (many, start) = (routes(20_000), Instant::now());
     let (code, _, printed) = check(&many, &[]);
     assert_eq!(code, 0, "after {:?}", start.elapsed());
-    assert_eq!(printed.matches("warning[plaintext]: webhooks may be sent in plaintext").count(), 25);
+    assert_eq!(printed.matches("warning[plaintext]: outgate may send webhooks in plaintext").count(), 25);
     assert!(printed.contains("19975 more warnings of this kind"), "{printed}");
     assert!(printed.contains("valid, with 20001 warnings"), "{printed}");
     let (code, json, _) = check(&many, &["--json"]);
@@ -114,7 +114,7 @@ fn acknowledged_warnings_are_not_logged_by_run() {
     for code in ["unverified", "file_descriptors", "not_public"] {
         assert_eq!(printed.matches(&format!("warning[{code}]")).count(), 1, "{printed}");
     }
-    assert_eq!(printed.matches("verifies nothing").count(), 1, "{printed}");
+    assert_eq!(printed.matches("verifies no certificate").count(), 1, "{printed}");
     let acknowledged = "\"unverified\", \"file_descriptors\", \"not_public\"";
     assert_eq!(log(&config(acknowledged, "max_connections = 500")), [""; 0]);
     // The default of max_connections depends on the descriptor limit.

@@ -213,7 +213,7 @@ fn dns_outage_is_blamed_on_outgate_and_reported_until_it_ends() {
     scene.outgate.wait_for_metric("outgate_dns_outage 1");
     let ready = scene.outgate.admin("/readyz");
     let expected = format!("({})", server.address);
-    assert!(ready.text().contains("no name server responds") && ready.text().contains(&expected), "{ready:?}");
+    assert!(ready.text().contains("no name server has responded") && ready.text().contains(&expected), "{ready:?}");
     let wait_for_log_line = |words: &str| {
         let has = |lines: &[String]| lines.iter().any(|line| line.contains(words)).then_some(());
         scene.outgate.log.wait_for(words, has);

@@ -143,7 +143,7 @@ fn a_refused_request_that_cannot_be_resent_has_not_arrived_and_is_retryable() {
         let problem = response.json();
         assert_eq!(problem["retryable"], true, "{problem}");
         assert_eq!(problem["details"], "unprocessed", "{problem}");
-        assert!(problem["detail"].as_str().unwrap().contains("the webhook has not arrived"), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("it has not received the webhook"), "{problem}");
         assert_eq!(scene.target.requests().len() - before, sent);
     }
 }
@@ -244,7 +244,11 @@ fn a_request_that_a_goaway_with_http_1_1_required_covers_is_not_resent() {
         );
         let response = scene.post("{}");
         assert_eq!((response.status, response.code()), (502, "connection_lost"), "{last}: {response:?}");
-        assert!(response.json()["detail"].as_str().unwrap().contains("may have arrived"), "{}", response.json());
+        assert!(
+            response.json()["detail"].as_str().unwrap().contains("may have received the webhook"),
+            "{}",
+            response.json()
+        );
         assert_eq!(scene.target.requests().len(), 1);
         assert_eq!(scene.post("{}").status, 200);
         assert_eq!(scene.target.requests()[1].stream, 0, "the target is remembered");

@@ -358,7 +358,7 @@ fn plain_http_inside_a_tunnel_over_http2_gets_a_readable_400() {
             let response = bytes(&mut response.into_body(), usize::MAX).await;
             let response = String::from_utf8(response).unwrap();
             let start = "HTTP/1.1 400 Bad Request (request_malformed: plaintext)\r\n";
-            assert!(response.starts_with(start) && response.contains("this tunnel is for TLS"), "{response}");
+            assert!(response.starts_with(start) && response.contains("this tunnel requires TLS"), "{response}");
             let record = &tokio::task::block_in_place(|| outgate.records(1))[0];
             assert_eq!((&record["method"], &record["details"]), (&"CONNECT".into(), &"plaintext".into()), "{record}");
         });

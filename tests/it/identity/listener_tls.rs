@@ -195,7 +195,7 @@ fn listener_tls_ends_a_broken_handshake_with_an_alert_and_logs_it() {
     // outgate does not wait for a peer that sends nothing.
     assert!(scene.outgate.connect().is_closed());
     scene.outgate.log.wait_for("the log line", |lines| {
-        lines.iter().any(|line| line.contains("127.0.0.1 was closed: the handshake failed")).then_some(())
+        lines.iter().any(|line| line.contains("127.0.0.1 was closed: the TLS handshake failed")).then_some(())
     });
 }
 
@@ -468,7 +468,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
         (tls("garbage.pem", key, ""), false, "garbage.pem does not hold a certificate"),
         (tls("empty.pem", key, ""), false, "empty.pem does not hold a certificate"),
         (tls("broken.pem", key, ""), false, "cannot be read"),
-        (tls("old.pem", "{dir}/old.key", ""), true, "has expired at 2026-01-01"),
+        (tls("old.pem", "{dir}/old.key", ""), true, "expired at 2026-01-01"),
         (tls("listener.pem", key, ", client_ca = \"{dir}/broken.pem\""), false, "not usable as an authority"),
         (
             tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/ca.pem\"]"),
@@ -478,7 +478,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
         (
             tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/old.crl\"]"),
             true,
-            "is out of date",
+            "has been out of date",
         ),
         (tls("listener.pem", key, ", client_crls = [\"{dir}/old.crl\"]"), false, "has no effect without `client_ca`"),
         ("tls = { key = \"{dir}/listener.key\" }".into(), false, "`server.tls` has no `certificate`"),
@@ -539,7 +539,7 @@ fn plain_http_on_a_tls_listener_gets_a_readable_400() {
             (response.field("connection"), response.field("content-type")),
             ("close", "application/problem+json")
         );
-        assert!(response.json()["detail"].as_str().unwrap().contains("speaks TLS"), "{response:?}");
+        assert!(response.json()["detail"].as_str().unwrap().contains("requires TLS"), "{response:?}");
         client.shutdown_write();
         assert!(client.is_closed());
         let record = scene.outgate.records(count + 1)[count].clone();

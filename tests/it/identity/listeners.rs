@@ -156,7 +156,7 @@ fn tls_on_a_plaintext_listener_gets_a_readable_400() {
         let response = client.response();
         assert_eq!(response.reason, "Bad Request (request_malformed: tls)");
         assert_eq!((response.status, response.field("connection")), (400, "close"));
-        assert!(response.json()["detail"].as_str().unwrap().contains("speaks plaintext"), "{response:?}");
+        assert!(response.json()["detail"].as_str().unwrap().contains("accepts plaintext"), "{response:?}");
         client.shutdown_write();
         assert!(client.is_closed());
         let record = scene.outgate.records(count + 1)[count].clone();

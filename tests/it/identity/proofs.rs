@@ -131,7 +131,7 @@ fn client_signature_with_another_body_is_refused_before_the_target() {
             client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunk}"));
             client.response()
         };
-        assert_refused(&chunked("hullo"), "the body is not that of Content-Digest");
+        assert_refused(&chunked("hullo"), "the body does not match Content-Digest");
         assert_eq!(chunked("hello").status, 200);
         // The limit applies to a body that is buffered only for its digest.
         let large = "x".repeat(1024 * 1024 + 1);
@@ -161,7 +161,7 @@ fn client_signature_covers_one_target_and_one_tenant() {
     let scene = scene_with_signer(&key);
     let (url, other) = (scene.good_url(), scene.good_url().replace_one("hook", "other"));
     let fields = key.sign_request("POST", &url, "hello", "");
-    assert_refused(&scene.outgate.post(&other, &fields, "hello"), "does not prove a client");
+    assert_refused(&scene.outgate.post(&other, &fields, "hello"), "does not identify a client");
     let more = format!("{fields}Outgate-Tenant: acme\r\n");
     assert_refused(&scene.outgate.post(&url, &more, "hello"), "it does not cover every Outgate- field");
     assert_eq!(scene.outgate.post(&url, &fields, "hello").status, 200);
@@ -177,7 +177,7 @@ fn client_signature_covers_one_target_and_one_tenant() {
         client.response()
     };
     assert_refused(&gateway(&covered[..5], &url, "a"), "it does not cover every Outgate- field");
-    assert_refused(&gateway(&covered, &other, "b"), "does not prove a client");
+    assert_refused(&gateway(&covered, &other, "b"), "does not identify a client");
     assert_eq!(gateway(&covered, &url, "c").status, 200);
 }
 
@@ -197,7 +197,7 @@ fn twilio_client_validation_is_accepted_once() {
     let with_query = format!("{url}?a=1&b=2");
     let soon = now() + 300;
     let first = token("To=1", soon);
-    assert_refused(&send(&first, &host, &with_query, "To=2"), "the request is not the one that was signed");
+    assert_refused(&send(&first, &host, &with_query, "To=2"), "the request differs from the one that was signed");
     assert!(scene.plain.requests().is_empty());
     let second = token("To=1", soon - 1);
     assert_eq!(send(&second, &host, &with_query, "To=1").status, 200);
@@ -209,13 +209,13 @@ fn twilio_client_validation_is_accepted_once() {
     let unsorted = "the query's parameters are not sorted";
     assert_refused(&send(&token("", soon - 5), &host, &format!("{url}?b=2&a=1"), ""), unsorted);
     let dotted = with_query.replace_one("/in", "/x/../in");
-    assert_refused(&send(&token("", soon - 6), &host, &dotted, ""), "the request is not the one that was signed");
+    assert_refused(&send(&token("", soon - 6), &host, &dotted, ""), "the request differs from the one that was signed");
 
     assert_refused(&send(&token("", now() - 1), &host, &with_query, ""), "it has expired");
     assert_refused(&send(&token("", now() + 3600), &host, &with_query, ""), "it expires later than in 300 seconds");
     let elsewhere = with_query.replace_one("plain.example", "other.example");
-    assert_refused(&send(&token("", soon - 2), &host, &elsewhere, ""), "the target that was signed");
-    assert_refused(&send(&token("", soon - 3), &host, &format!("{url}?a=1"), ""), "the request is not the one");
+    assert_refused(&send(&token("", soon - 2), &host, &elsewhere, ""), "the signed Host differs");
+    assert_refused(&send(&token("", soon - 3), &host, &format!("{url}?a=1"), ""), "the request differs from the one");
     assert_refused(&send("x.y.z", &host, &with_query, ""), "is not a JSON Web Token");
     let twice = format!("{0}\r\nTwilio-Client-Validation: {0}", token("", soon - 4));
     assert_eq!(send(&twice, &host, &with_query, "").code(), "request_malformed");
@@ -245,11 +245,11 @@ networks = ["127.0.0.0/8"]
     let send = |fields: &str| scene.outgate.post(&url, fields, "x");
     assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "1"))).status, 200);
     assert_eq!(send(&sign(&other, "crm", "2")).status, 200);
-    assert_refused(&send(&format!("{BEARER}{}", sign(&other, "crm", "3"))), "those of different clients");
-    assert_refused(&send(&sign(&other, "billing", "4")), "does not prove a client");
+    assert_refused(&send(&format!("{BEARER}{}", sign(&other, "crm", "3"))), "identify different clients");
+    assert_refused(&send(&sign(&other, "billing", "4")), "does not identify a client");
     assert_refused(
         &send(&format!("Proxy-Authorization: Bearer wrong\r\n{}", sign(&key, "billing", "5"))),
-        "does not prove",
+        "does not identify",
     );
     assert_refused(&send(""), "Proxy-Authorization is missing");
     // A refusal for contradicting proofs does not use up the nonce.
@@ -258,8 +258,8 @@ networks = ["127.0.0.0/8"]
     let text = config(&scene.good, &scene.plain, clients).remove("server.allow_anonymous");
     let both = text.add("clients.billing.require", ["token", "signature"]);
     scene.outgate.reconfigure(&both);
-    assert_refused(&send(BEARER), "the client must prove itself by signature, too");
-    assert_refused(&send(&sign(&key, "billing", "6")), "the client must prove itself by token, too");
+    assert_refused(&send(BEARER), "the client must also authenticate by signature");
+    assert_refused(&send(&sign(&key, "billing", "6")), "the client must also authenticate by token");
     assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "7"))).status, 200);
     // A reload keeps the used nonces.
     assert_refused(&send(&format!("{BEARER}{}", sign(&key, "billing", "7"))), "it was used before");
@@ -386,14 +386,14 @@ fn explain_shows_the_proofs_of_a_client() {
     let base =
         "[egress.default]\nranges = [\"127.0.7.1\"]\n[[routes]]\nname = \"r\"\nhosts = [\"*\"]\n[clients.billing]\n";
     for (client, expected) in [
-        ("networks = [\"10.0.0.0/8\"]", "billing: proven by network"),
+        ("networks = [\"10.0.0.0/8\"]", "billing: authenticated by network"),
         (
             "tokens = [\"sha256:b46c09677343261f0b439a472422225e3a230c9c094d6ab16762e2036b597053\"]\npublic_keys = [\"billing.pem\"]",
-            "billing: proven by token or signature",
+            "billing: authenticated by token or signature",
         ),
         (
             "tokens = [\"sha256:b46c09677343261f0b439a472422225e3a230c9c094d6ab16762e2036b597053\"]\nnetworks = [\"10.0.0.0/8\"]\ncertificates = [\"a.internal\"]\nrequire = [\"token\", \"certificate\"]",
-            "billing: proven by token and certificate, all of it, from its networks only",
+            "billing: authenticated by token and certificate, all of them required, from its networks only",
         ),
     ] {
         let file = folder.write("c.toml", format!("{base}{}\n", client));
@@ -454,5 +454,5 @@ fn client_signature_covers_unencoded_characters_as_sent() {
     // The encoded form is another request.
     let encoded = scene.plain_url() + "%7Bb%7D";
     let fields = key.sign_request("POST", &(scene.plain_url() + "{b}"), "hello", "");
-    assert_refused(&scene.outgate.post(&encoded, &fields, "hello"), "does not prove a client");
+    assert_refused(&scene.outgate.post(&encoded, &fields, "hello"), "does not identify a client");
 }

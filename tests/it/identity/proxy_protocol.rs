@@ -94,7 +94,7 @@ fn proxy_protocol_closes_a_connection_without_a_header() {
     };
     assert_closed(scene.request().as_bytes());
     // outgate logs a connection after it has closed it.
-    scene.outgate.log.wait_for_lines(1, &["127.0.0.1 was closed: no PROXY protocol header"]);
+    scene.outgate.log.wait_for_lines(1, &["127.0.0.1 was closed: the client sent no PROXY protocol header"]);
     for bytes in [
         b"PROXY TCP4 192.0.2.7 198.51.100.1 1 99999\r\n".to_vec(),
         b"PROXY TCP4 192.0.2.7\n".to_vec(),

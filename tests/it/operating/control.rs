@@ -194,20 +194,20 @@ fn explain_running_shows_limits_in_use_and_open_circuits() {
     };
     let url = scene.good_url();
     let pool = "pool default: 4 of 4 addresses usable".to_owned();
-    assert_eq!(explain(&url), (0, vec!["limit few: 3 of 3 left, 0 of 5 under way".to_owned(), pool.clone()]));
+    assert_eq!(explain(&url), (0, vec!["limit few: 3 of 3 left, 0 of 5 in flight".to_owned(), pool.clone()]));
     for _ in 0..3 {
         assert_eq!(scene.outgate.post(&url, "", "x").status, 200);
     }
     let (code, now) = explain(&url);
     assert_eq!((code, &now[1]), (1, &pool));
     assert!(
-        now[0].starts_with("limit few: 0 of 3 left, the next in ")
-            && now[0].ends_with(", 0 of 5 under way: refused as rate_limited"),
+        now[0].starts_with("limit few: 0 of 3 left, the next token in ")
+            && now[0].ends_with(", 0 of 5 in flight: refused as rate_limited"),
         "{now:?}"
     );
     // `explain` spends no token, so another host still has all of them.
     let other = url.replace_one("hook.example", "other.example");
-    assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
+    assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 in flight");
 
     let silent_target = format!("https://plain.example:{}/", scene.plain.port());
     assert_eq!(
@@ -217,7 +217,7 @@ fn explain_running_shows_limits_in_use_and_open_circuits() {
     );
     let (code, now) = explain(&silent_target);
     assert_eq!(code, 1, "{now:?}");
-    assert!(now[1].starts_with("its circuit is open: refused as target_circuit_open for 3"), "{now:?}");
+    assert!(now[1].starts_with("the circuit of the target is open: refused as target_circuit_open for 3"), "{now:?}");
     assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
     let (code, out, _) = exit_code_and_output(&run(&scene, &["explain", "POST", &url, "--running"]));
     assert!(code == 1 && out.contains("now        limit few: 0 of 3 left"), "{out}");
@@ -250,7 +250,7 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
         let (code, out, err) = explain();
         assert_eq!(code, i32::from(refused.is_some()), "{name}: {out}{err}");
         assert_eq!(out.contains("refused as"), refused.is_some(), "{out}");
-        assert!(refused.is_none_or(|code| out.contains(&format!("under way: refused as {code}"))), "{out}");
+        assert!(refused.is_none_or(|code| out.contains(&format!("in flight: refused as {code}"))), "{out}");
         client.send("x");
         assert_eq!(client.response().status, 200);
     }

@@ -53,7 +53,9 @@ fn first_request_of_the_readme_is_delivered_and_signed() {
     let receiver = section.command("outgate demo");
     let mut receiver = Process::start(outgate(receiver, &folder).args(["--listen", "127.0.0.1:0"]));
     let port = receiver.lines.wait_for("the receiver's address", |lines| {
-        let line = lines.iter().find_map(|line| line.strip_prefix("hooks.customer.example is on 127.0.0.1:"))?;
+        let line = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("The receiver hooks.customer.example listens on 127.0.0.1:"))?;
         line.split(' ').next().map(str::to_owned)
     });
     let toml = section.toml.replace_one("127.0.0.1:4750", "127.0.0.1:0").replace_all("8443", &port);

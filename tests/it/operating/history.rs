@@ -151,7 +151,8 @@ fn rollback_writes_only_files_of_the_configuration() {
         fs::write(&entry, text.replace_all(&here, path.to_str().unwrap())).unwrap();
         let (code, _, err) = exit_code_and_output(&run(&scene, &["rollback", "2"]));
         assert!(
-            code == 73 && err.contains("x.toml, which it does not read, or which is neither below"),
+            code == 73
+                && err.contains("x.toml, which the restored configuration does not read, or which is neither below"),
             "{code} {err}"
         );
         assert!(!path.exists() && !folder.path(".config.toml.rollback").exists());
@@ -189,7 +190,7 @@ fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
         fs::write(kept.join("texts.json"), text).unwrap();
         let entry = entry.replace_all(&include, link.to_str().unwrap()).replace_one(&hash(&texts), &hash(text));
         fs::write(kept.join("entry.json"), entry).unwrap();
-        is_refused(&["rollback", "2"], 73, "link.pem, which it does not read");
+        is_refused(&["rollback", "2"], 73, "link.pem, which the restored configuration does not read");
     }
     fs::write(kept.join("texts.json"), texts.replace_one("idle", "Idle")).unwrap();
     fs::write(kept.join("entry.json"), &entry).unwrap();
@@ -206,7 +207,7 @@ fn rollback_by_root_does_not_trust_state_that_the_proxy_can_write() {
     fs::write(journal.join("1"), "").unwrap();
     fs::write(journal.join("manifest.json"), manifest.to_string()).unwrap();
     for words in [&["rollback", "2"][..], &["rollback", "--finish"]] {
-        is_refused(words, 73, "new, which it does not read");
+        is_refused(words, 73, "new, which the restored configuration does not read");
         assert!(!elsewhere.path("new").exists());
     }
     fs::remove_dir_all(journal).unwrap();
@@ -553,7 +554,7 @@ fn rollback_interrupted_between_any_two_steps_loads_one_whole_set() {
     // The next start completes the rollback and reports it.
     let running = Outgate::run_in(Folder::linked(folder));
     let ready = running.admin("/readyz").text();
-    assert!(ready.contains("a rollback to 2 has not finished"), "{ready}");
+    assert!(ready.contains("a rollback to configuration 2 has not finished"), "{ready}");
     let mut status_command = Command::new(env!("CARGO_BIN_EXE_outgate"));
     let found = json(&status_command.args(["status", "--json", "--config"]).arg(&stopped.main).output().unwrap());
     assert_eq!(found["configuration"]["how"], "rollback to 2");

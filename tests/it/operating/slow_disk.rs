@@ -132,7 +132,7 @@ fn history_on_a_disk_that_hangs_holds_up_no_start() {
     let outgate = scene.run();
     scene.deliver(&outgate);
     let ready = outgate.admin("/readyz");
-    assert!(ready.status == 200 && ready.text().contains("the disk has not answered"), "{}", ready.text());
+    assert!(ready.status == 200 && ready.text().contains("the disk did not respond"), "{}", ready.text());
     outgate.reconfigure(&text);
     scene.deliver(&outgate);
     scene.release();

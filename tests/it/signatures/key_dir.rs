@@ -85,7 +85,7 @@ fn key_dir_refuses_webhooks_of_tenants_without_a_folder() {
         assert_eq!(scene.refused(Some(name)), expected, "{name}");
     }
     let detail = scene.try_post(Some("nobody")).json()["detail"].clone();
-    assert_eq!(detail, "there is no signing key for tenant \"nobody\"");
+    assert_eq!(detail, "tenant \"nobody\" has no signing key");
     scene.deliver(Some("acme"));
     scene.change_and_adopt(|folder| fs::remove_dir_all(folder.path("keys/acme")).unwrap());
     assert_eq!(scene.refused(Some("acme")), (403, forbidden, unknown));
@@ -223,15 +223,12 @@ fn explain_names_the_tenant_whose_key_signs() {
     let url = format!("https://hook.example:{}/in", scene.receiver.port());
     let explain =
         |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), scene.folder()).0;
-    assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme alone"));
-    assert!(
-        explain(&["--tenant", "nobody"])
-            .contains("403 client_forbidden: there is no signing key for tenant \"nobody\"")
-    );
+    assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme only"));
+    assert!(explain(&["--tenant", "nobody"]).contains("403 client_forbidden: tenant \"nobody\" has no signing key"));
     assert!(explain(&[]).contains("name the tenant in Outgate-Tenant"));
     let shared = text(&scene.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     scene.outgate.reconfigure(&shared);
     let explanation = explain(&["--tenant", "nobody"]);
-    assert!(explanation.contains("with shared, which tenants share: nobody has no folder of its own"), "{explanation}");
-    assert!(explain(&[]).contains("with shared, which tenants share: none is named"));
+    assert!(explanation.contains("with shared, shared by tenants: nobody has no key folder"), "{explanation}");
+    assert!(explain(&[]).contains("with shared, shared by tenants: the request names no tenant"));
 }

@@ -55,7 +55,7 @@ fn keys_new_generates_a_key_for_every_scheme_and_overwrites_no_file() {
     assert!(error.contains("did you mean \"slack\"?"), "{error}");
     let (code, _, error) = text(&outgate(&["keys", "new", "--scheme", "sendgrid", "--algorithm", "ed25519"]));
     assert_eq!(code, Some(2));
-    assert!(error.ends_with("there is: ecdsa-p256-sha256"), "{error}");
+    assert!(error.ends_with("it supports ecdsa-p256-sha256"), "{error}");
 
     let folder = Folder::new();
     let path = folder.path("key");

@@ -58,7 +58,7 @@ pub fn assert_refused_for_plaintext(response: &Response) {
     assert_eq!((response.field("connection"), response.field("content-type")), ("close", "application/problem+json"));
     let problem = response.json();
     assert_eq!((&problem["details"], &problem["blame"]), (&"plaintext".into(), &"client".into()), "{problem}");
-    assert!(problem["detail"].as_str().unwrap().starts_with("this tunnel is for TLS"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().starts_with("this tunnel requires TLS"), "{problem}");
 }
 
 /// Checks the record of a plaintext request in a tunnel. `connected` is the response to the CONNECT.
@@ -67,7 +67,7 @@ pub fn assert_recorded_as_plaintext(record: &serde_json::Value, connected: &Resp
     assert_eq!(record["request_id"], connected.field("outgate-request-id"), "{record}");
     assert_eq!((&record["method"], &record["status"]), (&"CONNECT".into(), &200.into()), "{record}");
     assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"plaintext".into()), "{record}");
-    assert!(record["detail"].as_str().unwrap().starts_with("this tunnel is for TLS"), "{record}");
+    assert!(record["detail"].as_str().unwrap().starts_with("this tunnel requires TLS"), "{record}");
 }
 
 impl Outgate {

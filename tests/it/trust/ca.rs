@@ -118,8 +118,8 @@ fn server_ca_that_is_no_authority_is_a_problem() {
 
     let ca = |certificate: &str, key: &str| format!("ca = {{ certificate = {certificate:?}, key = {key:?} }}");
     for (ca, route, problem) in [
-        (String::new(), ROUTE, "`connect = \"inspect\"` needs an authority (`server.ca`), and there is none"),
-        (ca("leaf.pem", "leaf.key"), ROUTE, "the first certificate of leaf.pem may not sign others"),
+        (String::new(), ROUTE, "`connect = \"inspect\"` requires an authority, and `server.ca` is not configured"),
+        (ca("leaf.pem", "leaf.key"), ROUTE, "the first certificate of leaf.pem may not sign certificates"),
         (ca("ca.pem", "other.key"), ROUTE, "the key does not match the certificate"),
         (ca("ca.pem", "no.key"), ROUTE, "no private key that can sign was found"),
         ("ca = { certificate = \"ca.pem\" }".to_owned(), ROUTE, "`server.ca` has no `key`"),

@@ -85,8 +85,9 @@ fn unknown_issuer_names_the_issuer_that_was_not_sent() {
     for (presented, expected) in [
         (
             vec![issuer.leaf()],
-            "the server did not send the certificate of the issuer \"CN=Acme R3\". If that is an intermediate authority, \
-             configure the server to send its full chain; if it is a root, it is not trusted here",
+            "the server did not send the certificate of the issuer \"CN=Acme R3\". If the issuer is an intermediate \
+             authority, configure the server to send its full chain; if the issuer is a root, the route does not trust \
+             it",
         ),
         (
             vec![untrusted_root.leaf(), untrusted_root.der.clone()],
@@ -94,7 +95,7 @@ fn unknown_issuer_names_the_issuer_that_was_not_sent() {
         ),
         (
             vec![root.same_name_other_key().leaf()],
-            "an authority called \"CN=root\" is known here, but the certificate was signed with another key",
+            "the route trusts an authority called \"CN=root\", but another key signed the certificate",
         ),
     ] {
         let refused = case("", "", &[&root], presented).rejection(false).unwrap();

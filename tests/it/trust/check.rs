@@ -66,37 +66,45 @@ fn check_reports_wrong_and_weak_trust() {
             true,
             &[
                 "the certificate in ",
-                "has expired at 2026-02-01",
+                "expired at 2026-02-01",
                 "targets will not trust it",
-                "outgate loads it at once",
+                "outgate loads the new file at once",
             ],
         ),
         (identity("server.pem", "server.key"), true, &["the certificate is not for clients"]),
         (format!("{ROOTS}\npins = [\"{one}\", \"{two}\"]"), true, &["valid, with 1 warning"]),
-        (format!("{ROOTS}\npins = [\"{one}\"]"), false, &["a pin without a backup", "the pin of a key that is kept"]),
-        (format!("{ROOTS}\npins = [\"{one}\", \"{one}\"]"), false, &["a pin without a backup"]),
+        (format!("{ROOTS}\npins = [\"{one}\"]"), false, &["this pin has no backup", "the pin of a key that is kept"]),
+        (format!("{ROOTS}\npins = [\"{one}\", \"{one}\"]"), false, &["this pin has no backup"]),
         (lists("ca.crl"), true, &["valid, with 1 warning"]),
         (
             lists("old.crl"),
             true,
-            &["is out of date since 2026-02-01", "targets whose certificates it covers are refused"],
+            &["has been out of date since 2026-02-01", "outgate refuses targets whose certificates it covers"],
         ),
-        (format!("{}\ncrl_policy = \"lenient\"", lists("old.crl")), true, &["it is used until it is replaced"]),
+        (
+            format!("{}\ncrl_policy = \"lenient\"", lists("old.crl")),
+            true,
+            &["outgate uses it until the file is replaced"],
+        ),
         (lists("none.crl"), false, &["none.crl does not exist"]),
         (lists("broken.crl"), false, &["revocation list 1 of ", "is not usable: it cannot be read"]),
         (lists("ca.pem"), false, &["does not hold a certificate revocation list"]),
-        (lists("other.crl"), true, &["1 of 1 roots have no revocation list: what they issued is refused"]),
+        (
+            lists("other.crl"),
+            true,
+            &["1 of 1 roots have no revocation list: outgate refuses the certificates that they issued"],
+        ),
         (
             format!("{}\ncrl_policy = \"lenient\"", lists("other.crl")),
             true,
-            &["no revocation list is of one of the roots"],
+            &["no revocation list is issued by one of the roots"],
         ),
         (format!("{ROOTS}\ncrl_policy = \"lenient\""), false, &["crl_policy has no effect without crls"]),
-        ("strict = false".into(), true, &["certificates that violate the rules of public authorities are accepted"]),
-        ("verify = \"none\"".into(), true, &["trust t verifies nothing"]),
-        (format!("verify = \"none\"\npins = [\"{one}\", \"{two}\"]"), false, &["pins would have no effect"]),
-        ("verify = \"none\"\ncrls = [\"{dir}/ca.crl\"]".into(), false, &["crls would have no effect"]),
-        ("verify = \"none\"\nstrict = true".into(), false, &["strict would have no effect"]),
+        ("strict = false".into(), true, &["outgate accepts certificates that violate the rules of public authorities"]),
+        ("verify = \"none\"".into(), true, &["trust t verifies no certificate"]),
+        (format!("verify = \"none\"\npins = [\"{one}\", \"{two}\"]"), false, &["so pins has no effect"]),
+        ("verify = \"none\"\ncrls = [\"{dir}/ca.crl\"]".into(), false, &["so crls has no effect"]),
+        ("verify = \"none\"\nstrict = true".into(), false, &["so strict has no effect"]),
     ] {
         let (good, printed) = check(&folder, &trust);
         assert_eq!(good, is_good, "{trust}:\n{printed}");
@@ -128,10 +136,10 @@ fn trust_roots_that_are_no_authorities_are_trusted_for_themselves_and_reported()
     std::fs::copy(old, folder.path("old.pem")).unwrap();
     let alone = "only the certificate itself is trusted, for its own names; certificates that it issued are refused";
     for (file, words) in [
-        ("no.pem", ["is no authority (basicConstraints: CA:FALSE)", alone]),
-        ("silent.pem", ["does not say that it is an authority (no basicConstraints)", alone]),
+        ("no.pem", ["is not an authority (basicConstraints: CA:FALSE)", alone]),
+        ("silent.pem", ["does not state that it is an authority (no basicConstraints)", alone]),
         ("mute.pem", ["may not sign certificates (keyUsage without keyCertSign)", alone]),
-        ("ended.pem", ["has expired at 2026-02-01", "peers that present it are refused"]),
+        ("ended.pem", ["expired at 2026-02-01", "outgate refuses peers that present it"]),
         ("old.pem", ["is older than version 3", "it is treated as one, for every name"]),
     ] {
         let (good, printed) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
@@ -174,11 +182,12 @@ fn trust_roots_that_cannot_be_used_or_read_are_problems() {
     for (file, words) in [
         (
             "clients.pem",
-            "it may not issue for this use (extended key usage without serverAuth). Its extended key usage",
+            "it may not issue certificates for this purpose (extended key usage without serverAuth). Its extended key \
+             usage",
         ),
         ("client.pem", "lacks serverAuth: it cannot be trusted directly, either"),
-        ("usage.pem", "its keyUsage cannot be read or is there twice"),
-        ("purpose.pem", "its extended key usage cannot be read or is there twice"),
+        ("usage.pem", "its keyUsage cannot be read or occurs twice"),
+        ("purpose.pem", "its extended key usage cannot be read or occurs twice"),
         ("unreadable.pem", "it cannot be read as a certificate (RFC 5280 §4.1)"),
     ] {
         let (good, printed) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
@@ -198,9 +207,9 @@ fn trust_intermediates_must_be_authorities() {
         |file: &str, more: &str| check(&folder, &format!("{ROOTS}\nintermediates = [\"{{dir}}/{file}\"]\n{more}"));
     assert!(check("ca.pem", "").0);
     for (file, more, words) in [
-        ("leaf.pem", "", "leaf.pem is not an authority, so no path can use it"),
+        ("leaf.pem", "", "leaf.pem is not an authority, so no certificate path can contain it"),
         ("none.pem", "", "none.pem does not exist"),
-        ("ca.pem", "verify = \"none\"", "intermediates would have no effect"),
+        ("ca.pem", "verify = \"none\"", "so intermediates has no effect"),
     ] {
         let (good, printed) = check(file, more);
         assert!(!good && printed.contains(words), "{file}:\n{printed}");
@@ -213,7 +222,10 @@ fn revocation_list_of_the_future_is_a_warning() {
     let folder = folder(&pki);
     folder.write("late.crl", pki.revoked_from(&[], (3000, 1, 1)));
     let (good, printed) = check(&folder, &format!("{ROOTS}\ncrls = [\"{{dir}}/late.crl\"]"));
-    assert!(good && printed.contains("has a thisUpdate in the future: it is ignored until then"), "{printed}");
+    assert!(
+        good && printed.contains("has a thisUpdate in the future: outgate ignores the list until then"),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -139,9 +139,9 @@ fn explain_states_that_inspected_requests_are_judged_one_by_one() {
     let (code, text) = explain("CONNECT", &scene.authority("paths.example"));
     assert_eq!(code, Some(0), "{text}");
     let line = |step: &str| text.lines().find_map(|line| line.strip_prefix(step)).unwrap_or_default().trim();
-    let expected = "limited: what is inside of a tunnel could take it, and it inspects tunnels";
+    let expected = "limited: a request inside the tunnel could match this route, which inspects tunnels";
     assert_eq!(line("route"), expected, "no route is for all of its paths");
-    assert_eq!(line("tunnel"), "inspected: each request inside is judged for itself, by its own URL");
+    assert_eq!(line("tunnel"), "inspected: outgate selects a route for each request inside, by its own URL");
     assert_eq!(line("egress"), "", "a CONNECT connects to no target");
     let (code, text) = explain("POST", &format!("https://{}/refused", scene.authority("paths.example")));
     assert_eq!((code, text.contains("route      refused: ")), (Some(0), true), "{text}");
@@ -440,7 +440,7 @@ fn curl_shows_the_400_of_plain_http_inside_an_inspected_tunnel() {
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(printed.ends_with("400") && printed.contains("this tunnel is for TLS"), "{printed} {output:?}");
+    assert!(printed.ends_with("400") && printed.contains("this tunnel requires TLS"), "{printed} {output:?}");
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn upgrade_tunnel_gives_each_request_inside_its_own_route() {
 #[test]
 fn upgrade_tunnel_is_for_port_80_alone_and_explain_says_so() {
     let Some(scene) = scene() else { return };
-    let served = "served: each plaintext request inside is judged for itself, and goes over TLS";
+    let served = "served: outgate selects a route for each plaintext request inside, and sends it over TLS";
     for (authority, code, words) in [
         ("up.example:80", "", served),
         ("mixed.example:80", "", served),

@@ -71,12 +71,12 @@ fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
     if let (Some(quota), Some(rate)) = (&limit.quota, &usage.rate) {
         parts.push(format!("{} of {} left", rate.remaining, quota.burst));
         if rate.remaining == 0 {
-            parts.push(format!("the next in {:?}", rate.retry_after));
+            parts.push(format!("the next token in {:?}", rate.retry_after));
         }
     }
     match usage.max_in_flight {
-        Some(max) => parts.push(format!("{} of {max} under way", usage.in_flight)),
-        None => parts.push(format!("{} under way", usage.in_flight)),
+        Some(max) => parts.push(format!("{} of {max} in flight", usage.in_flight)),
+        None => parts.push(format!("{} in flight", usage.in_flight)),
     }
     if usage.waiting > 0 {
         parts.push(format!("{} waiting", usage.waiting));
@@ -109,10 +109,10 @@ fn describe_circuit(
     let key = BreakerKey::of(route, target, request.client, request.tenant);
     let retry_after = runtime.circuit_breakers.retry_after(&key, std::time::Instant::now())?;
     Some(match retry_after.is_zero() {
-        true => ("its circuit is open, and the next delivery tries".to_owned(), None),
+        true => ("the circuit of the target is open; the next delivery is a probe".to_owned(), None),
         false => {
             let seconds = retry_after.as_secs() + 1;
-            let text = format!("its circuit is open: refused as target_circuit_open for {seconds} s");
+            let text = format!("the circuit of the target is open: refused as target_circuit_open for {seconds} s");
             (text, Some(Code::TargetCircuitOpen))
         }
     })

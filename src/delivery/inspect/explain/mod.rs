@@ -125,8 +125,9 @@ fn explain_judgment<'p>(
     let tenant_shown = tenant.filter(|_| decisions.client.is_some()).map(|tenant| redactor.tenant(tenant, true));
     lines.extend(tenant_shown.map(|tenant| ("tenant", tenant.to_string())));
     if let Some((shadow, refused)) = decisions.shadow {
-        let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
-        lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
+        let refused =
+            refused.map(|code| format!("; it would refuse the request as {}", code.name())).unwrap_or_default();
+        lines.push(("shadow", format!("{} would match, but is report_only{refused}", shadow.name)));
     }
     if let Some(route) = decisions.route {
         let (written, reason) = route_match::explain_match(plan, request, &request_target, route);
@@ -167,7 +168,7 @@ fn explain_steps(
     let addresses = plan.guard.pinned_addresses(&target.host);
     let cleared = addresses.map(|addresses| plan.guard.clear(target, addresses, local)).transpose()?;
     let denied = cleared.as_ref().and_then(ClearedAddresses::would_deny);
-    lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
+    lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny the target, but is report_only"))));
     lines.push(("egress", describe_egress(route, &target.host, cleared.as_ref(), request)?));
     lines.push(("trust", describe_trust(&route.trust)));
     let timeouts = &route.timeouts;
@@ -198,16 +199,23 @@ fn explain_steps(
 /// Describes a split. `route`: the side that the request takes.
 fn describe_split(split: &Split, route: &Route, tenant: Option<&TenantName>, host: &Host) -> String {
     let (percent, percentile) = (split.percent(), route.split_percentile(tenant, host));
-    let side =
-        if route.is_split_variant() { "on the other side, with what the split says" } else { "not on the other side" };
+    let side = if route.is_split_variant() {
+        "on the split side, with the settings of the split"
+    } else {
+        "on the route's own side"
+    };
     format!("{percent} %: this tenant and host, at {percentile:.2} % of all, are {side}")
 }
 
 fn describe_tunnel(mode: TunnelMode) -> String {
     let text = match mode {
-        TunnelMode::Passthrough => "opened when the target has proven its name: what is inside is not seen",
-        TunnelMode::Inspect => "inspected: each request inside is judged for itself, by its own URL",
-        TunnelMode::Plaintext => "served: each plaintext request inside is judged for itself, and goes over TLS",
+        TunnelMode::Passthrough => {
+            "opened once the certificate of the target is verified; outgate does not see the requests inside"
+        }
+        TunnelMode::Inspect => "inspected: outgate selects a route for each request inside, by its own URL",
+        TunnelMode::Plaintext => {
+            "served: outgate selects a route for each plaintext request inside, and sends it over TLS"
+        }
     };
     text.to_owned()
 }
@@ -231,7 +239,8 @@ fn describe_trust(trust: &Trust) -> String {
         text.push_str(&format!(", {}", pluralize(trust.pins.len(), "pinned key")));
     }
     if trust.crl_count() > 0 {
-        let policy = if trust.crl_policy == CrlPolicy::Require { "required" } else { "if they speak of it" };
+        let policy =
+            if trust.crl_policy == CrlPolicy::Require { "required" } else { "used where they cover a certificate" };
         text.push_str(&format!(", {}, {policy}", pluralize(trust.crl_count(), "revocation list")));
     }
     if trust.identity.is_some() {
@@ -245,10 +254,10 @@ fn describe_client(client: &Client) -> String {
     let (proofs, require) = client.proofs();
     let credentials: Vec<AuthMethod> = proofs.iter().copied().filter(|proof| *proof != AuthMethod::Network).collect();
     let methods = match (proofs, credentials.as_slice(), require) {
-        ([], ..) => "nothing proves it".to_owned(),
-        (_, [], _) => "proven by network".to_owned(),
-        (_, any, []) => format!("proven by {}", names(any).join(" or ")),
-        (_, _, all) => format!("proven by {}, all of it", names(all).join(" and ")),
+        ([], ..) => "not authenticated".to_owned(),
+        (_, [], _) => "authenticated by network".to_owned(),
+        (_, any, []) => format!("authenticated by {}", names(any).join(" or ")),
+        (_, _, all) => format!("authenticated by {}, all of them required", names(all).join(" and ")),
     };
     let only =
         if proofs.contains(&AuthMethod::Network) && !credentials.is_empty() { ", from its networks only" } else { "" };
@@ -266,9 +275,9 @@ fn describe_signer(signer: &Signer, tenant: Option<&TenantName>, now: Timestamp)
     let keys: Vec<_> = signer.signing_keys(tenant, now).map(KeyId::as_str).collect();
     let owner = match (signer.tenants(), tenant) {
         (None, _) => String::new(),
-        (Some(_), Some(tenant)) if signer.has_own_keys(tenant) => format!(", of tenant {tenant} alone"),
-        (Some(_), Some(tenant)) => format!(", which tenants share: {tenant} has no folder of its own"),
-        (Some(_), None) => ", which tenants share: none is named".to_owned(),
+        (Some(_), Some(tenant)) if signer.has_own_keys(tenant) => format!(", of tenant {tenant} only"),
+        (Some(_), Some(tenant)) => format!(", shared by tenants: {tenant} has no key folder"),
+        (Some(_), None) => ", shared by tenants: the request names no tenant".to_owned(),
     };
     format!(
         "{}: {} with {}{owner}",
@@ -283,7 +292,7 @@ fn describe_limit(limit: &Limit) -> String {
     if let Some(quota) = &limit.quota {
         parts.push(format!("{} per {:?}, burst {}", quota.count, quota.period, quota.burst));
     }
-    parts.extend(limit.concurrency.map(|max| format!("{max} at once")));
+    parts.extend(limit.concurrency.map(|max| format!("{max} in flight")));
     parts.extend(limit.bandwidth.map(|bytes| format!("{bytes} bytes per second")));
     if !limit.per.is_empty() {
         let per = limit.per.iter().map(|per| match per {

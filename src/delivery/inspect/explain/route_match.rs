@@ -39,8 +39,8 @@ fn tunnel_reason(request_target: &RequestTarget, route: &Route, better: Option<&
         Ok(TunnelMode::Inspect | TunnelMode::Passthrough) => "inspects tunnels",
         Err(_) => "refuses tunnels",
     };
-    let better = better.map(|other| format!(", so {} does not settle it", other.name)).unwrap_or_default();
-    format!("what is inside of a tunnel could take it, and it {policy}{better}")
+    let better = better.map(|other| format!(", so {} alone does not decide", other.name)).unwrap_or_default();
+    format!("a request inside the tunnel could match this route, which {policy}{better}")
 }
 
 /// Returns why the first candidate precedes the second, with the names of all others.
@@ -49,7 +49,7 @@ fn match_reason(candidates: &[(usize, Match<'_>)]) -> String {
         return "the only route that matches".to_owned();
     };
     let by = if host != other_host {
-        "by its host: the name itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+        "by its host: an exact name precedes a wildcard, a longer wildcard precedes a shorter one, \"*\" is last"
     } else if best.path != next.path {
         "by its longer path"
     } else if best.tenant != next.tenant {

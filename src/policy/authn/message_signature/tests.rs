@@ -196,7 +196,7 @@ fn message_signature_refuses_bad_parameters() {
     let created = "created=1735689900";
     let rest = r#"keyid="billing";tag="outgate""#;
     let canonical = "Signature-Input is not written as RFC 9651 §4.1 serializes it";
-    let dictionary = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    let dictionary = "Signature-Input is not a dictionary in which each label occurs once (RFC 9651 §3.2)";
     for (params, reason) in [
         (format!(";{rest}"), "created is missing"),
         (format!(";{created};tag=\"outgate\""), "keyid, the client's name, is missing"),
@@ -292,7 +292,7 @@ fn a_covered_field_of_one_hop_is_refused() {
 fn message_signature_requires_a_matching_content_digest() {
     let bench = Bench::new();
     let form = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
-    let wrong = "the body is not that of Content-Digest";
+    let wrong = "the body does not match Content-Digest";
     let empty = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
     for (digest, reason) in [
         ("md5=:AAAA:", form),
@@ -331,11 +331,11 @@ fn message_signature_detects_changed_requests() {
     assert_eq!(change(&SIGNATURE_INPUT, "billing", "crm"), Err(AuthnError::Invalid));
     assert_eq!(change(&CONTENT_DIGEST, "X48E", "X48F"), Err(AuthnError::Invalid));
     let missing = Err(AuthnError::Signature("Signature has no byte sequence under its label"));
-    let dictionary = "Signature is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    let dictionary = "Signature is not a dictionary in which each label occurs once (RFC 9651 §3.2)";
     assert_eq!(change(&SIGNATURE, "mine=", "other="), missing);
     assert_eq!(change(&SIGNATURE, "mine=:", "mine=:!"), Err(AuthnError::Signature(dictionary)));
     assert_eq!(change(&SIGNATURE, "mine=", "mine=:AA==:, mine="), Err(AuthnError::Signature(dictionary)));
-    let many = "more than one has the tag outgate";
+    let many = "more than one signature has the tag outgate";
     let twice = format!("again=();tag=\"outgate\", {}", good[&SIGNATURE_INPUT].to_str().unwrap());
     assert_eq!(
         change(&SIGNATURE_INPUT, good[&SIGNATURE_INPUT].to_str().unwrap(), &twice),

@@ -73,37 +73,37 @@ fn credential_headers_have_the_value_of_their_scheme() {
 
 #[test]
 fn credentials_compile_reports_each_problem() {
-    let no_endpoint = |reason: &str| format!("no token endpoint: {reason}");
+    let no_endpoint = |reason: &str| format!("this is not a token endpoint: {reason}");
     let url = |text: &'static str| oauth2(|o| o.token_url.value = text.into());
     let named = |name: &'static str| oauth2(|o| o.parameters = vec![(at(1, name.into()), at(2, "x".into()))]);
     for (scheme, expected) in [
-        (basic("a:b", "x"), "a user's name has neither colons nor control characters".to_owned()),
-        (basic("a", "x\ny"), "a password has no control characters".into()),
+        (basic("a:b", "x"), "a user name must not have colons or control characters".to_owned()),
+        (basic("a", "x\ny"), "a password must not have control characters".into()),
         (
             Authentication::Bearer { token: secret("Bearer x") },
-            "no bearer token: it has white space in it, is not ASCII, or is too long".into(),
+            "this is not a bearer token: it has white space, is not ASCII, or is too long".into(),
         ),
         (header("X Key", "k"), "this cannot be the name of a header".into()),
-        (header("Outgate-Tenant", "k"), "outgate-tenant is no header for a credential".into()),
-        (header("Proxy-Authorization", "k"), "proxy-authorization is no header for a credential".into()),
-        (header("Host", "k"), "host is no header for a credential".into()),
-        (header("Transfer-Encoding", "k"), "transfer-encoding is no header for a credential".into()),
-        (header("Webhook-Signature", "k"), "webhook-signature is no header for a credential".into()),
-        (header("X-Key", "a\r\nX: b"), "the value has characters that no header carries safely".into()),
-        (header("X-Key", "é"), "the value has characters that no header carries safely".into()),
+        (header("Outgate-Tenant", "k"), "the header outgate-tenant cannot carry a credential".into()),
+        (header("Proxy-Authorization", "k"), "the header proxy-authorization cannot carry a credential".into()),
+        (header("Host", "k"), "the header host cannot carry a credential".into()),
+        (header("Transfer-Encoding", "k"), "the header transfer-encoding cannot carry a credential".into()),
+        (header("Webhook-Signature", "k"), "the header webhook-signature cannot carry a credential".into()),
+        (header("X-Key", "a\r\nX: b"), "the value has characters other than visible ASCII".into()),
+        (header("X-Key", "é"), "the value has characters other than visible ASCII".into()),
         (url("http://login.example/token"), no_endpoint("the URL must be https, since the request carries a secret")),
-        (url("login.example/token"), no_endpoint("not a URL")),
-        (url("https://u:p@login.example/"), no_endpoint("a URL is no place for a name and a password")),
-        (url("https://login.example/#x"), no_endpoint("a fragment is sent nowhere")),
-        (url("https://login.example:0/"), no_endpoint("no port from 1 to 65535")),
-        (url("https://127.1/"), no_endpoint("no host name")),
+        (url("login.example/token"), no_endpoint("the text is not a URL")),
+        (url("https://u:p@login.example/"), no_endpoint("the URL has a user name or password")),
+        (url("https://login.example/#x"), no_endpoint("the URL has a fragment, which is never sent")),
+        (url("https://login.example:0/"), no_endpoint("the port is not a number from 1 to 65535")),
+        (url("https://127.1/"), no_endpoint("the host is not a host name")),
         (
             oauth2(|o| o.scopes = vec![at(1, "a\"b".into())]),
-            "a scope is visible ASCII without quotes and backslashes".into(),
+            "a scope must be visible ASCII without quotes and backslashes".into(),
         ),
         (named("grant_type"), "the parameter grant_type has a key of its own".into()),
         (named("scope"), "the parameter scope has a key of its own".into()),
-        (named(""), "a parameter without a name".into()),
+        (named(""), "a parameter has no name".into()),
     ] {
         assert_eq!(compile_one(scheme).err(), Some(vec![expected]));
     }

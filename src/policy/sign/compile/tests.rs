@@ -47,8 +47,8 @@ fn signers_compile_reports_each_problem() {
         assert_eq!(messages(&problems), expected);
     }
     let (_, problems) = compiled("standard_webhooks", vec![]);
-    let help = "did you mean \"standard-webhooks\"? there is: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, \
-                slack, shopify, hmac";
+    let help = "did you mean \"standard-webhooks\"? the schemes are standard-webhooks, rfc9421, twilio, sendgrid, \
+                stripe, github, slack, shopify, hmac";
     assert_eq!(problems[1].help.as_deref(), Some(help));
 }
 
@@ -109,7 +109,7 @@ fn signing_schemes_refuse_options_of_other_schemes() {
     };
     assert_eq!(messages(&compiled_as(full("hmac")).1), [""; 0]);
     let takes_no = |names: &[&str], scheme: &str| -> Vec<String> {
-        names.iter().map(|name| format!("the scheme {scheme} takes no `{name}`")).collect()
+        names.iter().map(|name| format!("the scheme {scheme} does not support `{name}`")).collect()
     };
     assert_eq!(messages(&compiled_as(full("twilio")).1), takes_no(&["message", "headers"], "twilio"));
     let (_, problems) = compiled_as(full("github"));

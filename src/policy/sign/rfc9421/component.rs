@@ -88,7 +88,7 @@ impl Component {
             None => format!("\"{text}\""),
         };
         let item: Item =
-            Parser::new(&quoted).parse().map_err(|_| "is no component identifier (RFC 9421 §2)".to_owned())?;
+            Parser::new(&quoted).parse().map_err(|_| "is not a component identifier (RFC 9421 §2)".to_owned())?;
         let BareItem::String(name) = &item.bare_item else { return Err("does not begin with a name".into()) };
         let parameters: Vec<(&str, &BareItem)> =
             item.params.iter().map(|(name, value)| (name.as_str(), value)).collect();
@@ -101,7 +101,12 @@ impl Component {
             name if name.starts_with('@') => match DERIVED_COMPONENTS.into_iter().find(|known| *known == name) {
                 Some(known) if parameters.is_empty() => ComponentSource::Derived(known),
                 Some(_) => return Err("takes no parameter in a request".into()),
-                None => return Err(format!("is not known; there is: {}, @query-param", DERIVED_COMPONENTS.join(", "))),
+                None => {
+                    return Err(format!(
+                        "does not exist; the components are {}, @query-param",
+                        DERIVED_COMPONENTS.join(", ")
+                    ));
+                }
             },
             name => parse_field(name, &parameters)?,
         };
@@ -154,10 +159,10 @@ fn parse_field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<Component
     }
     let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "cannot be the name of a field".to_owned())?;
     match name {
-        "host" => return Err("is not there in HTTP/2: cover @authority".into()),
-        "signature" | "signature-input" => return Err("has the signature itself, which cannot cover it".into()),
+        "host" => return Err("does not exist in HTTP/2: cover @authority".into()),
+        "signature" | "signature-input" => return Err("carries the signature, which cannot cover itself".into()),
         name if HOP_BY_HOP.contains(&name) || name.starts_with("outgate-") => {
-            return Err("is of one hop alone: the receiver gets another, or none".into());
+            return Err("is a hop-by-hop field: the receiver gets another value, or none".into());
         }
         _ => {}
     }
@@ -165,7 +170,7 @@ fn parse_field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<Component
         [] => FieldForm::Lines,
         [("sf", BareItem::Boolean(true))] => match STRUCTURED_FIELDS.iter().find(|(known, _)| *known == name) {
             Some((_, structure)) => FieldForm::Strict(*structure),
-            None => return Err("takes no `sf`: the type of the field is not known here; leave `sf` out".into()),
+            None => return Err("takes no `sf`: outgate does not know the type of the field; remove `sf`".into()),
         },
         [("bs", BareItem::Boolean(true))] => FieldForm::Bytes,
         [("key", BareItem::String(key))] => FieldForm::Member(key.as_str().to_owned()),
@@ -179,7 +184,7 @@ impl FieldForm {
     fn value_of(&self, lines: &[&HeaderValue]) -> Result<Option<String>, SignError> {
         const NOT_ASCII: SignError = SignError::Unsignable("a field that the signature covers is not ASCII");
         const NOT_STRUCTURED: SignError =
-            SignError::Unsignable("a field that the signature covers is no structured field (RFC 9651)");
+            SignError::Unsignable("a field that the signature covers is not a structured field (RFC 9651)");
         if let Self::Bytes = self {
             let line = |line: &&HeaderValue| format!(":{}:", BASE64_STANDARD.encode(line.as_bytes().trim_ascii()));
             return Ok(Some(lines.iter().map(line).collect::<Vec<_>>().join(", ")));
@@ -217,7 +222,7 @@ fn query_param(path_and_query: &str, name: &str) -> Result<Option<String>, SignE
     let value = values.next().map(|value| encode(&value));
     match values.next() {
         None => Ok(value),
-        Some(_) => Err(SignError::Unsignable("a query parameter that the signature covers is there twice")),
+        Some(_) => Err(SignError::Unsignable("a query parameter that the signature covers occurs twice")),
     }
 }
 
@@ -278,18 +283,18 @@ mod tests {
         for (identifier, why) in [
             ("", "cannot be the name"),
             ("@status", "responses"),
-            ("@nothing", "is not known; there is: @method"),
+            ("@nothing", "does not exist; the components are @method"),
             ("@query-param", "needs the name"),
             ("@method;req", "takes no parameter"),
             ("Content-Type", "write content-type"),
             ("x y", "cannot be the name"),
-            ("x\"y", "no component identifier"),
+            ("x\"y", "not a component identifier"),
             ("host", "@authority"),
-            ("connection", "one hop"),
-            ("via", "one hop"),
-            ("outgate-tenant", "one hop"),
+            ("connection", "hop-by-hop"),
+            ("via", "hop-by-hop"),
+            ("outgate-tenant", "hop-by-hop"),
             ("signature", "itself"),
-            ("x-a;sf", "the type of the field is not known"),
+            ("x-a;sf", "outgate does not know the type of the field"),
             ("x-a;tr", "without trailers"),
             ("x-a;bs;sf", "one parameter at most"),
             ("x-a;key=1", "one parameter at most"),

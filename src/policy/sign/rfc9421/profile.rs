@@ -49,26 +49,32 @@ impl SignatureProfile {
         if let Some(written) = &written.tag
             && !is_text(tag)
         {
-            report(Problem::at(written.span, "no tag"), "1 to 64 characters of visible ASCII, without \" and \\");
+            report(
+                Problem::at(written.span, "this is not a tag"),
+                "write 1 to 64 characters of visible ASCII, without \" and \\",
+            );
         }
         if let Some(label) = &written.label
             && !is_label(label)
         {
-            let help = "a lower-case letter, then up to 63 of a-z, 0-9, _ - . * (RFC 9651 §3.1.2)";
-            report(Problem::at(label.span, format!("{:?} is no label", label.value)), help);
+            let help = "write a lower-case letter, then up to 63 of a-z, 0-9, _ - . * (RFC 9651 §3.1.2)";
+            report(Problem::at(label.span, format!("{:?} is not a label", label.value)), help);
         }
         let lifetime = written.lifetime.as_ref().map_or(LIFETIME, |lifetime| lifetime.value);
         if let Some(written) = &written.lifetime
             && (lifetime.subsec_nanos() > 0 || lifetime.is_zero() || lifetime > LIFETIME_MAX)
         {
-            report(Problem::at(written.span, "no lifetime of a signature"), "whole seconds, from \"1s\" to \"24h\"");
+            report(
+                Problem::at(written.span, "this is not a lifetime of a signature"),
+                "write whole seconds, from \"1s\" to \"24h\"",
+            );
         }
         if let Some(agent) = &written.signature_agent
             && !(agent.starts_with("https://") && agent.len() > "https://".len() && is_visible(agent))
         {
             report(
-                Problem::at(agent.span, "no URL of a key directory"),
-                "signature_agent = \"https://signer.example\"",
+                Problem::at(agent.span, "this is not the URL of a key directory"),
+                "write signature_agent = \"https://signer.example\"",
             );
         }
         let mut components: Vec<Component> = Vec::new();
@@ -77,19 +83,22 @@ impl SignatureProfile {
         for text in list {
             match Component::parse(text) {
                 Ok(component) if components.iter().any(|other| other.identifier == component.identifier) => {
-                    report(Problem::at(text.span, format!("{} is there twice", text.value)), "cover it once");
+                    report(
+                        Problem::at(text.span, format!("the component {} occurs twice", text.value)),
+                        "cover each component once",
+                    );
                 }
                 Ok(component) => components.push(component),
                 Err(why) => {
-                    let help =
-                        "an identifier of RFC 9421 §2: \"@authority\", \"content-type\", \"x-dict;key=\\\"a\\\"\"";
+                    let help = "write an identifier of RFC 9421 §2: \"@authority\", \"content-type\", \
+                                \"x-dict;key=\\\"a\\\"\"";
                     report(Problem::at(text.span, format!("the component {:?} {why}", text.value)), help);
                 }
             }
         }
         let span = list.first().map_or(scheme, |first| first.span);
         if list.len() > COMPONENTS_MAX {
-            report(Problem::at(span, format!("{} components", list.len())), "64 at most");
+            report(Problem::at(span, format!("there are {} components", list.len())), "write at most 64");
         }
         let agent = written.signature_agent.as_ref().map(|agent| agent.value.clone());
         let profile = Self {
@@ -111,14 +120,14 @@ impl SignatureProfile {
         let has_destination = self.components.iter().any(Component::is_destination);
         let names_digest = self.components.iter().any(|component| component.refers_to_field(&CONTENT_DIGEST));
         if names_digest && !self.covers_body() {
-            let message = "the components cover a part of Content-Digest, which may not be there";
+            let message = "the components cover a part of Content-Digest, which requests may lack";
             report(message, "cover \"content-digest\" as a whole");
         } else if self.is_web_bot_auth() && !has_destination {
             let message = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
-            report(message, "components = [\"@authority\"], for example");
+            report(message, "write, for example, components = [\"@authority\"]");
         } else if !self.is_web_bot_auth() && !self.covers_body() {
             let message = "the components leave the body unsigned: a third party could replace it";
-            report(message, "add \"content-digest\"; only the tag web-bot-auth goes without it");
+            report(message, "add \"content-digest\"; only the tag web-bot-auth does not require it");
         }
     }
 
@@ -203,9 +212,9 @@ mod tests {
             (
                 &["@authority", "content-digest;key=\"sha-256\""],
                 "acme",
-                Some("the components cover a part of Content-Digest, which may not be there"),
+                Some("the components cover a part of Content-Digest, which requests may lack"),
             ),
-            (&["content-digest", "content-digest"], "acme", Some("content-digest is there twice")),
+            (&["content-digest", "content-digest"], "acme", Some("the component content-digest occurs twice")),
             (&["content-digest", "Date"], "acme", Some("the component \"Date\" is not in lower case: write date")),
         ] {
             let (compiled, problems) = compiled(components(list, tag));
@@ -219,21 +228,21 @@ mod tests {
         let text = |text: &str| Some(at(42, text.to_owned()));
         let none = config::SignatureParams::default();
         for (profile, expected) in [
-            (config::SignatureParams { tag: text("a\"b"), ..none.clone() }, "no tag"),
-            (config::SignatureParams { tag: text(""), ..none.clone() }, "no tag"),
-            (config::SignatureParams { label: text("Sig"), ..none.clone() }, "\"Sig\" is no label"),
-            (config::SignatureParams { label: text("1"), ..none.clone() }, "\"1\" is no label"),
+            (config::SignatureParams { tag: text("a\"b"), ..none.clone() }, "this is not a tag"),
+            (config::SignatureParams { tag: text(""), ..none.clone() }, "this is not a tag"),
+            (config::SignatureParams { label: text("Sig"), ..none.clone() }, "\"Sig\" is not a label"),
+            (config::SignatureParams { label: text("1"), ..none.clone() }, "\"1\" is not a label"),
             (
                 config::SignatureParams { lifetime: Some(at(43, Duration::from_millis(1500))), ..none.clone() },
-                "no lifetime of a signature",
+                "this is not a lifetime of a signature",
             ),
             (
                 config::SignatureParams { lifetime: Some(at(43, Duration::from_secs(90_000))), ..none.clone() },
-                "no lifetime of a signature",
+                "this is not a lifetime of a signature",
             ),
             (
                 config::SignatureParams { signature_agent: text("http://a.example"), ..none.clone() },
-                "no URL of a key directory",
+                "this is not the URL of a key directory",
             ),
         ] {
             assert_eq!(compiled(profile).1, [expected]);

@@ -214,7 +214,7 @@ fn web_bot_auth_covers_its_agent_and_refuses_shared_secrets() {
     let scheme = MessageSignatures(SignatureProfile::compile(&written, &mut Vec::new()).unwrap());
     assert_eq!(
         scheme.parse_key(&[b'A'; 44]).err().unwrap().message,
-        "is a shared secret, and web-bot-auth allows key pairs alone"
+        "is a shared secret, and web-bot-auth allows only key pairs"
     );
     assert!(scheme.headers().contains(&SIGNATURE_AGENT));
     let sample = Sample { fields: vec![("signature-agent", r#"theirs="https://a.example""#)], ..Sample::body(BODY) };
