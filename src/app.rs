@@ -13,11 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{Level, info, warn};
 
+use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, Source};
 use crate::config::{Config, Problem};
 use crate::names::pluralize;
 use crate::net::fd_limit;
 use crate::policy::Plan;
 use crate::reload::Reloader;
+use crate::reload::audit_events;
 use crate::reload::history_writer::HistoryWriter;
 use crate::reload::listeners::Listeners;
 use crate::server::{Connections, admin};
@@ -110,6 +112,7 @@ impl Proxy {
         let runtime = Arc::new(Runtime::new(active, Records::new(records)));
         runtime.records.configure(&config.log);
         let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &runtime).await;
+        runtime.audit.start(&runtime);
         runtime.config_status.adopt(first);
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
@@ -117,6 +120,10 @@ impl Proxy {
             StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {error}"))
         })?;
         let addresses = runtime.config_status.bound_addresses().server.clone();
+        let (active, adopted) = (runtime.active_config(), runtime.config_status.adopted());
+        for event in audit_events::started(&adopted, &active.plan, runtime.started_at) {
+            runtime.audit.record(event);
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&runtime), Arc::clone(&listeners)));
@@ -150,7 +157,10 @@ impl Proxy {
         loop {
             let action = self.signals.next().await;
             match action {
-                SignalAction::Shutdown => break,
+                SignalAction::Shutdown(signal) => {
+                    self.record(PROCESS_DRAINING, &format!("{signal} was received"));
+                    break;
+                }
                 SignalAction::ReopenLogs | SignalAction::ReloadConfig => self.runtime.records.reopen(),
             }
             if let SignalAction::ReopenLogs = action {
@@ -203,12 +213,22 @@ impl Proxy {
             self.runtime.all_streams_closed().await;
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
+        let now = Timestamp::now();
+        let stopped = if finished { "all connections were closed" } else { "open connections were cut" };
+        self.runtime.audit.close(Event::new(PROCESS_STOPPED, "outgate", now, stopped), now).await;
         self.runtime.records.close();
         if let Some(loss) = self.runtime.records.last_loss(Instant::now()) {
             warn!("{loss}");
         }
         info!("stopped");
         ExitCode::SUCCESS
+    }
+
+    /// Records an event of the process whose cause is a signal.
+    fn record(&self, event_type: EventType, description: &str) {
+        let actor = Actor { source: Source::Signal, name: None, address: None };
+        let event = Event::new(event_type, "outgate", Timestamp::now(), description);
+        self.runtime.audit.record(event.by(actor).with("connections", self.connections.count()));
     }
 
     fn announce(&self) {
@@ -246,7 +266,8 @@ enum SignalAction {
     ReloadConfig,
     /// The signal of logrotate, which must not reload a configuration that an operator still edits.
     ReopenLogs,
-    Shutdown,
+    /// The name of the signal.
+    Shutdown(&'static str),
 }
 
 impl Signals {
@@ -260,8 +281,8 @@ impl Signals {
         tokio::select! {
             _ = self.hangup.recv() => SignalAction::ReloadConfig,
             _ = self.reopen.recv() => SignalAction::ReopenLogs,
-            _ = self.terminate.recv() => SignalAction::Shutdown,
-            _ = self.interrupt.recv() => SignalAction::Shutdown,
+            _ = self.terminate.recv() => SignalAction::Shutdown("TERM"),
+            _ = self.interrupt.recv() => SignalAction::Shutdown("INT"),
         }
     }
 

@@ -12,6 +12,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 
+pub use crate::audit::audit_logs;
+use crate::audit::{Checkpoint, Verifier};
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
 pub use crate::config::key_files;
@@ -48,6 +50,8 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("differences", differences),
     ("redactions", redactions),
     ("delivery_lines", delivery_lines),
+    ("audit_logs", audit_logs),
+    ("checkpoints", checkpoints),
 ];
 
 type FuzzTarget = (&'static str, fn(&[u8]));
@@ -100,6 +104,19 @@ pub fn delivery_lines(data: &[u8]) {
     };
     for text in texts {
         assert!(!text.contains(char::is_control), "{text:?}");
+    }
+}
+
+/// Reads a verifier in the first line, and a signed note in the others. A note that the verifier opens is a checkpoint.
+pub fn checkpoints(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (verifier, note) = text.split_once('\n').unwrap_or((text, ""));
+    let checkpoint = Checkpoint::parse(note);
+    if let Ok(verifier) = Verifier::parse(verifier) {
+        assert_eq!(Verifier::parse(&verifier.to_string()).as_ref(), Ok(&verifier));
+        if let Ok(opened) = verifier.open(note) {
+            assert_eq!(Ok(opened), checkpoint);
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | 3 | [`net`] | uses the network: listen, resolve, dial, TLS, HTTP to targets |
 //! | 2 | [`policy`] | makes pure decisions: identify, route, admit, guard, egress, trust, sign |
 //! | 2 | [`history`] | stores adopted configurations, and restores one |
+//! | 2 | [`audit`] | writes and verifies the audit log: a chain of changes and security events |
 //! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
 //! | 0 | [`names`], [`host`], [`digest`], [`lru`], [`single_flight`] | shared types; SHA-256; a bounded cache; one call for concurrent callers |
 //!
@@ -21,6 +22,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients, targets and operators"))]
 
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod delivery;

@@ -3,6 +3,8 @@
 
 /// The command line is wrong. The value is clap's 2, not 64 (`EX_USAGE`); the help of `check` documents it.
 pub const USAGE: u8 = 2;
+/// `EX_DATAERR`: the input data is wrong.
+pub const DATA: u8 = 65;
 /// `EX_NOINPUT`: an input file is missing or unreadable.
 pub const NO_INPUT: u8 = 66;
 /// `EX_NOUSER`: the host has no such user.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use crate::audit::{ADDRESS_FOUND, ADDRESS_LOST, ADDRESS_RETRIED, ADDRESS_UNANSWERED, Event, EventType};
 use crate::names::{PoolName, pluralize};
 use crate::policy::redact::Redactor;
 use crate::server::admin::Readiness;
@@ -42,6 +43,7 @@ pub async fn run(runtime: Arc<Runtime>) {
         log_pool_changes(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
+        runtime.audit.tick(Timestamp::now());
         runtime.records.retry_reopen();
         if let Some(loss) = runtime.records.loss_due(Instant::now()) {
             warn!("{loss}");
@@ -101,6 +103,8 @@ fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
                 info!("the allow-list of {} is no longer suspected to lack a source address", redactor.text(&target))
             }
             HealthEvent::Ejected(source, networks) => {
+                let what = format!("no target answers the source {source}, of targets in {networks} networks");
+                record_address(runtime, ADDRESS_UNANSWERED, &source.to_string(), what);
                 warn!(
                     "source {source} timed out to targets in {networks} networks that respond to other sources, and no \
                      target responds to it; outgate prefers other sources for {} s: check that packets to {source} are \
@@ -109,7 +113,9 @@ fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
                 );
             }
             HealthEvent::HalfOpen(source) => {
-                info!("source {source} is used again: outgate no longer prefers other sources")
+                let what = format!("source {source} is used again: outgate no longer prefers other sources");
+                info!("{what}");
+                record_address(runtime, ADDRESS_RETRIED, &source.to_string(), what);
             }
         }
     }
@@ -136,18 +142,24 @@ fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Optio
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {
             Some((_, former)) if former > count => {
-                warn!(
-                    "egress pool {name}: {}, {former} before; `outgate egress verify` lists the others",
-                    pluralize(*count, "usable address")
-                )
+                let what = format!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"));
+                warn!("{what}; `outgate egress verify` lists the others");
+                record_address(runtime, ADDRESS_LOST, name.as_str(), what);
             }
             Some((_, former)) if former < count => {
-                info!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"))
+                let what = format!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"));
+                info!("{what}");
+                record_address(runtime, ADDRESS_FOUND, name.as_str(), what);
             }
             _ => {}
         }
     }
     *before = Some(counts);
+}
+
+/// Records an event of a source address or of a pool.
+fn record_address(runtime: &Runtime, event_type: EventType, resource: &str, description: String) {
+    runtime.audit.record(Event::new(event_type, resource, Timestamp::now(), description));
 }
 
 /// Logs when outgate becomes ready, and when it is no longer ready. The readiness at the start is in the log already.

@@ -52,6 +52,7 @@ impl Check {
             Ok(valid) => {
                 let mut found = valid.warnings;
                 found.extend(delivery_log_problem(&valid.config.log.deliveries));
+                found.extend(valid.config.audit.file.as_ref().and_then(audit_log_problem));
                 let sockets = valid.config.server.listen.iter().chain(&valid.config.admin.listen);
                 found.extend(sockets.filter_map(socket_fault));
                 (found, valid.config.sources, valid.acknowledged)
@@ -133,4 +134,12 @@ fn delivery_log_problem(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
             problem.label(error.to_string()).help("no journal listens on this host: write \"stdout\" or \"file:PATH\"")
         }
     })
+}
+
+/// Returns a problem because of which outgate would refuse every later change.
+fn audit_log_problem(file: &Located<PathBuf>) -> Option<Problem> {
+    let error = records::probe(&DeliveryLog::File(file.value.clone())).err()?;
+    let problem = Problem::at(file.span, "outgate cannot write the audit log");
+    let help = "create the directory and allow the user of outgate to write there";
+    Some(problem.label(format!("{}: {error}", file.display())).help(help))
 }

@@ -6,6 +6,7 @@
 #[macro_use]
 mod print; // first: its `println!` hides std's in all that follows
 
+mod audit;
 mod ca;
 mod check;
 mod control;
@@ -67,6 +68,9 @@ enum Command {
     Status(control::status::Status),
     /// Show what became of webhooks: from the delivery log, or from the running proxy
     Deliveries(control::deliveries::Deliveries),
+    /// Verify or show the audit log
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Send one webhook now, and show every step
     Send(send::Send),
     /// Run outgate and receivers on loopback, with temporary certificates
@@ -103,6 +107,7 @@ impl Command {
             Command::Rollback(rollback) => rollback.run(),
             Command::Status(status) => status.run(),
             Command::Deliveries(deliveries) => deliveries.run(),
+            Command::Audit(audit) => audit.run(),
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),

@@ -1,5 +1,5 @@
-//! The admin sockets, the state directory and the delivery log of a configuration, read even if it has problems.
-//! How does a command find the proxy and its history if the configuration is broken?
+//! The admin sockets, the state directory and the logs of a configuration, read even if it has problems.
+//! How does a command find the proxy and its files if the configuration is broken?
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ pub struct ControlPaths {
     pub state_dir: Option<PathBuf>,
     /// `log.deliveries`, if it is a file.
     pub delivery_log: Option<PathBuf>,
+    /// `audit.file`.
+    pub audit_file: Option<PathBuf>,
 }
 
 impl ControlPaths {
@@ -25,8 +27,13 @@ impl ControlPaths {
         let content = FileTracker::new().read(path, FILE_MAX).ok();
         let text = content.and_then(|content| String::from_utf8(content.bytes).ok()).unwrap_or_default();
         let paths = Self::parse(&text);
-        let resolve = |relative: PathBuf| path.parent().unwrap_or(Path::new("")).join(relative);
-        Self { state_dir: paths.state_dir.map(resolve), delivery_log: paths.delivery_log.map(resolve), ..paths }
+        let resolve = |written: PathBuf| path.parent().unwrap_or(Path::new("")).join(written);
+        Self {
+            state_dir: paths.state_dir.map(resolve),
+            delivery_log: paths.delivery_log.map(resolve),
+            audit_file: paths.audit_file.map(resolve),
+            sockets: paths.sockets,
+        }
     }
 
     fn parse(text: &str) -> Self {
@@ -43,14 +50,19 @@ impl ControlPaths {
             });
             Some(sockets.collect())
         };
-        let state = |table: &DeTable<'_>| {
-            table.get("server")?.get_ref().as_table()?.get("state")?.get_ref().as_str().map(PathBuf::from)
+        let path_at = |section: &str, key: &str| {
+            table.get(section)?.get_ref().as_table()?.get(key)?.get_ref().as_str().map(PathBuf::from)
         };
         let log = |table: &DeTable<'_>| {
             let deliveries = table.get("log")?.get_ref().as_table()?.get("deliveries")?.get_ref().as_str()?;
             deliveries.strip_prefix("file:").map(PathBuf::from)
         };
-        Self { sockets: listen(&table).unwrap_or_default(), state_dir: state(&table), delivery_log: log(&table) }
+        Self {
+            sockets: listen(&table).unwrap_or_default(),
+            state_dir: path_at("server", "state"),
+            delivery_log: log(&table),
+            audit_file: path_at("audit", "file"),
+        }
     }
 }
 
@@ -66,8 +78,9 @@ mod tests {
     }
 
     #[test]
-    fn control_paths_include_the_state_directory() {
-        assert_eq!(ControlPaths::parse("[server]\nstate = \"/s\"\nlisten = [").state_dir, Some("/s".into()));
+    fn control_paths_include_the_state_directory_and_the_audit_log() {
+        let paths = ControlPaths::parse("[audit]\nfile = \"/a\"\n[server]\nstate = \"/s\"\nlisten = [");
+        assert_eq!((paths.state_dir, paths.audit_file), (Some("/s".into()), Some("/a".into())));
     }
 
     #[test]

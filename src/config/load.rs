@@ -17,7 +17,8 @@ use super::reader::{Environment, Reader, Table, Value};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
-    Config, KeyDirs, credential, log, named_sections, redaction, schema, sections, signer, syntax, trust, warning,
+    Config, KeyDirs, audit, credential, log, named_sections, redaction, schema, sections, signer, syntax, trust,
+    warning,
 };
 
 /// A configuration whose text has no problems.
@@ -314,6 +315,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         circuit: sections::read_circuit(&mut reader, file),
         log: log::read_log(&mut reader, file),
         redact: redaction::read_redact(&mut reader, file),
+        audit: audit::read_audit(&mut reader, file),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -1,6 +1,7 @@
 //! The configuration as written: one struct per section, each value with its span in the file.
 //! What may an operator write?
 
+mod audit;
 mod control_paths;
 mod credential;
 mod decimal;
@@ -46,6 +47,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
+pub use audit::{Audit, SyslogServer};
 pub use control_paths::ControlPaths;
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
@@ -104,6 +106,7 @@ pub struct Config {
     pub circuit: Circuit,
     pub log: Log,
     pub redact: Redact,
+    pub audit: Audit,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.

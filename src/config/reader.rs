@@ -86,7 +86,7 @@ impl<'a> Value<'a> {
     }
 
     /// Returns whether the value is `false` or `[]`, which request nothing.
-    fn is_empty_or_false(&self) -> bool {
+    pub(super) fn is_empty_or_false(&self) -> bool {
         match self.node {
             DeValue::Boolean(written) => !written,
             DeValue::Array(array) => array.is_empty(),

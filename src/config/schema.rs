@@ -1,7 +1,9 @@
 //! The schema of the configuration: its keys, reserved keys, and aliases that operators write.
 //! Is this key known, and if not, which key was intended?
 
+mod audit;
 mod credential;
+mod guard;
 mod limit;
 mod listener;
 mod log;
@@ -13,7 +15,9 @@ mod trust;
 mod upstream;
 
 use super::problem::closest_match;
+pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use credential::CREDENTIAL;
+pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
 pub(super) use listener::{ADMIN_LISTEN, PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
 pub(super) use log::{LOG, LOG_ROTATE};
@@ -60,8 +64,9 @@ pub(super) static FILE: Schema = Schema {
         "circuit",
         "log",
         "redact",
+        "audit",
     ],
-    reserved: &["audit"],
+    reserved: &[],
     aliases: &[
         ("ignore", ACKNOWLEDGE),
         ("suppress", ACKNOWLEDGE),
@@ -95,8 +100,8 @@ pub(super) static FILE: Schema = Schema {
 };
 
 /// The keys that only the main file may have.
-pub(super) const MAIN_ONLY: [&str; 10] =
-    ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log", "redact"];
+pub(super) const MAIN_ONLY: [&str; 11] =
+    ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log", "redact", "audit"];
 
 pub(super) static SERVER: Schema = Schema {
     path: "server",
@@ -278,21 +283,6 @@ pub(super) static ROUTE: Schema = Schema {
     ],
 };
 
-pub(super) static GUARD: Schema = Schema {
-    path: "guard",
-    title: "[guard]",
-    keys: &["allow", "deny", "ports"],
-    reserved: &[],
-    aliases: &[
-        ("allow_ranges", "allow"),
-        ("allow_addresses", "allow"),
-        ("deny_ranges", "deny"),
-        ("deny_addresses", "deny"),
-        ("block", "deny"),
-        ("allowed_ports", "ports"),
-    ],
-};
-
 pub(super) static RESOLVER: Schema = Schema {
     path: "resolver",
     title: "[resolver]",
@@ -306,7 +296,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-static SCHEMAS: [&Schema; 30] = [
+static SCHEMAS: [&Schema; 33] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -337,6 +327,9 @@ static SCHEMAS: [&Schema; 30] = [
     &LOG,
     &LOG_ROTATE,
     &REDACT,
+    &AUDIT,
+    &AUDIT_ROTATE,
+    &AUDIT_SYSLOG,
 ];
 
 /// The classification of a key that its table does not have.

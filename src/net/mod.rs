@@ -13,6 +13,7 @@ pub mod http_client;
 pub mod leaky_bucket;
 pub mod listen;
 pub mod local;
+pub mod log_server;
 mod netlink;
 pub mod peer;
 pub mod resolve;

@@ -42,6 +42,8 @@ const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
 pub enum AlpnOffer {
     Http2OrHttp1,
     Http1,
+    /// No offer: the peer does not speak HTTP.
+    None,
 }
 
 /// Time for a peer to close its direction.
@@ -78,6 +80,7 @@ pub async fn handshake(
     let versions = match offer {
         AlpnOffer::Http2OrHttp1 => config.alpn_protocols.clone(),
         AlpnOffer::Http1 => vec![ALPN_HTTP_1_1.to_vec()],
+        AlpnOffer::None => Vec::new(),
     };
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));

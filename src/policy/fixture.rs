@@ -65,6 +65,7 @@ pub(crate) fn config() -> Config {
             format: LogFormat::Text,
         },
         redact: Redact { path: PathForm::default(), phone_numbers: true, headers: vec![], hmac_key: None },
+        audit: crate::config::Audit::default(),
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 mod anchors;
+pub mod audit;
 pub mod authn;
 pub mod breaker;
 mod certified_key;
@@ -51,6 +52,8 @@ pub struct Plan {
     pub inspection_ca: Option<inspect::InspectionCa>,
     /// The expiry times of the certificates and revocation lists in the configuration's files.
     pub expiries: Vec<expiry::Expiry>,
+    /// `None`: there is no audit log.
+    pub audit: Option<Arc<audit::AuditPlan>>,
     pub timeouts: Timeouts,
     pub redactor: Arc<redact::Redactor>,
     /// `None` disables circuit breaking.
@@ -118,6 +121,7 @@ pub fn recompile(
         listener: listener::compile(config, &mut problems),
         inspection_ca: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
+        audit: audit::compile(config, &trusts, &mut problems),
         timeouts: config.timeouts.clone(),
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         breaker: breaker::BreakerConfig::compile(&config.circuit),

@@ -245,10 +245,14 @@ impl Routes {
         written.flat_map(|route| [Some(route), route.split.as_ref().map(Split::variant)]).flatten()
     }
 
+    /// Returns every route that deliveries take, with the variants of splits.
+    pub fn enforced(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter().flat_map(|route| [Some(route), route.split.as_ref().map(Split::variant)]).flatten()
+    }
+
     /// Returns the maximum duration of a delivery or tunnel.
     pub fn max_duration(&self) -> Duration {
-        let sides = self.routes.iter().flat_map(|route| [Some(route), route.split.as_ref().map(Split::variant)]);
-        let longest = sides.flatten().map(|route| route.timeouts.total.max(route.timeouts.tunnel)).max();
+        let longest = self.enforced().map(|route| route.timeouts.total.max(route.timeouts.tunnel)).max();
         longest.unwrap_or_default()
     }
 

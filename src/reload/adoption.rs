@@ -1,5 +1,5 @@
 //! Adopts a configuration as a whole, or reports why it is rejected.
-//! In which order do sockets, files, the plan and the history change?
+//! In which order do sockets, files, the audit log, the plan and the history change?
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,9 +10,11 @@ use tracing::{error, info, warn};
 use super::listeners::ListenerChange;
 use super::prepare::{ConfigChange, ProblemReport};
 use super::startup_settings::StartupSettings;
-use super::{ReloadReason, Reloader, Requester};
+use super::{ReloadReason, Reloader, Requester, audit_events};
 use crate::config::difference::Difference;
 use crate::config::{Config, Problem};
+use crate::policy::Plan;
+use crate::state::audit::NextLog;
 use crate::state::config::status::{AdoptedConfig, RejectedConfig, ReloadOutcome, ReloadVerdict};
 use crate::state::observability::log;
 use crate::state::observability::records::RecordDestination;
@@ -20,12 +22,17 @@ use crate::state::observability::records::RecordDestination;
 /// Limits the changes of one reload that are logged.
 const LOGGED_CHANGES_MAX: usize = 20;
 
+/// The sockets and files of the next configuration, open before anything changes.
+pub(super) struct Resources {
+    listeners: ListenerChange,
+    /// `None`: records go where they went before.
+    destination: Option<RecordDestination>,
+    audit: NextLog,
+}
+
 impl Reloader {
     /// Opens new sockets and files before anything changes.
-    pub(super) async fn open_resources(
-        &self,
-        config: &Config,
-    ) -> Result<(ListenerChange, Option<RecordDestination>), Vec<Problem>> {
+    pub(super) async fn open_resources(&self, config: &Config, plan: &Plan) -> Result<Resources, Vec<Problem>> {
         let deliveries = &config.log.deliveries;
         let destination = match self.runtime.records.go_to(deliveries) {
             true => None,
@@ -34,13 +41,20 @@ impl Reloader {
                 vec![problem.help("let the user that outgate runs as write there, or write another path")]
             })?),
         };
-        Ok((self.listeners.prepare(config)?, destination))
+        let active = self.runtime.active_config();
+        let audit = self.runtime.audit.prepare(active.plan.audit.as_ref(), plan.audit.as_ref()).await;
+        let audit = audit.map_err(|error| {
+            let span = config.audit.file.as_ref().map(|file| file.span);
+            let problem = Problem { span, ..Problem::general("cannot open the audit log") }.label(error.to_string());
+            vec![problem.help("let the user that outgate runs as write there, or write another path")]
+        })?;
+        Ok(Resources { listeners: self.listeners.prepare(config)?, destination, audit })
     }
 
     pub(super) async fn adopt(
         &mut self,
         change: ConfigChange,
-        (listeners, destination): (ListenerChange, Option<RecordDestination>),
+        Resources { listeners, destination, audit }: Resources,
         config: &Config,
         requester: &Requester,
     ) -> ReloadOutcome {
@@ -55,6 +69,13 @@ impl Reloader {
             warnings: contained.iter().chain(&warnings).cloned().collect(),
             restart_required: self.startup_settings.restart_required_keys(&StartupSettings::from_config(config)),
         };
+        if let Err(error) = self.record_change(&active.plan, &adopted, audit, requester).await {
+            self.listeners.abort(listeners);
+            self.failed_to_listen = Some(config.digest);
+            let problem = Problem::general(format!("audit_unwritable: {error}"));
+            let problem = problem.help("make the audit log writable, and reload again: `outgate reload`");
+            return self.reject(ProblemReport::new(&[problem], &config.sources), requester, ReloadReason::Requested);
+        }
         let new_warnings = self.without_logged(warnings);
         self.last_problems.clear();
         self.failed_to_listen = None;
@@ -73,6 +94,19 @@ impl Reloader {
         contained.iter().for_each(|problem| error!("{problem}"));
         new_warnings.iter().for_each(|warning| warn!("{warning}"));
         self.log_adopted()
+    }
+
+    /// Records a change before it takes effect.
+    async fn record_change(
+        &self,
+        plan: &Plan,
+        adopted: &AdoptedConfig,
+        next: NextLog,
+        requester: &Requester,
+    ) -> Result<(), String> {
+        let (active, former) = (self.runtime.active_config(), self.runtime.config_status.adopted());
+        let events = audit_events::changed(&active.plan, plan, &former, adopted, requester);
+        self.runtime.audit.change(events, next, audit_events::withdrawn(adopted)).await
     }
 
     /// Logs the adoption, and returns its outcome. The history has assigned the number.
@@ -111,6 +145,8 @@ impl Reloader {
                 requested_by: requester.by.clone(),
                 problems: problems.lines.clone(),
             });
+            let file = self.path.display().to_string();
+            self.runtime.audit.record(audit_events::rejected(&file, &problems.lines, requester, Timestamp::now()));
             self.without_logged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
             for problem in &problems.lines {
                 error!("{problem}");

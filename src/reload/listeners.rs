@@ -158,6 +158,13 @@ impl Listeners {
         self.runtime.sources.set_listeners(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
     }
 
+    /// Closes the new listeners, and keeps those that were to close: the change does not take effect.
+    pub fn abort(&self, change: ListenerChange) {
+        let mut state = self.state.lock();
+        state.open.extend(change.removed);
+        self.runtime.sources.set_listeners(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
+    }
+
     fn spawn_accept_loop(
         &self,
         tasks: &mut JoinSet<()>,

@@ -2,6 +2,7 @@
 //! When is the configuration read again, and what happens if it has problems?
 
 mod adoption;
+pub mod audit_events;
 mod compare;
 mod file_watcher;
 pub mod history_writer;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
+use crate::audit::{CONFIGURATION_DRIFTED, CONFIGURATION_RESTORED, Event};
 use crate::config::{Config, StatFingerprint};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{ComparisonRequest, ReloadQueue};
@@ -51,7 +53,8 @@ pub struct Reloader {
     watch_set: WatchSet,
     /// The problems of the configuration on disk, if it was rejected at the last reload.
     last_problems: Vec<String>,
-    /// The digest of a valid configuration that was rejected because its listeners could not be opened.
+    /// The digest of a valid configuration that was rejected because its listeners could not be opened, or the change
+    /// could not be recorded.
     failed_to_listen: Option<[u8; 32]>,
     /// The fingerprint of the files at the last read. `None`: the files may have changed during that read.
     fingerprint: Option<StatFingerprint>,
@@ -73,6 +76,8 @@ enum ReloadReason {
 
 /// The user, signal or file change that requested a reload.
 struct Requester {
+    sources: Vec<ReloadSource>,
+    /// The sources in words.
     by: String,
     cause: &'static str,
 }
@@ -81,7 +86,7 @@ impl Requester {
     fn new(by: &[ReloadSource]) -> Self {
         let file_change = [ReloadSource::FileChange];
         let by = if by.is_empty() { &file_change[..] } else { by };
-        Self { by: describe_sources(by), cause: reload_cause(by) }
+        Self { sources: by.to_vec(), by: describe_sources(by), cause: reload_cause(by) }
     }
 }
 
@@ -231,10 +236,19 @@ impl Reloader {
         self.runtime.metrics.config_drift.set(i64::from(what.is_some()));
         let drift = what.clone();
         if self.runtime.config_status.set_drift(what, Timestamp::now()) {
-            match drift {
-                Some(drift) => warn!("the configuration on disk differs from the active one: {drift}"),
-                None => info!("the configuration on disk is the active one again"),
-            }
+            let (event_type, what) = match drift {
+                Some(drift) => {
+                    let what = format!("the configuration on disk differs from the active one: {drift}");
+                    warn!("{what}");
+                    (CONFIGURATION_DRIFTED, what)
+                }
+                None => {
+                    let what = "the configuration on disk is the active one again";
+                    info!("{what}");
+                    (CONFIGURATION_RESTORED, what.to_owned())
+                }
+            };
+            self.runtime.audit.record(Event::new(event_type, self.path.display().to_string(), Timestamp::now(), what));
         }
     }
 
@@ -280,7 +294,7 @@ impl Reloader {
                 self.runtime.config_status.log_unchanged(requester.cause, &requester.by);
                 self.runtime.config_status.current_outcome(ReloadVerdict::Unchanged)
             }
-            Some(change) => match self.open_resources(&config).await {
+            Some(change) => match self.open_resources(&config, &change.active.plan).await {
                 Err(problems) => {
                     self.failed_to_listen = Some(config.digest);
                     self.reject(ProblemReport::new(&problems, &config.sources), requester, reason)

@@ -1,6 +1,7 @@
 //! The state that outlives a delivery: the active configuration, and the state that a reload must not reset.
 //! Which state does the running proxy keep?
 
+pub mod audit;
 pub mod config;
 pub mod limits;
 pub mod observability;
@@ -45,6 +46,7 @@ pub struct Runtime {
     pub expiry_warnings: config::warnings::ExpiryWarnings,
     pub signer_warnings: config::warnings::SignerWarnings,
     pub records: observability::records::Records,
+    pub audit: audit::AuditTrail,
     pub started_at: Timestamp,
     pub config_status: config::status::ConfigStatus,
     pub reload_queue: Arc<config::reload_queue::ReloadQueue>,
@@ -97,6 +99,7 @@ impl Runtime {
             expiry_warnings: config::warnings::ExpiryWarnings::default(),
             signer_warnings: config::warnings::SignerWarnings::default(),
             records,
+            audit: audit::AuditTrail::default(),
             started_at: Timestamp::now(),
             config_status: config::status::ConfigStatus::default(),
             reload_queue: Arc::default(),

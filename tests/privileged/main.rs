@@ -7,6 +7,7 @@
 #[path = "../it/support/mod.rs"]
 mod support;
 
+mod audit_disk;
 mod journal;
 mod key_dir_faults;
 mod netns;

@@ -3,6 +3,7 @@
 
 mod connection;
 mod counting;
+mod denial;
 mod line;
 mod timing;
 mod token_endpoint;
@@ -345,6 +346,7 @@ impl Drop for Record {
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         self.count(code, blame, elapsed);
+        self.count_denial(code);
         let is_success = code == "delivered" && matches!(self.status_class, None | Some("2xx"));
         let sampling = match is_success && self.would_refuse.is_empty() && self.would_take.is_none() {
             true => self.runtime.records.sample(&self.request_id),

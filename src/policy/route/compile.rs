@@ -44,6 +44,8 @@ impl Routes {
         check_unique_names(&config.routes, problems);
         own_series::check(&config.routes, problems);
         let mut used = UsedNames::default();
+        let log_servers = config.audit.syslog.iter();
+        used.trusts.extend(log_servers.map(|server| server.trust.as_deref().unwrap_or(TRUST_DEFAULT)));
         // The place of each route's name, for routes that match the same.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {

@@ -32,6 +32,7 @@ pub use compile::compile;
 pub use error::{NewKeyError, SignError};
 pub use keyring::Keyring;
 pub use listing::{KeyState, ListedKey, directory, jwks, published};
+pub(super) use pem::parse_ed25519_key;
 pub use public::PublicKey;
 pub use registry::{new_key, schemes};
 pub use scheme::{Mutations, SigningInput};

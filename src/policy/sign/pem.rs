@@ -45,6 +45,16 @@ pub(super) fn parse_private_key(
     Ok(key)
 }
 
+/// Parses a PEM file with an Ed25519 key, for a signature that is not a webhook's. The error is a message and an advice.
+pub(in crate::policy) fn parse_ed25519_key(secret: &[u8]) -> Result<Ed25519KeyPair, (String, String)> {
+    const HELP: &str = "`outgate keys new --scheme rfc9421 --algorithm ed25519` makes a key";
+    match parse_private_key(secret, &ECDSA_P256_SHA256_FIXED_SIGNING) {
+        Ok(SecretKey::Ed25519(pair)) => Ok(pair),
+        Ok(other) => Err((format!("is of the algorithm {}, not ed25519", other.algorithm().name()), HELP.to_owned())),
+        Err(KeyParseError { message, .. }) => Err((message, HELP.to_owned())),
+    }
+}
+
 const NEW_KEY_HELP: &str = "`outgate keys new` makes a key";
 
 fn parse_any_private_key(secret: &[u8], algorithm: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {

@@ -16,11 +16,13 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{JSON, TEXT, build_response};
+use crate::audit::{ADMIN_CALLED, AUTHENTICATION_FAILED, Actor, EventType, Source};
 use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
 use crate::policy::redact::Redactor;
 use crate::state::Runtime;
+use crate::state::audit::Occasion;
 use crate::state::config::reload_queue::ComparisonTarget;
 use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
 
@@ -42,13 +44,16 @@ pub(super) async fn handle_post(
     if request.method() != Method::POST || ![RELOAD, DIFF, EXPLAIN].contains(&path) {
         return None;
     }
+    let path = path.to_owned();
     let Some(peer) = peer else {
+        count_call(runtime, AUTHENTICATION_FAILED, &path, None);
         let message = format!(
             "{path} is served only on a unix socket in admin.listen: over TCP, outgate cannot identify the user\n"
         );
         return Some(build_response(StatusCode::FORBIDDEN, TEXT, message));
     };
     if path == EXPLAIN {
+        count_call(runtime, ADMIN_CALLED, &path, Some(peer));
         return Some(explain(runtime, request).await.unwrap_or_else(|response| *response));
     }
     if !runtime.reload_queue.is_ready() {
@@ -66,10 +71,24 @@ pub(super) async fn handle_post(
         }
     };
     Some(match outcome.await {
-        Ok(outcome) => outcome_response(&outcome),
+        Ok(outcome) => {
+            // A reload with an effect has a record of its own.
+            if path == DIFF || outcome.outcome == ReloadVerdict::Unchanged {
+                count_call(runtime, ADMIN_CALLED, &path, Some(peer));
+            }
+            outcome_response(&outcome)
+        }
         // The reload task, which sends the outcome, has ended.
         Err(_) => build_response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is stopping\n".into()),
     })
+}
+
+/// Counts a call of a command for the audit log.
+fn count_call(runtime: &Runtime, event_type: EventType, path: &str, peer: Option<&Peer>) {
+    let user = peer.map(|peer| peer.name.clone().unwrap_or_else(|| format!("uid {}", peer.uid)));
+    let actor = Actor { source: Source::Admin, name: user, address: None };
+    let occasion = Occasion { event_type, resource: path.to_owned(), actor, tenant: None };
+    runtime.audit.count(occasion, None, Timestamp::now());
 }
 
 type ControlError = Box<Response<Full<Bytes>>>;

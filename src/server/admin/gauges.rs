@@ -50,6 +50,17 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
     metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
+    update_audit(runtime);
+}
+
+/// Sets the metrics of the audit log and its sinks.
+fn update_audit(runtime: &Runtime) {
+    let (metrics, audit) = (&runtime.metrics, &runtime.audit);
+    metrics.set_audit_writable(audit.is_on().then(|| audit.error().is_none()));
+    metrics.audit_records.inner().fetch_max(audit.written_count(), Ordering::Relaxed);
+    metrics.audit_failures.inner().fetch_max(audit.failed_count(), Ordering::Relaxed);
+    metrics.audit_events_lost.inner().fetch_max(audit.lost_count(), Ordering::Relaxed);
+    metrics.audit_sinks(audit.sinks().iter().map(|sink| (sink.name.as_str(), sink.dropped_count())));
 }
 
 /// Sets the gauges of source addresses. They have no series where the kernel does not list its sockets.

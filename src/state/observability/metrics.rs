@@ -11,7 +11,7 @@ use std::cell::LazyCell;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use prometheus_client::encoding::text::encode;
@@ -23,8 +23,8 @@ use tokio::runtime::Handle;
 use family::ShardedFamily;
 use labels::{
     BuildLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels, NoLabels, PoolLabels,
-    ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SourceLabels, SourceStateLabels, SplitLabels,
-    TenantLabels, TokenLabels,
+    ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels, SourceLabels, SourceStateLabels,
+    SplitLabels, TenantLabels, TokenLabels,
 };
 use routes::{DurationFamily, OutcomeFamily, RouteTable, StepFamily};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
@@ -80,6 +80,10 @@ pub struct Metrics {
     pub log_lines_lost: Counter,
     pub log_reopen_failed: Gauge,
     audit_writable: ShardedFamily<NoLabels, Gauge>,
+    pub audit_records: Counter,
+    pub audit_failures: Counter,
+    pub audit_events_lost: Counter,
+    audit_sink_dropped: ShardedFamily<SinkLabels, Counter>,
 }
 
 /// Counts one object in a gauge until it is dropped.
@@ -193,6 +197,10 @@ impl Metrics {
             log_lines_lost: own.add("log_lines_lost", "Log lines that stderr did not take"),
             log_reopen_failed: own.add("log_reopen_failed", "1 while records go to the former file"),
             audit_writable: own.add("audit_writable", "0 while the audit log cannot be written"),
+            audit_records: own.add("audit_records", "Audit records written"),
+            audit_failures: own.add("audit_failures", "Writes of the audit log that failed"),
+            audit_events_lost: own.add("audit_events_lost", "Events that the audit log does not have"),
+            audit_sink_dropped: own.add("audit_sink_dropped", "Audit records that a sink did not get"),
             registry,
         }
     }
@@ -332,6 +340,16 @@ impl Metrics {
         self.audit_writable.retain(|_| false);
         if let Some(is_writable) = is_writable {
             self.audit_writable.get(&NoLabels {}).set(is_writable.into());
+        }
+    }
+
+    /// Sets, for each sink of the audit log, the number of records that it did not get.
+    pub fn audit_sinks<'a>(&self, sinks: impl Iterator<Item = (&'a str, u64)>) {
+        let sinks: Vec<_> = sinks.collect();
+        self.audit_sink_dropped.retain(|labels| sinks.iter().any(|(sink, _)| *sink == labels.sink));
+        for (sink, dropped) in sinks {
+            let counter = self.audit_sink_dropped.get(&SinkLabels { sink: sink.to_owned() });
+            counter.inner().fetch_max(dropped, Ordering::Relaxed);
         }
     }
 

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("config", 1),
     ("policy", 2),
     ("history", 2),
+    ("audit", 2),
     ("net", 3),
     ("state", 4),
     ("delivery", 5),

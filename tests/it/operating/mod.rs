@@ -2,6 +2,11 @@
 
 mod accounting;
 mod admin;
+mod audit;
+mod audit_disk;
+mod audit_syslog;
+mod audit_syslog_servers;
+mod audit_tampering;
 mod control;
 mod deliveries;
 mod exercise;

@@ -2,6 +2,7 @@
 //! Which clients, targets and files does a black-box test use?
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
+pub mod audit;
 pub mod clients;
 pub mod configuration;
 pub mod control;

@@ -87,6 +87,11 @@ labels! {
 
     ResultLabels { result: &'static str, } overflow { result: OTHERS, }
 
+    SinkLabels {
+        /// The URL of a syslog server, or `journald`.
+        sink: String,
+    } overflow { sink: OTHERS.to_owned(), }
+
     ReasonLabels {
         /// The key of `[server]` that bounds them, or `unidentified`: the oldest that had proven no client was evicted.
         reason: &'static str,

@@ -1,0 +1,53 @@
+//! The audit log as configured, compiled: its settings, its key, and the sinks of its records.
+//! Can outgate write this audit log?
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::sign;
+use super::trust::{PUBLIC_TRUST, Trust};
+use crate::audit::AuditSettings;
+use crate::config::{Config, Problem, SyslogServer};
+use crate::names::TrustName;
+
+/// A compiled section `[audit]` that has a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditPlan {
+    pub settings: AuditSettings,
+    pub syslog: Vec<SyslogServer>,
+    pub journald: bool,
+}
+
+/// Compiles `[audit]`. `None`: there is no audit log.
+pub(super) fn compile(
+    config: &Config,
+    trusts: &BTreeMap<TrustName, Arc<Trust>>,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<AuditPlan>> {
+    let written = &config.audit;
+    let signer = written.checkpoint_key.as_ref().and_then(|key| {
+        let parsed = sign::parse_ed25519_key(key.expose());
+        parsed
+            .map_err(|(message, help)| {
+                let problem = Problem::at(key.span, format!("the key of `audit.checkpoint_key` {message}"));
+                problems.push(problem.help(help));
+            })
+            .ok()
+    });
+    for server in &written.syslog {
+        let trust = server.trust.as_deref().unwrap_or(PUBLIC_TRUST);
+        if !trusts.contains_key(trust) {
+            let problem = Problem::at(server.span, format!("there is no trust {trust:?}"));
+            problems.push(problem.help(format!("add [trust.{trust}], or write the name of one that exists")));
+        }
+    }
+    let settings = AuditSettings {
+        path: written.file.as_ref()?.value.clone(),
+        origin: written.origin.clone(),
+        signer: signer.map(Arc::new),
+        file_size_max: written.file_size_max,
+        keep: written.keep,
+    };
+    let syslog = written.syslog.iter().map(|server| server.value.clone()).collect();
+    Some(Arc::new(AuditPlan { settings, syslog, journald: written.journald }))
+}

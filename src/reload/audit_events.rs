@@ -1,0 +1,254 @@
+//! The audit records of starts and changes of the configuration.
+//! Who changed what, and which keys, tokens and verifications are concerned?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Requester;
+use crate::audit::{
+    AUDIT_UPDATED, Actor, CONFIGURATION_REJECTED, CONFIGURATION_ROLLED_BACK, CONFIGURATION_UPDATED,
+    CONFIGURATION_WITHDRAWN, Event, EventType, KEY_UPDATED, LOG_UPDATED, PROCESS_STARTED, Source, TOKEN_UPDATED,
+    VERIFICATION_DISABLED, VERIFICATION_ENABLED,
+};
+use crate::config::difference::Difference;
+use crate::config::{PlaintextPolicy, VerifyMode};
+use crate::names::pluralize;
+use crate::policy::Plan;
+use crate::policy::audit::AuditPlan;
+use crate::state::config::status::{AdoptedConfig, ReloadSource};
+
+/// The bytes of changes in one record. A longer difference takes several records, because syslog servers cut messages
+/// of more than 8 KiB (RFC 5425 §4.3.1).
+const CHANGES_BYTES_MAX: usize = 4096;
+/// The names or lines that one record lists. It counts the others.
+const LISTED_MAX: usize = 20;
+
+/// Returns the actor of a reload. A user who requests one comes before a file change or a signal.
+pub(super) fn actor(sources: &[ReloadSource]) -> Actor {
+    let user = |source: &ReloadSource| match source {
+        ReloadSource::User { name, uid, .. } => Some(name.clone().unwrap_or_else(|| format!("uid {uid}"))),
+        ReloadSource::FileChange | ReloadSource::Signal => None,
+    };
+    let users: BTreeSet<String> = sources.iter().filter_map(user).collect();
+    let source = match () {
+        () if !users.is_empty() => Source::Admin,
+        () if sources.contains(&ReloadSource::Signal) => Source::Signal,
+        () => Source::File,
+    };
+    let name = (!users.is_empty()).then(|| users.into_iter().collect::<Vec<_>>().join(", "));
+    Actor { source, name, address: None }
+}
+
+/// Returns who requested a reload, with the origin of each request.
+fn requested_by(sources: &[ReloadSource]) -> Vec<Value> {
+    let origin = |source: &ReloadSource| match source {
+        ReloadSource::FileChange => json!({ "source": "file" }),
+        ReloadSource::Signal => json!({ "source": "signal" }),
+        ReloadSource::User { name, uid, pid } => json!({ "source": "admin", "user": name, "uid": uid, "pid": pid }),
+    };
+    sources.iter().take(LISTED_MAX).map(origin).collect()
+}
+
+/// Returns the records of a start: the process, and what its configuration does not verify.
+pub fn started(adopted: &AdoptedConfig, plan: &Plan, at: Timestamp) -> Vec<Event> {
+    let version = env!("CARGO_PKG_VERSION");
+    let process = Event::new(PROCESS_STARTED, "outgate", at, format!("outgate {version} started"))
+        .with("version", version)
+        .with("pid", std::process::id())
+        .with("uid", rustix::process::getuid().as_raw())
+        .with("host", rustix::system::uname().nodename().to_string_lossy().into_owned())
+        .with("file", adopted.snapshot.main_path().display().to_string())
+        .with("number", adopted.number)
+        .with("digest", adopted.snapshot.digest.as_str())
+        .with("verifier", verifier(plan.audit.as_deref()));
+    let verification = verification_events(&BTreeMap::new(), &unverified_routes(plan), at);
+    std::iter::once(process).chain(verification).collect()
+}
+
+/// Returns the records of a change that is about to take effect.
+pub(super) fn changed(
+    before: &Plan,
+    after: &Plan,
+    former: &AdoptedConfig,
+    adopted: &AdoptedConfig,
+    requester: &Requester,
+) -> Vec<Event> {
+    let (at, actor) = (adopted.adopted_at, actor(&requester.sources));
+    let mut events = configuration_events(former, adopted, requester);
+    events.extend(resource_events(&adopted.difference, at).into_iter().map(|event| match event.event_type {
+        AUDIT_UPDATED => event.with("verifier", verifier(after.audit.as_deref())),
+        _ => event,
+    }));
+    events.extend(verification_events(&unverified_routes(before), &unverified_routes(after), at));
+    events.into_iter().map(|event| event.by(actor.clone())).collect()
+}
+
+/// Returns the public half of the checkpoint key.
+fn verifier(plan: Option<&AuditPlan>) -> Option<String> {
+    Some(plan?.settings.verifier()?.to_string())
+}
+
+fn configuration_events(former: &AdoptedConfig, adopted: &AdoptedConfig, requester: &Requester) -> Vec<Event> {
+    let AdoptedConfig { number, adopted_at, cause, difference, snapshot, restart_required, .. } = adopted;
+    let event_type = if cause.starts_with("rollback") { CONFIGURATION_ROLLED_BACK } else { CONFIGURATION_UPDATED };
+    let file = snapshot.main_path().display().to_string();
+    let mut parts: Vec<Vec<&str>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for change in &difference.changes {
+        bytes += change.len();
+        if bytes > CHANGES_BYTES_MAX {
+            bytes = change.len();
+            parts.push(Vec::new());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(change);
+        }
+    }
+    let count = parts.len();
+    let event = |(index, changes): (usize, Vec<&str>)| {
+        let what =
+            format!("configuration {number}: {}, by {}", pluralize(difference.count() as u64, "change"), requester.by);
+        Event::new(event_type, file.as_str(), *adopted_at, what)
+            .with("number", *number)
+            .with("cause", cause.as_str())
+            .with("requested_by", requested_by(&requester.sources))
+            .with("previous", json!({ "number": former.number, "digest": former.snapshot.digest }))
+            .with("updated", json!({ "number": number, "digest": snapshot.digest }))
+            .with("part", json!({ "number": index + 1, "of": count }))
+            .with("changes", changes)
+            .with("more_changes", difference.more)
+            .with("restart_required", restart_required.clone())
+    };
+    parts.into_iter().enumerate().map(event).collect()
+}
+
+/// Returns a record for each resource whose keys, tokens or logs change.
+fn resource_events(difference: &Difference, at: Timestamp) -> Vec<Event> {
+    let mut resources: BTreeMap<(&str, &str), (EventType, Vec<&str>)> = BTreeMap::new();
+    for change in &difference.changes {
+        if let Some((event_type, resource)) = classify(change) {
+            resources.entry((event_type.name, resource)).or_insert((event_type, Vec::new())).1.push(change);
+        }
+    }
+    let event = |((_, resource), (event_type, mut changes)): (_, (EventType, Vec<&str>))| {
+        let more = changes.len().saturating_sub(LISTED_MAX);
+        changes.truncate(LISTED_MAX);
+        let what = format!("{resource} changes: {}", changes.first().copied().unwrap_or_default());
+        Event::new(event_type, resource, at, what).with("changes", changes).with("more_changes", more)
+    };
+    resources.into_iter().map(event).collect()
+}
+
+/// Returns the type and the resource of a change of a key, a token or a log: `clients.billing: tokens … added`.
+fn classify(change: &str) -> Option<(EventType, &str)> {
+    let (resource, rest) = change.split_once(": ")?;
+    let has = |keys: &[&str]| keys.iter().any(|key| rest.starts_with(key));
+    let event_type = match resource.split('.').next()? {
+        "clients" if has(&["tokens", "added", "removed"]) => TOKEN_UPDATED,
+        "clients" if has(&["certificates", "public_keys", "/"]) => KEY_UPDATED,
+        "signers" | "credentials" => KEY_UPDATED,
+        "server" if has(&["tls", "ca"]) || resource == "server.tls" || resource == "server.ca" => KEY_UPDATED,
+        "trust" if resource.ends_with(".identity") || has(&["identity", "/"]) => KEY_UPDATED,
+        "log" => LOG_UPDATED,
+        "audit" => AUDIT_UPDATED,
+        _ => return None,
+    };
+    Some((event_type, resource))
+}
+
+/// The routes that verify no target, by the setting that says so.
+type UnverifiedRoutes = BTreeMap<String, BTreeSet<String>>;
+
+fn unverified_routes(plan: &Plan) -> UnverifiedRoutes {
+    let mut unverified = UnverifiedRoutes::new();
+    for route in plan.routes.enforced() {
+        let name = || route.name.as_str().to_owned();
+        if route.trust.verify == VerifyMode::None {
+            unverified.entry(format!("trust.{}", route.trust.name)).or_default().insert(name());
+        }
+        if route.plaintext == PlaintextPolicy::Allow {
+            unverified.entry("plaintext".to_owned()).or_default().insert(name());
+        }
+    }
+    unverified
+}
+
+/// Returns the records of the routes that verify no target any more, or again.
+fn verification_events(before: &UnverifiedRoutes, after: &UnverifiedRoutes, at: Timestamp) -> Vec<Event> {
+    let none = BTreeSet::new();
+    let mut events = Vec::new();
+    for setting in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        let [before, after] = [before, after].map(|routes| routes.get(setting).unwrap_or(&none));
+        for (event_type, routes) in [(VERIFICATION_DISABLED, after - before), (VERIFICATION_ENABLED, before - after)] {
+            if routes.is_empty() {
+                continue;
+            }
+            let count = pluralize(routes.len() as u64, "route");
+            let what = match event_type {
+                VERIFICATION_DISABLED => format!("{setting} now turns the verification of targets off for {count}"),
+                _ => format!("{setting} no longer turns the verification of targets off for {count}"),
+            };
+            let listed: Vec<String> = routes.iter().take(LISTED_MAX).cloned().collect();
+            let event = Event::new(event_type, setting, at, what).with("count", routes.len());
+            events.push(event.with("routes", listed));
+        }
+    }
+    events
+}
+
+/// Returns the record of a configuration that was rejected.
+pub(super) fn rejected(file: &str, problems: &[String], requester: &Requester, at: Timestamp) -> Event {
+    let first = problems.first().map_or("", String::as_str);
+    Event::new(CONFIGURATION_REJECTED, file, at, format!("rejected, requested by {}: {first}", requester.by))
+        .by(actor(&requester.sources))
+        .with("requested_by", requested_by(&requester.sources))
+        .with("problems", problems.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>())
+        .with("more_problems", problems.len().saturating_sub(LISTED_MAX))
+}
+
+/// Returns the record of a change that was recorded and did not take effect.
+pub(super) fn withdrawn(adopted: &AdoptedConfig) -> Event {
+    let (file, number) = (adopted.snapshot.main_path().display().to_string(), adopted.number);
+    let what = format!("configuration {number} did not take effect: its record was not on the disk in time");
+    let event = Event::new(CONFIGURATION_WITHDRAWN, file, adopted.adopted_at, what);
+    event.with("number", number).with("digest", adopted.snapshot.digest.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_keys_tokens_and_logs_have_a_record_of_their_own() {
+        for (change, expected) in [
+            ("clients.billing: tokens \"sha256:0a…\" added", Some(("token.updated", "clients.billing"))),
+            ("clients.billing: added: { tokens = [] }", Some(("token.updated", "clients.billing"))),
+            ("clients.billing: public_keys \"a.pem\" added", Some(("key.updated", "clients.billing"))),
+            ("clients.billing: networks \"10.0.0.0/8\" added", None),
+            ("signers.platform: /etc/outgate/keys/k changed", Some(("key.updated", "signers.platform"))),
+            ("credentials.login: client_secret \"env:A\" → \"env:B\"", Some(("key.updated", "credentials.login"))),
+            ("server: tls: added: { certificate = \"a\" }", Some(("key.updated", "server"))),
+            ("server.tls: key \"a\" → \"b\"", Some(("key.updated", "server.tls"))),
+            ("server: workers 1 → 2", None),
+            ("log: level \"info\" → \"debug\"", Some(("log.updated", "log"))),
+            ("audit: syslog \"tcp://a:1\" removed", Some(("audit.updated", "audit"))),
+            ("routes.acme: egress \"default\" → \"eu\"", None),
+        ] {
+            let found = classify(change).map(|(event_type, resource)| (event_type.name, resource));
+            assert_eq!(found, expected, "{change}");
+        }
+    }
+
+    #[test]
+    fn verification_is_recorded_when_a_route_begins_or_ends_to_go_without() {
+        let routes = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let before = UnverifiedRoutes::from([("trust.a".to_owned(), routes(&["one", "two"]))]);
+        let after = UnverifiedRoutes::from([("trust.a".to_owned(), routes(&["two", "three"]))]);
+        let events = verification_events(&before, &after, Timestamp::UNIX_EPOCH);
+        let found: Vec<_> = events.iter().map(|event| (event.event_type.name, &event.data["routes"])).collect();
+        assert_eq!(found, [("verification.disabled", &json!(["three"])), ("verification.enabled", &json!(["one"]))]);
+        assert!(verification_events(&after, &after, Timestamp::UNIX_EPOCH).is_empty());
+    }
+}

@@ -1,0 +1,163 @@
+//! The audit log of the running proxy: its writer, its status and its sinks.
+//! When may a change take effect, and what becomes of events that need no confirmation?
+
+mod counts;
+mod journal;
+mod sinks;
+mod status;
+mod syslog;
+mod writer;
+
+use std::io;
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::error;
+
+use crate::audit::{AuditLog, AuditSettings, Event};
+use crate::policy::audit::AuditPlan;
+use crate::state::Runtime;
+use counts::EventCounts;
+pub use counts::Occasion;
+use sinks::Sinks;
+pub use status::AuditStatus;
+pub use writer::NextLog;
+use writer::{Change, Command, Writer};
+
+/// The longest wait of a change for its record. A disk under load may need seconds for one write.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait of the end of the process for the last records to reach the sinks.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The tasks that wait for the writer while its disk hangs. Further events are lost and counted.
+const COMMANDS_MAX: usize = 1000;
+
+/// The audit log of the process. Without `[audit]` it records nothing.
+#[derive(Default)]
+pub struct AuditTrail {
+    /// Unset: the writer is not started.
+    commands: OnceLock<SyncSender<Command>>,
+    status: Arc<AuditStatus>,
+    counts: EventCounts,
+}
+
+/// The status of the log can be read from it.
+impl Deref for AuditTrail {
+    type Target = AuditStatus;
+    fn deref(&self) -> &AuditStatus {
+        &self.status
+    }
+}
+
+impl AuditTrail {
+    /// Starts the writer with the log of the active configuration.
+    pub fn start(&self, runtime: &Arc<Runtime>) {
+        let sinks = Sinks::new(Arc::downgrade(runtime), tokio::runtime::Handle::current());
+        let writer = Writer::new(runtime.active_config().plan.audit.clone(), Arc::clone(&self.status), sinks);
+        let (commands, queue) = sync_channel(COMMANDS_MAX);
+        match thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(queue)) {
+            Ok(_) => drop(self.commands.set(commands)),
+            Err(error) => error!("cannot start the audit thread: {error}; nothing is recorded in the audit log"),
+        }
+    }
+
+    /// Opens the log of the next configuration, if its path is not the one of `present`.
+    pub async fn prepare(
+        &self,
+        present: Option<&Arc<AuditPlan>>,
+        plan: Option<&Arc<AuditPlan>>,
+    ) -> io::Result<NextLog> {
+        let path = |plan: &Arc<AuditPlan>| plan.settings.path.clone();
+        let moved = plan.filter(|plan| present.map(path) != Some(path(plan)));
+        let opened = match moved.map(|plan| plan.settings.clone()) {
+            None => None,
+            Some(settings) => {
+                let opening = tokio::task::spawn_blocking(|| AuditLog::open(settings));
+                let opened = timeout(APPEND_TIMEOUT, opening).await.map_err(|_| no_answer())?;
+                Some(opened.map_err(io::Error::other)??)
+            }
+        };
+        Ok(NextLog { plan: plan.cloned(), opened })
+    }
+
+    /// Records a change and waits until the record is on the disk. The writer then adopts the next log.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be written, or its disk does not answer in time: the change must not take effect. The writer appends
+    /// `withdrawn` if the record reaches the disk later.
+    pub async fn change(&self, events: Vec<Event>, next: NextLog, withdrawn: Event) -> Result<(), String> {
+        let Some(commands) = self.commands.get() else { return Ok(()) };
+        let (reply, mut recorded) = oneshot::channel();
+        let settings = next.plan.as_ref().map(|plan| plan.settings.clone());
+        let change = Command::Change(Box::new(Change { events, next, withdrawn, reply }));
+        if commands.try_send(change).is_ok() {
+            match timeout(APPEND_TIMEOUT, &mut recorded).await {
+                Ok(Ok(recorded)) => return recorded,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    // The reply may have come just now; later ones fail, and the writer withdraws the change.
+                    recorded.close();
+                    if let Ok(recorded) = recorded.try_recv() {
+                        return recorded;
+                    }
+                }
+            }
+        }
+        Err(self.unanswered(settings.as_ref()))
+    }
+
+    fn unanswered(&self, settings: Option<&AuditSettings>) -> String {
+        settings.map_or_else(|| no_answer().to_string(), |settings| self.status.fail(settings, &no_answer()))
+    }
+
+    /// Records an event without waiting for the disk.
+    pub fn record(&self, event: Event) {
+        if let Some(commands) = self.commands.get().filter(|_| self.is_on())
+            && commands.try_send(Command::Record(event)).is_err()
+        {
+            self.status.count_lost();
+        }
+    }
+
+    /// Counts an event that is too frequent for a record of its own.
+    pub fn count(&self, occasion: Occasion, address: Option<IpAddr>, now: Timestamp) {
+        if self.is_on() {
+            self.counts.add(occasion, address, now);
+        }
+    }
+
+    /// Records the counts of a minute that is over, and lets the writer try again what it could not write.
+    pub fn tick(&self, now: Timestamp) {
+        self.counts.take_due(now, false).into_iter().for_each(|event| self.record(event));
+        if let Some(commands) = self.commands.get().filter(|_| self.is_on()) {
+            let _ = commands.try_send(Command::Tick); // a full queue is tried again by the next tick
+        }
+    }
+
+    /// Records the counts and the last event of the process, and ends the writer.
+    pub async fn close(&self, last: Event, now: Timestamp) {
+        let Some(commands) = self.commands.get() else { return };
+        self.counts.take_due(now, true).into_iter().for_each(|event| self.record(event));
+        self.record(last);
+        let (reply, closed) = oneshot::channel();
+        let closing = async {
+            if commands.try_send(Command::Close(reply)).is_ok() {
+                for task in closed.await.unwrap_or_default() {
+                    let _ = task.await; // a task that panicked sends nothing more
+                }
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+    }
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("its disk has not answered for {} s", APPEND_TIMEOUT.as_secs()))
+}

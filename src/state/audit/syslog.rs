@@ -1,0 +1,146 @@
+//! Audit records for a syslog server: RFC 5424 messages over TCP (RFC 6587) or TLS (RFC 5425).
+//! What happens to records while the server is away?
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::status::SinkStatus;
+use crate::audit::WrittenRecord;
+use crate::config::SyslogServer;
+use crate::net::log_server::{self, LogServerStream};
+use crate::policy::egress::Families;
+use crate::policy::trust::PUBLIC_TRUST;
+use crate::state::Runtime;
+
+/// The facility `log audit` (RFC 5424 §6.2.1).
+const FACILITY_AUDIT: u32 = 13;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait for a server that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before the first attempt to connect again. It doubles up to the maximum.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Returns the frame of a record, with its length in front (RFC 6587 §3.4.1, octet counting).
+pub(super) fn frame(record: &WrittenRecord, host: &str) -> Vec<u8> {
+    let severity = match record.event_type.severity {
+        4.. => 3, // error
+        3 => 4,   // warning
+        _ => 6,   // informational
+    };
+    let WrittenRecord { line, event_type, at } = record;
+    let (priority, process) = (FACILITY_AUDIT * 8 + severity, std::process::id());
+    // A timestamp has six decimal places at most (RFC 5424 §6.2.3). The line is UTF-8 and has no byte order mark.
+    let head = format!("<{priority}>1 {at:.6} {host} outgate {process} {} - ", event_type.name);
+    let mut frame = format!("{} {head}", head.len() + line.len()).into_bytes();
+    frame.extend_from_slice(line);
+    frame
+}
+
+/// Sends the frames of the queue until the queue is closed. A frame whose write failed is sent again.
+pub(super) async fn run(
+    runtime: Weak<Runtime>,
+    server: SyslogServer,
+    mut queue: Receiver<Arc<[u8]>>,
+    status: Arc<SinkStatus>,
+) {
+    let (mut unsent, mut backoff) = (None, BACKOFF_MIN);
+    loop {
+        let sent = match timeout(CONNECT_TIMEOUT, connect(&runtime, &server)).await {
+            Ok(Ok(stream)) => {
+                status.connected();
+                backoff = BACKOFF_MIN;
+                send(stream, &mut queue, &mut unsent).await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
+        };
+        match sent {
+            Ok(()) => return,
+            Err(error) => status.fail(error.to_string()),
+        }
+        sleep(backoff).await;
+        backoff = BACKOFF_MAX.min(2 * backoff);
+    }
+}
+
+/// Connects under the trust and the resolver that are active now.
+async fn connect(runtime: &Weak<Runtime>, server: &SyslogServer) -> io::Result<LogServerStream> {
+    let active = runtime.upgrade().ok_or(io::ErrorKind::NotConnected)?.active_config();
+    let families = Families { v4: true, v6: true };
+    let resolved = active.resolver.resolve(&server.host, families, CONNECT_TIMEOUT).await.map_err(io::Error::other)?;
+    let socket = log_server::connect(&resolved.addresses, server.port).await?;
+    if !server.uses_tls {
+        return Ok(log_server::plaintext(socket));
+    }
+    let trust = active.plan.trusts.get(server.trust.as_deref().unwrap_or(PUBLIC_TRUST));
+    let trust = trust.ok_or_else(|| io::Error::other("its trust is no longer configured"))?;
+    log_server::handshake(socket, &active.client_tls(trust), &server.host, Instant::now() + CONNECT_TIMEOUT).await
+}
+
+/// Sends frames until the queue is closed.
+///
+/// # Errors
+///
+/// The server closed the connection, or does not read. `unsent` then has the frame that was not sent.
+async fn send(
+    mut stream: LogServerStream,
+    queue: &mut Receiver<Arc<[u8]>>,
+    unsent: &mut Option<Arc<[u8]>>,
+) -> io::Result<()> {
+    let mut discarded = [0; 512];
+    loop {
+        if unsent.is_none() {
+            tokio::select! {
+                next = queue.recv() => match next {
+                    Some(frame) => *unsent = Some(frame),
+                    None => return stream.shutdown().await.or(Ok(())),
+                },
+                // A syslog server sends nothing. The end of the stream shows before a write would be lost.
+                read = stream.read(&mut discarded) => match read? {
+                    0 => return Err(io::Error::other("the server closed the connection")),
+                    _ => continue,
+                },
+            }
+        }
+        if let Some(frame) = unsent.as_deref() {
+            let write = async {
+                stream.write_all(frame).await?;
+                stream.flush().await
+            };
+            let slow = || io::Error::other(format!("the server has read nothing for {} s", WRITE_TIMEOUT.as_secs()));
+            timeout(WRITE_TIMEOUT, write).await.map_err(|_| slow())??;
+            *unsent = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::audit::{AUTHENTICATION_FAILED, PROCESS_STARTED};
+
+    /// RFC 5424 §6: HEADER SP STRUCTURED-DATA SP MSG.
+    #[test]
+    fn syslog_frame_has_its_length_and_the_fields_of_rfc_5424() {
+        let record = |event_type| {
+            let at = Timestamp::from_microsecond(1_003_450_000_000_123).unwrap();
+            WrittenRecord { line: "{\"a\":\"é\"}".into(), event_type, at }
+        };
+        let text = String::from_utf8(frame(&record(PROCESS_STARTED), "egress-1")).unwrap();
+        let (length, message) = text.split_once(' ').unwrap();
+        assert_eq!(length.parse(), Ok(message.len()));
+        let process = std::process::id();
+        let head = "<110>1 2001-10-19T00:06:40.000123Z egress-1 outgate";
+        assert_eq!(message, format!("{head} {process} process.started - {{\"a\":\"é\"}}"));
+        let text = String::from_utf8(frame(&record(AUTHENTICATION_FAILED), "egress-1")).unwrap();
+        assert!(text.contains("<108>1 "), "{text}");
+    }
+}
