@@ -164,8 +164,10 @@ fn metrics_show_state_build_process_and_keys() {
     assert_eq!((&*ends[0].labels["signer"], ends[0].value as i64), ("other", until.as_second()));
     // What the kernel says of the process from outside.
     let status = fs::read_to_string(format!("/proc/{}/status", scene.outgate.pid())).unwrap();
-    let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap().trim().parse::<f64>();
-    assert_eq!(value("process_threads"), threads.ok());
+    let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap().trim();
+    let threads: f64 = threads.parse().unwrap();
+    // Threads for blocking work come and go.
+    assert!((value("process_threads").unwrap() - threads).abs() < 4.0, "{threads}");
     let descriptors = fs::read_dir(format!("/proc/{}/fd", scene.outgate.pid())).unwrap().count() as f64;
     assert!((value("process_open_fds").unwrap() - descriptors).abs() < 4.0, "{descriptors}");
     assert!(value("process_max_fds").unwrap() >= descriptors);
