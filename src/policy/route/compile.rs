@@ -394,10 +394,7 @@ fn warn_unused_names<N: Borrow<str>, T>(
     problems: &mut Vec<Problem>,
 ) {
     for (name, at) in written.iter().filter(|(name, _)| !used.contains((*name).borrow())) {
-        problems.push(Problem::warning(
-            WarningCode::Unused,
-            Some(at.span),
-            format!("no route uses the {kind} {}", name.borrow()),
-        ));
+        let message = format!("no route uses the {kind} {}", name.borrow());
+        problems.push(Problem::warning(WarningCode::Unused, Some(at.span), message));
     }
 }
