@@ -5,10 +5,11 @@
 
 use crate::support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use support::configuration::Replace;
@@ -19,8 +20,11 @@ use support::{Outgate, TEST_TIMEOUT, eventually, post};
 
 /// More bytes than the buffers of the kernel hold for a target that does not read.
 const BODY: usize = 12 << 20;
-/// If a client cannot write for this long, the target has stalled the streamed upload.
-const WRITE_STALL: Duration = Duration::from_millis(500);
+/// If a client cannot write for this long although the target has accepted the connection, the target has stalled the
+/// streamed upload. On a busy machine outgate, too, may take a second to read.
+const WRITE_STALL: Duration = Duration::from_secs(2);
+/// The time of one attempt to write.
+const WRITE_ATTEMPT: Duration = Duration::from_millis(100);
 
 /// SETTINGS and WINDOW_UPDATE with the largest windows, so that only the socket limits the upload.
 const LARGE_WINDOWS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\0\0\x04\x08\0\0\0\0\0\x7f\xfe\0\0";
@@ -161,14 +165,16 @@ impl Scene {
         let mut client = self.outgate.connect();
         let address = client.socket().local_addr().unwrap();
         assert!(self.outgate.proxy.is_ipv4());
-        let mut writing = client.socket().try_clone().unwrap();
+        let writing = client.socket().try_clone().unwrap();
         let is_streamed = self.is_streamed || url.starts_with("http:");
-        writing.set_write_timeout(Some(if is_streamed { WRITE_STALL } else { TEST_TIMEOUT })).unwrap();
-        let head = post(url, "", "").replace_one("Content-Length: 0", &format!("Content-Length: {BODY}"));
-        let writer = std::thread::spawn(move || {
-            let _ = writing.write_all(head.as_bytes()).and_then(|()| writing.write_all(&vec![b'x'; BODY]));
-        });
+        let mut request =
+            post(url, "", "").replace_one("Content-Length: 0", &format!("Content-Length: {BODY}")).into_bytes();
+        request.resize(request.len() + BODY, b'x');
+        let is_accepted = Arc::new(AtomicBool::new(false));
+        let may_stall = Arc::clone(&is_accepted);
+        let writer = std::thread::spawn(move || write_until_stalled(writing, &request, &may_stall));
         let mut stuck = accept();
+        is_accepted.store(true, Ordering::Relaxed);
         writer.join().unwrap();
         let is_early = matches!(outcome, Outcome::EarlyResponse(_));
         match outcome {
@@ -194,6 +200,26 @@ impl Scene {
             stuck.socket.take_error().unwrap().is_some()
         });
         assert_eq!(self.outgate.records(1).len(), 1);
+    }
+}
+
+/// Writes a request until the target has stalled it, or until outgate has all of it. A client that stopped while outgate
+/// still connects would leave too few bytes to stall the target.
+fn write_until_stalled(mut socket: TcpStream, request: &[u8], is_accepted: &AtomicBool) {
+    socket.set_write_timeout(Some(WRITE_ATTEMPT)).unwrap();
+    let (mut written, mut last_progress) = (0, Instant::now());
+    while written < request.len() {
+        match socket.write(&request[written..]) {
+            Ok(count) => (written, last_progress) = (written + count, Instant::now()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if !is_accepted.load(Ordering::Relaxed) {
+                    last_progress = Instant::now();
+                } else if last_progress.elapsed() >= WRITE_STALL {
+                    return;
+                }
+            }
+            Err(_) => return, // outgate has ended the delivery
+        }
     }
 }
 
