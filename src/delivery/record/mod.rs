@@ -345,6 +345,7 @@ impl Drop for Record {
             RecordOutcome::Pending => (None, None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
+        self.runtime.traffic.count(blame, self.timer.started() + elapsed);
         self.count(code, blame, elapsed);
         self.count_denial(code);
         let is_success = code == "delivered" && matches!(self.status_class, None | Some("2xx"));

@@ -4,6 +4,7 @@
 mod control;
 mod deliveries;
 mod gauges;
+mod page;
 mod readiness;
 mod status;
 mod tcp_limits;
@@ -44,6 +45,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limits the lifetime of a connection: a probe needs it no longer.
 const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(60);
 
+const PAGE: &str = "/";
 const STATUS: &str = "/status";
 const DELIVERIES: &str = "/deliveries";
 const METRICS: &str = "/metrics";
@@ -139,7 +141,7 @@ async fn handle(runtime: &Arc<Runtime>, request: Request<Incoming>, peer: Option
 /// Answers GET and HEAD. A plan may have 100,000 routes, so slow responses are rendered on worker threads, apart from
 /// those that carry traffic.
 async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
-    let path = request.uri().path().to_owned();
+    let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
     let worker = match &*path {
         // Rendered here: the response shows that the threads that carry traffic make progress.
         "/healthz" => return build_response(StatusCode::OK, TEXT, "ok\n".into()),
@@ -147,9 +149,9 @@ async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>, peer: O
         DELIVERIES => return deliveries::respond(runtime, request.uri().query().unwrap_or_default(), peer).await,
         _ => &runtime.admin_worker,
     };
-    let (tenant, worker_runtime) = (tenant_param(request), Arc::clone(runtime));
-    let format = MetricsFormat::negotiate(request.headers());
-    let rendered = worker.run(move || render(&worker_runtime, &path, tenant.as_ref(), format)).await;
+    let (worker_runtime, format) = (Arc::clone(runtime), MetricsFormat::negotiate(request.headers()));
+    let is_local = peer.is_some();
+    let rendered = worker.run(move || render(&worker_runtime, &path, &query, format, is_local)).await;
     rendered.unwrap_or_else(|_| not_rendered())
 }
 
@@ -158,26 +160,30 @@ fn not_rendered() -> Response<Full<Bytes>> {
     build_response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, message.into())
 }
 
-fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, format: MetricsFormat) -> Response<Full<Bytes>> {
+fn render(runtime: &Runtime, path: &str, query: &str, format: MetricsFormat, is_local: bool) -> Response<Full<Bytes>> {
+    // Without a tenant, the key sets contain no tenant's own keys.
+    let tenant = || query_param(query, "tenant").map(TenantName::new);
     match path {
+        PAGE if is_local => page::response(runtime, &page::Viewer::Local { request_id: query_param(query, "request") }),
+        PAGE => page::response(runtime, &page::Viewer::Unidentified),
         "/readyz" => readiness_response(runtime),
         METRICS => {
             let metrics = render_metrics(runtime, Timestamp::now());
             build_response(StatusCode::OK, format.media_type(), format.convert(metrics))
         }
         KEYS => {
-            let set = sign::jwks(&runtime.active_config().plan.signers, tenant, Timestamp::now());
+            let set = sign::jwks(&runtime.active_config().plan.signers, tenant().as_ref(), Timestamp::now());
             keys_response(set, "application/jwk-set+json")
         }
         KEY_DIRECTORY => {
-            let set = sign::directory(&runtime.active_config().plan.signers, tenant, Timestamp::now());
+            let set = sign::directory(&runtime.active_config().plan.signers, tenant().as_ref(), Timestamp::now());
             keys_response(set, "application/http-message-signatures-directory+json")
         }
         STATUS => build_response(StatusCode::OK, JSON, status::status(runtime, Timestamp::now()).to_string()),
         _ => build_response(
             StatusCode::NOT_FOUND,
             TEXT,
-            format!("/healthz /readyz /metrics {STATUS} {DELIVERIES} {KEYS} {KEY_DIRECTORY}\n"),
+            format!("{PAGE} /healthz /readyz /metrics {STATUS} {DELIVERIES} {KEYS} {KEY_DIRECTORY}\n"),
         ),
     }
 }
@@ -193,13 +199,9 @@ fn readiness_response(runtime: &Runtime) -> Response<Full<Bytes>> {
     build_response(status, TEXT, body)
 }
 
-/// Returns the tenant of `?tenant=NAME`, whose keys are requested. Without it the response contains no tenant's own
-/// keys.
-fn tenant_param(request: &Request<Incoming>) -> Option<TenantName> {
-    let query = request.uri().query()?;
-    form_urlencoded::parse(query.as_bytes())
-        .find(|(name, _)| name == "tenant")
-        .map(|(_, tenant)| TenantName::new(&*tenant))
+/// Returns the value of `?NAME=VALUE`.
+fn query_param(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
 }
 
 /// Returns a key set that caches may store and scripts of any site may read.

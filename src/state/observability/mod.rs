@@ -11,3 +11,4 @@ pub mod log;
 pub mod metrics;
 pub mod recent;
 pub mod records;
+pub mod traffic;

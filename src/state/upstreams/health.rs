@@ -180,6 +180,11 @@ impl SourceHealth {
         self.state.lock().targets.values().filter(|(observations, _)| observations.gap().is_some()).count()
     }
 
+    /// Returns the text of each gap that the log has reported.
+    pub fn gaps(&self) -> Vec<String> {
+        self.state.lock().reported_gaps.values().cloned().collect()
+    }
+
     /// Removes old observations, ejects and reinstates sources, and returns the changes. Call it periodically.
     pub fn review(&self, now: Instant) -> Vec<HealthEvent> {
         let mut state = self.state.lock();

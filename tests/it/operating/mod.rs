@@ -26,5 +26,6 @@ mod redaction;
 mod reload;
 mod reload_live;
 mod slow_disk;
+mod status_page;
 mod systemd;
 mod workers;

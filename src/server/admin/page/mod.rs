@@ -1,0 +1,126 @@
+//! The status page: one document without any outside asset, complete without its script.
+//! What runs, since when, and what needs attention?
+
+mod deliveries;
+mod plot;
+mod sections;
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::build_response;
+use super::readiness::Readiness;
+use crate::digest::sha256;
+use crate::state::Runtime;
+use deliveries::Deliveries;
+
+const MEDIA_TYPE: &str = "text/html; charset=utf-8";
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
+
+/// Permits this page's own style and script by their hashes, requests to this listener, and nothing else
+/// (Content Security Policy Level 3).
+static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = |text: &str| BASE64_STANDARD.encode(sha256(text.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; connect-src 'self'; form-action 'self'; \
+         base-uri 'none'; frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    )
+});
+
+/// The peer that requests the page, and the delivery that it asks for.
+pub(super) enum Viewer {
+    /// A user of this host, on a unix socket.
+    Local { request_id: Option<String> },
+    /// A peer over TCP, which outgate does not identify. It sees no delivery, as at `/deliveries`.
+    Unidentified,
+}
+
+pub(super) fn response(runtime: &Runtime, viewer: &Viewer) -> Response<Full<Bytes>> {
+    let page = render(runtime, viewer, Timestamp::now(), Instant::now()).into_string();
+    let mut response = build_response(StatusCode::OK, MEDIA_TYPE, page);
+    let policy = HeaderValue::from_str(&CONTENT_SECURITY_POLICY).expect("hashes are visible ASCII");
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    ] {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+fn render(runtime: &Runtime, viewer: &Viewer, now: Timestamp, instant: Instant) -> Markup {
+    let readiness = Readiness::of(runtime, now);
+    let (state, class) = match (readiness.blocked.is_empty(), readiness.degraded.is_empty()) {
+        (true, true) => ("ready", "state good"),
+        (true, false) => ("ready, needs attention", "state bad"),
+        (false, _) => ("not ready", "state bad"),
+    };
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "outgate: " (state) }
+                // Without an icon, browsers request one.
+                link rel="icon" href="data:,";
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    h1 { "outgate " (env!("CARGO_PKG_VERSION")) }
+                    p #summary role="status" {
+                        span class=(class) { (state) }
+                        " " span .muted { "at " (time(now)) }
+                    }
+                    button #live type="button" aria-pressed="true" hidden { "Update every 10 s" }
+                }
+                main {
+                    (sections::attention(&readiness))
+                    (plot::traffic(&runtime.traffic.minutes(instant)))
+                    (deliveries(runtime, viewer))
+                    (sections::configuration(runtime, now))
+                    (sections::egress(runtime, now))
+                    (sections::load(runtime))
+                    (sections::expiries(runtime, now))
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    }
+}
+
+fn deliveries(runtime: &Runtime, viewer: &Viewer) -> Markup {
+    let Viewer::Local { request_id } = viewer else {
+        return html! {
+            section .wide aria-labelledby="delivery" {
+                h2 #delivery { "Deliveries" }
+                p { "Only a unix socket of the admin listener shows deliveries. " code { "outgate deliveries" } " reads them." }
+            }
+        };
+    };
+    let deliveries = Deliveries::read(runtime);
+    html! {
+        (deliveries.by_request_id(request_id.as_deref()))
+        (deliveries.refusals())
+        (deliveries.targets())
+    }
+}
+
+/// Returns a time in the form of the log, in UTC without fractions of a second.
+fn time(time: Timestamp) -> Markup {
+    let text = time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    html! { time datetime=(time.strftime("%Y-%m-%dT%H:%M:%SZ")) { (text) } }
+}

@@ -1,0 +1,152 @@
+//! The sections of the status page: one table or list each.
+//! Which facts does each section show?
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::super::readiness::Readiness;
+use super::time;
+use crate::state::Runtime;
+
+/// Limits the certificates that the page lists, those that expire first.
+const EXPIRIES_MAX: usize = 20;
+/// Limits the changes of one configuration that the page lists.
+const CHANGES_MAX: usize = 20;
+const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+
+/// The reasons why outgate serves no traffic, or why an operator should look.
+pub(super) fn attention(readiness: &Readiness) -> Markup {
+    html! {
+        @if !(readiness.blocked.is_empty() && readiness.degraded.is_empty()) {
+            section .wide aria-labelledby="attention" {
+                h2 #attention .bad { "Needs attention" }
+                ul {
+                    @for reason in &readiness.blocked { li { strong { "not ready: " } (reason) } }
+                    @for reason in &readiness.degraded { li { (reason) } }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn configuration(runtime: &Runtime, now: Timestamp) -> Markup {
+    let (adopted, rejected) = (runtime.config_status.adopted(), runtime.config_status.rejected());
+    let changes = &adopted.difference.changes;
+    let left_out = changes.len().saturating_sub(CHANGES_MAX) + adopted.difference.more;
+    html! {
+        section aria-labelledby="configuration" {
+            h2 #configuration { "Configuration" }
+            dl {
+                dt { "process" } dd { "started " (time(runtime.started_at)) ", " (ago(runtime.started_at, now)) }
+                dt { "number" } dd { (adopted.number) ", since " (time(adopted.adopted_at)) ", " (ago(adopted.adopted_at, now)) }
+                dt { "cause" } dd { (adopted.cause) @if adopted.cause != adopted.adopted_by { ", by " (adopted.adopted_by) } }
+                dt { "file" } dd { (adopted.snapshot.main_path().display()) }
+                dt { "changes" } dd {
+                    @if changes.is_empty() { "none" }
+                    @else { ul { @for change in changes.iter().take(CHANGES_MAX) { li { (change) } } } }
+                    @if left_out > 0 { "and " (left_out) " more" }
+                }
+            }
+            @if let Some(rejected) = rejected {
+                h2 .bad { "Rejected " (time(rejected.rejected_at)) ", by " (rejected.requested_by) }
+                ul { @for problem in rejected.problems.iter().take(CHANGES_MAX) { li { (problem) } } }
+            }
+        }
+    }
+}
+
+pub(super) fn egress(runtime: &Runtime, now: Timestamp) -> Markup {
+    let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
+    let (ejected, gaps) = (runtime.source_health.ejected(), runtime.source_health.gaps());
+    html! {
+        section aria-labelledby="egress" {
+            h2 #egress { "Source addresses" }
+            table {
+                thead { tr {
+                    th scope="col" { "pool" } th .number scope="col" { "usable" } th .number scope="col" { "configured" }
+                } }
+                tbody {
+                    @for (name, pool) in &active.plan.pools {
+                        @let count = snapshot.count(pool, now);
+                        tr {
+                            th scope="row" { (name) }
+                            td .number .bad[count.usable < count.configured] { (count.usable) }
+                            td .number { (count.configured) }
+                        }
+                    }
+                }
+            }
+            @if !ejected.is_empty() {
+                p .bad { "No target answers these source addresses: " (ejected.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")) }
+            }
+            h2 { "Suspected allow-list gaps" }
+            @if gaps.is_empty() { p { "none" } }
+            @else { ul { @for gap in &gaps { li { (gap) } } } }
+        }
+    }
+}
+
+pub(super) fn load(runtime: &Runtime) -> Markup {
+    let (in_flight, waiting) = runtime.admission.count();
+    let rows = [
+        ("deliveries in flight", in_flight.to_string()),
+        ("deliveries waiting for admission", waiting.to_string()),
+        ("tunnels", runtime.metrics.tunnels.get().to_string()),
+        ("connections of clients", runtime.metrics.client_connections.get().to_string()),
+        ("idle connections to targets", runtime.connection_pool.connection_count().to_string()),
+        ("open circuits", runtime.circuit_breakers.open_count().to_string()),
+        ("delivery records lost", runtime.records.lost_count().to_string()),
+    ];
+    html! {
+        section aria-labelledby="load" {
+            h2 #load { "Now" }
+            table { tbody { @for (name, count) in &rows { tr { th scope="row" { (name) } td .number { (count) } } } } }
+        }
+    }
+}
+
+pub(super) fn expiries(runtime: &Runtime, now: Timestamp) -> Markup {
+    let active = runtime.active_config();
+    let mut expiries: Vec<_> = active.plan.expiries.iter().collect();
+    expiries.sort_by_key(|expiry| expiry.expires_at);
+    html! {
+        section .wide aria-labelledby="expiries" {
+            h2 #expiries { "Certificates and revocation lists" }
+            @if expiries.is_empty() { p { "The configuration names no certificate file." } }
+            @else {
+                div .scroll tabindex="0" role="group" aria-labelledby="expiries" {
+                    table {
+                        thead { tr {
+                            th scope="col" { "file" } th scope="col" { "use" } th scope="col" { "expires" } th .number scope="col" { "days left" }
+                        } }
+                        tbody {
+                            @for expiry in expiries.iter().take(EXPIRIES_MAX) {
+                                @let days = expiry.expires_at.duration_since(now).as_secs().div_euclid(SECONDS_PER_DAY);
+                                tr {
+                                    td { (expiry.path.display()) }
+                                    td { (expiry.usage.as_str()) @if !expiry.trust.is_empty() { " of " (expiry.trust) } }
+                                    td { (time(expiry.expires_at)) }
+                                    td .number .bad[expiry.warning(now).is_some()] { (days) }
+                                }
+                            }
+                        }
+                    }
+                }
+                @if expiries.len() > EXPIRIES_MAX { p { "and " (expiries.len() - EXPIRIES_MAX) " that expire later" } }
+            }
+        }
+    }
+}
+
+/// Returns the time since `then` in its largest unit.
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / SECONDS_PER_DAY),
+    }
+}

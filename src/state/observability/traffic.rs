@@ -1,0 +1,91 @@
+//! The deliveries of the last hour, counted by minute and by the party that ended them.
+//! How much traffic and how many refusals were there lately?
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The minutes that are kept.
+pub const MINUTES: usize = 60;
+/// The parties that a delivery is counted for. `none`: the target got the webhook.
+pub const BLAMES: [&str; 4] = ["none", "client", "target", "outgate"];
+
+/// A counter has the number of its minute in the upper bits and the count in these lower bits.
+const COUNT_BITS: u32 = 40;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+
+/// The counters of the last hour. A counter that has an older minute counts as zero.
+pub struct TrafficHistory {
+    start: Instant,
+    counters: [[AtomicU64; BLAMES.len()]; MINUTES],
+}
+
+/// The deliveries of one minute, by [`BLAMES`].
+pub type MinuteCount = [u64; BLAMES.len()];
+
+impl TrafficHistory {
+    pub fn new(now: Instant) -> Self {
+        Self { start: now, counters: std::array::from_fn(|_| Default::default()) }
+    }
+
+    /// Counts a delivery that ended.
+    pub fn count(&self, blame: &str, now: Instant) {
+        let Some(party) = BLAMES.iter().position(|name| *name == blame) else { return };
+        let minute = self.minute(now);
+        let counter = &self.counters[minute as usize % MINUTES][party];
+        let update =
+            |value: u64| Some(if value >> COUNT_BITS == minute { value + 1 } else { minute << COUNT_BITS | 1 });
+        let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update); // `update` never returns `None`
+    }
+
+    /// Returns the counts by minute, the oldest first. The last minute is not over.
+    pub fn minutes(&self, now: Instant) -> Vec<MinuteCount> {
+        let last = self.minute(now);
+        let first = (last + 1).saturating_sub(MINUTES as u64).max(1);
+        (first..=last)
+            .map(|minute| self.counters[minute as usize % MINUTES].each_ref().map(|counter| read(counter, minute)))
+            .collect()
+    }
+
+    /// Returns the number of the minute since the start, from 1: a counter of 0 has never counted.
+    fn minute(&self, now: Instant) -> u64 {
+        1 + now.saturating_duration_since(self.start).as_secs() / Duration::from_mins(1).as_secs()
+    }
+}
+
+fn read(counter: &AtomicU64, minute: u64) -> u64 {
+    let value = counter.load(Ordering::Relaxed);
+    if value >> COUNT_BITS == minute { value & COUNT_MASK } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_history_counts_by_minute_and_forgets_after_an_hour() {
+        let start = Instant::now();
+        let history = TrafficHistory::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for (blame, seconds) in [("none", 0), ("none", 59), ("target", 59), ("none", 60), ("unknown", 60)] {
+            history.count(blame, at(seconds));
+        }
+        assert_eq!(history.minutes(at(61)), [[2, 0, 1, 0], [1, 0, 0, 0]]);
+        let hour = history.minutes(at(60 * 60));
+        assert_eq!((hour.len(), hour[0], hour[1]), (MINUTES, [1, 0, 0, 0], [0; 4]), "the first minute has gone");
+        history.count("client", at(60 * 60));
+        assert_eq!(history.minutes(at(60 * 60))[MINUTES - 1], [0, 1, 0, 0], "its counters are used again");
+        assert_eq!(history.minutes(at(10_000_000)), vec![[0; 4]; MINUTES]);
+    }
+
+    #[test]
+    fn traffic_history_loses_no_delivery_of_concurrent_threads() {
+        let start = Instant::now();
+        let history = TrafficHistory::new(start);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| history.count("none", start)));
+            }
+        });
+        assert_eq!(history.minutes(start), [[40_000, 0, 0, 0]]);
+    }
+}

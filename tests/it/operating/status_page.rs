@@ -1,0 +1,100 @@
+//! The status page of the admin listener.
+//! Does the page load nothing from outside, and does it show what happened?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use support::control::with_admin_socket;
+use support::scene::{Scene, config, scene, scene_of};
+use support::{Response, TEST_TIMEOUT, eventually};
+
+fn page(scene: &Scene) -> Response {
+    let response = scene.outgate.admin("/");
+    assert_eq!((response.status, response.field("content-type")), (200, "text/html; charset=utf-8"));
+    response
+}
+
+/// Returns the text between two marks.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+    let start = text.find(before).unwrap_or_else(|| panic!("{before} in {text}")) + before.len();
+    let length = text[start..].find(after).unwrap_or_else(|| panic!("{after} after {before}"));
+    &text[start..start + length]
+}
+
+#[test]
+fn status_page_permits_its_own_style_and_script_only() {
+    let scene = scene();
+    let response = page(&scene);
+    let (text, policy) = (response.text(), response.field("content-security-policy").to_owned());
+    assert!(policy.starts_with("default-src 'none'; "), "{policy}");
+    for (directive, before, after) in [("style-src", "<style>", "</style>"), ("script-src", "<script>", "</script>")] {
+        let hash = BASE64_STANDARD.encode(digest(&SHA256, between(&text, before, after).as_bytes()));
+        assert!(policy.contains(&format!("{directive} 'sha256-{hash}';")), "{directive}: {policy}");
+    }
+    // An attribute with a style or a script would need 'unsafe-inline', and an asset another source.
+    for forbidden in ["style=", "onclick=", "http:", "https:", "src="] {
+        assert!(!text.contains(forbidden), "{forbidden} in {text}");
+    }
+    assert_eq!(response.field("x-content-type-options"), "nosniff");
+    assert_eq!(response.field("cache-control"), "no-store");
+}
+
+#[test]
+fn status_page_counts_deliveries_by_the_party_at_fault() {
+    let scene = scene();
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    assert_eq!(scene.outgate.post("http://no-route.invalid/", "", "x").status, 403);
+    assert_eq!(scene.outgate.post("http://no-route.invalid/", "", "x").status, 403);
+    eventually("three deliveries", || page(&scene).text().contains("3 deliveries in the last"));
+    let response = page(&scene);
+    for (name, count) in [("delivered", 1), ("refused, client", 2), ("refused, target", 0), ("refused, outgate", 0)] {
+        assert!(response.text().contains(&format!("{name}: {count}<")), "{name}: {}", response.text());
+    }
+}
+
+#[test]
+fn status_page_shows_a_rejected_configuration_and_escapes_it() {
+    let scene = scene();
+    assert!(page(&scene).text().contains(">ready<"), "{}", page(&scene).text());
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure_to_rejection(&format!("{text}\n[\"<script>alert(1)</script>\"]\n"));
+    let response = page(&scene);
+    assert!(response.text().contains("ready, needs attention"), "{}", response.text());
+    assert!(response.text().contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{}", response.text());
+    assert_eq!(response.text().matches("<script>").count(), 1, "the page's own: {}", response.text());
+}
+
+/// Returns the page with this query, as a user of this host gets it.
+fn local_page(scene: &Scene, query: &str) -> String {
+    let mut stream = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    write!(stream, "GET /{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    text
+}
+
+#[test]
+fn status_page_on_a_unix_socket_tells_what_happened_to_a_delivery() {
+    let scene = scene_of(&|text| with_admin_socket(text));
+    let refused = scene.outgate.post("http://no-route.invalid/", "", "x");
+    let request_id = refused.field("outgate-request-id").to_owned();
+    eventually("the delivery", || local_page(&scene, "").contains(&request_id));
+    let found = local_page(&scene, &format!("?request={request_id}"));
+    let steps = between(&found, "<dl class=\"steps\">", "</dl>");
+    assert!(steps.contains("no-route.invalid") && steps.contains("<dt>fault</dt><dd>the client"), "{steps}");
+    let unknown = local_page(&scene, "?request=%3Cscript%3E");
+    assert!(unknown.contains("do not have this request id"), "{unknown}");
+    assert!(unknown.contains("value=\"&lt;script&gt;\""), "{unknown}");
+    // Over TCP, outgate does not identify the user.
+    let page = scene.outgate.admin(&format!("/?request={request_id}")).text();
+    assert!(!page.contains("no-route.invalid") && page.contains("Only a unix socket"), "{page}");
+}
