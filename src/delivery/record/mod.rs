@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
+use super::request::webhook_id::is_generated;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::authn::Caller;
@@ -345,7 +346,6 @@ impl Drop for Record {
             RecordOutcome::Pending => (None, None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
-        self.runtime.traffic.count(blame, self.timer.started() + elapsed);
         self.count(code, blame, elapsed);
         self.count_denial(code);
         let is_success = code == "delivered" && matches!(self.status_class, None | Some("2xx"));
@@ -354,6 +354,7 @@ impl Drop for Record {
             false => Sampling::ALWAYS,
         };
         let (redactor, target) = (&self.redactor, self.target.as_ref());
+        let webhook_id = |id| redactor.webhook_id(id, is_generated(id, &self.request_id));
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: &self.request_id,
@@ -364,7 +365,7 @@ impl Drop for Record {
             tenant: self.tenant.as_ref().map(|tenant| redactor.tenant(tenant, self.is_tenant_proven)),
             route,
             side: self.side,
-            webhook_id: self.webhook_id.as_deref().map(|id| redactor.webhook_id(id)),
+            webhook_id: self.webhook_id.as_deref().map(webhook_id),
             method: self.method.as_ref().map(|method| redactor.claim(method.as_str())),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| redactor.host(&target.host)),

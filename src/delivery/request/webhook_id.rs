@@ -10,7 +10,15 @@ static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 /// Returns the id of a webhook that is signed: the client's own, or one that contains the request's id.
 pub(in crate::delivery) fn given_or_generated(fields: &HeaderMap, request_id: &str) -> Result<String, Refusal> {
-    Ok(given(fields)?.map_or_else(|| format!("msg_{request_id}"), str::to_owned))
+    Ok(given(fields)?.map_or_else(|| generate(request_id), str::to_owned))
+}
+
+fn generate(request_id: &str) -> String {
+    format!("msg_{request_id}")
+}
+
+pub(in crate::delivery) fn is_generated(id: &str, request_id: &str) -> bool {
+    id == generate(request_id)
 }
 
 /// Returns the id that the client gave, if it gave one. A malformed id is refused.

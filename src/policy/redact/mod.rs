@@ -158,8 +158,13 @@ impl Redactor {
         }
     }
 
-    pub fn webhook_id<'a>(&self, id: &'a str) -> Redacted<'a> {
-        if self.hides("webhook-id") { self.secret(id) } else { self.name(id) }
+    /// Returns the id of a webhook. The digits of one that outgate has generated are not a phone number.
+    pub fn webhook_id<'a>(&self, id: &'a str, is_generated: bool) -> Redacted<'a> {
+        match (is_generated, self.hides("webhook-id")) {
+            (true, _) => Redacted(Cow::Borrowed(id)),
+            (false, true) => self.secret(id),
+            (false, false) => self.name(id),
+        }
     }
 
     /// Returns the value of a header field.

@@ -178,7 +178,7 @@ fn redact_keeps_a_proven_tenant_and_masks_a_claim() {
     let headers = ["outgate-tenant", "webhook-id", "x-number"].map(HeaderName::from_static).to_vec();
     let redactor = Redactor::compile(&Redact { headers, ..written(None) }, &mut Vec::new());
     assert_eq!(redactor.tenant(&TenantName::new("acme"), true).as_str(), "***");
-    assert_eq!(redactor.webhook_id("msg_1").as_str(), "***");
+    assert_eq!(redactor.webhook_id("msg_1", false).as_str(), "***");
 }
 
 #[test]

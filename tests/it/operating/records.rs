@@ -262,6 +262,16 @@ fn a_record_has_the_webhook_id_as_soon_as_it_is_known() {
     assert_eq!(ids, [json!("msg_mine"), json!("msg_mine"), json!("msg_mine"), Value::Null, Value::Null]);
 }
 
+/// Two in five generated ids have a run of digits that is as long as a phone number.
+#[test]
+fn a_record_has_a_generated_webhook_id_whole() {
+    let scene = scene();
+    let responses: Vec<_> = (0..30).map(|_| scene.outgate.post(&scene.good_url(), "", "x")).collect();
+    for record in records_of(&scene.outgate, &responses) {
+        assert_eq!(record["webhook_id"], format!("msg_{}", record["request_id"].as_str().unwrap()));
+    }
+}
+
 #[test]
 fn a_record_names_the_limit_that_refused_and_the_parts_of_its_key() {
     let scene = scene();
