@@ -25,15 +25,9 @@ impl Routes {
     pub fn compile(config: &Config, tables: &NamedTables<'_>, problems: &mut Vec<Problem>) -> Routes {
         let mut routes = Routes::default();
         if config.routes.is_empty() {
-            let help = "add [[routes]] with name and hosts";
-            problems.push(
-                Problem::warning(
-                    WarningCode::NoRoute,
-                    None,
-                    "no route is configured: outgate would refuse every request as no_route",
-                )
-                .help(help),
-            );
+            let message = "no route is configured: outgate would refuse every request as no_route";
+            let problem = Problem::warning(WarningCode::NoRoute, None, message);
+            problems.push(problem.help("add [[routes]] with name and hosts"));
             return routes;
         }
         if config.routes.iter().all(|route| route.report_only) {
