@@ -36,8 +36,8 @@ fn received(delivery: &DeliveryLine) -> Vec<Event> {
     let tenant = delivery.tenant.as_ref().map_or(String::new(), |tenant| format!(", for tenant {tenant}"));
     let request = format!("{client} asked from {peer} for {} {}{tenant}", text(&delivery.method), delivery.target());
     let route = match &delivery.route {
-        Some(route) => format!("route {route} took it"),
-        None => "no route took it".to_owned(),
+        Some(route) => format!("route {route} matched"),
+        None => "no route matched".to_owned(),
     };
     vec![Event("received", None, request), Event("route", None, route)]
 }
@@ -52,24 +52,27 @@ fn steps(delivery: &DeliveryLine) -> Vec<Event> {
     };
     let tls = delivery.tls.as_ref().map_or("the TLS handshake ended".to_owned(), |tls| {
         let until = tls.certificate_expires.map_or(String::new(), |end| format!(", certificate valid until {end}"));
-        let verified = if tls.verified == Some(false) { ", NOT verified" } else { "" };
-        format!("the target proved its name: {}, {}{until}{verified}", tls.version, tls.suite)
+        let verified = match tls.verified {
+            Some(false) => "outgate did NOT verify the target's certificate",
+            _ => "outgate verified the target's certificate",
+        };
+        format!("{verified}: {}, {}{until}", tls.version, tls.suite)
     });
     let keys = delivery.signatures.join(", ");
     let response = match &delivery.status_class {
-        Some(class) => format!("the target answered with status {class}, after {} bytes", delivery.bytes_sent),
+        Some(class) => format!("the target responded with status {class}, after {} bytes", delivery.bytes_sent),
         None => format!("{} bytes went to the target", delivery.bytes_sent),
     };
     let steps = [
-        timed("admit", times.admit, "the limits admitted it".into()),
+        timed("admit", times.admit, "the limits admitted the delivery".into()),
         timed("token", times.token, "outgate got the token of the credential".into()),
         timed("body", times.take_in, "outgate read the body of the request".into()),
         timed("resolve", times.resolve, "the name was resolved, and the guard cleared its addresses".into()),
         delivery.source.as_ref().map(source),
-        (delivery.reused == Some(true)).then(|| Event("connect", None, "an open connection was used again".into())),
-        timed("connect", times.connect, "the connection was opened".into()),
+        (delivery.reused == Some(true)).then(|| Event("connect", None, "outgate reused an open connection".into())),
+        timed("connect", times.connect, "outgate opened a connection".into()),
         timed("tls", times.tls, tls),
-        timed("sign", times.sign, if keys.is_empty() { "nothing signs".into() } else { format!("signed by {keys}") }),
+        timed("sign", times.sign, if keys.is_empty() { "no signer".into() } else { format!("signed by {keys}") }),
         timed("response", times.response, response),
     ];
     let mut events: Vec<Event> = steps.into_iter().flatten().collect();
@@ -132,8 +135,8 @@ fn outcome(delivery: &DeliveryLine) -> Event {
 /// Returns the party that must act.
 fn fault(delivery: &DeliveryLine) -> String {
     match delivery.blame.as_deref() {
-        _ if delivery.is_success() => "none: the target took the webhook".into(),
-        Some("none") | None => format!("the target: it answered with status {}", text(&delivery.status_class)),
+        _ if delivery.is_success() => "none: the target received the webhook".into(),
+        Some("none") | None => format!("the target: it responded with status {}", text(&delivery.status_class)),
         Some("client") => "the client, or what the configuration allows it".into(),
         Some("target") => format!("the target {}", text(&delivery.host)),
         Some("outgate") => "this outgate, or its host".into(),
@@ -182,11 +185,11 @@ mod tests {
         let expected = "\
 delivery ab at 2026-11-26T14:16:10.000Z: certificate_untrusted (self_signed)
   received               client billing, identified by token, asked from 10.0.0.1 for POST https://h.example:8443/in, for tenant acme
-  route                  route r took it
-  admit          0.1 ms  the limits admitted it
+  route                  route r matched
+  admit          0.1 ms  the limits admitted the delivery
   resolve        1.0 ms  the name was resolved, and the guard cleared its addresses
   source                 outgate chose the source address 198.51.100.1, towards 203.0.113.9
-  connect        2.0 ms  the connection was opened
+  connect        2.0 ms  outgate opened a connection
                  2.0 ms  from 198.51.100.1 to 203.0.113.9: connected
   tls            3.0 ms  the delivery ended in this step: the target's \u{fffd}]0;x\u{fffd} is refused
                          the certificate is for h.example, issued by h.example, valid from - to -: self_signed
@@ -204,8 +207,8 @@ delivery ab at 2026-11-26T14:16:10.000Z: certificate_untrusted (self_signed)
                 "blame":"none","signatures":["k1"],"ms":{{"sign":0.1,"response":5,"total":6}}}}"#
             ))
         };
-        assert!(told("2xx").contains("none: the target took the webhook") && told("2xx").contains("signed by k1"));
-        assert!(told("5xx").contains("the target: it answered with status 5xx"), "{}", told("5xx"));
+        assert!(told("2xx").contains("none: the target received the webhook") && told("2xx").contains("signed by k1"));
+        assert!(told("5xx").contains("the target: it responded with status 5xx"), "{}", told("5xx"));
         assert!(!told("5xx").contains("ended in this step"));
     }
 }

@@ -183,15 +183,15 @@ fn deliveries_request_id_tells_the_steps_the_party_at_fault_and_the_next_step() 
     for words in [
         "client billing, identified by network, asked from 127.0.0.1 for POST https://hook.example",
         "for tenant acme",
-        "route signed took it",
+        "route signed matched",
         "the name was resolved, and the guard cleared its addresses",
         "outgate chose the source address 127.0.7.",
-        "the connection was opened",
-        "the target proved its name: TLSv1.3",
+        "outgate opened a connection",
+        "outgate verified the target's certificate: TLSv1.3",
         "signed by k1",
-        "the target answered with status 2xx",
+        "the target responded with status 2xx",
         "the client got status 200 and 2 bytes",
-        "none: the target took the webhook",
+        "none: the target received the webhook",
     ] {
         assert!(out.contains(words), "no {words:?} in\n{out}");
     }
