@@ -166,7 +166,6 @@ impl Record {
     pub(super) fn started(&self) -> Instant {
         self.timer.started()
     }
-
     pub(super) fn request_id(&self) -> &str {
         &self.request_id
     }
