@@ -267,7 +267,8 @@ impl AuditLog {
     }
 }
 
-/// Reads the checkpoint beside the log without its signature: whoever can write the file can also remove it.
+/// Reads the checkpoint beside the log, and does not verify its signature: a process that can write a false checkpoint
+/// can also remove the file.
 fn read_checkpoint(path: &Path) -> Option<Checkpoint> {
     let note = io::read_to_string(io::Read::take(file::open_for_reading(path).ok()?, super::NOTE_MAX as u64)).ok()?;
     Checkpoint::parse(&note).ok()

@@ -113,7 +113,7 @@ async fn resolver_returns_all_addresses_of_both_families() {
         let addresses: Vec<String> = answers.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, expected, "{name}");
         assert!(answers.cached);
-        assert_eq!(server.asked(), asked, "nobody is asked again");
+        assert_eq!(server.asked(), asked, "the cache answers: no query is sent");
     }
 }
 

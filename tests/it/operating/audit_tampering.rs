@@ -96,7 +96,7 @@ fn tampered(line: &str, field: &str) -> String {
         Value::String(text) if field == "prev" => text.chars().rev().collect::<String>().into(),
         Value::String(text) => format!("{text}x").into(),
         Value::Null if field == "source_ip_address" => "192.0.2.1".into(),
-        Value::Null => "somebody".into(),
+        Value::Null => "another".into(),
         Value::Object(members) => {
             let mut members = members.clone();
             if field == "metadata" {

@@ -344,7 +344,7 @@ fn message_signature_detects_changed_requests() {
     let flood: String = (0..4000).map(|label| format!("s{label}=(), ")).collect();
     assert!(
         change(&SIGNATURE_INPUT, "mine=", &format!("{flood}mine=")).is_ok(),
-        "many labels are read, and are nobody's"
+        "labels of other signers are read and ignored"
     );
 }
 
