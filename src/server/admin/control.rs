@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{JSON, TEXT, build_response};
+use super::{JSON, TEXT, build_response, unix_socket_only};
 use crate::audit::{ADMIN_CALLED, AUTHENTICATION_FAILED, Actor, EventType, Source};
 use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
@@ -47,10 +47,7 @@ pub(super) async fn handle_post(
     let path = path.to_owned();
     let Some(peer) = peer else {
         count_call(runtime, AUTHENTICATION_FAILED, &path, None);
-        let message = format!(
-            "{path} is served only on a unix socket in admin.listen: over TCP, outgate cannot identify the user\n"
-        );
-        return Some(build_response(StatusCode::FORBIDDEN, TEXT, message));
+        return Some(unix_socket_only(&path));
     };
     if path == EXPLAIN {
         count_call(runtime, ADMIN_CALLED, &path, Some(peer));

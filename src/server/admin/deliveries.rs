@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
-use super::{DELIVERIES, JSON, TEXT, build_response, not_rendered};
+use super::{DELIVERIES, JSON, TEXT, build_response, not_rendered, unix_socket_only};
 use crate::net::peer::Peer;
 use crate::state::Runtime;
 use crate::state::observability::delivery_line::{DeliveryFilter, LogLine};
@@ -18,10 +18,7 @@ use crate::state::observability::delivery_line::{DeliveryFilter, LogLine};
 /// answer had.
 pub(super) async fn respond(runtime: &Arc<Runtime>, query: &str, peer: Option<&Peer>) -> Response<Full<Bytes>> {
     if peer.is_none() {
-        let message = format!(
-            "{DELIVERIES} is served only on a unix socket in admin.listen: over TCP, outgate cannot identify the user\n"
-        );
-        return build_response(StatusCode::FORBIDDEN, TEXT, message);
+        return unix_socket_only(DELIVERIES);
     }
     let (filter, after) = match parse(query) {
         Ok(parsed) => parsed,

@@ -46,7 +46,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.ready.set(i64::from(Readiness::blocked(runtime, now).is_empty()));
     metrics.draining.set(i64::from(runtime.is_draining()));
     metrics.config_adopted.set(runtime.config_status.adopted().adopted_at.as_second());
-    // The maximum, as scrapes run at the same time and a counter never falls.
+    // The maximum, so that a counter never falls.
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
     metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
@@ -68,8 +68,7 @@ fn update_sources(runtime: &Runtime, plan: &Plan, now: Timestamp) {
     let port_count = socket_diag::ephemeral_port_count().unwrap_or_default();
     runtime.metrics.egress_ports.set(i64::from(port_count));
     let is_source = |address| plan.pools.values().any(|pool| pool.contains(address, now));
-    let Ok(usage) = socket_diag::usage_by_source(is_source) else { return };
-    let mut usage: Vec<_> = usage.into_iter().collect();
+    let mut usage: Vec<_> = socket_diag::usage_by_source(is_source).unwrap_or_default().into_iter().collect();
     // The number of series is bounded: the addresses with the fewest ports left come first.
     usage.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.fullest_target));
     let of_pools = usage.iter().flat_map(|(address, usage)| {

@@ -146,13 +146,20 @@ async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>, peer: O
         // Rendered here: the response shows that the threads that carry traffic make progress.
         "/healthz" => return build_response(StatusCode::OK, TEXT, "ok\n".into()),
         METRICS => &runtime.metrics_worker,
-        DELIVERIES => return deliveries::respond(runtime, request.uri().query().unwrap_or_default(), peer).await,
+        DELIVERIES => return deliveries::respond(runtime, &query, peer).await,
         _ => &runtime.admin_worker,
     };
     let (worker_runtime, format) = (Arc::clone(runtime), MetricsFormat::negotiate(request.headers()));
     let is_local = peer.is_some();
     let rendered = worker.run(move || render(&worker_runtime, &path, &query, format, is_local)).await;
     rendered.unwrap_or_else(|_| not_rendered())
+}
+
+/// Refuses a request over TCP that needs the user of the peer.
+fn unix_socket_only(path: &str) -> Response<Full<Bytes>> {
+    let message =
+        format!("{path} is served only on a unix socket in admin.listen: over TCP, outgate cannot identify the user\n");
+    build_response(StatusCode::FORBIDDEN, TEXT, message)
 }
 
 fn not_rendered() -> Response<Full<Bytes>> {

@@ -145,7 +145,7 @@ impl DeliveryLine {
         }
     }
 
-    /// Returns whether the target got the webhook, and answered that it took it if it answered.
+    /// Returns whether the delivery is complete and the target, if it responded, responded with 2xx.
     pub fn is_success(&self) -> bool {
         self.code == "delivered" && self.status_class.as_deref().is_none_or(|class| class == "2xx")
     }
