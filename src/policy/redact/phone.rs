@@ -76,7 +76,8 @@ struct DigitRun {
 }
 
 impl DigitRun {
-    /// Reads a run that begins with a digit. A space ends it after `complete` digits.
+    /// Reads a run that begins with a digit. A space ends it after `complete` digits, and any separator after more digits
+    /// than a number has: each group begins a run, so that reading on would take quadratic time.
     fn read(text: &[u8], start: usize, complete: usize) -> Self {
         let mut run = Self { end: start, ..Self::default() };
         loop {
@@ -96,7 +97,7 @@ impl DigitRun {
                 run.first_group_end = run.end;
             }
             match separator(text, run.end) {
-                Some(length) if run.count < complete || text[run.end] != b' ' => {
+                Some(length) if run.count <= DIGITS_MAX && (run.count < complete || text[run.end] != b' ') => {
                     let first = text[run.end];
                     run.has_mixed_separators |= length > 1 || run.separator.is_some_and(|other| other != first);
                     run.separator = Some(first);
@@ -159,5 +160,18 @@ fn separator(text: &[u8], at: usize) -> Option<usize> {
         [first, ..] if is_separator(first) && is_digit(at + 1) => Some(1),
         [first @ (b')' | b' '), second, ..] if is_separator(second) && first != second && is_digit(at + 2) => Some(2),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phone_run_ends_after_more_digits_than_a_number_has() {
+        for text in ["1-".repeat(8192), "001-".repeat(4096)] {
+            let run = DigitRun::read(text.as_bytes(), 0, DIGITS_MAX);
+            assert!(run.count > DIGITS_MAX && run.end <= 2 * (DIGITS_MAX + 3), "{} digits to {}", run.count, run.end);
+        }
     }
 }
