@@ -18,7 +18,10 @@ impl Record {
     /// Counts the outcome of this delivery, if it concerns security. The client is the one that the request proves or
     /// claims.
     pub(super) fn count_denial(&self, code: &str) {
-        let Some(event_type) = event_type(code).filter(|_| self.runtime.audit.is_on()) else { return };
+        if !self.runtime.audit.is_on() {
+            return;
+        }
+        let Some(event_type) = event_type(code) else { return };
         let client = self.client.as_ref().map(ClientName::as_str).or(self.claimed_client.as_deref());
         let actor = Actor { source: Source::Client, name: client.map(str::to_owned), address: None };
         let tenant = self.tenant.as_ref().map(|tenant| self.redactor.tenant(tenant, self.is_tenant_proven));

@@ -6,6 +6,9 @@ use http::{HeaderMap, HeaderName};
 use crate::delivery::refusal::Refusal;
 use crate::policy::sign;
 
+/// Begins the ids that outgate generates.
+const GENERATED_PREFIX: &str = "msg_";
+
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 /// Returns the id of a webhook that is signed: the client's own, or one that contains the request's id.
@@ -14,11 +17,11 @@ pub(in crate::delivery) fn given_or_generated(fields: &HeaderMap, request_id: &s
 }
 
 fn generate(request_id: &str) -> String {
-    format!("msg_{request_id}")
+    format!("{GENERATED_PREFIX}{request_id}")
 }
 
 pub(in crate::delivery) fn is_generated(id: &str, request_id: &str) -> bool {
-    id == generate(request_id)
+    id.strip_prefix(GENERATED_PREFIX) == Some(request_id)
 }
 
 /// Returns the id that the client gave, if it gave one. A malformed id is refused.

@@ -49,7 +49,7 @@ fn parse(query: &str) -> Result<(DeliveryFilter, u64), String> {
 
 fn render(runtime: &Runtime, filter: &DeliveryFilter, after: u64) -> String {
     let recent = runtime.records.recent.after(after);
-    let is_match = |line: &&Vec<u8>| {
+    let is_match = |line: &&Arc<[u8]>| {
         filter.may_match(line)
             && matches!(LogLine::parse(line), Some(LogLine::Delivery(delivery)) if filter.matches(&delivery))
     };

@@ -182,15 +182,16 @@ impl ArchiveNames {
 
     fn delete_old(&self, rotate: &Rotate, now: Timestamp) -> io::Result<()> {
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let archives = self.list()?;
-        let mut total = size(&self.log) + archives.iter().map(|archive| size(&archive.path)).sum::<u64>();
+        // Each size is read once: another process may compress or delete the file meanwhile.
+        let archives: Vec<_> = self.list()?.into_iter().map(|archive| (size(&archive.path), archive)).collect();
+        let mut total = size(&self.log) + archives.iter().map(|(size, _)| size).sum::<u64>();
         let (mut aged, mut surplus) = (0_usize, 0_usize);
-        for archive in archives {
+        for (size, archive) in archives {
             let is_old = now.duration_since(archive.ended).unsigned_abs() > rotate.keep && archive.ended < now;
             if !is_old && total <= rotate.total {
                 continue;
             }
-            total -= size(&archive.path);
+            total -= size;
             fs::remove_file(&archive.path)?;
             *(if is_old { &mut aged } else { &mut surplus }) += 1;
         }

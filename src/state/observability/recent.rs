@@ -2,6 +2,7 @@
 //! What became of the last webhooks, if no file has their records?
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -15,7 +16,7 @@ pub struct RecentDeliveries(Mutex<Ring>);
 
 #[derive(Default)]
 struct Ring {
-    lines: VecDeque<Vec<u8>>,
+    lines: VecDeque<Arc<[u8]>>,
     bytes: usize,
     /// The number of lines since the start.
     count: u64,
@@ -26,7 +27,7 @@ pub struct RecentLines {
     /// The number of lines since the start. A later question states it, and gets the lines after these.
     pub count: u64,
     /// The newest line is the last.
-    pub lines: Vec<Vec<u8>>,
+    pub lines: Vec<Arc<[u8]>>,
 }
 
 impl RecentDeliveries {
@@ -36,18 +37,16 @@ impl RecentDeliveries {
         if line.len() > BYTES_MAX {
             return;
         }
+        // Copied before the lock is taken, because other deliveries wait for it.
+        let line = Arc::<[u8]>::from(line);
         let mut ring = self.0.lock();
-        let mut buffer = Vec::new();
         while ring.lines.len() >= LINES_MAX || ring.bytes + line.len() > BYTES_MAX {
             let Some(oldest) = ring.lines.pop_front() else { break };
             ring.bytes -= oldest.len();
-            buffer = oldest; // its memory serves the new line
         }
-        buffer.clear();
-        buffer.extend_from_slice(line);
         ring.bytes += line.len();
         ring.count += 1;
-        ring.lines.push_back(buffer);
+        ring.lines.push_back(line);
     }
 
     /// Returns the lines after the first `seen` lines since the start, as far as the ring still has them.
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     fn texts(recent: &RecentDeliveries, seen: u64) -> Vec<String> {
-        recent.after(seen).lines.into_iter().map(|line| String::from_utf8(line).unwrap()).collect()
+        recent.after(seen).lines.into_iter().map(|line| String::from_utf8(line.to_vec()).unwrap()).collect()
     }
 
     #[test]
