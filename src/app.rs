@@ -112,7 +112,10 @@ impl Proxy {
         let runtime = Arc::new(Runtime::new(active, Records::new(records)));
         runtime.records.configure(&config.log);
         let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &runtime).await;
-        runtime.audit.start(&runtime);
+        runtime
+            .audit
+            .start(&runtime)
+            .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot start the audit thread: {error}")))?;
         runtime.config_status.adopt(first);
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));

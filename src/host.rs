@@ -21,6 +21,11 @@ const TEXT_MAX: usize = 4 * (NAME_MAX + 1);
 /// underscore. Names in the DNS do contain underscores.
 const FORBIDDEN_IN_NAMES: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
 
+/// Returns the name of this host, as the kernel has it.
+pub fn own_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The reason that a text is not a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostError {

@@ -6,6 +6,27 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// The severities of syslog (RFC 5424 §6.2.1) that outgate uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyslogSeverity {
+    Error = 3,
+    Warning = 4,
+    Informational = 6,
+    Debug = 7,
+}
+
+impl SyslogSeverity {
+    /// Returns the number as text, as systemd's journal takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "3",
+            Self::Warning => "4",
+            Self::Informational => "6",
+            Self::Debug => "7",
+        }
+    }
+}
+
 /// Defines a type for a name from the configuration. It is cheap to clone, and is compared by its text.
 macro_rules! name {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(

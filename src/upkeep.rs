@@ -43,7 +43,7 @@ pub async fn run(runtime: Arc<Runtime>) {
         log_pool_changes(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
-        runtime.audit.tick(Timestamp::now());
+        runtime.audit.record_counts(Timestamp::now());
         runtime.records.retry_reopen();
         if let Some(loss) = runtime.records.loss_due(Instant::now()) {
             warn!("{loss}");

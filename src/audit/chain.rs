@@ -68,7 +68,7 @@ impl Chain {
     }
 
     /// Returns the `seq` of the next record.
-    pub(super) fn next(&self) -> u64 {
+    pub(super) fn next_seq(&self) -> u64 {
         self.tree.size()
     }
 
@@ -84,7 +84,7 @@ impl Chain {
 
     /// Returns the line of the next record, without its line feed, and the state after it.
     pub(super) fn extend(&self, origin: &str, event: Event) -> serde_json::Result<(Vec<u8>, Self)> {
-        let (seq, prev, at) = (self.next(), self.last, event.at);
+        let (seq, prev, at) = (self.next_seq(), self.last, event.at);
         let clock_set_back_ms = self.milliseconds_back(at);
         let line = serde_json::to_vec(&Record::new(&Position { seq, prev, clock_set_back_ms }, origin, event))?;
         let next = self.after(&line, at);
@@ -116,8 +116,8 @@ impl Chain {
     /// Verifies the next line, and adds it to the chain.
     pub(super) fn verify(&mut self, line: &[u8]) -> Result<Record, ChainError> {
         let record = parse(line)?;
-        if record.seq != self.next() {
-            return Err(ChainError::Sequence { expected: self.next(), found: record.seq });
+        if record.seq != self.next_seq() {
+            return Err(ChainError::Sequence { expected: self.next_seq(), found: record.seq });
         }
         if record.prev != HEXLOWER.encode(&self.last) {
             return Err(ChainError::Previous);
@@ -179,7 +179,7 @@ mod tests {
         let (first, chain) = chain.extend("log", chain.continuation("log.2", at(3))).unwrap();
         let (second, chain) = chain.extend("log", event(4)).unwrap();
         let mut resumed = Chain::resume(&first).unwrap();
-        assert_eq!(resumed.next(), 2);
+        assert_eq!(resumed.next_seq(), 2);
         assert_eq!(resumed.verify(&first).unwrap().event_type, "audit.continued");
         assert_eq!(resumed.verify(&second).unwrap().seq, 3);
         assert!(resumed.is_same(&chain));

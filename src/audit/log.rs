@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -34,6 +34,8 @@ pub struct AuditLog {
     chain: Chain,
     /// The error of the last checkpoint. Its record is on the disk.
     checkpoint_error: Option<String>,
+    /// The closed file whose deletion is recorded.
+    expiring: Option<PathBuf>,
 }
 
 impl AuditLog {
@@ -43,9 +45,14 @@ impl AuditLog {
     ///
     /// The file cannot be read or written, or its records do not form a chain. outgate must not append to such a file.
     pub fn open(settings: AuditSettings) -> io::Result<Self> {
+        let _lock = LogLock::acquire(&settings.path)?;
+        Self::open_locked(settings)
+    }
+
+    fn open_locked(settings: AuditSettings) -> io::Result<Self> {
         let file = file::open_for_appending(&settings.path)?;
-        let mut log = Self { settings, file, length: 0, chain: Chain::default(), checkpoint_error: None };
-        let _lock = log.lock()?;
+        let chain = Chain::default();
+        let mut log = Self { settings, file, length: 0, chain, checkpoint_error: None, expiring: None };
         if log.adopt_records()?.is_none() {
             log.continue_closed_file()?;
         }
@@ -68,7 +75,7 @@ impl AuditLog {
 
     /// Returns the number of records.
     pub fn size(&self) -> u64 {
-        self.chain.next()
+        self.chain.next_seq()
     }
 
     pub fn checkpoint_error(&self) -> Option<&str> {
@@ -83,7 +90,7 @@ impl AuditLog {
     pub fn append(&mut self, events: Vec<Event>) -> io::Result<Vec<WrittenRecord>> {
         let Some(first) = events.first() else { return Ok(Vec::new()) };
         let at = first.at;
-        let _lock = self.lock()?;
+        let _lock = LogLock::acquire(&self.settings.path)?;
         let removed = self.follow(at)?;
         if self.length >= self.settings.file_size_max {
             self.close_file()?;
@@ -94,45 +101,46 @@ impl AuditLog {
         self.write(all)
     }
 
-    /// Deletes closed files whose last record is older than `keep`, after a record states this. Returns the records
-    /// that were written.
+    /// Deletes the oldest closed file if its last record is older than `keep`, after a record states this. Returns
+    /// whether it has deleted one. `written` gets the records, also if the file then cannot be deleted.
     ///
     /// # Errors
     ///
-    /// A file does not verify, and stays; or the disk has an error.
-    pub fn expire(&mut self, now: Timestamp) -> io::Result<Vec<WrittenRecord>> {
-        let mut written = Vec::new();
+    /// The file does not verify, and stays; or the disk has an error.
+    pub fn expire(&mut self, now: Timestamp, written: &mut Vec<WrittenRecord>) -> io::Result<bool> {
         let is_old = |date: Timestamp| date < now && now.duration_since(date).unsigned_abs() >= self.settings.keep;
-        let modified = |path: &Path| Timestamp::try_from(path.metadata()?.modified()?).map_err(io::Error::other);
-        let mut expired = Vec::new();
-        for path in file::closed_files(&self.settings.path)? {
-            // A file that was written to lately is not read.
-            let Some(closed) = is_old(modified(&path)?).then(|| read_closed(&path)).transpose()? else { break };
-            let is_expired = closed.chain.last_date().is_some_and(is_old);
-            if !is_expired {
-                break;
-            }
-            expired.push((path, closed));
+        let Some(path) = file::closed_files(&self.settings.path)?.into_iter().next() else { return Ok(false) };
+        let modified = Timestamp::try_from(path.metadata()?.modified()?).map_err(io::Error::other)?;
+        // A file that was written to lately is not read.
+        if !is_old(modified) {
+            return Ok(false);
         }
-        for (path, ClosedFile { first, chain }) in expired {
+        let ClosedFile { first, chain } = read_closed(&path)?;
+        if !chain.last_date().is_some_and(is_old) {
+            return Ok(false);
+        }
+        if self.expiring.as_ref() != Some(&path) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let (last, days) = (chain.next() - 1, self.settings.keep.as_secs() / 86_400);
+            let (last, days) = (chain.next_seq() - 1, self.settings.keep.as_secs() / 86_400);
             let what = format!("{name} with the records {first} to {last} is older than {days} days and is deleted");
             let event = Event::new(AUDIT_EXPIRED, name, now, what).with("first_seq", first).with("last_seq", last);
             written.extend(self.append(vec![event])?);
-            file::remove(&path)?;
+            self.expiring = Some(path.clone());
         }
-        Ok(written)
-    }
-
-    fn lock(&self) -> io::Result<LogLock> {
-        LogLock::acquire(&self.settings.path)
+        let cannot = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        file::remove(&path).map_err(cannot)?;
+        Ok(true)
     }
 
     /// Follows the log if its file is no longer at the path. Returns the record that this requires.
     fn follow(&mut self, at: Timestamp) -> io::Result<Option<Event>> {
-        self.adopt_records()?;
+        let adopted = self.adopt_records();
         if file::is_at(&self.file, &self.settings.path)? {
+            return adopted.map(|_| None);
+        }
+        if adopted.is_err() {
+            // The operator has moved a broken log away: a new one begins, as at a start.
+            *self = Self::open_locked(self.settings.clone())?;
             return Ok(None);
         }
         let was_closed = self.is_own_file_closed();
@@ -143,11 +151,12 @@ impl AuditLog {
             length: 0,
             chain: Chain::default(),
             checkpoint_error: self.checkpoint_error.take(),
+            expiring: self.expiring.take(),
         };
         let size = self.size();
         if let Some(resumed) = next.adopt_records()? {
             // Another process may have closed several files since the last look.
-            if next.size() < size || resumed.next() == size && !resumed.is_same(&self.chain) {
+            if next.size() < size || resumed.next_seq() == size && !resumed.is_same(&self.chain) {
                 return Err(io::Error::other("another audit log stands at this path"));
             }
             *self = next;
@@ -289,7 +298,7 @@ fn read_closed(path: &Path) -> io::Result<ClosedFile> {
             Some(closed) => closed,
             None => {
                 let chain = resume(path, &line)?;
-                closed.insert(ClosedFile { first: chain.next(), chain })
+                closed.insert(ClosedFile { first: chain.next_seq(), chain })
             }
         };
         verify(&mut closed.chain, path, &line)?;
@@ -307,7 +316,7 @@ fn resume(path: &Path, line: &[u8]) -> io::Result<Chain> {
 }
 
 fn verify(chain: &mut Chain, path: &Path, line: &[u8]) -> io::Result<()> {
-    let seq = chain.next();
+    let seq = chain.next_seq();
     chain.verify(line).map(drop).map_err(|error| invalid(path, seq, &error))
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::tree::hash;
 use crate::digest::Sha256;
+use crate::names::SyslogSeverity;
 
 /// The released version of OCSF that the identifiers are of.
 const OCSF_VERSION: &str = "1.6.0";
@@ -56,7 +57,18 @@ pub struct EventType {
     class: u32,
     activity: u32,
     /// OCSF's `severity_id`: 1 informational, 3 medium, 4 high.
-    pub severity: u32,
+    severity: u32,
+}
+
+impl EventType {
+    /// Returns the severity of its records at a syslog server and in the journal.
+    pub fn syslog_severity(self) -> SyslogSeverity {
+        match self.severity {
+            HIGH => SyslogSeverity::Error,
+            MEDIUM => SyslogSeverity::Warning,
+            _ => SyslogSeverity::Informational,
+        }
+    }
 }
 
 /// OCSF: API Activity, for changes. Its activities: 2 Read, 3 Update, 99 Other.
@@ -77,8 +89,6 @@ macro_rules! event_types {
         $(pub const $constant: EventType = EventType {
             name: $name, kind: Kind::$kind, class: $class, activity: $activity, severity: $severity,
         };)*
-        /// All event types: the filters and the documents read them.
-        pub const EVENT_TYPES: &[EventType] = &[$($constant),*];
     };
 }
 

@@ -65,7 +65,7 @@ pub fn verify(
     let (mut files, mut first, mut partial, mut origin) = (Vec::new(), 0, 0, String::new());
     let paths = in_order(paths)?;
     for (index, path) in paths.iter().enumerate() {
-        let before = chain.as_ref().map_or(0, Chain::next);
+        let before = chain.as_ref().map_or(0, Chain::next_seq);
         let mut reader = FileReader::open(path)?;
         while let Some(line) = reader.next()? {
             if reader.line == 1 {
@@ -73,12 +73,12 @@ pub fn verify(
                 if let Some(chain) = &chain {
                     reader.check_continuation(chain, &resumed)?;
                 } else {
-                    (first, chain) = (resumed.next(), Some(resumed));
+                    (first, chain) = (resumed.next_seq(), Some(resumed));
                 }
             }
             let chain = chain.get_or_insert_default();
             let record = chain.verify(&line).map_err(|error| reader.fault(chain, &line, &error))?;
-            if let Some(kept) = kept.filter(|kept| kept.size == chain.next())
+            if let Some(kept) = kept.filter(|kept| kept.size == chain.next_seq())
                 && kept.root != chain.tree().root()
             {
                 let what =
@@ -94,7 +94,7 @@ pub fn verify(
                 format!("the file ends in {partial} bytes of a record that is cut off, and another file follows");
             return Err(reader.broken(None, what));
         }
-        let after = chain.as_ref().map_or(0, Chain::next);
+        let after = chain.as_ref().map_or(0, Chain::next_seq);
         files.push((path.clone(), after - if index == 0 { first } else { before }));
     }
     let chain = chain.unwrap_or_default();
@@ -108,7 +108,7 @@ fn check_size(paths: &[PathBuf], first: u64, chain: &Chain, kept: Option<&Checkp
     let fault = |kind, path: Option<&PathBuf>, what| {
         Err(Fault { kind, path: path.cloned().unwrap_or_default(), line: None, seq: None, what })
     };
-    let (size, kept) = (chain.next(), kept.size);
+    let (size, kept) = (chain.next_seq(), kept.size);
     if kept > size {
         let what = format!(
             "the log ends after {size} records, and the checkpoint covers {kept}: the last {} are missing",
@@ -130,7 +130,7 @@ fn in_order(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Fault> {
     let mut files = Vec::new();
     for path in paths {
         let mut reader = FileReader::open(path)?;
-        let first = reader.next()?.map(|line| Chain::resume(&line).map_or(0, |chain| chain.next()));
+        let first = reader.next()?.map(|line| Chain::resume(&line).map_or(0, |chain| chain.next_seq()));
         files.push((first.unwrap_or(u64::MAX), path.clone()));
     }
     files.sort();
@@ -170,7 +170,7 @@ impl<'a> FileReader<'a> {
     /// Returns the fault of the current line. If the next line shows that the current one is as it was written, the one
     /// before was changed.
     fn fault(&self, chain: &Chain, line: &[u8], error: &ChainError) -> Fault {
-        let seq = chain.next();
+        let seq = chain.next_seq();
         let is_intact = self.ahead.as_ref().map(|ahead| Chain::is_followed_by(line, ahead));
         match (error, is_intact) {
             (ChainError::Previous, Some(true)) => Fault {
@@ -186,7 +186,7 @@ impl<'a> FileReader<'a> {
 
     /// Checks that this file continues the files before it.
     fn check_continuation(&self, chain: &Chain, resumed: &Chain) -> Result<(), Fault> {
-        let (expected, found) = (chain.next(), resumed.next());
+        let (expected, found) = (chain.next_seq(), resumed.next_seq());
         if found != expected {
             return Err(self.broken(Some(expected), ChainError::Sequence { expected, found }.to_string()));
         }
@@ -210,6 +210,6 @@ pub fn audit_logs(data: &[u8]) {
     let Some(Ok(mut chain)) = lines.clone().next().map(Chain::resume) else { return };
     while let Some(line) = lines.next().filter(|line| chain.verify(line).is_ok()) {
         assert!(chain.clone().verify(line).is_err());
-        assert_eq!(Checkpoint::of("log", chain.tree()).size, chain.next());
+        assert_eq!(Checkpoint::of("log", chain.tree()).size, chain.next_seq());
     }
 }

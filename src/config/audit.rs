@@ -104,8 +104,7 @@ pub(super) fn read_audit(reader: &mut Reader<'_>, file: &Table<'_>) -> Audit {
 
 /// Returns the name of the host and `/outgate`.
 fn default_origin() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let origin = format!("{host}/outgate");
+    let origin = format!("{}/outgate", host::own_name());
     if parse_origin(&origin).is_ok() { origin } else { "localhost/outgate".to_owned() }
 }
 

@@ -3,10 +3,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{MaybeTlsStream, OutboundSocket};
 use super::tls::{self, AlpnOffer, ClientTls, TlsError};
@@ -15,17 +16,20 @@ use crate::names::Host;
 /// The stream to a log server.
 pub type LogServerStream = TokioIo<MaybeTlsStream>;
 
-/// Connects to the first of the addresses that accepts.
+/// Connects to the first of the addresses that accepts. Each has an equal part of `limit`, and a part is left for the
+/// handshake.
 #[expect(clippy::disallowed_methods, reason = "a log server is no target, and the guard does not judge it")]
-pub async fn connect(addresses: &[IpAddr], port: u16) -> io::Result<OutboundSocket> {
+pub async fn connect(addresses: &[IpAddr], port: u16, limit: Duration) -> io::Result<OutboundSocket> {
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_add(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match TcpStream::connect(SocketAddr::new(*address, port)).await {
-            Ok(stream) => {
+        match timeout(share, TcpStream::connect(SocketAddr::new(*address, port))).await {
+            Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(OutboundSocket::new(stream));
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
         }
     }
     Err(last)
@@ -58,5 +62,27 @@ fn describe(error: &TlsError) -> String {
         TlsError::Protocol(error) => format!("the TLS handshake failed: {error}"),
         TlsError::Timeout => "it did not finish the TLS handshake in time".to_owned(),
         TlsError::Lost(error) => format!("the connection ended in the TLS handshake: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{SockFilter, SockRef};
+
+    use super::*;
+
+    /// A filter of the listening socket drops every packet, as a firewall does.
+    #[tokio::test]
+    async fn log_server_whose_first_address_does_not_answer_is_reached_at_the_next() {
+        let silent = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+        SockRef::from(&silent)
+            .attach_filter(&[SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)])
+            .unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let good = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let addresses = ["127.0.0.2", "127.0.0.1"].map(|address| address.parse().unwrap());
+        let limit = Duration::from_secs(3);
+        timeout(limit, connect(&addresses, port, limit)).await.expect("within the limit").unwrap();
+        drop(good);
     }
 }

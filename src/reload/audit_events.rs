@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use super::Requester;
 use crate::audit::{
     AUDIT_UPDATED, Actor, CONFIGURATION_REJECTED, CONFIGURATION_ROLLED_BACK, CONFIGURATION_UPDATED,
-    CONFIGURATION_WITHDRAWN, Event, EventType, KEY_UPDATED, LOG_UPDATED, PROCESS_STARTED, Source, TOKEN_UPDATED,
+    CONFIGURATION_WITHDRAWN, Event, KEY_UPDATED, LOG_UPDATED, PROCESS_STARTED, Source, TOKEN_UPDATED,
     VERIFICATION_DISABLED, VERIFICATION_ENABLED,
 };
-use crate::config::difference::Difference;
+use crate::config::difference::{Difference, ResourceChanges, Sensitivity};
 use crate::config::{PlaintextPolicy, VerifyMode};
+use crate::host;
 use crate::names::pluralize;
 use crate::policy::Plan;
 use crate::policy::audit::AuditPlan;
@@ -58,7 +59,7 @@ pub fn started(adopted: &AdoptedConfig, plan: &Plan, at: Timestamp) -> Vec<Event
         .with("version", version)
         .with("pid", std::process::id())
         .with("uid", rustix::process::getuid().as_raw())
-        .with("host", rustix::system::uname().nodename().to_string_lossy().into_owned())
+        .with("host", host::own_name())
         .with("file", adopted.snapshot.main_path().display().to_string())
         .with("number", adopted.number)
         .with("digest", adopted.snapshot.digest.as_str())
@@ -126,36 +127,19 @@ fn configuration_events(former: &AdoptedConfig, adopted: &AdoptedConfig, request
 
 /// Returns a record for each resource whose keys, tokens or logs change.
 fn resource_events(difference: &Difference, at: Timestamp) -> Vec<Event> {
-    let mut resources: BTreeMap<(&str, &str), (EventType, Vec<&str>)> = BTreeMap::new();
-    for change in &difference.changes {
-        if let Some((event_type, resource)) = classify(change) {
-            resources.entry((event_type.name, resource)).or_insert((event_type, Vec::new())).1.push(change);
-        }
-    }
-    let event = |((_, resource), (event_type, mut changes)): (_, (EventType, Vec<&str>))| {
-        let more = changes.len().saturating_sub(LISTED_MAX);
-        changes.truncate(LISTED_MAX);
-        let what = format!("{resource} changes: {}", changes.first().copied().unwrap_or_default());
-        Event::new(event_type, resource, at, what).with("changes", changes).with("more_changes", more)
+    let event = |((kind, resource), changes): (&(Sensitivity, String), &ResourceChanges)| {
+        let event_type = match kind {
+            Sensitivity::Key => KEY_UPDATED,
+            Sensitivity::Token => TOKEN_UPDATED,
+            Sensitivity::Log => LOG_UPDATED,
+            Sensitivity::Audit => AUDIT_UPDATED,
+        };
+        let what = format!("{resource} changes: {}", changes.listed.first().map_or("", String::as_str));
+        Event::new(event_type, resource, at, what)
+            .with("changes", changes.listed.clone())
+            .with("more_changes", changes.more)
     };
-    resources.into_iter().map(event).collect()
-}
-
-/// Returns the type and the resource of a change of a key, a token or a log: `clients.billing: tokens … added`.
-fn classify(change: &str) -> Option<(EventType, &str)> {
-    let (resource, rest) = change.split_once(": ")?;
-    let has = |keys: &[&str]| keys.iter().any(|key| rest.starts_with(key));
-    let event_type = match resource.split('.').next()? {
-        "clients" if has(&["tokens", "added", "removed"]) => TOKEN_UPDATED,
-        "clients" if has(&["certificates", "public_keys", "/"]) => KEY_UPDATED,
-        "signers" | "credentials" => KEY_UPDATED,
-        "server" if has(&["tls", "ca"]) || resource == "server.tls" || resource == "server.ca" => KEY_UPDATED,
-        "trust" if resource.ends_with(".identity") || has(&["identity", "/"]) => KEY_UPDATED,
-        "log" => LOG_UPDATED,
-        "audit" => AUDIT_UPDATED,
-        _ => return None,
-    };
-    Some((event_type, resource))
+    difference.sensitive.iter().map(event).collect()
 }
 
 /// The routes that verify no target, by the setting that says so.
@@ -219,27 +203,6 @@ pub(super) fn withdrawn(adopted: &AdoptedConfig) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn changes_of_keys_tokens_and_logs_have_a_record_of_their_own() {
-        for (change, expected) in [
-            ("clients.billing: tokens \"sha256:0a…\" added", Some(("token.updated", "clients.billing"))),
-            ("clients.billing: added: { tokens = [] }", Some(("token.updated", "clients.billing"))),
-            ("clients.billing: public_keys \"a.pem\" added", Some(("key.updated", "clients.billing"))),
-            ("clients.billing: networks \"10.0.0.0/8\" added", None),
-            ("signers.platform: /etc/outgate/keys/k changed", Some(("key.updated", "signers.platform"))),
-            ("credentials.login: client_secret \"env:A\" → \"env:B\"", Some(("key.updated", "credentials.login"))),
-            ("server: tls: added: { certificate = \"a\" }", Some(("key.updated", "server"))),
-            ("server.tls: key \"a\" → \"b\"", Some(("key.updated", "server.tls"))),
-            ("server: workers 1 → 2", None),
-            ("log: level \"info\" → \"debug\"", Some(("log.updated", "log"))),
-            ("audit: syslog \"tcp://a:1\" removed", Some(("audit.updated", "audit"))),
-            ("routes.acme: egress \"default\" → \"eu\"", None),
-        ] {
-            let found = classify(change).map(|(event_type, resource)| (event_type.name, resource));
-            assert_eq!(found, expected, "{change}");
-        }
-    }
 
     #[test]
     fn verification_is_recorded_when_a_route_begins_or_ends_to_go_without() {

@@ -206,7 +206,7 @@ fn assign_number(history: &History, adopted: &mut AdoptedConfig) -> bool {
     adopted.difference = history.difference(&last, &adopted.snapshot).unwrap_or_else(|error| {
         let unknown = format!("cannot compare with configuration {}: {error}", last.number);
         warn!("the changes of configuration {} are unknown: {unknown}", adopted.number);
-        Difference { changes: vec![unknown], more: 0 }
+        Difference { changes: vec![unknown], ..Difference::default() }
     });
     true
 }

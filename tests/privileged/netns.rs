@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use ipnet::IpNet;
+use support::audit::until_recorded;
 use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
@@ -75,6 +76,8 @@ listen = ["127.0.0.1:0"]
 allow_anonymous = true
 [admin]
 listen = ["127.0.0.1:0"]
+[audit]
+file = "{{dir}}/audit.jsonl"
 [egress.default]
 ranges = ["198.51.100.16/28", "2001:db8:5::/64"]
 select = "{select}"
@@ -153,6 +156,11 @@ fn an_address_that_is_lost_is_not_replaced_by_another_host_address() {
     });
     assert_eq!(scene.post("v4.example").status, 200);
     assert_eq!(scene.outgate.admin("/readyz").status, 200);
+    let lost = until_recorded(&scene.outgate, "address.lost", 1).pop().unwrap();
+    assert_eq!((&lost["resource_sid"], &lost["kind"]), (&"default".into(), &"address".into()), "{lost}");
+    assert!(lost["description"].as_str().unwrap().contains(": 0 usable addresses, "), "{lost}");
+    let found = &until_recorded(&scene.outgate, "address.found", 1)[0];
+    assert!(found["description"].as_str().unwrap().contains("16 usable addresses, 0 before"), "{found}");
 }
 
 #[test]

@@ -63,12 +63,13 @@ fn expired_files_are_deleted_after_a_record_and_the_rest_verifies() {
     }
     let before = folder.closed();
     assert!(before.len() >= 3, "{before:?}");
-    assert!(log.expire(day(300)).unwrap().is_empty(), "the files were written just now");
+    assert!(!log.expire(day(300), &mut Vec::new()).unwrap(), "the files were written just now");
     for path in &before {
         File::options().append(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
     }
-    assert!(log.expire(day(199)).unwrap().is_empty(), "the first file has the days 0 and 1");
-    let written = log.expire(day(203)).unwrap();
+    assert!(!log.expire(day(199), &mut Vec::new()).unwrap(), "the first file has the days 0 and 1");
+    let mut written = Vec::new();
+    while log.expire(day(203), &mut written).unwrap() {}
     let expired = written.iter().filter(|record| record.event_type == AUDIT_EXPIRED).count();
     assert!(expired >= 1 && expired < before.len(), "{expired} of {before:?}");
     assert!(before[..expired].iter().all(|path| !path.exists()) && before[expired].exists());
@@ -88,9 +89,50 @@ fn file_that_does_not_verify_is_not_deleted() {
     assert!(text.lines().count() >= 2, "{text}");
     fs::write(first, text.replacen("started", "stopped", 1)).unwrap();
     File::options().append(true).open(first).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    let error = log.expire(day(400)).unwrap_err().to_string();
+    let error = log.expire(day(400), &mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains("does not verify at the record 1"), "{error}");
     assert!(first.exists());
+}
+
+/// Sets or clears the attribute of a file that no user can delete. Returns whether this user and file system can.
+fn set_immutable(path: &Path, flag: &str) -> bool {
+    std::process::Command::new("chattr").arg(flag).arg(path).status().is_ok_and(|status| status.success())
+}
+
+/// Does nothing without root, or on a file system without attributes.
+#[test]
+fn file_that_cannot_be_deleted_is_recorded_once() {
+    let folder = Folder::new("undeletable");
+    let mut log = folder.open().unwrap();
+    for number in 0..10 {
+        log.append(vec![event(number)]).unwrap();
+    }
+    let first = &folder.closed()[0];
+    File::options().append(true).open(first).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let mut written = Vec::new();
+    if !set_immutable(first, "+i") {
+        return;
+    }
+    for _ in 0..3 {
+        let error = log.expire(day(400), &mut written).unwrap_err().to_string();
+        assert!(error.contains("not permitted"), "{error}");
+    }
+    assert!(set_immutable(first, "-i") && log.expire(day(400), &mut written).unwrap() && !first.exists());
+    assert_eq!(written.iter().filter(|record| record.event_type == AUDIT_EXPIRED).count(), 1);
+}
+
+/// The message of a log that does not verify tells the operator to move it away.
+#[test]
+fn broken_log_that_was_moved_away_is_followed_by_a_new_one() {
+    let (folder, evidence) = (Folder::new("broken"), Folder::new("broken-evidence"));
+    let mut log = folder.open().unwrap();
+    log.append(vec![event(0), event(1)]).unwrap();
+    let path = folder.0.join("audit.jsonl");
+    File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+    assert!(log.append(vec![event(2)]).unwrap_err().to_string().contains("has cut off records"));
+    fs::rename(&path, evidence.0.join("audit.jsonl")).unwrap();
+    assert_eq!(log.append(vec![event(3)]).unwrap().len(), 1);
+    assert_eq!((log.size(), folder.verify().unwrap().checkpoint.size), (1, 1));
 }
 
 #[test]

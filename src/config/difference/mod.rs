@@ -5,6 +5,7 @@
 
 mod node;
 mod referenced_files;
+mod sensitive;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceSnapshot;
 use node::{Document, Node};
+pub use sensitive::{ResourceChanges, Sensitivity};
+use sensitive::{Subject, sensitivity};
 
 /// The most changes that are listed; the others are counted.
 const CHANGES_MAX: usize = 100;
@@ -28,6 +31,9 @@ pub struct Difference {
     pub changes: Vec<String>,
     /// The number of changes that are not listed.
     pub more: usize,
+    /// The changes of keys, tokens and logs, by kind and resource: also of those that are not listed above.
+    #[serde(skip)]
+    pub sensitive: BTreeMap<(Sensitivity, String), ResourceChanges>,
 }
 
 impl Difference {
@@ -50,12 +56,21 @@ impl Difference {
         self.changes.is_empty()
     }
 
-    fn push(&mut self, change: impl FnOnce() -> String) {
+    /// Adds a change of `table`, such as `clients.billing`.
+    fn push(&mut self, table: &str, subject: Subject<'_>, change: impl Fn() -> String) {
+        if let Some(kind) = sensitivity(table, subject) {
+            self.sensitive.entry((kind, table.to_owned())).or_default().push(&change);
+        }
         if self.changes.len() < CHANGES_MAX {
             self.changes.push(change());
         } else {
             self.more += 1;
         }
+    }
+
+    fn push_key(&mut self, path: &KeyPath, change: impl Fn() -> String) {
+        let (table, key) = if path.is_section() { (&path.key, "") } else { (&path.table, &*path.key) };
+        self.push(table, Subject::Key(key), change);
     }
 
     fn compare(&mut self, path: &KeyPath, before: Node<'_>, after: Node<'_>) {
@@ -64,7 +79,7 @@ impl Difference {
         } else if let (Some(before), Some(after)) = (before.elements(), after.elements()) {
             self.compare_elements(path, &before, &after);
         } else if !before.is_equal(&after) {
-            self.push(|| format!("{path} {before} → {after}{}", path.restart_note("")));
+            self.push_key(path, || format!("{path} {before} → {after}{}", path.restart_note("")));
         }
     }
 
@@ -95,10 +110,18 @@ impl Difference {
                 (None, Some(after)) if path.is_section() && is_table(&after) => {
                     self.compare(&path, Node::empty(), after);
                 }
-                (Some(before), None) if is_table(&before) => self.push(|| format!("{}: removed", path.dotted())),
-                (None, Some(after)) if is_table(&after) => self.push(|| format!("{}: added: {after}", path.dotted())),
-                (Some(node), None) => self.push(|| format!("{path} {node} removed{}", path.restart_note(""))),
-                (None, Some(node)) => self.push(|| format!("{path} {node} added{}", path.restart_note(""))),
+                (Some(before), None) if is_table(&before) => {
+                    let table = path.dotted();
+                    self.push(&table, Subject::Table, || format!("{table}: removed"));
+                }
+                (None, Some(after)) if is_table(&after) => {
+                    let table = path.dotted();
+                    self.push(&table, Subject::Table, || format!("{table}: added: {after}"));
+                }
+                (Some(node), None) => {
+                    self.push_key(&path, || format!("{path} {node} removed{}", path.restart_note("")))
+                }
+                (None, Some(node)) => self.push_key(&path, || format!("{path} {node} added{}", path.restart_note(""))),
                 (None, None) => {}
             }
         }
@@ -121,11 +144,11 @@ impl Difference {
         let added: Vec<_> = after.iter().filter(|element| !take_match(element)).collect();
         let removed: Vec<_> = before.iter().filter(take_match).collect();
         if removed.is_empty() && added.is_empty() {
-            return self.push(|| format!("{path} in another order"));
+            return self.push_key(path, || format!("{path} in another order"));
         }
         let removed = removed.into_iter().map(|element| (element, "removed"));
         for (element, change) in removed.chain(added.into_iter().map(|element| (element, "added"))) {
-            self.push(|| {
+            self.push_key(path, || {
                 let element = element.to_string();
                 format!("{path} {element} {change}{}", path.restart_note(&element))
             });

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::node::Document;
-use super::{Difference, SourceSnapshot};
+use super::{Difference, SourceSnapshot, Subject};
 
 /// Reports content that changed at the same path. Another path is already a difference of the text.
 pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, difference: &mut Difference) {
@@ -37,8 +37,10 @@ pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, differenc
         match (referrer, folder) {
             // A path that the text added or removed is already reported.
             (Some(_), _) if change != "changed" => {}
-            (Some(user), _) | (None, Some(user)) => difference.push(|| format!("{user}: {} {change}", path.display())),
-            (None, None) => difference.push(|| format!("{} {change}", path.display())),
+            (Some(user), _) | (None, Some(user)) => {
+                difference.push(user, Subject::File, || format!("{user}: {} {change}", path.display()));
+            }
+            (None, None) => difference.push("", Subject::File, || format!("{} {change}", path.display())),
         }
     }
 }

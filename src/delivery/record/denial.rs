@@ -7,7 +7,7 @@ use super::Record;
 use crate::audit::{AUTHENTICATION_FAILED, Actor, EventType, Source, TARGET_DENIED};
 use crate::delivery::refusal::Code;
 use crate::names::ClientName;
-use crate::state::audit::Occasion;
+use crate::state::audit::CountedEvent;
 
 /// The refusals of clients that did not prove who they are, or may not do what they ask for.
 const AUTHENTICATION_CODES: [Code; 2] = [Code::ClientUnauthenticated, Code::ClientForbidden];
@@ -18,7 +18,7 @@ impl Record {
     /// Counts the outcome of this delivery, if it concerns security. The client is the one that the request proves or
     /// claims.
     pub(super) fn count_denial(&self, code: &str) {
-        if !self.runtime.audit.is_on() {
+        if !self.runtime.audit.status().is_on() {
             return;
         }
         let Some(event_type) = event_type(code) else { return };
@@ -26,8 +26,8 @@ impl Record {
         let actor = Actor { source: Source::Client, name: client.map(str::to_owned), address: None };
         let tenant = self.tenant.as_ref().map(|tenant| self.redactor.tenant(tenant, self.is_tenant_proven));
         let tenant = tenant.map(|tenant| tenant.as_str().to_owned());
-        let occasion = Occasion { event_type, resource: code.to_owned(), actor, tenant };
-        self.runtime.audit.count(occasion, self.peer, Timestamp::now());
+        let counted = CountedEvent { event_type, resource: code.to_owned(), actor, tenant };
+        self.runtime.audit.count(counted, self.peer, Timestamp::now());
     }
 }
 

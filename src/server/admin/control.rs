@@ -4,6 +4,7 @@
 //! Commands are accepted only over a unix socket, where the kernel identifies the user of the peer.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
 use crate::policy::redact::Redactor;
 use crate::state::Runtime;
-use crate::state::audit::Occasion;
+use crate::state::audit::CountedEvent;
 use crate::state::config::reload_queue::ComparisonTarget;
 use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
 
@@ -33,12 +34,14 @@ const EXPLAIN: &str = "/explain";
 /// Limits a request body, in bytes. A configuration with a hundred thousand routes has some ten megabytes.
 const BODY_MAX: usize = 64 << 20;
 
-/// Runs the command of a POST request. `peer` is the process of the client, where the kernel knows it. Returns `None`
+/// Runs the command of a POST request. `peer` is the process of the client, where the kernel knows it, and `address` is
+/// that of a client over TCP. Returns `None`
 /// if the request is not one of the commands.
 pub(super) async fn handle_post(
     runtime: &Arc<Runtime>,
     request: Request<Incoming>,
     peer: Option<&Peer>,
+    address: Option<IpAddr>,
 ) -> Option<Response<Full<Bytes>>> {
     let path = request.uri().path();
     if request.method() != Method::POST || ![RELOAD, DIFF, EXPLAIN].contains(&path) {
@@ -46,11 +49,11 @@ pub(super) async fn handle_post(
     }
     let path = path.to_owned();
     let Some(peer) = peer else {
-        count_call(runtime, AUTHENTICATION_FAILED, &path, None);
+        count_call(runtime, AUTHENTICATION_FAILED, &path, None, address);
         return Some(unix_socket_only(&path));
     };
     if path == EXPLAIN {
-        count_call(runtime, ADMIN_CALLED, &path, Some(peer));
+        count_call(runtime, ADMIN_CALLED, &path, Some(peer), None);
         return Some(explain(runtime, request).await.unwrap_or_else(|response| *response));
     }
     if !runtime.reload_queue.is_ready() {
@@ -71,7 +74,7 @@ pub(super) async fn handle_post(
         Ok(outcome) => {
             // A reload with an effect has a record of its own.
             if path == DIFF || outcome.outcome == ReloadVerdict::Unchanged {
-                count_call(runtime, ADMIN_CALLED, &path, Some(peer));
+                count_call(runtime, ADMIN_CALLED, &path, Some(peer), None);
             }
             outcome_response(&outcome)
         }
@@ -81,11 +84,11 @@ pub(super) async fn handle_post(
 }
 
 /// Counts a call of a command for the audit log.
-fn count_call(runtime: &Runtime, event_type: EventType, path: &str, peer: Option<&Peer>) {
+fn count_call(runtime: &Runtime, event_type: EventType, path: &str, peer: Option<&Peer>, address: Option<IpAddr>) {
     let user = peer.map(|peer| peer.name.clone().unwrap_or_else(|| format!("uid {}", peer.uid)));
     let actor = Actor { source: Source::Admin, name: user, address: None };
-    let occasion = Occasion { event_type, resource: path.to_owned(), actor, tenant: None };
-    runtime.audit.count(occasion, None, Timestamp::now());
+    let counted = CountedEvent { event_type, resource: path.to_owned(), actor, tenant: None };
+    runtime.audit.count(counted, address, Timestamp::now());
 }
 
 type ControlError = Box<Response<Full<Bytes>>>;

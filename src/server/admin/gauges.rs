@@ -10,7 +10,7 @@ use crate::net::socket_diag;
 use crate::policy::Plan;
 use crate::state::Runtime;
 use crate::state::observability::log;
-use crate::state::observability::metrics::SourceReport;
+use crate::state::observability::metrics::{SourceReport, gauge};
 
 /// Returns all metrics as OpenMetrics.
 pub fn render_metrics(runtime: &Runtime, now: Timestamp) -> String {
@@ -33,7 +33,6 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
             .filter_map(|(name, signer)| Some((name, signer.tenants()?, signer.broken_tenants().count()))),
     );
     metrics.expiries(&plan.expiries);
-    let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let (in_flight, waiting) = runtime.admission.count();
     metrics.deliveries_in_flight.set(gauge(in_flight));
     metrics.deliveries_waiting.set(gauge(waiting));
@@ -55,7 +54,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
 
 /// Sets the metrics of the audit log and its sinks.
 fn update_audit(runtime: &Runtime) {
-    let (metrics, audit) = (&runtime.metrics, &runtime.audit);
+    let (metrics, audit) = (&runtime.metrics, runtime.audit.status());
     metrics.set_audit_writable(audit.is_on().then(|| audit.error().is_none()));
     metrics.audit_records.inner().fetch_max(audit.written_count(), Ordering::Relaxed);
     metrics.audit_failures.inner().fetch_max(audit.failed_count(), Ordering::Relaxed);

@@ -11,6 +11,7 @@ mod tcp_limits;
 mod text_format;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use tokio::task::JoinSet;
 use super::accept_queue::AcceptQueue;
 use super::listener_shutdown::ListenerShutdown;
 use crate::names::TenantName;
-use crate::net::listen::{ClientSocket, ClientStream, Listener};
+use crate::net::listen::{ClientStream, Listener};
 use crate::net::peer::{self, Peer};
 use crate::policy::sign;
 use crate::state::Runtime;
@@ -82,12 +83,13 @@ pub async fn accept(runtime: Arc<Runtime>, listener: Listener, shutdown: Listene
         match accepted {
             Ok((stream, peer)) => {
                 let (runtime, shutdown) = (Arc::clone(&runtime), shutdown.clone());
+                let address = peer.map(|peer| peer.ip());
                 let task = serving.spawn(async move {
-                    serve(&runtime, stream, &shutdown).await;
+                    serve(&runtime, stream, address, &shutdown).await;
                     drop(permit);
                 });
-                if let Some(peer) = peer {
-                    connections.insert(peer.ip(), task);
+                if let Some(address) = address {
+                    connections.insert(address, task);
                 }
             }
             Err(_) => tokio::time::sleep(super::ACCEPT_RETRY_DELAY).await,
@@ -97,14 +99,15 @@ pub async fn accept(runtime: Arc<Runtime>, listener: Listener, shutdown: Listene
     while serving.join_next().await.is_some() {}
 }
 
-async fn serve(runtime: &Arc<Runtime>, stream: ClientStream, shutdown: &ListenerShutdown) {
+/// Serves a connection. `address`: of a peer over TCP.
+async fn serve(runtime: &Arc<Runtime>, stream: ClientStream, address: Option<IpAddr>, shutdown: &ListenerShutdown) {
     let peer = peer::from_stream(&stream);
-    let (peer, is_tcp) = (peer.as_ref(), matches!(stream.socket(), ClientSocket::Tcp(_)));
+    let (peer, is_tcp) = (peer.as_ref(), address.is_some());
     let service = service_fn(|request| async move {
         let checked =
             if is_tcp { tcp_limits::check_host(&request, &runtime.active_config().plan.admin_hosts) } else { Ok(()) };
         Ok::<_, Infallible>(match checked {
-            Ok(()) => handle(runtime, request, peer).await,
+            Ok(()) => handle(runtime, request, peer, address).await,
             Err(HostRejection(status, message)) => build_response(status, TEXT, message),
         })
     });
@@ -127,11 +130,16 @@ async fn serve(runtime: &Arc<Runtime>, stream: ClientStream, shutdown: &Listener
     let _ = tokio::time::timeout(CONNECTION_LIFETIME_MAX, served).await;
 }
 
-async fn handle(runtime: &Arc<Runtime>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
+async fn handle(
+    runtime: &Arc<Runtime>,
+    request: Request<Incoming>,
+    peer: Option<&Peer>,
+    address: Option<IpAddr>,
+) -> Response<Full<Bytes>> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return handle_get(runtime, &request, peer).await;
     }
-    control::handle_post(runtime, request, peer).await.unwrap_or_else(|| {
+    control::handle_post(runtime, request, peer, address).await.unwrap_or_else(|| {
         let mut response = build_response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET or HEAD\n".into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         response

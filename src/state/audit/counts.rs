@@ -13,14 +13,14 @@ use crate::names::pluralize;
 
 /// The time that one record covers.
 const WINDOW: Duration = Duration::from_secs(60);
-/// The occasions that are counted apart in one window. Clients choose names, so their number must be bounded.
-const OCCASIONS_MAX: usize = 50;
+/// The events that are counted apart in one window. Clients choose names, so their number must be bounded.
+const EVENTS_MAX: usize = 50;
 /// The addresses that one record lists.
 const ADDRESSES_MAX: usize = 8;
 
 /// The events that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Occasion {
+pub struct CountedEvent {
     pub event_type: EventType,
     /// The code of a refusal, or the path of a call.
     pub resource: String,
@@ -38,36 +38,36 @@ struct Count {
 
 /// The counts of the present window.
 #[derive(Default)]
-pub(super) struct EventCounts(Mutex<HashMap<Occasion, Count>>);
+pub(super) struct EventCounts(Mutex<HashMap<CountedEvent, Count>>);
 
 impl EventCounts {
     /// Counts one event. `address`: where it came from.
-    pub(super) fn add(&self, mut occasion: Occasion, address: Option<IpAddr>, now: Timestamp) {
+    pub(super) fn add(&self, mut counted: CountedEvent, address: Option<IpAddr>, now: Timestamp) {
         let mut counts = self.0.lock();
-        if counts.len() >= OCCASIONS_MAX && !counts.contains_key(&occasion) {
-            (occasion.actor.name, occasion.tenant) = (None, None);
+        if counts.len() >= EVENTS_MAX && !counts.contains_key(&counted) {
+            (counted.actor.name, counted.tenant) = (None, None);
         }
         let new = || Count { times: 0, first: now, last: now, addresses: BTreeSet::new() };
-        let count = counts.entry(occasion).or_insert_with(new);
+        let count = counts.entry(counted).or_insert_with(new);
         (count.times, count.last) = (count.times + 1, now);
         if count.addresses.len() < ADDRESSES_MAX {
             count.addresses.extend(address);
         }
     }
 
-    /// Returns one event for each occasion if the window is over, or in any case with `all`.
+    /// Returns one event for each if the window is over, or in any case with `all`.
     pub(super) fn take_due(&self, now: Timestamp, all: bool) -> Vec<Event> {
         let mut counts = self.0.lock();
         let is_over = |count: &Count| now.duration_since(count.first).unsigned_abs() >= WINDOW;
         if !all && !counts.values().any(is_over) {
             return Vec::new();
         }
-        counts.drain().map(|(occasion, count)| event(occasion, count, now)).collect()
+        counts.drain().map(|(counted, count)| event(counted, count, now)).collect()
     }
 }
 
-fn event(occasion: Occasion, count: Count, now: Timestamp) -> Event {
-    let Occasion { event_type, resource, mut actor, tenant } = occasion;
+fn event(counted: CountedEvent, count: Count, now: Timestamp) -> Event {
+    let CountedEvent { event_type, resource, mut actor, tenant } = counted;
     let Count { times, first, last, addresses } = count;
     let description = match event_type {
         ADMIN_CALLED => format!("{} of {resource}", pluralize(times, "call")),
@@ -93,10 +93,10 @@ mod tests {
     use super::*;
     use crate::audit::{AUTHENTICATION_FAILED, Source};
 
-    fn occasion(client: usize) -> Occasion {
+    fn counted(client: usize) -> CountedEvent {
         let actor = Actor { source: Source::Client, name: Some(format!("c{client}")), address: None };
         let resource = "client_unauthenticated".to_owned();
-        Occasion { event_type: AUTHENTICATION_FAILED, resource, actor, tenant: None }
+        CountedEvent { event_type: AUTHENTICATION_FAILED, resource, actor, tenant: None }
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         let (counts, start) = (EventCounts::default(), Timestamp::UNIX_EPOCH);
         let at = |second: i64| start + second.seconds();
         for second in 0..30 {
-            counts.add(occasion(1), Some([192, 0, 2, 1].into()), at(second));
+            counts.add(counted(1), Some([192, 0, 2, 1].into()), at(second));
         }
         assert!(counts.take_due(at(59), false).is_empty());
         let events = counts.take_due(at(60), false);
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn occasions_beyond_the_bound_are_counted_together() {
+    fn events_beyond_the_bound_are_counted_together() {
         let counts = EventCounts::default();
         for client in 0..200 {
-            counts.add(occasion(client), None, Timestamp::UNIX_EPOCH);
+            counts.add(counted(client), None, Timestamp::UNIX_EPOCH);
         }
         let events = counts.take_due(Timestamp::UNIX_EPOCH, true);
-        assert_eq!(events.len(), OCCASIONS_MAX + 1);
+        assert_eq!(events.len(), EVENTS_MAX + 1);
         let together = events.iter().find(|event| event.actor.name.is_none()).unwrap();
         assert_eq!(together.data["count"], 150);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::status::SinkStatus;
 use crate::audit::{Record, WrittenRecord};
-use crate::state::observability::journald::{Journal, JournalPriority};
+use crate::state::observability::journald::Journal;
 
 /// The attempts for one record. The journal may restart meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -41,14 +41,9 @@ fn send(journal: &mut Option<Journal>, written: &WrittenRecord) -> io::Result<()
         None => journal.insert(Journal::open()?),
     };
     let record: Record = serde_json::from_slice(&written.line)?;
-    let priority = match written.event_type.severity {
-        4.. => JournalPriority::Error,
-        3 => JournalPriority::Warning,
-        _ => JournalPriority::Info,
-    };
     journal.send(&[
         ("MESSAGE", &format!("audit: {}", record.description)),
-        ("PRIORITY", priority.as_str()),
+        ("PRIORITY", written.event_type.syslog_severity().as_str()),
         ("SYSLOG_IDENTIFIER", "outgate"),
         ("OUTGATE_AUDIT_SEQ", &record.seq.to_string()),
         ("OUTGATE_AUDIT_EVENT", &record.event_type),

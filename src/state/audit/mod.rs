@@ -10,7 +10,6 @@ mod writer;
 
 use std::io;
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -19,13 +18,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::error;
 
 use crate::audit::{AuditLog, AuditSettings, Event};
 use crate::policy::audit::AuditPlan;
 use crate::state::Runtime;
+pub use counts::CountedEvent;
 use counts::EventCounts;
-pub use counts::Occasion;
 use sinks::Sinks;
 pub use status::AuditStatus;
 pub use writer::NextLog;
@@ -47,24 +45,20 @@ pub struct AuditTrail {
     counts: EventCounts,
 }
 
-/// The status of the log can be read from it.
-impl Deref for AuditTrail {
-    type Target = AuditStatus;
-    fn deref(&self) -> &AuditStatus {
+impl AuditTrail {
+    /// Returns the status of the log and of its sinks.
+    pub fn status(&self) -> &AuditStatus {
         &self.status
     }
-}
 
-impl AuditTrail {
     /// Starts the writer with the log of the active configuration.
-    pub fn start(&self, runtime: &Arc<Runtime>) {
+    pub fn start(&self, runtime: &Arc<Runtime>) -> io::Result<()> {
         let sinks = Sinks::new(Arc::downgrade(runtime), tokio::runtime::Handle::current());
         let writer = Writer::new(runtime.active_config().plan.audit.clone(), Arc::clone(&self.status), sinks);
         let (commands, queue) = sync_channel(COMMANDS_MAX);
-        match thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(queue)) {
-            Ok(_) => drop(self.commands.set(commands)),
-            Err(error) => error!("cannot start the audit thread: {error}; nothing is recorded in the audit log"),
-        }
+        thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&queue))?;
+        let _ = self.commands.set(commands); // a process starts it once
+        Ok(())
     }
 
     /// Opens the log of the next configuration, if its path is not the one of `present`.
@@ -93,7 +87,7 @@ impl AuditTrail {
     /// The log cannot be written, or its disk does not answer in time: the change must not take effect. The writer appends
     /// `withdrawn` if the record reaches the disk later.
     pub async fn change(&self, events: Vec<Event>, next: NextLog, withdrawn: Event) -> Result<(), String> {
-        let Some(commands) = self.commands.get() else { return Ok(()) };
+        let commands = self.commands.get().ok_or("the audit thread does not run")?;
         let (reply, mut recorded) = oneshot::channel();
         let settings = next.plan.as_ref().map(|plan| plan.settings.clone());
         let change = Command::Change(Box::new(Change { events, next, withdrawn, reply }));
@@ -119,7 +113,7 @@ impl AuditTrail {
 
     /// Records an event without waiting for the disk.
     pub fn record(&self, event: Event) {
-        if let Some(commands) = self.commands.get().filter(|_| self.is_on())
+        if let Some(commands) = self.commands.get().filter(|_| self.status.is_on())
             && commands.try_send(Command::Record(event)).is_err()
         {
             self.status.count_lost();
@@ -127,18 +121,15 @@ impl AuditTrail {
     }
 
     /// Counts an event that is too frequent for a record of its own.
-    pub fn count(&self, occasion: Occasion, address: Option<IpAddr>, now: Timestamp) {
-        if self.is_on() {
-            self.counts.add(occasion, address, now);
+    pub fn count(&self, counted: CountedEvent, address: Option<IpAddr>, now: Timestamp) {
+        if self.status.is_on() {
+            self.counts.add(counted, address, now);
         }
     }
 
-    /// Records the counts of a minute that is over, and lets the writer try again what it could not write.
-    pub fn tick(&self, now: Timestamp) {
+    /// Records the counts of a minute that is over.
+    pub fn record_counts(&self, now: Timestamp) {
         self.counts.take_due(now, false).into_iter().for_each(|event| self.record(event));
-        if let Some(commands) = self.commands.get().filter(|_| self.is_on()) {
-            let _ = commands.try_send(Command::Tick); // a full queue is tried again by the next tick
-        }
     }
 
     /// Records the counts and the last event of the process, and ends the writer.
@@ -160,4 +151,17 @@ impl AuditTrail {
 
 fn no_answer() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("its disk has not answered for {} s", APPEND_TIMEOUT.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::CONFIGURATION_WITHDRAWN;
+
+    #[tokio::test]
+    async fn change_is_refused_while_no_thread_can_record_it() {
+        let withdrawn = Event::new(CONFIGURATION_WITHDRAWN, "file", Timestamp::UNIX_EPOCH, "withdrawn");
+        let refused = AuditTrail::default().change(Vec::new(), NextLog::default(), withdrawn).await;
+        assert_eq!(refused, Err("the audit thread does not run".to_owned()));
+    }
 }

@@ -12,6 +12,7 @@ use super::status::{AuditStatus, SinkStatus};
 use super::{journal, syslog};
 use crate::audit::WrittenRecord;
 use crate::config::SyslogServer;
+use crate::host;
 use crate::policy::audit::AuditPlan;
 use crate::state::Runtime;
 
@@ -43,7 +44,7 @@ struct SyslogSink {
 
 impl Sinks {
     pub(super) fn new(runtime: Weak<Runtime>, tokio: Handle) -> Self {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = host::own_name();
         // NILVALUE where the host has no name (RFC 5424 §6.2.4).
         let host = if host.is_empty() || host.contains(' ') { "-".to_owned() } else { host };
         Self { runtime, tokio, host, servers: Vec::new(), journal: None }

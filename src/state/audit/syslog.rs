@@ -2,6 +2,7 @@
 //! What happens to records while the server is away?
 
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,16 +26,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause before the first attempt to connect again. It doubles up to the maximum.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The age of a connection that works. A server that ends each connection at once is not dialled without a pause.
+const LASTING: Duration = Duration::from_secs(2);
 
 /// Returns the frame of a record, with its length in front (RFC 6587 §3.4.1, octet counting).
 pub(super) fn frame(record: &WrittenRecord, host: &str) -> Vec<u8> {
-    let severity = match record.event_type.severity {
-        4.. => 3, // error
-        3 => 4,   // warning
-        _ => 6,   // informational
-    };
     let WrittenRecord { line, event_type, at } = record;
-    let (priority, process) = (FACILITY_AUDIT * 8 + severity, std::process::id());
+    let (priority, process) = (FACILITY_AUDIT * 8 + event_type.syslog_severity() as u32, std::process::id());
     // A timestamp has six decimal places at most (RFC 5424 §6.2.3). The line is UTF-8 and has no byte order mark.
     let head = format!("<{priority}>1 {at:.6} {host} outgate {process} {} - ", event_type.name);
     let mut frame = format!("{} {head}", head.len() + line.len()).into_bytes();
@@ -42,7 +40,8 @@ pub(super) fn frame(record: &WrittenRecord, host: &str) -> Vec<u8> {
     frame
 }
 
-/// Sends the frames of the queue until the queue is closed. A frame whose write failed is sent again.
+/// Sends the frames of the queue until the queue is closed. A frame whose write failed is sent again. Frames for a server
+/// that is no longer configured and cannot be reached are dropped when the pause has its maximum.
 pub(super) async fn run(
     runtime: Weak<Runtime>,
     server: SyslogServer,
@@ -53,9 +52,12 @@ pub(super) async fn run(
     loop {
         let sent = match timeout(CONNECT_TIMEOUT, connect(&runtime, &server)).await {
             Ok(Ok(stream)) => {
-                status.connected();
-                backoff = BACKOFF_MIN;
-                send(stream, &mut queue, &mut unsent).await
+                let connected = Instant::now();
+                let sent = send(stream, &mut queue, &mut unsent, &status).await;
+                if connected.elapsed() >= LASTING {
+                    backoff = BACKOFF_MIN;
+                }
+                sent
             }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::other(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
@@ -63,6 +65,9 @@ pub(super) async fn run(
         match sent {
             Ok(()) => return,
             Err(error) => status.fail(error.to_string()),
+        }
+        if queue.is_closed() && (backoff == BACKOFF_MAX || queue.is_empty() && unsent.is_none()) {
+            return;
         }
         sleep(backoff).await;
         backoff = BACKOFF_MAX.min(2 * backoff);
@@ -74,7 +79,7 @@ async fn connect(runtime: &Weak<Runtime>, server: &SyslogServer) -> io::Result<L
     let active = runtime.upgrade().ok_or(io::ErrorKind::NotConnected)?.active_config();
     let families = Families { v4: true, v6: true };
     let resolved = active.resolver.resolve(&server.host, families, CONNECT_TIMEOUT).await.map_err(io::Error::other)?;
-    let socket = log_server::connect(&resolved.addresses, server.port).await?;
+    let socket = log_server::connect(&resolved.addresses, server.port, CONNECT_TIMEOUT).await?;
     if !server.uses_tls {
         return Ok(log_server::plaintext(socket));
     }
@@ -92,8 +97,10 @@ async fn send(
     mut stream: LogServerStream,
     queue: &mut Receiver<Arc<[u8]>>,
     unsent: &mut Option<Arc<[u8]>>,
+    status: &SinkStatus,
 ) -> io::Result<()> {
-    let mut discarded = [0; 512];
+    let (mut discarded, mut is_lasting) = ([0; 512], false);
+    let mut lasting = pin!(sleep(LASTING));
     loop {
         if unsent.is_none() {
             tokio::select! {
@@ -101,6 +108,10 @@ async fn send(
                     Some(frame) => *unsent = Some(frame),
                     None => return stream.shutdown().await.or(Ok(())),
                 },
+                () = &mut lasting, if !is_lasting => {
+                    is_lasting = true;
+                    status.connected();
+                }
                 // A syslog server sends nothing. The end of the stream shows before a write would be lost.
                 read = stream.read(&mut discarded) => match read? {
                     0 => return Err(io::Error::other("the server closed the connection")),
@@ -126,6 +137,30 @@ mod tests {
 
     use super::*;
     use crate::audit::{AUTHENTICATION_FAILED, PROCESS_STARTED};
+
+    /// The sink has no runtime, so it can reach no server.
+    #[tokio::test(start_paused = true)]
+    async fn syslog_server_that_was_removed_while_it_was_away_is_not_dialled_for_ever() {
+        let server = SyslogServer {
+            url: "tcp://127.0.0.1:1".to_owned(),
+            host: crate::host::canonical("127.0.0.1").unwrap(),
+            port: 1,
+            uses_tls: false,
+            trust: None,
+        };
+        for (waiting, longest) in [(0, 0), (1, 120)] {
+            let (sender, queue) = tokio::sync::mpsc::channel(2);
+            for _ in 0..waiting {
+                sender.try_send(Arc::from(&b"frame"[..])).unwrap();
+            }
+            drop(sender);
+            let start = Instant::now();
+            run(Weak::new(), server.clone(), queue, Arc::new(SinkStatus::new("test"))).await;
+            let ended = start.elapsed();
+            assert!(ended <= Duration::from_secs(longest), "{waiting}: {ended:?}");
+            assert!(waiting == 0 || ended >= BACKOFF_MAX / 2, "what waits is tried for some time: {ended:?}");
+        }
+    }
 
     /// RFC 5424 §6: HEADER SP STRUCTURED-DATA SP MSG.
     #[test]

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -18,14 +19,18 @@ use crate::policy::audit::AuditPlan;
 /// The events that wait while the log cannot be written. Further ones are lost and counted.
 const BACKLOG_MAX: usize = 1000;
 
+/// The interval at which the thread tries again to write what waits.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// The pause before the next look for files whose time has passed: after one without any, and after an error.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+const EXPIRY_ERROR_INTERVAL: Duration = Duration::from_secs(3600);
+
 /// A task for the thread.
 pub(super) enum Command {
     /// Records an event that needs no confirmation.
     Record(Event),
     /// Records a change before it takes effect, and adopts the next log afterwards.
     Change(Box<Change>),
-    /// Tries again to write what waits, and deletes files whose time has passed.
-    Tick,
     /// Ends the thread. The reply has the tasks that still send records.
     Close(oneshot::Sender<Vec<JoinHandle<()>>>),
 }
@@ -54,6 +59,13 @@ pub(super) struct Writer {
     log: Option<AuditLog>,
     backlog: VecDeque<Event>,
     failure: Option<Failure>,
+    /// The lost events that a record states, or that were lost before this log.
+    lost_stated: u64,
+    /// The beginning of the last write.
+    last_write: Timestamp,
+    /// When to look for files whose time has passed, and why the last look deleted none.
+    expiry_due: Instant,
+    expiry_error: Option<String>,
     status: Arc<AuditStatus>,
     sinks: Sinks,
 }
@@ -62,27 +74,43 @@ pub(super) struct Writer {
 struct Failure {
     since: Timestamp,
     reason: String,
-    lost_before: u64,
 }
 
 impl Writer {
     pub(super) fn new(plan: Option<Arc<AuditPlan>>, status: Arc<AuditStatus>, mut sinks: Sinks) -> Self {
         status.set_on(plan.is_some());
         sinks.set(plan.as_deref(), &status);
-        Self { plan, log: None, backlog: VecDeque::new(), failure: None, status, sinks }
+        Self {
+            plan,
+            log: None,
+            backlog: VecDeque::new(),
+            failure: None,
+            lost_stated: 0,
+            last_write: Timestamp::now(),
+            expiry_due: Instant::now(),
+            expiry_error: None,
+            status,
+            sinks,
+        }
     }
 
-    pub(super) fn run(mut self, commands: Receiver<Command>) {
-        for command in commands {
-            match command {
-                Command::Record(event) => self.record(event),
-                Command::Change(change) => self.change(*change),
-                Command::Tick => self.tick(),
-                Command::Close(reply) => {
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        let mut next_retry = Instant::now() + RETRY_INTERVAL;
+        loop {
+            match commands.recv_timeout(next_retry.saturating_duration_since(Instant::now())) {
+                Ok(Command::Record(event)) => self.record(event),
+                Ok(Command::Change(change)) => self.change(*change),
+                Ok(Command::Close(reply)) => {
                     let _ = self.flush(Vec::new());
                     let _ = reply.send(self.sinks.close());
                     return;
                 }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if Instant::now() >= next_retry {
+                self.retry();
+                next_retry = Instant::now() + RETRY_INTERVAL;
             }
         }
     }
@@ -99,22 +127,30 @@ impl Writer {
         }
     }
 
-    fn tick(&mut self) {
-        if self.failure.is_some() || !self.backlog.is_empty() {
-            let _ = self.flush(Vec::new());
-        }
+    /// Tries again to write what waits, and deletes a file whose time has passed.
+    fn retry(&mut self) {
+        let _ = self.flush(Vec::new());
         let Some(log) = &mut self.log else { return };
-        match log.expire(Timestamp::now()) {
-            Ok(records) => {
-                let late = log.checkpoint_error().map(|error| format!("the audit checkpoint is not written: {error}"));
-                self.status.set_warning(late);
-                self.written(&records);
-            }
-            Err(error) => self.status.set_warning(Some(format!("the audit log deletes no old file: {error}"))),
+        let mut records = Vec::new();
+        if Instant::now() >= self.expiry_due {
+            let expired = log.expire(Timestamp::now(), &mut records);
+            let pause = match expired {
+                Ok(true) => Duration::ZERO, // the next file may be due, too
+                Ok(false) => EXPIRY_INTERVAL,
+                Err(_) => EXPIRY_ERROR_INTERVAL,
+            };
+            self.expiry_due = Instant::now() + pause;
+            self.expiry_error = expired.err().map(|error| format!("the audit log deletes no old file: {error}"));
         }
+        let late = log.checkpoint_error().map(|error| format!("the audit checkpoint is not written: {error}"));
+        self.status.set_warning(late.or_else(|| self.expiry_error.clone()));
+        self.written(&records);
     }
 
     fn change(&mut self, Change { events, mut next, withdrawn, reply }: Change) {
+        if reply.is_closed() {
+            return; // the caller no longer waits, and nothing is recorded
+        }
         let recorded = match &mut next.opened {
             None => self.flush(events),
             Some(opened) => self.move_to(opened, events),
@@ -132,16 +168,20 @@ impl Writer {
         }
     }
 
-    /// Appends the records of a change that moves the log to another path. The former log gets them, too, if it can be
-    /// written: otherwise no change could replace a log on a broken disk.
+    /// Appends the records of a change that moves the log to another path, first to the next log: the former one must not
+    /// have records of a change that fails. The former log gets them, too, if it can be written: otherwise no change could
+    /// replace a log on a broken disk.
     fn move_to(&mut self, opened: &mut AuditLog, events: Vec<Event>) -> Result<(), String> {
-        let waiting: Vec<Event> = match self.flush(events.clone()) {
-            Ok(()) => Vec::new(),
-            Err(_) => self.backlog.iter().cloned().collect(),
-        };
-        let appended = opened.append(waiting.into_iter().chain(events).collect());
-        let records = appended.map_err(|error| self.status.fail(opened.settings(), &error))?;
+        let _ = self.flush(Vec::new());
+        let all = self.waiting(self.status.lost_count(), Timestamp::now()).chain(events.iter().cloned()).collect();
+        let records = opened.append(all).map_err(|error| self.status.fail(opened.settings(), &error))?;
         self.written(&records);
+        if let Some(plan) = &self.plan
+            && self.failure.is_none()
+            && let Ok(records) = append(&mut self.log, plan, events)
+        {
+            self.written(&records);
+        }
         Ok(())
     }
 
@@ -153,6 +193,9 @@ impl Writer {
                 *log = opened;
                 self.backlog.clear();
                 self.failure = None;
+                self.lost_stated = self.status.lost_count();
+                (self.expiry_due, self.expiry_error) = (Instant::now(), None);
+                self.status.set_warning(None);
             }
         }
         self.status.set_on(plan.is_some());
@@ -163,37 +206,44 @@ impl Writer {
     /// Writes the events that wait, and then these.
     fn flush(&mut self, events: Vec<Event>) -> Result<(), String> {
         let Some(plan) = &self.plan else { return Ok(()) };
-        let now = Timestamp::now();
-        let gap = self.failure.as_ref().map(|failure| self.gap(failure, now));
-        let all: Vec<Event> = self.backlog.iter().cloned().chain(gap).chain(events).collect();
+        let (now, lost) = (Timestamp::now(), self.status.lost_count());
+        let all: Vec<Event> = self.waiting(lost, now).chain(events).collect();
         if all.is_empty() {
             return Ok(());
         }
-        match append(&mut self.log, plan, all) {
+        let appended = append(&mut self.log, plan, all);
+        self.last_write = now;
+        match appended {
             Ok(records) => {
                 self.backlog.clear();
                 self.failure = None;
+                self.lost_stated = lost;
                 self.written(&records);
                 Ok(())
             }
             Err(error) => {
                 let reason = self.status.fail(&plan.settings, &error);
-                let lost_before = self.status.lost_count();
-                let failure = self.failure.get_or_insert(Failure { since: now, reason: String::new(), lost_before });
+                let failure = self.failure.get_or_insert(Failure { since: now, reason: String::new() });
                 failure.reason.clone_from(&reason);
                 Err(reason)
             }
         }
     }
 
-    /// Returns the record of a time in which the log could not be written.
-    fn gap(&self, failure: &Failure, now: Timestamp) -> Event {
-        let Failure { since, reason, lost_before } = failure;
-        let (waited, lost) = (self.backlog.len(), self.status.lost_count() - lost_before);
-        let what = format!("{reason}; {waited} records waited from {since} to {now}, and {lost} were lost");
-        let resource = self.plan.as_ref().map(|plan| plan.settings.path.display().to_string()).unwrap_or_default();
-        let event = Event::new(AUDIT_GAP, resource, now, what);
-        event.with("since", since.to_string()).with("waited", waited).with("lost", lost)
+    /// Returns the events that wait, and the record of a time in which the log could not be written or was too slow for
+    /// the events. `lost`: the lost events so far.
+    fn waiting(&self, lost: u64, now: Timestamp) -> impl Iterator<Item = Event> {
+        let lost = lost - self.lost_stated;
+        let gap = (self.failure.is_some() || lost > 0).then(|| {
+            let path = self.plan.as_ref().map(|plan| plan.settings.path.display().to_string()).unwrap_or_default();
+            let hung = || (self.last_write, format!("the disk of the audit log {path} did not answer in time"));
+            let failure = self.failure.as_ref().map(|failure| (failure.since, failure.reason.clone()));
+            let ((since, reason), waited) = (failure.unwrap_or_else(hung), self.backlog.len());
+            let what = format!("{reason}; {waited} records waited from {since} to {now}, and {lost} were lost");
+            let event = Event::new(AUDIT_GAP, path, now, what);
+            event.with("since", since.to_string()).with("waited", waited).with("lost", lost)
+        });
+        self.backlog.iter().cloned().chain(gap)
     }
 
     fn written(&self, records: &[WrittenRecord]) {

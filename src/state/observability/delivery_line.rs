@@ -29,6 +29,15 @@ pub struct GapLine {
     pub gap: Gap,
 }
 
+impl GapLine {
+    /// Returns the line, with its line feed.
+    pub fn to_line(&self) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
 pub struct Gap {
     pub lost: u64,

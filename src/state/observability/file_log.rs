@@ -345,10 +345,8 @@ impl OpenFile {
             rest.len()
         );
         let (now, why) = (Timestamp::now(), "a former process ended while it wrote a record".to_owned());
-        let mut line =
-            serde_json::to_vec(&GapLine { time: now, gap: Gap { lost: 1, since: modified, until: now, why } })?;
-        line.push(b'\n');
-        self.append(&line).map_err(|failed| failed.error)
+        let gap = GapLine { time: now, gap: Gap { lost: 1, since: modified, until: now, why } };
+        self.append(&gap.to_line()?).map_err(|failed| failed.error)
     }
 }
 

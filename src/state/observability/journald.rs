@@ -20,25 +20,6 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// The longest wait for a journal that does not read its socket.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The priorities of syslog (RFC 5424 §6.2.1) that outgate uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JournalPriority {
-    Error,
-    Warning,
-    Info,
-}
-
-impl JournalPriority {
-    /// Returns the value of the field `PRIORITY`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "3",
-            Self::Warning => "4",
-            Self::Info => "6",
-        }
-    }
-}
-
 /// A sender of journal entries. It blocks for [`SEND_TIMEOUT`] at most, so only a writer thread may use it.
 pub struct Journal {
     socket: UnixDatagram,

@@ -268,9 +268,7 @@ impl LineQueueInner {
             });
             (lost, Gap { lost: more, since: errors.lost_since.unwrap_or(now), until: now, why }, now)
         };
-        let mut line = serde_json::to_vec(&GapLine { time: now, gap })?;
-        line.push(b'\n');
-        sink.write(&line).map_err(|failed| failed.error)?;
+        sink.write(&GapLine { time: now, gap }.to_line()?).map_err(|failed| failed.error)?;
         let mut errors = self.errors.lock();
         self.reported.store(lost, Ordering::Relaxed);
         errors.lost_since = (self.lost.load(Ordering::Relaxed) > lost).then_some(now);

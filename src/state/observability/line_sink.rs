@@ -8,8 +8,9 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::names::SyslogSeverity;
 use crate::state::observability::delivery_line::{LogLine, one_line};
-use crate::state::observability::journald::{Journal, JournalPriority};
+use crate::state::observability::journald::Journal;
 
 /// A write that failed, and the number of lines that are not written.
 pub(in crate::state) struct WriteError {
@@ -161,13 +162,13 @@ fn send_line(journal: &mut Journal, line: &[u8]) -> io::Result<()> {
     let text = String::from_utf8_lossy(line);
     let record = ("OUTGATE_RECORD", text.trim_end());
     let identifier = ("SYSLOG_IDENTIFIER", "outgate");
-    let priority = |priority: JournalPriority| ("PRIORITY", priority.as_str());
+    let priority = |priority: SyslogSeverity| ("PRIORITY", priority.as_str());
     match LogLine::parse(line) {
         Some(LogLine::Delivery(delivery)) => {
             let level = match delivery.blame.as_deref() {
-                _ if delivery.is_success() => JournalPriority::Info,
-                Some("outgate") => JournalPriority::Error,
-                _ => JournalPriority::Warning,
+                _ if delivery.is_success() => SyslogSeverity::Informational,
+                Some("outgate") => SyslogSeverity::Error,
+                _ => SyslogSeverity::Warning,
             };
             let summary = delivery.summary();
             let mut fields = vec![("MESSAGE", summary.as_str()), priority(level), identifier];
@@ -186,9 +187,9 @@ fn send_line(journal: &mut Journal, line: &[u8]) -> io::Result<()> {
         }
         Some(LogLine::Gap(line)) => {
             let message = line.gap.to_text();
-            journal.send(&[("MESSAGE", message.as_str()), priority(JournalPriority::Error), identifier, record])
+            journal.send(&[("MESSAGE", message.as_str()), priority(SyslogSeverity::Error), identifier, record])
         }
-        None => journal.send(&[("MESSAGE", record.1), priority(JournalPriority::Info), identifier]),
+        None => journal.send(&[("MESSAGE", record.1), priority(SyslogSeverity::Informational), identifier]),
     }
 }
 

@@ -272,7 +272,6 @@ impl Metrics {
         }
         for (name, report) in limits {
             let limit = name.to_string();
-            let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
             for (result, count) in [("allowed", report.allowed), ("paced", report.paced), ("refused", report.refused)] {
                 self.limit_decisions.get(&DecisionLabels { limit: limit.clone(), result }).inc_by(count);
             }
@@ -330,7 +329,7 @@ impl Metrics {
         for (signer, count, broken) in signers {
             for (folder, count) in [("whole", count - broken), ("broken", broken)] {
                 let labels = TenantLabels { signer: signer.to_string(), folder };
-                self.tenants.get(&labels).inc_by(i64::try_from(count).unwrap_or(i64::MAX));
+                self.tenants.get(&labels).inc_by(gauge(count));
             }
         }
     }
@@ -375,6 +374,11 @@ impl Metrics {
         encode(&mut text, &self.registry).expect("a String takes every write");
         text
     }
+}
+
+/// Returns a count as the value of a gauge.
+pub fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Sets a new gauge, or the gauge of several times to the earliest.

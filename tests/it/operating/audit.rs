@@ -8,8 +8,8 @@ use crate::support;
 use serde_json::{Value, json};
 use support::audit::{audit, audit_file, audited, audited_with, records_in, try_reload, until_recorded, verify};
 use support::control::{exit_code_and_output, run};
-use support::eventually;
 use support::scene::Scene;
+use support::{Client, eventually};
 
 /// The configuration on disk with more of it.
 fn and(scene: &Scene, more: &str) -> support::configuration::Config {
@@ -110,6 +110,53 @@ fn audit_log_has_records_of_their_own_for_tokens_keys_logs_and_verification() {
     let on = next.set("trust.lax.verify", "full");
     assert_eq!(try_reload(&scene, &on).0, 0);
     assert_eq!(of("verification.enabled")["resource_sid"], "trust.lax");
+}
+
+/// The difference lists 100 changes, and a signer comes after the limits.
+#[test]
+fn audit_log_has_a_record_of_a_key_that_changes_beside_many_other_changes() {
+    let scene = audited();
+    let limits: String = (0..150).map(|number| format!("[limits.l{number}]\nrate = \"1/s\"\n")).collect();
+    let key = "keys = [{ id = \"k2\", secret = \"file:{dir}/key\" }]\n";
+    let signer = format!("[signers.zeta]\nscheme = \"standard-webhooks\"\n{key}");
+    let (code, _, err) = try_reload(&scene, &and(&scene, &limits).and(&signer));
+    assert_eq!(code, 0, "{err}");
+    let updated = &until_recorded(&scene.outgate, "configuration.updated", 1)[0];
+    assert_eq!(updated["event_data"]["more_changes"], 51, "{updated}");
+    let key = &until_recorded(&scene.outgate, "key.updated", 1)[0];
+    assert_eq!(key["resource_sid"], "signers.zeta", "{key}");
+    assert!(key["event_data"]["changes"][0].as_str().unwrap().starts_with("signers.zeta: added"), "{key}");
+}
+
+#[test]
+fn audit_log_has_the_address_of_a_command_that_is_refused_over_tcp() {
+    let mut scene = audited();
+    let mut client = Client::connect(scene.outgate.admin);
+    client.send("POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.response().status, 403);
+    scene.outgate.signal("TERM");
+    assert!(scene.outgate.wait().success());
+    let refused = &until_recorded(&scene.outgate, "authentication.failed", 1)[0];
+    assert_eq!(
+        (&refused["resource_sid"], &refused["source_ip_address"], &refused["event_data"]["addresses"]),
+        (&json!("/reload"), &json!("127.0.0.1"), &json!(["127.0.0.1"])),
+        "{refused}"
+    );
+}
+
+#[test]
+fn removed_audit_log_leaves_no_warning() {
+    let scene = audited();
+    scene.outgate.folder.write("audit.key", support::audit::checkpoint_key());
+    // A folder in the place of the next checkpoint.
+    std::fs::create_dir(scene.outgate.folder.path("audit.jsonl.checkpoint.new")).unwrap();
+    let signed = scene.outgate.config().add("audit.checkpoint_key", "{dir}/audit.key");
+    assert_eq!(try_reload(&scene, &signed).0, 0);
+    let has_warning = || scene.outgate.admin("/readyz").text().contains("the audit checkpoint is not written");
+    eventually("the warning", has_warning);
+    let without = scene.outgate.config().remove("audit.file").remove("audit.checkpoint_key");
+    assert_eq!(try_reload(&scene, &without).0, 0);
+    eventually("no warning", || !has_warning());
 }
 
 #[test]

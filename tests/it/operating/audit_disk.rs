@@ -6,6 +6,8 @@
 use crate::support;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -134,13 +136,76 @@ fn hanging_disk_below_the_audit_log_refuses_a_change_after_a_time_and_withdraws_
     assert!(code == 78 && err.contains("its disk has not answered for 15 s"), "{err}");
     deliver(scene);
     assert!(is_unwritable(scene));
+    // The next change waits behind the first one, and is not recorded at all.
+    let (code, _, err) = try_reload(scene, &next);
+    assert!(code == 78 && err.contains("its disk has not answered for 15 s"), "{err}");
     fs::remove_file(&disk.hang).unwrap();
     let withdrawn = &until_recorded(&scene.outgate, "configuration.withdrawn", 1)[0];
     assert_eq!(withdrawn["event_data"]["number"], 2, "{withdrawn}");
+    until_recorded(&scene.outgate, "configuration.rejected", 2);
+    assert_eq!(until_recorded(&scene.outgate, "configuration.updated", 1).len(), 1);
+    assert_eq!(until_recorded(&scene.outgate, "configuration.withdrawn", 1).len(), 1);
     assert_eq!(scene.outgate.admin("/status").json()["configuration"]["number"], 1);
     eventually("ready without a fault", || !is_unwritable(scene));
     assert_eq!(try_reload(scene, &next).0, 0);
     assert_eq!(verify(&scene.outgate).0, 0);
+}
+
+/// Requests a reload over the admin socket.
+fn request_reload(scene: &Scene) {
+    let mut socket = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
+    socket.write_all(b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    socket.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn events_that_are_lost_while_the_disk_below_the_audit_log_hangs_are_stated_as_a_gap() {
+    let disk = Disk::new();
+    let scene = &disk.scene;
+    support::control::write(scene, &scene.outgate.config().and("[limits.l]\nrate = \"1/s\"\nrat = 1\n"));
+    fs::write(&disk.hang, "").unwrap();
+    // Each rejection is an event, and 1000 of them wait.
+    for _ in 0..1005 {
+        request_reload(scene);
+    }
+    fs::remove_file(&disk.hang).unwrap();
+    let gap = &until_recorded(&scene.outgate, "audit.gap", 1)[0];
+    let lost = gap["event_data"]["lost"].as_u64().unwrap();
+    assert!((1..=5).contains(&lost) && gap["description"].as_str().unwrap().contains("did not answer"), "{gap}");
+    let rejected = until_recorded(&scene.outgate, "configuration.rejected", 1005 - lost as usize);
+    assert_eq!(rejected.len() as u64 + lost, 1005);
+    assert_eq!(verify(&scene.outgate).0, 0);
+}
+
+#[test]
+fn gap_of_a_failed_disk_is_stated_in_the_audit_log_that_replaces_it() {
+    let disk = Disk::new();
+    let scene = &disk.scene;
+    let good = scene.outgate.config();
+    fs::write(&disk.full, "").unwrap();
+    assert_eq!(try_reload(scene, &good.and("[limits.l]\nrat = 1\n")).0, 78);
+    let (code, _, err) = try_reload(scene, &good.set("audit.file", "{dir}/other.jsonl"));
+    assert_eq!(code, 0, "{err}");
+    let records = records_in(&scene.outgate.folder.path("other.jsonl"));
+    let types: Vec<_> = records.iter().map(|record| record["event_type"].as_str().unwrap()).collect();
+    assert_eq!(types[..4], ["configuration.rejected", "audit.gap", "configuration.updated", "audit.updated"]);
+    assert_eq!((&records[1]["event_data"]["waited"], &records[1]["event_data"]["lost"]), (&json!(1), &json!(0)));
+}
+
+#[test]
+fn failed_move_of_the_audit_log_leaves_no_record_of_the_change_in_the_former_log() {
+    let disk = Disk::new();
+    let scene = &disk.scene;
+    fs::create_dir(scene.outgate.folder.path("sub")).unwrap();
+    let first = scene.outgate.config();
+    assert_eq!(try_reload(scene, &first.set("audit.file", "{dir}/other.jsonl")).0, 0);
+    fs::write(&disk.full, "").unwrap();
+    let (code, _, err) = try_reload(scene, &first.set("audit.file", "{dir}/sub/audit.jsonl"));
+    assert!(code == 78 && err.contains("sub/audit.jsonl cannot be written"), "{err}");
+    let other = scene.outgate.folder.path("other.jsonl");
+    let types = || records_in(&other).iter().map(|record| record["event_type"].clone()).collect::<Vec<_>>();
+    eventually("the rejection", || types().contains(&json!("configuration.rejected")));
+    assert_eq!(types().iter().filter(|name| **name == "configuration.updated").count(), 1, "{:?}", types());
 }
 
 #[test]

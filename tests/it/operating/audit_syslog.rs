@@ -9,6 +9,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::audit::{audit_file, audited, records_in, try_reload, until_recorded};
@@ -154,6 +155,17 @@ fn syslog_server_over_tls_must_show_the_certificate_that_its_trust_demands() {
     assert_eq!(code, 0, "{err}");
     let (code, _, err) = try_reload(&scene, &scene.outgate.config().set("audit.syslog", ["tcp://nowhere"]));
     assert!(code == 78 && err.contains("no port"), "{err}");
+}
+
+/// The pause before the next connection is half a second, and doubles.
+#[test]
+fn syslog_server_that_ends_each_connection_is_not_dialled_without_a_pause() {
+    let scene = audited();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let next = scene.outgate.config().add("audit.syslog", [format!("tcp://{}", server.local_addr().unwrap())]);
+    assert_eq!(try_reload(&scene, &next).0, 0);
+    let dialled: Vec<Instant> = (0..4).map(|_| server.accept().map(|_| Instant::now()).unwrap()).collect();
+    assert!(dialled[3] - dialled[2] >= Duration::from_millis(1500), "{dialled:?}");
 }
 
 #[test]

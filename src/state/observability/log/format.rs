@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::names::SyslogSeverity;
 use crate::policy::redact::Redactor;
 
 /// The form of the log lines.
@@ -45,14 +46,15 @@ impl LogStyle {
 /// Redacts the lines of libraries, whatever the configuration says.
 static LIBRARIES: LazyLock<Redactor> = LazyLock::new(Redactor::default);
 
-/// The priority of syslog(3).
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
-    }
+/// Returns the severity that the journal reads.
+fn severity(level: Level) -> &'static str {
+    let severity = match level {
+        Level::ERROR => SyslogSeverity::Error,
+        Level::WARN => SyslogSeverity::Warning,
+        Level::INFO => SyslogSeverity::Informational,
+        Level::DEBUG | Level::TRACE => SyslogSeverity::Debug,
+    };
+    severity.as_str()
 }
 
 fn name(level: Level) -> &'static str {
@@ -70,7 +72,7 @@ pub(super) fn text(level: Level, text: &str) -> String {
     match LogStyle::now() {
         LogStyle::Text => format!("{text}\n"),
         LogStyle::Journal => {
-            text.lines().filter(|line| !line.is_empty()).map(|line| format!("<{}>{line}\n", priority(level))).collect()
+            text.lines().filter(|line| !line.is_empty()).map(|line| format!("<{}>{line}\n", severity(level))).collect()
         }
         LogStyle::Json => {
             let mut fields = Map::new();
@@ -121,7 +123,7 @@ where
                 let mut line = String::new();
                 self.untimed.format_event(context, Writer::new(&mut line), event)?;
                 let line = if is_own { line } else { LIBRARIES.message(&line).to_string() };
-                line.lines().try_for_each(|line| writeln!(to, "<{}>{line}", priority(level)))
+                line.lines().try_for_each(|line| writeln!(to, "<{}>{line}", severity(level)))
             }
             LogStyle::Json => {
                 let mut fields = JsonFields(Map::new());
