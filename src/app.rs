@@ -104,7 +104,7 @@ impl Proxy {
         let signals = Signals::listen()
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {error}")))?;
         let StartupConfig { path, config, plan, warnings } = start;
-        let records = RecordDestination::open(&config.log)
+        let records = RecordDestination::open(&config.log, Arc::default())
             .await
             .map_err(|error| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {error}")))?;
         let active = ActiveConfig::new(plan, &config.resolver, None)

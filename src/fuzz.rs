@@ -98,7 +98,10 @@ pub fn redactions(data: &[u8]) {
 /// A line of a delivery log is told in lines that have no control characters.
 pub fn delivery_lines(data: &[u8]) {
     let texts = match LogLine::parse(data) {
-        Some(LogLine::Delivery(delivery)) => [delivery::diagnose(&delivery), vec![delivery.summary()]].concat(),
+        Some(LogLine::Delivery(delivery)) => {
+            let events = delivery::diagnose(&delivery).into_iter().map(|event| event.to_string());
+            events.chain([delivery.summary()]).collect()
+        }
         Some(LogLine::Gap(line)) => vec![line.gap.to_text()],
         None => return,
     };

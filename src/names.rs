@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The severities of syslog (RFC 5424 §6.2.1) that outgate uses.
@@ -194,6 +195,12 @@ pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -
     };
     format!("{count} {noun}{ending}")
 }
+
+/// Returns the folder of a file; `.` for a bare name.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Replaces control characters, so that a terminal does not interpret text from other sources.
 pub fn escape_control_characters(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };

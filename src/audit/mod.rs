@@ -10,7 +10,7 @@ mod tree;
 mod verify;
 
 pub use log::{AuditLog, WrittenRecord};
-pub use note::{Checkpoint, NOTE_MAX, NoteError, Verifier, is_key_name};
+pub use note::{Checkpoint, NOTE_MAX, NoteError, Verifier};
 pub use record::*;
 #[cfg(any(test, fuzzing))]
 pub use verify::audit_logs;

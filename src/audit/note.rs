@@ -125,11 +125,6 @@ fn split(note: &str) -> Result<(&str, &str), NoteError> {
     Ok((&note[..=end], &note[end + 2..]))
 }
 
-/// Returns whether a text may name a key (c2sp.org/signed-note, "Signatures").
-pub fn is_key_name(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
-}
-
 /// Returns the identifier of a key: the first bytes of a hash over its name, its type and its public half.
 fn key_id(name: &str, public_key: &[u8]) -> [u8; KEY_ID_LENGTH] {
     let hash = sha256(&[name.as_bytes(), b"\n", &[ED25519_TYPE], public_key].concat());

@@ -58,7 +58,7 @@ pub(super) fn run_locally<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Run
     new_tokio_runtime()?.block_on(async {
         let active_config = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
             .map_err(|error| exit_with_error(sysexits::CONFIG, &format!("cannot resolve names: {error}")))?;
-        let runtime = Arc::new(Runtime::new(active_config, Records::kept()));
+        let runtime = Arc::new(Runtime::new(active_config, Records::in_memory()));
         runtime.sources.set_listeners(listener_addresses(&valid.config));
         Ok(work(&runtime).await)
     })

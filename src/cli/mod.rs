@@ -42,7 +42,7 @@ const DEFAULT_PATH: &str = "/etc/outgate/config.toml";
 
 /// A static-egress webhook proxy: every webhook leaves from a fixed set of addresses, to a verified target.
 #[derive(Parser)]
-#[command(name = "outgate", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "outgate", version, arg_required_else_help = true, max_term_width = 120)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,

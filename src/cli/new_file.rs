@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use super::CONFIG_DIR;
+use crate::names::folder_of;
 
 /// The mode for the group of the service, which runs as another user than the one who generates keys.
 const SERVICE_MODE: u32 = 0o640;
@@ -51,11 +52,7 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
 
 /// Returns the group of the directory, if it is below `/etc/outgate`.
 fn service_group(path: &Path) -> io::Result<Option<u32>> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let folder = folder.canonicalize()?;
+    let folder = folder_of(path).canonicalize()?;
     match folder.starts_with(CONFIG_DIR) {
         true => Ok(Some(fs::metadata(folder)?.gid())),
         false => Ok(None),

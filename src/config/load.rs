@@ -20,6 +20,7 @@ use super::{
     Config, KeyDirs, audit, credential, log, named_sections, redaction, schema, sections, signer, syntax, trust,
     warning,
 };
+use crate::names::folder_of;
 
 /// A configuration whose text has no problems.
 #[derive(Debug)]
@@ -206,7 +207,6 @@ impl<'e> Reader<'e> {
             self.report_include_error(value, "names a directory, not a file");
             return Vec::new();
         };
-        let directory = path.parent().unwrap_or(Path::new(""));
         if text.trim_end_matches(pattern).contains('*') {
             self.report_include_error(value, "* may be in the name of a file, but not of a directory");
             return Vec::new();
@@ -214,7 +214,7 @@ impl<'e> Reader<'e> {
         if !pattern.contains('*') {
             return vec![path];
         }
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let directory = folder_of(&path);
         let found = match self.files.glob(directory, pattern) {
             Ok(paths) => paths,
             // Like an empty directory: a package may create it later.

@@ -1,32 +1,43 @@
 //! The story of one delivery, told from its record.
 //! What happened step by step, which party is at fault, and what should an operator do next?
 
+use std::fmt;
+
 use super::refusal::TABLE;
 use crate::state::observability::delivery_line::{DeliveryLine, LoggedAttempt, LoggedCertificate, one_line};
 
-/// A line of the story: its step, the milliseconds that the step took, and what happened.
-struct Event(&'static str, Option<f64>, String);
+/// A line of the story: its step, the milliseconds that the step took, and what happened. Its text has no control
+/// characters.
+pub struct Event(pub &'static str, pub Option<f64>, pub String);
 
-/// Returns the story as lines of text. They have no control characters.
-pub fn diagnose(delivery: &DeliveryLine) -> Vec<String> {
-    let mut events = received(delivery);
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(step, time, text) = self;
+        let time = time.map_or(String::new(), |time| format!("{time:.1} ms"));
+        match *step {
+            "delivery" => write!(f, "{step} {text}"),
+            _ => write!(f, "  {step:<9}{time:>12}  {text}"),
+        }
+    }
+}
+
+/// Returns the story. Its first event names the delivery.
+pub fn diagnose(delivery: &DeliveryLine) -> Vec<Event> {
+    let title = format!("{} at {:.3}: {}", delivery.request_id, delivery.time, delivery.outcome());
+    let mut events = vec![Event("delivery", None, title)];
+    events.extend(received(delivery));
     events.extend(steps(delivery));
     events.push(outcome(delivery));
     events.push(Event("fault", None, fault(delivery)));
     events.push(Event("next", None, advice(delivery).to_owned()));
-    let title = format!("delivery {} at {:.3}: {}", delivery.request_id, delivery.time, delivery.outcome());
-    let lines = events.into_iter().map(|Event(step, time, text)| {
-        let time = time.map_or(String::new(), |time| format!("{time:.1} ms"));
-        one_line(&format!("  {step:<9}{time:>12}  {text}"))
-    });
-    std::iter::once(one_line(&title)).chain(lines).collect()
+    events.into_iter().map(|Event(step, time, text)| Event(step, time, one_line(&text))).collect()
 }
 
 fn text(value: &Option<String>) -> &str {
     value.as_deref().unwrap_or("-")
 }
 
-fn received(delivery: &DeliveryLine) -> Vec<Event> {
+fn received(delivery: &DeliveryLine) -> [Event; 2] {
     let client = match (delivery.client.as_deref(), delivery.proof.as_deref(), delivery.claimed_client.as_deref()) {
         (Some(client), Some(proof), _) => format!("client {client}, identified by {proof},"),
         (_, _, Some(claimed)) => format!("a client that is not identified and names itself {claimed}"),
@@ -39,7 +50,7 @@ fn received(delivery: &DeliveryLine) -> Vec<Event> {
         Some(route) => format!("route {route} matched"),
         None => "no route matched".to_owned(),
     };
-    vec![Event("received", None, request), Event("route", None, route)]
+    [Event("received", None, request), Event("route", None, route)]
 }
 
 /// Returns the steps that the delivery took. The last one is the one that failed, unless it was delivered.
@@ -168,7 +179,7 @@ mod tests {
 
     fn story(line: &str) -> String {
         let Some(LogLine::Delivery(delivery)) = LogLine::parse(line.as_bytes()) else { panic!("{line}") };
-        diagnose(&delivery).join("\n")
+        diagnose(&delivery).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]

@@ -35,7 +35,7 @@ use request::{body, webhook_id};
 use response::{HeldPermits, UpstreamResponse};
 use webhook::Webhook;
 
-pub use diagnosis::diagnose;
+pub use diagnosis::{Event, diagnose};
 pub use inspect::{ExplainRequest, Explanation, ProbeReport, ProbeRequest, ProbeResult, explain, explain_now, probe};
 pub use record::milliseconds;
 pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};

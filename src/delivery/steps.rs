@@ -44,7 +44,7 @@ pub(super) async fn acquire_limits(delivery: &Delivery<'_>, record: &mut Record)
         Refusal::from(exceeded)
     })?;
     for (kind, limit) in permit.would_refuse() {
-        record.limit_would_refuse(limit.as_str(), Code::from(*kind), key(limit));
+        record.would_refuse("limit", limit.as_str(), Code::from(*kind), key(limit));
     }
     record.step(Step::Admit);
     Ok(permit)
@@ -82,7 +82,7 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
     }
     let cleared = resolve(delivery, families).await?;
     if let Some(denied) = cleared.would_deny() {
-        record.would_refuse("guard", &denied.to_string(), Code::TargetForbidden);
+        record.would_refuse("guard", &denied.to_string(), Code::TargetForbidden, BTreeMap::new());
     }
     // A reload may have changed the pool while the name was resolved.
     let pool = &pool_now(runtime, route)?;

@@ -20,7 +20,7 @@ use crate::config::InterimPolicy;
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::{Route, WHOLE_BODY_MAX};
-use crate::policy::sign::{SignError, Signer, SigningInput};
+use crate::policy::sign::SigningInput;
 
 /// A webhook before it is signed. Its body is buffered or about to stream.
 pub(super) struct Webhook<'a> {
@@ -144,16 +144,16 @@ impl<'a> Webhook<'a> {
         }
         let id = webhook_id::given_or_generated(&self.fields, record.request_id())?;
         for signer in &route.signers {
-            let mutations =
-                signer.mutations(&self.signing_input(body, now, &id)).map_err(|error| self.unsigned(signer, error))?;
+            let mutations = signer.mutations(&self.signing_input(body, now, &id));
+            let mutations = mutations.map_err(|error| errors::unsigned(signer, error))?;
             self.set_fields(mutations.headers);
             if let Some(path_and_query) = mutations.path_and_query {
                 self.path_and_query = Cow::Owned(path_and_query);
             }
         }
         for signer in &route.signers {
-            let signature =
-                signer.sign(&self.signing_input(body, now, &id)).map_err(|error| self.unsigned(signer, error))?;
+            let signature = signer.sign(&self.signing_input(body, now, &id));
+            let signature = signature.map_err(|error| errors::unsigned(signer, error))?;
             // A target must not take the client's fields for the signer's, even if this signature sets none of them.
             signer.headers().iter().for_each(|name| drop(self.fields.remove(name)));
             self.set_fields(signature.headers);
@@ -166,10 +166,6 @@ impl<'a> Webhook<'a> {
         let &Delivery { target, tenant, .. } = self.delivery;
         let (method, path_and_query) = (&self.method, &*self.path_and_query);
         SigningInput { method, target, tenant, path_and_query, headers: &self.fields, body, now, id }
-    }
-
-    fn unsigned(&self, signer: &Signer, error: SignError) -> Refusal {
-        errors::unsigned(signer, self.delivery.tenant, error)
     }
 
     fn set_fields(&mut self, fields: Vec<(HeaderName, HeaderValue)>) {

@@ -24,10 +24,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The outcome of dialling, and what each attempt observed.
 #[derive(Debug)]
 pub struct DialReport {
-    pub outcome: Result<DialledSocket, DialError>,
-    /// The hop of the attempt that decided the outcome. After a failure it is the last one with the error of the
-    /// outcome.
-    pub hop: Option<Hop>,
+    /// The connection and its hop; or the error, and the hop of the last attempt that had it.
+    pub outcome: Result<DialledSocket, DecisiveError>,
     /// All attempts, in the order in which they ended.
     pub attempts: Vec<ConnectAttempt>,
     /// Sources that the kernel does not bind, because they are not addresses of this host.
@@ -50,6 +48,9 @@ pub struct DialledSocket {
     pub socket: OutboundSocket,
     pub hop: Hop,
 }
+
+/// An error and its hop; `None`: there was no attempt.
+pub type DecisiveError = (DialError, Option<Hop>);
 
 /// The reason that no hop led to a connection. Of several reasons, it is the one that is most specific to the target.
 #[derive(Debug)]
@@ -149,14 +150,14 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
         elapsed: running.started.elapsed(),
     };
     attempts.extend(in_flight.iter().map(attempt));
-    let (outcome, hop) = match outcome {
-        Ok(connected) => {
-            let hop = Some(connected.hop);
-            (Ok(connected), hop)
-        }
-        Err((error, hop)) => (Err(error), hop),
-    };
-    DialReport { outcome, hop, attempts, unusable_sources, unresponsive_hops }
+    DialReport { outcome, attempts, unusable_sources, unresponsive_hops }
+}
+
+impl DialReport {
+    /// Returns the hop of the attempt that decided the outcome.
+    pub fn hop(&self) -> Option<Hop> {
+        self.outcome.as_ref().map_or_else(|(_, hop)| *hop, |dialled| Some(dialled.hop))
+    }
 }
 
 /// Checks that this host can send from the address and receives the answers.
@@ -268,9 +269,6 @@ fn classify_connect_error(error: io::Error) -> DialError {
         _ => DialError::Other(error),
     }
 }
-
-/// An error and its hop.
-type DecisiveError = (DialError, Option<Hop>);
 
 fn more_specific(one: DecisiveError, other: DecisiveError) -> DecisiveError {
     let weight = |error: &DialError| match error {

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 pub use self::stream::{ClientSocket, ClientStream};
 use crate::config::{Bind, Listen};
+use crate::names::folder_of;
 
 /// The length of the accept queue. The kernel caps it at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
@@ -195,7 +196,7 @@ pub fn probe(bind: &Bind) -> io::Result<()> {
     if ["/run", "/var/run"].iter().any(|run| path.starts_with(run)) {
         return Ok(());
     }
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
     access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| with_path(errno.into()))
 }

@@ -126,9 +126,10 @@ impl Resolver {
         if let Some(addresses) = self.hosts.get(name) {
             return Ok(ResolvedAddresses { addresses: Arc::clone(addresses), cached: true });
         }
-        let deadline = Instant::now() + timeout;
-        let mut v6 = if families.v6 { self.lookup(name, true)? } else { FamilyState::NotRequested };
-        let mut v4 = if families.v4 { self.lookup(name, false)? } else { FamilyState::NotRequested };
+        let now = Instant::now();
+        let deadline = now + timeout;
+        let mut v6 = if families.v6 { self.lookup(name, true, now)? } else { FamilyState::NotRequested };
+        let mut v4 = if families.v4 { self.lookup(name, false, now)? } else { FamilyState::NotRequested };
         let cached = !v6.is_waiting() && !v4.is_waiting();
         while let Some(until) = wait_until(&v6, &v4, deadline) {
             tokio::select! {
@@ -145,9 +146,9 @@ impl Resolver {
     }
 
     /// Looks the name up in the cache. If no query is in flight, it starts one.
-    fn lookup(&self, name: &Arc<str>, v6: bool) -> Result<FamilyState, ResolveError> {
+    fn lookup(&self, name: &Arc<str>, v6: bool, now: Instant) -> Result<FamilyState, ResolveError> {
         let key = QueryKey { name: Arc::clone(name), v6 };
-        match self.cache.lookup(key, std::time::Instant::now()) {
+        match self.cache.lookup(key, now.into_std()) {
             CacheLookup::Hit(answer, since) => Ok(FamilyState::Answered(answer, since.into())),
             CacheLookup::InFlight(waiter) => Ok(FamilyState::Pending(waiter)),
             CacheLookup::Full => Err(ResolveError::Busy),

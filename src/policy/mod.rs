@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod limits;
 pub mod listener;
 pub mod message;
+mod percent;
 pub mod redact;
 mod revocation;
 pub mod route;

@@ -34,13 +34,10 @@ impl Reloader {
     /// Opens new sockets and files before anything changes.
     pub(super) async fn open_resources(&self, config: &Config, plan: &Plan) -> Result<Resources, Vec<Problem>> {
         let deliveries = &config.log.deliveries;
-        let destination = match self.runtime.records.go_to(deliveries) {
-            true => None,
-            false => Some(RecordDestination::open(&config.log).await.map_err(|error| {
-                let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
-                vec![problem.help("let the user that outgate runs as write there, or write another path")]
-            })?),
-        };
+        let destination = self.runtime.records.open_next(&config.log).await.map_err(|error| {
+            let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
+            vec![problem.help("let the user that outgate runs as write there, or write another path")]
+        })?;
         let active = self.runtime.active_config();
         let audit = self.runtime.audit.prepare(active.plan.audit.as_ref(), plan.audit.as_ref()).await;
         let audit = audit.map_err(|error| {

@@ -349,7 +349,7 @@ mod tests {
         config.server.allow_anonymous.value = true;
         config.resolver.servers = vec![at(6, ([127, 0, 0, 1], 53).into())];
         let (plan, _) = crate::policy::compile(&config, Timestamp::UNIX_EPOCH).unwrap();
-        Arc::new(Runtime::new(ActiveConfig::new(plan, &config.resolver, None).unwrap(), Records::kept()))
+        Arc::new(Runtime::new(ActiveConfig::new(plan, &config.resolver, None).unwrap(), Records::in_memory()))
     }
 
     #[tokio::test]

@@ -200,5 +200,5 @@ pub(super) fn observe_dial(
     }
     let connected = report.outcome.as_ref().ok().map(|dialled| dialled.hop);
     runtime.source_health.observe_dial(host, tenant, connected, &report.unresponsive_hops, std::time::Instant::now());
-    report.outcome
+    report.outcome.map_err(|(error, _)| error)
 }

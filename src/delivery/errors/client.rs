@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::request::RequestBodyError;
-use crate::names::{Host, TenantName};
+use crate::names::Host;
 use crate::policy::authn::AuthnError;
 use crate::policy::limits;
 use crate::policy::redact::{Redactor, RoutePaths};
@@ -138,8 +138,7 @@ impl From<RequestBodyError> for Refusal {
 }
 
 /// The refusal of a webhook that `signer` cannot sign.
-pub(in crate::delivery) fn unsigned(signer: &Signer, tenant: Option<&TenantName>, error: SignError) -> Refusal {
-    let tenant = tenant.map_or("", TenantName::as_str);
+pub(in crate::delivery) fn unsigned(signer: &Signer, error: SignError) -> Refusal {
     let refusal = match error {
         SignError::Unsignable(reason) => return Refusal::malformed(reason),
         SignError::NoTenant => Refusal::new(
@@ -147,8 +146,10 @@ pub(in crate::delivery) fn unsigned(signer: &Signer, tenant: Option<&TenantName>
             "the route signs webhooks with the key of their tenant: name the tenant in Outgate-Tenant",
         )
         .with_details("no_tenant"),
-        SignError::NoTenantKeys => Refusal::new(Code::ClientForbidden, format!("tenant {tenant:?} has no signing key"))
-            .with_details("no_tenant_key"),
+        SignError::NoTenantKeys => {
+            Refusal::new(Code::ClientForbidden, "the tenant in Outgate-Tenant has no signing key")
+                .with_details("no_tenant_key")
+        }
         SignError::NoActiveKey => Refusal::new(Code::Internal, "no signing key is in force"),
         SignError::BackendFailed => Refusal::new(Code::Internal, "outgate could not sign the webhook"),
     };

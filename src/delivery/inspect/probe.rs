@@ -159,7 +159,7 @@ async fn probe_hop(hop: Hop, route: &Route, target: &Target, tenant: Option<&Ten
     let connect = started.elapsed();
     let socket = match dialled {
         Ok(dialled) => dialled.socket,
-        Err(error) => return ProbeResult { hop, connect, tls: None, outcome: Err(error.into()) },
+        Err((error, _)) => return ProbeResult { hop, connect, tls: None, outcome: Err(error.into()) },
     };
     if target.scheme == Scheme::Http {
         return ProbeResult { hop, connect, tls: None, outcome: Ok(None) };

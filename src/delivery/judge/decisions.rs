@@ -78,8 +78,7 @@ pub(super) fn decide_by_route(
 pub(super) fn check_tenant(client: &Client, tenant: Option<&TenantName>) -> Result<(), Refusal> {
     match tenant {
         Some(tenant) if !client.may_act_for(tenant) => {
-            let detail = format!("this client may not send for tenant {:?}", tenant.as_str());
-            Err(Refusal::new(Code::ClientForbidden, detail))
+            Err(Refusal::new(Code::ClientForbidden, "this client may not send for the tenant in Outgate-Tenant"))
         }
         _ => Ok(()),
     }
@@ -96,9 +95,9 @@ fn check_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal> {
 /// Checks that every signer of the route has a key in force for this tenant.
 fn check_keys(route: &Route, tenant: Option<&TenantName>, now: Timestamp) -> Result<(), Refusal> {
     route.signers.iter().try_for_each(|signer| match signer.keys_of(tenant) {
-        Err(error) => Err(errors::unsigned(signer, tenant, error)),
+        Err(error) => Err(errors::unsigned(signer, error)),
         Ok(_) if signer.signing_keys(tenant, now).next().is_none() => {
-            Err(errors::unsigned(signer, tenant, SignError::NoActiveKey))
+            Err(errors::unsigned(signer, SignError::NoActiveKey))
         }
         Ok(_) => Ok(()),
     })

@@ -46,7 +46,7 @@ pub(super) struct TlsEvidence {
 impl Record {
     /// Clears the evidence of a former connection before a new one is opened.
     pub(in crate::delivery) fn needs_connection(&mut self) {
-        (self.reused, self.http, self.tls) = (None, None, None);
+        (self.evidence.reused, self.evidence.http, self.evidence.tls) = (None, None, None);
     }
 
     /// Begins the step. A delivery that ends during the step has the first hop in its record.
@@ -57,12 +57,12 @@ impl Record {
 
     pub(in crate::delivery) fn dialled(&mut self, report: &DialReport) {
         self.step(Step::Connect);
-        report.hop.into_iter().for_each(|hop| self.set_hop(hop));
+        report.hop().into_iter().for_each(|hop| self.set_hop(hop));
         if report.outcome.is_ok() && report.attempts.len() == 1 {
             return;
         }
-        let room = ATTEMPTS_MAX - self.attempts.len();
-        self.attempts.extend(report.attempts.iter().take(room).map(|attempt| AttemptEvidence {
+        let room = ATTEMPTS_MAX - self.evidence.attempts.len();
+        self.evidence.attempts.extend(report.attempts.iter().take(room).map(|attempt| AttemptEvidence {
             source: attempt.hop.from(),
             address: attempt.hop.to().ip(),
             outcome: attempt.outcome,
@@ -72,19 +72,20 @@ impl Record {
 
     pub(in crate::delivery) fn set_connection(&mut self, connection: &Connection, reused: bool) {
         self.set_hop(connection.hop());
-        (self.reused, self.http, self.tls) = (Some(reused), Some(connection.http_version()), None);
+        (self.evidence.reused, self.evidence.http, self.evidence.tls) =
+            (Some(reused), Some(connection.http_version()), None);
         connection.handshake_info().into_iter().for_each(|handshake| self.set_handshake(handshake));
         self.timer.mark();
     }
 
     pub(in crate::delivery) fn set_hop(&mut self, hop: Hop) {
-        (self.source, self.address) = (Some(hop.from()), Some(hop.to().ip()));
+        (self.evidence.source, self.evidence.address) = (Some(hop.from()), Some(hop.to().ip()));
     }
 
     /// Sets the evidence of the handshake that has verified the target.
     pub(in crate::delivery) fn set_handshake(&mut self, handshake: &tls::HandshakeInfo) {
         let &tls::HandshakeInfo { version, suite, expires, verified, .. } = handshake;
-        self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires, verified });
+        self.evidence.tls = Some(TlsEvidence { version, suite, certificate_expires: expires, verified });
     }
 
     /// Sets the certificate that the target sent in a handshake that failed.
@@ -93,7 +94,7 @@ impl Record {
         certificate: Option<Box<CertificateSummary>>,
         verdict: &'static str,
     ) {
-        self.certificate = certificate.map(|mut certificate| {
+        self.evidence.certificate = certificate.map(|mut certificate| {
             let CertificateSummary { common_name, names, issuer, .. } = &mut *certificate;
             for text in common_name.iter_mut().chain(names).chain(issuer) {
                 *text = self.redactor.text(text).to_string();

@@ -13,10 +13,10 @@ impl Record {
         self.runtime.traffic.count(blame, self.timer.started() + elapsed);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
         self.series.observe(code, blame, &self.timer.seconds(), (!is_tunnel).then_some(elapsed.as_secs_f64()));
-        if self.tls.as_ref().is_some_and(|tls| !tls.verified) {
+        if self.evidence.tls.as_ref().is_some_and(|tls| !tls.verified) {
             self.runtime.metrics.unverified(&self.series);
         }
-        if let Some(side) = self.side {
+        if let Some(side) = self.evidence.side {
             self.runtime.metrics.split(&self.series, side, code);
         }
     }

@@ -22,9 +22,10 @@ impl Record {
             return;
         }
         let Some(event_type) = event_type(code) else { return };
-        let client = self.client.as_ref().map(ClientName::as_str).or(self.claimed_client.as_deref());
+        let client = self.evidence.client.as_ref().map(ClientName::as_str).or(self.evidence.claimed_client.as_deref());
         let actor = Actor { source: Source::Client, name: client.map(str::to_owned), address: None };
-        let tenant = self.tenant.as_ref().map(|tenant| self.redactor.tenant(tenant, self.is_tenant_proven));
+        let tenant =
+            self.evidence.tenant.as_ref().map(|tenant| self.redactor.tenant(tenant, self.evidence.is_tenant_proven));
         let tenant = tenant.map(|tenant| tenant.as_str().to_owned());
         let counted = CountedEvent { event_type, resource: code.to_owned(), actor, tenant };
         self.runtime.audit.count(counted, self.peer, Timestamp::now());

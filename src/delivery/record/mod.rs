@@ -47,6 +47,16 @@ pub(super) struct Record {
     peer: Option<IpAddr>,
     /// `None`: the server could not read the request.
     method: Option<Method>,
+    /// The series that count the delivery.
+    series: Arc<RouteSeries>,
+    /// The target, and the path as it was sent, if outgate sees it.
+    target: Option<(Target, Option<String>)>,
+    evidence: DeliveryEvidence,
+}
+
+/// The evidence apart from what every record has from its beginning.
+#[derive(Default)]
+struct DeliveryEvidence {
     client: Option<ClientName>,
     proof: Option<&'static str>,
     /// The client that a request names without proof.
@@ -56,14 +66,10 @@ pub(super) struct Record {
     is_tenant_proven: bool,
     route: Option<RouteName>,
     route_paths: RoutePaths,
-    /// The series that count the delivery.
-    series: Arc<RouteSeries>,
     /// The side of a split that the delivery is on.
     side: Option<&'static str>,
     /// The route that the request would take if report-only routes were enforced.
     would_take: Option<RouteName>,
-    /// The target, and the path as it was sent, if outgate sees it.
-    target: Option<(Target, Option<String>)>,
     webhook_id: Option<String>,
     source: Option<IpAddr>,
     address: Option<IpAddr>,
@@ -84,8 +90,10 @@ pub(super) struct Record {
     received: u64,
 }
 
+#[derive(Default)]
 enum RecordOutcome {
     /// No step has finished the delivery: the client hung up, or the drain timeout ended it.
+    #[default]
     Pending,
     /// The client got the head of a response. `error` and `cause` state why the response is incomplete.
     Responded { status: u16, error: Option<Code>, cause: Option<Redacted<'static>>, complete: bool },
@@ -104,6 +112,12 @@ enum RecordOutcome {
 enum RequestBytes {
     Buffered(u64),
     Streaming(Arc<UploadProgress>),
+}
+
+impl Default for RequestBytes {
+    fn default() -> Self {
+        Self::Buffered(0)
+    }
 }
 
 impl RequestBytes {
@@ -125,34 +139,10 @@ impl Record {
             request_id: runtime.next_request_id(),
             peer: caller.address(),
             method: method.cloned(),
-            client: None,
-            proof: None,
-            claimed_client: None,
-            tenant: None,
-            is_tenant_proven: false,
-            route: None,
-            route_paths: RoutePaths::default(),
             series: runtime.metrics.route_series(None),
-            side: None,
-            would_take: None,
             // Inside a tunnel, every request is for the tunnel's host.
             target: caller.tunnel().map(|inside| (inside.target().clone(), None)),
-            webhook_id: None,
-            source: None,
-            address: None,
-            attempts: Vec::new(),
-            reused: None,
-            http: None,
-            tls: None,
-            certificate: None,
-            signatures: Vec::new(),
-            would_refuse: Vec::new(),
-            limit: None,
-            token_endpoint: None,
-            status_class: None,
-            outcome: RecordOutcome::Pending,
-            sent: RequestBytes::Buffered(0),
-            received: 0,
+            evidence: DeliveryEvidence::default(),
         }
     }
 
@@ -173,40 +163,41 @@ impl Record {
         &self.redactor
     }
     pub(super) fn source(&self) -> Option<IpAddr> {
-        self.source
+        self.evidence.source
     }
 
     pub(super) fn tenant(&self) -> Option<&TenantName> {
-        self.tenant.as_ref()
+        self.evidence.tenant.as_ref()
     }
 
     /// Sets the tenant that the request names. The client may lack the permission to send for it.
     pub(super) fn for_tenant(&mut self, tenant: Option<&TenantName>) {
-        self.tenant = tenant.cloned();
+        self.evidence.tenant = tenant.cloned();
     }
     pub(super) fn tenant_is_proven(&mut self) {
-        self.is_tenant_proven = true;
+        self.evidence.is_tenant_proven = true;
     }
     pub(super) fn client(&mut self, client: &ClientName, proof: &'static str) {
-        (self.client, self.proof) = (Some(client.clone()), Some(proof));
+        (self.evidence.client, self.evidence.proof) = (Some(client.clone()), Some(proof));
     }
     pub(super) fn claimed(&mut self, client: Option<&str>) {
-        self.claimed_client = client.map(str::to_owned);
+        self.evidence.claimed_client = client.map(str::to_owned);
     }
     pub(super) fn webhook_id(&mut self, id: &str) {
-        self.webhook_id = Some(id.to_owned());
+        self.evidence.webhook_id = Some(id.to_owned());
     }
     pub(super) fn route(&mut self, route: &Route) {
-        (self.route, self.side, self.route_paths) = (Some(route.name.clone()), route.side, route.paths.clone());
+        (self.evidence.route, self.evidence.side, self.evidence.route_paths) =
+            (Some(route.name.clone()), route.side, route.paths.clone());
         self.series = self.runtime.metrics.route_series(Some(route));
     }
     /// Sets the report-only route that the request would take, and the code of its refusal.
     pub(super) fn would_take(&mut self, shadow: &Route, refused: Option<Code>) {
-        self.would_take = Some(shadow.name.clone());
+        self.evidence.would_take = Some(shadow.name.clone());
         let metrics = &self.runtime.metrics;
         metrics.would_take(&metrics.route_series(Some(shadow)));
         if let Some(code) = refused {
-            self.would_refuse("route", shadow.name.as_str(), code);
+            self.would_refuse("route", shadow.name.as_str(), code, LimitKeyParts::new());
         }
     }
     /// Sets the target as the client asks for it. `path`: without the query.
@@ -219,26 +210,18 @@ impl Record {
         self.target = Some((target, path));
     }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
-        self.signatures.extend(keys);
+        self.evidence.signatures.extend(keys);
     }
-    /// Adds the refusal of a report-only rule of this kind and name.
-    pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code) {
-        self.would_refuse.push(WouldRefuse {
-            kind,
-            name: name.to_owned(),
-            code: code.name(),
-            key: LimitKeyParts::new(),
-        });
-    }
-    pub(super) fn limit_would_refuse(&mut self, name: &str, code: Code, key: LimitKeyParts) {
-        self.would_refuse.push(WouldRefuse { kind: "limit", name: name.to_owned(), code: code.name(), key });
+    /// Adds the refusal of a report-only rule of this kind and name. A limit has a key.
+    pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code, key: LimitKeyParts) {
+        self.evidence.would_refuse.push(WouldRefuse { kind, name: name.to_owned(), code: code.name(), key });
     }
     pub(super) fn limited(&mut self, name: &str, key: LimitKeyParts) {
-        self.limit = Some(RefusingLimit { name: name.to_owned(), key });
+        self.evidence.limit = Some(RefusingLimit { name: name.to_owned(), key });
     }
     /// Sets the status class of the target's response.
     pub(super) fn responded(&mut self, status: StatusCode) {
-        self.status_class = Some(match status.as_u16() / 100 {
+        self.evidence.status_class = Some(match status.as_u16() / 100 {
             1 => "1xx",
             2 => "2xx",
             3 => "3xx",
@@ -248,22 +231,22 @@ impl Record {
         });
     }
     pub(super) fn body_length(&mut self, length: u64) {
-        self.sent = RequestBytes::Buffered(length);
+        self.evidence.sent = RequestBytes::Buffered(length);
     }
     pub(super) fn uploads(&mut self, progress: Arc<UploadProgress>) {
-        self.sent = RequestBytes::Streaming(progress);
+        self.evidence.sent = RequestBytes::Streaming(progress);
     }
     /// Adds the bytes that a tunnel has carried to the target and to the client.
     pub(super) fn carried(&mut self, up: u64, down: u64) {
-        self.sent = RequestBytes::Buffered(self.sent.bytes() + up);
-        self.received += down;
+        self.evidence.sent = RequestBytes::Buffered(self.evidence.sent.bytes() + up);
+        self.evidence.received += down;
     }
     /// Returns whether a tunnel has carried bytes to the target and back.
     pub(super) fn has_bytes_both_ways(&self) -> bool {
-        self.sent.bytes() > 0 && self.received > 0
+        self.evidence.sent.bytes() > 0 && self.evidence.received > 0
     }
     pub(super) fn received(&mut self, bytes: u64) {
-        self.received += bytes;
+        self.evidence.received += bytes;
     }
 
     /// Begins a step. If the delivery ends during the step, the record has the time until then.
@@ -276,16 +259,16 @@ impl Record {
     }
 
     pub(super) fn answered(&mut self, status: u16) {
-        self.outcome = RecordOutcome::Responded { status, error: None, cause: None, complete: false };
+        self.evidence.outcome = RecordOutcome::Responded { status, error: None, cause: None, complete: false };
     }
     pub(super) fn complete(&mut self) {
-        if let RecordOutcome::Responded { complete, .. } = &mut self.outcome {
+        if let RecordOutcome::Responded { complete, .. } = &mut self.evidence.outcome {
             *complete = true;
         }
     }
     /// Sets why the response is incomplete.
     pub(super) fn aborted(&mut self, code: Code, reason: Option<String>) {
-        if let RecordOutcome::Responded { error, cause, .. } = &mut self.outcome {
+        if let RecordOutcome::Responded { error, cause, .. } = &mut self.evidence.outcome {
             let reason = reason.map(|reason| self.redactor.message(&reason).into_owned());
             (*error, *cause) = (Some(code), reason);
         }
@@ -302,7 +285,7 @@ impl Record {
         if refusal.is_client_gone() {
             return;
         }
-        self.outcome = RecordOutcome::Refused {
+        self.evidence.outcome = RecordOutcome::Refused {
             status,
             code: refusal.code,
             blame: refusal.effective_blame(),
@@ -316,14 +299,14 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        for WouldRefuse { kind, name, code, .. } in &self.would_refuse {
+        for WouldRefuse { kind, name, code, .. } in &self.evidence.would_refuse {
             self.runtime.metrics.report_only(kind, name, code);
         }
         if !self.is_written {
             return;
         }
         let elapsed = self.timer.finish();
-        let (status, code, blame) = match &self.outcome {
+        let (status, code, blame) = match &self.evidence.outcome {
             RecordOutcome::Pending if self.runtime.is_hard_stopped() => (None, Code::Draining.name(), "outgate"),
             RecordOutcome::Pending => (None, "client_gone", "client"),
             RecordOutcome::Responded { status, error: Some(code), .. } => {
@@ -337,18 +320,18 @@ impl Drop for Record {
             RecordOutcome::Responded { status, .. } => (Some(*status), "client_gone", "client"),
             RecordOutcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
         };
-        let (retryable, details, detail, cause) = match &self.outcome {
+        let (retryable, details, detail, cause) = match &self.evidence.outcome {
             RecordOutcome::Refused { retryable, details, detail, cause, .. } => {
                 (Some(*retryable), *details, Some(detail), cause.as_ref())
             }
             RecordOutcome::Responded { cause, .. } => (None, None, None, cause.as_ref()),
             RecordOutcome::Pending => (None, None, None, None),
         };
-        let route = self.route.as_ref().map(RouteName::as_str);
+        let route = self.evidence.route.as_ref().map(RouteName::as_str);
         self.count(code, blame, elapsed);
         self.count_denial(code);
-        let is_success = code == "delivered" && matches!(self.status_class, None | Some("2xx"));
-        let sampling = match is_success && self.would_refuse.is_empty() && self.would_take.is_none() {
+        let is_success = code == "delivered" && matches!(self.evidence.status_class, None | Some("2xx"));
+        let sampling = match is_success && self.evidence.would_refuse.is_empty() && self.evidence.would_take.is_none() {
             true => self.runtime.records.sample(&self.request_id),
             false => Sampling::ALWAYS,
         };
@@ -358,41 +341,42 @@ impl Drop for Record {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: &self.request_id,
             peer: self.peer,
-            client: self.client.as_ref().map(ClientName::as_str),
-            proof: self.proof,
-            claimed_client: self.claimed_client.as_deref(),
-            tenant: self.tenant.as_ref().map(|tenant| redactor.tenant(tenant, self.is_tenant_proven)),
+            client: self.evidence.client.as_ref().map(ClientName::as_str),
+            proof: self.evidence.proof,
+            claimed_client: self.evidence.claimed_client.as_deref(),
+            tenant: self.evidence.tenant.as_ref().map(|tenant| redactor.tenant(tenant, self.evidence.is_tenant_proven)),
             route,
-            side: self.side,
-            webhook_id: self.webhook_id.as_deref().map(webhook_id),
+            side: self.evidence.side,
+            webhook_id: self.evidence.webhook_id.as_deref().map(webhook_id),
             method: self.method.as_ref().map(|method| redactor.claim(method.as_str())),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| redactor.host(&target.host)),
             port: target.map(|(target, _)| target.port),
-            path: target.and_then(|(target, path)| redactor.path(&self.route_paths, &target.host, path.as_deref()?)),
-            source: self.source,
-            address: self.address,
-            attempts: &self.attempts,
-            reused: self.reused,
-            http: self.http,
-            tls: self.tls.as_ref(),
-            certificate: self.certificate.as_ref(),
-            signatures: self.signatures.iter().map(KeyId::as_str).collect(),
+            path: target
+                .and_then(|(target, path)| redactor.path(&self.evidence.route_paths, &target.host, path.as_deref()?)),
+            source: self.evidence.source,
+            address: self.evidence.address,
+            attempts: &self.evidence.attempts,
+            reused: self.evidence.reused,
+            http: self.evidence.http,
+            tls: self.evidence.tls.as_ref(),
+            certificate: self.evidence.certificate.as_ref(),
+            signatures: self.evidence.signatures.iter().map(KeyId::as_str).collect(),
             status,
-            status_class: self.status_class,
+            status_class: self.evidence.status_class,
             code,
             blame,
             retryable,
             details,
             detail,
             cause,
-            token_endpoint: self.token_endpoint.as_deref(),
-            limit: self.limit.as_ref(),
-            would_take: self.would_take.as_ref().map(RouteName::as_str),
-            would_refuse: &self.would_refuse,
-            bytes_sent: self.sent.bytes(),
-            bytes_received: self.received,
-            ms: self.timer.milliseconds(),
+            token_endpoint: self.evidence.token_endpoint.as_deref(),
+            limit: self.evidence.limit.as_ref(),
+            would_take: self.evidence.would_take.as_ref().map(RouteName::as_str),
+            would_refuse: &self.evidence.would_refuse,
+            bytes_sent: self.evidence.sent.bytes(),
+            bytes_received: self.evidence.received,
+            ms: self.timer.times(),
             sample: sampling.rate,
         };
         self.runtime.records.write(&line, sampling);

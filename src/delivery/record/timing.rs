@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::state::observability::metrics::StepSeconds;
+use crate::state::observability::metrics::{STEPS, StepSeconds};
 
-/// The steps that a record times.
+/// The steps that a record times, in the order of the metrics.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::delivery) enum Step {
     Admit,
@@ -20,26 +20,22 @@ pub(in crate::delivery) enum Step {
     Response,
 }
 
-/// Milliseconds of each step. `None`: the delivery did not take the step.
-#[derive(Serialize, Default, Clone, Debug)]
+/// The names of the steps in a record.
+const NAMES: [&str; STEPS.len()] = ["admit", "token", "take_in", "resolve", "connect", "tls", "sign", "response"];
+
+/// The time of each step, in the order of [`Step`]. `None`: the delivery did not take the step.
+#[derive(Default, Clone, Debug)]
 pub(super) struct StepTimes {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    admit: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    take_in: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resolve: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sign: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<f64>,
-    total: f64,
+    steps: [Option<Duration>; STEPS.len()],
+    total: Duration,
+}
+
+/// Writes milliseconds.
+impl Serialize for StepTimes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let steps = NAMES.into_iter().zip(self.steps).filter_map(|(name, time)| Some((name, time?)));
+        serializer.collect_map(steps.chain([("total", self.total)]).map(|(name, time)| (name, milliseconds(time))))
+    }
 }
 
 pub(super) struct StepTimer {
@@ -71,18 +67,7 @@ impl StepTimer {
     /// Ends a step, which has taken the time since the end of the last one. A second time, such as that of a second
     /// connection, is added to the first.
     pub(super) fn end(&mut self, step: Step) {
-        let elapsed = self.last.elapsed();
-        let slot = match step {
-            Step::Admit => &mut self.times.admit,
-            Step::Token => &mut self.times.token,
-            Step::ReadBody => &mut self.times.take_in,
-            Step::Resolve => &mut self.times.resolve,
-            Step::Connect => &mut self.times.connect,
-            Step::Tls => &mut self.times.tls,
-            Step::Sign => &mut self.times.sign,
-            Step::Response => &mut self.times.response,
-        };
-        *slot = Some(milliseconds(elapsed + Duration::from_secs_f64(slot.unwrap_or_default() / 1e3)));
+        *self.times.steps[step as usize].get_or_insert_default() += self.last.elapsed();
         self.current = None;
         self.mark();
     }
@@ -100,9 +85,8 @@ impl StepTimer {
     /// Ends the timing, and returns the time of the whole delivery.
     pub(super) fn finish(&mut self) -> Duration {
         self.stop();
-        let elapsed = self.started.elapsed();
-        self.times.total = milliseconds(elapsed);
-        elapsed
+        self.times.total = self.started.elapsed();
+        self.times.total
     }
 
     /// Ends the timing, and returns its times.
@@ -113,11 +97,10 @@ impl StepTimer {
 
     /// Returns the seconds of each step, in the order of the metrics.
     pub(super) fn seconds(&self) -> StepSeconds {
-        let &StepTimes { admit, token, take_in, resolve, connect, tls, sign, response, .. } = &self.times;
-        [admit, token, take_in, resolve, connect, tls, sign, response].map(|time| time.map(|time| time / 1e3))
+        self.times.steps.map(|time| time.map(|time| time.as_secs_f64()))
     }
 
-    pub(super) fn milliseconds(&self) -> &StepTimes {
+    pub(super) fn times(&self) -> &StepTimes {
         &self.times
     }
 }

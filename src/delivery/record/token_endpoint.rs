@@ -39,20 +39,20 @@ impl Record {
             scheme: endpoint.scheme.as_str(),
             host: endpoint.host.to_string(),
             port: endpoint.port,
-            source: self.source,
-            address: self.address,
-            attempts: std::mem::take(&mut self.attempts),
-            reused: self.reused,
-            http: self.http,
-            tls: self.tls.take(),
-            certificate: self.certificate.take(),
-            status_class: self.status_class,
+            source: self.evidence.source,
+            address: self.evidence.address,
+            attempts: std::mem::take(&mut self.evidence.attempts),
+            reused: self.evidence.reused,
+            http: self.evidence.http,
+            tls: self.evidence.tls.take(),
+            certificate: self.evidence.certificate.take(),
+            status_class: self.evidence.status_class,
             ms: self.timer.take_times(),
         }
     }
 
     /// Sets why this delivery has no token. Deliveries that wait for the same fetch get the same evidence.
     pub(in crate::delivery) fn lacks_token(&mut self, evidence: TokenEndpointEvidence) {
-        self.token_endpoint = Some(Box::new(evidence));
+        self.evidence.token_endpoint = Some(Box::new(evidence));
     }
 }

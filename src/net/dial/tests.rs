@@ -77,7 +77,7 @@ async fn dial_tries_the_next_hop_at_once_after_a_refused_connect() {
     assert_eq!(connected.hop, hop("127.0.0.3", to));
     assert!(start.elapsed() < ATTEMPT_DELAY, "a refused connect must not wait for the delay");
     let report = dial(&[hop("127.0.0.2", refused)], deadline_in(5000)).await;
-    assert!(matches!(report.outcome, Err(DialError::Refused)));
+    assert!(matches!(report.outcome, Err((DialError::Refused, _))));
     assert!(report.unusable_sources.is_empty());
 }
 
@@ -86,7 +86,7 @@ async fn dial_times_out_at_the_deadline() {
     let (_held, silent) = black_hole();
     let start = Instant::now();
     let report = dial(&[hop("127.0.0.2", silent)], deadline_in(100)).await;
-    assert!(matches!(report.outcome, Err(DialError::Timeout)));
+    assert!(matches!(report.outcome, Err((DialError::Timeout, _))));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
 
@@ -118,7 +118,7 @@ async fn dial_reports_an_unusable_source_and_never_replaces_it() {
     let (listener, to) = listen();
     listener.set_nonblocking(true).unwrap();
     let report = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], deadline_in(2000)).await;
-    assert!(matches!(report.outcome, Err(DialError::NoSource)));
+    assert!(matches!(report.outcome, Err((DialError::NoSource, _))));
     assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
     assert!(listener.accept().is_err(), "nothing has reached the target");
 
@@ -132,7 +132,7 @@ async fn dial_returns_the_most_specific_error() {
     let (_closed, refused) = closed_port();
     let (_held, silent) = black_hole();
     let (_listener, to) = listen();
-    let error_of = async |hops: &[Hop]| dial(hops, deadline_in(400)).await.outcome.unwrap_err();
+    let error_of = async |hops: &[Hop]| dial(hops, deadline_in(400)).await.outcome.unwrap_err().0;
     let [absent, closed, silent_hop] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
     assert!(matches!(error_of(&[absent, closed]).await, DialError::Refused));
     assert!(matches!(error_of(&[closed, silent_hop]).await, DialError::Refused));
@@ -156,7 +156,7 @@ async fn dial_reports_every_attempt_and_the_decisive_hop() {
     ] {
         let report = dial(hops, deadline_in(400)).await;
         let outcomes: Vec<_> = report.attempts.iter().map(|attempt| attempt.outcome).collect();
-        assert_eq!((report.hop, outcomes.as_slice()), (decisive, expected), "{hops:?}");
+        assert_eq!((report.hop(), outcomes.as_slice()), (decisive, expected), "{hops:?}");
     }
 }
 

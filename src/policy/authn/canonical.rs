@@ -4,6 +4,7 @@
 use http::header;
 
 use crate::policy::message::SignableRequest;
+use crate::policy::percent::unescape;
 
 /// Returns the hashed text before the hash of the body: the form of the Python library, and that of the Java and Node
 /// libraries.
@@ -86,7 +87,7 @@ fn canonical_path(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for segment in segments {
         out.push('/');
-        encode(&decode(segment), &mut out);
+        encode(unescape(segment.as_bytes(), |escape| escape.length == 3).map(|(_, byte)| byte), &mut out);
     }
     if ends_open || out.is_empty() {
         out.push('/');
@@ -94,26 +95,11 @@ fn canonical_path(path: &str) -> String {
     out
 }
 
-/// Decodes percent-encoding; malformed escapes stay unchanged.
-fn decode(segment: &str) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let (bytes, mut out, mut at) = (segment.as_bytes(), Vec::with_capacity(segment.len()), 0);
-    while let Some(byte) = bytes.get(at) {
-        let code = match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => u8::try_from(high << 4 | low).ok(),
-            _ => None,
-        };
-        at += if code.is_some() { 3 } else { 1 };
-        out.push(code.unwrap_or(*byte));
-    }
-    out
-}
-
 /// Percent-encodes everything but unreserved characters (RFC 3986 §2.3).
-fn encode(bytes: &[u8], out: &mut String) {
+fn encode(bytes: impl Iterator<Item = u8>, out: &mut String) {
     for byte in bytes {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(*byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::policy::percent::unescape;
+
 /// Further layers of percent-encoding that are removed. Servers behind proxies decode twice, rarely three times.
 const LAYERS_MAX: usize = 4;
 
@@ -16,17 +18,12 @@ pub(super) struct Decoded<'a> {
 }
 
 impl<'a> Decoded<'a> {
-    /// Removes one layer of percent-encoding (RFC 3986 §2.1). A `%` without two hexadecimal digits stands for itself.
+    /// Removes one layer of percent-encoding.
     pub(super) fn new(raw: &'a str) -> Self {
         if !raw.contains('%') {
             return Self { raw, bytes: Cow::Borrowed(raw.as_bytes()), starts: None };
         }
-        let (mut bytes, mut starts, mut at) = (Vec::with_capacity(raw.len()), Vec::with_capacity(raw.len()), 0);
-        while let Some((byte, length)) = first(&raw.as_bytes()[at..]) {
-            bytes.push(byte);
-            starts.push(at);
-            at += length;
-        }
+        let (starts, bytes): (_, Vec<u8>) = unescape(raw.as_bytes(), |_| true).unzip();
         Self { raw, bytes: Cow::Owned(bytes), starts: Some(starts) }
     }
 
@@ -62,23 +59,6 @@ impl<'a> Decoded<'a> {
 
 /// Removes one layer; `None`: nothing is encoded.
 fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
-    let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while let Some((byte, length)) = first(&bytes[at..]) {
-        decoded.push(byte);
-        at += length;
-    }
+    let decoded: Vec<u8> = unescape(bytes, |_| true).map(|(_, byte)| byte).collect();
     (decoded.len() < bytes.len()).then_some(decoded)
-}
-
-/// Returns the first byte that a text stands for, and how many bytes of the text stand for it.
-fn first(text: &[u8]) -> Option<(u8, usize)> {
-    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    match text {
-        [] => None,
-        [b'%', high, low, ..] => match (hex(*high), hex(*low)) {
-            (Some(high), Some(low)) => Some((high << 4 | low, 3)),
-            _ => Some((b'%', 1)),
-        },
-        [byte, ..] => Some((*byte, 1)),
-    }
 }

@@ -12,6 +12,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -199,37 +200,34 @@ impl Redactor {
     /// Replaces the words that must not be written at all, and then the phone numbers, whose spaces separate words.
     fn words<'a>(&self, text: &'a str, is_secret: impl Fn(&[u8]) -> bool) -> Redacted<'a> {
         let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '%' | '+' | '~');
-        let (mut written, mut kept_to, mut at) = (String::new(), 0, 0);
+        let (mut edit, mut at) = (Edit::new(text), 0);
         while let Some(start) = text[at..].find(is_part).map(|start| at + start) {
             let end = text[start..].find(|c| !is_part(c)).map_or(text.len(), |length| start + length);
             if let Some(secret) = self.secret_in(&Decoded::new(&text[start..end]), &is_secret) {
-                written.push_str(&self.mask_numbers(&Decoded::new(&text[kept_to..start])));
-                written.push_str(&self.replacement(&secret));
-                kept_to = end;
+                let kept = self.mask_numbers(&Decoded::new(&text[edit.kept_to..start]));
+                edit.replace(edit.kept_to..start, &kept);
+                edit.replace(start..end, &self.replacement(&secret));
             }
             at = end;
         }
-        let rest = self.mask_numbers(&Decoded::new(&text[kept_to..]));
-        Redacted(if kept_to == 0 { rest } else { Cow::Owned(written + &rest) })
+        let rest = self.mask_numbers(&Decoded::new(&text[edit.kept_to..]));
+        if edit.kept_to > 0 {
+            edit.replace(edit.kept_to..text.len(), &rest);
+            return Redacted(edit.finish());
+        }
+        Redacted(rest)
     }
 
     /// Redacts each segment of a path. `is_secret` gets the index of a segment and its decoded bytes.
     fn segments<'a>(&self, path: &'a str, is_secret: impl Fn(usize, &[u8]) -> bool) -> Cow<'a, str> {
-        // Most paths stay as they are, and are not copied.
-        let (mut written, mut kept_to, mut at) = (String::new(), 0, 0);
+        let (mut edit, mut at) = (Edit::new(path), 0);
         for (index, raw) in path.split('/').enumerate() {
             if let Cow::Owned(redacted) = self.segment(raw, |bytes| is_secret(index, bytes)) {
-                written.push_str(&path[kept_to..at]);
-                written.push_str(&redacted);
-                kept_to = at + raw.len();
+                edit.replace(at..at + raw.len(), &redacted);
             }
             at += raw.len() + 1;
         }
-        if kept_to == 0 {
-            return Cow::Borrowed(path);
-        }
-        written.push_str(&path[kept_to..]);
-        Cow::Owned(written)
+        edit.finish()
     }
 
     fn segment<'a>(&self, raw: &'a str, is_secret: impl Fn(&[u8]) -> bool) -> Cow<'a, str> {
@@ -255,23 +253,14 @@ impl Redactor {
     /// Replaces the last four digits of each phone number.
     fn mask_numbers<'a>(&self, decoded: &Decoded<'a>) -> Cow<'a, str> {
         let (raw, bytes) = (decoded.raw(), decoded.bytes());
-        let (mut written, mut kept_to) = (String::new(), 0);
+        let mut edit = Edit::new(raw);
         for number in phone::numbers(bytes).take_while(|_| self.masks_phone_numbers) {
-            for span in number.masked().iter().map(|place| decoded.span(*place)) {
-                written.push_str(&raw[kept_to..span.start]);
-                written.push('X');
-                kept_to = span.end;
-            }
+            number.masked().iter().for_each(|place| edit.replace(decoded.span(*place), "X"));
             if self.key.is_some() {
-                written.push('~');
-                written.push_str(&self.replacement(&number.digits(bytes)));
+                edit.replace(edit.kept_to..edit.kept_to, &format!("~{}", self.replacement(&number.digits(bytes))));
             }
         }
-        if kept_to == 0 {
-            return Cow::Borrowed(raw);
-        }
-        written.push_str(&raw[kept_to..]);
-        Cow::Owned(written)
+        edit.finish()
     }
 
     /// Returns the text in place of a secret.
@@ -286,19 +275,40 @@ impl Redactor {
 /// Replaces the query of each URL or path in a message.
 fn without_queries(text: &str) -> Cow<'_, str> {
     let ends_query = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ')' | '>');
-    let (mut written, mut kept_to, mut at) = (String::new(), 0, 0);
+    let (mut edit, mut at) = (Edit::new(text), 0);
     while let Some(start) = text[at..].find('?').map(|mark| at + mark + 1) {
         let end = text[start..].find(ends_query).map_or(text.len(), |length| start + length);
         if end > start {
-            written.push_str(&text[kept_to..start]);
-            written.push_str(MASK);
-            kept_to = end;
+            edit.replace(start..end, MASK);
         }
         at = end;
     }
-    if kept_to == 0 {
-        return Cow::Borrowed(text);
+    edit.finish()
+}
+
+/// A text in which parts are replaced, from its start to its end. A text without such parts is not copied.
+struct Edit<'a> {
+    text: &'a str,
+    written: String,
+    /// The end of the last part.
+    kept_to: usize,
+}
+
+impl<'a> Edit<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, written: String::new(), kept_to: 0 }
     }
-    written.push_str(&text[kept_to..]);
-    Cow::Owned(written)
+
+    fn replace(&mut self, part: Range<usize>, with: &str) {
+        self.written.push_str(&self.text[self.kept_to..part.start]);
+        self.written.push_str(with);
+        self.kept_to = part.end;
+    }
+
+    fn finish(self) -> Cow<'a, str> {
+        if self.kept_to == 0 {
+            return Cow::Borrowed(self.text);
+        }
+        Cow::Owned(self.written + &self.text[self.kept_to..])
+    }
 }

@@ -110,6 +110,8 @@ fn redact_removes_the_last_four_digits_of_phone_numbers() {
     for (path, written) in [
         ("/sms/+819012345678", "/sms/+81901234XXXX"),
         ("/sms/%2B819012345678/in", "/sms/%2B81901234XXXX/in"),
+        // IIS decodes %uXXXX.
+        ("/sms/%u002B8%u0031901234567%u0038/in", "/sms/%u002B8%u0031901234XXXX/in"),
         ("/sms/%2b81901234567%38", "/sms/%2b81901234XXXX"),
         ("/sms/%252B819012345678", "/sms/***"),
         ("/sms/819012345678", "/sms/81901234XXXX"),
@@ -244,12 +246,13 @@ fn redact_rejects_a_key_that_can_be_guessed() {
     assert_eq!(messages(&problems), ["`redact.hmac_key` has 5 bytes and can be guessed"]);
 }
 
-/// Percent-encodes some bytes of a text, `layers` times.
-fn encode(text: &str, which: &[bool], layers: usize) -> String {
+/// Percent-encodes some bytes of a text, `layers` times. `wide`: as `%uXXXX`.
+fn encode(text: &str, which: &[bool], layers: usize, wide: bool) -> String {
     let once = |text: &str| -> String {
         text.bytes()
             .zip(which.iter().cycle())
             .map(|(byte, encode)| match *encode || !byte.is_ascii_alphanumeric() {
+                true if wide => format!("%u{byte:04x}"),
                 true => format!("%{byte:02x}"),
                 false => char::from(byte).to_string(),
             })
@@ -282,11 +285,12 @@ proptest! {
         before in "[a-z]{0,8}",
         which: [bool; 7],
         layers in 0..4usize,
+        wide: bool,
         has_key: bool,
     ) {
         let redactor = redactor(PathForm::Masked, has_key.then_some(KEY));
         let dialled = format!("+{}", separated(&number, &separator));
-        let (sent_secret, sent_number) = (encode(&secret, &which, layers), encode(&dialled, &which, layers));
+        let (sent_secret, sent_number) = (encode(&secret, &which, layers, wide), encode(&dialled, &which, layers, wide));
         let path = format!("/{before}/{sent_secret}/{sent_number}/x");
         let written = path_by(&redactor, "a.example", &path);
         let message = redactor.message(&format!("{before} {sent_secret}: \"{sent_number}\" {number}")).to_string();

@@ -6,6 +6,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::policy::percent::unescape;
+
 /// The maximum total size in bytes of the readings of one path. Ordinary paths need a few hundred.
 const READINGS_MAX: usize = 256 << 10;
 
@@ -107,33 +109,9 @@ fn remove_dot_segments(path: &[u8], trailing: bool) -> Path {
     [b"/", kept.join(&b'/').as_slice()].concat()
 }
 
-/// Decodes once each escape of a byte that `decodes` accepts, including `%uXXXX` of IIS.
+/// Decodes once each escape of a byte that `decodes` accepts.
 fn decode(path: &[u8], decodes: fn(u8) -> bool) -> Path {
-    let mut decoded = Path::with_capacity(path.len());
-    let mut rest = path;
-    while let [first, after @ ..] = rest {
-        let escape = if *first == b'%' { escaped(after) } else { None };
-        match escape.filter(|(byte, _)| decodes(*byte)) {
-            Some((byte, length)) => {
-                decoded.push(byte);
-                rest = &after[length..];
-            }
-            None => {
-                decoded.push(*first);
-                rest = after;
-            }
-        }
-    }
-    decoded
-}
-
-/// Returns the byte of an escape, and the length of the escape after the `%`.
-fn escaped(after: &[u8]) -> Option<(u8, usize)> {
-    let hex = |digits: &[u8]| digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?));
-    match after {
-        [b'u' | b'U', digits @ ..] => Some((u8::try_from(hex(digits.get(..4)?)?).ok().filter(u8::is_ascii)?, 5)),
-        digits => Some((u8::try_from(hex(digits.get(..2)?)?).ok()?, 2)),
-    }
+    unescape(path, |escape| decodes(escape.byte)).map(|(_, byte)| byte).collect()
 }
 
 /// Returns whether a byte is unreserved (RFC 3986 §2.3).

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
+use serde_json::{Map, Value};
 
 use super::{DELIVERIES, JSON, TEXT, build_response, not_rendered, unix_socket_only};
 use crate::net::peer::Peer;
@@ -30,21 +31,14 @@ pub(super) async fn respond(runtime: &Arc<Runtime>, query: &str, peer: Option<&P
 }
 
 fn parse(query: &str) -> Result<(DeliveryFilter, u64), String> {
-    let (mut filter, mut after) = (DeliveryFilter::default(), 0);
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let wrong = |expected: &str| format!("{name} is not {expected}\n");
-        match &*name {
-            "tenant" => filter.tenant = Some(value.into_owned()),
-            "host" => filter.host = Some(value.into_owned()),
-            "code" => filter.code = Some(value.into_owned()),
-            "request_id" => filter.request_id = Some(value.into_owned()),
-            "source" => filter.source = Some(value.parse().map_err(|_| wrong("an IP address"))?),
-            "since" => filter.since = Some(value.parse().map_err(|_| wrong("a time as in RFC 3339"))?),
-            "after" => after = value.parse().map_err(|_| wrong("a number"))?,
-            _ => return Err("the parameters are tenant, host, code, request_id, source, since and after\n".into()),
-        }
-    }
-    Ok((filter, after))
+    let pairs = form_urlencoded::parse(query.as_bytes()).map(|(name, value)| (name.into_owned(), value.into()));
+    let mut parameters: Map<String, Value> = pairs.collect();
+    let after = parameters.remove("after").map_or(Ok(0), |after| after.as_str().unwrap_or_default().parse());
+    after.ok().zip(serde_json::from_value(Value::Object(parameters)).ok()).map(|(after, filter)| (filter, after)).ok_or(
+        "the parameters are tenant, host, code, request_id, source (an IP address), since (a time as in RFC 3339) and \
+         after (a number)\n"
+            .to_owned(),
+    )
 }
 
 fn render(runtime: &Runtime, filter: &DeliveryFilter, after: u64) -> String {

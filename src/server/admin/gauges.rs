@@ -39,12 +39,12 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.client_streams.set(gauge(runtime.open_stream_count()));
     metrics.idle_target_connections.set(gauge(runtime.connection_pool.connection_count()));
     metrics.dns_outage.set(i64::from(active.resolver.outage().is_some()));
-    metrics.suspected_gaps.set(gauge(runtime.source_health.gap_count()));
-    metrics.cut_off.set(gauge(runtime.source_health.ejected().len()));
+    metrics.suspected_allow_list_gaps.set(gauge(runtime.source_health.gap_count()));
+    metrics.egress_addresses_cut_off.set(gauge(runtime.source_health.ejected().len()));
     metrics.circuits_open.set(gauge(runtime.circuit_breakers.open_count()));
     metrics.ready.set(i64::from(Readiness::blocked(runtime, now).is_empty()));
     metrics.draining.set(i64::from(runtime.is_draining()));
-    metrics.config_adopted.set(runtime.config_status.adopted().adopted_at.as_second());
+    metrics.config_adopted_timestamp.set(runtime.config_status.adopted().adopted_at.as_second());
     // The maximum, so that a counter never falls.
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
     metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));

@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::info;
 
 use crate::config::{Compression, Rotate};
-use crate::names::pluralize;
+use crate::names::{folder_of, pluralize};
 
 /// The time in a name, to the millisecond.
 const TIME_FORMAT: &str = "%Y%m%dT%H%M%S%.3fZ";
@@ -80,8 +80,7 @@ impl ArchiveNames {
         let log = &fs::canonicalize(log).unwrap_or_else(|_| log.to_owned());
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
         let end = log.extension().map_or(String::new(), |_| format!(".{}", text(log.extension())));
-        let folder = log.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        Self { log: log.clone(), folder: folder.to_owned(), start: format!("{}-", text(log.file_stem())), end }
+        Self { log: log.clone(), folder: folder_of(log).to_owned(), start: format!("{}-", text(log.file_stem())), end }
     }
 
     fn path(&self, ended: Timestamp, form: ArchiveForm) -> PathBuf {
@@ -156,14 +155,14 @@ impl ArchiveNames {
             });
             // The lock shows that no other outgate compresses the file at the moment.
             if (is_temporary || is_superseded) && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-                fs::remove_file(entry.path())?;
+                remove(&entry.path())?;
             }
         }
         Ok(())
     }
 
     fn compress(&self, archive: &Archive, form: ArchiveForm) -> io::Result<()> {
-        let mut source = File::open(&archive.path)?;
+        let Some(mut source) = unless_missing(File::open(&archive.path))? else { return Ok(()) };
         // Another outgate, which this one replaces, still writes or compresses the file.
         if source.try_lock().is_err() || source.metadata()?.nlink() == 0 {
             return Ok(());
@@ -177,7 +176,7 @@ impl ArchiveNames {
         }
         renamed?;
         File::open(&self.folder)?.sync_all()?;
-        fs::remove_file(&archive.path)
+        remove(&archive.path).map(drop)
     }
 
     fn delete_old(&self, rotate: &Rotate, now: Timestamp) -> io::Result<()> {
@@ -192,8 +191,7 @@ impl ArchiveNames {
                 continue;
             }
             total -= size;
-            fs::remove_file(&archive.path)?;
-            *(if is_old { &mut aged } else { &mut surplus }) += 1;
+            *(if is_old { &mut aged } else { &mut surplus }) += usize::from(remove(&archive.path)?);
         }
         let shown = || self.folder.join(format!("{}*{}", self.start, self.end)).display().to_string();
         if aged > 0 {
@@ -210,6 +208,19 @@ impl ArchiveNames {
     }
 }
 
+/// Removes a file. Returns `false` if another process has removed it.
+fn remove(path: &Path) -> io::Result<bool> {
+    Ok(unless_missing(fs::remove_file(path))?.is_some())
+}
+
+/// Returns `None` for a file that does not exist: another process, or an operator, may delete it at any time.
+fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 fn write_compressed(source: &mut File, path: &Path, form: ArchiveForm) -> io::Result<()> {
     let mut target = OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(path)?;
     let _ = target.try_lock(); // see `delete_leftovers`
@@ -223,4 +234,29 @@ fn write_compressed(source: &mut File, path: &Path, form: ArchiveForm) -> io::Re
         }
     }
     target.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_that_other_processes_delete_do_not_end_the_tidying() {
+        let folder = std::env::temp_dir().join(format!("outgate-archives-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let names = ArchiveNames::of(&folder.join("deliveries.jsonl"));
+        for round in 0..5 {
+            for old in 0..200 {
+                let ended = Timestamp::from_millisecond(old).unwrap();
+                fs::write(names.path(ended, ArchiveForm::Plain), "").unwrap();
+            }
+            let tidy = || names.tidy(&Rotate::default(), Timestamp::now());
+            std::thread::scope(|scope| {
+                let tidying = [(); 4].map(|()| scope.spawn(tidy));
+                tidying.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+            });
+            assert_eq!(names.list().unwrap(), [], "{round}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -195,7 +195,8 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// The conditions of a search. Every one must hold.
-#[derive(Debug, Default, Clone)]
+#[derive(Serialize, Deserialize, Debug, Default, Clone)]
+#[serde(deny_unknown_fields)]
 pub struct DeliveryFilter {
     pub tenant: Option<String>,
     pub host: Option<String>,

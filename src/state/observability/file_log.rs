@@ -9,21 +9,23 @@
 
 #![expect(clippy::disallowed_methods, reason = "writes, moves and cuts the file of the delivery log")]
 
+mod state;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use rustix::fs::{Access, CWD, RenameFlags, access};
 use tracing::{info, warn};
 
-use crate::config::Rotate;
+pub(in crate::state) use self::state::FileLogState;
+use crate::names::folder_of;
 use crate::state::config::thread_priority::lower_thread_priority;
 use crate::state::observability::archives::ArchiveNames;
 use crate::state::observability::delivery_line::{Gap, GapLine, LINE_MAX, LogLine};
@@ -36,53 +38,14 @@ const RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// The interval between two deletions of old files while no file is finished.
 const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The settings of the rotation, which a reload changes, and the error of the last compression or deletion.
-#[derive(Default)]
-pub(in crate::state) struct RotationState {
-    rotate: Mutex<Option<Rotate>>,
-    has_changed: AtomicBool,
-    error: Mutex<Option<String>>,
-}
-
-impl RotationState {
-    pub(in crate::state) fn set(&self, rotate: Option<&Rotate>) {
-        let mut current = self.rotate.lock();
-        if current.as_ref() != rotate {
-            *current = rotate.cloned();
-            self.has_changed.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Returns why finished files are neither compressed nor deleted.
-    pub(in crate::state) fn error(&self) -> Option<String> {
-        self.error.lock().clone()
-    }
-
-    fn get(&self) -> Option<Rotate> {
-        self.rotate.lock().clone()
-    }
-
-    fn set_error(&self, path: &Path, error: Option<String>) {
-        let before = std::mem::replace(&mut *self.error.lock(), error.clone());
-        match (error, before) {
-            (Some(error), before) if before.as_ref() != Some(&error) => warn!(
-                "cannot rotate, compress or delete files of the delivery log {}: {error}; records are still written, and \
-                 outgate tries again every minute",
-                path.display()
-            ),
-            (None, Some(_)) => info!("files of the delivery log {} are rotated again", path.display()),
-            _ => {}
-        }
-    }
-}
-
 pub(in crate::state) struct FileLog {
     path: PathBuf,
-    rotation: Arc<RotationState>,
+    state: Arc<FileLogState>,
     open: Option<OpenFile>,
     /// The folder existed once, so outgate may create it again.
     has_been_open: bool,
-    checked: Instant,
+    /// `None`: a rotation has finished a file, whose compression is due.
+    checked: Option<Instant>,
     rotation_failed: Option<Instant>,
     tidied: Option<Instant>,
     tidying: Option<JoinHandle<()>>,
@@ -101,13 +64,13 @@ struct OpenFile {
 
 impl FileLog {
     /// Returns a log that the writer opens: the disk may hang.
-    pub(in crate::state) fn new(path: &Path, rotation: Arc<RotationState>) -> Self {
+    pub(in crate::state) fn new(path: &Path, state: Arc<FileLogState>) -> Self {
         Self {
             path: path.to_owned(),
-            rotation,
+            state,
             open: None,
             has_been_open: false,
-            checked: Instant::now(),
+            checked: None,
             rotation_failed: None,
             tidied: None,
             tidying: None,
@@ -125,6 +88,21 @@ impl FileLog {
         Ok(())
     }
 
+    fn reopen(&mut self) {
+        // The open of a pipe without a reader would block this thread and all later lines.
+        let error = self.open_again(libc::O_NONBLOCK).err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut *self.state.reopen_error.lock(), error.clone());
+        let path = self.path.display();
+        match (error, before) {
+            (Some(error), before) if before.as_ref() != Some(&error) => {
+                warn!("cannot reopen {path}: {error}; outgate still writes to the previous file");
+            }
+            (None, Some(_)) => info!("{path} is open again"),
+            (None, None) => info!("{path} was reopened"),
+            _ => {}
+        }
+    }
+
     /// Returns why the open file is no longer the log, if it is not. Without rotation, a moved file stays the log until
     /// the signal of the program that moved it.
     fn displaced(&self) -> Option<&'static str> {
@@ -132,7 +110,7 @@ impl FileLog {
         if open.is_deleted() {
             return Some("deleted");
         }
-        self.rotation.get()?;
+        self.state.get()?;
         let (own, found) = (open.file.metadata().ok()?, fs::metadata(&self.path));
         let is_same = found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
         (!is_same).then_some("moved")
@@ -155,7 +133,7 @@ impl FileLog {
 
     /// Begins a new file if the present one is too old, or too large for these bytes.
     fn rotate_if_due(&mut self, more: usize) {
-        let (Some(rotate), Some(open)) = (self.rotation.get(), &mut self.open) else { return };
+        let (Some(rotate), Some(open)) = (self.state.get(), &mut self.open) else { return };
         let now = Timestamp::now();
         open.began = open.began.min(now); // the clock was set back
         let is_due =
@@ -170,8 +148,8 @@ impl FileLog {
         let outcome = self.rotate(now);
         self.rotation_failed = outcome.is_err().then(Instant::now);
         match outcome {
-            Ok(()) => self.tidied = None,
-            Err(error) => self.rotation.set_error(&self.path, Some(error.to_string())),
+            Ok(()) => (self.tidied, self.checked) = (None, None),
+            Err(error) => self.state.set_error(&self.path, Some(error.to_string())),
         }
     }
 
@@ -192,27 +170,26 @@ impl FileLog {
 
     /// Compresses and deletes finished files on a thread of its own, whose priority is low.
     fn tidy_if_due(&mut self) {
-        let Some(rotate) = self.rotation.get().filter(|_| self.open.as_ref().is_some_and(|open| open.is_regular))
-        else {
+        let Some(rotate) = self.state.get().filter(|_| self.open.as_ref().is_some_and(|open| open.is_regular)) else {
             return;
         };
-        let pause = if self.rotation.error.lock().is_some() { RETRY_PAUSE } else { TIDY_INTERVAL };
-        let is_due = self.rotation.has_changed.load(Ordering::Relaxed)
+        let pause = if self.state.error.lock().is_some() { RETRY_PAUSE } else { TIDY_INTERVAL };
+        let is_due = self.state.has_changed.load(Ordering::Relaxed)
             || self.tidied.is_none_or(|tidied| tidied.elapsed() >= pause);
         if !is_due || self.tidying.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
-        self.rotation.has_changed.store(false, Ordering::Relaxed);
+        self.state.has_changed.store(false, Ordering::Relaxed);
         self.tidied = Some(Instant::now());
-        let (path, rotation) = (self.path.clone(), Arc::clone(&self.rotation));
+        let (path, state) = (self.path.clone(), Arc::clone(&self.state));
         let tidy = move || {
             let _ = lower_thread_priority(); // it only costs the traffic some time
             let outcome = ArchiveNames::of(&path).tidy(&rotate, Timestamp::now());
-            rotation.set_error(&path, outcome.err().map(|error| error.to_string()));
+            state.set_error(&path, outcome.err().map(|error| error.to_string()));
         };
         match std::thread::Builder::new().name("archive".into()).spawn(tidy) {
             Ok(thread) => self.tidying = Some(thread),
-            Err(error) => self.rotation.set_error(&self.path, Some(error.to_string())),
+            Err(error) => self.state.set_error(&self.path, Some(error.to_string())),
         }
     }
 }
@@ -249,16 +226,18 @@ impl LineSink for FileLog {
         Some(&self.path)
     }
 
-    fn reopen(&mut self) -> Option<io::Result<()>> {
-        // The open of a pipe without a reader would block this thread and all later lines.
-        Some(self.open_again(libc::O_NONBLOCK))
-    }
-
     fn maintain(&mut self) {
-        if self.checked.elapsed() < CHECK_INTERVAL && self.tidied.is_some() {
+        if self.state.reopen.swap(false, Ordering::Relaxed) {
+            *self.state.reopen_error.lock() = None; // the log says it again
+            self.reopen();
+        }
+        if self.checked.is_some_and(|checked| checked.elapsed() < CHECK_INTERVAL) {
             return;
         }
-        self.checked = Instant::now();
+        self.checked = Some(Instant::now());
+        if self.state.reopen_error().is_some() {
+            self.reopen();
+        }
         if let Some(open) = self.open.as_mut().filter(|open| open.is_regular) {
             // Another process may write to the file, too.
             open.size = open.file.metadata().map_or(open.size, |metadata| metadata.len());
@@ -369,9 +348,30 @@ pub(in crate::state) fn probe(path: &Path) -> io::Result<()> {
         // The pipe has no reader at the moment.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+            Ok(access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK)?)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Rotate;
+
+    #[test]
+    fn file_log_looks_at_its_place_once_a_second_without_rotation_too() {
+        let path = std::env::temp_dir().join(format!("outgate-file-log-{}", std::process::id()));
+        for rotate in [None, Some(Rotate::default())] {
+            let state = Arc::<FileLogState>::default();
+            state.set(rotate.as_ref());
+            let mut log = FileLog::new(&path, state);
+            log.open().unwrap();
+            log.maintain();
+            let looked = Instant::now();
+            fs::remove_file(&path).unwrap();
+            log.maintain();
+            assert!(!path.exists() || looked.elapsed() >= CHECK_INTERVAL, "{rotate:?}");
+        }
     }
 }

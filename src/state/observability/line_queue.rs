@@ -23,12 +23,31 @@ const CAPACITY_KEPT: usize = 256 * 1024;
 /// The interval between two attempts to write a gap while no line waits.
 const GAP_RETRY: Duration = Duration::from_secs(1);
 
-/// The report of lost lines, once lines can be written again.
+/// The report of lost lines.
 pub(in crate::state) enum LossReporting {
-    /// The destination gets a line of JSON about the gap, before the next line.
-    Gap,
-    /// The writer calls this with the number of lines lost since the last call.
+    /// Counts them with those of other destinations. Once lines can be written again, this destination gets a line of JSON
+    /// about the gap.
+    Gap { losses: Arc<Losses>, destination: String },
+    /// Once lines can be written again, the writer calls this with the number of lines lost since the last call.
     Call(fn(u64)),
+}
+
+/// The lines that the successive destinations of one log have lost.
+#[derive(Default)]
+pub struct Losses {
+    count: AtomicU64,
+    /// The cause of the last loss, after the name of its destination.
+    cause: Mutex<String>,
+}
+
+impl Losses {
+    pub(in crate::state) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::state) fn cause(&self) -> String {
+        self.cause.lock().clone()
+    }
 }
 
 /// The bounds of the queue.
@@ -46,7 +65,8 @@ pub(in crate::state) struct LineQueue {
 }
 
 struct LineQueueInner {
-    pace: LineQueueConfig,
+    config: LineQueueConfig,
+    reporting: LossReporting,
     queue: Mutex<PendingLines>,
     wake: Condvar,
     /// Notified when the queue is empty and no write is under way.
@@ -66,48 +86,49 @@ struct SinkErrors {
     write: Option<String>,
     /// The time of the first loss that is not reported.
     lost_since: Option<Timestamp>,
-    /// The error while the open file is not the one at its path.
-    reopen: Option<String>,
 }
 
 #[derive(Default)]
 struct PendingLines {
     lines: Vec<u8>,
     is_writing: bool,
-    /// Asks the writer to reopen the file, which was rotated.
-    reopen: bool,
     closed: bool,
 }
 
 impl LineQueue {
     /// A queue without a writer: lines wait until [`LineQueue::drain`].
-    pub(in crate::state) fn kept(pace: LineQueueConfig) -> Self {
-        let (queue, wake, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let (is_open, lost, reported) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        let errors = Mutex::default();
-        Self { shared: Arc::new(LineQueueInner { pace, queue, wake, drained, is_open, lost, reported, errors }) }
+    pub(in crate::state) fn in_memory(config: LineQueueConfig, reporting: LossReporting) -> Self {
+        let shared = LineQueueInner {
+            config,
+            reporting,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            drained: Condvar::new(),
+            is_open: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
+            errors: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Starts the writer, a thread called `name`. The writer opens the sink first, and the receiver gets the outcome.
+    /// Starts the writer, a thread called `name`. The writer opens the sink first, and the receiver gets the outcome. After
+    /// an error, the writer tries again for each batch, until the queue is dropped.
     pub(in crate::state) fn open(
         name: &str,
-        pace: LineQueueConfig,
+        config: LineQueueConfig,
         mut sink: Box<dyn LineSink>,
         reporting: LossReporting,
     ) -> io::Result<(Self, oneshot::Receiver<io::Result<()>>)> {
-        let lines = Self::kept(pace);
+        let lines = Self::in_memory(config, reporting);
         let shared = Arc::clone(&lines.shared);
         let (outcome, opened) = oneshot::channel();
         let write = move || {
-            let result = sink.open();
-            let has_failed = result.is_err();
-            match outcome.send(result) {
-                Ok(()) if has_failed => return, // the receiver reports it
-                Ok(()) => {}
-                Err(late) => report_late(&*sink, &late),
+            if let Err(late) = outcome.send(sink.open()) {
+                report_late(&*sink, &late);
             }
             shared.is_open.store(sink.is_open(), Ordering::Relaxed);
-            shared.write_out(sink, &reporting);
+            shared.write_out(sink);
         };
         std::thread::Builder::new().name(name.into()).spawn(write)?;
         Ok((lines, opened))
@@ -116,13 +137,14 @@ impl LineQueue {
     /// Appends whole lines, each with its line feed, unless the queue is full. Never blocks on the sink.
     pub(in crate::state) fn push(&self, text: &[u8]) {
         let mut queue = self.shared.queue.lock();
-        let before = queue.lines.len();
-        if before > self.shared.pace.backlog_max {
+        let (before, config) = (queue.lines.len(), &self.shared.config);
+        if queue.closed || before > config.backlog_max {
+            let error = queue.closed.then(|| "it was closed".to_owned());
             drop(queue);
-            return self.shared.lose(None, count_lines(text));
+            return self.shared.lose(error, count_lines(text));
         }
         queue.lines.extend_from_slice(text);
-        let is_due = before < self.shared.pace.flush_size && queue.lines.len() >= self.shared.pace.flush_size;
+        let is_due = before < config.flush_size && queue.lines.len() >= config.flush_size;
         drop(queue);
         if is_due {
             self.shared.wake.notify_one();
@@ -152,29 +174,6 @@ impl LineQueue {
         std::mem::take(&mut self.shared.queue.lock().lines)
     }
 
-    /// Reopens the file. If that fails, the queue keeps the old file; the log and [`LineQueue::reopen_error`] report it.
-    pub(in crate::state) fn reopen(&self) {
-        self.shared.errors.lock().reopen = None; // the log says it again
-        self.shared.queue.lock().reopen = true;
-    }
-
-    /// Retries a reopening that failed.
-    pub(in crate::state) fn retry_reopen(&self) {
-        if self.reopen_error().is_some() {
-            self.shared.queue.lock().reopen = true;
-        }
-    }
-
-    /// Returns the error because of which the open file is not the one at its path.
-    pub(in crate::state) fn reopen_error(&self) -> Option<String> {
-        self.shared.errors.lock().reopen.clone()
-    }
-
-    /// Returns the write error of the last loss; `None`: lines came faster than the sink took them.
-    pub(in crate::state) fn write_error(&self) -> Option<String> {
-        self.shared.errors.lock().write.clone()
-    }
-
     /// Waits until all lines are written, for at most `patience`.
     pub(in crate::state) fn flush(&self, patience: Duration) {
         let mut queue = self.shared.queue.lock();
@@ -199,31 +198,29 @@ impl Drop for LineQueue {
 }
 
 impl LineQueueInner {
-    fn write_out(&self, mut sink: Box<dyn LineSink>, reporting: &LossReporting) {
+    fn write_out(&self, mut sink: Box<dyn LineSink>) {
         let mut lines = Vec::new();
         let mut gap_due = Instant::now();
         loop {
             let mut queue = self.queue.lock();
-            if !queue.closed && queue.lines.len() < self.pace.flush_size {
-                self.wake.wait_for(&mut queue, self.pace.flush_after);
+            if !queue.closed && queue.lines.len() < self.config.flush_size {
+                self.wake.wait_for(&mut queue, self.config.flush_after);
             }
             std::mem::swap(&mut lines, &mut queue.lines);
-            let (reopen, closed) = (std::mem::take(&mut queue.reopen), queue.closed);
+            let closed = queue.closed;
             queue.is_writing = !lines.is_empty();
             drop(queue);
-            if reopen {
-                self.reopen(&mut *sink);
-            }
             sink.maintain();
             let mut written = Ok(());
-            if matches!(reporting, LossReporting::Gap) && (!lines.is_empty() || closed || Instant::now() >= gap_due) {
+            let has_gaps = matches!(self.reporting, LossReporting::Gap { .. });
+            if has_gaps && (!lines.is_empty() || closed || Instant::now() >= gap_due) {
                 gap_due = Instant::now() + GAP_RETRY;
                 written = self.write_gap(&mut *sink).map_err(|error| WriteError::of_all(&lines, error));
             }
             if written.is_ok() && !lines.is_empty() {
                 written = sink.write(&lines);
                 self.is_open.fetch_or(written.is_ok(), Ordering::Relaxed);
-                if let (LossReporting::Call(report), Ok(())) = (reporting, &written) {
+                if let (LossReporting::Call(report), Ok(())) = (&self.reporting, &written) {
                     self.report(*report);
                 }
             }
@@ -246,11 +243,21 @@ impl LineQueueInner {
     /// Counts lost lines. `error`: the sink could not be written; otherwise the queue was full.
     fn lose(&self, error: Option<String>, lines: u64) {
         let mut errors = self.errors.lock();
-        errors.write = error; // the sink may have failed before: this loss may have another cause
         if lines > 0 {
             errors.lost_since.get_or_insert_with(Timestamp::now);
             self.lost.fetch_add(lines, Ordering::Relaxed);
         }
+        if let (LossReporting::Gap { losses, destination }, true) = (&self.reporting, lines > 0) {
+            losses.count.fetch_add(lines, Ordering::Relaxed);
+            *losses.cause.lock() = match &error {
+                Some(error) => format!("{destination} cannot be written: {error}"),
+                None => format!(
+                    "{destination} does not accept them fast enough: more than {} MiB wait",
+                    self.config.backlog_max >> 20
+                ),
+            };
+        }
+        errors.write = error; // the sink may have failed before: this loss may have another cause
     }
 
     /// Writes a line about the lost lines, if there are any that the destination has no such line for.
@@ -264,7 +271,7 @@ impl LineQueueInner {
             }
             let now = Timestamp::now();
             let why = errors.write.clone().unwrap_or_else(|| {
-                format!("records came faster than they could be written: {} MiB waited", self.pace.backlog_max >> 20)
+                format!("records came faster than they could be written: {} MiB waited", self.config.backlog_max >> 20)
             });
             (lost, Gap { lost: more, since: errors.lost_since.unwrap_or(now), until: now, why }, now)
         };
@@ -273,21 +280,6 @@ impl LineQueueInner {
         self.reported.store(lost, Ordering::Relaxed);
         errors.lost_since = (self.lost.load(Ordering::Relaxed) > lost).then_some(now);
         Ok(())
-    }
-
-    fn reopen(&self, sink: &mut dyn LineSink) {
-        let Some(outcome) = sink.reopen() else { return };
-        let (error, path) = (outcome.err().map(|error| error.to_string()), sink.path());
-        let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-        let before = std::mem::replace(&mut self.errors.lock().reopen, error.clone());
-        match (error, before) {
-            (Some(error), before) if before.as_ref() != Some(&error) => {
-                warn!("cannot reopen {path}: {error}; outgate still writes to the previous file");
-            }
-            (None, Some(_)) => info!("{path} is open again"),
-            (None, None) => info!("{path} was reopened"),
-            _ => {}
-        }
     }
 
     fn report(&self, report: fn(u64)) {
@@ -309,5 +301,63 @@ fn report_late(sink: &dyn LineSink, opened: &io::Result<()>) {
              for each batch",
             path.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sink that cannot be opened or written.
+    struct BrokenSink;
+
+    impl LineSink for BrokenSink {
+        fn open(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+        fn is_open(&self) -> bool {
+            false
+        }
+        fn write(&mut self, lines: &[u8]) -> Result<(), WriteError> {
+            Err(WriteError::of_all(lines, io::ErrorKind::PermissionDenied.into()))
+        }
+    }
+
+    const CONFIG: fn() -> LineQueueConfig =
+        || LineQueueConfig { backlog_max: 1 << 20, flush_size: 1, flush_after: Duration::from_millis(1) };
+
+    fn reporting(losses: &Arc<Losses>, destination: &str) -> LossReporting {
+        LossReporting::Gap { losses: Arc::clone(losses), destination: destination.to_owned() }
+    }
+
+    #[test]
+    fn line_queue_counts_lines_that_are_pushed_after_the_close_as_lost() {
+        let losses = Arc::default();
+        let lines = LineQueue::in_memory(CONFIG(), reporting(&losses, "a"));
+        lines.push(b"written\n");
+        lines.close(Duration::ZERO);
+        lines.push(b"one\ntwo\n");
+        assert_eq!((lines.lost_count(), losses.count(), lines.drain()), (2, 2, b"written\n".to_vec()));
+        assert_eq!(losses.cause(), "a cannot be written: it was closed");
+    }
+
+    /// The wait for the outcome may end at the moment in which the outcome arrives.
+    #[test]
+    fn line_queue_whose_outcome_of_opening_is_not_read_counts_its_losses() {
+        let losses = Arc::default();
+        let (lines, _unread) =
+            LineQueue::open("test", CONFIG(), Box::new(BrokenSink), reporting(&losses, "a")).unwrap();
+        lines.push(b"one\n");
+        lines.flush(Duration::from_secs(60));
+        assert_eq!((lines.lost_count(), losses.cause()), (1, "a cannot be written: permission denied".to_owned()));
+    }
+
+    #[test]
+    fn losses_of_a_replaced_destination_count_after_the_replacement() {
+        let losses = Arc::default();
+        let queues = ["a", "b"].map(|name| LineQueue::in_memory(CONFIG(), reporting(&losses, name)));
+        queues[1].count_lost("no space".to_owned());
+        queues[0].count_lost("no space".to_owned());
+        assert_eq!((losses.count(), losses.cause()), (2, "a cannot be written: no space".to_owned()));
     }
 }

@@ -35,10 +35,6 @@ pub(in crate::state) trait LineSink: Send {
     fn path(&self) -> Option<&Path> {
         None
     }
-    /// Opens a file again, which was moved. `None`: the destination is no file.
-    fn reopen(&mut self) -> Option<io::Result<()>> {
-        None
-    }
     /// Does what is due, even if there is no line to write. The writer calls it several times a second.
     fn maintain(&mut self) {}
 }

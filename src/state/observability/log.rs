@@ -36,9 +36,9 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts the writer. Lines before the start are dropped, and all lines where the thread cannot start.
 pub fn start() -> io::Result<()> {
-    let pace = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
+    let config = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
     let reporting = LossReporting::Call(|lost| warn!("{lost} log lines were lost: stderr did not accept them"));
-    let (lines, _) = LineQueue::open("log", pace, Box::new(StreamSink::stderr()?), reporting)?;
+    let (lines, _) = LineQueue::open("log", config, Box::new(StreamSink::stderr()?), reporting)?;
     let _ = LOG.set(lines); // a second start changes nothing
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -121,15 +121,11 @@ pub fn unreported() -> u64 {
 
 /// Waits until all lines are written, for at most [`CLOSE_PATIENCE`].
 pub fn flush() {
-    if let Some(lines) = LOG.get() {
-        lines.flush(CLOSE_PATIENCE);
-    }
+    LOG.get().into_iter().for_each(|lines| lines.flush(CLOSE_PATIENCE));
 }
 
 fn push(line: &[u8]) {
-    if let Some(lines) = LOG.get() {
-        lines.push(line);
-    }
+    LOG.get().into_iter().for_each(|lines| lines.push(line));
 }
 
 /// The writer of one event: the subscriber writes a whole line at once.

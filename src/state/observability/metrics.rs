@@ -17,16 +17,16 @@ use jiff::Timestamp;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Metric, Registry, Unit};
+use prometheus_client::registry::{Registry, Unit};
 use tokio::runtime::Handle;
 
-use family::ShardedFamily;
+use family::BoundedFamily;
 use labels::{
     BuildLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels, NoLabels, PoolLabels,
     ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels, SourceLabels, SourceStateLabels,
     SplitLabels, TenantLabels, TokenLabels,
 };
-use routes::{DurationFamily, OutcomeFamily, RouteTable, StepFamily};
+use routes::{DurationFamily, OutcomeFamily, RouteTable};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
 
 use crate::names::{CredentialName, LimitName, PoolName, RouteName, SignerName};
@@ -36,54 +36,88 @@ use crate::policy::route::Route;
 use crate::state::limits::LimitReport;
 use crate::state::upstreams::sources::AddressCount;
 
-pub struct Metrics {
-    registry: Registry,
-    routes: Arc<RouteTable>,
-    pub deliveries_in_flight: Gauge,
-    pub deliveries_waiting: Gauge,
-    pub deliveries_shed: Counter,
-    unverified: ShardedFamily<RouteLabels, Counter>,
-    report_only: ShardedFamily<ReportLabels, Counter>,
-    would_take: ShardedFamily<RouteLabels, Counter>,
-    split: ShardedFamily<SplitLabels, Counter>,
-    token_requests: ShardedFamily<TokenLabels, Counter>,
-    limit_decisions: ShardedFamily<DecisionLabels, Counter>,
-    limit_keys: ShardedFamily<LimitLabels, Gauge>,
-    limit_keys_near_full: ShardedFamily<LimitLabels, Gauge>,
-    pub ready: Gauge,
-    pub draining: Gauge,
-    reloads: ShardedFamily<ResultLabels, Counter>,
-    pub reload_failed: Gauge,
-    pub config_drift: Gauge,
-    pub history_failed: Gauge,
-    pub config_adopted: Gauge,
-    pub client_connections: Gauge,
-    connections_closed: ShardedFamily<ReasonLabels, Counter>,
-    pub client_streams: Gauge,
-    pub tunnels: Gauge,
-    pub idle_target_connections: Gauge,
-    handshakes: ShardedFamily<HandshakeLabels, Counter>,
-    addresses: ShardedFamily<PoolLabels, Gauge<f64, AtomicU64>>,
-    connects: ShardedFamily<ConnectLabels, Counter>,
-    egress_connections: ShardedFamily<SourceStateLabels, Gauge>,
-    ports_left: ShardedFamily<SourceLabels, Gauge>,
-    pub egress_ports: Gauge,
-    pub suspected_gaps: Gauge,
-    pub cut_off: Gauge,
-    pub dns_outage: Gauge,
-    pub circuits_open: Gauge,
-    pub circuits_opened: Counter,
-    expiries: ShardedFamily<ExpiryLabels, Gauge>,
-    signing_key_ends: ShardedFamily<SignerLabels, Gauge>,
-    tenants: ShardedFamily<TenantLabels, Gauge>,
-    pub records_lost: Counter,
-    pub log_lines_lost: Counter,
-    pub log_reopen_failed: Gauge,
-    audit_writable: ShardedFamily<NoLabels, Gauge>,
-    pub audit_records: Counter,
-    pub audit_failures: Counter,
-    pub audit_events_lost: Counter,
-    audit_sink_dropped: ShardedFamily<SinkLabels, Counter>,
+/// Declares the metrics, each with its help. Its name follows `outgate_`; a time has the unit seconds. The registry ends
+/// each help text with a full stop.
+macro_rules! metrics {
+    ($($visibility:vis $name:ident: $type:ty = $help:literal,)*) => {
+        pub struct Metrics {
+            registry: Registry,
+            routes: Arc<RouteTable>,
+            $($visibility $name: $type,)*
+        }
+
+        impl Metrics {
+            fn register(mut registry: Registry, routes: Arc<RouteTable>) -> Self {
+                let own = registry.sub_registry_with_prefix("outgate");
+                $(
+                    let $name = <$type>::default();
+                    match stringify!($name) {
+                        name if name.ends_with("_timestamp") => {
+                            own.register_with_unit(name, $help, Unit::Seconds, $name.clone());
+                        }
+                        name => own.register(name, $help, $name.clone()),
+                    }
+                )*
+                Self { registry, routes, $($name,)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    build_info: BoundedFamily<BuildLabels, Gauge> = "1, with the version as a label",
+    pub deliveries_in_flight: Gauge = "Deliveries of all routes, without tunnels",
+    pub deliveries_waiting: Gauge = "Deliveries that wait until fewer than server.max_deliveries are in flight",
+    pub deliveries_shed: Counter = "Deliveries refused because server.max_deliveries were already in flight",
+    unverified_deliveries: BoundedFamily<RouteLabels, Counter> =
+        "Deliveries to targets that proved nothing (verify = \"none\")",
+    report_only: BoundedFamily<ReportLabels, Counter> = "Deliveries that a report_only setting would have refused",
+    shadowed_deliveries: BoundedFamily<RouteLabels, Counter> = "Deliveries that a report_only route would have taken",
+    split_deliveries: BoundedFamily<SplitLabels, Counter> = "Deliveries on routes with a split, by side and outcome",
+    token_requests: BoundedFamily<TokenLabels, Counter> = "Requests for tokens of credentials, by result",
+    limit_decisions: BoundedFamily<DecisionLabels, Counter> = "Deliveries by what the limit decided",
+    limit_keys: BoundedFamily<LimitLabels, Gauge> = "Keys in use of the limit",
+    limit_keys_near_full: BoundedFamily<LimitLabels, Gauge> =
+        "Keys that use 90 % or more of the limit's burst or concurrency",
+    pub ready: Gauge = "1 while /readyz answers 200",
+    pub draining: Gauge = "1 while the process drains",
+    reloads: BoundedFamily<ResultLabels, Counter> = "Configurations adopted and rejected",
+    pub reload_failed: Gauge = "1 while the configuration on disk is rejected",
+    pub config_drift: Gauge = "1 while the configuration on disk is not the active one",
+    pub history_failed: Gauge = "1 while the history cannot store the active configuration",
+    pub config_adopted_timestamp: Gauge = "When the active configuration was adopted, as Unix time",
+    pub client_connections: Gauge = "Open connections from clients",
+    client_connections_closed: BoundedFamily<ReasonLabels, Counter> =
+        "Connections closed to make room, by the bound of [server] that was reached",
+    pub client_streams: Gauge = "Open HTTP/2 requests of clients",
+    pub tunnels: Gauge = "Open CONNECT tunnels",
+    pub idle_target_connections: Gauge = "Connections to targets kept for reuse",
+    target_tls_handshakes: BoundedFamily<HandshakeLabels, Counter> = "TLS handshakes with targets that succeeded",
+    egress_addresses: BoundedFamily<PoolLabels, Gauge<f64, AtomicU64>> = "Source addresses of each pool",
+    egress_connects: BoundedFamily<ConnectLabels, Counter> =
+        "Attempts to connect to targets, by source address and result",
+    egress_connections: BoundedFamily<SourceStateLabels, Gauge> = "TCP connections to targets, by source address",
+    egress_ports_left: BoundedFamily<SourceLabels, Gauge> =
+        "Ephemeral ports of a source address that are free towards its fullest target",
+    pub egress_ports: Gauge = "Ports in net.ipv4.ip_local_port_range",
+    pub suspected_allow_list_gaps: Gauge = "Targets that answer some source addresses and not others",
+    pub egress_addresses_cut_off: Gauge = "Source addresses that no target answers",
+    pub dns_outage: Gauge = "1 while no name server responds",
+    pub circuits_open: Gauge = "Open circuits",
+    pub circuits_opened: Counter = "How often a circuit opened",
+    certificate_expiry_timestamp: BoundedFamily<ExpiryLabels, Gauge> =
+        "When the first certificate or revocation list of a file expires, as Unix time",
+    signing_key_end_timestamp: BoundedFamily<SignerLabels, Gauge> =
+        "When a signer first has no key in force for one of its owners, as Unix time",
+    tenants_with_keys: BoundedFamily<TenantLabels, Gauge> = "Tenants with a folder of keys of their own, by signer",
+    pub records_lost: Counter = "Delivery records that could not be written",
+    pub log_lines_lost: Counter = "Log lines that stderr did not take",
+    pub log_reopen_failed: Gauge = "1 while records go to the former file",
+    audit_writable: BoundedFamily<NoLabels, Gauge> = "0 while the audit log cannot be written",
+    pub audit_records: Counter = "Audit records written",
+    pub audit_failures: Counter = "Writes of the audit log that failed",
+    pub audit_events_lost: Counter = "Events that the audit log does not have",
+    audit_sink_dropped: BoundedFamily<SinkLabels, Counter> = "Audit records that a sink did not get",
 }
 
 /// Counts one object in a gauge until it is dropped.
@@ -103,23 +137,6 @@ pub struct SourceReport {
     pub ports_left: u32,
 }
 
-/// Registers metrics. The registry ends each help text with a full stop.
-struct Registration<'a>(&'a mut Registry);
-
-impl Registration<'_> {
-    fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
-        let metric = M::default();
-        self.0.register(name, help, metric.clone());
-        metric
-    }
-
-    fn add_timestamp<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
-        let metric = M::default();
-        self.0.register_with_unit(name, help, Unit::Seconds, metric.clone());
-        metric
-    }
-}
-
 impl Metrics {
     #[expect(clippy::new_without_default, reason = "made once, by Runtime")]
     pub fn new() -> Self {
@@ -130,79 +147,25 @@ impl Metrics {
         let routes = Arc::<RouteTable>::default();
         own.register("deliveries", "Deliveries by outcome", OutcomeFamily(Arc::clone(&routes)));
         let duration = "Duration of deliveries, from the head of the request to the last byte of the response";
-        own.register_with_unit("delivery_duration", duration, Unit::Seconds, DurationFamily(Arc::clone(&routes)));
+        own.register_with_unit(
+            "delivery_duration",
+            duration,
+            Unit::Seconds,
+            DurationFamily { routes: Arc::clone(&routes), has_steps: false },
+        );
         let step = "Duration of each step that deliveries took";
-        own.register_with_unit("step_duration", step, Unit::Seconds, StepFamily(Arc::clone(&routes)));
-        let mut own = Registration(own);
-        let build: ShardedFamily<BuildLabels, Gauge> = own.add("build_info", "1, with the version as a label");
-        build.get(&BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH }).set(1);
-        Self {
-            routes,
-            deliveries_in_flight: own.add("deliveries_in_flight", "Deliveries of all routes, without tunnels"),
-            deliveries_waiting: own
-                .add("deliveries_waiting", "Deliveries that wait until fewer than server.max_deliveries are in flight"),
-            deliveries_shed: own
-                .add("deliveries_shed", "Deliveries refused because server.max_deliveries were already in flight"),
-            unverified: own
-                .add("unverified_deliveries", "Deliveries to targets that proved nothing (verify = \"none\")"),
-            report_only: own.add("report_only", "Deliveries that a report_only setting would have refused"),
-            would_take: own.add("shadowed_deliveries", "Deliveries that a report_only route would have taken"),
-            split: own.add("split_deliveries", "Deliveries on routes with a split, by side and outcome"),
-            token_requests: own.add("token_requests", "Requests for tokens of credentials, by result"),
-            limit_decisions: own.add("limit_decisions", "Deliveries by what the limit decided"),
-            limit_keys: own.add("limit_keys", "Keys in use of the limit"),
-            limit_keys_near_full: own
-                .add("limit_keys_near_full", "Keys that use 90 % or more of the limit's burst or concurrency"),
-            ready: own.add("ready", "1 while /readyz answers 200"),
-            draining: own.add("draining", "1 while the process drains"),
-            reloads: own.add("reloads", "Configurations adopted and rejected"),
-            reload_failed: own.add("reload_failed", "1 while the configuration on disk is rejected"),
-            config_drift: own.add("config_drift", "1 while the configuration on disk is not the active one"),
-            history_failed: own.add("history_failed", "1 while the history cannot store the active configuration"),
-            config_adopted: own
-                .add_timestamp("config_adopted_timestamp", "When the active configuration was adopted, as Unix time"),
-            client_connections: own.add("client_connections", "Open connections from clients"),
-            connections_closed: own.add(
-                "client_connections_closed",
-                "Connections closed to make room, by the bound of [server] that was reached",
-            ),
-            client_streams: own.add("client_streams", "Open HTTP/2 requests of clients"),
-            tunnels: own.add("tunnels", "Open CONNECT tunnels"),
-            idle_target_connections: own.add("idle_target_connections", "Connections to targets kept for reuse"),
-            handshakes: own.add("target_tls_handshakes", "TLS handshakes with targets that succeeded"),
-            addresses: own.add("egress_addresses", "Source addresses of each pool"),
-            connects: own.add("egress_connects", "Attempts to connect to targets, by source address and result"),
-            egress_connections: own.add("egress_connections", "TCP connections to targets, by source address"),
-            ports_left: own.add(
-                "egress_ports_left",
-                "Ephemeral ports of a source address that are free towards its fullest target",
-            ),
-            egress_ports: own.add("egress_ports", "Ports in net.ipv4.ip_local_port_range"),
-            suspected_gaps: own
-                .add("suspected_allow_list_gaps", "Targets that answer some source addresses and not others"),
-            cut_off: own.add("egress_addresses_cut_off", "Source addresses that no target answers"),
-            dns_outage: own.add("dns_outage", "1 while no name server responds"),
-            circuits_open: own.add("circuits_open", "Open circuits"),
-            circuits_opened: own.add("circuits_opened", "How often a circuit opened"),
-            expiries: own.add_timestamp(
-                "certificate_expiry_timestamp",
-                "When the first certificate or revocation list of a file expires, as Unix time",
-            ),
-            signing_key_ends: own.add_timestamp(
-                "signing_key_end_timestamp",
-                "When a signer first has no key in force for one of its owners, as Unix time",
-            ),
-            tenants: own.add("tenants_with_keys", "Tenants with a folder of keys of their own, by signer"),
-            records_lost: own.add("records_lost", "Delivery records that could not be written"),
-            log_lines_lost: own.add("log_lines_lost", "Log lines that stderr did not take"),
-            log_reopen_failed: own.add("log_reopen_failed", "1 while records go to the former file"),
-            audit_writable: own.add("audit_writable", "0 while the audit log cannot be written"),
-            audit_records: own.add("audit_records", "Audit records written"),
-            audit_failures: own.add("audit_failures", "Writes of the audit log that failed"),
-            audit_events_lost: own.add("audit_events_lost", "Events that the audit log does not have"),
-            audit_sink_dropped: own.add("audit_sink_dropped", "Audit records that a sink did not get"),
-            registry,
-        }
+        own.register_with_unit(
+            "step_duration",
+            step,
+            Unit::Seconds,
+            DurationFamily { routes: Arc::clone(&routes), has_steps: true },
+        );
+        let metrics = Self::register(registry, routes);
+        metrics
+            .build_info
+            .get(&BuildLabels { version: env!("CARGO_PKG_VERSION"), arch: std::env::consts::ARCH })
+            .set(1);
+        metrics
     }
 
     /// Returns the series that a delivery on this route adds to. `None`: it has no route.
@@ -211,15 +174,15 @@ impl Metrics {
     }
 
     pub fn unverified(&self, series: &RouteSeries) {
-        self.unverified.get(&RouteLabels { route: series.label.clone() }).inc();
+        self.unverified_deliveries.get(&RouteLabels { route: series.label.clone() }).inc();
     }
 
     pub fn would_take(&self, series: &RouteSeries) {
-        self.would_take.get(&RouteLabels { route: series.label.clone() }).inc();
+        self.shadowed_deliveries.get(&RouteLabels { route: series.label.clone() }).inc();
     }
 
     pub fn split(&self, series: &RouteSeries, side: &'static str, code: &'static str) {
-        self.split.get(&SplitLabels { route: series.label.clone(), side, code }).inc();
+        self.split_deliveries.get(&SplitLabels { route: series.label.clone(), side, code }).inc();
     }
 
     pub fn report_only(&self, kind: &'static str, name: &str, code: &'static str) {
@@ -233,11 +196,11 @@ impl Metrics {
     /// Counts an attempt to connect from an address of a pool.
     pub fn connect_attempt(&self, pool: &PoolName, source: IpAddr, result: &'static str) {
         let (pool, address) = (pool.to_string(), source.to_string());
-        self.connects.get(&ConnectLabels { pool, address, result }).inc();
+        self.egress_connects.get(&ConnectLabels { pool, address, result }).inc();
     }
 
     pub fn target_handshake(&self, version: &'static str, suite: &'static str) {
-        self.handshakes.get(&HandshakeLabels { version, suite }).inc();
+        self.target_tls_handshakes.get(&HandshakeLabels { version, suite }).inc();
     }
 
     /// Drops the series of objects that `plan` does not have. A delivery that began before a reload may recreate one, which
@@ -247,10 +210,10 @@ impl Metrics {
         let own = plan.routes.all().filter(|route| route.has_own_series);
         let own: HashSet<&RouteName> = own.map(|route| &route.name).collect();
         self.routes.retain(&own);
-        for by_route in [&self.unverified, &self.would_take] {
+        for by_route in [&self.unverified_deliveries, &self.shadowed_deliveries] {
             by_route.retain(|labels| labels.route.is_in(&own));
         }
-        self.split.retain(|labels| labels.route.is_in(&own));
+        self.split_deliveries.retain(|labels| labels.route.is_in(&own));
         let routes = LazyCell::new(|| plan.routes.all().map(|route| route.name.as_str()).collect::<HashSet<_>>());
         self.report_only.retain(|labels| match labels.kind {
             "route" => routes.contains(labels.name.as_str()),
@@ -258,7 +221,7 @@ impl Metrics {
             _ => plan.guard.report_only_denials().iter().any(|denied| denied.to_string() == labels.name),
         });
         self.token_requests.retain(|labels| plan.credentials.contains_key(labels.credential.as_str()));
-        self.connects.retain(|labels| {
+        self.egress_connects.retain(|labels| {
             let pool = plan.pools.get(labels.pool.as_str());
             pool.zip(labels.address.parse().ok()).is_some_and(|(pool, address)| pool.contains(address, now))
         });
@@ -283,10 +246,10 @@ impl Metrics {
 
     /// Replaces the series of the pools: the number of configured and of usable addresses.
     pub fn pools<'a>(&self, pools: impl Iterator<Item = (&'a PoolName, AddressCount)>) {
-        self.addresses.retain(|_| false);
+        self.egress_addresses.retain(|_| false);
         for (pool, AddressCount { configured, usable }) in pools {
             for (state, count) in [("configured", configured), ("usable", usable)] {
-                self.addresses.get(&PoolLabels { pool: pool.to_string(), state }).inc_by(count as f64);
+                self.egress_addresses.get(&PoolLabels { pool: pool.to_string(), state }).inc_by(count as f64);
             }
         }
     }
@@ -294,42 +257,46 @@ impl Metrics {
     /// Replaces the series of the source addresses in use.
     pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a PoolName, IpAddr, SourceReport)>) {
         self.egress_connections.retain(|_| false);
-        self.ports_left.retain(|_| false);
+        self.egress_ports_left.retain(|_| false);
         for (pool, source, report) in sources {
             let (pool, address) = (pool.to_string(), source.to_string());
             for (state, count) in [("open", report.open), ("time_wait", report.time_wait)] {
                 let labels = SourceStateLabels { pool: pool.clone(), address: address.clone(), state };
                 self.egress_connections.get(&labels).inc_by(i64::from(count));
             }
-            self.ports_left.get(&SourceLabels { pool, address }).set(i64::from(report.ports_left));
+            set_least(&self.egress_ports_left.get(&SourceLabels { pool, address }), i64::from(report.ports_left));
         }
     }
 
     /// Replaces the series of certificates by those of the active configuration.
     pub fn expiries(&self, expiries: &[Expiry]) {
-        self.expiries.retain(|_| false);
+        self.certificate_expiry_timestamp.retain(|_| false);
         for expiry in expiries {
             let (file, trust) = (expiry.path.display().to_string(), expiry.trust.clone());
-            let gauge = self.expiries.get(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
-            set_earliest(&gauge, expiry.expires_at);
+            let gauge =
+                self.certificate_expiry_timestamp.get(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
+            set_least(&gauge, expiry.expires_at.as_second());
         }
     }
 
     /// Replaces the series of signing keys. A signer that always has a key has none.
     pub fn signing_keys<'a>(&self, ends: impl Iterator<Item = (&'a SignerName, Timestamp)>) {
-        self.signing_key_ends.retain(|_| false);
+        self.signing_key_end_timestamp.retain(|_| false);
         for (signer, end) in ends {
-            set_earliest(&self.signing_key_ends.get(&SignerLabels { signer: signer.to_string() }), end);
+            set_least(
+                &self.signing_key_end_timestamp.get(&SignerLabels { signer: signer.to_string() }),
+                end.as_second(),
+            );
         }
     }
 
     /// Sets, for each signer with a folder of tenants' keys, the number of tenants with valid and with broken keys.
     pub fn tenants<'a>(&self, signers: impl Iterator<Item = (&'a SignerName, usize, usize)>) {
-        self.tenants.retain(|_| false);
+        self.tenants_with_keys.retain(|_| false);
         for (signer, count, broken) in signers {
-            for (folder, count) in [("whole", count - broken), ("broken", broken)] {
+            for (folder, count) in [("valid", count - broken), ("broken", broken)] {
                 let labels = TenantLabels { signer: signer.to_string(), folder };
-                self.tenants.get(&labels).inc_by(gauge(count));
+                self.tenants_with_keys.get(&labels).inc_by(gauge(count));
             }
         }
     }
@@ -359,7 +326,7 @@ impl Metrics {
     }
 
     pub fn connection_closed(&self, reason: &'static str) {
-        self.connections_closed.get(&ReasonLabels { reason }).inc();
+        self.client_connections_closed.get(&ReasonLabels { reason }).inc();
     }
 
     pub fn reloaded(&self, adopted: bool) {
@@ -381,11 +348,10 @@ pub fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Sets a new gauge, or the gauge of several times to the earliest.
-fn set_earliest(gauge: &Gauge, time: Timestamp) {
-    let seconds = time.as_second();
-    if gauge.get() == 0 || seconds < gauge.get() {
-        gauge.set(seconds);
+/// Sets a new gauge, or the gauge of several values to the least.
+fn set_least(gauge: &Gauge, value: i64) {
+    if gauge.get() == 0 || value < gauge.get() {
+        gauge.set(value);
     }
 }
 

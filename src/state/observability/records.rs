@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,8 +13,9 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::config::{DeliveryLog, Log, SampleRate};
-use crate::state::observability::file_log::{self, FileLog, RotationState};
-use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting};
+use crate::digest::{leading_number, sha256};
+use crate::state::observability::file_log::{self, FileLog, FileLogState};
+use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting, Losses};
 use crate::state::observability::line_sink::{self, JournalSink, LineSink, StreamSink};
 use crate::state::observability::recent::RecentDeliveries;
 
@@ -23,6 +24,8 @@ const BACKLOG_MAX: usize = 64 * 1024 * 1024;
 /// The writer writes waiting lines after this time, or as soon as [`FLUSH_SIZE`] bytes wait.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 const FLUSH_SIZE: usize = 64 * 1024;
+const QUEUE: LineQueueConfig =
+    LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: FLUSH_SIZE, flush_after: FLUSH_AFTER };
 /// The longest wait of the start for the file to open.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest wait for the last lines when the process ends: a reader that does not read, or a disk that hangs, must
@@ -38,8 +41,8 @@ thread_local! {
 
 pub struct Records {
     to: ArcSwap<RecordDestination>,
-    /// The number of records that former destinations lost.
-    lost_before: AtomicU64,
+    /// The records that this destination and former ones lost.
+    losses: Arc<Losses>,
     reported: Mutex<LossReport>,
     /// The share of successes that the log has: a [`SampleRate`].
     sample: AtomicU32,
@@ -63,12 +66,7 @@ impl Sampling {
         if rate == SampleRate::ALL.0 {
             return Self::ALWAYS;
         }
-        // FNV-1a, mixed by the finalizer of MurmurHash3.
-        let hash = request_id
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        let share = (((hash ^ (hash >> 33)) >> 32) * u64::from(SampleRate::ALL.0)) >> 32;
+        let share = leading_number(&sha256(request_id.as_bytes())) % u64::from(SampleRate::ALL.0);
         Self { is_kept: share < u64::from(rate), rate: Some(f64::from(rate) / f64::from(SampleRate::ALL.0)) }
     }
 }
@@ -78,7 +76,8 @@ pub struct RecordDestination {
     deliveries: DeliveryLog,
     /// `None`: the delivery log is off.
     lines: Option<LineQueue>,
-    rotation: Arc<RotationState>,
+    file: Arc<FileLogState>,
+    losses: Arc<Losses>,
 }
 
 /// The lost records that the log has reported.
@@ -112,58 +111,47 @@ pub fn probe(deliveries: &DeliveryLog) -> io::Result<()> {
 impl RecordDestination {
     /// Opens the destination, and waits for it at most [`OPEN_PATIENCE`]. A slower disk does not delay the start: the
     /// records wait in the queue.
-    pub async fn open(log: &Log) -> io::Result<Self> {
-        let (deliveries, rotation) = (log.deliveries.value.clone(), Arc::<RotationState>::default());
-        rotation.set(log.rotate.as_ref());
+    pub async fn open(log: &Log, losses: Arc<Losses>) -> io::Result<Self> {
+        let (deliveries, file) = (log.deliveries.value.clone(), Arc::<FileLogState>::default());
+        file.set(log.rotate.as_ref());
         let sink: Box<dyn LineSink> = match &deliveries {
-            DeliveryLog::Off => return Ok(Self { deliveries, lines: None, rotation }),
+            DeliveryLog::Off => return Ok(Self { deliveries, lines: None, file, losses }),
             DeliveryLog::Stdout => Box::new(StreamSink::stdout()?),
             DeliveryLog::Journald => Box::new(JournalSink::default()),
-            DeliveryLog::File(path) => Box::new(FileLog::new(path, Arc::clone(&rotation))),
+            DeliveryLog::File(path) => Box::new(FileLog::new(path, Arc::clone(&file))),
         };
-        let (lines, opened) = LineQueue::open("records", pace(), sink, LossReporting::Gap)?;
-        let destination = Self { deliveries, lines: Some(lines), rotation };
-        match tokio::time::timeout(OPEN_PATIENCE, opened).await {
-            Ok(Ok(result)) => result?,
-            Ok(Err(_)) => return Err(io::Error::other("its thread has ended")),
-            Err(_) => warn!(
+        let reporting = LossReporting::Gap { losses: Arc::clone(&losses), destination: name(&deliveries) };
+        let (lines, mut opened) = LineQueue::open("records", QUEUE, sink, reporting)?;
+        let in_time = tokio::time::timeout(OPEN_PATIENCE, &mut opened).await;
+        opened.close(); // an outcome that has arrived since can still be received
+        match in_time.map_or_else(|_| opened.try_recv().ok(), Result::ok) {
+            Some(result) => result?,
+            None => warn!(
                 "cannot open the delivery log {} yet: the disk has not responded for {} s; delivery records wait in \
                  memory, up to {} MiB",
-                destination.name(),
+                name(&deliveries),
                 OPEN_PATIENCE.as_secs(),
                 BACKLOG_MAX >> 20
             ),
         }
-        Ok(destination)
+        Ok(Self { deliveries, lines: Some(lines), file, losses })
     }
+}
 
-    fn name(&self) -> String {
-        match &self.deliveries {
-            DeliveryLog::File(path) => path.display().to_string(),
-            DeliveryLog::Journald => "the journal".to_owned(),
-            DeliveryLog::Stdout | DeliveryLog::Off => "stdout".to_owned(),
-        }
-    }
-
-    fn lost(&self) -> u64 {
-        self.lines.as_ref().map_or(0, LineQueue::lost_count)
-    }
-
-    /// Returns the log line for `more` lost records, of `lost` since the start.
-    fn loss(&self, more: u64, lost: u64) -> String {
-        let why = match self.lines.as_ref().and_then(LineQueue::write_error) {
-            Some(error) => format!("cannot be written: {error}"),
-            None => format!("does not accept them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
-        };
-        format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.name())
+/// Returns the name of a destination in messages.
+fn name(deliveries: &DeliveryLog) -> String {
+    match deliveries {
+        DeliveryLog::File(path) => path.display().to_string(),
+        DeliveryLog::Journald => "the journal".to_owned(),
+        DeliveryLog::Stdout | DeliveryLog::Off => "stdout".to_owned(),
     }
 }
 
 impl Records {
     pub fn new(to: RecordDestination) -> Self {
         Self {
+            losses: Arc::clone(&to.losses),
             to: ArcSwap::from_pointee(to),
-            lost_before: AtomicU64::new(0),
             reported: Mutex::default(),
             sample: AtomicU32::new(SampleRate::ALL.0),
             recent: RecentDeliveries::default(),
@@ -173,7 +161,7 @@ impl Records {
     /// Adopts the settings that need no other destination.
     pub fn configure(&self, log: &Log) {
         self.sample.store(log.sample.0, Ordering::Relaxed);
-        self.to.load().rotation.set(log.rotate.as_ref());
+        self.to.load().file.set(log.rotate.as_ref());
     }
 
     /// Returns whether the log has the record of a success.
@@ -181,29 +169,30 @@ impl Records {
         Sampling::of(request_id, SampleRate(self.sample.load(Ordering::Relaxed)))
     }
 
-    /// Replaces the destination. Records that wait for the former one are still written there. Logs the former one's
-    /// losses, because later reports name the new one.
-    pub fn replace(&self, to: RecordDestination, now: Instant) {
-        // Locked first: a report meanwhile would blame the new destination.
-        let mut reported = self.reported.lock();
-        let former = self.to.swap(Arc::new(to));
-        let lost_by_former = former.lost();
-        let lost = self.lost_before.fetch_add(lost_by_former, Ordering::Relaxed) + lost_by_former;
-        reported.at = None;
-        if let Some(more) = reported.due(lost, now) {
-            warn!("{}", former.loss(more, lost));
+    /// Opens the destination that the configuration names; `None`: records go there already.
+    pub async fn open_next(&self, log: &Log) -> io::Result<Option<RecordDestination>> {
+        match self.to.load().deliveries == log.deliveries.value {
+            true => Ok(None),
+            false => RecordDestination::open(log, Arc::clone(&self.losses)).await.map(Some),
         }
-        reported.at = None;
     }
 
-    pub fn go_to(&self, deliveries: &DeliveryLog) -> bool {
-        self.to.load().deliveries == *deliveries
+    /// Replaces the destination. Records that wait for the former one are still written there. Logs the losses so far,
+    /// because later reports may name the new one.
+    pub fn replace(&self, to: RecordDestination, now: Instant) {
+        if let Some(loss) = self.last_loss(now) {
+            warn!("{loss}");
+        }
+        self.to.store(Arc::new(to));
+        self.reported.lock().at = None;
     }
 
     /// Returns the log of a command that delivers by itself: lines wait until [`Records::drain`].
-    pub fn kept() -> Self {
-        let (lines, rotation) = (Some(LineQueue::kept(pace())), Arc::default());
-        Self::new(RecordDestination { deliveries: DeliveryLog::Stdout, lines, rotation })
+    pub fn in_memory() -> Self {
+        let (losses, destination) = (Arc::<Losses>::default(), "memory".to_owned());
+        let lines = LineQueue::in_memory(QUEUE, LossReporting::Gap { losses: Arc::clone(&losses), destination });
+        let (deliveries, file) = (DeliveryLog::Stdout, Arc::default());
+        Self::new(RecordDestination { deliveries, lines: Some(lines), file, losses })
     }
 
     /// Returns the waiting lines and removes them.
@@ -219,13 +208,12 @@ impl Records {
             text.clear();
             let written = serde_json::to_writer(&mut *text, line);
             text.push(b'\n');
-            match (written, &to.lines) {
-                (Ok(()), lines) => {
+            match written {
+                Ok(()) => {
                     self.recent.push(text);
-                    lines.iter().filter(|_| sampling.is_kept).for_each(|lines| lines.push(text));
+                    to.lines.iter().filter(|_| sampling.is_kept).for_each(|lines| lines.push(text));
                 }
-                (Err(error), Some(lines)) => lines.count_lost(error.to_string()),
-                (Err(_), None) => {}
+                Err(error) => to.lines.iter().for_each(|lines| lines.count_lost(error.to_string())),
             }
         });
     }
@@ -237,7 +225,7 @@ impl Records {
 
     /// Returns the number of records lost since the start.
     pub fn lost_count(&self) -> u64 {
-        self.to.load().lost() + self.lost_before.load(Ordering::Relaxed)
+        self.losses.count()
     }
 
     /// Returns the number of records lost since the last write to the present destination that succeeded.
@@ -247,30 +235,22 @@ impl Records {
 
     /// Reopens the file, which was rotated.
     pub fn reopen(&self) {
-        if let Some(lines) = &self.to.load().lines {
-            lines.reopen();
-        }
-    }
-
-    /// Retries a reopening that failed.
-    pub fn retry_reopen(&self) {
-        if let Some(lines) = &self.to.load().lines {
-            lines.retry_reopen();
-        }
+        self.to.load().file.reopen();
     }
 
     /// Returns the message for a file that is no longer at its path and could not be reopened.
     pub fn reopen_error(&self) -> Option<String> {
         let to = self.to.load();
-        let (error, path) = (to.lines.as_ref()?.reopen_error()?, to.name());
+        let (error, path) = (to.file.reopen_error()?, name(&to.deliveries));
         Some(format!("cannot reopen {path}: {error}; delivery records still go to the file that was open before"))
     }
 
     /// Returns the message for finished files of the log that are neither compressed nor deleted.
     pub fn rotation_error(&self) -> Option<String> {
         let to = self.to.load();
-        let error = to.rotation.error()?;
-        Some(format!("cannot rotate, compress or delete files of {}: {error}; records are still written", to.name()))
+        let error = to.file.error()?;
+        let path = name(&to.deliveries);
+        Some(format!("cannot rotate, compress or delete files of {path}: {error}; records are still written"))
     }
 
     /// Returns the last report of lost records when the process ends, without waiting for the interval.
@@ -284,26 +264,18 @@ impl Records {
         let mut reported = self.reported.lock();
         let lost = self.lost_count();
         let more = reported.due(lost, now)?;
-        Some(self.to.load().loss(more, lost))
+        Some(format!("{more} delivery records were lost ({lost} since the start): {}", self.losses.cause()))
     }
 
     /// Waits until the records so far are written, for [`CLOSE_PATIENCE`] at most.
     pub fn flush(&self) {
-        if let Some(lines) = &self.to.load().lines {
-            lines.flush(CLOSE_PATIENCE);
-        }
+        self.to.load().lines.iter().for_each(|lines| lines.flush(CLOSE_PATIENCE));
     }
 
     /// Writes the waiting records. Later records are lost.
     pub fn close(&self) {
-        if let Some(lines) = &self.to.load().lines {
-            lines.close(CLOSE_PATIENCE);
-        }
+        self.to.load().lines.iter().for_each(|lines| lines.close(CLOSE_PATIENCE));
     }
-}
-
-fn pace() -> LineQueueConfig {
-    LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: FLUSH_SIZE, flush_after: FLUSH_AFTER }
 }
 
 #[cfg(test)]

@@ -63,8 +63,9 @@ impl Plants {
         let encoded: String = number.bytes().map(|digit| format!("%{digit:x}")).collect();
         let twice = encoded.split('%').collect::<Vec<_>>().join("%25");
         let spaced = grouped.split('-').collect::<Vec<_>>().join("%20");
+        let wide: String = number.bytes().map(|digit| format!("%u{digit:04x}")).collect();
         format!(
-            "/hooks/{token}/{uuid}/{sid}/%{:x}{}/+{number}/{encoded}/{twice}/{grouped}/{spaced}\
+            "/hooks/{token}/{uuid}/{sid}/%{:x}{}/+{number}/{encoded}/{twice}/{grouped}/{spaced}/{wide}\
              ?secret={token}&word={word}&to=%2B{number}",
             hex.as_bytes()[0],
             &hex[1..]
@@ -87,9 +88,11 @@ fn readings(text: &str) -> Vec<String> {
         let bytes = readings[layer].as_bytes();
         let (mut decoded, mut at) = (Vec::new(), 0);
         while at < bytes.len() {
-            let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+            // IIS decodes %uXXXX.
+            let (digits, length) = if bytes.get(at + 1) == Some(&b'u') { (at + 2, 4) } else { (at + 1, 2) };
+            let hex = bytes.get(digits..digits + length).and_then(|hex| std::str::from_utf8(hex).ok());
             match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| bytes[at] == b'%') {
-                Some(byte) => (decoded.push(byte), at += 3),
+                Some(byte) => (decoded.push(byte), at = digits + length),
                 None => (decoded.push(bytes[at]), at += 1),
             };
         }
@@ -275,6 +278,18 @@ fn redaction_lets_no_planted_secret_or_number_reach_an_output() {
     assert_eq!(records.iter().filter(is_service).count(), ROUNDS);
     let is_numbered = |record: &&Value| record["host"].as_str().is_some_and(|host| host.ends_with("XXXX.example"));
     assert!(records.iter().filter(is_numbered).count() >= ROUNDS, "{records:#?}");
+}
+
+#[test]
+fn refusals_do_not_quote_a_tenant_whose_header_is_secret() {
+    let scene = scene_of(&|text| text.add("redact.headers", ["Outgate-Tenant"]));
+    let answer = scene.outgate.post(&scene.good_url(), "Outgate-Tenant: planted\r\n", "x");
+    assert_eq!(answer.code(), "client_forbidden");
+    let mut outputs = Outputs::default();
+    outputs.add_answer("the refusal", &answer);
+    outputs.add("the record", scene.outgate.records(1)[0].to_string());
+    outputs.add("the log", scene.outgate.log.all().join("\n"));
+    assert!(outputs.0.iter().all(|(_, text)| !text.contains("planted")), "{:#?}", outputs.0);
 }
 
 /// The path of the next record, of a webhook to this path.

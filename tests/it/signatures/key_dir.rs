@@ -85,7 +85,7 @@ fn key_dir_refuses_webhooks_of_tenants_without_a_folder() {
         assert_eq!(scene.refused(Some(name)), expected, "{name}");
     }
     let detail = scene.try_post(Some("nobody")).json()["detail"].clone();
-    assert_eq!(detail, "tenant \"nobody\" has no signing key");
+    assert_eq!(detail, "the tenant in Outgate-Tenant has no signing key");
     scene.deliver(Some("acme"));
     scene.change_and_adopt(|folder| fs::remove_dir_all(folder.path("keys/acme")).unwrap());
     assert_eq!(scene.refused(Some("acme")), (403, forbidden, unknown));
@@ -224,7 +224,10 @@ fn explain_names_the_tenant_whose_key_signs() {
     let explain =
         |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), scene.folder()).0;
     assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme only"));
-    assert!(explain(&["--tenant", "nobody"]).contains("403 client_forbidden: tenant \"nobody\" has no signing key"));
+    assert!(
+        explain(&["--tenant", "nobody"])
+            .contains("403 client_forbidden: the tenant in Outgate-Tenant has no signing key")
+    );
     assert!(explain(&[]).contains("name the tenant in Outgate-Tenant"));
     let shared = text(&scene.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     scene.outgate.reconfigure(&shared);

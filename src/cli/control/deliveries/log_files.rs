@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::MatchedLine;
-use crate::state::observability::archives::ArchiveNames;
+use crate::names::folder_of;
+use crate::state::observability::archives::{Archive, ArchiveNames};
 use crate::state::observability::delivery_line::{DeliveryFilter, LINE_MAX, LogLine};
 
 /// The interval between two looks at a file that is followed.
@@ -38,8 +39,10 @@ impl LogSearch {
         found: &mut dyn FnMut(MatchedLine) -> bool,
     ) {
         let mut pass_on = |lines: VecDeque<MatchedLine>| lines.into_iter().rev().all(&mut *found);
-        match File::open(log) {
-            Ok(file) => {
+        let names = ArchiveNames::of(log);
+        let (active, archives) = open_with_archives(log, &names);
+        match active {
+            Ok((file, _)) => {
                 let lines = self.scan(Box::new(file), log, filter, limit);
                 if !pass_on(lines) {
                     return;
@@ -47,11 +50,7 @@ impl LogSearch {
             }
             Err(error) => self.report(log, &error),
         }
-        let names = ArchiveNames::of(log);
-        let archives = names.list().unwrap_or_else(|error| {
-            self.report(log.parent().unwrap_or(log), &error);
-            Vec::new()
-        });
+        let archives = archives.inspect_err(|error| self.report(folder_of(log), error)).unwrap_or_default();
         for archive in archives.into_iter().rev() {
             // Records are written after they arrive, so none of a file arrived after its end.
             if filter.since.is_some_and(|since| archive.ended < since) {
@@ -162,30 +161,23 @@ struct FollowedFile {
 impl FollowedFile {
     fn open(log: &Path) -> io::Result<Self> {
         let mut followed = Self::at_start(log)?;
-        while followed.reader.next_line()?.is_some() {}
+        followed.reader.for_each_line(&mut |_| {})?;
         Ok(followed)
     }
 
     fn at_start(log: &Path) -> io::Result<Self> {
         let names = ArchiveNames::of(log);
-        loop {
-            let file = File::open(log)?;
-            let inode = file.metadata()?.ino();
-            let finished = names.list()?.last().map(|archive| archive.ended);
-            // No rotation came between the opening and the listing.
-            if std::fs::metadata(log)?.ino() == inode {
-                return Ok(Self { reader: LineReader::new(Box::new(file)), inode, finished, names });
-            }
-        }
+        let (active, archives) = open_with_archives(log, &names);
+        let (file, inode) = active?;
+        let finished = archives?.last().map(|archive| archive.ended);
+        Ok(Self { reader: LineReader::new(Box::new(file)), inode, finished, names })
     }
 
     /// Passes new lines on. After a rotation, the rest of the old file and whole files come before the new one.
     fn next_lines(&mut self, log: &Path, line: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let found = std::fs::metadata(log);
         let is_moved = found.as_ref().map_or(true, |found| found.ino() != self.inode);
-        while let Some(text) = self.reader.next_line()? {
-            line(text);
-        }
+        self.reader.for_each_line(line)?;
         if !is_moved {
             return Ok(());
         }
@@ -200,16 +192,24 @@ impl FollowedFile {
             .filter(|archive| Some(archive.ended) > self.finished && Some(archive.ended) <= next.finished);
         // The first of them is the file that was followed.
         for archive in between.skip(1) {
-            let mut reader = LineReader::new(self.names.open(archive)?);
-            while let Some(text) = reader.next_line()? {
-                line(text);
-            }
+            LineReader::new(self.names.open(archive)?).for_each_line(line)?;
         }
         *self = next;
-        while let Some(text) = self.reader.next_line()? {
-            line(text);
-        }
+        self.reader.for_each_line(line)?;
         Ok(())
+    }
+}
+
+/// Opens the file that the proxy writes to, and lists the files that were finished before. The file has its inode.
+fn open_with_archives(log: &Path, names: &ArchiveNames) -> (io::Result<(File, u64)>, io::Result<Vec<Archive>>) {
+    loop {
+        let active = File::open(log).and_then(|file| Ok((file.metadata()?.ino(), file)));
+        let archives = names.list();
+        // A rotation since the opening would show the file in both places.
+        match active {
+            Ok((inode, _)) if !std::fs::metadata(log).is_ok_and(|now| now.ino() == inode) => {}
+            active => return (active.map(|(inode, file)| (file, inode)), archives),
+        }
     }
 }
 
@@ -228,6 +228,14 @@ impl LineReader {
     /// Returns whether the file ends within a line, if it has been read to its end.
     fn has_unfinished_line(&self) -> bool {
         !self.is_taken && !self.line.is_empty()
+    }
+
+    /// Passes the whole lines on that there are now.
+    fn for_each_line(&mut self, line: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        while let Some(text) = self.next_line()? {
+            line(text);
+        }
+        Ok(())
     }
 
     /// Returns the next whole line. `None`: there is none yet. A line that is too long is cut, so that it is no record.
@@ -255,10 +263,31 @@ impl LineReader {
 
 /// Returns the error for a log without a file to read.
 pub(super) fn no_file(log: &Path) -> String {
-    let folder: PathBuf = log.parent().unwrap_or(Path::new(".")).to_owned();
     format!(
         "there is nothing to read: {} has neither {} nor finished files of it; log.deliveries names this file",
-        folder.display(),
+        folder_of(log).display(),
         log.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn search_shows_each_record_once_if_the_log_rotates_during_the_search() {
+        let folder = std::env::temp_dir().join(format!("outgate-search-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let log = folder.join("deliveries.jsonl");
+        let line = "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"a\",\"code\":\"delivered\"}\n";
+        std::fs::write(&log, line).unwrap();
+        let mut found = 0;
+        LogSearch::default().newest_first(&log, &DeliveryFilter::default(), 10, &mut |_| {
+            found += 1;
+            let _ = std::fs::rename(&log, folder.join("deliveries-20261126T000001.000Z.jsonl"));
+            true
+        });
+        assert_eq!(found, 1);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -184,18 +184,8 @@ impl Deliveries {
 
     fn ask_proxy(&self, after: u64) -> Result<RecentAnswer, ExitCode> {
         let mut query = Serializer::new(String::new());
-        let texts = [
-            ("tenant", self.tenant.clone()),
-            ("host", self.host.clone()),
-            ("code", self.code.clone()),
-            ("request_id", self.request_id.clone()),
-            ("source", self.source.map(|source| source.to_string())),
-            ("since", self.since.map(|since| since.to_string())),
-        ];
-        for (name, value) in texts {
-            if let Some(value) = value {
-                query.append_pair(name, &value);
-            }
+        if let Ok(Value::Object(filter)) = serde_json::to_value(self.filter()) {
+            query.extend_pairs(filter.iter().filter_map(|(name, value)| Some((name, value.as_str()?))));
         }
         query.append_pair("after", &after.to_string());
         let request = AdminRequest::get(&format!("/deliveries?{}", query.finish()));
@@ -234,7 +224,7 @@ impl<'d> DeliveryPrinter<'d> {
         match &found.parsed {
             _ if options.json => println!("{}", escape_json(&found.text)),
             LogLine::Gap(line) => println!("{:.3} -- {}", line.time, line.gap.to_text()),
-            LogLine::Delivery(delivery) if is_full => println!("{}", diagnose(delivery).join("\n")),
+            LogLine::Delivery(delivery) if is_full => diagnose(delivery).iter().for_each(|event| println!("{event}")),
             LogLine::Delivery(delivery) => {
                 if self.count == 0 {
                     println!("{}", row(["TIME", "CODE", "STATUS", "TENANT", "SOURCE", "MS", "REQUEST ID", "REQUEST"]));

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use maud::{Markup, html};
 
 use super::time;
-use crate::delivery;
+use crate::delivery::{self, Event};
 use crate::state::Runtime;
 use crate::state::observability::delivery_line::{DeliveryLine, LogLine};
 
@@ -38,7 +38,12 @@ impl Deliveries {
                 }
                 @if let Some(request_id) = request_id {
                     @match self.0.iter().find(|delivery| delivery.request_id == request_id) {
-                        Some(delivery) => dl .steps { @for (step, text) in steps(delivery) { dt { (step) } dd { (text) } } },
+                        Some(delivery) => dl .steps {
+                            @for Event(step, time, text) in delivery::diagnose(delivery) {
+                                dt { (step) }
+                                dd { @if let Some(time) = time { (format!("{time:.1} ms ")) } (text) }
+                            }
+                        },
                         None => p role="status" {
                             "The last " (self.0.len()) " deliveries do not have this request id. "
                             code { "outgate deliveries --request-id" } " reads the files of the delivery log."
@@ -96,17 +101,6 @@ impl Deliveries {
             (table("slow", "Slowest targets", self.0.len(), &slow))
         }
     }
-}
-
-/// Returns the steps of a delivery, each with its name.
-fn steps(delivery: &DeliveryLine) -> Vec<(String, String)> {
-    let split = |line: String| {
-        line.trim_start()
-            .split_once(' ')
-            .map(|(step, text)| (step.to_owned(), text.trim().to_owned()))
-            .unwrap_or_default()
-    };
-    delivery::diagnose(delivery).into_iter().map(split).collect()
 }
 
 /// The deliveries to one host.

@@ -57,16 +57,6 @@ fn severity(level: Level) -> &'static str {
     severity.as_str()
 }
 
-fn name(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    }
-}
-
 /// Returns text that is not an event in the present form, with its line feed.
 pub(super) fn text(level: Level, text: &str) -> String {
     match LogStyle::now() {
@@ -85,7 +75,7 @@ pub(super) fn text(level: Level, text: &str) -> String {
 fn json(level: Level, fields: Map<String, Value>) -> String {
     let mut line = Map::new();
     line.insert("time".into(), Timestamp::now().to_string().into());
-    line.insert("level".into(), name(level).into());
+    line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
     line.extend(fields);
     format!("{}\n", Value::Object(line))
 }

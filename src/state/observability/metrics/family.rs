@@ -1,25 +1,20 @@
 //! A family of metrics, one for each set of labels.
 //! How does a scrape read the series without delaying a delivery?
 //!
-//! `prometheus_client`'s own family is one map behind one lock, which it holds for as long as it writes: with 20,000
-//! routes half a second, during which a delivery that needs a new series waits, and behind it all others. Here each of
-//! many shards is locked for as long as its entries are copied.
+//! `prometheus_client`'s own family holds its lock for as long as it writes, during which a delivery that needs a new
+//! series waits, and behind it all others. Here the lock is held for as long as the entries are copied.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-type MetricMap<L, M> = std::collections::HashMap<L, M, RandomState>;
-
-/// The number of shards: with 100,000 series, the copy of one shard takes a fraction of a millisecond.
-const SHARDS: usize = 256;
-
-/// The most series of one family. Each takes at most some 250 bytes of a scrape, so a family takes 125 kB.
+/// The most series of one family, besides those for all further labels. Each takes at most some 250 bytes of a scrape, so
+/// a family takes 125 kB.
 pub(super) const SERIES_MAX: usize = 500;
 
 /// Labels of which a family has a bounded number.
@@ -28,79 +23,41 @@ pub(super) trait BoundedLabels: Clone + Eq + Hash {
     fn overflow(&self) -> Self;
 }
 
-/// A family of metrics in shards. Clones share the metrics.
-pub(super) struct ShardedFamily<L, M> {
-    shards: Arc<[Mutex<MetricMap<L, M>>]>,
-    /// The number of series. Deliveries that add one at the same time may exceed the bound by their number.
-    count: Arc<AtomicUsize>,
-    random: RandomState,
-}
+/// A family of metrics. Clones share the metrics.
+#[derive(Clone, Debug)]
+pub(super) struct BoundedFamily<L, M>(Arc<Mutex<HashMap<L, M>>>);
 
-impl<L, M> Default for ShardedFamily<L, M> {
+impl<L, M> Default for BoundedFamily<L, M> {
     fn default() -> Self {
-        let random = RandomState::new();
-        let shards = (0..SHARDS).map(|_| Mutex::new(MetricMap::with_hasher(random.clone()))).collect();
-        Self { shards, count: Arc::default(), random }
+        Self(Arc::default())
     }
 }
 
-impl<L: BoundedLabels, M: Clone + Default> ShardedFamily<L, M> {
+impl<L: BoundedLabels, M: Clone + Default> BoundedFamily<L, M> {
     /// Returns the metric with these labels. A full family returns the one that counts all further labels.
     pub(super) fn get(&self, labels: &L) -> M {
-        if let Some(metric) = self.shard(labels).lock().get(labels) {
+        let mut series = self.0.lock();
+        if let Some(metric) = series.get(labels) {
             return metric.clone();
         }
-        if self.count.load(Ordering::Relaxed) >= SERIES_MAX { self.add(&labels.overflow()) } else { self.add(labels) }
+        let labels = if series.len() >= SERIES_MAX { labels.overflow() } else { labels.clone() };
+        series.entry(labels).or_default().clone()
     }
 
-    fn add(&self, labels: &L) -> M {
-        let mut shard = self.shard(labels).lock();
-        shard
-            .entry(labels.clone())
-            .or_insert_with(|| {
-                self.count.fetch_add(1, Ordering::Relaxed);
-                M::default()
-            })
-            .clone()
-    }
-
-    fn shard(&self, labels: &L) -> &Mutex<MetricMap<L, M>> {
-        &self.shards[self.random.hash_one(labels) as usize % SHARDS]
-    }
-
-    /// Drops the series for whose labels `is_kept` returns false.
+    /// Drops the series for whose labels `is_kept` returns false. A family that is still full keeps the series that count
+    /// further labels.
     pub(super) fn retain(&self, is_kept: impl Fn(&L) -> bool) {
-        for shard in self.shards.iter() {
-            let mut shard = shard.lock();
-            let before = shard.len();
-            shard.retain(|labels, _| is_kept(labels));
-            self.count.fetch_sub(before - shard.len(), Ordering::Relaxed);
-        }
+        let mut series = self.0.lock();
+        let is_full = series.keys().filter(|labels| is_kept(labels)).count() >= SERIES_MAX;
+        series.retain(|labels, _| is_kept(labels) || is_full && *labels == labels.overflow());
     }
 }
 
-impl<L, M> Clone for ShardedFamily<L, M> {
-    fn clone(&self) -> Self {
-        Self { shards: Arc::clone(&self.shards), count: Arc::clone(&self.count), random: self.random.clone() }
-    }
-}
-
-impl<L, M> fmt::Debug for ShardedFamily<L, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardedFamily").finish_non_exhaustive()
-    }
-}
-
-impl<L: Clone + EncodeLabelSet, M: Clone + EncodeMetric + TypedMetric> EncodeMetric for ShardedFamily<L, M> {
+impl<L: Clone + EncodeLabelSet, M: Clone + EncodeMetric + TypedMetric> EncodeMetric for BoundedFamily<L, M> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for shard in self.shards.iter() {
-            let entries: Vec<(L, M)> =
-                shard.lock().iter().map(|(labels, metric)| (labels.clone(), metric.clone())).collect();
-            for (labels, metric) in entries {
-                metric.encode(encoder.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
+        let series: Vec<(L, M)> =
+            self.0.lock().iter().map(|(labels, metric)| (labels.clone(), metric.clone())).collect();
+        series.into_iter().try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(&labels)?))
     }
 
     fn metric_type(&self) -> MetricType {
@@ -134,14 +91,12 @@ mod tests {
     #[derive(Clone, Debug, Default)]
     struct ReentrantCounter(Counter);
 
-    static SERIES: OnceLock<ShardedFamily<Labels, ReentrantCounter>> = OnceLock::new();
+    static SERIES: OnceLock<BoundedFamily<Labels, ReentrantCounter>> = OnceLock::new();
 
     impl EncodeMetric for ReentrantCounter {
         fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
             let series = SERIES.get().ok_or(fmt::Error)?;
-            for shard in series.shards.iter() {
-                assert!(!shard.is_locked(), "a delivery would wait");
-            }
+            assert!(!series.0.is_locked(), "a delivery would wait");
             series.get(&labels("new")).0.inc();
             self.0.encode(encoder)
         }
@@ -156,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_scrape_holds_no_lock_while_it_writes_and_pruned_series_are_gone() {
-        let series = SERIES.get_or_init(ShardedFamily::default);
+        let series = SERIES.get_or_init(BoundedFamily::default);
         let mut registry = Registry::default();
         registry.register("deliveries", "Deliveries", series.clone());
         let text = || {
@@ -174,12 +129,14 @@ mod tests {
 
     #[test]
     fn a_full_family_counts_further_labels_together_until_others_are_dropped() {
-        let family: ShardedFamily<Labels, Counter> = ShardedFamily::default();
+        let family: BoundedFamily<Labels, Counter> = BoundedFamily::default();
         for n in 0..SERIES_MAX + 3 {
             family.get(&labels(&n.to_string())).inc();
         }
-        let count = || family.shards.iter().map(|shard| shard.lock().len()).sum::<usize>();
+        let count = || family.0.lock().len();
         assert_eq!((count(), family.get(&labels("*")).get()), (SERIES_MAX + 1, 3));
+        family.retain(|[(_, route)]| route != "*");
+        assert_eq!((count(), family.get(&labels("*")).get()), (SERIES_MAX + 1, 3), "it is still full");
         family.retain(|[(_, route)]| route == "7");
         family.get(&labels("new")).inc();
         assert_eq!((count(), family.get(&labels("7")).get(), family.get(&labels("new")).get()), (2, 1, 1));

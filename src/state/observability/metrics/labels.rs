@@ -48,114 +48,126 @@ impl EncodeLabelValue for RouteLabel {
     }
 }
 
-/// Defines label sets, each with the fields that a full family replaces.
+/// The value of a label.
+trait LabelValue: Clone {
+    /// Returns the value in the series that counts for all further labels. The values of the code are few: they stay.
+    fn overflow(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl LabelValue for &'static str {}
+
+impl LabelValue for String {
+    fn overflow(&self) -> Self {
+        OTHERS.to_owned()
+    }
+}
+
+impl LabelValue for RouteLabel {
+    fn overflow(&self) -> Self {
+        Self::Shared
+    }
+}
+
 macro_rules! labels {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* } overflow { $($open:ident: $value:expr,)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
         pub(super) struct $name { $($(#[$field_doc])* pub(super) $field: $type,)* }
 
         impl BoundedLabels for $name {
             fn overflow(&self) -> Self {
-                let mut labels = self.clone();
-                $(labels.$open = $value;)*
-                labels
+                Self { $($field: self.$field.overflow(),)* }
             }
         }
     )*};
 }
 
-/// The label set of a metric that has one series or none.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-pub(super) struct NoLabels {}
-
-impl BoundedLabels for NoLabels {
-    fn overflow(&self) -> Self {
-        Self {}
-    }
-}
-
 labels! {
-    RouteLabels { route: RouteLabel, } overflow { route: RouteLabel::Shared, }
+    /// The label set of a metric that has one series or none.
+    NoLabels {}
+
+    RouteLabels { route: RouteLabel, }
 
     SplitLabels {
         route: RouteLabel,
         /// `main` or `split`.
         side: &'static str,
         code: &'static str,
-    } overflow { route: RouteLabel::Shared, }
+    }
 
-    ResultLabels { result: &'static str, } overflow { result: OTHERS, }
+    ResultLabels { result: &'static str, }
 
     SinkLabels {
         /// The URL of a syslog server, or `journald`.
         sink: String,
-    } overflow { sink: OTHERS.to_owned(), }
+    }
 
     ReasonLabels {
         /// The key of `[server]` that bounds them, or `unidentified`: the oldest that had proven no client was evicted.
         reason: &'static str,
-    } overflow { reason: OTHERS, }
+    }
 
     TokenLabels {
         credential: String,
         /// `granted`, or the code of the refusal.
         result: &'static str,
-    } overflow { credential: OTHERS.to_owned(), }
+    }
 
     ReportLabels {
         /// The kind of the rule that only reports, such as `limit`.
         kind: &'static str,
         name: String,
         code: &'static str,
-    } overflow { name: OTHERS.to_owned(), }
+    }
 
     PoolLabels {
         pool: String,
         /// `configured` or `usable`.
         state: &'static str,
-    } overflow { pool: OTHERS.to_owned(), }
+    }
 
-    SourceLabels { pool: String, address: String, } overflow { pool: OTHERS.to_owned(), address: OTHERS.to_owned(), }
+    SourceLabels { pool: String, address: String, }
 
     SourceStateLabels {
         pool: String,
         address: String,
         /// `open` or `time_wait`.
         state: &'static str,
-    } overflow { pool: OTHERS.to_owned(), address: OTHERS.to_owned(), }
+    }
 
     ConnectLabels {
         pool: String,
         address: String,
         /// The outcome of an attempt in a record.
         result: &'static str,
-    } overflow { pool: OTHERS.to_owned(), address: OTHERS.to_owned(), }
+    }
 
-    LimitLabels { limit: String, } overflow { limit: OTHERS.to_owned(), }
+    LimitLabels { limit: String, }
 
     DecisionLabels {
         limit: String,
         /// `allowed`, `paced` or `refused`.
         result: &'static str,
-    } overflow { limit: OTHERS.to_owned(), }
+    }
 
-    HandshakeLabels { version: &'static str, suite: &'static str, } overflow { suite: OTHERS, }
+    HandshakeLabels { version: &'static str, suite: &'static str, }
 
     ExpiryLabels {
         usage: &'static str,
         /// The name of the trust; empty for the listener's certificates.
         trust: String,
         file: String,
-    } overflow { trust: OTHERS.to_owned(), file: OTHERS.to_owned(), }
+    }
 
-    SignerLabels { signer: String, } overflow { signer: OTHERS.to_owned(), }
+    SignerLabels { signer: String, }
 
     TenantLabels {
         signer: String,
-        /// `whole` or `broken`.
+        /// `valid` or `broken`.
         folder: &'static str,
-    } overflow { signer: OTHERS.to_owned(), }
+    }
 
-    BuildLabels { version: &'static str, arch: &'static str, } overflow { version: OTHERS, }
+    BuildLabels { version: &'static str, arch: &'static str, }
 }

@@ -113,13 +113,12 @@ impl RouteTable {
 #[derive(Clone, Debug)]
 pub(super) struct OutcomeFamily(pub(super) Arc<RouteTable>);
 
-/// `outgate_delivery_duration_seconds`.
+/// `outgate_delivery_duration_seconds`, and with steps `outgate_step_duration_seconds`.
 #[derive(Clone, Debug)]
-pub(super) struct DurationFamily(pub(super) Arc<RouteTable>);
-
-/// `outgate_step_duration_seconds`.
-#[derive(Clone, Debug)]
-pub(super) struct StepFamily(pub(super) Arc<RouteTable>);
+pub(super) struct DurationFamily {
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) has_steps: bool,
+}
 
 impl EncodeMetric for OutcomeFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
@@ -142,23 +141,15 @@ impl EncodeMetric for OutcomeFamily {
 
 impl EncodeMetric for DurationFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for series in self.0.all().iter().filter(|series| !series.total.is_empty()) {
-            series.total.encode(encoder.encode_family(&[("route", series.label.as_str())])?)?;
-        }
-        Ok(())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
-impl EncodeMetric for StepFamily {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for series in self.0.all() {
-            for (step, histogram) in STEPS.iter().zip(&series.steps).filter(|(_, histogram)| !histogram.is_empty()) {
-                let labels = [("route", series.label.as_str()), ("step", *step)];
-                histogram.encode(encoder.encode_family(&labels)?)?;
+        for series in self.routes.all() {
+            let steps = STEPS.iter().zip(&series.steps).filter(|_| self.has_steps);
+            let total = Some(("", &series.total)).filter(|_| !self.has_steps);
+            for (step, histogram) in steps.map(|(step, histogram)| (*step, histogram)).chain(total) {
+                if !histogram.is_empty() {
+                    let labels = [("route", series.label.as_str()), ("step", step)];
+                    let labels = if self.has_steps { &labels[..] } else { &labels[..1] };
+                    histogram.encode(encoder.encode_family(&labels)?)?;
+                }
             }
         }
         Ok(())

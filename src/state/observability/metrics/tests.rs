@@ -80,3 +80,20 @@ fn audit_metric_has_a_series_only_with_an_audit_log() {
     metrics.set_audit_writable(None);
     assert_eq!(sample(), None);
 }
+
+#[test]
+fn series_of_all_further_sources_has_their_fewest_ports_and_goes_with_them() {
+    let metrics = Metrics::new();
+    let pool = PoolName::new("default");
+    let source = |n: usize| IpAddr::from([10, 0, (n / 256) as u8, n as u8]);
+    let report = |n: usize| SourceReport { open: 1, time_wait: 0, ports_left: n as u32 };
+    let overflow = || {
+        let text = metrics.render();
+        text.lines().find(|line| line.starts_with("outgate_egress_ports_left{pool=\"*\"")).map(str::to_owned)
+    };
+    metrics.sources((1..=SERIES_MAX + 3).map(|n| (&pool, source(n), report(n))));
+    let fewest = format!("outgate_egress_ports_left{{pool=\"*\",address=\"*\"}} {}", SERIES_MAX + 1);
+    assert_eq!(overflow(), Some(fewest));
+    metrics.sources((1..=3).map(|n| (&pool, source(n), report(n))));
+    assert_eq!(overflow(), None);
+}
