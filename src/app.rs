@@ -216,6 +216,7 @@ impl Proxy {
             self.runtime.all_streams_closed().await;
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await;
+        self.runtime.captures.flush().await;
         let now = Timestamp::now();
         let stopped = if finished { "all connections were closed" } else { "open connections were cut" };
         self.runtime.audit.close(Event::new(PROCESS_STOPPED, "outgate", now, stopped), now).await;

@@ -11,6 +11,7 @@
 //! | 2 | [`policy`] | makes pure decisions: identify, route, admit, guard, egress, trust, sign |
 //! | 2 | [`history`] | stores adopted configurations, and restores one |
 //! | 2 | [`audit`] | writes and verifies the audit log: a chain of changes and security events |
+//! | 2 | [`capture_store`] | stores, lists and erases sealed captures |
 //! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
 //! | 0 | [`names`], [`host`], [`digest`], [`lru`], [`single_flight`] | shared types; SHA-256; a bounded cache; one call for concurrent callers |
 //!
@@ -23,6 +24,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod capture_store;
 pub mod cli;
 pub mod config;
 pub mod delivery;

@@ -78,12 +78,29 @@ name! {
     CredentialName;
     /// `[limits.NAME]`.
     LimitName;
+    /// `[captures.NAME]`.
+    CaptureName;
     /// The `id` of a signing key.
     KeyId;
 }
 
 /// The longest tenant name, in bytes. Keys, records and folders contain the name.
 pub const TENANT_NAME_MAX: usize = 128;
+
+impl TenantName {
+    /// Returns the name of the tenant's file or folder: the name in the form of URLs, which leads to no other folder.
+    pub fn file_name(&self) -> String {
+        let encoded: String = form_urlencoded::byte_serialize(self.0.as_bytes()).collect();
+        encoded.strip_prefix('.').map(|rest| format!("%2E{rest}")).unwrap_or(encoded)
+    }
+
+    /// Returns the tenant of a file or folder. `None`: the name is not the one that [`TenantName::file_name`] returns.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let tenant = Self::new(form_urlencoded::parse(name.as_bytes()).next()?.0);
+        let is_valid = tenant.0.len() <= TENANT_NAME_MAX && tenant.0.bytes().all(|byte| byte.is_ascii_graphic());
+        (is_valid && tenant.file_name() == name).then_some(tenant)
+    }
+}
 
 /// The canonical host of a target or a pattern. Only [`crate::host`] makes one from text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -44,6 +44,7 @@ pub async fn run(runtime: Arc<Runtime>) {
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
         runtime.audit.record_counts(Timestamp::now());
+        runtime.captures.sweep(&runtime, &active.plan.captures);
         if let Some(loss) = runtime.records.loss_due(Instant::now()) {
             warn!("{loss}");
         }

@@ -71,7 +71,7 @@ impl EventType {
     }
 }
 
-/// OCSF: API Activity, for changes. Its activities: 2 Read, 3 Update, 99 Other.
+/// OCSF: API Activity, for changes. Its activities: 2 Read, 3 Update, 4 Delete, 99 Other.
 const API_ACTIVITY: u32 = 6003;
 /// OCSF: Application Lifecycle. Its activities: 3 Start, 4 Stop, 99 Other.
 const APPLICATION_LIFECYCLE: u32 = 6002;
@@ -106,6 +106,10 @@ event_types! {
     TOKEN_UPDATED = "token.updated", Account, API_ACTIVITY, 3, MEDIUM;
     LOG_UPDATED = "log.updated", Account, API_ACTIVITY, 3, INFORMATIONAL;
     AUDIT_UPDATED = "audit.updated", Account, API_ACTIVITY, 3, HIGH;
+    CAPTURE_UPDATED = "capture.updated", Account, API_ACTIVITY, 3, MEDIUM;
+    CAPTURE_EXPORTED = "capture.exported", Actor, API_ACTIVITY, 2, MEDIUM;
+    CAPTURE_ERASED = "capture.erased", Account, API_ACTIVITY, 4, MEDIUM;
+    CAPTURE_EXPIRED = "capture.expired", Account, API_ACTIVITY, 4, INFORMATIONAL;
     VERIFICATION_DISABLED = "verification.disabled", Account, API_ACTIVITY, 99, HIGH;
     VERIFICATION_ENABLED = "verification.enabled", Account, API_ACTIVITY, 99, INFORMATIONAL;
     ADMIN_CALLED = "admin.called", Actor, API_ACTIVITY, 2, INFORMATIONAL;

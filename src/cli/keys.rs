@@ -122,7 +122,7 @@ impl NewSigningKey {
             println!("{}", key.as_str());
             return ExitCode::SUCCESS;
         };
-        match new_file::write_secret(&path, &format!("{}\n", key.as_str())) {
+        match new_file::write_secret(&path, format!("{}\n", key.as_str())) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("outgate: cannot write {}: {error}", path.display());

@@ -78,6 +78,9 @@ enum Command {
     /// List or verify the source addresses, or probe a target from them
     #[command(subcommand)]
     Egress(egress::Egress),
+    /// List, export or erase the sealed captures of webhooks
+    #[command(subcommand)]
+    Captures(control::captures::Captures),
     /// Client tokens
     #[command(subcommand)]
     Token(token::Token),
@@ -111,6 +114,7 @@ impl Command {
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),
+            Command::Captures(captures) => captures.run(),
             Command::Token(token) => token.run(),
             Command::Ca(ca) => ca.run(),
             Command::Keys(keys) => keys.run(),

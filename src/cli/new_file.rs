@@ -16,16 +16,16 @@ const OWNER_MODE: u32 = 0o600;
 
 /// Writes a new file that only its owner can read; below `/etc/outgate`, the directory's group can, too. It never
 /// overwrites a file: that would invalidate the signatures or certificates of an existing key.
-pub(super) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    write(path, text, None)
+pub(super) fn write_secret(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
+    write(path, content.as_ref(), None)
 }
 
 /// Writes a new file that holds no secret.
 pub(super) fn write_public(path: &Path, text: &str) -> io::Result<()> {
-    write(path, text, Some(0o644))
+    write(path, text.as_bytes(), Some(0o644))
 }
 
-fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
+fn write(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(OWNER_MODE).open(path).map_err(describe_error)?;
     let group = service_group(path);
@@ -43,7 +43,7 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
         } else if let Some(mode) = mode {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
-        file.write_all(text.as_bytes())
+        file.write_all(content)
     };
     write_contents().inspect_err(|_| {
         let _ = fs::remove_file(path);

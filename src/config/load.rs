@@ -17,8 +17,8 @@ use super::reader::{Environment, Reader, Table, Value};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
-    Config, KeyDirs, audit, credential, log, named_sections, redaction, schema, sections, signer, syntax, trust,
-    warning,
+    Config, KeyDirs, audit, captures, credential, log, named_sections, redaction, schema, sections, signer, syntax,
+    trust, warning,
 };
 use crate::names::folder_of;
 
@@ -316,6 +316,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         log: log::read_log(&mut reader, file),
         redact: redaction::read_redact(&mut reader, file),
         audit: audit::read_audit(&mut reader, file),
+        captures: captures::read_all(&mut reader, &files),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -2,6 +2,7 @@
 //! What may an operator write?
 
 mod audit;
+mod captures;
 mod control_paths;
 mod credential;
 mod decimal;
@@ -25,6 +26,7 @@ mod render;
 mod route_metrics;
 mod schema;
 mod secret;
+mod secret_bytes;
 mod sections;
 mod signer;
 pub mod snapshot;
@@ -46,8 +48,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
+use crate::names::{CaptureName, ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use audit::{Audit, SyslogServer};
+pub use captures::Capture;
 pub use control_paths::ControlPaths;
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
@@ -64,6 +67,7 @@ pub use redaction::{PathForm, Redact};
 pub use render::{render, to_json, to_log_lines};
 pub use route_metrics::RouteMetrics;
 pub use schema::known as known_keys;
+pub use secret_bytes::Secret;
 pub use signer::{Encoding, HmacAlgorithm, SignatureParams, Signer, SigningKey};
 pub use snapshot::SourceSnapshot;
 pub use timeouts::{Circuit, RouteTimeouts, Timeouts};
@@ -107,6 +111,7 @@ pub struct Config {
     pub log: Log,
     pub redact: Redact,
     pub audit: Audit,
+    pub captures: BTreeMap<CaptureName, Located<Capture>>,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.
@@ -327,26 +332,6 @@ pub enum ConnectPolicy {
     Tunnel,
     Inspect,
     Refuse,
-}
-
-/// A secret's bytes: wiped when dropped, never printed.
-#[derive(Clone)]
-pub struct Secret(zeroize::Zeroizing<Vec<u8>>);
-
-impl Secret {
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(zeroize::Zeroizing::new(bytes))
-    }
-    /// Returns the bytes. No other method exposes them.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 #[derive(Clone, Debug, Default)]

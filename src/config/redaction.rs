@@ -63,7 +63,7 @@ fn read_path_form(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<
     reader.parse_choice(value, &forms)
 }
 
-fn header_name(text: &str) -> Result<HeaderName, ValueError> {
+pub(super) fn header_name(text: &str) -> Result<HeaderName, ValueError> {
     text.parse().map_err(|_| ValueError {
         expected: "the name of a header field",
         reason: "has a character that a name cannot have".to_owned(),

@@ -2,6 +2,7 @@
 //! Is this key known, and if not, which key was intended?
 
 mod audit;
+mod captures;
 mod credential;
 mod guard;
 mod limit;
@@ -16,6 +17,7 @@ mod upstream;
 
 use super::problem::closest_match;
 pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
+pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
 pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
@@ -65,6 +67,7 @@ pub(super) static FILE: Schema = Schema {
         "log",
         "redact",
         "audit",
+        "captures",
     ],
     reserved: &[],
     aliases: &[
@@ -88,6 +91,8 @@ pub(super) static FILE: Schema = Schema {
         ("logging", "log"),
         ("redaction", "redact"),
         ("privacy", "redact"),
+        ("capture", "captures"),
+        ("recordings", "captures"),
         ("metrics", "admin"),
         ("listener", "server"),
         ("listeners", "server"),
@@ -296,7 +301,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-static SCHEMAS: [&Schema; 33] = [
+static SCHEMAS: [&Schema; 34] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -330,6 +335,7 @@ static SCHEMAS: [&Schema; 33] = [
     &AUDIT,
     &AUDIT_ROTATE,
     &AUDIT_SYSLOG,
+    &CAPTURE,
 ];
 
 /// The classification of a key that its table does not have.

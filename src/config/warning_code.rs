@@ -26,6 +26,7 @@ codes! {
     AllowMetadata "allow_metadata";
     AllowWithoutEffect "allow_without_effect";
     BandwidthReports "bandwidth_reports";
+    CaptureRecipients "capture_recipients";
     ColonInName "colon_in_name";
     CredentialEverywhere "credential_everywhere";
     CredentialInPlaintext "credential_in_plaintext";

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::capture::CaptureTap;
 use super::judge::Routed;
 use crate::config::ClientConnections;
 use crate::names::{ClientName, Target, TenantName};
@@ -34,6 +35,8 @@ pub(super) struct Delivery<'a> {
     pub(super) separates_clients: bool,
     /// The start of the delivery.
     pub(super) started: Instant,
+    /// The copy of the delivery, if a capture selects it.
+    pub(super) capture: Option<&'a Arc<CaptureTap>>,
 }
 
 impl<'a> Delivery<'a> {
@@ -46,7 +49,7 @@ impl<'a> Delivery<'a> {
         let Routed { request_target, client, route, target, .. } = routed;
         let separates_clients = route.client_connections == ClientConnections::Separate;
         let tenant = request_target.tenant.as_ref();
-        Self { runtime, active, route, client, tenant, target, separates_clients, started }
+        Self { runtime, active, route, client, tenant, target, separates_clients, started, capture: None }
     }
 
     pub(super) fn pseudonym(&self) -> &'a str {

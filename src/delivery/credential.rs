@@ -169,6 +169,7 @@ impl TokenFetch {
             target: &oauth2.endpoint,
             separates_clients: false,
             started: record.started(),
+            capture: None,
         };
         let fetched = timeout(route.timeouts.total, request_token(&delivery, oauth2, &mut record)).await;
         let timed_out = || Refusal::target(Code::ResponseTimeout, "returned no token within the total timeout");

@@ -1,6 +1,7 @@
 //! The story of one webhook, step by step.
 //! What happens to a request between its arrival and its response?
 
+mod capture;
 mod circuit_breaker;
 mod connector;
 mod context;
@@ -26,6 +27,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
+use capture::CaptureTap;
 use connector::UpstreamConnector;
 use context::{Delivery, TIMER_SLACK};
 use judge::{JudgmentOutcome, Routed, judge_request};
@@ -61,7 +63,8 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
     };
     let deadline = Instant::from_std(record.started()) + routed.route.timeouts.total;
     let method = request.method.clone();
-    let delivery = Delivery::new(runtime, &active, &routed, record.started());
+    let capture = CaptureTap::begin(runtime, &active.plan, &routed, &request, &record);
+    let delivery = Delivery { capture: capture.as_ref(), ..Delivery::new(runtime, &active, &routed, record.started()) };
     // `pin!` avoids a copy of the whole delivery's state into the timeout.
     let forwarded = {
         let forwarding = pin!(forward(&delivery, &routed, request, &mut record));
@@ -70,7 +73,10 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
     let timed_out = || Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");
     match forwarded.unwrap_or_else(|_| Err(timed_out())) {
         Ok(upstream) => response::relay(&method, upstream, record, deadline, pseudonym),
-        Err(refusal) => response::refuse(refusal, record, pseudonym),
+        Err(refusal) => {
+            capture.iter().for_each(|capture| capture.failed(refusal.code.name()));
+            response::refuse(refusal, record, pseudonym)
+        }
     }
 }
 
@@ -88,7 +94,8 @@ async fn forward(
     let limits = steps::acquire_limits(delivery, record).await?;
     let permits = HeldPermits { limits, _in_flight: steps::acquire_slot(delivery, record).await? };
     // The timeout is inside the throttle, so the client's time excludes the waits for the bandwidth limit.
-    let body = body::with_timeout(request.body, route.timeouts.body);
+    let observer = delivery.capture.map(CaptureTap::request_observer);
+    let body = body::with_timeout(request.body, route.timeouts.body, observer);
     let request = ProxyRequest { body: throttle::request_body(body, permits.limits.bandwidth_limiter()), ..request };
     let credential = credential::obtain(delivery, record).await?;
     record.begin(Step::ReadBody);
@@ -102,7 +109,8 @@ async fn forward(
     let (connection, response) = result?;
     credential.iter().for_each(|credential| credential.observe_response(&response, runtime));
     response::check(&response, route.response_max, route.response_head_max)?;
-    Ok(UpstreamResponse { connection, permits, response, body_max: route.response_max })
+    let capture = delivery.capture.cloned();
+    Ok(UpstreamResponse { connection, permits, response, body_max: route.response_max, capture })
 }
 
 /// Takes the steps that contact the target. Their outcome is evidence for its circuit breaker.

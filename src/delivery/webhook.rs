@@ -121,6 +121,7 @@ impl<'a> Webhook<'a> {
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.fields;
+        self.delivery.capture.iter().for_each(|capture| capture.signed(&request));
         Ok(SignedRequest { request, progress, interim: self.interim })
     }
 

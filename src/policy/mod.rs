@@ -6,6 +6,7 @@ mod anchors;
 pub mod audit;
 pub mod authn;
 pub mod breaker;
+pub mod capture;
 mod certified_key;
 mod client_verifier;
 pub mod credential;
@@ -57,6 +58,7 @@ pub struct Plan {
     pub audit: Option<Arc<audit::AuditPlan>>,
     pub timeouts: Timeouts,
     pub redactor: Arc<redact::Redactor>,
+    pub captures: Vec<Arc<capture::Capture>>,
     /// `None` disables circuit breaking.
     pub breaker: Option<breaker::BreakerConfig>,
     pub drain_timeout: Duration,
@@ -125,6 +127,7 @@ pub fn recompile(
         audit: audit::compile(config, &trusts, &mut problems),
         timeouts: config.timeouts.clone(),
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
+        captures: capture::compile(config, &mut problems),
         breaker: breaker::BreakerConfig::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
         max_connections: config

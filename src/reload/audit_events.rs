@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Requester;
 use crate::audit::{
-    AUDIT_UPDATED, Actor, CONFIGURATION_REJECTED, CONFIGURATION_ROLLED_BACK, CONFIGURATION_UPDATED,
+    AUDIT_UPDATED, Actor, CAPTURE_UPDATED, CONFIGURATION_REJECTED, CONFIGURATION_ROLLED_BACK, CONFIGURATION_UPDATED,
     CONFIGURATION_WITHDRAWN, Event, KEY_UPDATED, LOG_UPDATED, PROCESS_STARTED, Source, TOKEN_UPDATED,
     VERIFICATION_DISABLED, VERIFICATION_ENABLED,
 };
@@ -65,7 +65,11 @@ pub fn started(adopted: &AdoptedConfig, plan: &Plan, at: Timestamp) -> Vec<Event
         .with("digest", adopted.snapshot.digest.as_str())
         .with("verifier", verifier(plan.audit.as_deref()));
     let verification = verification_events(&BTreeMap::new(), &unverified_routes(plan), at);
-    std::iter::once(process).chain(verification).collect()
+    let captures = plan.captures.iter().filter(|capture| at < capture.until).map(|capture| {
+        let what = format!("outgate captures webhooks until {}, sealed, to {}", capture.until, capture.store.display());
+        Event::new(CAPTURE_UPDATED, format!("captures.{}", capture.name), at, what)
+    });
+    std::iter::once(process).chain(verification).chain(captures).collect()
 }
 
 /// Returns the records of a change that is about to take effect.
@@ -133,6 +137,7 @@ fn resource_events(difference: &Difference, at: Timestamp) -> Vec<Event> {
             Sensitivity::Token => TOKEN_UPDATED,
             Sensitivity::Log => LOG_UPDATED,
             Sensitivity::Audit => AUDIT_UPDATED,
+            Sensitivity::Capture => CAPTURE_UPDATED,
         };
         let what = format!("{resource} changes: {}", changes.listed.first().map_or("", String::as_str));
         Event::new(event_type, resource, at, what)

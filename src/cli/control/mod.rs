@@ -2,6 +2,7 @@
 //! How do these commands report an outcome, and with which exit code?
 
 mod admin_client;
+pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod diff;
 pub(super) mod history;

@@ -1,4 +1,4 @@
-//! The changes that have a record of their own in the audit log: of keys, tokens and logs.
+//! The changes that have a record of their own in the audit log: of keys, tokens, logs and captures.
 //! Which changes concern who may send, who can be proved, and what is recorded?
 
 /// The kind of a sensitive change.
@@ -8,6 +8,7 @@ pub enum Sensitivity {
     Token,
     Log,
     Audit,
+    Capture,
 }
 
 /// The part of a table that changes.
@@ -53,6 +54,7 @@ pub(super) fn sensitivity(table: &str, subject: Subject<'_>) -> Option<Sensitivi
         "redact" if is_file || is_key(&["hmac_key"]) => Some(Sensitivity::Key),
         "log" => Some(Sensitivity::Log),
         "audit" => Some(Sensitivity::Audit),
+        "captures" => Some(Sensitivity::Capture),
         _ => None,
     }
 }
@@ -78,6 +80,8 @@ mod tests {
             ("redact", Subject::Key("path"), None),
             ("log", Subject::Key("level"), Some(Sensitivity::Log)),
             ("audit", Subject::Key("syslog"), Some(Sensitivity::Audit)),
+            ("captures.support", Subject::Table, Some(Sensitivity::Capture)),
+            ("captures.support", Subject::File, Some(Sensitivity::Capture)),
             ("routes.acme", Subject::Key("egress"), None),
             ("", Subject::Key("include"), None),
         ] {

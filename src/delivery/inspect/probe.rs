@@ -86,6 +86,7 @@ pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result
         target: &target,
         separates_clients: true,
         started,
+        capture: None,
     };
     let cleared = steps::resolve(&delivery, route.pool.families(Timestamp::now())).await?;
     let resolved = started.elapsed();

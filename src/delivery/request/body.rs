@@ -26,9 +26,20 @@ pub(in crate::delivery) fn check_length(body: &RequestBody, max: u64) -> Result<
     if body.size_hint().lower() > max { Err(RequestBodyError::TooLarge) } else { Ok(()) }
 }
 
+/// Gets each part of a body as it passes, and `None` after the last.
+pub(in crate::delivery) type BodyObserver = Box<dyn Fn(Option<&[u8]>) + Send + Sync>;
+
 /// Bounds the time that the client takes for its body.
-pub(in crate::delivery) fn with_timeout(body: RequestBody, timeout: Duration) -> RequestBody {
-    if body.is_end_stream() { body } else { Box::pin(TimeoutBody { body, remaining: timeout, sleep: None }) }
+pub(in crate::delivery) fn with_timeout(
+    body: RequestBody,
+    timeout: Duration,
+    observer: Option<BodyObserver>,
+) -> RequestBody {
+    if body.is_end_stream() {
+        observer.iter().for_each(|observe| observe(None));
+        return body;
+    }
+    Box::pin(TimeoutBody { body, remaining: timeout, sleep: None, observer })
 }
 
 /// A body with a timeout that runs only while outgate waits for the client.
@@ -41,6 +52,7 @@ struct TimeoutBody {
     remaining: Duration,
     /// Set while outgate waits for the client.
     sleep: Option<Pin<Box<Sleep>>>,
+    observer: Option<BodyObserver>,
 }
 
 impl Body for TimeoutBody {
@@ -55,6 +67,15 @@ impl Body for TimeoutBody {
         if polled.is_ready() {
             if let Some(sleep) = self.sleep.take() {
                 self.remaining = sleep.deadline().saturating_duration_since(Instant::now());
+            }
+            if let Some(observe) = &self.observer {
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    frame.data_ref().into_iter().for_each(|data| observe(Some(data)));
+                }
+                // After the last byte of a known length, hyper does not poll the body again.
+                if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+                    observe(None);
+                }
             }
             return polled;
         }

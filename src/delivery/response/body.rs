@@ -2,6 +2,7 @@
 //! Is the response complete, and what happens to the target's connection afterwards?
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::HeldPermits;
+use crate::delivery::capture::CaptureTap;
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Code;
 use crate::delivery::throttle::Throttled;
@@ -39,6 +41,7 @@ pub struct RelayedBody {
     /// Bytes that the target may still send.
     pub(super) remaining: u64,
     pub(super) record: Box<Record>,
+    pub(super) capture: Option<Arc<CaptureTap>>,
     pub(super) _permits: HeldPermits,
     pub(super) deadline: Pin<Box<Sleep>>,
 }
@@ -71,6 +74,9 @@ impl RelayedBody {
                 };
                 self.remaining = remaining;
                 self.record.received(length);
+                if let (Some(capture), Some(data)) = (&self.capture, frame.data_ref()) {
+                    capture.response_data(Some(data));
+                }
                 self.missing = self.missing.map(|missing| missing.saturating_sub(length));
                 // The server does not poll after the last byte of an announced length, so the end must be seen here.
                 if self.is_whole()
@@ -134,12 +140,18 @@ impl RelayedBody {
     /// Drops the connection of an unfinished exchange, so that no other delivery uses it.
     fn abort(&mut self, code: Code, cause: Option<String>) -> ResponseAborted {
         self.record.aborted(code, cause);
+        self.capture.iter().for_each(|capture| capture.failed(code.name()));
         self.connection = None;
         ResponseAborted
     }
 
-    fn end(&mut self) {
+    fn complete(&mut self) {
         self.record.complete();
+        self.capture.iter().for_each(|capture| capture.response_data(None));
+    }
+
+    fn end(&mut self) {
+        self.complete();
         if let Some(connection) = self.connection.take() {
             release(connection, self.is_reusable);
         }
@@ -178,7 +190,7 @@ impl Drop for RelayedBody {
             self.end();
             return;
         }
-        self.record.complete();
+        self.complete();
         if let (Some(body), Some(connection)) = (self.body.take(), self.connection.take()) {
             tokio::spawn(await_end(body, connection, self.is_reusable));
         }

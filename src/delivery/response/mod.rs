@@ -5,11 +5,14 @@ mod body;
 mod check;
 mod unread;
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::capture::CaptureTap;
 use super::record::Record;
 use super::refusal::Refusal;
 use super::request::fields;
@@ -36,6 +39,7 @@ pub(super) struct UpstreamResponse {
     pub(super) response: Response<Incoming>,
     /// The length limit of the body, in bytes.
     pub(super) body_max: u64,
+    pub(super) capture: Option<Arc<CaptureTap>>,
 }
 
 /// The places that a delivery holds until its last byte. Dropping them frees them.
@@ -52,7 +56,8 @@ pub(super) fn relay(
     deadline: Instant,
     pseudonym: &str,
 ) -> Response<ResponseBody> {
-    let UpstreamResponse { connection, permits, response, body_max } = upstream;
+    let UpstreamResponse { connection, permits, response, body_max, capture } = upstream;
+    capture.iter().for_each(|capture| capture.responded(&response));
     let version = response.version();
     let (mut head, body) = response.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
@@ -87,6 +92,7 @@ pub(super) fn relay(
         is_http2: version == Version::HTTP_2,
         remaining: body_max,
         record,
+        capture,
         _permits: permits,
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
     };

@@ -175,6 +175,13 @@ impl Redactor {
         if is_secret || self.hides(name) { self.secret(value) } else { self.text(value) }
     }
 
+    /// Returns whether the values of a header field are credentials. A signature is none: its receiver has the key.
+    pub fn is_credential(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        let has_word = || SECRET_WORDS.iter().any(|word| *word != "signature" && name.contains(word));
+        SECRET_HEADERS.contains(&name) || has_word() || self.hides(name)
+    }
+
     /// Returns whether the operator has named a header field whose values are secret.
     fn hides(&self, name: &str) -> bool {
         self.headers.iter().any(|secret| secret.as_str() == name)

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{JSON, TEXT, build_response, unix_socket_only};
+use super::{JSON, TEXT, build_response, captures, json_response, unix_socket_only};
 use crate::audit::{ADMIN_CALLED, AUTHENTICATION_FAILED, Actor, EventType, Source};
 use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
@@ -30,6 +30,8 @@ use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
 const RELOAD: &str = "/reload";
 const DIFF: &str = "/diff";
 const EXPLAIN: &str = "/explain";
+const EXPORT: &str = "/captures/export";
+const ERASE: &str = "/captures/erase";
 
 /// Limits a request body, in bytes. A configuration with a hundred thousand routes has some ten megabytes.
 const BODY_MAX: usize = 64 << 20;
@@ -44,7 +46,7 @@ pub(super) async fn handle_post(
     address: Option<IpAddr>,
 ) -> Option<Response<Full<Bytes>>> {
     let path = request.uri().path();
-    if request.method() != Method::POST || ![RELOAD, DIFF, EXPLAIN].contains(&path) {
+    if request.method() != Method::POST || ![RELOAD, DIFF, EXPLAIN, EXPORT, ERASE].contains(&path) {
         return None;
     }
     let path = path.to_owned();
@@ -55,6 +57,12 @@ pub(super) async fn handle_post(
     if path == EXPLAIN {
         count_call(runtime, ADMIN_CALLED, &path, Some(peer), None);
         return Some(explain(runtime, request).await.unwrap_or_else(|response| *response));
+    }
+    let query = request.uri().query().unwrap_or_default();
+    match &*path {
+        EXPORT => return Some(json_response(captures::export(runtime, query, peer_actor(peer)).await)),
+        ERASE => return Some(json_response(captures::erase(runtime, query, peer_actor(peer)).await)),
+        _ => {}
     }
     if !runtime.reload_queue.is_ready() {
         let message =
@@ -83,10 +91,15 @@ pub(super) async fn handle_post(
     })
 }
 
+/// Returns the user of a command as the actor of its audit record.
+fn peer_actor(peer: &Peer) -> Actor {
+    let user = peer.name.clone().unwrap_or_else(|| format!("uid {}", peer.uid));
+    Actor { source: Source::Admin, name: Some(user), address: None }
+}
+
 /// Counts a call of a command for the audit log.
 fn count_call(runtime: &Runtime, event_type: EventType, path: &str, peer: Option<&Peer>, address: Option<IpAddr>) {
-    let user = peer.map(|peer| peer.name.clone().unwrap_or_else(|| format!("uid {}", peer.uid)));
-    let actor = Actor { source: Source::Admin, name: user, address: None };
+    let actor = peer.map_or(Actor { source: Source::Admin, name: None, address: None }, peer_actor);
     let counted = CountedEvent { event_type, resource: path.to_owned(), actor, tenant: None };
     runtime.audit.count(counted, address, Timestamp::now());
 }

@@ -1,6 +1,7 @@
 //! The admin listener: health, readiness, metrics, public keys, status, and commands of operators.
 //! Which path of the admin listener returns which response?
 
+mod captures;
 mod control;
 mod deliveries;
 mod gauges;
@@ -49,6 +50,7 @@ const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(60);
 const PAGE: &str = "/";
 const STATUS: &str = "/status";
 const DELIVERIES: &str = "/deliveries";
+const CAPTURES: &str = "/captures";
 const METRICS: &str = "/metrics";
 const KEYS: &str = "/keys";
 const KEY_DIRECTORY: &str = "/.well-known/http-message-signatures-directory";
@@ -155,6 +157,8 @@ async fn handle_get(runtime: &Arc<Runtime>, request: &Request<Incoming>, peer: O
         "/healthz" => return build_response(StatusCode::OK, TEXT, "ok\n".into()),
         METRICS => &runtime.metrics_worker,
         DELIVERIES => return deliveries::respond(runtime, &query, peer).await,
+        CAPTURES if peer.is_none() => return unix_socket_only(CAPTURES),
+        CAPTURES => return json_response(captures::list(runtime, &query).await),
         _ => &runtime.admin_worker,
     };
     let (worker_runtime, format) = (Arc::clone(runtime), MetricsFormat::negotiate(request.headers()));
@@ -198,7 +202,7 @@ fn render(runtime: &Runtime, path: &str, query: &str, format: MetricsFormat, is_
         _ => build_response(
             StatusCode::NOT_FOUND,
             TEXT,
-            format!("{PAGE} /healthz /readyz /metrics {STATUS} {DELIVERIES} {KEYS} {KEY_DIRECTORY}\n"),
+            format!("{PAGE} /healthz /readyz /metrics {STATUS} {DELIVERIES} {CAPTURES} {KEYS} {KEY_DIRECTORY}\n"),
         ),
     }
 }
@@ -226,6 +230,13 @@ fn keys_response(set: Value, media_type: &'static str) -> Response<Full<Bytes>> 
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(KEYS_CACHE_CONTROL));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
+}
+
+fn json_response(result: Result<Value, (StatusCode, String)>) -> Response<Full<Bytes>> {
+    match result {
+        Ok(value) => build_response(StatusCode::OK, JSON, value.to_string()),
+        Err((status, message)) => build_response(status, TEXT, format!("{message}\n")),
+    }
 }
 
 fn build_response(status: StatusCode, media_type: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -120,6 +120,21 @@ impl AuditTrail {
         }
     }
 
+    /// Records an event, and waits until it is on the disk. Returns the number of its record; `None`: there is no log.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be written, or its disk does not answer in time.
+    pub async fn confirm(&self, event: Event) -> Result<Option<u64>, String> {
+        let Some(commands) = self.commands.get().filter(|_| self.status.is_on()) else { return Ok(None) };
+        let (reply, recorded) = oneshot::channel();
+        let _ = commands.try_send(Command::Confirm(event, reply)); // without a place in the queue, `recorded` fails at once
+        match timeout(APPEND_TIMEOUT, recorded).await {
+            Ok(Ok(recorded)) => recorded,
+            _ => Err(no_answer().to_string()),
+        }
+    }
+
     /// Counts an event that is too frequent for a record of its own.
     pub fn count(&self, counted: CountedEvent, address: Option<IpAddr>, now: Timestamp) {
         if self.status.is_on() {

@@ -29,6 +29,8 @@ const EXPIRY_ERROR_INTERVAL: Duration = Duration::from_secs(3600);
 pub(super) enum Command {
     /// Records an event that needs no confirmation.
     Record(Event),
+    /// Records an event, and replies with the number of its record.
+    Confirm(Event, oneshot::Sender<Result<Option<u64>, String>>),
     /// Records a change before it takes effect, and adopts the next log afterwards.
     Change(Box<Change>),
     /// Ends the thread. The reply has the tasks that still send records.
@@ -99,6 +101,7 @@ impl Writer {
         loop {
             match commands.recv_timeout(next_retry.saturating_duration_since(Instant::now())) {
                 Ok(Command::Record(event)) => self.record(event),
+                Ok(Command::Confirm(event, reply)) => drop(reply.send(self.confirm(event))),
                 Ok(Command::Change(change)) => self.change(*change),
                 Ok(Command::Close(reply)) => {
                     let _ = self.flush(Vec::new());
@@ -125,6 +128,11 @@ impl Writer {
         if self.failure.is_none() {
             let _ = self.flush(Vec::new());
         }
+    }
+
+    fn confirm(&mut self, event: Event) -> Result<Option<u64>, String> {
+        self.flush(vec![event])?;
+        Ok(self.log.as_ref().map(|log| log.size() - 1))
     }
 
     /// Tries again to write what waits, and deletes a file whose time has passed.

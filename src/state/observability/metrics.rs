@@ -22,14 +22,14 @@ use tokio::runtime::Handle;
 
 use family::BoundedFamily;
 use labels::{
-    BuildLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels, NoLabels, PoolLabels,
-    ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels, SourceLabels, SourceStateLabels,
-    SplitLabels, TenantLabels, TokenLabels,
+    BuildLabels, CaptureLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels, NoLabels,
+    PoolLabels, ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels, SourceLabels,
+    SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
 };
 use routes::{DurationFamily, OutcomeFamily, RouteTable};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
 
-use crate::names::{CredentialName, LimitName, PoolName, RouteName, SignerName};
+use crate::names::{CaptureName, CredentialName, LimitName, PoolName, RouteName, SignerName};
 use crate::policy::Plan;
 use crate::policy::expiry::Expiry;
 use crate::policy::route::Route;
@@ -118,6 +118,7 @@ metrics! {
     pub audit_failures: Counter = "Writes of the audit log that failed",
     pub audit_events_lost: Counter = "Events that the audit log does not have",
     audit_sink_dropped: BoundedFamily<SinkLabels, Counter> = "Audit records that a sink did not get",
+    captures: BoundedFamily<CaptureLabels, Counter> = "Deliveries that a section [captures.NAME] selects, by result",
 }
 
 /// Counts one object in a gauge until it is dropped.
@@ -203,9 +204,14 @@ impl Metrics {
         self.target_tls_handshakes.get(&HandshakeLabels { version, suite }).inc();
     }
 
+    pub fn capture(&self, name: &CaptureName, result: &'static str) {
+        self.captures.get(&CaptureLabels { capture: name.to_string(), result }).inc();
+    }
+
     /// Drops the series of objects that `plan` does not have. A delivery that began before a reload may recreate one, which
     /// is dropped before the next scrape.
     pub fn prune(&self, plan: &Plan) {
+        self.captures.retain(|labels| plan.captures.iter().any(|capture| capture.name.as_str() == labels.capture));
         let now = Timestamp::now();
         let own = plan.routes.all().filter(|route| route.has_own_series);
         let own: HashSet<&RouteName> = own.map(|route| &route.name).collect();

@@ -2,6 +2,7 @@
 //! What does an operator read of the running proxy?
 
 pub mod archives;
+pub mod captures;
 pub mod delivery_line;
 mod file_log;
 pub mod journald;

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("policy", 2),
     ("history", 2),
     ("audit", 2),
+    ("capture_store", 2),
     ("net", 3),
     ("state", 4),
     ("delivery", 5),

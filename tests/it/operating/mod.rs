@@ -7,6 +7,8 @@ mod audit_disk;
 mod audit_syslog;
 mod audit_syslog_servers;
 mod audit_tampering;
+mod captures;
+mod captures_s3;
 mod control;
 mod deliveries;
 mod exercise;

@@ -169,5 +169,11 @@ labels! {
         folder: &'static str,
     }
 
+    CaptureLabels {
+        capture: String,
+        /// `stored`, `no_recipients`, `dropped`, `full` or `failed`.
+        result: &'static str,
+    }
+
     BuildLabels { version: &'static str, arch: &'static str, }
 }
