@@ -4,20 +4,17 @@
 
 use crate::support;
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::TcpListener;
 
 use support::http2::{END_HEADERS, END_STREAM, HEADERS, connect_http2, frame, head, read_until_frame};
+use support::law::{Counts, assert_law};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
 use support::scrape::Scrape;
 use support::tunnel::tls_config_trusting;
-use support::{Outgate, TEST_TIMEOUT, eventually, post, tunnel_scene};
-
-/// How many requests ended with each code. `delivered`: answered. `client_gone`: abandoned. Others: refused.
-type Counts = BTreeMap<String, u64>;
+use support::{Outgate, TEST_TIMEOUT, post, tunnel_scene};
 
 struct Place {
     pki: Pki,
@@ -135,23 +132,8 @@ fn sent_equals_answered_plus_refused_plus_abandoned_in_client_log_and_metrics() 
         "tunnel_forbidden",
     ];
     assert!(codes.iter().all(|code| place.sent.contains_key(*code)), "{:?}", place.sent);
+    assert_law(&place.outgate, &place.sent);
     let records = place.outgate.records(sent as usize);
-    let mut logged = Counts::new();
-    for record in &records {
-        *logged.entry(record["code"].as_str().unwrap().to_owned()).or_default() += 1;
-    }
-    assert_eq!(logged, place.sent);
-    let counted = || {
-        let scrape = Scrape::of(&place.outgate);
-        let samples = scrape
-            .with("outgate_deliveries_total", &[])
-            .map(|sample| (sample.labels["code"].clone(), sample.value as u64));
-        samples.fold(Counts::new(), |mut counts, (code, count)| {
-            *counts.entry(code).or_default() += count;
-            counts
-        })
-    };
-    eventually("the metrics count the same", || counted() == place.sent);
     // Each delivery that is no tunnel has a duration.
     let scrape = Scrape::of(&place.outgate);
     let tunnels = records.iter().filter(|record| record["method"] == "CONNECT").count() as u64;

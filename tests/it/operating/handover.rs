@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 
+use support::law::{assert_law_across, delivered};
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, folder};
@@ -86,8 +87,8 @@ fn post_once(to: SocketAddr, request: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&response[..length]).into_owned())
 }
 
-/// Runs `change` while clients send requests over new connections. Every request must be delivered.
-fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))) {
+/// Runs `change` while clients send requests over new connections. Every request must be delivered. Returns their number.
+fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))) -> usize {
     let (ends, delivered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let wait_for_deliveries = |count: usize| {
         let before = delivered.load(Ordering::Relaxed);
@@ -104,6 +105,7 @@ fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))
             std::panic::resume_unwind(panic);
         }
     });
+    delivered.into_inner()
 }
 
 fn wait_for_drain(outgate: &Outgate) {
@@ -124,7 +126,7 @@ fn socket_activation_refuses_no_connection_during_a_restart() {
     // Connections are accepted in order, so the old process has accepted the early one.
     assert!(post_once(to, &scene.plain_request()).unwrap().starts_with("HTTP/1.1 200 "));
     let mut new = None;
-    under_load(to, &scene.plain_request(), |wait_for_deliveries| {
+    let sent = under_load(to, &scene.plain_request(), |wait_for_deliveries| {
         wait_for_deliveries(10);
         old.signal("TERM");
         wait_for_drain(&old);
@@ -139,11 +141,8 @@ fn socket_activation_refuses_no_connection_during_a_restart() {
         assert!(old.wait().success());
         wait_for_deliveries(10);
     });
-    let codes = |outgate: &Outgate| {
-        let records = outgate.records(1);
-        records.into_iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    assert!(codes(&old).iter().all(|code| code == "delivered"), "{:?}", codes(&old));
+    // The busy delivery, the early one, and the one that ordered them.
+    assert_law_across(&[&old], &new.unwrap(), &delivered(sent + 3));
 }
 
 #[test]
@@ -154,7 +153,7 @@ fn reuse_port_hands_over_without_resetting_a_connection() {
     let to = old.proxy;
     let mut busy = scene.in_flight(to);
     let mut new = None;
-    under_load(to, &scene.plain_request(), |wait_for_deliveries| {
+    let sent = under_load(to, &scene.plain_request(), |wait_for_deliveries| {
         wait_for_deliveries(10);
         let server = format!("listen = [\"{to}\"]\nreuse_port = true");
         let next = new.insert(Outgate::run_in(scene.folder(&server)));
@@ -168,7 +167,7 @@ fn reuse_port_hands_over_without_resetting_a_connection() {
         assert!(old.wait().success());
         wait_for_deliveries(10);
     });
-    assert!(old.records(1).iter().all(|record| record["code"] == "delivered"));
+    assert_law_across(&[&old], &new.unwrap(), &delivered(sent + 1));
 }
 
 #[test]

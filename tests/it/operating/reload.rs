@@ -6,6 +6,7 @@
 use crate::support;
 
 use support::configuration::Replace;
+use support::law::{assert_law, delivered};
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{config, scene, scene_with};
 use support::{TEST_TIMEOUT, eventually, post};
@@ -183,9 +184,7 @@ fn reloads_in_quick_succession_under_load_lose_no_delivery() {
         (before, sent)
     });
     assert!(before.0 > 0);
-    let records = scene.outgate.records(sent);
-    assert_eq!(records.len(), sent);
-    assert!(records.iter().all(|record| record["code"] == "delivered"));
+    assert_law(&scene.outgate, &delivered(sent));
     assert!(scene.good.connections() <= 8, "connections outlive a reload: {}", scene.good.connections());
     assert!(reloads() > rounds / 10, "{} changes were seen one by one", reloads());
 }

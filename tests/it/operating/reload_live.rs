@@ -15,6 +15,7 @@ use bytes::Bytes;
 use socket2::{Domain, SockAddr, Socket, Type};
 use support::configuration::Config;
 use support::control::{exit_code_and_output, reload, run, status, text, with_admin_socket, write};
+use support::law::{assert_law, delivered};
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, folder, scene_of};
@@ -82,6 +83,7 @@ fn reload_replaces_listeners_under_load_without_losing_a_webhook() {
     });
     assert!(closed >= 4 * 4, "each change closes the open connections: {closed} of {sent}");
     assert_eq!(scene.good.requests().len(), sent + 6);
+    assert_law(&scene.outgate, &delivered(sent + 6));
     assert!(TcpStream::connect(scene.outgate.proxy).is_err(), "the former address accepts no connection");
 }
 

@@ -66,6 +66,7 @@ fn key_dir_swaps_under_load_never_sign_with_the_key_of_another_tenant() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let (received, total) = (scene.receiver.requests(), sent.iter().map(|(_, count)| count).sum::<usize>());
+    support::law::assert_law(&scene.outgate, &support::law::delivered(total));
     assert!(received.len() == total && sent.iter().all(|(_, count)| *count > 0), "{} {sent:?}", received.len());
     for received in &received {
         let tenant: usize = received.field("webhook-id").split('-').next().unwrap().parse().unwrap();

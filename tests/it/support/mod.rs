@@ -8,6 +8,7 @@ pub mod configuration;
 pub mod control;
 pub mod frames;
 pub mod http2;
+pub mod law;
 pub mod name_server;
 pub mod origins;
 pub mod pki;
