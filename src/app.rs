@@ -33,7 +33,7 @@ use crate::sysexits;
 use crate::upkeep;
 
 /// The time for stopped connections to close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The extension of the unit's `TimeoutStopSec` that each notification requests. It must cover the steps after the drain.
 const STOP_EXTENSION: Duration = Duration::from_secs(30);

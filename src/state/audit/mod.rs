@@ -31,6 +31,8 @@ use writer::{Change, Command, Writer};
 
 /// The longest wait of a change for its record. A disk under load may need seconds for one write.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait of the end of the process for its last records to be on the disk.
+const LAST_APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait of the end of the process for the last records to reach the sinks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The tasks that wait for the writer while its disk hangs. Further events are lost and counted.
@@ -147,17 +149,18 @@ impl AuditTrail {
         self.counts.take_due(now, false).into_iter().for_each(|event| self.record(event));
     }
 
-    /// Records the counts and the last event of the process, and ends the writer.
+    /// Records the counts and the last event of the process in one write, and ends the writer.
     pub async fn close(&self, last: Event, now: Timestamp) {
         let Some(commands) = self.commands.get() else { return };
-        self.counts.take_due(now, true).into_iter().for_each(|event| self.record(event));
-        self.record(last);
+        let events = self.counts.take_due(now, true).into_iter().chain([last]).collect();
         let (reply, closed) = oneshot::channel();
+        if commands.try_send(Command::Close(events, reply)).is_err() {
+            return;
+        }
+        let Ok(Ok(sinks)) = timeout(LAST_APPEND_TIMEOUT, closed).await else { return };
         let closing = async {
-            if commands.try_send(Command::Close(reply)).is_ok() {
-                for task in closed.await.unwrap_or_default() {
-                    let _ = task.await; // a task that panicked sends nothing more
-                }
+            for task in sinks {
+                let _ = task.await; // a task that panicked sends nothing more
             }
         };
         let _ = timeout(CLOSE_TIMEOUT, closing).await;

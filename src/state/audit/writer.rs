@@ -33,8 +33,8 @@ pub(super) enum Command {
     Confirm(Event, oneshot::Sender<Result<Option<u64>, String>>),
     /// Records a change before it takes effect, and adopts the next log afterwards.
     Change(Box<Change>),
-    /// Ends the thread. The reply has the tasks that still send records.
-    Close(oneshot::Sender<Vec<JoinHandle<()>>>),
+    /// Records the last events and ends the thread. The reply has the tasks that still send records.
+    Close(Vec<Event>, oneshot::Sender<Vec<JoinHandle<()>>>),
 }
 
 /// A change that waits for its record.
@@ -103,8 +103,8 @@ impl Writer {
                 Ok(Command::Record(event)) => self.record(event),
                 Ok(Command::Confirm(event, reply)) => drop(reply.send(self.confirm(event))),
                 Ok(Command::Change(change)) => self.change(*change),
-                Ok(Command::Close(reply)) => {
-                    let _ = self.flush(Vec::new());
+                Ok(Command::Close(last, reply)) => {
+                    let _ = self.flush(last);
                     let _ = reply.send(self.sinks.close());
                     return;
                 }
