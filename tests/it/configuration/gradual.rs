@@ -7,13 +7,12 @@ use crate::support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use support::configuration::{Config, Replace};
 use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, scene, scene_with};
 use support::tunnel_scene;
-use support::{Folder, Outgate, Response, TEST_TIMEOUT, eventually, signature};
+use support::{Folder, Outgate, eventually, signature};
 
 /// A client that may send for every tenant.
 const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
@@ -178,18 +177,6 @@ fn add_shadow_route(scene: &Scene, shadow: &str) {
     scene.outgate.reconfigure(&config(&scene.good, &scene.plain, "").and(&shadow));
 }
 
-fn record_of(scene: &Scene, response: &Response) -> serde_json::Value {
-    let id = response.field("outgate-request-id");
-    // The record is written after the response.
-    let deadline = Instant::now() + TEST_TIMEOUT;
-    loop {
-        if let Some(record) = scene.outgate.records(1).into_iter().find(|record| record["request_id"] == id) {
-            return record;
-        }
-        assert!(Instant::now() < deadline, "no record of {response:?}");
-    }
-}
-
 #[test]
 fn report_only_route_takes_nothing_and_records_what_it_would_take() {
     let scene = scene();
@@ -197,39 +184,39 @@ fn report_only_route_takes_nothing_and_records_what_it_would_take() {
     let ports = format!("ports = [{}, {}]", good.port(), scene.plain.port());
     add_shadow_route(&scene, &format!("hosts = [\"hook.example\"]\npaths = [\"/in\"]\nsign = []\n{ports}"));
     let response = scene.outgate.post(&scene.good_url(), "", "x");
-    let record = record_of(&scene, &response);
+    let record = scene.outgate.record_of(&response);
     assert_eq!((response.status, &record["route"], &record["would_take"]), (200, &"signed".into(), &"shadow".into()));
     assert!(would_refuse(&record).is_empty(), "{record}");
     signature::verify(&good.requests()[0], support::scene::SECRET);
     let response = scene.outgate.post(&scene.good_url().replace_one("/in", "/out"), "", "x");
-    assert_eq!(record_of(&scene, &response)["would_take"], serde_json::Value::Null, "another path");
+    assert_eq!(scene.outgate.record_of(&response)["would_take"], serde_json::Value::Null, "another path");
     let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.contains("outgate_shadowed_deliveries_total{route=\"*\"} 1"), "{metrics}");
 
     // A less specific route than the one that matched would not have matched.
     add_shadow_route(&scene, &format!("hosts = [\"*\"]\n{ports}"));
     let response = scene.outgate.post(&scene.good_url(), "", "x");
-    assert_eq!(record_of(&scene, &response)["would_take"], serde_json::Value::Null);
+    assert_eq!(scene.outgate.record_of(&response)["would_take"], serde_json::Value::Null);
     let response = scene.outgate.post("https://nobody.example/", "", "x");
-    assert_eq!((response.code(), &record_of(&scene, &response)["would_take"]), ("no_route", &"shadow".into()));
+    assert_eq!((response.code(), &scene.outgate.record_of(&response)["would_take"]), ("no_route", &"shadow".into()));
 
     // The record has the refusal that an enforced route would cause.
     add_shadow_route(&scene, "hosts = [\"plain.example\"]\nbody_max = \"10 B\"");
     let response = scene.outgate.post(&scene.plain_url(), "", "x");
     assert_eq!(
-        (response.status, would_refuse(&record_of(&scene, &response))),
+        (response.status, would_refuse(&scene.outgate.record_of(&response))),
         (200, vec![("route", "shadow", "plaintext_forbidden")])
     );
     add_shadow_route(&scene, &format!("hosts = [\"hook.example\"]\nbody_max = \"10 B\"\n{ports}"));
     let response = scene.outgate.post(&scene.good_url(), "", "more than ten bytes");
     assert_eq!(
-        (response.status, would_refuse(&record_of(&scene, &response))),
+        (response.status, would_refuse(&scene.outgate.record_of(&response))),
         (200, vec![("route", "shadow", "body_too_large")])
     );
     for (more, code) in [("", "target_port_forbidden"), (ports.as_str(), "tunnel_forbidden")] {
         add_shadow_route(&scene, &format!("hosts = [\"hook.example\"]\nconnect = \"refuse\"\n{more}"));
         let (_, response) = scene.outgate.tunnel(&format!("hook.example:{}", good.port()), "");
-        assert_eq!(would_refuse(&record_of(&scene, &response)), [("route", "shadow", code)]);
+        assert_eq!(would_refuse(&scene.outgate.record_of(&response)), [("route", "shadow", code)]);
     }
 }
 
@@ -246,7 +233,7 @@ fn report_only_route_records_missing_keys_and_malformed_webhook_ids() {
     {
         add_shadow_route(&scene, &format!("{route}\nsign = [\"{sign}\"]\n{own}"));
         let response = scene.outgate.post(&scene.plain_url(), fields, "x");
-        let record = record_of(&scene, &response);
+        let record = scene.outgate.record_of(&response);
         let expected: Vec<_> = code.into_iter().map(|code| ("route", "shadow", code)).collect();
         assert_eq!((response.status, would_refuse(&record)), (200, expected), "{record}");
     }

@@ -71,7 +71,7 @@ hosts = ["hook.example"]
 ports = {ports:?}
 credential = "acme"
 sign = ["platform"]
-timeouts = {{ response = "5s", connect = "2s", tls = "2s" }}
+timeouts = {{ response = "1m", connect = "1m", tls = "1m" }}
 {route}
 "#
     ))
@@ -332,7 +332,8 @@ fn oauth2_endpoint_failures_have_their_codes_and_details() {
     let url = format!("https://hook.example:{}/in", target.port());
     let mut count = 0;
     let mut check = |text: &Config, (status, code, details, detail): (u16, &str, &str, &str)| {
-        outgate.reconfigure(&text.set("routes.*.timeouts.response", "300ms"));
+        let response_timeout = if code == "response_timeout" { "300ms" } else { "1m" };
+        outgate.reconfigure(&text.set("routes.*.timeouts.response", response_timeout));
         for _ in 0..2 {
             let response = outgate.post(&url, "", "{}");
             count += 1;

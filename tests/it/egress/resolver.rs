@@ -77,10 +77,20 @@ fn failover_asks_the_next_name_server_after_an_error_response() {
 
 #[test]
 fn nxdomain_of_one_name_server_is_final() {
-    let (first, second) = (NameServer::start(|_| Reply::Code(NXDOMAIN)), NameServer::start(ipv4_zone));
-    let response = scene(&[first.address, second.address]).post("gone.example.net");
-    assert_eq!((response.status, response.code()), (502, "name_not_found"));
-    assert!(second.queries().is_empty());
+    /// The time after which outgate also asks the next name server.
+    const NEXT_SERVER: Duration = Duration::from_millis(300);
+    let is_final = || {
+        let first = NameServer::start(|_| Reply::Code(NXDOMAIN));
+        let second = NameServer::start(|_| Reply::After(Duration::from_secs(2), HERE));
+        let scene = scene(&[first.address, second.address]);
+        let begun = Instant::now();
+        let response = scene.post("gone.example.net");
+        let is_in_time = begun.elapsed() < NEXT_SERVER;
+        assert_eq!((response.status, response.code()), (502, "name_not_found"));
+        assert!(!is_in_time || second.queries().is_empty());
+        is_in_time
+    };
+    assert!((0..20).any(|_| is_final()), "no response took less than {NEXT_SERVER:?}");
 }
 
 #[test]
@@ -97,7 +107,9 @@ fn formerr_to_a_query_with_edns_is_asked_once_more_without() {
     let old = NameServer::start(|query| if query.has_edns { Reply::Code(1) } else { ipv4_zone(query) });
     assert_eq!(scene(&[old.address]).post("old.example.net").status, 200);
     let edns: Vec<bool> = old.queries().iter().map(|query| query.has_edns).collect();
-    assert_eq!(edns, [true, false]);
+    // outgate sends a query again if the response is late, as it may be on a loaded machine.
+    assert!(edns.is_sorted_by(|before, after| before >= after), "{edns:?}");
+    assert_eq!((edns.first(), edns.last()), (Some(&true), Some(&false)));
 }
 
 #[test]
@@ -155,13 +167,19 @@ fn aaaa_query_without_an_answer_costs_a_short_wait() {
 #[test]
 fn aaaa_answer_that_is_late_and_private_is_not_dialled_and_forbids_the_name() {
     let private = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
     let server = NameServer::start(move |query| match query.kind {
-        AAAA => Reply::After(Duration::from_millis(700), private),
+        AAAA => {
+            let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
+            Reply::Address(private)
+        }
         _ => ipv4_zone(query),
     });
-    let scene = scene_with(&[server.address], |text, _| dual(text));
+    let scene = scene_with(&[server.address], |text, _| dual(text).set("timeouts.dns", "60s"));
     // The first delivery uses the addresses that are known by then, which the guard allows.
     let first = scene.post("rebound.example.net");
+    drop(release);
     let deadline = Instant::now() + TEST_TIMEOUT;
     let last = loop {
         let response = scene.post("rebound.example.net");

@@ -116,7 +116,7 @@ fn source_health_reports_a_source_that_one_target_does_not_answer_and_its_recove
 fn source_health_reports_no_gap_for_a_target_that_is_down() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), respond_ok_and_close());
-    let outgate = run(&[("hook.example", &target)], &pki);
+    let outgate = run_with(&[("hook.example", &target)], &pki, IN_TURN, "1s");
     let url = format!("https://hook.example:{}/in", target.port());
     assert_eq!(outgate.post(&url, "", "x").status, 200);
     target.drop_packets_from(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
@@ -131,7 +131,7 @@ fn a_source_that_four_networks_do_not_answer_is_ejected() {
     let pki = Pki::new();
     let targets = four_networks(&pki);
     let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
-    let (outgate, urls) = (run(&list, &pki), urls(&list));
+    let (outgate, urls) = (run_with(&list, &pki, IN_TURN, "300ms"), urls(&list));
     targets.iter().for_each(|target| target.drop_packets_from(&["127.0.7.1"]));
     send_until(&outgate, &urls, "a source that is cut off", || gauge(&outgate, CUT_OFF, 1));
     let ready = outgate.admin("/readyz");
@@ -139,6 +139,8 @@ fn a_source_that_four_networks_do_not_answer_is_ejected() {
     outgate.log.wait_for("the log line", |lines| {
         lines.iter().any(|line| line.contains("source 127.0.7.1 timed out to targets in 4 networks")).then_some(())
     });
+    // No delivery needs a timeout any more.
+    outgate.reconfigure(&outgate.config().set("timeouts.connect", "1m"));
     for url in urls.iter().cycle().take(16) {
         assert_eq!(outgate.post(url, "Connection: close\r\n", "x").status, 200, "{url}");
     }

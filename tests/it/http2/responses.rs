@@ -381,6 +381,9 @@ fn http2_exchange_is_retryable_only_where_no_response_has_begun() {
         (vec![Head(103, &[]), Reset(REFUSED_STREAM)], "connection_lost", true),
     ] {
         let target = Target::start(&steps, true);
+        if code == "response_timeout" {
+            target.outgate.reconfigure(&target.outgate.config().set("routes.*.timeouts.response", "5s"));
+        }
         let problem = target.outgate.post(&target.url(), "", "{}").json();
         assert_eq!((&problem["code"], &problem["retryable"]), (&code.into(), &retryable.into()), "{problem}");
     }

@@ -22,7 +22,7 @@ use support::signature::{verifies, verify};
 use support::tenants::{new_key, write_key};
 use support::tunnel::{client_hello, tls_config_trusting};
 use support::tunnel_scene::{ManualScene, config, manual_scene, read, scene};
-use support::{Outgate, TEST_TIMEOUT};
+use support::{Outgate, TEST_TIMEOUT, read_to_end};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 fn run<T>(client: impl Future<Output = T>) -> T {
@@ -242,7 +242,7 @@ fn http2_tunnel_forwards_a_reset_to_the_other_side() {
         let sender = connect(&scene.outgate).await;
         let (_incoming, mut outgoing, mut target) = open(&scene, &sender).await;
         outgoing.send_reset(Reason::CANCEL);
-        assert_eq!(target.read(&mut [0; 1]).unwrap_or(0), 0, "the target's connection ends");
+        assert!(read_to_end(&mut target).is_empty(), "the target's connection ends");
 
         let (mut incoming, mut outgoing, mut target) = open(&scene, &sender).await;
         outgoing.send_data(Bytes::from_static(b"ping"), false).unwrap();

@@ -5,12 +5,13 @@
 
 use crate::support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use support::scene::{Scene, config, scene};
-use support::{Client, TEST_TIMEOUT, eventually, post};
+use support::{Client, TEST_TIMEOUT, eventually, post, read_to_end};
 
 fn scene_with(key: &str) -> Scene {
     let scene = scene();
@@ -30,7 +31,7 @@ fn connect_from(scene: &Scene, address: [u8; 4]) -> TcpStream {
 }
 
 fn is_closed(stream: &mut TcpStream) -> bool {
-    matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
+    read_to_end(stream).is_empty()
 }
 
 /// Sends a request on a new connection, and keeps the connection.
@@ -62,10 +63,9 @@ fn start_upload(scene: &Scene) -> Client {
 
 /// Returns whether a request from this address on a new connection is served.
 fn is_served_from(scene: &Scene, from: [u8; 4]) -> bool {
-    let (mut stream, mut response) = (connect_from(scene, from), Vec::new());
+    let mut stream = connect_from(scene, from);
     let _ = stream.write_all(post(&scene.plain_url(), "Connection: close\r\n", "x").as_bytes());
-    let _ = stream.read_to_end(&mut response);
-    response.starts_with(b"HTTP/1.1 200 ")
+    read_to_end(&mut stream).starts_with(b"HTTP/1.1 200 ")
 }
 
 #[test]
@@ -118,10 +118,11 @@ fn max_connections_closes_the_connection_that_is_idle_for_longest() {
     let scene = scene_with("max_connections = 3");
     let mut busy = start_upload(&scene);
     let (mut oldest, mut younger) = (connect_and_post(&scene), connect_and_post(&scene));
+    // outgate marks a connection as idle a moment after the client has the response, so one exchange would not be enough.
+    (0..10).for_each(|_| post_ok(&scene, &mut younger));
     let mut newcomer = connect_and_post(&scene);
     assert!(is_evicted(&scene, &mut oldest));
-    // After these exchanges the newcomer is idle for longest. outgate marks a connection as idle a moment after the client
-    // has the response, so one exchange would not be enough.
+    // After these exchanges the newcomer is idle for longest.
     (0..10).for_each(|_| post_ok(&scene, &mut younger));
     let last = connect_and_post(&scene);
     assert!(is_evicted(&scene, &mut newcomer));
@@ -276,13 +277,25 @@ fn unidentified_http_2_peer_is_evictable_while_it_opens_no_window_for_a_refusal(
     assert_evicts_unidentified(&scene);
 }
 
+/// The time after which outgate closes a connection with an incomplete PROXY header.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
 #[test]
 fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
+    const ROUNDS: usize = 5;
+    // On a loaded machine the timeout may close connections before they can be evicted. Then another round shows it.
+    let is_in_time = (0..ROUNDS).any(|_| evict_incomplete_proxy_headers() < PROXY_HEADER_TIMEOUT);
+    assert!(is_in_time, "no round of {ROUNDS} took less than {PROXY_HEADER_TIMEOUT:?}");
+}
+
+/// Checks the evictions, unless they took as long as the timeout. Returns how long they took.
+fn evict_incomplete_proxy_headers() -> Duration {
     let scene = scene();
     let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"192.0.2.0/24\"]\n");
     let text = text.remove("server.allow_anonymous");
     scene.outgate.reconfigure(&text.add("server.max_connections", 1).add("server.proxy_protocol", true));
     // More incomplete headers wait than the limit allows. Each stays for seconds unless it is evicted.
+    let begun = Instant::now();
     let silent = (0..120).map(|_| send_partial(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
     let mut newcomer = scene.outgate.connect();
     newcomer.send(format!("PROXY TCP4 192.0.2.7 192.0.2.1 1 1\r\n{}", post(&scene.plain_url(), "", "x")));
@@ -290,7 +303,9 @@ fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
     let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} ";
     let metrics = scene.outgate.admin("/metrics").text();
     let count = metrics.lines().find_map(|line| line.strip_prefix(evicted)).and_then(|count| count.parse::<u64>().ok());
-    assert!(count.is_some_and(|count| count >= 119), "{count:?} of {}", silent.len());
+    let took = begun.elapsed();
+    assert!(took >= PROXY_HEADER_TIMEOUT || count.is_some_and(|count| count >= 119), "{count:?} of {}", silent.len());
+    took
 }
 
 #[test]

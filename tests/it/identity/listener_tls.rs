@@ -18,7 +18,7 @@ use support::configuration::{Config, Replace};
 use support::pki::{Identity, Pki};
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Client, Folder, Outgate, TEST_TIMEOUT, post};
+use support::{Client, Folder, Outgate, TEST_TIMEOUT, post, read_to_end};
 
 struct Scene {
     /// The authority of the listener's certificate. `clients` is the authority of the client certificates.
@@ -44,7 +44,7 @@ fn tls_with_client_ca(more: &str) -> String {
 fn text(plain: &Receiver, tls: &str) -> Config {
     let client =
         if tls.contains("client_ca") { "[clients.billing]\ncertificates = [\"Billing.Internal\"]" } else { "" };
-    config(plain, plain, &format!("[timeouts]\ntls = \"1s\"\n{client}")).and(&format!("[server]\n{tls}\n"))
+    config(plain, plain, &format!("[timeouts]\ntls = \"60s\"\n{client}")).and(&format!("[server]\n{tls}\n"))
 }
 
 fn scene(tls: &str) -> Scene {
@@ -193,6 +193,7 @@ fn listener_tls_ends_a_broken_handshake_with_an_alert_and_logs_it() {
     assert_eq!(printed.first(), Some(&21), "a TLS alert");
     assert!(scene.plain.requests().is_empty());
     // outgate does not wait for a peer that sends nothing.
+    scene.outgate.reconfigure(&text(&scene.plain, TLS).set("timeouts.tls", "1s"));
     assert!(scene.outgate.connect().is_closed());
     scene.outgate.log.wait_for("the log line", |lines| {
         lines.iter().any(|line| line.contains("127.0.0.1 was closed: the TLS handshake failed")).then_some(())
@@ -287,7 +288,6 @@ fn client_certificate_that_is_revoked_identifies_no_client_on_an_open_connection
     let scene = scene(&listed);
     scene.outgate.reconfigure(&text(&scene.plain, &listed).remove("server.allow_anonymous"));
     let with_serial = |serial: u64| scene.client(&scene.clients, |params| params.serial_number = Some(serial.into()));
-    let mut open: Vec<_> = [6, 8].map(|serial| scene.connect(&scene.tls(Some(with_serial(serial)), &[]))).into();
     let send_request = |stream: &mut StreamOwned<ClientConnection, TcpStream>, fields: &str| {
         stream.write_all(post(&scene.url(), fields, "x").as_bytes()).unwrap();
         let mut status = [0; 12];
@@ -300,7 +300,11 @@ fn client_certificate_that_is_revoked_identifies_no_client_on_an_open_connection
         }
         (String::from_utf8(status.to_vec()).unwrap(), String::from_utf8(rest).unwrap())
     };
-    open.iter_mut().for_each(|stream| assert_eq!(send_request(stream, "").0, "HTTP/1.1 200"));
+    let mut open = [6, 8].map(|serial| {
+        let mut stream = scene.connect(&scene.tls(Some(with_serial(serial)), &[]));
+        assert_eq!(send_request(&mut stream, "").0, "HTTP/1.1 200");
+        stream
+    });
     // outgate reads the next list because one of the configuration's files has changed.
     let list = scene.clients.revoked(&[7, 8]);
     scene.outgate.after_reload(|| drop(scene.outgate.folder.write("clients.crl", list)));
@@ -500,8 +504,7 @@ fn check_reports_problems_of_listener_tls_files_at_their_key() {
 #[test]
 fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() {
     let scene = scene(TLS);
-    let long_timeout = text(&scene.plain, &format!("max_connections = 2\n{TLS}")).set("timeouts.tls", "60s");
-    scene.outgate.reconfigure(&long_timeout);
+    scene.outgate.reconfigure(&text(&scene.plain, &format!("max_connections = 2\n{TLS}")));
     let client_hello = |bytes: &[u8]| {
         let mut stream = TcpStream::connect(scene.outgate.proxy).unwrap();
         stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
@@ -513,7 +516,7 @@ fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() 
     let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} 1";
     let metrics = scene.outgate.admin("/metrics").text();
     assert!(metrics.lines().any(|line| line == evicted), "the younger handshake goes on: {metrics}");
-    assert_eq!(oldest.read(&mut [0; 1]).unwrap_or(0), 0);
+    assert!(read_to_end(&mut oldest).is_empty());
 }
 
 #[test]

@@ -44,6 +44,23 @@ pub fn until_recorded(outgate: &Outgate, event_type: &str, count: usize) -> Vec<
     found
 }
 
+/// Whether an event is one of the drift check, which compares the files with the active configuration every 2 s. A change
+/// that a test makes may come between the write and the reload.
+pub fn is_of_drift_check(event_type: &str) -> bool {
+    ["configuration.drifted", "configuration.restored"].contains(&event_type)
+}
+
+/// The records of a file once each drift has ended: the drift check adds none to them.
+pub fn settled_records_in(path: &Path) -> Vec<Value> {
+    let mut records = Vec::new();
+    eventually("the end of each drift", || {
+        records = records_in(path);
+        let count = |name: &str| records.iter().filter(|record| record["event_type"] == name).count();
+        count("configuration.drifted") == count("configuration.restored")
+    });
+    records
+}
+
 /// Writes a configuration and requests its reload: the exit code, stdout and stderr.
 pub fn try_reload(scene: &Scene, config: &Config) -> (i32, String, String) {
     super::control::write(scene, config);

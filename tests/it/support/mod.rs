@@ -10,6 +10,7 @@ pub mod frames;
 pub mod http2;
 pub mod law;
 pub mod name_server;
+pub mod notify;
 pub mod origins;
 pub mod pki;
 pub mod ports;
@@ -25,7 +26,7 @@ pub mod wiretap;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -280,6 +281,17 @@ impl Outgate {
             .collect()
     }
 
+    /// Waits for the record of the delivery with this response. Records of deliveries over different connections are written
+    /// in any order.
+    pub fn record_of(&self, response: &Response) -> serde_json::Value {
+        let id = response.field("outgate-request-id");
+        assert!(!id.is_empty(), "{response:?}");
+        let parse = |line: &String| -> serde_json::Value { serde_json::from_str(line).expect("a record is JSON") };
+        self.records.wait_for(&format!("record of {response:?}"), |lines| {
+            lines.iter().filter(|line| line.contains(id)).map(parse).find(|record| record["request_id"] == id)
+        })
+    }
+
     /// Returns the number of configurations that were adopted since the start.
     pub fn reloads(&self) -> usize {
         self.log.all().iter().filter(|line| line.contains("configuration reloaded")).count()
@@ -455,9 +467,9 @@ impl Client {
                 return Some(found);
             }
             let mut piece = [0; 16 * 1024];
-            match self.stream.read(&mut piece) {
-                Ok(0) | Err(_) => return None,
-                Ok(length) => self.buffer.extend_from_slice(&piece[..length]),
+            match read_or_end(&mut self.stream, &mut piece) {
+                0 => return None,
+                length => self.buffer.extend_from_slice(&piece[..length]),
             }
         }
     }
@@ -465,6 +477,13 @@ impl Client {
     pub fn read_some(&mut self) -> Vec<u8> {
         self.fill_until(|buffer| (!buffer.is_empty()).then_some(())).expect("the other side speaks");
         std::mem::take(&mut self.buffer)
+    }
+    /// Returns whether the peer has sent something that this client has not read, or has closed the connection.
+    pub fn has_input(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let has_input = self.socket.peek(&mut [0; 1]).is_ok();
+        self.socket.set_nonblocking(false).unwrap();
+        has_input || !self.buffer.is_empty()
     }
     /// Reads until the peer closes the connection.
     pub fn rest(&mut self) -> Vec<u8> {
@@ -474,6 +493,28 @@ impl Client {
     /// Returns whether the peer closes the connection without another byte.
     pub fn is_closed(&mut self) -> bool {
         self.rest().is_empty()
+    }
+}
+
+/// Reads once, and returns 0 when the peer has closed the connection with FIN or RST. It panics if the peer neither sends
+/// nor closes: the end of the read timeout is not the end of the stream.
+pub fn read_or_end(stream: &mut (impl Read + ?Sized), piece: &mut [u8]) -> usize {
+    match stream.read(piece) {
+        Ok(length) => length,
+        // TLS reports a FIN without its own end as UnexpectedEof.
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => 0,
+        Err(error) => panic!("the peer neither sends nor closes: {error}"),
+    }
+}
+
+/// Reads until the peer closes the connection with FIN or RST.
+pub fn read_to_end(stream: &mut (impl Read + ?Sized)) -> Vec<u8> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 16 * 1024]);
+    loop {
+        match read_or_end(stream, &mut piece) {
+            0 => return bytes,
+            length => bytes.extend_from_slice(&piece[..length]),
+        }
     }
 }
 

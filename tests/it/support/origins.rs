@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
 use super::{Client, Folder, eventually, required};
 
@@ -52,10 +52,8 @@ fn printing(name: &'static str, program: &str, file: &str) -> Origin {
 
 fn nginx() -> Origin {
     // nginx needs a port in its configuration. A socket that is bound and does not listen reserves a free one.
-    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    held.set_reuse_port(true).unwrap();
-    held.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    let port = held.local_addr().unwrap().as_socket().unwrap().port();
+    let (held, address) = super::ports::reserved();
+    let port = address.port();
     let folder = Folder::new();
     let dir = folder.path("").display().to_string();
     let text = std::fs::read_to_string(format!("{PROGRAMS}/nginx.conf")).unwrap();

@@ -25,6 +25,10 @@ impl Process {
         signal(&self.child, name);
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the process to end.
     pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child, &self.lines)

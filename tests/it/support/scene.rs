@@ -47,7 +47,8 @@ pub fn folder(pki: &Pki) -> Folder {
     folder
 }
 
-/// `more` has further sections. Its routes come before the usual ones.
+/// `more` has further sections. Its routes come before the usual ones. The timeouts are longer than any wait of a test: a
+/// test whose subject is a timeout sets a short one.
 pub fn config(good: &Receiver, plain: &Receiver, more: &str) -> Config {
     Config::parse(&format!(
         r#"
@@ -77,14 +78,14 @@ hosts = ["hook.example", "other.example", "127.0.0.1"]
 ports = [{good}, {plain}]
 sign = ["platform"]
 body_max = "64 KiB"
-timeouts = {{ response = "5s", connect = "2s", tls = "2s", body = "5s" }}
+timeouts = {{ response = "1m", connect = "1m", tls = "1m", body = "1m" }}
 [[routes]]
 name = "plain"
 hosts = ["plain.example"]
 ports = [{good}, {plain}]
 plaintext = "allow"
 body_max = "1 MiB"
-timeouts = {{ response = "5s", connect = "2s", body = "5s" }}
+timeouts = {{ response = "1m", connect = "1m", body = "1m" }}
 "#,
         good = good.port(),
         plain = plain.port(),

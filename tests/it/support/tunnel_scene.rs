@@ -12,7 +12,7 @@ use super::receiver::{Receiver, ok};
 use super::scene::folder;
 use super::tunnel::connect;
 use super::wiretap::Wiretap;
-use super::{Client, Outgate, TEST_TIMEOUT};
+use super::{Client, Outgate, TEST_TIMEOUT, read_to_end};
 
 /// Returns a configuration with a route for each setting of `connect`. `tunnel` and `plain` have the default and do not
 /// sign.
@@ -24,7 +24,7 @@ pub fn config(port: u16, more: &str) -> Config {
     let route = |name: &str, hosts: &str, rest: &str| {
         format!(
             "[[routes]]\nname = \"{name}\"\nhosts = [{hosts}]\nports = [{port}]\n\
-             timeouts = {{ connect = \"2s\", tls = \"2s\" }}\n{rest}\n"
+             timeouts = {{ connect = \"1m\", tls = \"1m\" }}\n{rest}\n"
         )
     };
     let text = [
@@ -108,8 +108,13 @@ impl ManualScene {
 
     /// Opens a tunnel. The first connection tests for TLS and gets plaintext. The second carries the tunnel.
     pub fn open(&self) -> (Client, TcpStream) {
+        self.open_and_send("")
+    }
+
+    /// Opens a tunnel. `first` are bytes in the tunnel that the client sends with the CONNECT.
+    pub fn open_and_send(&self, first: &str) -> (Client, TcpStream) {
         let mut client = self.outgate.connect();
-        client.send(connect(&self.authority(), ""));
+        client.send(connect(&self.authority(), "") + first);
         self.reject_tls();
         let stream = self.accept();
         let response = client.response_to("CONNECT");
@@ -122,7 +127,7 @@ impl ManualScene {
         let mut verification = self.accept();
         assert!(verification.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");
         verification.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-        let _ = verification.read_to_end(&mut Vec::new());
+        read_to_end(&mut verification);
         verification.peer_addr().unwrap()
     }
 

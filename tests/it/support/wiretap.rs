@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 pub struct Traffic {
     pub sent: Vec<u8>,
     pub received: Vec<u8>,
+    /// Whether the client has ended the connection: `sent` is complete.
+    pub has_ended: bool,
 }
 
 pub struct Wiretap {
@@ -35,6 +37,8 @@ impl Wiretap {
                 let copy = Arc::clone(&traffic);
                 std::thread::spawn(move || {
                     relay(up.0, up.1, |piece| copy.0.lock().unwrap()[index].sent.extend_from_slice(piece));
+                    copy.0.lock().unwrap()[index].has_ended = true;
+                    copy.1.notify_all();
                 });
                 let copy = Arc::clone(&traffic);
                 std::thread::spawn(move || {
@@ -54,6 +58,14 @@ impl Wiretap {
     pub fn wait_for_connections(&self, count: usize) -> Vec<Traffic> {
         let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
         more.wait_timeout_while(all, super::TEST_TIMEOUT, |all| all.len() < count).unwrap().0.clone()
+    }
+
+    /// Waits until the client has ended this connection, and returns all that it sent.
+    pub fn wait_for_all_sent(&self, index: usize) -> Vec<u8> {
+        let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
+        let (all, _) = more.wait_timeout_while(all, super::TEST_TIMEOUT, |all| !all[index].has_ended).unwrap();
+        assert!(all[index].has_ended, "the client has not ended connection {index}");
+        all[index].sent.clone()
     }
 
     /// Waits for a connection from `start` on over which the client has sent nothing, and returns its index.

@@ -375,7 +375,8 @@ fn circuit_counts_an_upload_that_stalls_late_in_the_total_timeout() {
     let reading = std::thread::spawn(move || {
         let (mut stream, _) = target.accept().unwrap();
         std::thread::sleep(Duration::from_millis(3600)); // more than half of the total timeout
-        stream.read_exact(&mut vec![0; 8 << 20]).unwrap();
+        // On a loaded machine the total timeout may end first. The record tells.
+        let _ = stream.read_exact(&mut vec![0; 8 << 20]);
         (target, stream)
     });
     let mut client = scene.outgate.connect();

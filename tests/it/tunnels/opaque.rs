@@ -5,6 +5,7 @@
 
 use crate::support;
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 
@@ -348,7 +349,7 @@ fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
         let record = scene.record(count + 1);
         assert_eq!((&record["status"], &record["code"]), (&200.into(), &"tunnel_forbidden".into()), "{record}");
         assert!(record["cause"].is_string(), "{record}");
-        assert!(scene.tap.traffic()[index].sent.is_empty(), "{authority} {first:?}");
+        assert!(scene.tap.wait_for_all_sent(index).is_empty(), "{authority} {first:?}");
     }
     let mut client = scene.outgate.open_tunnel(&by_address);
     client.send(&nameless);
@@ -371,7 +372,7 @@ fn plain_http_inside_a_tunnel_for_tls_gets_a_readable_400() {
         assert_recorded_as_plaintext(&record, &connected);
         assert_eq!(response.field("outgate-request-id"), connected.field("outgate-request-id"));
         assert_eq!(response.field("outgate-egress"), record["source"].as_str().unwrap());
-        assert!(scene.tap.traffic()[index].sent.is_empty(), "{request:?}");
+        assert!(scene.tap.wait_for_all_sent(index).is_empty(), "{request:?}");
     }
 }
 
@@ -408,18 +409,28 @@ fn tunnel_forwards_the_client_hello_unchanged() {
 
 #[test]
 fn tunnel_client_must_send_its_client_hello_in_time() {
+    /// The addresses of the pool, which take turns.
+    const SOURCES: usize = 4;
     let scene = scene();
+    // outgate verifies the target from each source, so that no verification has to end within the short timeout.
+    let verified: Vec<_> = (0..SOURCES).map(|_| scene.open(&scene.authority()).0).collect();
+    drop(verified);
+    let sources: HashSet<_> =
+        scene.outgate.records(SOURCES).iter().map(|record| record["source"].to_string()).collect();
+    assert_eq!(sources.len(), SOURCES, "{sources:?}");
     scene.outgate.reconfigure(&config(scene.port(), "").set("routes.*.timeouts.tls", "300ms"));
     let whole = client_hello("tunnel.example");
     for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
-        let (mut client, index) = scene.open(&scene.authority());
-        client.send(&whole[..length]);
+        let (mut client, before) = (scene.outgate.connect(), scene.tap.traffic().len());
+        client.send([connect(&scene.authority(), "").as_bytes(), &whole[..length]].concat());
+        let index = scene.tap.wait_for_silent_connection(before);
+        assert_eq!(client.response_to("CONNECT").status, 200);
         // access_denied, if the client has sent a part of its ClientHello.
         let alert: &[u8] = if length == 0 { b"" } else { b"\x15\x03\x03\0\x02\x02\x31" };
         assert_eq!(client.rest(), alert, "{length}");
-        let record = scene.record(count + 1);
+        let record = scene.record(SOURCES + count + 1);
         assert!(record["code"] != "delivered" && record["code"] != "client_gone", "{record}");
-        assert!(scene.tap.traffic()[index].sent.is_empty(), "{length}");
+        assert!(scene.tap.wait_for_all_sent(index).is_empty(), "{length}");
     }
 }
 
