@@ -7,14 +7,16 @@ use crate::support;
 use std::io::Read;
 use std::net::TcpListener;
 
+use socket2::Socket;
 use support::http2::{END_HEADERS, END_STREAM, HEADERS, connect_http2, frame, head, read_until_frame};
 use support::law::{Counts, assert_law};
 use support::pki::Pki;
+use support::ports::refusing;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
 use support::scrape::Scrape;
 use support::tunnel::tls_config_trusting;
-use support::{Outgate, TEST_TIMEOUT, post, tunnel_scene};
+use support::{Outgate, TEST_TIMEOUT, post, read_to_end, tunnel_scene};
 
 struct Place {
     pki: Pki,
@@ -24,6 +26,7 @@ struct Place {
     silent: TcpListener,
     /// A port that nothing listens on.
     closed: u16,
+    _refusing: Socket,
     sent: Counts,
     _target: Receiver,
 }
@@ -32,7 +35,7 @@ fn place() -> Place {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["tunnel.example", "plain.example"]), ok());
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (refusing, closed) = refusing();
     let (port, silent_port) = (target.address.port(), silent.local_addr().unwrap().port());
     let route = |name: &str, port: u16| {
         format!(
@@ -48,7 +51,7 @@ fn place() -> Place {
         .host("closed.example", "127.0.0.1")
         .host("limited.example", "127.0.0.1");
     let outgate = Outgate::run(folder(&pki), &config);
-    Place { pki, outgate, port, silent, closed, sent: Counts::new(), _target: target }
+    Place { pki, outgate, port, silent, closed, _refusing: refusing, sent: Counts::new(), _target: target }
 }
 
 impl Place {
@@ -69,9 +72,15 @@ impl Place {
         let mut client = self.outgate.connect();
         client.send(post(&url, "", "body"));
         let (mut target, _) = self.silent.accept().unwrap();
-        drop(client);
         target.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-        target.read_to_end(&mut Vec::new()).unwrap();
+        let mut received = Vec::new();
+        while !received.ends_with(b"body") {
+            let mut byte = [0];
+            target.read_exact(&mut byte).unwrap();
+            received.extend(byte);
+        }
+        drop(client);
+        read_to_end(&mut target);
         self.count("client_gone");
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::audit::{audit_file, audited, records_in, try_reload, until_recorded};
 use support::pki::Pki;
+use support::ports::{listen_on, reserved};
 use support::{TEST_TIMEOUT, eventually};
 
 /// A message of RFC 5424, with its fields.
@@ -171,19 +172,19 @@ fn syslog_server_that_ends_each_connection_is_not_dialled_without_a_pause() {
 #[test]
 fn syslog_server_that_comes_back_gets_the_records_that_waited() {
     let scene = audited();
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = reserved.local_addr().unwrap();
+    let (_reserved, address) = reserved();
+    let listener = listen_on(address);
     let next = scene.outgate.config().add("audit.syslog", [format!("tcp://{address}")]);
     assert_eq!(try_reload(&scene, &next).0, 0);
-    let (first, _) = reserved.accept().unwrap();
+    let (first, _) = listener.accept().unwrap();
     assert_eq!(try_reload(&scene, &next.and("[limits.a]\nrate = \"1/s\"\n")).0, 0);
     // The server ends the connection, and accepts no other one for a while.
-    drop((first, reserved));
+    drop((first, listener));
     scene.outgate.log.wait_for_lines(1, &["cannot send audit records to", "records wait for it"]);
     assert_eq!(try_reload(&scene, &next.and("[limits.b]\nrate = \"1/s\"\n")).0, 0);
     let last = until_recorded(&scene.outgate, "configuration.updated", 3).remove(2);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
-    let again = Server::start(TcpListener::bind(address).unwrap(), None);
+    let again = Server::start(listen_on(address), None);
     loop {
         if again.until("configuration.updated").record["seq"] == last["seq"] {
             break;

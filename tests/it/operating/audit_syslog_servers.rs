@@ -44,9 +44,21 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn until_listening(process: Process, port: u16, out: PathBuf) -> Server {
-    eventually("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    Server { _process: process, port, out }
+/// Starts a server on a free port. Another process may take the port before the server listens; then the server ends, and
+/// gets another port.
+fn start(mut command: impl FnMut(u16) -> Command, out: PathBuf) -> Server {
+    const ATTEMPTS: usize = 5;
+    let attempt = |_| {
+        let port = free_port();
+        let mut process = Process::start(&mut command(port));
+        let mut has_ended = false;
+        eventually("the server listens, or has ended", || {
+            has_ended = process.has_ended();
+            has_ended || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        (!has_ended).then(|| Server { _process: process, port, out: out.clone() })
+    };
+    (0..ATTEMPTS).find_map(attempt).expect("a server that listens")
 }
 
 /// Starts rsyslogd, with TLS if `tls` is true.
@@ -58,21 +70,25 @@ fn rsyslog(scene: &Scene, tls: bool) -> Option<Server> {
     let identity = scene.pki.leaf(&["hook.example"]);
     folder.write("siem.pem", identity.chain_pem());
     folder.write("siem.key", identity.key_pem());
-    let (port, out) = (free_port(), folder.path("rsyslog.out"));
     let (mode, driver) = if tls { (1, "ossl") } else { (0, "ptcp") };
-    let config = format!(
-        "global(workDirectory=\"{{dir}}\" maxMessageSize=\"64k\" DefaultNetstreamDriver=\"{driver}\"\n\
+    let config = |port: u16| {
+        format!(
+            "global(workDirectory=\"{{dir}}\" maxMessageSize=\"64k\" DefaultNetstreamDriver=\"{driver}\"\n\
          DefaultNetstreamDriverCAFile=\"{{dir}}/ca.pem\" DefaultNetstreamDriverCertFile=\"{{dir}}/siem.pem\"\n\
          DefaultNetstreamDriverKeyFile=\"{{dir}}/siem.key\")\n\
          module(load=\"imtcp\" StreamDriver.Name=\"{driver}\" StreamDriver.Mode=\"{mode}\" StreamDriver.AuthMode=\"anon\")\n\
          template(name=\"fields\" type=\"string\" string=\"%pri%|%hostname%|%app-name%|%procid%|%msgid%|%msg%\\n\")\n\
          input(type=\"imtcp\" address=\"127.0.0.1\" port=\"{port}\")\n\
          action(type=\"omfile\" file=\"{{dir}}/rsyslog.out\" template=\"fields\")\n"
-    );
-    let config = folder.write("rsyslog.conf", folder.placed(&config));
-    let mut command = Command::new("/usr/sbin/rsyslogd");
-    command.arg("-n").arg("-f").arg(config).arg("-i").arg(folder.path("rsyslog.pid"));
-    Some(until_listening(Process::start(&mut command), port, out))
+        )
+    };
+    let command = |port| {
+        let config = folder.write("rsyslog.conf", folder.placed(&config(port)));
+        let mut command = Command::new("/usr/sbin/rsyslogd");
+        command.arg("-n").arg("-f").arg(config).arg("-i").arg(folder.path("rsyslog.pid"));
+        command
+    };
+    Some(start(command, folder.path("rsyslog.out")))
 }
 
 fn syslog_ng(scene: &Scene) -> Option<Server> {
@@ -83,21 +99,25 @@ fn syslog_ng(scene: &Scene) -> Option<Server> {
         return None;
     }
     let folder = &scene.outgate.folder;
-    let (port, out) = (free_port(), folder.path("ng.out"));
-    let config = format!(
-        "@version: 3.38\noptions {{ keep-hostname(yes); }};\n\
+    let config = |port: u16| {
+        format!(
+            "@version: 3.38\noptions {{ keep-hostname(yes); }};\n\
          source s {{ syslog(ip(\"127.0.0.1\") port({port}) transport(\"tcp\")); }};\n\
          destination d {{ file(\"{{dir}}/ng.out\" template(\"$PRI|$HOST|$PROGRAM|$PID|$MSGID|$MSG\\n\")); }};\n\
          log {{ source(s); destination(d); }};\n"
-    );
-    let config = folder.write("ng.conf", folder.placed(&config));
-    let mut command = Command::new(program);
-    command.env("LD_LIBRARY_PATH", &library).args(["--foreground", "--no-caps", "--cfgfile"]).arg(config);
-    for (option, name) in [("--persist-file", "ng.persist"), ("--pidfile", "ng.pid"), ("--control", "ng.ctl")] {
-        command.arg(option).arg(folder.path(name));
-    }
-    command.arg("--module-path").arg(library.join("3.38"));
-    Some(until_listening(Process::start(&mut command), port, out))
+        )
+    };
+    let command = |port| {
+        let config = folder.write("ng.conf", folder.placed(&config(port)));
+        let mut command = Command::new(&program);
+        command.env("LD_LIBRARY_PATH", &library).args(["--foreground", "--no-caps", "--cfgfile"]).arg(config);
+        for (option, name) in [("--persist-file", "ng.persist"), ("--pidfile", "ng.pid"), ("--control", "ng.ctl")] {
+            command.arg(option).arg(folder.path(name));
+        }
+        command.arg("--module-path").arg(library.join("3.38"));
+        command
+    };
+    Some(start(command, folder.path("ng.out")))
 }
 
 /// Sends the records of a reload to the server, and compares what it wrote with the log.

@@ -17,7 +17,7 @@ use support::ports::refusing;
 use support::process::Process;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder, scene_of};
-use support::{Folder, Outgate, eventually};
+use support::{Folder, Outgate, eventually, post};
 
 /// The command on a log of the test's own.
 fn deliveries(log: &Path, words: &[&str]) -> Output {
@@ -208,9 +208,11 @@ fn deliveries_follow_goes_on_over_a_rotation() {
     let folder = folder(&Pki::new());
     let log = "[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\nrotate = { size = \"4 KiB\" }\n";
     let outgate = Outgate::run(folder, &config(&plain, &plain, log));
-    let deliver = || {
-        let answer = outgate.post(&format!("http://plain.example:{}/in", plain.port()), "", "x");
-        answer.field("outgate-request-id").to_owned()
+    // The records of one connection are in the order of its requests.
+    let mut client = outgate.connect();
+    let mut deliver = || {
+        client.send(post(&format!("http://plain.example:{}/in", plain.port()), "", "x"));
+        client.response().field("outgate-request-id").to_owned()
     };
     let before = deliver();
     let path = outgate.folder.path("deliveries.jsonl");

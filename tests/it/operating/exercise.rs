@@ -24,14 +24,19 @@ struct Case {
     body: usize,
 }
 
-fn configuration(config: &Config, ports: &[u16]) -> Config {
+/// Returns the configuration. Only the silent target has a short response timeout.
+fn configuration(config: &Config, ports: &[u16], silent: u16) -> Config {
+    let silent = format!(
+        "[[routes]]\nname = \"silent\"\nhosts = [\"silent.example\"]\nports = [{silent}]\nplaintext = \"allow\"\n\
+         timeouts = {{ response = \"200ms\" }}\n"
+    );
     let more = "[clients.local]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n[limits.few]\nrate = \"1/h\"\n\
                 [[routes]]\nname = \"limited\"\nhosts = [\"limited.example\"]\nports = []\nplaintext = \"allow\"\n\
                 limits = [\"few\"]\n";
     let config = with_admin_socket(config).host("limited.example", "127.0.0.1").host("private.example", "10.0.0.1");
-    let config = config.set("routes.*.timeouts.response", "200ms");
     let config = config.push("routes.signed.hosts", "private.example").and(more);
-    ports.iter().fold(config, |config, port| config.push("routes.*.ports", port))
+    let config = ports.iter().fold(config, |config, port| config.push("routes.*.ports", port));
+    config.host("silent.example", "127.0.0.1").and(&silent)
 }
 
 /// The story that the command tells about the delivery.
@@ -50,8 +55,8 @@ fn one_command_tells_the_party_at_fault_and_the_next_step_for_each_failure() {
     let (untrusted, greeting, good) =
         (bad_receiver(&["hook.example"]), Receiver::plaintext_greeting(), Receiver::plain(ok()));
     let silent = silent.local_addr().unwrap().port();
-    let ports = [refusing, silent, malformed.port(), closing.port(), untrusted.port(), greeting.port(), good.port()];
-    let scene = scene_of(&|config| configuration(config, &ports));
+    let ports = [refusing, malformed.port(), closing.port(), untrusted.port(), greeting.port(), good.port()];
+    let scene = scene_of(&|config| configuration(config, &ports, silent));
 
     let https = |port: u16| format!("https://hook.example:{port}/in");
     let http = |port: u16| format!("http://plain.example:{port}/in");
@@ -70,7 +75,7 @@ fn one_command_tells_the_party_at_fault_and_the_next_step_for_each_failure() {
         case("connect_refused", target, https(refusing)),
         case("certificate_untrusted", target, https(untrusted.port())),
         case("tls_failed", target, https(greeting.port())),
-        case("response_timeout", "the target plain.example", http(silent)),
+        case("response_timeout", "the target silent.example", format!("http://silent.example:{silent}/in")),
         case("response_malformed", "the target plain.example", http(malformed.port())),
         case("connection_lost", "the target plain.example", http(closing.port())),
     ];

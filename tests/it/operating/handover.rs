@@ -44,7 +44,7 @@ impl Scene {
         let text = config(&self.good, &self.plain, "")
             .remove("server.listen")
             .and(&format!("[server]\n{server}\n"))
-            .set("server.drain_timeout", "20s")
+            .set("server.drain_timeout", "60s")
             // The configuration does not know the addresses of systemd's sockets: it must not allow anonymous clients.
             .remove("server.allow_anonymous")
             .add("clients.local.networks", ["127.0.0.0/8"]);

@@ -17,7 +17,10 @@ use outgate::config;
 use outgate::history::{History, restore};
 use support::configuration::Replace;
 use support::control::{exit_code_and_output, json, run, status, with_admin_socket};
-use support::scene::{Scene, config as scene_config, scene_of};
+use support::notify::NotifySocket;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{Scene, config as scene_config, folder as scene_folder, scene_of};
 use support::{Folder, Outgate, eventually};
 
 /// A main file and an included file. A comment in each has the version.
@@ -94,7 +97,10 @@ fn history_lists_adopted_configurations_and_rollback_restores_their_includes() {
         // The replaced file is saved.
         assert_eq!(file(&scene, "conf.d/.b.toml.before-rollback"), Some(version(&scene, 2, watch).include.1));
 
-        let entries = json(&run(&scene, &["history", "--json"]));
+        let list = || json(&run(&scene, &["history", "--json"]));
+        // The reply waits for the write of the history, but not for long.
+        eventually("the rollback is in the history", || list()[0]["number"] == 4);
+        let entries = list();
         let entry_text = |index: usize, key: &str| entries[index][key].to_string();
         let numbers: Vec<_> = (0..4).map(|index| entry_text(index, "number")).collect();
         assert_eq!(numbers, ["4", "3", "2", "1"]);
@@ -383,8 +389,8 @@ fn history_continues_its_numbers_after_a_restart_without_a_duplicate() {
     let main = version(&scene, 2, false).main.replace_one("watch = false", "watch = false\nhistory = 2");
     scene.outgate.folder.write("config.toml", main);
     assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
-    let numbers: Vec<_> = fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().collect();
-    assert_eq!(numbers.len(), 2);
+    let count = || fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().count();
+    eventually("two are left", || count() == 2 && kept()[0]["number"] == 5);
 }
 
 #[test]
@@ -433,42 +439,52 @@ fn drift_of_files_from_the_active_configuration_is_reported_within_seconds() {
         scene.outgate.wait_for_metric(&line);
     };
     metric(0);
+    // The check may have seen a change that the scene made before its reload.
+    let count = |words: &str| scene.outgate.log.all().iter().filter(|line| line.contains(words)).count();
+    let reports = || (count("the configuration on disk differs from the active one"), count("is the active one again"));
+    eventually("an earlier drift has ended", || reports().0 == reports().1);
+    let before = reports().0;
     // Each change is one rename, so that no check sees an intermediate state.
     let include = version(&scene, 1, false).include;
     let (path, folder) = (scene.outgate.folder.path("conf.d").join(include.0), &scene.outgate.folder);
     fs::rename(folder.write("next", &include.1), &path).unwrap();
     metric(1);
-    let ready = scene.outgate.admin("/readyz");
-    assert!(
+    eventually("the drift is in the readiness", || {
+        let ready = scene.outgate.admin("/readyz");
         ready.status == 200
             && ready.text().contains("the configuration on disk differs from the active one: limits.of-1: added")
-    );
+    });
     assert!(status(&scene)["drift"]["what"].as_str().unwrap().starts_with("limits.of-1"));
     fs::remove_file(&path).unwrap();
     metric(0);
     // A file that the configuration names is part of the comparison.
     scene.outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
     metric(1);
-    assert!(scene.outgate.admin("/readyz").text().contains("signers.platform: "));
+    eventually("the drift of the key", || scene.outgate.admin("/readyz").text().contains("signers.platform: "));
     assert_eq!(exit_code_and_output(&run(&scene, &["reload"])).0, 0);
     metric(0);
-    let count = |words: &str| scene.outgate.log.wait_for_lines(2, &[words]);
-    assert_eq!(
-        (count("the configuration on disk differs from the active one"), count("is the active one again")),
-        (2, 2)
-    );
+    eventually("two reports and their ends", || reports().1 >= before + 2);
+    assert_eq!(reports(), (before + 2, before + 2));
 }
 
 #[test]
 fn watch_loads_a_change_without_a_file_event() {
-    let scene = scene(true);
-    // The test writes through another name of the file, so its folder has no event.
-    let folder = &scene.outgate.folder;
-    fs::create_dir(folder.path("elsewhere")).unwrap();
-    fs::hard_link(folder.path("config.toml"), folder.path("elsewhere/x")).unwrap();
-    eventually("the watch has processed the link", || status(&scene)["configuration"]["number"] == 3);
-    fs::write(folder.path("elsewhere/x"), version(&scene, 2, true).main.replace_one("idle = \"2s\"", "idle = \"9s\""))
-        .unwrap();
+    // The test writes through another name of the file, which is in another folder, so the watch has no event.
+    let (pki, elsewhere) = (Pki::new(), Folder::new());
+    let (good, plain) = (Receiver::plain(ok()), Receiver::plain(ok()));
+    let folder = scene_folder(&pki);
+    let text = scene_config(&good, &plain, "[timeouts]\nidle = \"2s\"\n");
+    let text = folder.placed(&with_admin_socket(&text).set("server.watch", true));
+    let main = folder.write("config.toml", &text);
+    fs::hard_link(&main, elsewhere.path("x")).unwrap();
+    let path = elsewhere.path("notify");
+    let notify = NotifySocket::bind(&path);
+    let outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &path)]);
+    let scene = Scene { pki, outgate, good, plain };
+    // The watch requests one reload after the start. The change comes after it.
+    notify.wait_for("RELOADING=1");
+    notify.wait_for("READY=1");
+    fs::write(elsewhere.path("x"), text.replace_one("idle = \"2s\"", "idle = \"9s\"")).unwrap();
     eventually("it is in force", || status(&scene)["configuration"]["changes"][0] == "timeouts: idle \"2s\" → \"9s\"");
 }
 
@@ -587,7 +603,8 @@ fn history_keeps_keyed_digests_of_secrets() {
     let outgate = scene.outgate.restarted();
     assert_eq!(History::for_reading(history.clone()).entries().unwrap().len(), 1);
     outgate.after_reload(|| drop(outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")));
-    assert_eq!(History::for_reading(history).entries().unwrap().len(), 2);
+    let history = History::for_reading(history);
+    eventually("an entry of the changed secret", || history.entries().is_ok_and(|entries| entries.len() == 2));
 }
 
 /// Entries cannot be compared without the key of their digests.

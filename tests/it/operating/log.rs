@@ -79,7 +79,7 @@ fn log_lines_carry_their_priority_where_stderr_is_the_journal() {
         }
         let _ = child.kill();
         let _ = child.wait();
-        let _ = reader.read_to_end(&mut Vec::new());
+        reader.read_to_end(&mut Vec::new()).unwrap();
         let has_priority = |line: &String| line.as_bytes().first() == Some(&b'<') && line.as_bytes()[2] == b'>';
         assert_eq!(lines.iter().all(has_priority), is_journal, "{lines:#?}");
         assert_eq!(lines.iter().any(|line| line == "<6>ready"), is_journal, "{lines:#?}");
@@ -110,11 +110,19 @@ fn log_format_level_and_deliveries_change_by_reload() {
     // This level does not log the adoption.
     outgate.replace_config(&text(&plain, "level = \"error\""));
     assert_eq!(outgate.records(0).len(), 0);
-    eventually("the configuration is adopted", || {
-        !outgate.admin("/readyz").text().contains("cannot open the delivery log")
+    // The adoption is complete when the record of a delivery is on stdout, and no longer in a file.
+    let mut sent = Vec::new();
+    eventually("a record on stdout", || {
+        let response = outgate.post(&url, "", "x");
+        assert_eq!(response.status, 200);
+        sent.push(response);
+        !outgate.records(0).is_empty()
     });
-    assert_eq!(outgate.post(&url, "", "x").status, 200);
-    assert_eq!(outgate.records(1).len(), 1, "on stdout");
+    assert!(!outgate.admin("/readyz").text().contains("cannot open the delivery log"));
+    let last = outgate.post(&url, "", "x");
+    outgate.record_of(&last);
+    let first = &outgate.records(1)[0]["request_id"];
+    assert!(sent.iter().any(|response| first == response.field("outgate-request-id")), "{first}");
     assert_eq!(outgate.reloads(), 1);
 }
 

@@ -62,9 +62,11 @@ fn sampling_keeps_errors_of_targets_and_hits_of_report_only_rules() {
     let text = config(&good, &failing, "[limits.few]\nrate = \"1/h\"\nreport_only = true\n").add("log.sample", 0);
     let text = text.add("routes.plain.limits", ["few"]);
     let outgate = Outgate::run(folder(&Pki::new()), &text);
-    assert_eq!(outgate.post(&format!("http://plain.example:{}/", failing.port()), "", "x").status, 500);
-    assert_eq!(outgate.post(&format!("http://plain.example:{}/", good.port()), "", "x").status, 200);
-    let records = outgate.records(2);
+    let records = [(failing, 500), (good, 200)].map(|(target, status)| {
+        let response = outgate.post(&format!("http://plain.example:{}/", target.port()), "", "x");
+        assert_eq!(response.status, status);
+        outgate.record_of(&response)
+    });
     let classes: Vec<_> = records.iter().map(|record| record["status_class"].as_str().unwrap()).collect();
     assert_eq!(classes, ["5xx", "2xx"]);
     assert_eq!(records[1]["would_refuse"][0]["name"], "few", "{}", records[1]);

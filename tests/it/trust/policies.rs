@@ -354,12 +354,20 @@ fn verify_none_is_reported_by_check_log_records_and_metrics() {
 
 #[test]
 fn certificate_expiry_is_measured_and_logged_while_running() {
+    const ROUNDS: usize = 5;
+    assert!((0..ROUNDS).any(|_| expiry_is_logged()), "no start of {ROUNDS} was over before the certificate was due");
+}
+
+/// Returns false if the start took so long that the warning was due, as it may on a loaded machine.
+fn expiry_is_logged() -> bool {
+    /// How long after the start the warning comes.
+    const DUE: std::time::Duration = std::time::Duration::from_secs(4);
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let folder = folder(&pki);
-    let now = time::OffsetDateTime::now_utc();
+    let (now, begun) = (time::OffsetDateTime::now_utc(), std::time::Instant::now());
     // Slightly more than two weeks, so that the warning comes shortly after the start.
-    let ends = now + time::Duration::days(14) + time::Duration::seconds(4);
+    let ends = now + time::Duration::days(14) + DUE;
     let client = Pki::new().leaf_with(&["us"], |params| params.not_after = ends);
     write_identity(&folder, "client", &client);
     folder.write("ca.crl", pki.revoked_until(&[], (2026, 2, 1)));
@@ -368,6 +376,11 @@ fn certificate_expiry_is_measured_and_logged_while_running() {
          crls = [\"{{dir}}/ca.crl\"]\ncrl_policy = \"lenient\""
     );
     let outgate = Outgate::run(folder, &text(target.port(), &[("t", &keys)]));
+    let started = outgate.log.all().join("\n");
+    // The expiry has a resolution of one second.
+    if begun.elapsed() + std::time::Duration::from_secs(1) >= DUE {
+        return false;
+    }
     let metrics = outgate.admin("/metrics").text();
     let gauge = |usage: &str| {
         let start = format!("outgate_certificate_expiry_timestamp_seconds{{usage=\"{usage}\",trust=\"t\",file=");
@@ -377,7 +390,6 @@ fn certificate_expiry_is_measured_and_logged_while_running() {
     assert_eq!(gauge("identity"), ends.unix_timestamp());
     assert_eq!(gauge("crl"), date_time_ymd(2026, 2, 1).unix_timestamp());
     assert_eq!(gauge("roots"), date_time_ymd(4096, 1, 1).unix_timestamp());
-    let started = outgate.log.all().join("\n");
     assert!(
         started.contains("ca.crl has been out of date since 2026-02-01") && !started.contains("client.pem expires")
     );
@@ -385,4 +397,5 @@ fn certificate_expiry_is_measured_and_logged_while_running() {
         lines.iter().any(|line| line.contains("WARN") && line.contains("client.pem expires at")).then_some(())
     });
     assert_eq!(outgate.log.all().iter().filter(|line| line.contains("WARN") && line.contains("ca.crl")).count(), 0);
+    true
 }
