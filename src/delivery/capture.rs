@@ -23,8 +23,8 @@ const FORMAT: u32 = 1;
 /// The copy of one delivery, shared by its steps. Dropping the last reference submits it. `None` only while it is dropped.
 pub(super) struct CaptureTap(Mutex<Option<PendingCapture>>);
 
-/// The body that a frame belongs to.
-type BodyOf = fn(&mut CapturedExchange) -> &mut CapturedBody;
+/// The message that a head or a frame belongs to.
+type MessageOf = fn(&mut CapturedExchange) -> &mut CapturedMessage;
 
 impl CaptureTap {
     /// Begins the capture of a delivery. `None`: no capture selects it, its tenant has no recipients, or there is no room.
@@ -78,49 +78,49 @@ impl CaptureTap {
     /// Returns an observer of the request's body.
     pub(super) fn request_observer(self: &Arc<Self>) -> BodyObserver {
         let tap = Arc::clone(self);
-        Box::new(move |data| tap.copy(|exchange| &mut exchange.request.body, data))
+        Box::new(move |data| tap.copy(|exchange| &mut exchange.request, data))
     }
 
     /// Replaces the head by that of the request that the target gets.
     pub(super) fn signed<B>(&self, request: &Request<B>) {
-        self.update(|pending| {
-            if pending.reserve(head_size(request.headers())) {
-                pending.exchange.path = request.uri().to_string();
-                pending.exchange.request.fields = request.headers().clone();
-            }
-        });
+        self.update(|pending| pending.exchange.path = request.uri().to_string());
+        self.copy_head(|exchange| &mut exchange.request, request.headers());
     }
 
     pub(super) fn responded<B>(&self, response: &Response<B>) {
-        self.update(|pending| {
-            pending.exchange.status = Some(response.status().as_u16());
-            if pending.reserve(head_size(response.headers())) {
-                pending.exchange.response.fields = response.headers().clone();
-            }
-        });
+        self.update(|pending| pending.exchange.status = Some(response.status().as_u16()));
+        self.copy_head(|exchange| &mut exchange.response, response.headers());
     }
 
     /// Copies a part of the response's body; `None`: its end.
     pub(super) fn response_data(&self, data: Option<&[u8]>) {
-        self.copy(|exchange| &mut exchange.response.body, data);
+        self.copy(|exchange| &mut exchange.response, data);
     }
 
     pub(super) fn failed(&self, code: &'static str) {
         self.update(|pending| pending.exchange.code = Some(code));
     }
 
+    fn copy_head(&self, message_of: MessageOf, fields: &HeaderMap) {
+        self.update(|pending| {
+            if pending.reserve(head_size(fields)) {
+                message_of(&mut pending.exchange).fields = fields.clone();
+            }
+        });
+    }
+
     /// Copies the bytes up to the bound of the capture, if there is memory.
-    fn copy(&self, body_of: BodyOf, data: Option<&[u8]>) {
+    fn copy(&self, message_of: MessageOf, data: Option<&[u8]>) {
         self.update(|pending| {
             let max = pending.capture.section.body_max;
-            let body = body_of(&mut pending.exchange);
+            let body = &mut message_of(&mut pending.exchange).body;
             let Some(data) = data else { return body.is_complete = true };
             // After a gap, later bytes would stand in the wrong place.
             let has_gap = (body.bytes.len() as u64) < body.length;
             let room = if has_gap { 0 } else { max.saturating_sub(body.bytes.len()).min(data.len()) };
             body.length += data.len() as u64;
             if room > 0 && pending.reserve(room) {
-                body_of(&mut pending.exchange).bytes.extend_from_slice(&data[..room]);
+                message_of(&mut pending.exchange).body.bytes.extend_from_slice(&data[..room]);
             }
         });
     }

@@ -119,24 +119,33 @@ impl Selection {
     }
 
     fn erase(&self) -> Result<ExitCode, ExitCode> {
-        loop {
+        let (mut count, mut records) = (0, Vec::new());
+        let code = loop {
             let proof = self.ask(post, "/captures/erase", "")?;
             let (objects, failed) = (members(&proof["objects"]), members(&proof["failed"]));
             if self.json {
                 println!("{proof}");
             } else {
                 objects.iter().for_each(|object| println!("{}  {}", text(object, "sha256"), text(object, "name")));
-                println!("erased: {}; audit record: {}", objects.len(), proof["seq"]);
             }
-            failed.iter().for_each(|failed| {
-                eprintln!("outgate: not erased: {}", escape_control_characters(&failed.to_string()))
-            });
+            for failed in failed {
+                eprintln!("outgate: not erased: {}", escape_control_characters(&failed.to_string()));
+            }
+            count += objects.len();
+            records.extend(proof["seq"].as_u64().map(|seq| seq.to_string()));
             match (objects, failed) {
-                (_, [_, ..]) => return Err(ExitCode::from(sysexits::IO_ERROR)),
-                ([], _) => return Ok(ExitCode::SUCCESS),
+                (_, [_, ..]) => break ExitCode::from(sysexits::IO_ERROR),
+                ([], _) => break ExitCode::SUCCESS,
                 _ => {}
             }
+        };
+        if !self.json {
+            println!(
+                "erased: {count}; audit records: {}",
+                if records.is_empty() { "none".into() } else { records.join(", ") }
+            );
         }
+        Ok(code)
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::io::{self, Write};
 
-use age::ssh::ParseRecipientKeyError;
 use age::{Encryptor, Recipient};
 
 /// The most recipients of a tenant. Sealing takes a fraction of a millisecond for each.
@@ -50,9 +49,6 @@ fn parse_line(line: &str) -> Result<Box<dyn Recipient + Send + Sync>, &'static s
         return Ok(Box::new(recipient));
     }
     let recipient: Result<age::ssh::Recipient, _> = line.parse();
-    recipient.map(|recipient| Box::new(recipient) as _).map_err(|error| match error {
-        ParseRecipientKeyError::RsaModulusTooSmall => "the RSA key has fewer than 2048 bits",
-        ParseRecipientKeyError::RsaModulusTooLarge => "the RSA key has more than 4096 bits",
-        _ => "write age1…, ssh-ed25519 … or ssh-rsa …",
-    })
+    let recipient = recipient.map_err(|_| "write age1…, ssh-ed25519 …, or ssh-rsa … with 2048 to 4096 bits")?;
+    Ok(Box::new(recipient))
 }

@@ -89,7 +89,7 @@ fn recipients_are_x25519_and_ssh_keys_one_a_line() {
     assert!(Recipients::parse(&good).is_ok());
     let line = |number: u32, reason: &str| format!("has no recipient in line {number}: {reason}");
     let private = "this is a private key, which only the tenant may have";
-    let other = "write age1…, ssh-ed25519 … or ssh-rsa …";
+    let other = "write age1…, ssh-ed25519 …, or ssh-rsa … with 2048 to 4096 bits";
     for (text, error) in [
         ("", "has no recipient".to_owned()),
         ("# nothing\n", "has no recipient".to_owned()),

@@ -52,7 +52,8 @@ async fn find(runtime: &Runtime, query: &str) -> Result<Vec<Found>, CaptureError
 
 /// Returns the first captures of one section that match a query. They are of one tenant.
 async fn find_some(runtime: &Runtime, query: &str, max: usize) -> Result<Option<Found>, CaptureError> {
-    if query_param(query, "tenant").is_none() {
+    // The empty name would select the captures of all tenants.
+    if query_param(query, "tenant").is_none_or(|tenant| tenant.is_empty()) {
         return Err((StatusCode::BAD_REQUEST, "the parameter tenant is missing".to_owned()));
     }
     let mut found = find(runtime, query).await?;

@@ -110,6 +110,7 @@ metrics! {
     signing_key_end_timestamp: BoundedFamily<SignerLabels, Gauge> =
         "When a signer first has no key in force for one of its owners, as Unix time",
     tenants_with_keys: BoundedFamily<TenantLabels, Gauge> = "Tenants with a folder of keys of their own, by signer",
+    pub records_sampled_out: Counter = "Delivery records that log.sample left out",
     pub records_lost: Counter = "Delivery records that could not be written",
     pub log_lines_lost: Counter = "Log lines that stderr did not take",
     pub log_reopen_failed: Gauge = "1 while records go to the former file",

@@ -135,7 +135,7 @@ fn captures_in_a_bucket_are_listed_opened_and_erased_by_tenant() {
     assert_eq!(captured["request_id"], id);
 
     let erased = String::from_utf8(scene.run(&["erase", "--tenant", "acme"]).stdout).unwrap();
-    assert!(erased.contains("erased: 1; audit record: "), "{erased}");
+    assert!(erased.contains("erased: 1; audit records: "), "{erased}");
     assert_eq!(scene.objects().len(), 1);
     assert_eq!(scene.list(&[])[0]["tenant"], "a/b");
 }
@@ -158,6 +158,8 @@ fn deliveries_go_on_while_the_bucket_is_gone_or_refuses() {
     scene.wait_for_result("failed", 2);
     scene.outgate.log.wait_for_lines(1, &["cannot use the store s3://captures/eu/outgate", "deliveries go on"]);
     assert_eq!(scene.run(&["list"]).status.code(), Some(69));
+    let lines: Vec<_> = scene.outgate.log.all().into_iter().filter(|line| line.contains("HTTP error")).collect();
+    assert_eq!(lines.len(), 1, "one line for a failure that lasts: {lines:?}");
     let _server = Server::start(&path, port);
     scene.post("acme");
     scene.wait_for_result("stored", 2);

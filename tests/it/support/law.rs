@@ -24,13 +24,22 @@ pub fn assert_law_across(ended: &[&Outgate], running: &Outgate, sent: &Counts) {
     let metrics = || counted(running);
     let log = || ended.iter().chain([&running]).fold(Counts::new(), |counts, outgate| add(counts, logged(outgate)));
     // The log is written after the response.
-    let (mut last, mut lost) = (Counts::new(), 0);
+    let (mut last, mut missing) = (Counts::new(), [0, 0]);
     eventually("the log has what the client counted", || {
-        (last, lost) = (log(), Scrape::of(running).sum("outgate_records_lost_total", &[]) as u64);
-        total(&last) + lost >= total(sent)
+        let scrape = Scrape::of(running);
+        let count = |name: &str| scrape.sum(&format!("outgate_records_{name}_total"), &[]) as u64;
+        (last, missing) = (log(), ["sampled_out", "lost"].map(count));
+        total(&last) + missing.iter().sum::<u64>() >= total(sent)
     });
-    let is_subset = last.iter().all(|(code, count)| sent.get(code).is_some_and(|sent| count <= sent));
-    assert!(is_subset && total(&last) + lost == total(sent), "sent {sent:?}, logged {last:?}, lost {lost}");
+    let [sampled_out, lost] = missing;
+    // Only successes are sampled. A lost record may be that of any delivery.
+    let is_subset = last.keys().all(|code| sent.contains_key(code));
+    let has_all = sent.iter().all(|(code, count)| {
+        let left_out = lost + if code == "delivered" { sampled_out } else { 0 };
+        (count.saturating_sub(left_out)..=*count).contains(last.get(code).unwrap_or(&0))
+    });
+    let is_whole = total(&last) + sampled_out + lost == total(sent);
+    assert!(is_subset && has_all && is_whole, "sent {sent:?}, logged {last:?}, sampled out {sampled_out}, lost {lost}");
     let others = ended.iter().fold(Counts::new(), |counts, outgate| add(counts, logged(outgate)));
     let expected = |mut counts: Counts| {
         others.iter().for_each(|(code, count)| *counts.entry(code.clone()).or_default() -= count);
