@@ -13,6 +13,7 @@ use crate::policy::redact::Redactor;
 use crate::server::admin::Readiness;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
+use crate::state::drain::DrainStage;
 use crate::state::upstreams::breaker::CircuitTransition;
 use crate::state::upstreams::health::{EJECTION_TIME, HealthEvent};
 
@@ -167,7 +168,7 @@ fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
     let blocked = Readiness::blocked(runtime, Timestamp::now());
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),
-        (Some(true), false) if !runtime.is_draining() => {
+        (Some(true), false) if runtime.drain_status().stage == DrainStage::Serving => {
             warn!("not ready: {}; outgate refuses every webhook until that changes", blocked.join(", "))
         }
         _ => {}

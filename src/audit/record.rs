@@ -95,6 +95,7 @@ macro_rules! event_types {
 event_types! {
     PROCESS_STARTED = "process.started", Other, APPLICATION_LIFECYCLE, 3, INFORMATIONAL;
     PROCESS_DRAINING = "process.draining", Other, APPLICATION_LIFECYCLE, 99, INFORMATIONAL;
+    PROCESS_UNDRAINED = "process.undrained", Other, APPLICATION_LIFECYCLE, 99, INFORMATIONAL;
     PROCESS_STOPPED = "process.stopped", Other, APPLICATION_LIFECYCLE, 4, INFORMATIONAL;
     CONFIGURATION_UPDATED = "configuration.updated", Account, API_ACTIVITY, 3, INFORMATIONAL;
     CONFIGURATION_ROLLED_BACK = "configuration.rolled_back", Account, API_ACTIVITY, 3, MEDIUM;

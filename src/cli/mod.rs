@@ -66,6 +66,10 @@ enum Command {
     Rollback(control::rollback::Rollback),
     /// Show the active configuration of a running proxy, who activated it and when, and whether the proxy is degraded
     Status(control::status::Status),
+    /// Take a running proxy out of service: it refuses new deliveries, and those in flight finish
+    Drain(control::drain::Drain),
+    /// Bring a drained proxy back into service
+    Undrain(control::drain::Undrain),
     /// Show what became of webhooks: from the delivery log, or from the running proxy
     Deliveries(control::deliveries::Deliveries),
     /// Verify or show the audit log
@@ -109,6 +113,8 @@ impl Command {
             Command::History(history) => history.run(),
             Command::Rollback(rollback) => rollback.run(),
             Command::Status(status) => status.run(),
+            Command::Drain(drain) => drain.run(),
+            Command::Undrain(undrain) => undrain.run(),
             Command::Deliveries(deliveries) => deliveries.run(),
             Command::Audit(audit) => audit.run(),
             Command::Send(send) => send.run(),

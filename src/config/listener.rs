@@ -49,14 +49,18 @@ impl Bind {
 }
 
 impl Server {
-    /// Returns the TLS settings of all listeners, the shared one once.
+    /// Returns the TLS settings of all listeners for clients, the shared one once.
     pub fn all_tls(&self) -> impl Iterator<Item = &Located<ListenerTls>> {
-        let own = self.listen.iter().filter_map(|bind| match &bind.tls {
-            BindTls::Own(tls) => Some(&**tls),
-            BindTls::Inherited | BindTls::Off => None,
-        });
-        self.tls.iter().chain(own)
+        self.tls.iter().chain(own_tls(&self.listen))
     }
+}
+
+/// Returns the TLS settings that listeners have of their own.
+pub fn own_tls(listen: &[Located<Bind>]) -> impl Iterator<Item = &Located<ListenerTls>> {
+    listen.iter().filter_map(|bind| match &bind.tls {
+        BindTls::Own(tls) => Some(&**tls),
+        BindTls::Inherited | BindTls::Off => None,
+    })
 }
 
 /// The certificate that clients get, and the CA of certificates that clients may send.
@@ -126,24 +130,33 @@ pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> 
     let if_empty = Some("write [\"h2\", \"http/1.1\"], or one of them");
     let alpn =
         table.read_list(reader, "alpn", if_empty, |reader, value| Some(reader.parse_choice(value, &choices)?.value));
-    for key in ["tls", "alpn"] {
-        if let (Listen::Unix(_), Some(value)) = (&bind.address, table.get(key)) {
-            let problem = Problem::at(value.span, format!("`{key}` is set for a unix socket, which has no TLS"));
-            reader.problems.push(problem.help("remove the key"));
-        }
-    }
+    reject_on_unix_socket(reader, &table, &bind.address, &["tls", "alpn"]);
     Some(value.located(Bind { tls: tls.unwrap_or(BindTls::Inherited), alpn, ..bind }))
 }
 
-/// Reads an entry of `admin.listen`, which has no TLS.
+/// Reads an entry of `admin.listen`, which has TLS only if the entry itself says so.
 pub(super) fn read_admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
-    let (_, bind) = read_bind(reader, value, &schema::ADMIN_LISTEN)?;
+    let (table, bind) = read_bind(reader, value, &schema::ADMIN_LISTEN)?;
+    let tls = table.and_then(|table| {
+        reject_on_unix_socket(reader, &table, &bind.address, &["tls"]);
+        table.read(reader, "tls", read_tls)
+    });
+    let bind = Bind { tls: tls.map_or(BindTls::Inherited, |tls| BindTls::Own(Box::new(tls))), ..bind };
     if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
         let message = "every user of this host can change the proxy's configuration through this socket";
         let help = "write a mode without permissions for others, \"0660\", and a group";
         reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.span), message).help(help));
     }
     Some(value.located(bind))
+}
+
+fn reject_on_unix_socket(reader: &mut Reader<'_>, table: &Table<'_>, address: &Listen, keys: &[&str]) {
+    for key in keys {
+        if let (Listen::Unix(_), Some(value)) = (address, table.get(key)) {
+            let problem = Problem::at(value.span, format!("`{key}` is set for a unix socket, which has no TLS"));
+            reader.problems.push(problem.help("remove the key"));
+        }
+    }
 }
 
 /// Reads an entry. The table is `None` if the entry is only an address.

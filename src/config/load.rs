@@ -296,7 +296,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
     let [file, ..] = files.as_slice() else { return Err(reader.into_load_error(None)) };
 
     let server = sections::read_server(&mut reader, file);
-    let admin = sections::read_admin(&mut reader, file);
+    let admin = super::admin::read_admin(&mut reader, file);
     super::listener::reject_duplicate_sockets(&mut reader, &server.listen, &admin.listen);
     let mut config = Config {
         server,

@@ -1,6 +1,7 @@
 //! The configuration as written: one struct per section, each value with its span in the file.
 //! What may an operator write?
 
+mod admin;
 mod audit;
 mod captures;
 mod control_paths;
@@ -49,6 +50,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::names::{CaptureName, ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
+pub use admin::{Admin, AdminRole, AdminUser, duration_parameter};
 pub use audit::{Audit, SyslogServer};
 pub use captures::Capture;
 pub use control_paths::ControlPaths;
@@ -58,7 +60,7 @@ pub use files::StatFingerprint;
 #[cfg(any(test, fuzzing))]
 pub use key_dir::key_files;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
-pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
+pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol, own_tls};
 pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse};
 pub use log::{Compression, DeliveryLog, Log, LogFormat, Rotate, SampleRate};
 pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
@@ -160,6 +162,8 @@ pub struct Server {
     pub max_connections_per_ip: Option<usize>,
     /// Deliveries in flight; tunnels do not count.
     pub max_deliveries: usize,
+    /// The time from a requested drain to the first refusal, for load balancers that read `/readyz`.
+    pub drain_grace: Duration,
     pub drain_timeout: Duration,
     /// Whether another process may listen on the same addresses (SO_REUSEPORT).
     pub reuse_port: bool,
@@ -182,13 +186,6 @@ pub struct Server {
 pub struct PemFile {
     pub path: PathBuf,
     pub parts: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Admin {
-    pub listen: Vec<Located<Bind>>,
-    /// Names that a request over TCP may have in Host, besides addresses and `localhost`.
-    pub hosts: Vec<Host>,
 }
 
 #[derive(Clone, Debug)]

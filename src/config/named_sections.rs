@@ -271,16 +271,23 @@ pub(super) fn read_limits(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTree
         .collect()
 }
 
-fn read_limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
-    const LIMIT_SCOPES: [(&str, LimitScope); 5] = [
-        ("client", LimitScope::Client),
-        ("tenant", LimitScope::Tenant),
-        ("route", LimitScope::Route),
-        ("host", LimitScope::Host),
-        ("egress", LimitScope::Egress),
+impl LimitScope {
+    const CHOICES: [(&str, Self); 5] = [
+        ("client", Self::Client),
+        ("tenant", Self::Tenant),
+        ("route", Self::Route),
+        ("host", Self::Host),
+        ("egress", Self::Egress),
     ];
+
+    pub fn as_str(self) -> &'static str {
+        Self::CHOICES.iter().find(|(_, scope)| *scope == self).map_or("", |(name, _)| name)
+    }
+}
+
+fn read_limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
     // `policy::limits` checks that the limit has an effect.
-    let per = table.read_list(reader, "per", None, |reader, value| reader.parse_choice(value, &LIMIT_SCOPES));
+    let per = table.read_list(reader, "per", None, |reader, value| reader.parse_choice(value, &LimitScope::CHOICES));
     let wait = table.read(reader, "wait", |reader, value| reader.parse(value, units::duration));
     let report_only = table.read(reader, "report_only", |reader, value| reader.boolean(value));
     Limit {

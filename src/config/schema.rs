@@ -1,6 +1,7 @@
 //! The schema of the configuration: its keys, reserved keys, and aliases that operators write.
 //! Is this key known, and if not, which key was intended?
 
+mod admin;
 mod audit;
 mod captures;
 mod credential;
@@ -16,12 +17,13 @@ mod trust;
 mod upstream;
 
 use super::problem::closest_match;
+pub(super) use admin::{ADMIN, ADMIN_LISTEN, ADMIN_USER};
 pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
 pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
-pub(super) use listener::{ADMIN_LISTEN, PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
+pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
 pub(super) use log::{LOG, LOG_ROTATE};
 pub(super) use redact::{REDACT, ROUTE_REDACT};
 pub(super) use rollout::{DENIED, SPLIT};
@@ -121,6 +123,7 @@ pub(super) static SERVER: Schema = Schema {
         "max_connections",
         "max_connections_per_ip",
         "max_deliveries",
+        "drain_grace",
         "drain_timeout",
         "reuse_port",
         "workers",
@@ -140,7 +143,7 @@ pub(super) static SERVER: Schema = Schema {
         ("threads", "workers"),
         ("nbthread", "workers"),
         ("shutdown_timeout", "drain_timeout"),
-        ("grace", "drain_timeout"),
+        ("grace", "drain_grace"),
         ("so_reuseport", "reuse_port"),
         ("reuseport", "reuse_port"),
         ("allow_missing_role", "allow_anonymous"),
@@ -151,14 +154,6 @@ pub(super) static SERVER: Schema = Schema {
         ("data_dir", "state"),
         ("hot_reload", "watch"),
     ],
-};
-
-pub(super) static ADMIN: Schema = Schema {
-    path: "admin",
-    title: "[admin]",
-    keys: &["listen", "hosts"],
-    reserved: &[],
-    aliases: &[("bind", "listen"), ("address", "listen"), ("port", "listen"), ("socket", "listen")],
 };
 
 pub(super) static POOL: Schema = Schema {
@@ -301,7 +296,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-static SCHEMAS: [&Schema; 34] = [
+static SCHEMAS: [&Schema; 35] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -310,6 +305,7 @@ static SCHEMAS: [&Schema; 34] = [
     &SERVER_CA,
     &PROXY_PROTOCOL,
     &ADMIN,
+    &ADMIN_USER,
     &POOL,
     &RANGE,
     &CLIENT,

@@ -1,4 +1,4 @@
-//! Reads the sections of the main file: server, admin, guard, resolver, timeouts, circuit.
+//! Reads the sections of the main file: server, guard, resolver, timeouts, circuit.
 //! How is the process itself configured?
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::problem::{Problem, SourceSpan};
 use super::reader::{Reader, Table, Value};
 use super::{
-    Admin, Bind, Circuit, DeniedNetwork, Guard, Listen, Located, Resolver, Server, Timeouts, listener, schema, units,
+    Bind, Circuit, DeniedNetwork, Guard, Listen, Located, Resolver, Server, Timeouts, listener, schema, units,
 };
 use crate::host;
 use crate::names::Host;
@@ -37,7 +37,8 @@ pub(super) fn read_server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let (max_connections, max_connections_per_ip) =
         (connections("max_connections"), connections("max_connections_per_ip"));
     let max_deliveries = connections("max_deliveries");
-    let drain_timeout = table.read(reader, "drain_timeout", |reader, value| reader.parse(value, units::duration));
+    let mut drain = |key| table.read(reader, key, |reader, value| reader.parse(value, units::duration));
+    let (drain_grace, drain_timeout) = (drain("drain_grace"), drain("drain_timeout"));
     let reuse_port = table.read(reader, "reuse_port", |reader, value| reader.boolean(value));
     let workers = table.read(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
     let state = table.read(reader, "state", |reader, value| read_state_dir(reader, value));
@@ -54,6 +55,7 @@ pub(super) fn read_server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
             .map(|connections| Located { value: connections.value as usize, span: connections.span }),
         max_connections_per_ip: max_connections_per_ip.map(|connections| connections.value as usize),
         max_deliveries: max_deliveries.map_or(10_000, |deliveries| deliveries.value as usize),
+        drain_grace: drain_grace.map_or(Duration::from_secs(30), |grace| grace.value),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
         reuse_port: reuse_port.is_some_and(|reuse_port| reuse_port.value),
         workers: workers.map(|workers| workers.value as usize),
@@ -75,33 +77,6 @@ fn read_state_dir(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<
 
 fn loopback(port: u16) -> Bind {
     Bind::new(Listen::Tcp(([127, 0, 0, 1], port).into()))
-}
-
-pub(super) fn read_admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
-    let table = file.section(reader, "admin", &schema::ADMIN);
-    let listen = table.read_list(reader, "listen", None, listener::read_admin_listen);
-    let hosts = table.read_list(reader, "hosts", None, read_admin_host).unwrap_or_default();
-    Admin { listen: listen.unwrap_or_else(|| vec![Located { value: loopback(4751), span: table.span }]), hosts }
-}
-
-fn read_admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
-    let text = reader.text(value)?;
-    match host::canonical(text) {
-        Ok(host @ Host::Name(_)) => Some(host),
-        Ok(Host::Ip(_)) => {
-            let problem = Problem::at(
-                value.span,
-                format!("`admin.hosts` need not list {text}: the admin listener accepts every address"),
-            );
-            reader.problems.push(problem.help("remove the entry"));
-            None
-        }
-        Err(error) => {
-            let problem = Problem::at(value.span, format!("`{text}` is not a host name")).label(error.to_string());
-            reader.problems.push(problem.help("write the name that scrapers send in Host, without a port"));
-            None
-        }
-    }
 }
 
 pub(super) fn read_guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {

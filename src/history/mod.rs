@@ -119,7 +119,13 @@ impl History {
     }
 
     pub fn last(&self) -> Option<HistoryEntry> {
-        self.numbers().ok()?.into_iter().rev().find_map(|number| self.entry(number).ok())
+        self.newest(1).pop()
+    }
+
+    /// Returns the readable entries with the highest numbers, the newest first.
+    pub fn newest(&self, most: usize) -> Vec<HistoryEntry> {
+        let numbers = self.numbers().unwrap_or_default();
+        numbers.into_iter().rev().filter_map(|number| self.entry(number).ok()).take(most).collect()
     }
 
     pub fn entry(&self, number: u64) -> io::Result<HistoryEntry> {

@@ -8,7 +8,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::anchors::{self, Purpose};
 use crate::config::WarningCode;
-use crate::config::{Config, CrlPolicy, Located, PemFile, Problem, Roots, SourceSpan};
+use crate::config::{Config, CrlPolicy, Located, PemFile, Problem, Roots, SourceSpan, own_tls};
 
 /// The warning time for certificates. Manual renewal takes this long.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -81,7 +81,7 @@ pub struct Expiry {
 /// attention.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Vec<Expiry> {
     let mut all = ExpiryCollector(Vec::new());
-    for tls in config.server.all_tls() {
+    for tls in config.server.all_tls().chain(own_tls(&config.admin.listen)) {
         all.add_chain(CertificateUse::Listener, "", &tls.certificate);
         tls.client_ca.iter().for_each(|ca| all.add_authorities(CertificateUse::ClientCa, Purpose::Clients, "", ca));
         tls.client_crls.iter().for_each(|list| all.each(CertificateUse::ClientCrl, "", list, crl_validity));

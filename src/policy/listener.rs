@@ -3,7 +3,7 @@
 //! Which certificate does outgate present, which client certificates does it accept, and whose PROXY headers does it
 //! trust?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +29,10 @@ use crate::digest::{Fingerprint, Sha256};
 /// The settings that apply between a socket and HTTP.
 #[derive(Default)]
 pub struct Listener {
-    /// The TLS settings of each entry of `server.listen` on TCP that has them.
+    /// The TLS settings of each entry of `server.listen` and `admin.listen` on TCP that has them.
     tls: HashMap<Listen, ServerTls>,
+    /// The entries of `admin.listen` with TLS. An entry for clients may have the same address if the port is 0.
+    admin_tls: HashSet<Listen>,
     pub proxy_protocol: Option<ProxyProtocolPeers>,
 }
 
@@ -57,6 +59,11 @@ impl Listener {
     /// Returns the TLS settings of this socket; `None` for plaintext.
     pub fn tls(&self, at: &Listen) -> Option<&ServerTls> {
         self.tls.get(at)
+    }
+
+    /// Returns whether this socket of `admin.listen` has TLS.
+    pub fn is_admin_tls(&self, at: &Listen) -> bool {
+        self.admin_tls.contains(at)
     }
 
     /// Returns every socket with TLS.
@@ -133,6 +140,15 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
         };
         tls.extend(own.map(|tls| (bind.address.clone(), tls.with_alpn(bind.alpn.as_deref()))));
     }
+    let mut admin_tls = HashSet::new();
+    for bind in &config.admin.listen {
+        if let BindTls::Own(own) = &bind.tls {
+            admin_tls.insert(bind.address.clone());
+            // The admin listener speaks HTTP/1.1 only.
+            let own = compile_tls(own, problems).map(|tls| tls.with_alpn(Some(&[Alpn::Http1])));
+            tls.extend(own.map(|tls| (bind.address.clone(), tls)));
+        }
+    }
     if config.server.all_tls().all(|tls| tls.client_ca.is_none())
         && let Some(name) = config.clients.values().find_map(|client| client.certificates.first())
     {
@@ -141,14 +157,15 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
         problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.span), message).help(help));
     }
     warn_public_listeners(config, &tls, problems);
-    Listener { tls, proxy_protocol: proxies }
+    Listener { tls, admin_tls, proxy_protocol: proxies }
 }
 
 /// Warns about an admin listener on a public address, and about tokens on a public listener without TLS.
 fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &mut Vec<Problem>) {
     for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
         let message = format!("the admin listener on {} is reachable from the Internet", bind.address);
-        let help = "write a loopback or private address, or \"unix:/path\": the admin listener requires no credential";
+        let help =
+            "write a loopback or private address, or \"unix:/path\": metrics and readiness require no credential";
         problems.push(Problem::warning(WarningCode::AdminPublic, Some(bind.span), message).help(help));
     }
     let Some((name, client)) = config.clients.iter().find(|(_, client)| !client.tokens.is_empty()) else { return };

@@ -61,6 +61,7 @@ pub struct Plan {
     pub captures: Vec<Arc<capture::Capture>>,
     /// `None` disables circuit breaking.
     pub breaker: Option<breaker::BreakerConfig>,
+    pub drain_grace: Duration,
     pub drain_timeout: Duration,
     pub max_connections: usize,
     /// The configured value; [`Plan::connections_per_ip`] applies the default.
@@ -68,6 +69,7 @@ pub struct Plan {
     pub max_deliveries: usize,
     /// Host names that the admin listener accepts in `Host` over TCP.
     pub admin_hosts: BTreeSet<Host>,
+    pub admin_users: authn::AdminUsers,
     pub digest: [u8; 32],
 }
 
@@ -129,6 +131,7 @@ pub fn recompile(
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         captures: capture::compile(config, &mut problems),
         breaker: breaker::BreakerConfig::compile(&config.circuit),
+        drain_grace: config.server.drain_grace,
         drain_timeout: config.server.drain_timeout,
         max_connections: config
             .server
@@ -138,6 +141,7 @@ pub fn recompile(
         max_connections_per_ip: config.server.max_connections_per_ip,
         max_deliveries: config.server.max_deliveries,
         admin_hosts: config.admin.hosts.iter().cloned().collect(),
+        admin_users: authn::AdminUsers::compile(config, &mut problems),
         digest: config.digest,
         pools,
         trusts,

@@ -30,6 +30,7 @@ const LISTED_MAX: usize = 20;
 pub(super) fn actor(sources: &[ReloadSource]) -> Actor {
     let user = |source: &ReloadSource| match source {
         ReloadSource::User { name, uid, .. } => Some(name.clone().unwrap_or_else(|| format!("uid {uid}"))),
+        ReloadSource::RemoteUser { name, .. } => Some(name.clone()),
         ReloadSource::FileChange | ReloadSource::Signal => None,
     };
     let users: BTreeSet<String> = sources.iter().filter_map(user).collect();
@@ -39,7 +40,11 @@ pub(super) fn actor(sources: &[ReloadSource]) -> Actor {
         () => Source::File,
     };
     let name = (!users.is_empty()).then(|| users.into_iter().collect::<Vec<_>>().join(", "));
-    Actor { source, name, address: None }
+    let address = match sources {
+        [ReloadSource::RemoteUser { address, .. }] => Some(*address),
+        _ => None,
+    };
+    Actor { source, name, address }
 }
 
 /// Returns who requested a reload, with the origin of each request.
@@ -48,6 +53,7 @@ fn requested_by(sources: &[ReloadSource]) -> Vec<Value> {
         ReloadSource::FileChange => json!({ "source": "file" }),
         ReloadSource::Signal => json!({ "source": "signal" }),
         ReloadSource::User { name, uid, pid } => json!({ "source": "admin", "user": name, "uid": uid, "pid": pid }),
+        ReloadSource::RemoteUser { name, address } => json!({ "source": "admin", "user": name, "address": address }),
     };
     sources.iter().take(LISTED_MAX).map(origin).collect()
 }

@@ -179,7 +179,9 @@ impl Listeners {
                 let connections = self.connections.clone();
                 tasks.spawn(server::accept(runtime, listener, bind.address.clone(), connections, shutdown))
             }
-            ListenerKind::Admin => tasks.spawn(server::admin::accept(runtime, listener, shutdown)),
+            ListenerKind::Admin => {
+                tasks.spawn(server::admin::accept(runtime, listener, bind.address.clone(), shutdown))
+            }
         };
         handle
     }

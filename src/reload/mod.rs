@@ -9,6 +9,7 @@ pub mod history_writer;
 mod key_folder_watcher;
 pub mod listeners;
 mod prepare;
+mod rollback;
 mod startup_settings;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 use crate::audit::{CONFIGURATION_DRIFTED, CONFIGURATION_RESTORED, Event};
 use crate::config::{Config, StatFingerprint};
 use crate::state::Runtime;
-use crate::state::config::reload_queue::{ComparisonRequest, ReloadQueue};
+use crate::state::config::reload_queue::{ComparisonRequest, ReloadQueue, RollbackRequest};
 use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict, describe_sources, reload_cause};
 use file_watcher::FileWatcher;
 use history_writer::HistoryWriter;
@@ -161,6 +162,11 @@ impl Reloader {
                 }
                 self.update_watches(&trigger, &mut watch, &mut folders).await;
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
+            }
+            for RollbackRequest { number, source, reply } in pending.rollbacks {
+                if !reply.is_closed() {
+                    let _ = reply.send(self.roll_back(number, &Requester::new(&[source])).await);
+                }
             }
             for ComparisonRequest { target, reply } in
                 pending.comparisons.into_iter().filter(|comparison| !comparison.reply.is_closed())

@@ -3,21 +3,21 @@
 
 pub mod audit;
 pub mod config;
+pub mod drain;
 pub mod limits;
 pub mod observability;
 pub mod replay;
 pub mod upstreams;
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::Listen;
 use crate::net::fd_limit;
 use config::ActiveConfig;
 
@@ -29,6 +29,8 @@ pub struct Runtime {
     pub metrics_worker: config::worker::BackgroundWorker,
     /// Renders the other responses of the admin listener.
     pub admin_worker: config::worker::BackgroundWorker,
+    /// Reads the history for the admin listener: a disk that hangs delays nothing else.
+    pub history_reader: config::worker::BackgroundWorker,
     pub deferred_drop: Arc<config::deferred_drop::DeferredDrop>,
     pub limits: Arc<limits::Limits>,
     pub admission: Arc<limits::admission::AdmissionQueue>,
@@ -54,9 +56,7 @@ pub struct Runtime {
     pub reload_queue: Arc<config::reload_queue::ReloadQueue>,
     /// The number of open HTTP/2 requests, whose tasks are separate from their connection's.
     open_streams: watch::Sender<usize>,
-    draining: watch::Sender<bool>,
-    /// The listeners that another process has taken over: see [`Runtime::drain`].
-    handed_over: OnceLock<Vec<Listen>>,
+    drain: drain::Drain,
     is_hard_stopped: AtomicBool,
     request_count: AtomicU64,
     random: RandomState,
@@ -74,10 +74,6 @@ impl Drop for StreamGuard {
     }
 }
 
-/// The refusal of a new delivery while the process drains.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Draining;
-
 impl Runtime {
     pub fn new(active: ActiveConfig, records: observability::records::Records) -> Self {
         Self {
@@ -85,6 +81,7 @@ impl Runtime {
             config_worker: config::worker::BackgroundWorker::default(),
             metrics_worker: config::worker::BackgroundWorker::with_name("metrics"),
             admin_worker: config::worker::BackgroundWorker::with_name("admin"),
+            history_reader: config::worker::BackgroundWorker::with_name("history"),
             deferred_drop: Arc::default(),
             limits: Arc::default(),
             admission: Arc::new(limits::admission::AdmissionQueue::new()),
@@ -108,8 +105,7 @@ impl Runtime {
             config_status: config::status::ConfigStatus::default(),
             reload_queue: Arc::default(),
             open_streams: watch::Sender::new(0),
-            draining: watch::Sender::new(false),
-            handed_over: OnceLock::new(),
+            drain: drain::Drain::default(),
             is_hard_stopped: AtomicBool::new(false),
             request_count: AtomicU64::new(0),
             random: RandomState::new(),
@@ -166,33 +162,12 @@ impl Runtime {
         });
     }
 
-    /// Begins the drain: new deliveries are refused. Deliveries of clients that connected to a listener of `handed_over` are
-    /// still accepted, since only this process can serve their connections.
-    pub fn drain(&self, handed_over: &[Listen]) {
-        self.handed_over.get_or_init(|| handed_over.to_vec());
-        self.draining.send_replace(true);
-    }
     /// Ends the drain: deliveries still in flight end now, and their records blame outgate.
     pub fn hard_stop(&self) {
         self.is_hard_stopped.store(true, Ordering::Relaxed);
     }
     pub fn is_hard_stopped(&self) -> bool {
         self.is_hard_stopped.load(Ordering::Relaxed)
-    }
-    pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
-    /// Returns a receiver that changes to `true` when the drain begins.
-    pub fn drain_signal(&self) -> watch::Receiver<bool> {
-        self.draining.subscribe()
-    }
-    /// Checks whether a request of a client that connected to `listen` is refused by the drain.
-    pub fn check_draining(&self, listen: Option<&Listen>) -> Result<(), Draining> {
-        let is_handed_over = || {
-            let handed_over = self.handed_over.get();
-            handed_over.zip(listen).is_some_and(|(handed_over, listen)| handed_over.contains(listen))
-        };
-        if self.is_draining() && !is_handed_over() { Err(Draining) } else { Ok(()) }
     }
 
     pub fn open_stream(self: &Arc<Self>) -> StreamGuard {

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -97,12 +98,20 @@ pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], request: &Admin
         let on_timeout = |_| AdminError::Failed(format!("the proxy did not respond within {RESPONSE_TIMEOUT:?}"));
         timeout(RESPONSE_TIMEOUT, exchange_with_any).await.map_err(on_timeout).flatten()
     })?;
-    let error_text = || escape_control_characters(String::from_utf8_lossy(&body).trim_end());
     if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
-        return Err(AdminError::Failed(error_text()));
+        return Err(AdminError::Failed(error_text(&body)));
     }
     serde_json::from_slice(&body)
         .map_err(|error| AdminError::Failed(format!("cannot parse the response of the proxy: {error}")))
+}
+
+/// Returns the detail of the problem in the body, or the body itself.
+fn error_text(body: &[u8]) -> String {
+    let problem = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let detail = problem["detail"].as_str().map(str::to_owned);
+    let text = detail.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    let field = problem["field"].as_str().map(|field| format!("{field}: ")).unwrap_or_default();
+    escape_control_characters(&format!("{field}{}", text.trim_end()))
 }
 
 async fn connect(sockets: &[AdminSocket]) -> Result<(UnixStream, &AdminSocket), AdminError> {
@@ -146,6 +155,7 @@ async fn exchange_once(stream: UnixStream, question: &AdminRequest) -> Result<(S
     *request.method_mut() = question.method.clone();
     *request.uri_mut() = question.path.parse().unwrap_or_default();
     request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("outgate"));
+    request.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     let response = sender.send_request(request).await?;
     let status = response.status();
     Ok((status, response.into_body().collect().await?.to_bytes()))

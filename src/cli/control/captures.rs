@@ -86,7 +86,7 @@ impl Selection {
     }
 
     fn list(&self) -> Result<ExitCode, ExitCode> {
-        let found = self.ask(AdminRequest::get, "/captures", "")?;
+        let found = self.ask(AdminRequest::get, "/v1/captures", "")?;
         if self.json {
             println!("{found:#}");
             return Ok(ExitCode::SUCCESS);
@@ -101,7 +101,7 @@ impl Selection {
     fn export(&self, out: &Path) -> Result<ExitCode, ExitCode> {
         let mut last = String::new();
         loop {
-            let exported = self.ask(post, "/captures/export", &last)?;
+            let exported = self.ask(post, "/v1/captures/export", &last)?;
             for object in members(&exported["objects"]) {
                 let path = write(out, object)?;
                 println!("{}", if self.json { json!(path).to_string() } else { path.display().to_string() });
@@ -121,7 +121,7 @@ impl Selection {
     fn erase(&self) -> Result<ExitCode, ExitCode> {
         let (mut count, mut records) = (0, Vec::new());
         let code = loop {
-            let proof = self.ask(post, "/captures/erase", "")?;
+            let proof = self.ask(post, "/v1/captures/erase", "")?;
             let (objects, failed) = (members(&proof["objects"]), members(&proof["failed"]));
             if self.json {
                 println!("{proof}");

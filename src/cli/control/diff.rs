@@ -47,16 +47,19 @@ impl Diff {
             Some(socket) => vec![socket.clone()],
             None => AdminSocket::from_config(self.config.as_deref()),
         };
-        let body = match self.file_to_compare(&sockets) {
-            Ok(None) => Vec::new(),
+        let request = match self.file_to_compare(&sockets) {
+            Ok(None) => AdminRequest::get("/v1/diff"),
             // The command reads the file itself: the proxy must not read a file because a client names it.
             Ok(Some(path)) => match load_or_report(Some(&absolute(path))) {
-                Ok(valid) => json!(Arc::unwrap_or_clone(valid.config.snapshot)).to_string().into_bytes(),
+                Ok(valid) => {
+                    let snapshot = json!(Arc::unwrap_or_clone(valid.config.snapshot));
+                    AdminRequest::post("/v1/diff", snapshot.to_string().into_bytes())
+                }
                 Err(code) => return code,
             },
             Err(error) => return error.report(),
         };
-        let outcome: ReloadOutcome = match send(&sockets, &AdminRequest::post("/diff", body)) {
+        let outcome: ReloadOutcome = match send(&sockets, &request) {
             Ok(outcome) => outcome,
             Err(error) => return error.report(),
         };
@@ -86,7 +89,7 @@ impl Diff {
     /// own secrets.
     fn file_to_compare(&self, sockets: &[AdminSocket]) -> Result<Option<&Path>, AdminError> {
         let Some(path) = &self.config else { return Ok(None) };
-        let status: Value = send(sockets, &AdminRequest::get("/status"))?;
+        let status: Value = send(sockets, &AdminRequest::get("/v1/status"))?;
         let running = status["configuration"]["file"].as_str().map(Path::new);
         Ok((!running.is_some_and(|running| is_same_file(running, path))).then_some(path.as_path()))
     }

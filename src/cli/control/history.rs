@@ -92,7 +92,7 @@ impl History {
         if let Err(code) = self.proxy.check() {
             return code;
         }
-        let running: Option<Value> = send(&self.proxy.sockets(), &AdminRequest::get("/status")).ok();
+        let running: Option<Value> = send(&self.proxy.sockets(), &AdminRequest::get("/v1/status")).ok();
         let history = self.location.open(&self.proxy, running.as_ref());
         let active_number = running.and_then(|running| running["configuration"]["number"].as_u64());
         let entries = match self.number {

@@ -5,6 +5,7 @@ mod admin_client;
 pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod diff;
+pub(super) mod drain;
 pub(super) mod history;
 pub(super) mod reload;
 pub(super) mod rollback;
@@ -53,7 +54,7 @@ pub(super) fn explain(config: Option<PathBuf>, admin: Option<AdminSocket>, webho
     let which = ProxySelector { config, admin };
     which.check()?;
     let sockets = which.sockets();
-    let request = AdminRequest::post("/explain", webhook.to_string().into_bytes());
+    let request = AdminRequest::post("/v1/explain", webhook.to_string().into_bytes());
     admin_client::send(&sockets, &request).map_err(admin_client::AdminError::report)
 }
 

@@ -33,7 +33,7 @@ impl Reload {
         if let Err(code) = self.proxy.check() {
             return code;
         }
-        let outcome: ReloadOutcome = match send(&self.proxy.sockets(), &AdminRequest::post("/reload", Vec::new())) {
+        let outcome: ReloadOutcome = match send(&self.proxy.sockets(), &AdminRequest::post("/v1/reload", Vec::new())) {
             Ok(outcome) => outcome,
             Err(error) => return error.report(),
         };

@@ -112,7 +112,7 @@ impl Rollback {
         if self.offline {
             return Ok(None);
         }
-        let running: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/status")) {
+        let running: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/v1/status")) {
             Ok(running) => running,
             // The status is not needed: the command writes nothing, or the pending rollback is already the
             // configuration.
@@ -192,7 +192,7 @@ fn check_adoptable(
     history: &History,
 ) -> Result<ReloadOutcome, ExitCode> {
     if is_running {
-        let request = AdminRequest::post(&format!("/diff?entry={}", overlay.number), Vec::new());
+        let request = AdminRequest::get(&format!("/v1/diff?number={}", overlay.number));
         let outcome: ReloadOutcome = send(sockets, &request).map_err(AdminError::report)?;
         return match outcome.outcome {
             ReloadVerdict::Rejected => {
@@ -245,7 +245,7 @@ fn differing_files(overlay: &Overlay) -> Vec<&Path> {
 /// Activates the pending rollback with a reload, and finishes it. `None`: no proxy runs.
 fn activate(sockets: &[AdminSocket], pending: PendingRollback, main: &Path) -> Result<Option<ReloadOutcome>, ExitCode> {
     let number = pending.overlay().number;
-    let result: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/reload", Vec::new()));
+    let result: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/v1/reload", Vec::new()));
     let finish = |pending: PendingRollback| {
         put_in_place(pending).map_err(|error| {
             let code = report_write_error(main, &error);
@@ -304,7 +304,7 @@ fn report_active_config(
         eprintln!("no running proxy was contacted: the next start or reload activates the configuration on disk");
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/reload", Vec::new())), earlier_outcome) {
+    let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/v1/reload", Vec::new())), earlier_outcome) {
         (Ok(outcome), _) | (Err(_), Some(outcome)) => outcome,
         (Err(error), None) => return Err(error.report()),
     };

@@ -28,7 +28,7 @@ impl Status {
         if let Err(code) = self.proxy.check() {
             return code;
         }
-        let status: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/status")) {
+        let status: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/v1/status")) {
             Ok(status) => status,
             Err(error) => return error.report(),
         };

@@ -19,7 +19,7 @@ pub(in crate::config) static SERVER_TLS: Schema = Schema {
     aliases: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
 };
 
-const LISTEN_ALIASES: &[(&str, &str)] = &[
+pub(super) const LISTEN_ALIASES: &[(&str, &str)] = &[
     ("bind", "address"),
     ("listen", "address"),
     ("socket", "address"),
@@ -35,15 +35,6 @@ pub(in crate::config) static SERVER_LISTEN: Schema = Schema {
     path: "server.listen",
     title: "an entry of server.listen",
     keys: &["address", "tls", "alpn", "mode", "group"],
-    reserved: &[],
-    aliases: LISTEN_ALIASES,
-};
-
-/// One entry of `admin.listen`.
-pub(in crate::config) static ADMIN_LISTEN: Schema = Schema {
-    path: "admin.listen",
-    title: "an entry of admin.listen",
-    keys: &["address", "mode", "group"],
     reserved: &[],
     aliases: LISTEN_ALIASES,
 };

@@ -12,7 +12,7 @@ use crate::policy::limits;
 use crate::policy::redact::{Redactor, RoutePaths};
 use crate::policy::route::AmbiguousPath;
 use crate::policy::sign::{SignError, Signer};
-use crate::state::Draining;
+use crate::state::drain::Draining;
 use crate::state::limits::admission::Overloaded;
 use crate::state::limits::{LimitExceeded, LimitKind};
 use crate::state::replay::ReplayError;

@@ -2,6 +2,7 @@
 //! Has every client a proof, and does every proof belong to one client?
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -75,12 +76,7 @@ impl Clients {
                     claim_proof(&mut claims.certificates, key.clone(), (name, written.span), message, problems);
                     self.by_certificate.insert(key, client.clone());
                 }
-                Err(reason) => {
-                    let problem = Problem::at(written.span, "not a subject alternative name").label(reason);
-                    let help =
-                        "write a subject alternative name: \"billing.internal\", \"spiffe://acme.example/billing\"";
-                    problems.push(problem.help(help));
-                }
+                Err(reason) => problems.push(not_a_san(written.span, reason)),
             }
         }
         if has_only_networks(written) {
@@ -93,6 +89,11 @@ impl Clients {
         }
         self.by_name.insert(name.clone(), client);
     }
+}
+
+pub(super) fn not_a_san(place: SourceSpan, reason: &'static str) -> Problem {
+    let help = "write a subject alternative name: \"billing.internal\", \"spiffe://acme.example/billing\"";
+    Problem::at(place, "not a subject alternative name").label(reason).help(help)
 }
 
 /// The first client with each proof, and its place. Public keys are not included, since each signature names its
@@ -202,11 +203,11 @@ fn check_client(
     }
 }
 
-/// Records the first client with a proof, and reports every other one.
-fn claim_proof<'a, K: Ord>(
-    claimed: &mut BTreeMap<K, (&'a ClientName, SourceSpan)>,
+/// Records the first owner of a proof, and reports every other one.
+pub(super) fn claim_proof<'a, K: Ord, N: PartialEq + Display>(
+    claimed: &mut BTreeMap<K, (&'a N, SourceSpan)>,
     key: K,
-    (name, place): (&'a ClientName, SourceSpan),
+    (name, place): (&'a N, SourceSpan),
     message: &str,
     problems: &mut Vec<Problem>,
 ) {

@@ -1,6 +1,7 @@
 //! Authentication of clients: by a token, a certificate, a signature or the client's network.
 //! Which client sent this request?
 
+mod admin;
 mod body_check;
 mod caller;
 mod canonical;
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 use crate::config::AuthMethod;
 use crate::names::{ClientName, TenantName};
 pub use crate::policy::message::SignableRequest;
+pub use admin::{AdminUser, AdminUsers};
 pub use body_check::BodyCheck;
 pub use caller::{Caller, PeerCertificate, TunnelContext};
 use public_key::VerifyingKey;
@@ -301,6 +303,11 @@ impl Clients {
                 "the request has both Twilio-Client-Validation and a Signature with the tag outgate",
             )),
         }
+    }
+
+    /// Returns the number of configured clients.
+    pub fn count(&self) -> usize {
+        self.by_name.len()
     }
 
     /// Returns a client by its name, without authentication. Finds `anonymous` if anonymous requests are allowed.

@@ -20,19 +20,40 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Returns the client of a `Basic` (RFC 7617) or `Bearer` (RFC 6750 §2.1) credential. The scheme has any case, and one
-/// or more spaces follow it (RFC 9110 §11.4).
+/// A credential in a header field: the hash of a token, and the user name of `Basic`.
+pub(super) struct TokenCredential {
+    pub(super) user: Option<String>,
+    pub(super) token: [u8; 32],
+}
+
+impl TokenCredential {
+    /// Parses a `Basic` (RFC 7617) or `Bearer` (RFC 6750 §2.1) credential. The scheme has any case, and one or more
+    /// spaces follow it (RFC 9110 §11.4).
+    pub(super) fn parse(credential: &[u8]) -> Option<Self> {
+        let (scheme, proof) = split_scheme(credential)?;
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            Some(Self { user: None, token: sha256(proof) })
+        } else if scheme.eq_ignore_ascii_case(b"basic") {
+            let (user, token) = decode_basic(proof)?;
+            Some(Self { user: Some(user), token: sha256(&token) })
+        } else {
+            None
+        }
+    }
+
+    /// Returns whether the token is one of these. Every token is compared in constant time, so that the duration reveals
+    /// nothing.
+    pub(super) fn is_one_of(&self, tokens: &[[u8; 32]]) -> bool {
+        tokens.iter().fold(Choice::from(0), |found, own| found | own.ct_eq(&self.token)).into()
+    }
+}
+
+/// Returns the client of a credential.
 pub(super) fn authenticate<'c>(clients: &'c Clients, credential: &[u8]) -> Option<&'c Arc<Client>> {
-    let (scheme, proof) = split_scheme(credential)?;
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        clients.by_token.get(&sha256(proof))
-    } else if scheme.eq_ignore_ascii_case(b"basic") {
-        let (user, token) = decode_basic(proof)?;
-        let token = sha256(&token);
-        let client = clients.by_name.get(user.as_str())?;
-        has_token(client, &token).then_some(client)
-    } else {
-        None
+    let credential = TokenCredential::parse(credential)?;
+    match &credential.user {
+        None => clients.by_token.get(&credential.token),
+        Some(user) => clients.by_name.get(user.as_str()).filter(|client| credential.is_one_of(&client.tokens)),
     }
 }
 
@@ -59,10 +80,4 @@ fn decode_basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
     let token = name.split_off(colon + 1);
     name.truncate(colon);
     Some((String::from_utf8(name).ok()?, token))
-}
-
-/// Returns whether the client has this token. Every token is compared in constant time, so that the duration reveals
-/// nothing.
-fn has_token(client: &Client, token: &[u8; 32]) -> bool {
-    client.tokens.iter().fold(Choice::from(0), |found, own| found | own.ct_eq(token)).into()
 }

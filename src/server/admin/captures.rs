@@ -11,7 +11,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::query_param;
+use super::problem::AdminProblem;
+use super::resource::Query;
 use crate::audit::{Actor, CAPTURE_ERASED, CAPTURE_EXPORTED};
 use crate::capture_store::{ErasedObject, ObjectName, Store, StoredCapture};
 use crate::names::TenantName;
@@ -22,16 +23,13 @@ use crate::state::observability::captures::LISTED_MAX;
 /// The captures of one response: each has at most two bodies of 1 MiB.
 const EXPORTED_MAX: usize = 4;
 
-/// The status and the message for a caller that gets nothing.
-type CaptureError = (StatusCode, String);
-
 /// The captures of one section that match a query.
 type Found = (Arc<Capture>, Store, Vec<StoredCapture>);
 
 /// Returns the captures that match the parameters `capture`, `tenant` and `request_id`, and that follow `after`.
-async fn find(runtime: &Runtime, query: &str) -> Result<Vec<Found>, CaptureError> {
-    let [capture, id, after] = ["capture", "request_id", "after"].map(|name| query_param(query, name));
-    let (tenant, after) = (query_param(query, "tenant").map(TenantName::new), after.unwrap_or_default());
+async fn find(runtime: &Runtime, query: &Query) -> Result<Vec<Found>, AdminProblem> {
+    let [capture, id, after] = ["capture", "request_id", "after"].map(|name| query.text(name));
+    let (tenant, after) = (query.text("tenant").map(TenantName::new), after.unwrap_or_default());
     let mut found = Vec::new();
     for section in &runtime.active_config().plan.captures {
         if capture.as_ref().is_some_and(|name| name != section.name.as_str()) {
@@ -51,17 +49,17 @@ async fn find(runtime: &Runtime, query: &str) -> Result<Vec<Found>, CaptureError
 }
 
 /// Returns the first captures of one section that match a query. They are of one tenant.
-async fn find_some(runtime: &Runtime, query: &str, max: usize) -> Result<Option<Found>, CaptureError> {
+async fn find_some(runtime: &Runtime, query: &Query, max: usize) -> Result<Option<Found>, AdminProblem> {
     // The empty name would select the captures of all tenants.
-    if query_param(query, "tenant").is_none_or(|tenant| tenant.is_empty()) {
-        return Err((StatusCode::BAD_REQUEST, "the parameter tenant is missing".to_owned()));
+    if query.text("tenant").is_none_or(|tenant| tenant.is_empty()) {
+        return Err(AdminProblem::field("tenant", "the parameter tenant is missing"));
     }
     let mut found = find(runtime, query).await?;
     found.iter_mut().for_each(|(.., captures)| captures.truncate(max));
     Ok(found.into_iter().find(|(.., captures)| !captures.is_empty()))
 }
 
-pub(super) async fn list(runtime: &Runtime, query: &str) -> Result<Value, CaptureError> {
+pub(super) async fn list(runtime: &Runtime, query: &Query) -> Result<Value, AdminProblem> {
     let found = find(runtime, query).await?;
     let listed = found.iter().flat_map(|(section, _, captures)| {
         captures.iter().map(|StoredCapture { name, size }| {
@@ -75,7 +73,7 @@ pub(super) async fn list(runtime: &Runtime, query: &str) -> Result<Value, Captur
 }
 
 /// Returns the sealed bytes of some captures of a tenant, after a record says who got them.
-pub(super) async fn export(runtime: &Runtime, query: &str, actor: Actor) -> Result<Value, CaptureError> {
+pub(super) async fn export(runtime: &Runtime, query: &Query, actor: Actor) -> Result<Value, AdminProblem> {
     let Some((section, store, captures)) = find_some(runtime, query, EXPORTED_MAX).await? else {
         return Ok(json!({ "objects": [] }));
     };
@@ -91,7 +89,7 @@ pub(super) async fn export(runtime: &Runtime, query: &str, actor: Actor) -> Resu
 }
 
 /// Erases some captures of a tenant, and returns the proof, which the audit log has, too.
-pub(super) async fn erase(runtime: &Runtime, query: &str, actor: Actor) -> Result<Value, CaptureError> {
+pub(super) async fn erase(runtime: &Runtime, query: &Query, actor: Actor) -> Result<Value, AdminProblem> {
     runtime.audit.status().error().map_or(Ok(()), |error| Err(unrecorded(error)))?;
     let Some((section, store, captures)) = find_some(runtime, query, LISTED_MAX).await? else {
         return Ok(json!({ "objects": [] }));
@@ -111,11 +109,11 @@ fn full_name(section: &Capture, name: &ObjectName) -> String {
     format!("{}/{}", section.name, name.path())
 }
 
-fn unusable(section: &Capture, error: io::Error) -> CaptureError {
+fn unusable(section: &Capture, error: io::Error) -> AdminProblem {
     let message = format!("cannot use the store {} of captures.{}: {error}", section.store.display(), section.name);
-    (StatusCode::SERVICE_UNAVAILABLE, message)
+    AdminProblem::new(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
-fn unrecorded(error: String) -> CaptureError {
-    (StatusCode::SERVICE_UNAVAILABLE, format!("audit_unwritable: {error}"))
+fn unrecorded(error: String) -> AdminProblem {
+    AdminProblem::new(StatusCode::SERVICE_UNAVAILABLE, format!("audit_unwritable: {error}"))
 }

@@ -1,127 +1,44 @@
-//! The commands to a running proxy, for `outgate reload`, `diff` and `explain`.
-//! Which command may a peer of the admin listener run, and what is its outcome?
-//!
-//! Commands are accepted only over a unix socket, where the kernel identifies the user of the peer.
+//! The commands to a running proxy: reload, diff, rollback, explain, drain and undrain.
+//! What does a command do, and what is its outcome?
 
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::oneshot;
 
-use super::{JSON, TEXT, build_response, captures, json_response, unix_socket_only};
-use crate::audit::{ADMIN_CALLED, AUTHENTICATION_FAILED, Actor, EventType, Source};
+use super::problem::AdminProblem;
+use super::{AdminResponse, Call, Effect, JSON, build_response, captures, json_response, status};
+use crate::audit::{Event, PROCESS_DRAINING, PROCESS_UNDRAINED};
+use crate::config::duration_parameter;
 use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
-use crate::net::peer::Peer;
 use crate::policy::redact::Redactor;
 use crate::state::Runtime;
-use crate::state::audit::CountedEvent;
 use crate::state::config::reload_queue::ComparisonTarget;
-use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
+use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
+use crate::state::drain::Stopping;
 
-const RELOAD: &str = "/reload";
-const DIFF: &str = "/diff";
-const EXPLAIN: &str = "/explain";
-const EXPORT: &str = "/captures/export";
-const ERASE: &str = "/captures/erase";
+/// Limits the body of a comparison, in bytes. A configuration with a hundred thousand routes has some ten megabytes.
+const SNAPSHOT_MAX: usize = 64 << 20;
+/// Limits the bodies of other commands, in bytes.
+const BODY_MAX: usize = 64 << 10;
+/// Limits the grace time of a drain.
+const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Limits a request body, in bytes. A configuration with a hundred thousand routes has some ten megabytes.
-const BODY_MAX: usize = 64 << 20;
-
-/// Runs the command of a POST request. `peer` is the process of the client, where the kernel knows it, and `address` is
-/// that of a client over TCP. Returns `None`
-/// if the request is not one of the commands.
-pub(super) async fn handle_post(
-    runtime: &Arc<Runtime>,
-    request: Request<Incoming>,
-    peer: Option<&Peer>,
-    address: Option<IpAddr>,
-) -> Option<Response<Full<Bytes>>> {
-    let path = request.uri().path();
-    if request.method() != Method::POST || ![RELOAD, DIFF, EXPLAIN, EXPORT, ERASE].contains(&path) {
-        return None;
-    }
-    let path = path.to_owned();
-    let Some(peer) = peer else {
-        count_call(runtime, AUTHENTICATION_FAILED, &path, None, address);
-        return Some(unix_socket_only(&path));
-    };
-    if path == EXPLAIN {
-        count_call(runtime, ADMIN_CALLED, &path, Some(peer), None);
-        return Some(explain(runtime, request).await.unwrap_or_else(|response| *response));
-    }
-    let query = request.uri().query().unwrap_or_default();
-    match &*path {
-        EXPORT => return Some(json_response(captures::export(runtime, query, peer_actor(peer)).await)),
-        ERASE => return Some(json_response(captures::erase(runtime, query, peer_actor(peer)).await)),
-        _ => {}
-    }
-    if !runtime.reload_queue.is_ready() {
-        let message =
-            "outgate runs without a configuration file: the built-in configuration cannot be changed or compared\n";
-        return Some(build_response(StatusCode::CONFLICT, TEXT, message.into()));
-    }
-    let outcome = if path == RELOAD {
-        let source = ReloadSource::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
-        runtime.reload_queue.request_and_wait(source)
-    } else {
-        match comparison_source(request).await {
-            Ok(source) => runtime.reload_queue.compare(source),
-            Err(response) => return Some(*response),
-        }
-    };
-    Some(match outcome.await {
-        Ok(outcome) => {
-            // A reload with an effect has a record of its own.
-            if path == DIFF || outcome.outcome == ReloadVerdict::Unchanged {
-                count_call(runtime, ADMIN_CALLED, &path, Some(peer), None);
-            }
-            outcome_response(&outcome)
-        }
-        // The reload task, which sends the outcome, has ended.
-        Err(_) => build_response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is stopping\n".into()),
-    })
-}
-
-/// Returns the user of a command as the actor of its audit record.
-fn peer_actor(peer: &Peer) -> Actor {
-    let user = peer.name.clone().unwrap_or_else(|| format!("uid {}", peer.uid));
-    Actor { source: Source::Admin, name: Some(user), address: None }
-}
-
-/// Counts a call of a command for the audit log.
-fn count_call(runtime: &Runtime, event_type: EventType, path: &str, peer: Option<&Peer>, address: Option<IpAddr>) {
-    let actor = peer.map_or(Actor { source: Source::Admin, name: None, address: None }, peer_actor);
-    let counted = CountedEvent { event_type, resource: path.to_owned(), actor, tenant: None };
-    runtime.audit.count(counted, address, Timestamp::now());
-}
-
-type ControlError = Box<Response<Full<Bytes>>>;
-
-fn control_error(status: StatusCode, message: impl Display) -> ControlError {
-    Box::new(build_response(status, TEXT, format!("{message}\n")))
-}
-
-/// Returns the configuration to compare with: history entry N for `?entry=N`, the one in the body, or the one on disk.
-async fn comparison_source(request: Request<Incoming>) -> Result<ComparisonTarget, ControlError> {
-    if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
-        let number = entry.parse().map_err(|_| control_error(StatusCode::BAD_REQUEST, "entry must be a number"));
-        return number.map(ComparisonTarget::History);
-    }
-    let body = read_body(request).await?;
-    if body.is_empty() { Ok(ComparisonTarget::Disk) } else { parse_json(&body).map(ComparisonTarget::Snapshot) }
-}
+const NUMBER: &str = "a number of a configuration in the history is required";
 
 /// The webhook that `outgate explain` describes.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ExplainBody {
     method: String,
     url: String,
@@ -129,32 +46,156 @@ struct ExplainBody {
     tenant: Option<String>,
 }
 
-async fn explain(runtime: &Runtime, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ControlError> {
-    let webhook: ExplainBody = parse_json(&read_body(request).await?)?;
+/// The body of a command whose parameters are in the query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EmptyBody {}
+
+impl Call<'_> {
+    pub(super) async fn command(
+        &self,
+        runtime: &Arc<Runtime>,
+        request: Request<Incoming>,
+    ) -> Result<(AdminResponse, Effect), AdminProblem> {
+        let queue = &runtime.reload_queue;
+        if matches!(self.id, "reload" | "rollback" | "compare" | "compareWith") && !queue.is_ready() {
+            let detail =
+                "outgate runs without a configuration file: the built-in configuration cannot be changed or compared";
+            return Err(AdminProblem::new(StatusCode::CONFLICT, detail));
+        }
+        match self.id {
+            "compare" => {
+                let number = self.entry(runtime).await?;
+                reloaded(queue.compare(number.map_or(ComparisonTarget::Disk, ComparisonTarget::History))).await
+            }
+            "compareWith" => {
+                let snapshot = parse_json(&read_json(request, SNAPSHOT_MAX).await?)?;
+                reloaded(queue.compare(ComparisonTarget::Snapshot(snapshot))).await
+            }
+            "exportCaptures" => {
+                read_no_parameters(request).await?;
+                let exported = captures::export(runtime, &self.query, self.caller.actor()).await?;
+                Ok((json_response(exported), Effect::Recorded))
+            }
+            "eraseCaptures" => {
+                read_no_parameters(request).await?;
+                let proof = captures::erase(runtime, &self.query, self.caller.actor()).await?;
+                Ok((json_response(proof), Effect::Recorded))
+            }
+            "explain" => {
+                let webhook: ExplainBody = parse_json(&read_json(request, BODY_MAX).await?)?;
+                Ok((explain(runtime, webhook)?, Effect::None))
+            }
+            "reload" => {
+                read_no_parameters(request).await?;
+                reloaded(queue.request_and_wait(self.caller.reload_source())).await
+            }
+            "rollback" => {
+                let number = self.entry(runtime).await?.ok_or_else(|| AdminProblem::field("number", NUMBER))?;
+                read_no_parameters(request).await?;
+                reloaded(queue.roll_back(number, self.caller.reload_source())).await
+            }
+            "undrain" => {
+                read_no_parameters(request).await?;
+                self.undrain(runtime)
+            }
+            _ => {
+                let grace =
+                    self.query.parse("grace", "write a duration of at most seven days: 0s, 30s, 5m", parse_grace)?;
+                read_no_parameters(request).await?;
+                self.drain(runtime, grace.unwrap_or(runtime.active_config().plan.drain_grace))
+            }
+        }
+    }
+
+    /// Returns the number of a configuration that the history has, if the call names one.
+    async fn entry(&self, runtime: &Runtime) -> Result<Option<u64>, AdminProblem> {
+        let number = self.query.parse("number", NUMBER, str::parse)?;
+        if let Some(number) = number
+            && !status::entries(runtime).await?.iter().any(|entry| entry.number == number)
+        {
+            let detail = format!("the history has no configuration {number}: /v1/history lists them");
+            return Err(AdminProblem::new(StatusCode::NOT_FOUND, detail));
+        }
+        Ok(number)
+    }
+
+    fn drain(&self, runtime: &Arc<Runtime>, grace: Duration) -> Result<(AdminResponse, Effect), AdminProblem> {
+        let (now, by) = (Timestamp::now(), self.caller.reload_source().to_string());
+        runtime.request_drain(by, grace, now).map_err(|Stopping| AdminProblem::stopping())?;
+        let what = format!("a drain was requested; new deliveries are refused in {grace:?}");
+        let event = Event::new(PROCESS_DRAINING, "outgate", now, what).with("grace_seconds", grace.as_secs_f64());
+        runtime.audit.record(event.by(self.caller.actor()));
+        Ok((json_response(status::drain(runtime)), Effect::Recorded))
+    }
+
+    fn undrain(&self, runtime: &Runtime) -> Result<(AdminResponse, Effect), AdminProblem> {
+        let by = self.caller.reload_source().to_string();
+        let had_drain = runtime.undrain(&by).map_err(|Stopping| AdminProblem::stopping())?;
+        let effect = if had_drain { Effect::Recorded } else { Effect::None };
+        if had_drain {
+            let event = Event::new(PROCESS_UNDRAINED, "outgate", Timestamp::now(), "the drain was ended");
+            runtime.audit.record(event.by(self.caller.actor()));
+        }
+        Ok((json_response(status::drain(runtime)), effect))
+    }
+}
+
+fn parse_grace(text: &str) -> Result<Duration, ()> {
+    duration_parameter(text).filter(|grace| *grace <= GRACE_MAX).ok_or(())
+}
+
+/// Waits for the outcome of a reload, a rollback or a comparison.
+async fn reloaded(outcome: oneshot::Receiver<ReloadOutcome>) -> Result<(AdminResponse, Effect), AdminProblem> {
+    // The reload task, which sends the outcome, ends with the process.
+    let outcome = outcome.await.map_err(|_| AdminProblem::stopping())?;
+    let (status, effect) = match outcome.outcome {
+        ReloadVerdict::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, Effect::None),
+        ReloadVerdict::Adopted => (StatusCode::OK, Effect::Recorded),
+        ReloadVerdict::Unchanged | ReloadVerdict::Different => (StatusCode::OK, Effect::None),
+    };
+    Ok((build_response(status, JSON, json!(outcome).to_string()), effect))
+}
+
+fn explain(runtime: &Runtime, webhook: ExplainBody) -> Result<AdminResponse, AdminProblem> {
     let method =
-        Method::from_bytes(webhook.method.as_bytes()).map_err(|error| control_error(StatusCode::BAD_REQUEST, error))?;
+        Method::from_bytes(webhook.method.as_bytes()).map_err(|_| AdminProblem::field("method", "not a method"))?;
     let (client, tenant) = (ClientName::new(webhook.client), webhook.tenant.map(TenantName::new));
     let now = Timestamp::now();
-    let explain_request =
-        ExplainRequest { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
-    Ok(build_response(StatusCode::OK, JSON, delivery::explain_now(runtime, &explain_request).as_json().to_string()))
+    let request = ExplainRequest { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
+    Ok(json_response(delivery::explain_now(runtime, &request).as_json()))
 }
 
-async fn read_body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
-    let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
-    let body = body.map_err(|error| control_error(StatusCode::PAYLOAD_TOO_LARGE, error))?;
-    Ok(body.to_bytes())
-}
-
-fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
-    let message = |error: serde_json::Error| Redactor::default().message(&error.to_string()).into_owned();
-    serde_json::from_slice(body).map_err(|error| control_error(StatusCode::BAD_REQUEST, message(error)))
-}
-
-fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {
-    let status = match outcome.outcome {
-        ReloadVerdict::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
-        ReloadVerdict::Adopted | ReloadVerdict::Unchanged | ReloadVerdict::Different => StatusCode::OK,
+/// Reads the body of a command, which is JSON: a form of another site cannot send this content type, and its scripts
+/// cannot without the consent of this server (Fetch, CORS-safelisted request-header).
+async fn read_json(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, AdminProblem> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_json = |value: &str| value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(JSON));
+    if !content_type.is_some_and(is_json) {
+        let detail = "a command needs Content-Type: application/json, so that no page of another site can send it";
+        return Err(AdminProblem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let body = Limited::new(request.into_body(), bytes_max).collect().await;
+    let too_large = |error: Box<dyn std::error::Error + Send + Sync>| match error
+        .is::<http_body_util::LengthLimitError>()
+    {
+        true => AdminProblem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {bytes_max} bytes")),
+        false => AdminProblem::new(StatusCode::BAD_REQUEST, "the body is incomplete"),
     };
-    build_response(status, JSON, json!(outcome).to_string())
+    Ok(body.map_err(too_large)?.to_bytes())
+}
+
+/// Reads a body that has no members: empty, or `{}`.
+async fn read_no_parameters(request: Request<Incoming>) -> Result<(), AdminProblem> {
+    let body = read_json(request, BODY_MAX).await?;
+    if body.is_empty() { Ok(()) } else { parse_json(&body).map(|EmptyBody {}| ()) }
+}
+
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, AdminProblem> {
+    // serde takes a list for a struct, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(AdminProblem::field("body", "the body is not an object"));
+    }
+    let message = |error: &dyn Display| Redactor::default().message(&error.to_string()).into_owned();
+    serde_json::from_slice(body).map_err(|error| AdminProblem::field("body", message(&error).as_str().to_owned()))
 }

@@ -1,14 +1,17 @@
 //! The metrics that are read from the state of the proxy when a scrape asks for them.
 //! What do the metrics say of pools, limits, keys and outages?
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
 use super::readiness::Readiness;
+use crate::names::PoolName;
 use crate::net::socket_diag;
 use crate::policy::Plan;
 use crate::state::Runtime;
+use crate::state::drain::DrainStage;
 use crate::state::observability::log;
 use crate::state::observability::metrics::{SourceReport, gauge};
 
@@ -43,7 +46,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.egress_addresses_cut_off.set(gauge(runtime.source_health.ejected().len()));
     metrics.circuits_open.set(gauge(runtime.circuit_breakers.open_count()));
     metrics.ready.set(i64::from(Readiness::blocked(runtime, now).is_empty()));
-    metrics.draining.set(i64::from(runtime.is_draining()));
+    metrics.draining.set(i64::from(runtime.drain_status().stage != DrainStage::Serving));
     metrics.config_adopted_timestamp.set(runtime.config_status.adopted().adopted_at.as_second());
     // The maximum, so that a counter never falls.
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
@@ -64,8 +67,14 @@ fn update_audit(runtime: &Runtime) {
 
 /// Sets the gauges of source addresses. They have no series where the kernel does not list its sockets.
 fn update_sources(runtime: &Runtime, plan: &Plan, now: Timestamp) {
-    let port_count = socket_diag::ephemeral_port_count().unwrap_or_default();
+    let (port_count, sources) = source_reports(plan, now);
     runtime.metrics.egress_ports.set(i64::from(port_count));
+    runtime.metrics.sources(sources.into_iter());
+}
+
+/// Returns the number of ephemeral ports, and the use of each source address of each pool, the fullest first.
+pub(super) fn source_reports(plan: &Plan, now: Timestamp) -> (u32, Vec<(&PoolName, IpAddr, SourceReport)>) {
+    let port_count = socket_diag::ephemeral_port_count().unwrap_or_default();
     let is_source = |address| plan.pools.values().any(|pool| pool.contains(address, now));
     let mut usage: Vec<_> = socket_diag::usage_by_source(is_source).unwrap_or_default().into_iter().collect();
     // The number of series is bounded: the addresses with the fewest ports left come first.
@@ -76,5 +85,5 @@ fn update_sources(runtime: &Runtime, plan: &Plan, now: Timestamp) {
         let pools = plan.pools.iter().filter(|(_, pool)| pool.contains(*address, now));
         pools.map(move |(name, _)| (name, *address, report))
     });
-    runtime.metrics.sources(of_pools);
+    (port_count, of_pools.collect())
 }

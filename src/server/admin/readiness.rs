@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use crate::config::Severity;
 use crate::names::pluralize;
 use crate::state::Runtime;
+use crate::state::drain::DrainStage;
 use crate::state::observability::log;
 use crate::state::upstreams::sources::AddressCount;
 
@@ -23,7 +24,8 @@ impl Readiness {
     pub fn blocked(runtime: &Runtime, now: Timestamp) -> Vec<String> {
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         let has_source = active.plan.pools.values().any(|pool| snapshot.count(pool, now).usable > 0);
-        let draining = runtime.is_draining().then(|| "draining".to_owned());
+        let is_serving = runtime.drain_status().stage == DrainStage::Serving;
+        let draining = (!is_serving).then(|| "draining".to_owned());
         draining.into_iter().chain((!has_source).then(|| "no source address is usable".to_owned())).collect()
     }
 

@@ -25,7 +25,15 @@ pub struct PendingRequests {
     pub sources: Vec<ReloadSource>,
     /// They get the outcome of a reload that begins after their request.
     pub replies: Vec<oneshot::Sender<ReloadOutcome>>,
+    pub rollbacks: Vec<RollbackRequest>,
     pub comparisons: Vec<ComparisonRequest>,
+}
+
+/// A request to adopt an earlier configuration from the history.
+pub struct RollbackRequest {
+    pub number: u64,
+    pub source: ReloadSource,
+    pub reply: oneshot::Sender<ReloadOutcome>,
 }
 
 /// A request to compare a configuration with the active one.
@@ -55,6 +63,16 @@ impl ReloadQueue {
             pending.add_source(source);
             pending.replies.retain(|reply| !reply.is_closed());
             pending.replies.push(reply);
+        });
+        outcome
+    }
+
+    /// Requests a rollback, and returns the receiver of its outcome.
+    pub fn roll_back(&self, number: u64, source: ReloadSource) -> oneshot::Receiver<ReloadOutcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.update(|pending| {
+            pending.rollbacks.retain(|rollback| !rollback.reply.is_closed());
+            pending.rollbacks.push(RollbackRequest { number, source, reply });
         });
         outcome
     }

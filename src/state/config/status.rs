@@ -2,6 +2,7 @@
 //! Which configuration is active, since when, and which source requested it?
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,17 @@ pub enum ReloadSource {
         uid: u32,
         pid: Option<i32>,
     },
+    /// A user of `[admin.users]`, at the other end of a TCP connection.
+    RemoteUser {
+        name: String,
+        address: IpAddr,
+    },
+}
+
+impl ReloadSource {
+    fn is_user(&self) -> bool {
+        matches!(self, ReloadSource::User { .. } | ReloadSource::RemoteUser { .. })
+    }
 }
 
 impl fmt::Display for ReloadSource {
@@ -47,6 +59,7 @@ impl fmt::Display for ReloadSource {
                     None => f.write_str(")"),
                 }
             }
+            ReloadSource::RemoteUser { name, address } => write!(f, "user {name} at {address}"),
         }
     }
 }
@@ -55,7 +68,7 @@ impl fmt::Display for ReloadSource {
 pub fn reload_cause(sources: &[ReloadSource]) -> &'static str {
     let has = |kind: fn(&ReloadSource) -> bool| sources.iter().any(kind);
     match () {
-        () if has(|source| matches!(source, ReloadSource::User { .. })) => "reload",
+        () if has(ReloadSource::is_user) => "reload",
         () if has(|source| *source == ReloadSource::Signal) => "signal",
         () => "file change",
     }
@@ -64,7 +77,7 @@ pub fn reload_cause(sources: &[ReloadSource]) -> &'static str {
 /// Describes the sources of one reload, for logs and the history.
 pub fn describe_sources(sources: &[ReloadSource]) -> String {
     // A user who requests a reload has usually changed the file, too.
-    let users = sources.iter().filter(|source| matches!(source, ReloadSource::User { .. })).collect::<Vec<_>>();
+    let users = sources.iter().filter(|source| source.is_user()).collect::<Vec<_>>();
     let all = if users.is_empty() { sources.iter().collect() } else { users };
     let mut words = all.iter().take(SOURCES_NAMED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if all.len() > SOURCES_NAMED_MAX {

@@ -17,6 +17,8 @@ const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 pub struct TrafficHistory {
     start: Instant,
     counters: [[AtomicU64; BLAMES.len()]; MINUTES],
+    /// The deliveries since the start.
+    totals: [AtomicU64; BLAMES.len()],
 }
 
 /// The deliveries of one minute, by [`BLAMES`].
@@ -24,17 +26,23 @@ pub type MinuteCount = [u64; BLAMES.len()];
 
 impl TrafficHistory {
     pub fn new(now: Instant) -> Self {
-        Self { start: now, counters: std::array::from_fn(|_| Default::default()) }
+        Self { start: now, counters: std::array::from_fn(|_| Default::default()), totals: Default::default() }
     }
 
     /// Counts a delivery that ended.
     pub fn count(&self, blame: &str, now: Instant) {
         let Some(party) = BLAMES.iter().position(|name| *name == blame) else { return };
+        self.totals[party].fetch_add(1, Ordering::Relaxed);
         let minute = self.minute(now);
         let counter = &self.counters[minute as usize % MINUTES][party];
         let update =
             |value: u64| Some(if value >> COUNT_BITS == minute { value + 1 } else { minute << COUNT_BITS | 1 });
         let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update); // `update` never returns `None`
+    }
+
+    /// Returns the deliveries since the start, by [`BLAMES`].
+    pub fn totals(&self) -> MinuteCount {
+        self.totals.each_ref().map(|total| total.load(Ordering::Relaxed))
     }
 
     /// Returns the counts by minute, the oldest first. The last minute is not over.

@@ -2,6 +2,7 @@
 //! May a delivery contact this target, and which delivery probes it?
 
 mod key;
+mod report;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,6 +17,7 @@ use crate::state::upstreams::fair_share::FairShareLru;
 pub use key::{BreakerKey, UpstreamFailure, UpstreamSuccess};
 use key::{CircuitScope, RouteRequirements, Upstream};
 use parking_lot::{Mutex, MutexGuard};
+pub use report::CircuitReport;
 
 /// The number of circuits: of targets that failed within the window, and open ones. A new circuit in a full table evicts the
 /// one with the oldest last failure of the client that has most circuits. So a client with many failing targets evicts its

@@ -59,13 +59,16 @@ fn with_all_settings() -> String {
 /// Returns a dotted path, with * in place of an operator's name.
 fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
     for (key, value) in table {
-        let named = ["egress", "clients", "trust", "signers", "credentials", "limits", "captures"].contains(&path);
+        let named = ["admin.users", "egress", "clients", "trust", "signers", "credentials", "limits", "captures"]
+            .contains(&path);
         let key = if named { "*" } else { key.get_ref() };
         let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         if !named {
             found.insert(path.clone());
         }
         match value.get_ref() {
+            // The settings of `server.tls`, which has them.
+            DeValue::Table(_) if path == "admin.listen.tls" => {}
             DeValue::Table(table) => keys(table, &path, found),
             DeValue::Array(array) => {
                 let tables = array.iter().filter_map(|element| element.get_ref().as_table());
@@ -143,7 +146,7 @@ fn code_list(names: &[String]) -> String {
 /// Returns the path of a table in `known_keys`, and its heading. Further examples have their name in the heading.
 fn table_of(header: &str, received: &mut BTreeSet<String>) -> (String, String) {
     let name = header.trim_matches(['[', ']']);
-    let Some((kind, _)) = name.split_once('.') else {
+    let Some((kind, _)) = name.rsplit_once('.') else {
         return (name.to_owned(), format!("`{header}`"));
     };
     let first = received.insert(kind.to_owned());
@@ -170,6 +173,7 @@ fn reference() -> (String, BTreeSet<String>) {
             lines.push(if line.starts_with('#') { format!("  {setting}") } else { line.to_owned() });
         } else if setting.starts_with('[') {
             let (path, heading) = table_of(setting, &mut received);
+            found.extend(path.strip_suffix(".*").filter(|kind| kind.contains('.')).map(str::to_owned));
             page += &format!("\n## {heading}\n\n{}\n", rendered(&comment.join(" ")));
             if !heading.starts_with("Another") {
                 page += &format!("\nKeys: {}.\n", code_list(&keys_of(&path)));

@@ -1,5 +1,5 @@
-//! The admin listener over TCP, which requires no credential.
-//! Can another host or a web page block probes or read internal data?
+//! The admin listener over TCP: connections, names, credentials and roles.
+//! Can another host or a web page block probes, read internal data, or change the proxy?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -41,12 +41,13 @@ fn admin_over_tcp_checks_host_against_dns_rebinding() {
     let scene = scene();
     let status = |host: &str| {
         let mut client = Client::connect(scene.outgate.admin);
-        client.send(format!("GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        client.send(format!("GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
         client.response()
     };
     let refused = status("rebound.example:4751");
     assert_eq!(refused.status, 421);
-    assert!(refused.text().contains("\"rebound.example:4751\"") && refused.text().contains("admin.hosts"));
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("\"rebound.example:4751\"") && detail.contains("admin.hosts"), "{detail}");
     assert_eq!(status(&scene.outgate.admin.to_string()).status, 200);
     assert_eq!(status("localhost").status, 200);
     assert_eq!(status("outgate.internal").status, 421);

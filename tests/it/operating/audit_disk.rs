@@ -6,8 +6,6 @@
 use crate::support;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,7 +15,7 @@ use support::audit::{
     verify,
 };
 use support::configuration::Config;
-use support::control::with_admin_socket;
+use support::control::{status, with_admin_socket};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{Scene, config, folder};
@@ -113,7 +111,7 @@ fn full_disk_below_the_audit_log_refuses_changes_and_no_traffic() {
         assert!(code == 78 && err.contains("audit_unwritable") && err.contains("No space left on device"), "{err}");
         deliver(scene);
     }
-    assert_eq!(scene.outgate.admin("/status").json()["configuration"]["number"], 1);
+    assert_eq!(status(scene)["configuration"]["number"], 1);
     assert!(is_unwritable(scene) && scene.outgate.has_metric("outgate_reload_failed 1"));
     assert!(scene.outgate.has_metric("outgate_audit_writable{} 0"), "{}", scene.outgate.admin("/metrics").text());
     assert_eq!(fs::read(audit_file(&scene.outgate)).unwrap(), before, "half a record is cut off again");
@@ -157,7 +155,7 @@ fn hanging_disk_below_the_audit_log_refuses_a_change_after_a_time_and_withdraws_
     until_recorded(&scene.outgate, "configuration.rejected", 2);
     assert_eq!(until_recorded(&scene.outgate, "configuration.updated", 1).len(), 1);
     assert_eq!(until_recorded(&scene.outgate, "configuration.withdrawn", 1).len(), 1);
-    assert_eq!(scene.outgate.admin("/status").json()["configuration"]["number"], 1);
+    assert_eq!(status(scene)["configuration"]["number"], 1);
     eventually("ready without a fault", || !is_unwritable(scene));
     assert_eq!(try_reload(scene, &next).0, 0);
     assert_eq!(verify(&scene.outgate).0, 0);
@@ -165,9 +163,7 @@ fn hanging_disk_below_the_audit_log_refuses_a_change_after_a_time_and_withdraws_
 
 /// Requests a reload over the admin socket.
 fn request_reload(scene: &Scene) {
-    let mut socket = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
-    socket.write_all(b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
-    socket.read_to_end(&mut Vec::new()).unwrap();
+    support::control::call(&scene.outgate, "POST", "/v1/reload", "");
 }
 
 #[test]

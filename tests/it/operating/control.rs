@@ -5,15 +5,13 @@
 
 use crate::support;
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Instant;
 
+use support::TEST_TIMEOUT;
 use support::configuration::Replace;
 use support::control::{exit_code_and_output, json, run, status, text, with_admin_socket, write};
 use support::scene::{Scene, scene_of};
-use support::{Client, TEST_TIMEOUT};
 
 fn scene() -> Scene {
     scene_of(&with_admin_socket)
@@ -137,23 +135,6 @@ fn reload_requests_that_arrive_together_share_one_outcome() {
     assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
     let last = status(&scene)["configuration"]["number"].as_u64().unwrap();
     assert!(last <= 51 && numbers.iter().all(|number| (1..=last).contains(number)), "{numbers:?} {last}");
-}
-
-#[test]
-fn reload_is_refused_over_tcp() {
-    let scene = scene();
-    for path in ["/reload", "/diff"] {
-        let mut client = Client::connect(scene.outgate.admin);
-        client
-            .send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
-        let response = client.response();
-        assert!(response.status == 403 && response.text().contains("unix socket"), "{response:?}");
-    }
-    let mut socket = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
-    socket.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
-    let mut response = String::new();
-    socket.read_to_string(&mut response).unwrap();
-    assert!(response.starts_with("HTTP/1.1 200") && response.contains("\"unchanged\""), "{response}");
 }
 
 #[test]

@@ -158,9 +158,9 @@ fn deliveries_asks_the_running_proxy_if_the_log_is_no_file() {
         assert_eq!(ids_of(&["--host", "hook.example", "--since", "1h"]).len(), 1);
         let (code, out, _) = exit_code_and_output(&run(&scene, &["deliveries", "--request-id", id]));
         assert!(code == 0 && out.contains("no_route") && out.contains("next "), "{out}");
-        // Over TCP, outgate does not identify the user.
-        let answer = scene.outgate.admin("/deliveries");
-        assert!(answer.status == 403 && answer.text().contains("unix socket"), "{}", answer.text());
+        // Over TCP, outgate does not know the user.
+        let answer = scene.outgate.admin("/v1/deliveries");
+        assert!(answer.status == 401 && answer.text().contains("unix socket"), "{}", answer.text());
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod accounting;
 mod admin;
+mod admin_api;
+mod admin_schema;
 mod audit;
 mod audit_disk;
 mod audit_syslog;
@@ -11,6 +13,7 @@ mod captures;
 mod captures_s3;
 mod control;
 mod deliveries;
+mod drain;
 mod exercise;
 mod first_request;
 mod handover;

@@ -254,8 +254,10 @@ fn redaction_lets_no_planted_secret_or_number_reach_an_output() {
     }
     // The circuits of the targets that refuse are reported by the maintenance, with their hosts.
     scene.outgate.log.wait_for_lines(ROUNDS, &["its circuit is open"]);
-    for path in ["/metrics", "/status", "/readyz", "/nothing"] {
-        outputs.add(path, scene.outgate.admin(path).text());
+    let paths =
+        ["", "v1/status", "v1/plan", "v1/egress", "v1/limits", "v1/circuits", "v1/deliveries", "v1/history", "nothing"];
+    for path in paths.into_iter().chain(["metrics", "readyz"]) {
+        outputs.add(path, support::control::get(&scene.outgate, &format!("/{path}")).text());
     }
     for arguments in [["deliveries", "--full"], ["deliveries", "--json"]] {
         let text = run(&mut outputs, &scene, &arguments);

@@ -68,7 +68,7 @@ impl Scene {
     }
 
     fn text(&self, more: &str) -> Config {
-        config(&self.target, &self.plain, more).add("server.workers", 1)
+        config(&self.target, &self.plain, more).add("server.workers", 1).push("admin.listen", "unix:{dir}/admin.sock")
     }
 
     fn run(&self) -> Outgate {
@@ -139,7 +139,7 @@ fn history_on_a_disk_that_hangs_holds_up_no_start() {
     // The configuration of the start is in the history already, so the next one has number 2.
     scene.wait_for_entry("000002");
     eventually("the history is written", || !outgate.admin("/readyz").text().contains("is not in the history"));
-    let status = outgate.admin("/status").json();
+    let status = support::control::get(&outgate, "/v1/status").json();
     assert_eq!(status["configuration"]["number"], 2, "{status:#}");
 }
 

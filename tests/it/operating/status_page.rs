@@ -5,18 +5,20 @@
 
 use crate::support;
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use support::control::with_admin_socket;
-use support::scene::{Scene, config, scene, scene_of};
-use support::{Response, TEST_TIMEOUT, eventually};
+use support::control::{get, with_admin_socket};
+use support::scene::{Scene, config, scene_of};
+use support::{Response, eventually};
 
+fn scene() -> Scene {
+    scene_of(&with_admin_socket)
+}
+
+/// Returns the page as a user of this host gets it.
 fn page(scene: &Scene) -> Response {
-    let response = scene.outgate.admin("/");
+    let response = get(&scene.outgate, "/");
     assert_eq!((response.status, response.field("content-type")), (200, "text/html; charset=utf-8"));
     response
 }
@@ -63,7 +65,7 @@ fn status_page_counts_deliveries_by_the_party_at_fault() {
 fn status_page_shows_a_rejected_configuration_and_escapes_it() {
     let scene = scene();
     assert!(page(&scene).text().contains(">ready<"), "{}", page(&scene).text());
-    let text = config(&scene.good, &scene.plain, "");
+    let text = with_admin_socket(&config(&scene.good, &scene.plain, ""));
     scene.outgate.reconfigure_to_rejection(&format!("{text}\n[\"<script>alert(1)</script>\"]\n"));
     let response = page(&scene);
     assert!(response.text().contains("ready, needs attention"), "{}", response.text());
@@ -71,20 +73,10 @@ fn status_page_shows_a_rejected_configuration_and_escapes_it() {
     assert_eq!(response.text().matches("<script>").count(), 1, "the page's own: {}", response.text());
 }
 
-/// Returns the page with this query, as a user of this host gets it.
-fn local_page(scene: &Scene, query: &str) -> String {
-    let mut stream = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
-    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-    write!(stream, "GET /{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
-    text
-}
-
 #[test]
-fn status_page_on_a_unix_socket_tells_what_happened_to_a_delivery() {
-    let scene = scene_of(&|text| with_admin_socket(text));
+fn status_page_tells_what_happened_to_a_delivery() {
+    let scene = scene();
+    let local_page = |scene: &Scene, query: &str| get(&scene.outgate, &format!("/{query}")).text();
     let refused = scene.outgate.post("http://no-route.invalid/", "", "x");
     let request_id = refused.field("outgate-request-id").to_owned();
     eventually("the delivery", || local_page(&scene, "").contains(&request_id));
@@ -94,7 +86,6 @@ fn status_page_on_a_unix_socket_tells_what_happened_to_a_delivery() {
     let unknown = local_page(&scene, "?request=%3Cscript%3E");
     assert!(unknown.contains("do not have this request id"), "{unknown}");
     assert!(unknown.contains("value=\"&lt;script&gt;\""), "{unknown}");
-    // Over TCP, outgate does not identify the user.
-    let page = scene.outgate.admin(&format!("/?request={request_id}")).text();
-    assert!(!page.contains("no-route.invalid") && page.contains("Only a unix socket"), "{page}");
+    let page = scene.outgate.admin(&format!("/?request={request_id}"));
+    assert!(page.status == 401 && !page.text().contains("no-route.invalid"), "{}", page.text());
 }

@@ -2,12 +2,15 @@
 //! What do the commands of an operator print?
 
 use std::fmt::Display;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use super::configuration::Config;
 use super::scene::{Scene, config};
+use super::{Outgate, Response, TEST_TIMEOUT};
 
 /// Adds an admin socket, and turns the watch of files off.
 pub fn with_admin_socket(config: &Config) -> Config {
@@ -51,6 +54,24 @@ pub fn exit_code_and_output(output: &Output) -> (i32, String, String) {
 
 pub fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{:?}", exit_code_and_output(output)))
+}
+
+/// Sends a request to the admin socket, as a user of this host.
+pub fn call(outgate: &Outgate, method: &str, path: &str, body: &str) -> Response {
+    let mut stream = UnixStream::connect(outgate.folder.path("admin.sock")).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n");
+    write!(stream, "{head}Content-Type: application/json\r\n\r\n{body}").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    Response::parse(&bytes)
+}
+
+/// Sends GET to the admin socket.
+pub fn get(outgate: &Outgate, path: &str) -> Response {
+    call(outgate, "GET", path, "")
 }
 
 pub fn status(scene: &Scene) -> Value {

@@ -370,6 +370,18 @@ pub struct Response {
 }
 
 impl Response {
+    /// Parses a response whose body ends with the connection.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let (line, lines) = head.split_once("\r\n").unwrap_or((&head, ""));
+        let mut words = line.splitn(3, ' ').skip(1);
+        let (status, reason) = (words.next().unwrap().parse().unwrap(), words.next().unwrap_or_default().to_owned());
+        let field =
+            |line: &str| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+        let fields = lines.split("\r\n").filter_map(field).collect();
+        Self { status, reason, fields, body: bytes[end + 4..].to_vec() }
+    }
     pub fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", String::as_str)
     }

@@ -188,7 +188,7 @@ impl Deliveries {
             query.extend_pairs(filter.iter().filter_map(|(name, value)| Some((name, value.as_str()?))));
         }
         query.append_pair("after", &after.to_string());
-        let request = AdminRequest::get(&format!("/deliveries?{}", query.finish()));
+        let request = AdminRequest::get(&format!("/v1/deliveries?{}", query.finish()));
         send(&self.proxy.sockets(), &request).map_err(|error| {
             if let AdminError::NotListening(_) = error {
                 eprintln!("outgate: log.deliveries is no file, and only a running proxy has its last deliveries:");

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 
 use maud::{Markup, html};
 
+use super::super::deliveries::recent;
 use super::time;
 use crate::delivery::{self, Event};
 use crate::state::Runtime;
-use crate::state::observability::delivery_line::{DeliveryLine, LogLine};
+use crate::state::observability::delivery_line::DeliveryLine;
 
 /// Limits the refusals and the targets of each table.
 const ROWS_MAX: usize = 10;
@@ -18,12 +19,7 @@ pub(super) struct Deliveries(Vec<DeliveryLine>);
 
 impl Deliveries {
     pub(super) fn read(runtime: &Runtime) -> Self {
-        let lines = runtime.records.recent.after(0).lines;
-        let deliveries = lines.iter().rev().filter_map(|line| match LogLine::parse(line)? {
-            LogLine::Delivery(delivery) => Some(*delivery),
-            LogLine::Gap(_) => None,
-        });
-        Self(deliveries.collect())
+        Self(recent(runtime))
     }
 
     /// The form for a request id, and the steps of the delivery that it names.

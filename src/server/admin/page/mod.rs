@@ -19,6 +19,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::build_response;
 use super::readiness::Readiness;
 use crate::digest::sha256;
+use crate::history::HistoryEntry;
 use crate::state::Runtime;
 use deliveries::Deliveries;
 
@@ -38,16 +39,9 @@ static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The peer that requests the page, and the delivery that it asks for.
-pub(super) enum Viewer {
-    /// A user of this host, on a unix socket.
-    Local { request_id: Option<String> },
-    /// A peer over TCP, which outgate does not identify. It sees no delivery, as at `/deliveries`.
-    Unidentified,
-}
-
-pub(super) fn response(runtime: &Runtime, viewer: &Viewer) -> Response<Full<Bytes>> {
-    let page = render(runtime, viewer, Timestamp::now(), Instant::now()).into_string();
+/// Returns the page with the last entries of the history, and with the delivery that the viewer asks for.
+pub(super) fn response(runtime: &Runtime, request_id: Option<&str>, history: &[HistoryEntry]) -> Response<Full<Bytes>> {
+    let page = render(runtime, request_id, history, Timestamp::now(), Instant::now()).into_string();
     let mut response = build_response(StatusCode::OK, MEDIA_TYPE, page);
     let policy = HeaderValue::from_str(&CONTENT_SECURITY_POLICY).expect("hashes are visible ASCII");
     for (name, value) in [
@@ -60,7 +54,14 @@ pub(super) fn response(runtime: &Runtime, viewer: &Viewer) -> Response<Full<Byte
     response
 }
 
-fn render(runtime: &Runtime, viewer: &Viewer, now: Timestamp, instant: Instant) -> Markup {
+fn render(
+    runtime: &Runtime,
+    request_id: Option<&str>,
+    history: &[HistoryEntry],
+    now: Timestamp,
+    instant: Instant,
+) -> Markup {
+    let deliveries = Deliveries::read(runtime);
     let readiness = Readiness::of(runtime, now);
     let (state, class) = match (readiness.blocked.is_empty(), readiness.degraded.is_empty()) {
         (true, true) => ("ready", "state good"),
@@ -90,32 +91,20 @@ fn render(runtime: &Runtime, viewer: &Viewer, now: Timestamp, instant: Instant) 
                 main {
                     (sections::attention(&readiness))
                     (plot::traffic(&runtime.traffic.minutes(instant)))
-                    (deliveries(runtime, viewer))
+                    (deliveries.by_request_id(request_id))
+                    (deliveries.refusals())
+                    (deliveries.targets())
                     (sections::configuration(runtime, now))
+                    (sections::history(history))
                     (sections::egress(runtime, now))
                     (sections::load(runtime))
+                    (sections::limits(runtime))
+                    (sections::audit(runtime))
                     (sections::expiries(runtime, now))
                 }
                 script { (PreEscaped(SCRIPT)) }
             }
         }
-    }
-}
-
-fn deliveries(runtime: &Runtime, viewer: &Viewer) -> Markup {
-    let Viewer::Local { request_id } = viewer else {
-        return html! {
-            section .wide aria-labelledby="delivery" {
-                h2 #delivery { "Deliveries" }
-                p { "Only a unix socket of the admin listener shows deliveries. " code { "outgate deliveries" } " reads them." }
-            }
-        };
-    };
-    let deliveries = Deliveries::read(runtime);
-    html! {
-        (deliveries.by_request_id(request_id.as_deref()))
-        (deliveries.refusals())
-        (deliveries.targets())
     }
 }
 

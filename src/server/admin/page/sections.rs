@@ -6,14 +6,20 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use super::super::limits::fullest_keys;
 use super::super::readiness::Readiness;
 use super::time;
+use crate::history::HistoryEntry;
 use crate::state::Runtime;
 
 /// Limits the certificates that the page lists, those that expire first.
 const EXPIRIES_MAX: usize = 20;
 /// Limits the changes of one configuration that the page lists.
 const CHANGES_MAX: usize = 20;
+/// Limits the keys of limits that the page lists, those with the largest share.
+const LIMIT_KEYS_MAX: usize = 10;
+/// The share from which a limit counts as near full, as in the metrics.
+const NEAR_FULL: f64 = 0.9;
 const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
 /// The reasons why outgate serves no traffic, or why an operator should look.
@@ -103,6 +109,95 @@ pub(super) fn load(runtime: &Runtime) -> Markup {
         section aria-labelledby="load" {
             h2 #load { "Now" }
             table { tbody { @for (name, count) in &rows { tr { th scope="row" { (name) } td .number { (count) } } } } }
+        }
+    }
+}
+
+/// The changes of earlier configurations, the newest first.
+pub(super) fn history(entries: &[HistoryEntry]) -> Markup {
+    html! {
+        section .wide aria-labelledby="history" {
+            h2 #history { "Earlier changes" }
+            @if entries.is_empty() { p { "The history has no entry that can be read." } }
+            @else {
+                div .scroll tabindex="0" role="group" aria-labelledby="history" {
+                    table {
+                        thead { tr { @for name in ["number", "time", "cause", "by", "changes"] { th scope="col" { (name) } } } }
+                        tbody {
+                            @for entry in entries {
+                                tr {
+                                    th scope="row" { (entry.number) }
+                                    td { (time(entry.at)) }
+                                    td { (entry.how) }
+                                    td { (entry.by) }
+                                    td {
+                                        @if let Some(first) = entry.difference.changes.first() { (first) } @else { "none" }
+                                        @if entry.difference.count() > 1 { " and " (entry.difference.count() - 1) " more" }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The keys that use most of their limits.
+pub(super) fn limits(runtime: &Runtime) -> Markup {
+    let mut used: Vec<_> = fullest_keys(runtime)
+        .into_iter()
+        .flat_map(|(limit, keys)| keys.into_iter().map(move |found| (limit.clone(), found)))
+        .collect();
+    used.sort_by(|(_, one), (_, other)| other.share.total_cmp(&one.share));
+    html! {
+        section aria-labelledby="limits" {
+            h2 #limits { "Limits near full" }
+            p .muted { "of the keys of the recent deliveries" }
+            @if used.is_empty() { p { "none is in use" } }
+            @else {
+                table {
+                    thead { tr { th scope="col" { "limit" } th scope="col" { "key" } th .number scope="col" { "used" } } }
+                    tbody {
+                        @for (limit, found) in used.iter().take(LIMIT_KEYS_MAX) {
+                            tr {
+                                th scope="row" { (limit) }
+                                td {
+                                    @for (name, value) in &found.key { (name) " " (value.as_deref().unwrap_or("-")) " " }
+                                    @if found.key.is_empty() { "all deliveries" }
+                                }
+                                td .number .bad[found.share >= NEAR_FULL] { (format!("{:.0} %", found.share * 100.0)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn audit(runtime: &Runtime) -> Markup {
+    let audit = runtime.audit.status();
+    html! {
+        section aria-labelledby="audit" {
+            h2 #audit { "Audit log" }
+            @if !audit.is_on() { p { "The configuration has no [audit]: changes have no audit records." } }
+            @else {
+                dl {
+                    dt { "state" }
+                    dd {
+                        @match audit.error() {
+                            None => "records are written",
+                            Some(error) => strong .bad { (error) },
+                        }
+                    }
+                    dt { "records" } dd { (audit.written_count()) " written since the start, " (audit.lost_count()) " lost" }
+                    @for sink in audit.sinks() {
+                        dt { "sink" } dd { (sink.name) ": " (sink.dropped_count()) " records dropped" }
+                    }
+                }
+            }
         }
     }
 }
