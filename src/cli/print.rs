@@ -7,10 +7,13 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::sysexits;
+
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// The first failed write to stdout that was not due to a closed pipe, such as a full disk.
 static FIRST_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
@@ -53,10 +56,15 @@ pub(super) fn final_exit_code(code: ExitCode) -> ExitCode {
     }
 }
 
+/// Returns whether the reader of stdout has closed the pipe.
+pub(super) fn is_closed() -> bool {
+    IS_CLOSED.load(Ordering::Relaxed)
+}
+
 fn record_error(result: io::Result<()>) {
-    if let Err(error) = result
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        FIRST_ERROR.lock().get_or_insert(error);
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => IS_CLOSED.store(true, Ordering::Relaxed),
+        Err(error) => drop(FIRST_ERROR.lock().get_or_insert(error)),
+        Ok(()) => {}
     }
 }
