@@ -5,12 +5,16 @@
 
 use crate::support;
 
+use std::process::Command;
+
+use super::admin_api::with_users;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use support::clients::InstalledClients;
 use support::control::{get, with_admin_socket};
 use support::scene::{Scene, config, scene_of};
-use support::{Response, eventually};
+use support::{Response, eventually, required};
 
 fn scene() -> Scene {
     scene_of(&with_admin_socket)
@@ -88,4 +92,31 @@ fn status_page_tells_what_happened_to_a_delivery() {
     assert!(unknown.contains("value=\"&lt;script&gt;\""), "{unknown}");
     let page = scene.outgate.admin(&format!("/?request={request_id}"));
     assert!(page.status == 401 && !page.text().contains("no-route.invalid"), "{}", page.text());
+}
+
+/// Chromium opens the page over TCP with a viewer's token, in dark and light, on a phone, and without its script.
+#[test]
+fn status_page_in_a_browser_is_complete_accessible_and_asks_no_other_site() {
+    let Some(clients) = InstalledClients::open() else { return };
+    if Command::new("chromium").arg("--version").output().is_err() {
+        assert!(!required(), "missing: chromium");
+        eprintln!("skipped: chromium missing");
+        return;
+    }
+    let scene = scene_of(&|text| {
+        let text = with_users(&text.and("[limits.few]\nrate = \"4/h\"\nper = [\"host\"]\n"));
+        text.add("routes.signed.limits", ["few"]).add("audit.file", "{dir}/audit.jsonl")
+    });
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    let refused = scene.outgate.post("http://no-route.invalid/", "", "x");
+    let id = refused.field("outgate-request-id");
+    eventually("both deliveries", || get(&scene.outgate, "/v1/status").json()["ended_deliveries"]["client"] == 1);
+    let url = format!("http://{}/", scene.outgate.admin);
+    let mut command = clients.node("status_page");
+    command.args([&url, "viewer", "viewer-token", id]);
+    // To look at what the test has seen.
+    command.args(std::env::var_os("OUTGATE_TEST_SCREENSHOTS"));
+    let output = command.output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -183,6 +183,13 @@ impl InstalledClients {
         Some(command)
     }
 
+    /// A program of tests/clients in Node.
+    pub fn node(&self, name: &str) -> Command {
+        let mut command = Command::new("node");
+        command.arg(self.folder.path(&format!("{name}.mjs")));
+        command
+    }
+
     /// A program of tests/clients, run by the Python that has their packages.
     pub fn python(&self, name: &str) -> Command {
         let mut command = Command::new(&self.python);
