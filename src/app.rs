@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Level, info, warn};
 
 use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, Source};
@@ -28,6 +28,7 @@ use crate::state::config::ActiveConfig;
 use crate::state::config::status::ReloadSource;
 use crate::state::observability::log;
 use crate::state::observability::records::{RecordDestination, Records};
+use crate::state::observability::traces;
 use crate::state::upstreams::sources::AddressCount;
 use crate::sysexits;
 use crate::upkeep;
@@ -91,6 +92,8 @@ pub struct Proxy {
     runtime: Arc<Runtime>,
     connections: Connections,
     tasks: JoinSet<()>,
+    /// Sends the spans of deliveries.
+    traces: JoinHandle<()>,
     listeners: Arc<Listeners>,
     reloader: Option<Reloader>,
     signals: Signals,
@@ -127,10 +130,11 @@ impl Proxy {
         for event in audit_events::started(&adopted, &active.plan, runtime.started_at) {
             runtime.audit.record(event);
         }
+        let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&runtime), Arc::clone(&listeners)));
-        Ok(Self { runtime, connections, tasks, listeners, reloader, signals, addresses })
+        Ok(Self { runtime, connections, tasks, traces, listeners, reloader, signals, addresses })
     }
 
     /// Returns the delivery records so far, from the file that the configuration names.
@@ -220,6 +224,8 @@ impl Proxy {
         let now = Timestamp::now();
         let stopped = if finished { "all connections were closed" } else { "open connections were cut" };
         self.runtime.audit.close(Event::new(PROCESS_STOPPED, "outgate", now, stopped), now).await;
+        self.runtime.traces.close();
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut self.traces).await;
         self.runtime.records.close();
         if let Some(loss) = self.runtime.records.last_loss(Instant::now()) {
             warn!("{loss}");

@@ -27,10 +27,12 @@ use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
 use crate::policy::credential::{OAuth2, rejects_token};
 use crate::policy::guard::LocalAddresses;
 use crate::policy::redact::{Redactor, RoutePaths};
+use crate::policy::trace::{ParentSpan, TraceContext};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
 pub use crate::server::proxy_protocol::proxy_headers;
 use crate::state::observability::delivery_line::LogLine;
+pub use crate::state::observability::traces::otlp_responses;
 use crate::{config, host};
 
 /// Each fuzz target: its name, which its folder of seeds has too, and its function.
@@ -52,6 +54,8 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("delivery_lines", delivery_lines),
     ("audit_logs", audit_logs),
     ("checkpoints", checkpoints),
+    ("traceparents", traceparents),
+    ("otlp_responses", otlp_responses),
 ];
 
 type FuzzTarget = (&'static str, fn(&[u8]));
@@ -121,6 +125,15 @@ pub fn checkpoints(data: &[u8]) {
             assert_eq!(Ok(opened), checkpoint);
         }
     }
+}
+
+/// A trace that is continued has the trace id of its parent, and its own `traceparent` is valid.
+pub fn traceparents(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some(parent) = ParentSpan::parse(text) else { return };
+    let continued = TraceContext::new(Some(parent), [1; 3], true);
+    assert_eq!(Some(continued.trace_id_text().as_str()), text.get(3..35));
+    assert!(ParentSpan::parse(&continued.traceparent()).is_some_and(|parent| parent.is_sampled()));
 }
 
 /// Canonicalising a host is idempotent.

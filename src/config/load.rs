@@ -18,9 +18,25 @@ use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
     Config, KeyDirs, audit, captures, credential, log, named_sections, redaction, schema, sections, signer, syntax,
-    trust, warning,
+    traces, trust, warning,
 };
 use crate::names::folder_of;
+
+/// The keys that only the main file may have.
+const MAIN_ONLY: [&str; 12] = [
+    "include",
+    schema::ACKNOWLEDGE,
+    "server",
+    "admin",
+    "guard",
+    "resolver",
+    "timeouts",
+    "circuit",
+    "log",
+    "redact",
+    "audit",
+    "traces",
+];
 
 /// A configuration whose text has no problems.
 #[derive(Debug)]
@@ -284,7 +300,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
             reader.problems.push(problem.help("remove the file, or write at least a comment into it"));
         }
         let table = Table::from_file(&mut reader, *file, nodes, &schema::FILE);
-        for key in schema::MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
+        for key in MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
             let problem = Problem::at(
                 key.span,
                 format!("`{}` is in an included file, and only the main file may have it", key.key),
@@ -317,6 +333,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         redact: redaction::read_redact(&mut reader, file),
         audit: audit::read_audit(&mut reader, file),
         captures: captures::read_all(&mut reader, &files),
+        traces: traces::read_traces(&mut reader, file),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -117,6 +117,11 @@ fn read_rotate(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Option<Rota
     Some(Some(rotate))
 }
 
+pub(super) fn read_share(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<SampleRate> {
+    const HELP: &str = "write a number from 0 to 1 with at most four decimals, without quotes or sign: 0.1, 0.0025";
+    reader.decimal(value, ("a share", 1, 4), HELP).map(|share| SampleRate(share.value))
+}
+
 pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     let table = file.section(reader, "log", &schema::LOG);
     let deliveries = table.read(reader, "deliveries", |reader, value| {
@@ -135,10 +140,7 @@ pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     });
     let deliveries = deliveries.unwrap_or(Located { value: DeliveryLog::Stdout, span: table.span });
     let rotate = table.read(reader, "rotate", read_rotate);
-    let sample = table.read(reader, "sample", |reader, value| {
-        const HELP: &str = "write a number from 0 to 1 with at most four decimals, without quotes or sign: 0.1, 0.0025";
-        reader.decimal(value, ("a share", 1, 4), HELP)
-    });
+    let sample = table.read(reader, "sample", read_share);
     let level = table.read(reader, "level", |reader, value| {
         let text = reader.text(value)?;
         if let Err(ValueError { what, help }) = check_level(text) {
@@ -154,7 +156,7 @@ pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     Log {
         deliveries,
         rotate: rotate.unwrap_or_else(|| Some(Rotate::default())),
-        sample: sample.map_or(SampleRate::ALL, |share| SampleRate(share.value)),
+        sample: sample.unwrap_or(SampleRate::ALL),
         level: level.unwrap_or("info".into()),
         format,
     }

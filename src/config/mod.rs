@@ -33,9 +33,11 @@ mod signer;
 pub mod snapshot;
 mod syntax;
 mod timeouts;
+mod traces;
 mod trust;
 mod units;
 mod upstream;
+mod url;
 mod warning;
 mod warning_code;
 
@@ -73,9 +75,11 @@ pub use secret_bytes::Secret;
 pub use signer::{Encoding, HmacAlgorithm, SignatureParams, Signer, SigningKey};
 pub use snapshot::SourceSnapshot;
 pub use timeouts::{Circuit, RouteTimeouts, Timeouts};
+pub use traces::{OtlpProtocol, Traces};
 pub use trust::{ClientIdentity, CrlPolicy, Roots, TlsVersion, Trust, VerifyMode};
 pub use units::duration_argument;
 pub use upstream::{ClientConnections, ResponseHeadMax};
+pub use url::parse_url;
 pub use warning::{apply_acknowledgements, remove_acknowledged, summarize};
 pub use warning_code::WarningCode;
 
@@ -114,6 +118,8 @@ pub struct Config {
     pub redact: Redact,
     pub audit: Audit,
     pub captures: BTreeMap<CaptureName, Located<Capture>>,
+    /// `None`: outgate records no traces.
+    pub traces: Option<Traces>,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.

@@ -72,6 +72,11 @@ pub(super) fn secret_spans(table: &DeTable<'_>) -> Vec<Range<usize>> {
                     collect_secret_spans(member, true, non_secret, &mut spans);
                 }
             }
+            DeValue::Table(members) if section == "traces" => {
+                for (key, member) in members {
+                    collect_secret_spans(member, key.get_ref() == "headers", &[], &mut spans);
+                }
+            }
             _ => collect_secret_spans(value, is_sensitive, &NON_SECRET_KEYS, &mut spans),
         }
     }
@@ -190,6 +195,7 @@ mod tests {
             "[auth.a]\nvalue = \"hunter2\"",
             "[credentials.a]\nvalue = hunter2",
             "[redact]\nhmac_key = \"hunter2\"",
+            "[traces]\nheaders = { Authorization = \"hunter2\" }",
             "[server]\ntls = { key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }",
         ] {
             assert!(!redacted(text).contains("hunter2"), "{text}\n{}", redacted(text));

@@ -13,6 +13,7 @@ mod redact;
 mod rollout;
 mod signer;
 mod timeouts;
+mod traces;
 mod trust;
 mod upstream;
 
@@ -29,6 +30,7 @@ pub(super) use redact::{REDACT, ROUTE_REDACT};
 pub(super) use rollout::{DENIED, SPLIT};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use timeouts::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
+pub(super) use traces::TRACES;
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
 pub(super) use upstream::RESPONSE_HEAD_MAX;
 
@@ -70,6 +72,7 @@ pub(super) static FILE: Schema = Schema {
         "redact",
         "audit",
         "captures",
+        "traces",
     ],
     reserved: &[],
     aliases: &[
@@ -105,10 +108,6 @@ pub(super) static FILE: Schema = Schema {
         ("includes", "include"),
     ],
 };
-
-/// The keys that only the main file may have.
-pub(super) const MAIN_ONLY: [&str; 11] =
-    ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log", "redact", "audit"];
 
 pub(super) static SERVER: Schema = Schema {
     path: "server",
@@ -296,7 +295,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-static SCHEMAS: [&Schema; 35] = [
+static SCHEMAS: [&Schema; 36] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -332,6 +331,7 @@ static SCHEMAS: [&Schema; 35] = [
     &AUDIT_ROTATE,
     &AUDIT_SYSLOG,
     &CAPTURE,
+    &TRACES,
 ];
 
 /// The classification of a key that its table does not have.

@@ -45,7 +45,9 @@ fn received(delivery: &DeliveryLine) -> [Event; 2] {
     };
     let peer = delivery.peer.as_ref().map_or("a unix socket".to_owned(), ToString::to_string);
     let tenant = delivery.tenant.as_ref().map_or(String::new(), |tenant| format!(", for tenant {tenant}"));
-    let request = format!("{client} asked from {peer} for {} {}{tenant}", text(&delivery.method), delivery.target());
+    let trace = delivery.trace_id.as_ref().map_or(String::new(), |trace| format!(", in trace {trace}"));
+    let (method, target) = (text(&delivery.method), delivery.target());
+    let request = format!("{client} asked from {peer} for {method} {target}{tenant}{trace}");
     let route = match &delivery.route {
         Some(route) => format!("route {route} matched"),
         None => "no route matched".to_owned(),

@@ -103,6 +103,7 @@ async fn forward(
     record.step(Step::ReadBody);
 
     credential.iter().for_each(|credential| webhook.set_credential(credential.header()));
+    record.trace().into_iter().for_each(|trace| webhook.set_trace(trace));
     let attempt = steps::begin_attempt(delivery, breaker_key)?;
     let result = exchange(delivery, webhook, record).await;
     circuit_breaker::observe(delivery, attempt, UpstreamSuccess::Response, &result);

@@ -21,6 +21,8 @@ use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::{Route, WHOLE_BODY_MAX};
 use crate::policy::sign::SigningInput;
+use crate::policy::trace::TraceContext;
+use crate::state::observability::traces::TRACEPARENT;
 
 /// A webhook before it is signed. Its body is buffered or about to stream.
 pub(super) struct Webhook<'a> {
@@ -92,6 +94,17 @@ impl<'a> Webhook<'a> {
         let body = body::buffer(body, max).await?;
         body_check.map_or(Ok(()), |check| check.verify(&body))?;
         Ok(WebhookBody::Buffered(body))
+    }
+
+    /// Sets the place of the request in its trace. The state of a trace that the client did not name validly is not the
+    /// state of the new trace.
+    pub(super) fn set_trace(&mut self, trace: &TraceContext) {
+        if trace.parent.is_none() {
+            self.fields.remove("tracestate");
+        }
+        if let Ok(value) = HeaderValue::try_from(trace.traceparent()) {
+            self.fields.insert(TRACEPARENT, value);
+        }
     }
 
     /// Sets the route's credential, in place of a field of this name that the client sent.

@@ -46,10 +46,18 @@ pub async fn handshake(
     host: &Host,
     deadline: Instant,
 ) -> io::Result<LogServerStream> {
-    let (stream, _) = tls::handshake(socket, terms, None, host, AlpnOffer::None, deadline)
-        .await
-        .map_err(|error| io::Error::other(describe(&error.error)))?;
-    Ok(TokioIo::new(stream))
+    tls_stream(socket, terms, host, AlpnOffer::None, deadline).await.map(TokioIo::new)
+}
+
+pub(super) async fn tls_stream(
+    socket: OutboundSocket,
+    terms: &ClientTls,
+    host: &Host,
+    offer: AlpnOffer,
+    deadline: Instant,
+) -> io::Result<MaybeTlsStream> {
+    let handshake = tls::handshake(socket, terms, None, host, offer, deadline).await;
+    handshake.map(|(stream, _)| stream).map_err(|error| io::Error::other(describe(&error.error)))
 }
 
 /// Describes a failed handshake for the operator.

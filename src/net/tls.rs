@@ -41,6 +41,7 @@ const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlpnOffer {
     Http2OrHttp1,
+    Http2,
     Http1,
     /// No offer: the peer does not speak HTTP.
     None,
@@ -79,6 +80,7 @@ pub async fn handshake(
     let (config, name) = (terms.config(tenant), server_name(host)?);
     let versions = match offer {
         AlpnOffer::Http2OrHttp1 => config.alpn_protocols.clone(),
+        AlpnOffer::Http2 => vec![ALPN_H2.to_vec()],
         AlpnOffer::Http1 => vec![ALPN_HTTP_1_1.to_vec()],
         AlpnOffer::None => Vec::new(),
     };

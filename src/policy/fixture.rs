@@ -68,6 +68,7 @@ pub(crate) fn config() -> Config {
         redact: Redact { path: PathForm::default(), phone_numbers: true, headers: vec![], hmac_key: None },
         audit: crate::config::Audit::default(),
         captures: Default::default(),
+        traces: None,
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),

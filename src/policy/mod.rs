@@ -25,6 +25,7 @@ mod revocation;
 pub mod route;
 pub mod sign;
 mod signed_der;
+pub mod trace;
 pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, remove_acknowledged};
+use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, Traces, remove_acknowledged};
 use crate::names::{CredentialName, Host, LimitName, PoolName, TrustName};
 
 /// The compiled configuration. A `Plan` is immutable, and holding one proves that the configuration is valid: only
@@ -56,6 +57,8 @@ pub struct Plan {
     pub expiries: Vec<expiry::Expiry>,
     /// `None`: there is no audit log.
     pub audit: Option<Arc<audit::AuditPlan>>,
+    /// `None`: outgate records no traces.
+    pub traces: Option<Arc<Traces>>,
     pub timeouts: Timeouts,
     pub redactor: Arc<redact::Redactor>,
     pub captures: Vec<Arc<capture::Capture>>,
@@ -127,6 +130,7 @@ pub fn recompile(
         inspection_ca: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
         audit: audit::compile(config, &trusts, &mut problems),
+        traces: trace::compile(config, &trusts, &mut problems),
         timeouts: config.timeouts.clone(),
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         captures: capture::compile(config, &mut problems),

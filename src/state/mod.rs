@@ -49,6 +49,7 @@ pub struct Runtime {
     pub signer_warnings: config::warnings::SignerWarnings,
     pub records: observability::records::Records,
     pub audit: audit::AuditTrail,
+    pub traces: observability::traces::TraceExporter,
     pub traffic: observability::traffic::TrafficHistory,
     pub captures: observability::captures::CaptureQueue,
     pub started_at: Timestamp,
@@ -99,6 +100,7 @@ impl Runtime {
             signer_warnings: config::warnings::SignerWarnings::default(),
             records,
             audit: audit::AuditTrail::default(),
+            traces: observability::traces::TraceExporter::default(),
             traffic: observability::traffic::TrafficHistory::new(Instant::now()),
             captures: observability::captures::CaptureQueue::default(),
             started_at: Timestamp::now(),
@@ -184,6 +186,12 @@ impl Runtime {
     /// Resolves when no HTTP/2 request is open.
     pub async fn all_streams_closed(&self) {
         let _ = self.open_streams.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Returns numbers that no other process can predict.
+    pub fn random_numbers(&self) -> [u64; 3] {
+        let count = self.request_count.fetch_add(1, Ordering::Relaxed);
+        std::array::from_fn(|index| self.random.hash_one((count, index)))
     }
 
     /// Returns an id that is unique in this process, and in practice beyond it.

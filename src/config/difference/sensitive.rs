@@ -54,7 +54,7 @@ pub(super) fn sensitivity(table: &str, subject: Subject<'_>) -> Option<Sensitivi
         "server" | "admin" if is_file || table.ends_with(".tls") || table.ends_with(".ca") => Some(Sensitivity::Key),
         "trust" if is_file || table.ends_with(".identity") || is_key(&["identity"]) => Some(Sensitivity::Key),
         "redact" if is_file || is_key(&["hmac_key"]) => Some(Sensitivity::Key),
-        "log" => Some(Sensitivity::Log),
+        "log" | "traces" => Some(Sensitivity::Log),
         "audit" => Some(Sensitivity::Audit),
         "captures" => Some(Sensitivity::Capture),
         _ => None,
@@ -88,6 +88,7 @@ mod tests {
             ("audit", Subject::Key("syslog"), Some(Sensitivity::Audit)),
             ("captures.support", Subject::Table, Some(Sensitivity::Capture)),
             ("captures.support", Subject::File, Some(Sensitivity::Capture)),
+            ("traces", Subject::Key("endpoint"), Some(Sensitivity::Log)),
             ("routes.acme", Subject::Key("egress"), None),
             ("", Subject::Key("include"), None),
         ] {

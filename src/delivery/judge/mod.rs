@@ -149,6 +149,7 @@ pub(super) fn judge_request<'p>(
     record: &mut Record,
 ) -> Result<JudgmentOutcome<'p>, Refusal> {
     let ProxyRequest { method, fields, body, caller, .. } = request;
+    record.begin_trace(plan, fields);
     let read = RequestTarget::read(request);
     record_requested(&read, method, record);
     let admitted = runtime.check_draining(caller.listen());

@@ -36,8 +36,8 @@ pub(super) struct FailedCertificate {
 
 #[derive(Serialize, Clone, Debug)]
 pub(super) struct TlsEvidence {
-    version: &'static str,
-    suite: &'static str,
+    pub(super) version: &'static str,
+    pub(super) suite: &'static str,
     certificate_expires: jiff::Timestamp,
     /// `false`: the route's trust says `verify = "none"`.
     pub(super) verified: bool,

@@ -39,6 +39,8 @@ pub(super) struct RefusingLimit {
 pub(super) struct RecordLine<'a> {
     pub(super) time: Timestamp,
     pub(super) request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trace_id: Option<String>,
     pub(super) peer: Option<IpAddr>,
     pub(super) client: Option<&'a str>,
     pub(super) proof: Option<&'static str>,

@@ -7,6 +7,7 @@ mod denial;
 mod line;
 mod timing;
 mod token_endpoint;
+mod trace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::policy::Plan;
 use crate::policy::authn::Caller;
 use crate::policy::redact::{Redacted, Redactor, RoutePaths};
 use crate::policy::route::Route;
+use crate::policy::trace::TraceContext;
 use crate::state::Runtime;
 use crate::state::observability::metrics::RouteSeries;
 use crate::state::observability::records::Sampling;
@@ -57,6 +59,8 @@ pub(super) struct Record {
 /// The evidence apart from what every record has from its beginning.
 #[derive(Default)]
 struct DeliveryEvidence {
+    /// `None`: outgate records no traces.
+    trace: Option<TraceContext>,
     client: Option<ClientName>,
     proof: Option<&'static str>,
     /// The client that a request names without proof.
@@ -341,6 +345,7 @@ impl Drop for Record {
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: &self.request_id,
+            trace_id: self.evidence.trace.as_ref().map(TraceContext::trace_id_text),
             peer: self.peer,
             client: self.evidence.client.as_ref().map(ClientName::as_str),
             proof: self.evidence.proof,
@@ -381,5 +386,8 @@ impl Drop for Record {
             sample: sampling.rate,
         };
         self.runtime.records.write(&line, sampling);
+        if let Some(trace) = self.evidence.trace.as_ref().filter(|trace| trace.is_sampled()) {
+            self.runtime.traces.push(trace::spans(&line, self.timer.times(), trace));
+        }
     }
 }

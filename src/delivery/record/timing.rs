@@ -26,14 +26,21 @@ const NAMES: [&str; STEPS.len()] = ["admit", "token", "take_in", "resolve", "con
 /// The time of each step, in the order of [`Step`]. `None`: the delivery did not take the step.
 #[derive(Default, Clone, Debug)]
 pub(super) struct StepTimes {
-    steps: [Option<Duration>; STEPS.len()],
-    total: Duration,
+    pub(super) steps: [Option<StepTime>; STEPS.len()],
+    pub(super) total: Duration,
+}
+
+/// The time of a step since the start of the delivery.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StepTime {
+    pub(super) began: Duration,
+    pub(super) took: Duration,
 }
 
 /// Writes milliseconds.
 impl Serialize for StepTimes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let steps = NAMES.into_iter().zip(self.steps).filter_map(|(name, time)| Some((name, time?)));
+        let steps = NAMES.into_iter().zip(self.steps).filter_map(|(name, time)| Some((name, time?.took)));
         serializer.collect_map(steps.chain([("total", self.total)]).map(|(name, time)| (name, milliseconds(time))))
     }
 }
@@ -67,7 +74,8 @@ impl StepTimer {
     /// Ends a step, which has taken the time since the end of the last one. A second time, such as that of a second
     /// connection, is added to the first.
     pub(super) fn end(&mut self, step: Step) {
-        *self.times.steps[step as usize].get_or_insert_default() += self.last.elapsed();
+        let first = StepTime { began: self.last.duration_since(self.started), took: Duration::ZERO };
+        self.times.steps[step as usize].get_or_insert(first).took += self.last.elapsed();
         self.current = None;
         self.mark();
     }
@@ -97,7 +105,7 @@ impl StepTimer {
 
     /// Returns the seconds of each step, in the order of the metrics.
     pub(super) fn seconds(&self) -> StepSeconds {
-        self.times.steps.map(|time| time.map(|time| time.as_secs_f64()))
+        self.times.steps.map(|time| time.map(|time| time.took.as_secs_f64()))
     }
 
     pub(super) fn times(&self) -> &StepTimes {

@@ -9,13 +9,12 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use form_urlencoded::byte_serialize;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, header};
 use zeroize::Zeroizing;
 
 use super::{Credential, CredentialValue, OAuth2, bearer, secret_bytes, secret_value};
-use crate::config::{self, Authentication, ClientAuth, Config, Located, Problem, Secret};
+use crate::config::{self, Authentication, ClientAuth, Config, Located, Problem, Secret, parse_url};
 use crate::digest::Fingerprint;
-use crate::host;
 use crate::names::{CredentialName, Scheme, Target};
 use crate::policy::guard::{Guard, LocalAddresses};
 
@@ -196,26 +195,11 @@ type EndpointError = (&'static str, &'static str);
 /// Parses the URL of a token endpoint, which has https and no fragment (RFC 6749 §3.2).
 fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
     const HELP: &str = "write \"https://login.acme.example/oauth2/token\"";
-    if text.contains('#') {
-        return Err(("the URL has a fragment, which is never sent", HELP));
-    }
-    let uri: Uri = text.parse().map_err(|_| ("the text is not a URL", HELP))?;
-    if uri.scheme_str() != Some("https") {
+    let (target, path_and_query) = parse_url(text).map_err(|reason| (reason, HELP))?;
+    if target.scheme != Scheme::Https {
         return Err(("the URL must be https, since the request carries a secret", HELP));
     }
-    let authority = uri.authority().ok_or(("the URL has no host", HELP))?;
-    if authority.as_str().contains('@') {
-        return Err(("the URL has a user name or password", "write them as client_id and client_secret"));
-    }
-    let port = match authority.as_str().strip_prefix(authority.host()) {
-        None | Some("" | ":") => Scheme::Https.default_port(),
-        Some(_) => {
-            authority.port_u16().filter(|port| *port != 0).ok_or(("the port is not a number from 1 to 65535", HELP))?
-        }
-    };
-    let host = host::canonical(authority.host()).map_err(|_| ("the host is not a host name", HELP))?;
-    let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    Ok((Target { scheme: Scheme::Https, host, port }, path_and_query))
+    Ok((target, path_and_query))
 }
 
 /// Validates each scope as a `scope-token` (RFC 6749 §3.3).

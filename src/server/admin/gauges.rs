@@ -52,6 +52,8 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
     metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
+    metrics.spans_exported.inner().fetch_max(runtime.traces.exported.load(Ordering::Relaxed), Ordering::Relaxed);
+    metrics.spans_dropped.inner().fetch_max(runtime.traces.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
     update_audit(runtime);
 }
 

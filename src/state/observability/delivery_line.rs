@@ -60,6 +60,7 @@ macro_rules! read_again {
 read_again! {
     /// The record of one delivery. `docs/records.md` has the meaning of the fields.
     DeliveryLine [time: Timestamp, request_id: String, code: String,] {
+        trace_id: Option<String>,
         peer: Option<String>,
         client: Option<String>,
         proof: Option<String>,
@@ -184,6 +185,7 @@ impl DeliveryLine {
         add(", tenant ", &self.tenant);
         add(", route ", &self.route);
         add(", id ", &Some(self.request_id.clone()));
+        add(", trace ", &self.trace_id);
         add(": ", &self.detail);
         one_line(&text)
     }

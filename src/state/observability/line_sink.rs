@@ -176,6 +176,7 @@ fn send_line(journal: &mut Journal, line: &[u8]) -> io::Result<()> {
                 ("OUTGATE_BLAME", delivery.blame.as_deref()),
                 ("OUTGATE_REQUEST_ID", Some(delivery.request_id.as_str())),
                 ("OUTGATE_SOURCE", delivery.source.as_deref()),
+                ("OUTGATE_TRACE_ID", delivery.trace_id.as_deref()),
             ];
             fields.extend(known.into_iter().filter_map(|(name, value)| Some((name, value?))));
             fields.push(record);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -26,7 +26,7 @@ use labels::{
     PoolLabels, ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels, SourceLabels,
     SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
 };
-use routes::{DurationFamily, OutcomeFamily, RouteTable};
+use routes::{OutcomeFamily, RouteTable};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
 
 use crate::names::{CaptureName, CredentialName, LimitName, PoolName, RouteName, SignerName};
@@ -112,6 +112,8 @@ metrics! {
     tenants_with_keys: BoundedFamily<TenantLabels, Gauge> = "Tenants with a folder of keys of their own, by signer",
     pub records_sampled_out: Counter = "Delivery records that log.sample left out",
     pub records_lost: Counter = "Delivery records that could not be written",
+    pub spans_exported: Counter = "Spans that the collector took",
+    pub spans_dropped: Counter = "Spans that the collector did not take, or that found the queue full",
     pub log_lines_lost: Counter = "Log lines that stderr did not take",
     pub log_reopen_failed: Gauge = "1 while records go to the former file",
     audit_writable: BoundedFamily<NoLabels, Gauge> = "0 while the audit log cannot be written",
@@ -148,20 +150,6 @@ impl Metrics {
         own.register_collector(Box::new(process::RuntimeCollector(Handle::try_current().ok())));
         let routes = Arc::<RouteTable>::default();
         own.register("deliveries", "Deliveries by outcome", OutcomeFamily(Arc::clone(&routes)));
-        let duration = "Duration of deliveries, from the head of the request to the last byte of the response";
-        own.register_with_unit(
-            "delivery_duration",
-            duration,
-            Unit::Seconds,
-            DurationFamily { routes: Arc::clone(&routes), has_steps: false },
-        );
-        let step = "Duration of each step that deliveries took";
-        own.register_with_unit(
-            "step_duration",
-            step,
-            Unit::Seconds,
-            DurationFamily { routes: Arc::clone(&routes), has_steps: true },
-        );
         let metrics = Self::register(registry, routes);
         metrics
             .build_info
@@ -345,7 +333,10 @@ impl Metrics {
     /// Returns the metrics as OpenMetrics 1.0.0.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes every write");
+        let written = encode_registry(&mut text, &self.registry)
+            .and_then(|()| self.routes.write_durations(&mut text))
+            .and_then(|()| encode_eof(&mut text));
+        written.expect("a String takes every write");
         text
     }
 }

@@ -12,4 +12,5 @@ pub mod log;
 pub mod metrics;
 pub mod recent;
 pub mod records;
+pub mod traces;
 pub mod traffic;

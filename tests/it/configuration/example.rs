@@ -59,8 +59,18 @@ fn with_all_settings() -> String {
 /// Returns a dotted path, with * in place of an operator's name.
 fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
     for (key, value) in table {
-        let named = ["admin.users", "egress", "clients", "trust", "signers", "credentials", "limits", "captures"]
-            .contains(&path);
+        let named = [
+            "admin.users",
+            "egress",
+            "clients",
+            "trust",
+            "signers",
+            "credentials",
+            "limits",
+            "captures",
+            "traces.headers",
+        ]
+        .contains(&path);
         let key = if named { "*" } else { key.get_ref() };
         let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         if !named {

@@ -33,4 +33,5 @@ mod reload_live;
 mod slow_disk;
 mod status_page;
 mod systemd;
+mod traces;
 mod workers;

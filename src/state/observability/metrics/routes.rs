@@ -2,7 +2,7 @@
 //! To which counters and histograms does a delivery add?
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +14,7 @@ use super::histogram::DurationHistogram;
 use super::labels::RouteLabel;
 use crate::names::RouteName;
 use crate::policy::route::Route;
+use crate::policy::trace::TraceId;
 
 /// The values of the label `step`.
 pub const STEPS: [&str; 8] = ["queue", "token", "body", "dns", "connect", "tls", "sign", "first_byte"];
@@ -44,12 +45,20 @@ impl RouteSeries {
         Arc::new(Self { label, outcomes: RwLock::default(), steps: Default::default(), total: Default::default() })
     }
 
-    /// Counts a finished delivery. `total` is `None` for a tunnel, whose duration its client decides.
-    pub fn observe(&self, code: &'static str, blame: &'static str, steps: &StepSeconds, total: Option<f64>) {
+    /// Counts a finished delivery. `total` is `None` for a tunnel, whose duration its client decides. `trace_id`: the trace
+    /// of a sampled delivery.
+    pub fn observe(
+        &self,
+        code: &'static str,
+        blame: &'static str,
+        steps: &StepSeconds,
+        total: Option<f64>,
+        trace_id: Option<TraceId>,
+    ) {
         for (histogram, seconds) in self.steps.iter().zip(steps) {
-            seconds.iter().for_each(|seconds| histogram.observe(*seconds));
+            seconds.iter().for_each(|seconds| histogram.observe(*seconds, trace_id));
         }
-        total.iter().for_each(|total| self.total.observe(*total));
+        total.iter().for_each(|total| self.total.observe(*total, trace_id));
         let is_counted = |outcomes: &[OutcomeCounter]| {
             let counter = outcomes.iter().find(|outcome| (outcome.code, outcome.blame) == (code, blame));
             counter.map(|outcome| outcome.count.fetch_add(1, Ordering::Relaxed)).is_some()
@@ -103,22 +112,37 @@ impl RouteTable {
         self.own.write().retain(|route, _| routes.contains(route));
     }
 
+    /// Writes the histograms of durations as OpenMetrics, which have exemplars.
+    pub(super) fn write_durations(&self, text: &mut String) -> fmt::Result {
+        let total = "outgate_delivery_duration_seconds";
+        let help = "Duration of deliveries, from the head of the request to the last byte of the response";
+        write_descriptor(text, total, help)?;
+        for series in self.all().iter().filter(|series| !series.total.is_empty()) {
+            series.total.write(text, total, &format!("route=\"{}\"", series.label.as_str()), true)?;
+        }
+        let name = "outgate_step_duration_seconds";
+        write_descriptor(text, name, "Duration of each step that deliveries took")?;
+        for series in self.all() {
+            for (step, histogram) in STEPS.iter().zip(&series.steps).filter(|(_, histogram)| !histogram.is_empty()) {
+                histogram.write(text, name, &format!("route=\"{}\",step=\"{step}\"", series.label.as_str()), false)?;
+            }
+        }
+        Ok(())
+    }
+
     fn all(&self) -> Vec<Arc<RouteSeries>> {
         let own = self.own.read();
         [&self.unrouted, &self.shared].into_iter().chain(own.values()).map(Arc::clone).collect()
     }
 }
 
+fn write_descriptor(text: &mut String, name: &str, help: &str) -> fmt::Result {
+    writeln!(text, "# HELP {name} {help}.\n# TYPE {name} histogram\n# UNIT {name} seconds")
+}
+
 /// `outgate_deliveries_total`.
 #[derive(Clone, Debug)]
 pub(super) struct OutcomeFamily(pub(super) Arc<RouteTable>);
-
-/// `outgate_delivery_duration_seconds`, and with steps `outgate_step_duration_seconds`.
-#[derive(Clone, Debug)]
-pub(super) struct DurationFamily {
-    pub(super) routes: Arc<RouteTable>,
-    pub(super) has_steps: bool,
-}
 
 impl EncodeMetric for OutcomeFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
@@ -136,26 +160,5 @@ impl EncodeMetric for OutcomeFamily {
 
     fn metric_type(&self) -> MetricType {
         MetricType::Counter
-    }
-}
-
-impl EncodeMetric for DurationFamily {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for series in self.routes.all() {
-            let steps = STEPS.iter().zip(&series.steps).filter(|_| self.has_steps);
-            let total = Some(("", &series.total)).filter(|_| !self.has_steps);
-            for (step, histogram) in steps.map(|(step, histogram)| (*step, histogram)).chain(total) {
-                if !histogram.is_empty() {
-                    let labels = [("route", series.label.as_str()), ("step", step)];
-                    let labels = if self.has_steps { &labels[..] } else { &labels[..1] };
-                    histogram.encode(encoder.encode_family(&labels)?)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
     }
 }

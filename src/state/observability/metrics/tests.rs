@@ -27,7 +27,10 @@ fn fill(metrics: &Metrics) {
         (0..OWN_SERIES_MAX).map(|n| metrics.routes.own(&RouteName::new(name(n)))).collect();
     let shared = [metrics.route_series(None)];
     for series in routes.iter().chain(&shared) {
-        codes.iter().for_each(|code| series.observe(code, "outgate", &steps, Some(123.456_789)));
+        let trace_id = Some([0xff; 16]);
+        codes.iter().for_each(|code| series.observe(code, "outgate", &steps, Some(123.456_789), trace_id));
+        let buckets = super::histogram::BOUNDS;
+        buckets.iter().for_each(|b| series.observe(codes[0], "outgate", &[Some(*b); STEPS.len()], Some(*b), trace_id));
     }
     for n in 0..SERIES_MAX + 10 {
         let name = name(n);
