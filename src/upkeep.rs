@@ -1,6 +1,8 @@
 //! The periodic maintenance: it refreshes the host's addresses, sweeps expired state, and logs changes.
 //! Which state has expired, and which changes does the log report?
 
+pub mod alerts;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -120,6 +120,8 @@ event_types! {
     ADDRESS_FOUND = "address.found", Address, NETWORK_ACTIVITY, 99, INFORMATIONAL;
     ADDRESS_UNANSWERED = "address.unanswered", Address, NETWORK_ACTIVITY, 99, HIGH;
     ADDRESS_RETRIED = "address.retried", Address, NETWORK_ACTIVITY, 99, INFORMATIONAL;
+    ALERT_BEGAN = "alert.began", Other, APPLICATION_LIFECYCLE, 99, MEDIUM;
+    ALERT_RESOLVED = "alert.resolved", Other, APPLICATION_LIFECYCLE, 99, INFORMATIONAL;
     AUDIT_CONTINUED = "audit.continued", Other, APPLICATION_LIFECYCLE, 99, INFORMATIONAL;
     AUDIT_RECOVERED = "audit.recovered", Other, APPLICATION_LIFECYCLE, 99, MEDIUM;
     AUDIT_REMOVED = "audit.removed", Other, APPLICATION_LIFECYCLE, 99, HIGH;

@@ -142,7 +142,7 @@ fn parse_keep(text: &str) -> Result<Duration, ValueError> {
 }
 
 /// Reads an entry of `audit.syslog`: a URL, or a table with `url` and `trust`.
-fn read_syslog_server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<SyslogServer>> {
+pub(super) fn read_syslog_server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<SyslogServer>> {
     if !value.is_table() {
         return reader.parse(value, parse_syslog_url);
     }

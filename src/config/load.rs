@@ -17,13 +17,13 @@ use super::reader::{Environment, Reader, Table, Value};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
-    Config, KeyDirs, audit, captures, credential, log, named_sections, redaction, schema, sections, signer, syntax,
-    traces, trust, warning,
+    Config, KeyDirs, alerts, audit, captures, credential, log, named_sections, redaction, schema, sections, signer,
+    syntax, traces, trust, warning,
 };
 use crate::names::folder_of;
 
 /// The keys that only the main file may have.
-const MAIN_ONLY: [&str; 12] = [
+const MAIN_ONLY: [&str; 13] = [
     "include",
     schema::ACKNOWLEDGE,
     "server",
@@ -36,6 +36,7 @@ const MAIN_ONLY: [&str; 12] = [
     "redact",
     "audit",
     "traces",
+    "alerts",
 ];
 
 /// A configuration whose text has no problems.
@@ -334,6 +335,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         audit: audit::read_audit(&mut reader, file),
         captures: captures::read_all(&mut reader, &files),
         traces: traces::read_traces(&mut reader, file),
+        alerts: alerts::read_alerts(&mut reader, file),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

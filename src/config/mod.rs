@@ -2,6 +2,7 @@
 //! What may an operator write?
 
 mod admin;
+mod alerts;
 mod audit;
 mod captures;
 mod control_paths;
@@ -24,6 +25,7 @@ mod reader;
 mod redact;
 mod redaction;
 mod render;
+mod route;
 mod route_metrics;
 mod schema;
 mod secret;
@@ -53,6 +55,7 @@ use jiff::Timestamp;
 
 use crate::names::{CaptureName, ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use admin::{Admin, AdminRole, AdminUser, duration_parameter};
+pub use alerts::Alerts;
 pub use audit::{Audit, SyslogServer};
 pub use captures::Capture;
 pub use control_paths::ControlPaths;
@@ -69,6 +72,7 @@ pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
 pub use reader::Environment;
 pub use redaction::{PathForm, Redact};
 pub use render::{render, to_json, to_log_lines};
+pub use route::{ConnectPolicy, InterimPolicy, PlaintextPolicy, Route, Split};
 pub use route_metrics::RouteMetrics;
 pub use schema::known as known_keys;
 pub use secret_bytes::Secret;
@@ -120,6 +124,7 @@ pub struct Config {
     pub captures: BTreeMap<CaptureName, Located<Capture>>,
     /// `None`: outgate records no traces.
     pub traces: Option<Traces>,
+    pub alerts: Alerts,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.
@@ -268,73 +273,6 @@ impl AuthMethod {
             AuthMethod::Signature => "public_keys",
         }
     }
-}
-
-#[derive(Clone, Debug)]
-pub struct Route {
-    pub name: Located<String>,
-    /// `hooks.acme.example`, `*.acme.example`, `*`, or an address; as written.
-    pub hosts: Vec<Located<String>>,
-    pub paths: Vec<Located<String>>,
-    /// Ports that the route allows in addition to `guard.ports`.
-    pub ports: Vec<Located<u16>>,
-    pub tenants: Vec<Located<String>>,
-    pub clients: Vec<Located<String>>,
-    pub egress: Option<Located<String>>,
-    pub trust: Option<Located<String>>,
-    pub sign: Vec<Located<String>>,
-    pub credential: Option<Located<String>>,
-    pub limits: Vec<Located<String>>,
-    pub plaintext: Located<PlaintextPolicy>,
-    /// `None`: a tunnel, unless the route signs or has a credential.
-    pub connect: Option<Located<ConnectPolicy>>,
-    pub interim: InterimPolicy,
-    /// Bytes.
-    pub body_max: Option<Located<u64>>,
-    pub response_max: Option<Located<u64>>,
-    pub response_head_max: ResponseHeadMax,
-    pub client_connections: ClientConnections,
-    pub metrics: Located<RouteMetrics>,
-    pub timeouts: RouteTimeouts,
-    /// The form in which paths are written; `None`: that of `redact`.
-    pub path_form: Option<PathForm>,
-    /// A different route for a share of the tenants and hosts.
-    pub split: Option<Located<Split>>,
-    /// Whether the route is only evaluated and reported, and never taken.
-    pub report_only: bool,
-}
-
-/// A share of a route's tenants and hosts, with other settings.
-#[derive(Clone, Debug)]
-pub struct Split {
-    /// The share in hundredths of a percent: 10,000 is all.
-    pub share: u32,
-    /// The route for this share.
-    pub route: Box<Route>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlaintextPolicy {
-    Refuse,
-    Upgrade,
-    Allow,
-}
-
-/// Which clients get the target's interim responses (1xx).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InterimPolicy {
-    /// Clients over HTTP/2. Many HTTP/1.1 clients take 103 for the final response.
-    #[default]
-    Http2,
-    /// Every client whose version of HTTP has interim responses.
-    Forward,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectPolicy {
-    Tunnel,
-    Inspect,
-    Refuse,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -190,7 +190,6 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let path_form = table.read(reader, "redact", redaction::read_route_redact);
     let report_only = table.read(reader, "report_only", |reader, value| reader.boolean(value));
     let mut route = Route {
-        name: name.unwrap_or_else(|| located(table, String::new())),
         hosts,
         paths,
         ports: ports.unwrap_or_default(),
@@ -201,19 +200,19 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         sign,
         credential,
         limits,
-        plaintext: plaintext.unwrap_or(located(table, PlaintextPolicy::Refuse)),
         connect,
         interim: interim.map(|interim| interim.value).unwrap_or_default(),
         body_max,
         response_max,
         response_head_max: response_head_max.unwrap_or_default(),
         client_connections: client_connections.map(|connections| connections.value).unwrap_or_default(),
-        metrics: metrics.unwrap_or(located(table, RouteMetrics::Shared)),
         timeouts: timeouts.unwrap_or_default(),
         path_form: path_form.map(|form| form.value),
-        split: None,
         report_only: report_only.is_some_and(|report_only| report_only.value),
+        ..Route::new(name.unwrap_or_else(|| located(table, String::new())))
     };
+    route.plaintext = plaintext.unwrap_or(located(table, PlaintextPolicy::Refuse));
+    route.metrics = metrics.unwrap_or(located(table, RouteMetrics::Shared));
     route.split = table.read(reader, "split", |reader, value| read_split(reader, value, &route));
     route
 }

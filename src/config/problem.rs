@@ -12,7 +12,7 @@ use crate::names::pluralize;
 pub(super) const PROBLEMS_MAX: usize = 1000;
 
 /// A range of bytes in a file of the [`SourceMap`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceSpan {
     pub file: u16,
     pub start: u32,

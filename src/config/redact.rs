@@ -63,6 +63,10 @@ pub(super) fn secret_spans(table: &DeTable<'_>) -> Vec<Range<usize>> {
     for (key, value) in table {
         let section = key.get_ref();
         let is_sensitive = is_secret_key(section);
+        if let (true, DeValue::Table(members)) = (section == "alerts", value.get_ref()) {
+            // The path of a webhook may be a secret, as those of chat services are.
+            spans.extend(members.get("webhook").map(toml::Spanned::span));
+        }
         match value.get_ref() {
             DeValue::Table(members) if is_sensitive_section(section) => {
                 let non_secret =

@@ -2,6 +2,7 @@
 //! Is this key known, and if not, which key was intended?
 
 mod admin;
+mod alerts;
 mod audit;
 mod captures;
 mod credential;
@@ -19,6 +20,7 @@ mod upstream;
 
 use super::problem::closest_match;
 pub(super) use admin::{ADMIN, ADMIN_LISTEN, ADMIN_USER};
+pub(super) use alerts::ALERTS;
 pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
@@ -73,6 +75,7 @@ pub(super) static FILE: Schema = Schema {
         "audit",
         "captures",
         "traces",
+        "alerts",
     ],
     reserved: &[],
     aliases: &[
@@ -94,6 +97,8 @@ pub(super) static FILE: Schema = Schema {
         ("acl", "guard"),
         ("tls", "trust"),
         ("logging", "log"),
+        ("alerting", "alerts"),
+        ("notifications", "alerts"),
         ("redaction", "redact"),
         ("privacy", "redact"),
         ("capture", "captures"),
@@ -295,7 +300,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-static SCHEMAS: [&Schema; 36] = [
+static SCHEMAS: [&Schema; 37] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -332,6 +337,7 @@ static SCHEMAS: [&Schema; 36] = [
     &AUDIT_SYSLOG,
     &CAPTURE,
     &TRACES,
+    &ALERTS,
 ];
 
 /// The classification of a key that its table does not have.

@@ -10,6 +10,7 @@ mod diagnosis;
 mod errors;
 mod inspect;
 mod judge;
+mod own;
 mod record;
 pub mod refusal;
 mod request;
@@ -39,11 +40,13 @@ use webhook::Webhook;
 
 pub use diagnosis::{Event, diagnose};
 pub use inspect::{ExplainRequest, Explanation, ProbeReport, ProbeRequest, ProbeResult, explain, explain_now, probe};
+pub use own::deliver_own;
 pub use record::milliseconds;
 pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};
 pub use response::{ResponseAborted, ResponseBody, refuse_plaintext, refuse_tls, refuse_unread};
 
 use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
 use crate::state::upstreams::breaker::UpstreamSuccess;
 use crate::state::upstreams::pool::PooledConnection;
 
@@ -61,13 +64,25 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
         Ok(JudgmentOutcome::LocalOptions) => return response::options(record, pseudonym),
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
     };
+    deliver_routed(runtime, &active, &routed, request, record).await
+}
+
+/// Delivers a webhook that no rule refuses.
+pub(in crate::delivery) async fn deliver_routed(
+    runtime: &Arc<Runtime>,
+    active: &Arc<ActiveConfig>,
+    routed: &Routed<'_>,
+    request: ProxyRequest,
+    mut record: Box<Record>,
+) -> Response<ResponseBody> {
+    let pseudonym = &active.plan.pseudonym;
     let deadline = Instant::from_std(record.started()) + routed.route.timeouts.total;
     let method = request.method.clone();
-    let capture = CaptureTap::begin(runtime, &active.plan, &routed, &request, &record);
-    let delivery = Delivery { capture: capture.as_ref(), ..Delivery::new(runtime, &active, &routed, record.started()) };
+    let capture = CaptureTap::begin(runtime, &active.plan, routed, &request, &record);
+    let delivery = Delivery { capture: capture.as_ref(), ..Delivery::new(runtime, active, routed, record.started()) };
     // `pin!` avoids a copy of the whole delivery's state into the timeout.
     let forwarded = {
-        let forwarding = pin!(forward(&delivery, &routed, request, &mut record));
+        let forwarding = pin!(forward(&delivery, routed, request, &mut record));
         timeout_at(deadline + TIMER_SLACK, forwarding).await
     };
     let timed_out = || Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::sign;
 use super::trust::{PUBLIC_TRUST, Trust};
 use crate::audit::AuditSettings;
-use crate::config::{Config, Problem, SyslogServer};
+use crate::config::{Config, Located, Problem, SyslogServer};
 use crate::names::TrustName;
 
 /// A compiled section `[audit]` that has a file.
@@ -34,13 +34,7 @@ pub(super) fn compile(
             })
             .ok()
     });
-    for server in &written.syslog {
-        let trust = server.trust.as_deref().unwrap_or(PUBLIC_TRUST);
-        if !trusts.contains_key(trust) {
-            let problem = Problem::at(server.span, format!("there is no trust {trust:?}"));
-            problems.push(problem.help(format!("add [trust.{trust}], or write the name of one that exists")));
-        }
-    }
+    let syslog = compile_syslog(&written.syslog, trusts, problems);
     let settings = AuditSettings {
         path: written.file.as_ref()?.value.clone(),
         origin: written.origin.clone(),
@@ -48,6 +42,21 @@ pub(super) fn compile(
         file_size_max: written.file_size_max,
         keep: written.keep,
     };
-    let syslog = written.syslog.iter().map(|server| server.value.clone()).collect();
     Some(Arc::new(AuditPlan { settings, syslog, journald: written.journald }))
+}
+
+/// Checks that the trust of each log server exists.
+pub(super) fn compile_syslog(
+    servers: &[Located<SyslogServer>],
+    trusts: &BTreeMap<TrustName, Arc<Trust>>,
+    problems: &mut Vec<Problem>,
+) -> Vec<SyslogServer> {
+    for server in servers {
+        let trust = server.trust.as_deref().unwrap_or(PUBLIC_TRUST);
+        if !trusts.contains_key(trust) {
+            let problem = Problem::at(server.span, format!("there is no trust {trust:?}"));
+            problems.push(problem.help(format!("add [trust.{trust}], or write the name of one that exists")));
+        }
+    }
+    servers.iter().map(|server| server.value.clone()).collect()
 }

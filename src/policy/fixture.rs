@@ -69,6 +69,7 @@ pub(crate) fn config() -> Config {
         audit: crate::config::Audit::default(),
         captures: Default::default(),
         traces: None,
+        alerts: crate::config::Alerts::default(),
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
@@ -113,31 +114,9 @@ pub(crate) fn signer(scheme: &str) -> Signer {
 
 /// Returns the route `name` for `host`, with every other key at its default.
 pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
-    let route = Route {
-        name: at(start, name.into()),
-        hosts: vec![at(start + 1, host.into())],
-        paths: vec![],
-        ports: vec![],
-        tenants: vec![],
-        clients: vec![],
-        egress: None,
-        trust: None,
-        sign: vec![],
-        credential: None,
-        limits: vec![],
-        plaintext: at(start + 2, PlaintextPolicy::Refuse),
-        connect: None,
-        interim: InterimPolicy::default(),
-        body_max: None,
-        response_max: None,
-        response_head_max: ResponseHeadMax::default(),
-        client_connections: ClientConnections::default(),
-        metrics: at(start + 2, RouteMetrics::Shared),
-        timeouts: RouteTimeouts::default(),
-        path_form: None,
-        split: None,
-        report_only: false,
-    };
+    let mut route = Route::new(at(start, name.into()));
+    route.hosts = vec![at(start + 1, host.into())];
+    route.plaintext = at(start + 2, PlaintextPolicy::Refuse);
     at(start, route)
 }
 

@@ -2,6 +2,7 @@
 //! May this webhook leave, from which address, to which target, with which signature?
 
 pub mod addresses;
+pub mod alerts;
 mod anchors;
 pub mod audit;
 pub mod authn;
@@ -59,6 +60,7 @@ pub struct Plan {
     pub audit: Option<Arc<audit::AuditPlan>>,
     /// `None`: outgate records no traces.
     pub traces: Option<Arc<Traces>>,
+    pub alerts: alerts::AlertsPlan,
     pub timeouts: Timeouts,
     pub redactor: Arc<redact::Redactor>,
     pub captures: Vec<Arc<capture::Capture>>,
@@ -121,6 +123,7 @@ pub fn recompile(
     credential::check_guard(config, &credentials, &guard, &mut problems);
     let routes = route::Routes::compile(config, &tables, &mut problems);
     route::check_guard(config, &routes, &guard, &mut problems);
+    let alerts = alerts::compile(config, &trusts, routes.alerts(), &guard, now, &mut problems);
     let plan = Plan {
         pseudonym: config.server.name.clone(),
         clients: authn::Clients::compile(config, &mut problems),
@@ -131,6 +134,7 @@ pub fn recompile(
         expiries: expiry::compile(config, now, &mut problems),
         audit: audit::compile(config, &trusts, &mut problems),
         traces: trace::compile(config, &trusts, &mut problems),
+        alerts,
         timeouts: config.timeouts.clone(),
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         captures: capture::compile(config, &mut problems),

@@ -106,9 +106,16 @@ pub struct Routes {
     body_max: u64,
     /// Routes that only report.
     shadows: Option<Box<Routes>>,
+    /// The route of outgate's own alerts, which no request matches.
+    alerts: Option<Route>,
 }
 
 impl Routes {
+    /// Returns the route of alerts, if the configuration has a webhook for them.
+    pub fn alerts(&self) -> Option<&Route> {
+        self.alerts.as_ref()
+    }
+
     /// The largest `body_max` of all routes, in bytes; 0 without routes.
     pub fn body_max(&self) -> u64 {
         self.body_max

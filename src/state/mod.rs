@@ -1,12 +1,14 @@
 //! The state that outlives a delivery: the active configuration, and the state that a reload must not reset.
 //! Which state does the running proxy keep?
 
+pub mod alerts;
 pub mod audit;
 pub mod config;
 pub mod drain;
 pub mod limits;
 pub mod observability;
 pub mod replay;
+pub mod sinks;
 pub mod upstreams;
 
 use std::hash::{BuildHasher, RandomState};
@@ -50,6 +52,8 @@ pub struct Runtime {
     pub records: observability::records::Records,
     pub audit: audit::AuditTrail,
     pub traces: observability::traces::TraceExporter,
+    pub alerts: alerts::Alerts,
+    pub failing_tenants: observability::failing_tenants::FailingTenants,
     pub traffic: observability::traffic::TrafficHistory,
     pub captures: observability::captures::CaptureQueue,
     pub started_at: Timestamp,
@@ -101,6 +105,8 @@ impl Runtime {
             records,
             audit: audit::AuditTrail::default(),
             traces: observability::traces::TraceExporter::default(),
+            alerts: alerts::Alerts::default(),
+            failing_tenants: observability::failing_tenants::FailingTenants::default(),
             traffic: observability::traffic::TrafficHistory::new(Instant::now()),
             captures: observability::captures::CaptureQueue::default(),
             started_at: Timestamp::now(),

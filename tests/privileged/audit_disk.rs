@@ -121,7 +121,7 @@ fn journal_gets_each_audit_record_with_fields_of_its_own() {
     let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
     journal.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let scene = audited();
-    let next = scene.outgate.config().add("audit.journald", true);
+    let next = scene.outgate.config().add("audit.journald", true).add("alerts.journald", true);
     assert_eq!(try_reload(&scene, &next).0, 0);
     assert_eq!(try_reload(&scene, &next.and("[limits.l]\nrate = \"1/s\"\n")).0, 0);
     let updated = until_recorded(&scene.outgate, "configuration.updated", 2).remove(1);
@@ -142,6 +142,15 @@ fn journal_gets_each_audit_record_with_fields_of_its_own() {
     has("SYSLOG_IDENTIFIER=outgate");
     let record = text.lines().find_map(|line| line.strip_prefix("OUTGATE_AUDIT_RECORD=")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(record).unwrap(), updated);
+    assert_eq!(try_reload(&scene, &next.and("[limits.l]\nrat = 1\n")).0, 78);
+    let alert = loop {
+        let length = journal.recv(&mut entry).expect("an entry");
+        let text = String::from_utf8(entry[..length].to_vec()).unwrap();
+        if text.contains("OUTGATE_ALERT=OutgateReloadFailed\n") {
+            break text;
+        }
+    };
+    assert!(alert.contains("PRIORITY=4\n") && alert.contains("OUTGATE_ALERT_EVENT=alert.began\n"), "{alert}");
     // The journal goes away: records stay in the file, and the operator learns of it.
     drop(journal);
     fs::remove_file("/run/systemd/journal/socket").unwrap();

@@ -8,10 +8,11 @@
 use crate::support;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use ipnet::IpNet;
+use socket2::{Domain, Socket, Type};
 use support::audit::until_recorded;
 use support::configuration::Replace;
 use support::pki::Pki;
@@ -209,4 +210,25 @@ fn verify_and_list_know_the_ranges() {
     let (code, text) = egress(&["verify"]);
     assert_eq!(code, Some(1));
     assert!(text.contains("198.51.100.24\n") && !text.contains("198.51.100.23\n"), "{text}");
+}
+
+/// The test occupies 19 of 20 ports of one source address towards the receiver.
+#[test]
+fn source_address_with_few_ports_left_raises_an_alert() {
+    if !inside("source_address_with_few_ports_left_raises_an_alert") {
+        return;
+    }
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40019").unwrap();
+    let scene = scene("sticky");
+    let connect = |_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([198, 51, 100, 17], 0)).into()).unwrap();
+        socket.connect(&SocketAddr::from(([203, 0, 113, 5], scene.v4.port())).into()).unwrap();
+        socket
+    };
+    let _occupied: Vec<Socket> = (0..19).map(connect).collect();
+    scene
+        .outgate
+        .log
+        .wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", "198.51.100.17 has 1 of 20 ports left"]);
 }

@@ -180,6 +180,25 @@ pub(super) fn judge_request<'p>(
     outcome
 }
 
+/// Judges a webhook of outgate itself, whose route and client the configuration gives.
+pub(super) fn judge_own<'p>(
+    plan: &Plan,
+    route: &'p Arc<Route>,
+    client: &'p ClientName,
+    request: &ProxyRequest,
+    record: &mut Record,
+) -> Result<Routed<'p>, Refusal> {
+    let read = RequestTarget::read(request);
+    record_requested(&read, &request.method, record);
+    record.client(client, "internal");
+    record.route(route);
+    let request_target = read.map_err(|invalid| invalid.refusal)?;
+    let (fields, now) = (Some(&request.fields), Timestamp::now());
+    let head = RequestHead { method: &request.method, fields, body_min: 0, now };
+    let target = decisions::decide_by_route(plan, route, &request_target, head, &mut Decisions::default())?;
+    Ok(Routed { request_target, client, proof: None, body_check: None, route, target, tunnel_mode: None })
+}
+
 /// Records the host and the path that the client asks for, as far as they can be read.
 fn record_requested(read: &Result<RequestTarget, InvalidTarget>, method: &Method, record: &mut Record) {
     match read {

@@ -9,9 +9,20 @@ use super::Record;
 use crate::policy::trace::TraceContext;
 
 impl Record {
+    /// Returns whether the target accepted the webhook.
+    pub(super) fn is_success(&self, code: &str) -> bool {
+        code == "delivered" && matches!(self.evidence.status_class, None | Some("2xx"))
+    }
+
     /// Counts the delivery once, when it ends. The client decides how long a tunnel takes, so a tunnel has no duration.
     pub(super) fn count(&self, code: &'static str, blame: &'static str, elapsed: Duration) {
-        self.runtime.traffic.count(blame, self.timer.started() + elapsed);
+        let ended = self.timer.started() + elapsed;
+        self.runtime.traffic.count(blame, ended);
+        match self.evidence.tenant.as_ref().filter(|_| self.evidence.is_tenant_proven) {
+            Some(tenant) if self.is_success(code) => self.runtime.failing_tenants.succeeded(tenant),
+            Some(tenant) if blame != "client" => self.runtime.failing_tenants.failed(tenant, ended),
+            _ => {}
+        }
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
         let total = (!is_tunnel).then_some(elapsed.as_secs_f64());
         let sampled = self.evidence.trace.filter(TraceContext::is_sampled).map(|trace| trace.trace_id);

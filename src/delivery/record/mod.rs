@@ -334,8 +334,10 @@ impl Drop for Record {
         let route = self.evidence.route.as_ref().map(RouteName::as_str);
         self.count(code, blame, elapsed);
         self.count_denial(code);
-        let is_success = code == "delivered" && matches!(self.evidence.status_class, None | Some("2xx"));
-        let sampling = match is_success && self.evidence.would_refuse.is_empty() && self.evidence.would_take.is_none() {
+        let sampling = match self.is_success(code)
+            && self.evidence.would_refuse.is_empty()
+            && self.evidence.would_take.is_none()
+        {
             true => self.runtime.records.sample(&self.request_id),
             false => Sampling::ALWAYS,
         };

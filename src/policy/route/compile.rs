@@ -24,6 +24,9 @@ const TRUST_DEFAULT: &str = "public";
 impl Routes {
     pub fn compile(config: &Config, tables: &NamedTables<'_>, problems: &mut Vec<Problem>) -> Routes {
         let mut routes = Routes::default();
+        let mut used = UsedNames::default();
+        let alerts = config.alerts.webhook.as_ref().map(|_| &config.alerts.route.value);
+        routes.alerts = alerts.and_then(|route| compile_route(route, &[], config, tables, &mut used, problems));
         if config.routes.is_empty() {
             let message = "no route is configured: outgate would refuse every request as no_route";
             let problem = Problem::warning(WarningCode::NoRoute, None, message);
@@ -37,8 +40,7 @@ impl Routes {
         }
         check_unique_names(&config.routes, problems);
         own_series::check(&config.routes, problems);
-        let mut used = UsedNames::default();
-        let log_servers = config.audit.syslog.iter();
+        let log_servers = config.audit.syslog.iter().chain(&config.alerts.syslog);
         used.trusts.extend(log_servers.map(|server| server.trust.as_deref().unwrap_or(TRUST_DEFAULT)));
         // The place of each route's name, for routes that match the same.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());

@@ -12,6 +12,7 @@ use crate::net::socket_diag;
 use crate::policy::Plan;
 use crate::state::Runtime;
 use crate::state::drain::DrainStage;
+use crate::state::alerts::ALERT_KINDS;
 use crate::state::observability::log;
 use crate::state::observability::metrics::{SourceReport, gauge};
 
@@ -54,6 +55,9 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
     metrics.spans_exported.inner().fetch_max(runtime.traces.exported.load(Ordering::Relaxed), Ordering::Relaxed);
     metrics.spans_dropped.inner().fetch_max(runtime.traces.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
+    let alerts = runtime.alerts.active();
+    let count = |name| alerts.iter().filter(|alert| alert.name == name).count();
+    metrics.set_alerts(ALERT_KINDS.iter().map(|kind| (kind.name, count(kind.name))));
     update_audit(runtime);
 }
 

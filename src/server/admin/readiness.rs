@@ -47,6 +47,7 @@ impl Readiness {
         degraded.extend(problems.map(|problem| problem.message));
         degraded.extend(runtime.config_status.degraded_reasons());
         degraded.extend(runtime.audit.status().degraded_reasons());
+        degraded.extend(runtime.alerts.degraded_reasons());
         for (name, signer) in &active.plan.signers {
             let mut broken = signer.broken_tenants();
             if let Some(first) = broken.next() {

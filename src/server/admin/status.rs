@@ -44,6 +44,7 @@ pub(super) fn status(runtime: &Runtime, now: Timestamp) -> Value {
         "ready": readiness.blocked.is_empty(),
         "blocked": readiness.blocked,
         "degraded": readiness.degraded,
+        "alerts": runtime.alerts.active(),
         "configuration": {
             "file": adopted.snapshot.main_path(),
             "number": adopted.number,

@@ -2,10 +2,7 @@
 //! When may a change take effect, and what becomes of events that need no confirmation?
 
 mod counts;
-mod journal;
-mod sinks;
 mod status;
-mod syslog;
 mod writer;
 
 use std::io;
@@ -22,9 +19,9 @@ use tokio::time::timeout;
 use crate::audit::{AuditLog, AuditSettings, Event};
 use crate::policy::audit::AuditPlan;
 use crate::state::Runtime;
+use crate::state::sinks::Sinks;
 pub use counts::CountedEvent;
 use counts::EventCounts;
-use sinks::Sinks;
 pub use status::AuditStatus;
 pub use writer::NextLog;
 use writer::{Change, Command, Writer};
@@ -55,7 +52,7 @@ impl AuditTrail {
 
     /// Starts the writer with the log of the active configuration.
     pub fn start(&self, runtime: &Arc<Runtime>) -> io::Result<()> {
-        let sinks = Sinks::new(Arc::downgrade(runtime), tokio::runtime::Handle::current());
+        let sinks = Sinks::new("audit records", Arc::downgrade(runtime), tokio::runtime::Handle::current());
         let writer = Writer::new(runtime.active_config().plan.audit.clone(), Arc::clone(&self.status), sinks);
         let (commands, queue) = sync_channel(COMMANDS_MAX);
         thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&queue))?;

@@ -1,4 +1,4 @@
-//! The status of the audit log and of its sinks, for readiness, metrics and the log.
+//! The status of the audit log, for readiness, metrics and the log.
 //! Can records be written, and how many were lost?
 
 use std::io;
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use crate::audit::AuditSettings;
+use crate::state::sinks::SinkStatus;
 
 /// The status of the audit log.
 #[derive(Default)]
@@ -22,14 +23,6 @@ pub struct AuditStatus {
     failed: AtomicU64,
     lost: AtomicU64,
     sinks: Mutex<Vec<Arc<SinkStatus>>>,
-}
-
-/// The status of one sink.
-pub struct SinkStatus {
-    /// The URL as configured, or `journald`.
-    pub name: String,
-    dropped: AtomicU64,
-    error: Mutex<Option<String>>,
 }
 
 impl AuditStatus {
@@ -74,11 +67,13 @@ impl AuditStatus {
         let unwritable = self.error().map(|error| {
             format!("audit_unwritable: {error}; configuration changes are refused until the audit log can be written")
         });
-        let sinks = self.sinks().into_iter().filter_map(|sink| {
-            let error = sink.error.lock().clone()?;
-            Some(format!("audit records do not reach {}: {error}", sink.name))
-        });
-        unwritable.into_iter().chain(self.warning.lock().clone()).chain(sinks).collect()
+        unwritable.into_iter().chain(self.lateness()).collect()
+    }
+
+    /// Returns the reasons why copies of the log, its checkpoint or a deletion are late.
+    pub fn lateness(&self) -> Vec<String> {
+        let sinks = self.sinks().into_iter().filter_map(|sink| sink.degraded_reason());
+        self.warning.lock().clone().into_iter().chain(sinks).collect()
     }
 
     pub(super) fn count_lost(&self) {
@@ -114,35 +109,6 @@ impl AuditStatus {
         let before = std::mem::replace(&mut *self.warning.lock(), reason.clone());
         if let Some(reason) = reason.filter(|reason| before.as_ref() != Some(reason)) {
             warn!("{reason}");
-        }
-    }
-}
-
-impl SinkStatus {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), dropped: AtomicU64::new(0), error: Mutex::new(None) }
-    }
-
-    /// Returns the number of records that the sink did not get.
-    pub fn dropped_count(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn count_dropped(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn connected(&self) {
-        if self.error.lock().take().is_some() {
-            let (name, dropped) = (&self.name, self.dropped_count());
-            info!("audit records are sent to {name} again; {dropped} records were dropped since the start");
-        }
-    }
-
-    pub(super) fn fail(&self, reason: String) {
-        let before = self.error.lock().replace(reason.clone());
-        if before.is_none() {
-            warn!("cannot send audit records to {}: {reason}; records wait for it, and the file has all", self.name);
         }
     }
 }

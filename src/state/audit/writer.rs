@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::sinks::Sinks;
 use super::status::AuditStatus;
-use crate::audit::{AUDIT_GAP, AuditLog, Event, WrittenRecord};
+use crate::audit::{AUDIT_GAP, AuditLog, Event, Record, WrittenRecord};
 use crate::policy::audit::AuditPlan;
+use crate::state::sinks::{Facility, JournalFields, SinkMessage, Sinks};
 
 /// The events that wait while the log cannot be written. Further ones are lost and counted.
 const BACKLOG_MAX: usize = 1000;
@@ -79,10 +79,8 @@ struct Failure {
 }
 
 impl Writer {
-    pub(super) fn new(plan: Option<Arc<AuditPlan>>, status: Arc<AuditStatus>, mut sinks: Sinks) -> Self {
-        status.set_on(plan.is_some());
-        sinks.set(plan.as_deref(), &status);
-        Self {
+    pub(super) fn new(plan: Option<Arc<AuditPlan>>, status: Arc<AuditStatus>, sinks: Sinks) -> Self {
+        let mut writer = Self {
             plan,
             log: None,
             backlog: VecDeque::new(),
@@ -93,7 +91,16 @@ impl Writer {
             expiry_error: None,
             status,
             sinks,
-        }
+        };
+        writer.follow_plan();
+        writer
+    }
+
+    fn follow_plan(&mut self) {
+        let plan = self.plan.as_deref();
+        self.status.set_on(plan.is_some());
+        let (servers, journald) = plan.map_or((&[][..], false), |plan| (&plan.syslog, plan.journald));
+        self.status.set_sinks(self.sinks.set(servers, journald));
     }
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
@@ -206,9 +213,8 @@ impl Writer {
                 self.status.set_warning(None);
             }
         }
-        self.status.set_on(plan.is_some());
-        self.sinks.set(plan.as_deref(), &self.status);
         self.plan = plan;
+        self.follow_plan();
     }
 
     /// Writes the events that wait, and then these.
@@ -257,9 +263,35 @@ impl Writer {
     fn written(&self, records: &[WrittenRecord]) {
         if !records.is_empty() {
             self.status.succeeded(records.len());
-            self.sinks.send(records);
+            if !self.sinks.is_empty() {
+                records.iter().for_each(|record| self.sinks.send(&Arc::new(to_message(record))));
+            }
         }
     }
+}
+
+fn to_message(record: &WrittenRecord) -> SinkMessage {
+    let WrittenRecord { line, event_type, at } = record;
+    SinkMessage {
+        at: *at,
+        facility: Facility::Audit,
+        severity: event_type.syslog_severity(),
+        id: event_type.name,
+        line: line.clone(),
+        journal_fields,
+    }
+}
+
+fn journal_fields(line: &[u8]) -> io::Result<JournalFields> {
+    let record: Record = serde_json::from_slice(line)?;
+    Ok(vec![
+        ("MESSAGE", format!("audit: {}", record.description)),
+        ("OUTGATE_AUDIT_SEQ", record.seq.to_string()),
+        ("OUTGATE_AUDIT_EVENT", record.event_type),
+        ("OUTGATE_AUDIT_ACTOR", record.actor_sid.unwrap_or_default()),
+        ("OUTGATE_AUDIT_RESOURCE", record.resource_sid),
+        ("OUTGATE_AUDIT_RECORD", String::from_utf8_lossy(line).into_owned()),
+    ])
 }
 
 /// Appends to the log, and opens it first if it could not be opened before.

@@ -247,6 +247,11 @@ impl ConfigStatus {
         self.history_dir.store(Some(Arc::new(dir)));
     }
 
+    /// Returns the reason why the history lacks the active configuration.
+    pub fn history_error(&self) -> Option<String> {
+        self.history_error.load_full().map(|error| error.to_string())
+    }
+
     /// Sets the reason why the history lacks the active configuration. `None`: the history has it.
     pub fn set_history_error(&self, error: Option<String>) {
         self.history_error.store(error.map(Arc::new));
@@ -289,11 +294,8 @@ impl ConfigStatus {
                 "a rollback to configuration {number} has not finished: run `outgate rollback --finish`"
             )),
         }
-        degraded.extend(
-            self.history_error
-                .load_full()
-                .map(|error| format!("the active configuration is not in the history: {error}")),
-        );
+        let history = self.history_error();
+        degraded.extend(history.map(|error| format!("the active configuration is not in the history: {error}")));
         degraded
     }
 }

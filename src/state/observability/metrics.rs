@@ -22,9 +22,9 @@ use tokio::runtime::Handle;
 
 use family::BoundedFamily;
 use labels::{
-    BuildLabels, CaptureLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels, NoLabels,
-    PoolLabels, ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels, SourceLabels,
-    SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
+    AlertLabels, BuildLabels, CaptureLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels,
+    NoLabels, PoolLabels, ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels,
+    SourceLabels, SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
 };
 use routes::{OutcomeFamily, RouteTable};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
@@ -122,6 +122,7 @@ metrics! {
     pub audit_events_lost: Counter = "Events that the audit log does not have",
     audit_sink_dropped: BoundedFamily<SinkLabels, Counter> = "Audit records that a sink did not get",
     captures: BoundedFamily<CaptureLabels, Counter> = "Deliveries that a section [captures.NAME] selects, by result",
+    alerts: BoundedFamily<AlertLabels, Gauge> = "Active alerts",
 }
 
 /// Counts one object in a gauge until it is dropped.
@@ -311,6 +312,13 @@ impl Metrics {
         for (sink, dropped) in sinks {
             let counter = self.audit_sink_dropped.get(&SinkLabels { sink: sink.to_owned() });
             counter.inner().fetch_max(dropped, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the number of active alerts of each name.
+    pub fn set_alerts(&self, counts: impl Iterator<Item = (&'static str, usize)>) {
+        for (name, count) in counts {
+            self.alerts.get(&AlertLabels { name }).set(gauge(count));
         }
     }
 

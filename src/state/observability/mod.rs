@@ -4,6 +4,7 @@
 pub mod archives;
 pub mod captures;
 pub mod delivery_line;
+pub mod failing_tenants;
 mod file_log;
 pub mod journald;
 pub mod line_queue;

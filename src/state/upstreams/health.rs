@@ -180,9 +180,9 @@ impl SourceHealth {
         self.state.lock().targets.values().filter(|(observations, _)| observations.gap().is_some()).count()
     }
 
-    /// Returns the text of each gap that the log has reported.
-    pub fn gaps(&self) -> Vec<String> {
-        self.state.lock().reported_gaps.values().cloned().collect()
+    /// Returns the target and the text of each gap that the log has reported.
+    pub fn gaps(&self) -> Vec<(String, String)> {
+        self.state.lock().reported_gaps.clone().into_iter().collect()
     }
 
     /// Removes old observations, ejects and reinstates sources, and returns the changes. Call it periodically.

@@ -9,6 +9,7 @@ use std::fs;
 use outgate::config::WarningCode;
 use outgate::delivery::refusal::TABLE;
 use outgate::policy::trust::error::VerifyError;
+use outgate::state::alerts::{ALERT_KINDS, AlertKind, AlertSeverity};
 use support::scene::scene;
 use support::scrape::Scrape;
 
@@ -31,6 +32,22 @@ fn refusals_page_has_every_code() {
     let table = page.split("| code | status | Proxy-Status error | blame | retry |").nth(1).expect("the table");
     let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn alerts_page_has_every_alert() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.md"));
+    let table = page.split("| alert | severity | consequence | next step |").nth(1).expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    let severity = |kind: &AlertKind| match kind.severity {
+        AlertSeverity::Critical => "critical",
+        AlertSeverity::Warning => "warning",
+    };
+    let row =
+        |kind: &&AlertKind| format!("| `{}` | {} | {} | {} |", kind.name, severity(kind), kind.consequence, kind.next);
+    assert_eq!(rows, ALERT_KINDS.iter().map(row).collect::<Vec<_>>());
+    let (_, conditions) = table.split_once("| alert | condition |").expect("the conditions");
+    assert!(ALERT_KINDS.iter().all(|kind| conditions.contains(&format!("`{}`", kind.name))));
 }
 
 #[test]

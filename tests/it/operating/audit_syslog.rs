@@ -133,6 +133,29 @@ fn syslog_server_gets_each_record_over_tcp() {
 }
 
 #[test]
+fn syslog_server_gets_alerts_over_tcp() {
+    let (scene, server) = (audited(), Server::tcp());
+    let next = scene.outgate.config().and("[alerts]\nhold = \"0s\"\n");
+    let next = next.add("alerts.syslog", [format!("tcp://127.0.0.1:{}", server.port)]);
+    assert_eq!(try_reload(&scene, &next).0, 0);
+    assert_eq!(try_reload(&scene, &next.and("[limits.l]\nrat = 1\n")).0, 78);
+    let message = server.until("alert.began");
+    // Facility 14, severity warning.
+    assert_eq!(
+        (message.priority, &message.record["data"]["name"]),
+        (116, &"OutgateReloadFailed".into()),
+        "{message:?}"
+    );
+    assert_eq!(try_reload(&scene, &next).0, 0);
+    let message = server.until("alert.resolved");
+    assert_eq!(
+        (message.priority, &message.record["data"]["name"]),
+        (118, &"OutgateReloadFailed".into()),
+        "{message:?}"
+    );
+}
+
+#[test]
 fn syslog_server_over_tls_must_show_the_certificate_that_its_trust_demands() {
     let scene = audited();
     let listen = || TcpListener::bind("127.0.0.1:0").unwrap();

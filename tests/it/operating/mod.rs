@@ -4,6 +4,7 @@ mod accounting;
 mod admin;
 mod admin_api;
 mod admin_schema;
+mod alerts;
 mod audit;
 mod audit_disk;
 mod audit_syslog;

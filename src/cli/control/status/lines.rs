@@ -116,6 +116,12 @@ pub(super) fn status_lines(status: &Value) -> Vec<Line> {
     ];
     lines.extend(list(&status["blocked"]).map(|reason| Line("  not ready", reason, Tone::Bad)));
     lines.extend(list(&status["degraded"]).map(|reason| Line("  degraded", reason, Tone::Warning)));
+    for alert in status["alerts"].as_array().into_iter().flatten() {
+        let part = |name: &str| text(&alert[name]);
+        let what = format!("{}, since {}: {}", part("name"), time(&alert["since"]), part("what"));
+        lines.push(Line("alert", format!("{what}; {}", part("consequence")), Tone::Warning));
+        lines.push(plain("  next", part("next").to_owned()));
+    }
     if status["drain"]["stage"] != "serving" {
         lines.push(Line("drain", describe(status), Tone::Warning));
     }

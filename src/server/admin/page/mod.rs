@@ -90,6 +90,7 @@ fn render(
                 }
                 main {
                     (sections::attention(&readiness))
+                    (sections::alerts(runtime, now))
                     (plot::traffic(&runtime.traffic.minutes(instant)))
                     (deliveries.by_request_id(request_id))
                     (deliveries.refusals())

@@ -11,6 +11,7 @@ use super::super::readiness::Readiness;
 use super::time;
 use crate::history::HistoryEntry;
 use crate::state::Runtime;
+use crate::state::alerts::AlertSeverity;
 
 /// Limits the certificates that the page lists, those that expire first.
 const EXPIRIES_MAX: usize = 20;
@@ -31,6 +32,35 @@ pub(super) fn attention(readiness: &Readiness) -> Markup {
                 ul {
                     @for reason in &readiness.blocked { li { strong { "not ready: " } (reason) } }
                     @for reason in &readiness.degraded { li { (reason) } }
+                }
+            }
+        }
+    }
+}
+
+/// The active alerts.
+pub(super) fn alerts(runtime: &Runtime, now: Timestamp) -> Markup {
+    let alerts = runtime.alerts.active();
+    html! {
+        @if !alerts.is_empty() {
+            section .wide aria-labelledby="alerts" {
+                h2 #alerts .bad { "Alerts" }
+                div .scroll tabindex="0" role="group" aria-labelledby="alerts" {
+                    table {
+                        thead { tr {
+                            th scope="col" { "alert" } th scope="col" { "since" } th scope="col" { "what happened" } th scope="col" { "next step" }
+                        } }
+                        tbody {
+                            @for alert in &alerts {
+                                tr {
+                                    th scope="row" .bad[alert.severity == AlertSeverity::Critical] { (alert.name) }
+                                    td { (ago(alert.since, now)) }
+                                    td { (alert.what) "; " (alert.consequence) }
+                                    td { (alert.next) }
+                                }
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -89,7 +119,7 @@ pub(super) fn egress(runtime: &Runtime, now: Timestamp) -> Markup {
             }
             h2 { "Suspected allow-list gaps" }
             @if gaps.is_empty() { p { "none" } }
-            @else { ul { @for gap in &gaps { li { (gap) } } } }
+            @else { ul { @for (_, gap) in &gaps { li { (gap) } } } }
         }
     }
 }

@@ -104,6 +104,8 @@ labels! {
         sink: String,
     }
 
+    AlertLabels { name: &'static str, }
+
     ReasonLabels {
         /// The key of `[server]` that bounds them, or `unidentified`: the oldest that had proven no client was evicted.
         reason: &'static str,

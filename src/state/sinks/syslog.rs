@@ -1,5 +1,5 @@
-//! Audit records for a syslog server: RFC 5424 messages over TCP (RFC 6587) or TLS (RFC 5425).
-//! What happens to records while the server is away?
+//! Messages for a syslog server: RFC 5424 messages over TCP (RFC 6587) or TLS (RFC 5425).
+//! What happens to messages while the server is away?
 
 use std::io;
 use std::pin::pin;
@@ -10,16 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::SinkMessage;
 use super::status::SinkStatus;
-use crate::audit::WrittenRecord;
 use crate::config::SyslogServer;
 use crate::net::log_server::{self, LogServerStream};
 use crate::policy::egress::Families;
 use crate::policy::trust::PUBLIC_TRUST;
 use crate::state::Runtime;
 
-/// The facility `log audit` (RFC 5424 §6.2.1).
-const FACILITY_AUDIT: u32 = 13;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for a server that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,12 +27,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The age of a connection that works. A server that ends each connection at once is not dialled without a pause.
 const LASTING: Duration = Duration::from_secs(2);
 
-/// Returns the frame of a record, with its length in front (RFC 6587 §3.4.1, octet counting).
-pub(super) fn frame(record: &WrittenRecord, host: &str) -> Vec<u8> {
-    let WrittenRecord { line, event_type, at } = record;
-    let (priority, process) = (FACILITY_AUDIT * 8 + event_type.syslog_severity() as u32, std::process::id());
+/// Returns the frame of a message, with its length in front (RFC 6587 §3.4.1, octet counting).
+pub(super) fn frame(message: &SinkMessage, host: &str) -> Vec<u8> {
+    let SinkMessage { at, facility, severity, id, line, .. } = message;
+    let (priority, process) = (*facility as u32 * 8 + *severity as u32, std::process::id());
     // A timestamp has six decimal places at most (RFC 5424 §6.2.3). The line is UTF-8 and has no byte order mark.
-    let head = format!("<{priority}>1 {at:.6} {host} outgate {process} {} - ", event_type.name);
+    let head = format!("<{priority}>1 {at:.6} {host} outgate {process} {id} - ");
     let mut frame = format!("{} {head}", head.len() + line.len()).into_bytes();
     frame.extend_from_slice(line);
     frame
@@ -136,7 +134,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::audit::{AUTHENTICATION_FAILED, PROCESS_STARTED};
+    use crate::names::SyslogSeverity;
+    use crate::state::sinks::Facility;
 
     /// The sink has no runtime, so it can reach no server.
     #[tokio::test(start_paused = true)]
@@ -155,7 +154,7 @@ mod tests {
             }
             drop(sender);
             let start = Instant::now();
-            run(Weak::new(), server.clone(), queue, Arc::new(SinkStatus::new("test"))).await;
+            run(Weak::new(), server.clone(), queue, Arc::new(SinkStatus::new("messages", "test"))).await;
             let ended = start.elapsed();
             assert!(ended <= Duration::from_secs(longest), "{waiting}: {ended:?}");
             assert!(waiting == 0 || ended >= BACKOFF_MAX / 2, "what waits is tried for some time: {ended:?}");
@@ -165,17 +164,21 @@ mod tests {
     /// RFC 5424 §6: HEADER SP STRUCTURED-DATA SP MSG.
     #[test]
     fn syslog_frame_has_its_length_and_the_fields_of_rfc_5424() {
-        let record = |event_type| {
-            let at = Timestamp::from_microsecond(1_003_450_000_000_123).unwrap();
-            WrittenRecord { line: "{\"a\":\"é\"}".into(), event_type, at }
+        let message = |severity| SinkMessage {
+            at: Timestamp::from_microsecond(1_003_450_000_000_123).unwrap(),
+            facility: Facility::Audit,
+            severity,
+            id: "process.started",
+            line: "{\"a\":\"é\"}".into(),
+            journal_fields: |_| Ok(Vec::new()),
         };
-        let text = String::from_utf8(frame(&record(PROCESS_STARTED), "egress-1")).unwrap();
-        let (length, message) = text.split_once(' ').unwrap();
-        assert_eq!(length.parse(), Ok(message.len()));
+        let text = String::from_utf8(frame(&message(SyslogSeverity::Informational), "egress-1")).unwrap();
+        let (length, sent) = text.split_once(' ').unwrap();
+        assert_eq!(length.parse(), Ok(sent.len()));
         let process = std::process::id();
         let head = "<110>1 2001-10-19T00:06:40.000123Z egress-1 outgate";
-        assert_eq!(message, format!("{head} {process} process.started - {{\"a\":\"é\"}}"));
-        let text = String::from_utf8(frame(&record(AUTHENTICATION_FAILED), "egress-1")).unwrap();
+        assert_eq!(sent, format!("{head} {process} process.started - {{\"a\":\"é\"}}"));
+        let text = String::from_utf8(frame(&message(SyslogSeverity::Warning), "egress-1")).unwrap();
         assert!(text.contains("<108>1 "), "{text}");
     }
 }

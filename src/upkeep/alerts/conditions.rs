@@ -1,0 +1,162 @@
+//! The conditions that an operator should look at, found in the state that the proxy keeps.
+//! What is wrong now?
+
+use std::time::Instant;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::config::VerifyMode;
+use crate::names::pluralize;
+use crate::net::socket_diag;
+use crate::policy::Plan;
+use crate::state::Runtime;
+use crate::state::alerts::{self, AlertKind, Condition};
+use crate::state::observability::log;
+use crate::state::observability::traffic::BLAMES;
+
+/// The minutes over which refusals are counted.
+const REFUSAL_MINUTES: usize = 5;
+/// The share of refusals that concerns an operator, as a divisor, and the least deliveries for a share.
+const REFUSAL_DIVISOR: u64 = 5;
+const DELIVERIES_MIN: u64 = 30;
+/// The part of its ports, as a divisor, that a source address must have left towards a target.
+const PORTS_DIVISOR: u32 = 10;
+/// The time before a signer has no key.
+const KEY_NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// The conditions that are found so far.
+#[derive(Default)]
+struct Found(Vec<Condition>);
+
+impl Found {
+    fn add(&mut self, kind: &'static AlertKind, subject: impl ToString, what: impl Into<String>) {
+        self.0.push(Condition { kind, subject: subject.to_string(), what: what.into() });
+    }
+
+    fn add_all(&mut self, kind: &'static AlertKind, reasons: impl IntoIterator<Item = String>) {
+        reasons.into_iter().for_each(|reason| self.add(kind, "", reason));
+    }
+}
+
+/// Returns the conditions that hold. This may take some milliseconds, so it runs on a worker thread.
+pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<Condition> {
+    let (active, mut found) = (runtime.active_config(), Found::default());
+    find_verification(&active.plan, &mut found);
+    find_sources(runtime, &active.plan, now, &mut found);
+    find_refusals(runtime, instant, &mut found);
+    for (tenant, count) in runtime.failing_tenants.review(instant) {
+        let tenant = active.plan.redactor.tenant(&tenant, true);
+        let what = format!("the last {} for the tenant {} failed", pluralize(count, "webhook"), tenant.as_str());
+        found.add(&alerts::TENANT_FAILS, tenant.as_str(), what);
+    }
+    for (target, gap) in runtime.source_health.gaps() {
+        let redactor = &active.plan.redactor;
+        found.add(&alerts::ALLOW_LIST_GAP, redactor.text(&target).as_str(), redactor.text(&gap).as_str());
+    }
+    if let Some(outage) = active.resolver.outage() {
+        let what =
+            format!("no name server has responded for {} s ({})", outage.as_secs(), active.resolver.server_list());
+        found.add(&alerts::DNS_OUTAGE, "", what);
+    }
+    find_expiries(&active.plan, now, &mut found);
+    find_drift(runtime, &mut found);
+    find_logs(runtime, &mut found);
+    found.0
+}
+
+fn find_verification(plan: &Plan, found: &mut Found) {
+    for (name, trust) in plan.trusts.iter().filter(|(_, trust)| trust.verify == VerifyMode::None) {
+        if plan.routes.enforced().any(|route| route.trust.name == trust.name) {
+            found.add(&alerts::VERIFICATION_OFF, name, format!("the trust {name} verifies no certificate of a target"));
+        }
+    }
+}
+
+fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Found) {
+    let snapshot = runtime.sources.snapshot();
+    for (name, pool) in &plan.pools {
+        let count = snapshot.count(pool, now);
+        if count.usable < count.configured || count.usable == 0 {
+            let kind = if count.usable == 0 { &alerts::POOL_EMPTY } else { &alerts::ADDRESS_LOST };
+            let what = format!("the pool {name} has {} usable addresses of {}", count.usable, count.configured);
+            found.add(kind, name, what);
+        }
+    }
+    for source in runtime.source_health.ejected() {
+        found.add(&alerts::ADDRESS_CUT_OFF, source, format!("no target responds to the source address {source}"));
+    }
+    let ports = socket_diag::ephemeral_port_count().unwrap_or_default();
+    let is_source = |address| plan.pools.values().any(|pool| pool.contains(address, now));
+    for (source, usage) in socket_diag::usage_by_source(is_source).unwrap_or_default() {
+        let left = ports.saturating_sub(usage.fullest_target);
+        if left < ports.div_ceil(PORTS_DIVISOR) {
+            let what = format!("the source address {source} has {left} of {ports} ports left towards one target");
+            found.add(&alerts::PORTS_NEARLY_OUT, source, what);
+        }
+    }
+}
+
+fn find_refusals(runtime: &Runtime, instant: Instant, found: &mut Found) {
+    let minutes = runtime.traffic.minutes(instant);
+    let lately = &minutes[minutes.len().saturating_sub(REFUSAL_MINUTES)..];
+    let count = |party: usize| lately.iter().map(|minute| minute[party]).sum::<u64>();
+    let all: u64 = (0..BLAMES.len()).map(count).sum();
+    for (party, blame) in BLAMES.iter().enumerate() {
+        let (ended, is_share) = (count(party), all >= DELIVERIES_MIN && count(party) * REFUSAL_DIVISOR > all);
+        let (kind, what) = match *blame {
+            "outgate" if ended > 0 => (&alerts::REFUSES_WEBHOOKS, "outgate itself refused"),
+            "target" if is_share => (&alerts::TARGETS_FAIL, "targets failed"),
+            "client" if is_share => (&alerts::CLIENTS_REFUSED, "clients were refused or hung up in"),
+            _ => continue,
+        };
+        found.add(kind, "", format!("{what} {ended} of {} in {REFUSAL_MINUTES} minutes", pluralize(all, "delivery")));
+    }
+}
+
+fn find_expiries(plan: &Plan, now: Timestamp, found: &mut Found) {
+    // An authority in `roots` counts by its name and key, and not by its dates (RFC 5280 §6.1.1).
+    for expiry in plan.expiries.iter().filter(|expiry| expiry.usage.as_str() != "roots") {
+        if let Some(warning) = expiry.warning(now) {
+            found.add(&alerts::CERTIFICATE_ENDS, expiry.path.display(), warning);
+        }
+    }
+    for (name, signer) in &plan.signers {
+        if let Some(end) = signer.next_gap(now).filter(|end| end.duration_since(now) < KEY_NOTICE) {
+            found.add(&alerts::SIGNING_KEY_ENDS, name, format!("the signer {name} has no key from {end}"));
+        }
+    }
+}
+
+/// Finds differences between the files on disk and what runs.
+fn find_drift(runtime: &Runtime, found: &mut Found) {
+    let status = &runtime.config_status;
+    if let Some(rejected) = status.rejected() {
+        let problem = rejected.problems.first().map_or("", String::as_str);
+        found.add(&alerts::RELOAD_FAILED, "", format!("the configuration on disk is rejected: {problem}"));
+    } else if let Some(drift) = status.drift() {
+        let what = format!("the configuration on disk differs from the active one: {}", drift.what);
+        found.add(&alerts::CONFIG_DRIFT, "", what);
+    }
+    for key in &status.adopted().restart_required {
+        found.add(&alerts::RESTART_PENDING, key, format!("{key} changed and takes effect at the next restart"));
+    }
+    found.add_all(&alerts::HISTORY_FAILED, status.history_error());
+}
+
+fn find_logs(runtime: &Runtime, found: &mut Found) {
+    let (records, audit) = (&runtime.records, runtime.audit.status());
+    match records.lost_since_recovery() {
+        0 => {}
+        lost => {
+            let what = format!("{} lost since the last successful write", pluralize(lost, "delivery record"));
+            found.add(&alerts::RECORDS_LOST, "", what);
+        }
+    }
+    found.add_all(&alerts::LOG_NOT_REOPENED, records.reopen_error());
+    match log::unreported() {
+        0 => {}
+        lost => found.add(&alerts::LOG_LINES_LOST, "", format!("stderr did not accept {}", pluralize(lost, "line"))),
+    }
+    found.add_all(&alerts::AUDIT_UNWRITABLE, audit.error());
+    found.add_all(&alerts::AUDIT_DEGRADED, audit.lateness().into_iter().next());
+}
