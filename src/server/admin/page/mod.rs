@@ -96,11 +96,11 @@ fn render(
                     (deliveries.refusals())
                     (deliveries.targets())
                     (sections::configuration(runtime, now))
-                    (sections::history(history))
+                    (sections::audit(runtime))
                     (sections::egress(runtime, now))
                     (sections::load(runtime))
                     (sections::limits(runtime))
-                    (sections::audit(runtime))
+                    (sections::history(history))
                     (sections::expiries(runtime, now))
                 }
                 script { (PreEscaped(SCRIPT)) }

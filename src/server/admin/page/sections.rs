@@ -182,7 +182,7 @@ pub(super) fn limits(runtime: &Runtime) -> Markup {
         .collect();
     used.sort_by(|(_, one), (_, other)| other.share.total_cmp(&one.share));
     html! {
-        section aria-labelledby="limits" {
+        section .wide aria-labelledby="limits" {
             h2 #limits { "Limits near full" }
             p .muted { "of the keys of the recent deliveries" }
             @if used.is_empty() { p { "none is in use" } }
