@@ -32,6 +32,7 @@ mod redaction;
 mod reload;
 mod reload_live;
 mod slow_disk;
+mod status;
 mod status_page;
 mod systemd;
 mod traces;

@@ -26,8 +26,8 @@ impl Screen {
 
     /// Replaces what the screen shows, row by row, so that it does not flicker.
     fn draw(&self, rows: &[String], style: &Style) {
-        let rows: String = rows.iter().take(style.rows).map(|row| format!("{row}\x1b[K\r\n")).collect();
-        print!("\x1b[H{}\x1b[K\x1b[J", rows.trim_end_matches("\r\n"));
+        let rows: String = rows.iter().take(style.rows).map(|row| format!("{row}\x1b[K\n")).collect();
+        print!("\x1b[H{}\x1b[K\x1b[J", rows.trim_end_matches('\n'));
         let _ = stdout().flush(); // a failure shows in the next write
     }
 }
@@ -82,8 +82,10 @@ impl Status {
             Ok(status) => {
                 let rates = before.and_then(|before| rates(before, status));
                 let at = format!("{}   Ctrl-C ends this view", text(&status["at"]).get(..19).unwrap_or_default());
-                let lines = status_lines(status).into_iter().chain(rates);
-                std::iter::once(at).chain(lines.flat_map(|line| line.render(&style))).collect()
+                let mut lines = status_lines(status);
+                // Beside the state, where a low terminal still shows it.
+                lines.splice(2..2, rates);
+                std::iter::once(at).chain(lines.iter().flat_map(|line| line.render(&style))).collect()
             }
             Err(AdminError::NotListening(message) | AdminError::Failed(message)) => {
                 message.lines().map(str::to_owned).collect()
