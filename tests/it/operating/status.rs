@@ -8,10 +8,12 @@ use crate::support;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
+use support::TEST_TIMEOUT;
 use support::control::with_admin_socket;
 use support::process::signal;
 use support::scene::{Scene, scene_of};
@@ -68,7 +70,9 @@ fn status_watch_redraws_in_place_and_restores_the_terminal() {
     let (mut child, mut terminal) = on_terminal(&scene, &["status", "--watch=50ms"], true);
     let mut seen = String::new();
     let mut piece = [0; 4096];
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !seen.contains("per second") {
+        assert!(Instant::now() < deadline, "no rates: {seen}");
         let length = terminal.read(&mut piece).unwrap();
         seen.push_str(&String::from_utf8_lossy(&piece[..length]));
     }
