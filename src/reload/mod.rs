@@ -42,6 +42,8 @@ const UNSETTLED_POLLS_MAX: u32 = 3;
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Limits the time spent on polling, to the reciprocal of this number.
 const POLL_TIME_SHARE: u32 = 50;
+/// The longest interval: on a busy host, a poll takes long without doing much.
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Reloads the configuration on request and on changes. It owns what is known of the files on disk.
 pub struct Reloader {
@@ -148,7 +150,7 @@ impl Reloader {
                     if self.poll().await {
                         self.update_watches(&trigger, &mut watch, &mut folders).await;
                     }
-                    next_poll = Instant::now() + POLL_INTERVAL.max(start.elapsed() * POLL_TIME_SHARE);
+                    next_poll = Instant::now() + (start.elapsed() * POLL_TIME_SHARE).clamp(POLL_INTERVAL, POLL_INTERVAL_MAX);
                     continue;
                 }
             }

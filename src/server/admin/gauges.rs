@@ -11,8 +11,8 @@ use crate::names::PoolName;
 use crate::net::socket_diag;
 use crate::policy::Plan;
 use crate::state::Runtime;
-use crate::state::drain::DrainStage;
 use crate::state::alerts::ALERT_KINDS;
+use crate::state::drain::DrainStage;
 use crate::state::observability::log;
 use crate::state::observability::metrics::{SourceReport, gauge};
 
