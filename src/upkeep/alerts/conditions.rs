@@ -134,8 +134,7 @@ fn find_drift(runtime: &Runtime, found: &mut Found) {
         let problem = rejected.problems.first().map_or("", String::as_str);
         found.add(&alerts::RELOAD_FAILED, "", format!("the configuration on disk is rejected: {problem}"));
     } else if let Some(drift) = status.drift() {
-        let what = format!("the configuration on disk differs from the active one: {}", drift.what);
-        found.add(&alerts::CONFIG_DRIFT, "", what);
+        found.add(&alerts::CONFIG_DRIFT, "", format!("the files on disk are not what runs: {}", drift.what));
     }
     for key in &status.adopted().restart_required {
         found.add(&alerts::RESTART_PENDING, key, format!("{key} changed and takes effect at the next restart"));
