@@ -73,7 +73,7 @@ impl TraceContext {
 
     /// Returns whether the share of this rate has the trace that these random numbers begin.
     pub fn is_in_share(random: [u64; 3], SampleRate(rate): SampleRate) -> bool {
-        let position = u128::from(random[1]) * u128::from(SampleRate::ALL.0) >> 64;
+        let position = (u128::from(random[1]) * u128::from(SampleRate::ALL.0)) >> 64;
         position < u128::from(rate)
     }
 

@@ -42,7 +42,7 @@ pub(super) fn spans(line: &RecordLine<'_>, times: &StepTimes, trace: &TraceConte
     };
     let steps = times.steps.iter().enumerate().filter_map(|(step, time)| Some((step, time.as_ref()?)));
     let has_ended_early = line.code != "delivered" && line.status_class.is_none();
-    let last = steps.clone().map(|(step, _)| step).last().filter(|_| has_ended_early);
+    let last = steps.clone().map(|(step, _)| step).next_back().filter(|_| has_ended_early);
     let steps = steps.map(|(step, time)| {
         let times = (at(time.began), at(time.began + time.took));
         let step_span = || Message::span(trace, step as u8 + 2, STEPS[step], SpanKind::Internal, times);
