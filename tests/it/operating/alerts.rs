@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 use support::audit::{audit_file, records_in, try_reload};
 use support::configuration::Config;
-use support::control::{exit_code_and_output, run, status, with_admin_socket};
+use support::control::{exit_code_and_output, get, run, status, with_admin_socket};
 use support::pki::Pki;
 use support::receiver::{Reaction, ReceivedRequest, Receiver, ok};
 use support::scene::{SECRET, Scene, config, folder};
@@ -95,7 +95,7 @@ fn alert_is_one_signed_webhook_when_it_begins_and_one_when_it_is_resolved() {
     assert!(out.contains("alert ") && out.contains("OutgateReloadFailed, since"), "{out}");
     assert!(scene.outgate.has_metric("outgate_alerts{name=\"OutgateReloadFailed\"} 1"));
     assert!(scene.outgate.has_metric("outgate_alerts{name=\"OutgatePoolEmpty\"} 0"));
-    assert!(scene.outgate.admin("/").text().contains("OutgateReloadFailed"));
+    assert!(get(&scene.outgate, "/").text().contains("OutgateReloadFailed"));
     scene.outgate.log.wait_for_lines(1, &["WARN", "alert OutgateReloadFailed", "outgate check"]);
     let record = scene.outgate.records(1).remove(0);
     assert_eq!(
