@@ -40,7 +40,7 @@ pub(super) struct Send {
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_field)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// The body; @FILE reads it from a file, @- from stdin
-    #[arg(short, long, value_name = "BODY")]
+    #[arg(short, long, value_name = "BODY", allow_hyphen_values = true)]
     data: Option<String>,
     #[command(flatten)]
     sender: SenderArgs,

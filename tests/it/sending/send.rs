@@ -69,6 +69,10 @@ fn send_from_the_configuration_delivers_like_the_proxy() {
         (code, &response["delivered"], &response["status"], &response["body"]),
         (0, &true.into(), &200.into(), &"ok".into())
     );
+    // A body may begin like an option, as with curl.
+    assert_eq!(send(&scene, &[&scene.good_url(), "-d", "--secret"], "").status.code(), Some(0));
+    assert_eq!(scene.good.wait_for_requests(3)[2].body, b"--secret");
+
     let record = &response["record"];
     assert_eq!((&record["code"], &record["proof"]), (&"delivered".into(), &"stated".into()), "{record}");
     assert_eq!((&record["request_id"], &record["source"]), (&response["request_id"], &response["source"]));
