@@ -36,7 +36,7 @@ pub async fn run(runtime: Arc<Runtime>) {
     loop {
         ticks.tick().await;
         if runtime.is_draining() {
-            return; // what a stop causes concerns no operator
+            continue; // what a drain causes concerns no operator
         }
         let (active, observed) = (runtime.active_config(), Arc::clone(&runtime));
         let finding = runtime.admin_worker.run(move || conditions::find(&observed, Timestamp::now(), Instant::now()));

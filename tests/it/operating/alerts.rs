@@ -8,6 +8,7 @@ use crate::support;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::audit::{audit_file, records_in, try_reload};
@@ -114,6 +115,19 @@ fn alert_is_one_signed_webhook_when_it_begins_and_one_when_it_is_resolved() {
     let types: Vec<_> =
         records_in(&audit_file(&scene.outgate)).iter().map(|record| record["event_type"].clone()).collect();
     assert!(types.contains(&json!("alert.began")) && types.contains(&json!("alert.resolved")), "{types:?}");
+}
+
+#[test]
+fn alerts_go_on_after_a_drain_that_has_ended() {
+    let alerting = alerting(ok(), Config::clone);
+    let scene = &alerting.scene;
+    assert_eq!(run(scene, &["drain", "--grace", "0s"]).status.code(), Some(0));
+    eventually("refusing", || status(scene)["drain"]["stage"] == "refusing");
+    // Longer than the interval of the looks for conditions, of which none can be seen during a drain.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(run(scene, &["undrain"]).status.code(), Some(0));
+    alerting.reject();
+    alerting.until("alert.began", "OutgateReloadFailed");
 }
 
 #[test]
