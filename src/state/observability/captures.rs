@@ -194,8 +194,10 @@ impl StoreState {
         for expired in expired.chunk_by(|a, b| a.name.tenant == b.name.tenant).flat_map(|same| same.chunks(LISTED_MAX))
         {
             let (erased, failed) = store.erase(expired).await;
-            let name = &expired[0].name;
-            runtime.audit.record(ErasedObject::event(CAPTURE_EXPIRED, &capture.name, name, &erased, now));
+            if !erased.is_empty() {
+                let name = &expired[0].name;
+                runtime.audit.record(ErasedObject::event(CAPTURE_EXPIRED, &capture.name, name, &erased, now));
+            }
             if let Some((name, reason)) = failed.first() {
                 return Err(io::Error::other(format!("{name} cannot be deleted: {reason}")));
             }
