@@ -32,7 +32,7 @@ pub(super) struct Resources {
 
 impl Reloader {
     /// Opens new sockets and files before anything changes.
-    pub(super) async fn open_resources(&self, config: &Config, plan: &Plan) -> Result<Resources, Vec<Problem>> {
+    async fn open_resources(&self, config: &Config, plan: &Plan) -> Result<Resources, Vec<Problem>> {
         let deliveries = &config.log.deliveries;
         let destination = self.runtime.records.open_next(&config.log).await.map_err(|error| {
             let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
@@ -48,14 +48,17 @@ impl Reloader {
         Ok(Resources { listeners: self.listeners.prepare(config)?, destination, audit })
     }
 
+    /// Opens new sockets and files, records the change, and adopts the configuration. An error leaves all as it was.
     pub(super) async fn adopt(
         &mut self,
         change: ConfigChange,
-        Resources { listeners, destination, audit }: Resources,
         config: &Config,
         requester: &Requester,
-    ) -> ReloadOutcome {
+    ) -> Result<ReloadOutcome, ProblemReport> {
         let ConfigChange { active, difference, contained, warnings } = change;
+        let report = |problems: &[Problem]| ProblemReport::new(problems, &config.sources);
+        let opened = self.open_resources(config, &active.plan).await;
+        let Resources { listeners, destination, audit } = opened.map_err(|problems| report(&problems))?;
         let adopted = AdoptedConfig {
             number: self.runtime.config_status.adopted().number + 1,
             adopted_at: Timestamp::now(),
@@ -68,10 +71,8 @@ impl Reloader {
         };
         if let Err(error) = self.record_change(&active.plan, &adopted, audit, requester).await {
             self.listeners.abort(listeners);
-            self.failed_to_listen = Some(config.digest);
             let problem = Problem::general(format!("audit_unwritable: {error}"));
-            let problem = problem.help("make the audit log writable, and reload again: `outgate reload`");
-            return self.reject(ProblemReport::new(&[problem], &config.sources), requester, ReloadReason::Requested);
+            return Err(report(&[problem.help("make the audit log writable, and reload again: `outgate reload`")]));
         }
         let new_warnings = self.without_logged(warnings);
         self.last_problems.clear();
@@ -90,7 +91,7 @@ impl Reloader {
         self.history.write_adopted(adopted, config.server.history).await;
         contained.iter().for_each(|problem| error!("{problem}"));
         new_warnings.iter().for_each(|warning| warn!("{warning}"));
-        self.log_adopted()
+        Ok(self.log_adopted())
     }
 
     /// Records a change before it takes effect.

@@ -302,12 +302,12 @@ impl Reloader {
                 self.runtime.config_status.log_unchanged(requester.cause, &requester.by);
                 self.runtime.config_status.current_outcome(ReloadVerdict::Unchanged)
             }
-            Some(change) => match self.open_resources(&config, &change.active.plan).await {
+            Some(change) => match self.adopt(change, &config, requester).await {
+                Ok(outcome) => outcome,
                 Err(problems) => {
                     self.failed_to_listen = Some(config.digest);
-                    self.reject(ProblemReport::new(&problems, &config.sources), requester, reason)
+                    self.reject(problems, requester, reason)
                 }
-                Ok(resources) => self.adopt(change, resources, &config, requester).await,
             },
         };
         self.runtime.config_worker.drop_later(config);

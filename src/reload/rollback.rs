@@ -24,10 +24,10 @@ impl Reloader {
         };
         let outcome = match change {
             None => self.runtime.config_status.current_outcome(ReloadVerdict::Unchanged),
-            Some(change) => match self.open_resources(&config, &change.active.plan).await {
-                Err(problems) => self.rejected_outcome(ProblemReport::new(&problems, &config.sources)),
-                Ok(resources) => self.adopt(change, resources, &config, requester).await,
-            },
+            Some(change) => {
+                let adopted = self.adopt(change, &config, requester).await;
+                adopted.unwrap_or_else(|problems| self.rejected_outcome(problems))
+            }
         };
         self.runtime.config_worker.drop_later(config);
         if outcome.outcome == ReloadVerdict::Adopted {

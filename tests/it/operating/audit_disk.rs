@@ -15,7 +15,7 @@ use support::audit::{
     verify,
 };
 use support::configuration::Config;
-use support::control::{status, with_admin_socket};
+use support::control::{call, status, with_admin_socket};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{Scene, config, folder};
@@ -134,6 +134,23 @@ fn full_disk_below_the_audit_log_refuses_changes_and_no_traffic() {
     assert!(scene.outgate.has_metric("outgate_audit_writable{} 1"));
     assert_eq!(try_reload(scene, &next).0, 0);
     assert_eq!(verify(&scene.outgate).0, 0);
+}
+
+#[test]
+fn rollback_that_the_full_disk_cannot_record_rejects_no_file() {
+    let disk = Disk::new();
+    let scene = &disk.scene;
+    assert_eq!(try_reload(scene, &disk.next(1)).0, 0);
+    fs::write(&disk.full, "").unwrap();
+    let outcome = call(&scene.outgate, "POST", "/v1/rollback?number=1", "").json();
+    assert!(outcome["outcome"] == "rejected" && outcome.to_string().contains("audit_unwritable"), "{outcome}");
+    // The file on disk is still the active configuration.
+    let status = status(scene);
+    assert_eq!(
+        (&status["configuration"]["number"], &status["rejected"], &status["drift"]),
+        (&json!(2), &json!(null), &json!(null))
+    );
+    assert!(scene.outgate.has_metric("outgate_reload_failed 0"));
 }
 
 #[test]
