@@ -21,9 +21,14 @@ use crate::state::upstreams::health::{EJECTION_TIME, HealthEvent};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-pub async fn run(runtime: Arc<Runtime>) {
+fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+pub async fn run(runtime: Arc<Runtime>) {
+    let mut ticks = ticks();
     let (mut usable, mut is_outage, mut was_ready) = (None, false, None);
     loop {
         tokio::select! {
@@ -170,7 +175,7 @@ fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
     let blocked = Readiness::blocked(runtime, Timestamp::now());
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),
-        (Some(true), false) if runtime.drain_status().stage == DrainStage::Serving => {
+        (Some(true), false) if runtime.drain_stage() == DrainStage::Serving => {
             warn!("not ready: {}; outgate refuses every webhook until that changes", blocked.join(", "))
         }
         _ => {}

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 
+use crate::names::with_suffix;
+
 /// The settings of an audit log: `[audit]`, compiled.
 #[derive(Clone)]
 pub struct AuditSettings {
@@ -66,5 +68,5 @@ pub fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Returns the path of the newest checkpoint of a log.
 pub fn checkpoint_path(log: &Path) -> PathBuf {
-    file::with_suffix(log, ".checkpoint")
+    with_suffix(log, ".checkpoint")
 }

@@ -18,7 +18,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::names::{CaptureName, TenantName};
-pub use erasure::ErasedObject;
+pub use erasure::ObjectDigest;
 pub use name::ObjectName;
 
 /// A sealed capture in a store.

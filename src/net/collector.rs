@@ -23,20 +23,20 @@ const RESPONSE_MAX: usize = 64 * 1024;
 pub type CollectorResponse = (Parts, Bytes, HeaderMap);
 
 /// Sends a request over a new connection to the first of the addresses that accepts, and returns the whole response.
-/// `terms`: verifies that the server is the target's host.
+/// `tls`: verifies that the server is the target's host.
 pub async fn send(
     target: &Target,
     addresses: &[IpAddr],
-    terms: Option<&ClientTls>,
+    tls: Option<&ClientTls>,
     is_http2: bool,
     request: Request<Full<Bytes>>,
     deadline: Instant,
 ) -> io::Result<CollectorResponse> {
     let socket = log_server::connect(addresses, target.port, deadline - Instant::now()).await?;
     let offer = if is_http2 { AlpnOffer::Http2 } else { AlpnOffer::Http1 };
-    let stream = match terms {
+    let stream = match tls {
         None => socket.into_plaintext(),
-        Some(terms) => log_server::tls_stream(socket, terms, &target.host, offer, deadline).await?,
+        Some(tls) => log_server::tls_stream(socket, tls, &target.host, offer, deadline).await?,
     };
     // The connection ends with its sender.
     let response = if is_http2 {

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 pub use self::stream::{ClientSocket, ClientStream};
 use crate::config::{Bind, Listen};
-use crate::names::folder_of;
+use crate::names::{folder_of, with_suffix};
 
 /// The length of the accept queue. The kernel caps it at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
@@ -264,11 +264,7 @@ fn temporary_path(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => {
-            let mut name = path.as_os_str().to_owned();
-            name.push(format!(".{}", std::process::id()));
-            Ok(name.into())
-        }
+        _ => Ok(with_suffix(path, &format!(".{}", std::process::id()))),
     }
 }
 

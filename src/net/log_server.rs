@@ -1,5 +1,5 @@
-//! Connections to log servers. A log server is no target: the kernel chooses the source address.
-//! How do records leave this host?
+//! Connections to log servers and collectors. They are no targets: the kernel chooses the source address.
+//! How do records and spans leave this host?
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -42,21 +42,21 @@ pub fn plaintext(socket: OutboundSocket) -> LogServerStream {
 /// Performs a TLS handshake, and verifies that the server is `host`.
 pub async fn handshake(
     socket: OutboundSocket,
-    terms: &ClientTls,
+    client_tls: &ClientTls,
     host: &Host,
     deadline: Instant,
 ) -> io::Result<LogServerStream> {
-    tls_stream(socket, terms, host, AlpnOffer::None, deadline).await.map(TokioIo::new)
+    tls_stream(socket, client_tls, host, AlpnOffer::None, deadline).await.map(TokioIo::new)
 }
 
 pub(super) async fn tls_stream(
     socket: OutboundSocket,
-    terms: &ClientTls,
+    client_tls: &ClientTls,
     host: &Host,
     offer: AlpnOffer,
     deadline: Instant,
 ) -> io::Result<MaybeTlsStream> {
-    let handshake = tls::handshake(socket, terms, None, host, offer, deadline).await;
+    let handshake = tls::handshake(socket, client_tls, None, host, offer, deadline).await;
     handshake.map(|(stream, _)| stream).map_err(|error| io::Error::other(describe(&error.error)))
 }
 

@@ -22,6 +22,13 @@ pub struct SourceUsage {
     pub fullest_target: u32,
 }
 
+impl SourceUsage {
+    /// Returns how many of `ports` are left towards the fullest target.
+    pub fn ports_left(self, ports: u32) -> u32 {
+        ports.saturating_sub(self.fullest_target)
+    }
+}
+
 /// The type of a request, and of each answer (`SOCK_DIAG_BY_FAMILY`).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The length of `struct inet_diag_req_v2`: family, protocol, extensions, padding: u8; states u32; `struct

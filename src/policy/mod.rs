@@ -30,6 +30,7 @@ pub mod trace;
 pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,11 @@ const MAX_CONNECTIONS_DEFAULT: usize = 20_000;
 const MAX_CONNECTIONS_PER_IP_FLOOR: usize = 1000;
 
 impl Plan {
+    /// Returns whether the address is a source address of a pool now.
+    pub fn has_source(&self, address: IpAddr, now: Timestamp) -> bool {
+        self.pools.values().any(|pool| pool.contains(address, now))
+    }
+
     /// Returns the maximum number of connections from one client address. The default is half of all, so one address
     /// cannot take every connection. No sender keeps that many busy, since `max_deliveries` is 10,000.
     pub fn connections_per_ip(&self) -> usize {

@@ -20,8 +20,15 @@ pub(super) struct Drain {
     is_refusing: watch::Sender<bool>,
     /// The listeners that another process has taken over. Set: the process stops.
     handed_over: OnceLock<Vec<Listen>>,
-    /// The drain that an operator requested, and the timer of its grace time.
-    requested: Mutex<Option<(DrainStatus, AbortHandle)>>,
+    requested: Mutex<Option<DrainRequest>>,
+}
+
+/// The drain that an operator requested.
+struct DrainRequest {
+    by: String,
+    refuses_from: Option<Timestamp>,
+    /// Ends the grace time.
+    timer: AbortHandle,
 }
 
 /// The stage of the drain, and the operator who requested it.
@@ -63,14 +70,9 @@ impl Runtime {
 
     /// Begins a drain that [`Runtime::undrain`] can end: outgate is not ready from now on, and refuses new deliveries after
     /// the grace time. A drain that refuses already stays as it is.
-    pub fn request_drain(
-        self: &Arc<Self>,
-        by: String,
-        grace: Duration,
-        now: Timestamp,
-    ) -> Result<DrainStatus, Stopping> {
+    pub fn request_drain(self: &Arc<Self>, by: String, grace: Duration, now: Timestamp) -> Result<(), Stopping> {
         let mut requested = self.drain.requested.lock();
-        match self.drain_stage_of(requested.as_ref().map(|(status, _)| status)) {
+        match self.drain_stage_if(requested.is_some()) {
             DrainStage::Stopping => return Err(Stopping),
             DrainStage::Refusing => {}
             DrainStage::Serving | DrainStage::Announced => {
@@ -81,18 +83,18 @@ impl Runtime {
                     tokio::time::sleep(grace).await;
                     let requested = runtime.drain.requested.lock();
                     // Another request may have replaced this one while the lock was taken.
-                    if requested.as_ref().is_some_and(|(status, _)| status.refuses_from == refuses_from) {
+                    if requested.as_ref().is_some_and(|request| request.refuses_from == refuses_from) {
                         runtime.drain.is_refusing.send_replace(true);
                         info!("outgate refuses new deliveries as draining; `outgate undrain` ends this");
                     }
                 });
-                let status = DrainStatus { stage: DrainStage::Announced, by: Some(by), refuses_from };
-                if let Some((_, former)) = requested.replace((status, timer.abort_handle())) {
-                    former.abort();
+                let request = DrainRequest { by, refuses_from, timer: timer.abort_handle() };
+                if let Some(former) = requested.replace(request) {
+                    former.timer.abort();
                 }
             }
         }
-        Ok(self.drain_status_of(requested.as_ref().map(|(status, _)| status)))
+        Ok(())
     }
 
     /// Ends a drain that an operator requested, at any stage. Returns whether there was one.
@@ -101,29 +103,29 @@ impl Runtime {
         if self.drain.handed_over.get().is_some() {
             return Err(Stopping);
         }
-        let Some((_, timer)) = requested.take() else { return Ok(false) };
-        timer.abort();
+        let Some(request) = requested.take() else { return Ok(false) };
+        request.timer.abort();
         self.drain.is_refusing.send_replace(false);
         info!("drain ended by {by}: outgate accepts new deliveries");
         Ok(true)
     }
 
     pub fn drain_status(&self) -> DrainStatus {
-        self.drain_status_of(self.drain.requested.lock().as_ref().map(|(status, _)| status))
+        let requested = self.drain.requested.lock();
+        let (by, refuses_from) = requested.as_ref().map(|request| (request.by.clone(), request.refuses_from)).unzip();
+        DrainStatus { stage: self.drain_stage_if(requested.is_some()), by, refuses_from: refuses_from.flatten() }
     }
 
-    fn drain_status_of(&self, requested: Option<&DrainStatus>) -> DrainStatus {
-        let stage = self.drain_stage_of(requested);
-        let (by, refuses_from) = requested.map(|status| (status.by.clone(), status.refuses_from)).unwrap_or_default();
-        DrainStatus { stage, by, refuses_from }
+    pub fn drain_stage(&self) -> DrainStage {
+        self.drain_stage_if(self.drain.requested.lock().is_some())
     }
 
-    fn drain_stage_of(&self, requested: Option<&DrainStatus>) -> DrainStage {
-        match (self.drain.handed_over.get(), self.is_draining(), requested) {
+    fn drain_stage_if(&self, is_requested: bool) -> DrainStage {
+        match (self.drain.handed_over.get(), self.is_draining(), is_requested) {
             (Some(_), ..) => DrainStage::Stopping,
             (None, true, _) => DrainStage::Refusing,
-            (None, false, Some(_)) => DrainStage::Announced,
-            (None, false, None) => DrainStage::Serving,
+            (None, false, true) => DrainStage::Announced,
+            (None, false, false) => DrainStage::Serving,
         }
     }
 

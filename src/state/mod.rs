@@ -27,7 +27,8 @@ use config::ActiveConfig;
 pub struct Runtime {
     active: ArcSwap<ActiveConfig>,
     pub config_worker: config::worker::BackgroundWorker,
-    /// Renders only `/metrics`, so that readiness does not wait for it.
+    /// Renders `/metrics` and finds the conditions of alerts, which both list the host's sockets: readiness waits for
+    /// neither.
     pub metrics_worker: config::worker::BackgroundWorker,
     /// Renders the other responses of the admin listener.
     pub admin_worker: config::worker::BackgroundWorker,
@@ -53,7 +54,7 @@ pub struct Runtime {
     pub audit: audit::AuditTrail,
     pub traces: observability::traces::TraceExporter,
     pub alerts: alerts::Alerts,
-    pub failing_tenants: observability::failing_tenants::FailingTenants,
+    pub failing_tenants: alerts::FailingTenants,
     pub traffic: observability::traffic::TrafficHistory,
     pub captures: observability::captures::CaptureQueue,
     pub started_at: Timestamp,
@@ -106,7 +107,7 @@ impl Runtime {
             audit: audit::AuditTrail::default(),
             traces: observability::traces::TraceExporter::default(),
             alerts: alerts::Alerts::default(),
-            failing_tenants: observability::failing_tenants::FailingTenants::default(),
+            failing_tenants: alerts::FailingTenants::default(),
             traffic: observability::traffic::TrafficHistory::new(Instant::now()),
             captures: observability::captures::CaptureQueue::default(),
             started_at: Timestamp::now(),
@@ -163,11 +164,10 @@ impl Runtime {
     /// Closes the idle connections that no delivery may reuse: too old, or from a source that is no longer in a pool.
     pub fn sweep_connections(&self) {
         let (now, snapshot, active) = (Timestamp::now(), self.sources.snapshot(), self.active_config());
-        let (pools, timeouts) = (&active.plan.pools, &active.plan.timeouts);
-        self.connection_pool.set_allowed_sources(pools.values().cloned().collect());
-        self.connection_pool.sweep(timeouts.reuse, Instant::now(), |from| {
-            snapshot.has(from) && pools.values().any(|pool| pool.contains(from, now))
-        });
+        let plan = &active.plan;
+        self.connection_pool.set_allowed_sources(plan.pools.values().cloned().collect());
+        let is_allowed = |from| snapshot.has(from) && plan.has_source(from, now);
+        self.connection_pool.sweep(plan.timeouts.reuse, Instant::now(), is_allowed);
     }
 
     /// Ends the drain: deliveries still in flight end now, and their records blame outgate.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::problem::AdminProblem;
 use super::resource::Query;
 use crate::audit::{Actor, CAPTURE_ERASED, CAPTURE_EXPORTED};
-use crate::capture_store::{ErasedObject, ObjectName, Store, StoredCapture};
+use crate::capture_store::{ObjectDigest, ObjectName, Store, StoredCapture};
 use crate::names::TenantName;
 use crate::policy::capture::Capture;
 use crate::state::Runtime;
@@ -80,10 +80,10 @@ pub(super) async fn export(runtime: &Runtime, query: &Query, actor: Actor) -> Re
     let (mut objects, mut exported) = (Vec::new(), Vec::new());
     for StoredCapture { name, .. } in &captures {
         let sealed = store.get(name).await.map_err(|error| unusable(&section, error))?;
-        objects.push(ErasedObject::new(name, &sealed));
+        objects.push(ObjectDigest::new(name, &sealed));
         exported.push(json!({ "name": full_name(&section, name), "sealed": BASE64.encode(&sealed) }));
     }
-    let event = ErasedObject::event(CAPTURE_EXPORTED, &section.name, &captures[0].name, &objects, Timestamp::now());
+    let event = ObjectDigest::event(CAPTURE_EXPORTED, &section.name, &captures[0].name, &objects, Timestamp::now());
     let seq = runtime.audit.confirm(event.by(actor)).await.map_err(unrecorded)?;
     Ok(json!({ "seq": seq, "objects": exported }))
 }
@@ -96,7 +96,7 @@ pub(super) async fn erase(runtime: &Runtime, query: &Query, actor: Actor) -> Res
     };
     let (objects, failed) = store.erase(&captures).await;
     let at = Timestamp::now();
-    let event = ErasedObject::event(CAPTURE_ERASED, &section.name, &captures[0].name, &objects, at).by(actor);
+    let event = ObjectDigest::event(CAPTURE_ERASED, &section.name, &captures[0].name, &objects, at).by(actor);
     let recorded = runtime.audit.confirm(event.clone()).await;
     let seq = recorded.map_err(|error| {
         runtime.audit.record(event); // it waits until the log can be written

@@ -47,16 +47,15 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.egress_addresses_cut_off.set(gauge(runtime.source_health.ejected().len()));
     metrics.circuits_open.set(gauge(runtime.circuit_breakers.open_count()));
     metrics.ready.set(i64::from(Readiness::blocked(runtime, now).is_empty()));
-    metrics.draining.set(i64::from(runtime.drain_status().stage != DrainStage::Serving));
+    metrics.draining.set(i64::from(runtime.drain_stage() != DrainStage::Serving));
     metrics.config_adopted_timestamp.set(runtime.config_status.adopted().adopted_at.as_second());
     // The maximum, so that a counter never falls.
     metrics.records_lost.inner().fetch_max(runtime.records.lost_count(), Ordering::Relaxed);
     metrics.log_reopen_failed.set(i64::from(runtime.records.reopen_error().is_some()));
     metrics.log_lines_lost.inner().fetch_max(log::lost_lines(), Ordering::Relaxed);
-    metrics.spans_exported.inner().fetch_max(runtime.traces.exported.load(Ordering::Relaxed), Ordering::Relaxed);
     metrics.spans_dropped.inner().fetch_max(runtime.traces.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
     let alerts = runtime.alerts.active();
-    let count = |name| alerts.iter().filter(|alert| alert.name == name).count();
+    let count = |name| alerts.iter().filter(|alert| alert.kind.name == name).count();
     metrics.set_alerts(ALERT_KINDS.iter().map(|kind| (kind.name, count(kind.name))));
     update_audit(runtime);
 }
@@ -81,12 +80,12 @@ fn update_sources(runtime: &Runtime, plan: &Plan, now: Timestamp) {
 /// Returns the number of ephemeral ports, and the use of each source address of each pool, the fullest first.
 pub(super) fn source_reports(plan: &Plan, now: Timestamp) -> (u32, Vec<(&PoolName, IpAddr, SourceReport)>) {
     let port_count = socket_diag::ephemeral_port_count().unwrap_or_default();
-    let is_source = |address| plan.pools.values().any(|pool| pool.contains(address, now));
+    let is_source = |address| plan.has_source(address, now);
     let mut usage: Vec<_> = socket_diag::usage_by_source(is_source).unwrap_or_default().into_iter().collect();
     // The number of series is bounded: the addresses with the fewest ports left come first.
     usage.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.fullest_target));
     let of_pools = usage.iter().flat_map(|(address, usage)| {
-        let ports_left = port_count.saturating_sub(usage.fullest_target);
+        let ports_left = usage.ports_left(port_count);
         let report = SourceReport { open: usage.open, time_wait: usage.time_wait, ports_left };
         let pools = plan.pools.iter().filter(|(_, pool)| pool.contains(*address, now));
         pools.map(move |(name, _)| (name, *address, report))

@@ -24,7 +24,7 @@ impl Readiness {
     pub fn blocked(runtime: &Runtime, now: Timestamp) -> Vec<String> {
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         let has_source = active.plan.pools.values().any(|pool| snapshot.count(pool, now).usable > 0);
-        let is_serving = runtime.drain_status().stage == DrainStage::Serving;
+        let is_serving = runtime.drain_stage() == DrainStage::Serving;
         let draining = (!is_serving).then(|| "draining".to_owned());
         draining.into_iter().chain((!has_source).then(|| "no source address is usable".to_owned())).collect()
     }

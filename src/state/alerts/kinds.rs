@@ -14,7 +14,7 @@ pub enum AlertSeverity {
 }
 
 /// A kind of alert.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct AlertKind {
     pub name: &'static str,
     pub severity: AlertSeverity,

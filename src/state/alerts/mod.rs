@@ -1,6 +1,7 @@
 //! The alerts that are active now.
 //! Which conditions begin, last or end, and is a message about them due?
 
+mod failing_tenants;
 mod kinds;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::state::sinks::SinkStatus;
 
+pub use failing_tenants::FailingTenants;
 pub use kinds::*;
 
 /// Limits the active alerts. Most subjects are names in the configuration; tenants and targets may be many.
@@ -31,13 +33,11 @@ pub struct Condition {
 /// An alert, as messages about it have it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Alert {
-    pub name: &'static str,
-    pub severity: AlertSeverity,
+    #[serde(flatten)]
+    pub kind: &'static AlertKind,
     pub subject: String,
     pub since: Timestamp,
     pub what: String,
-    pub consequence: &'static str,
-    pub next: &'static str,
     /// `None`: the condition lasts.
     pub resolved: Option<Timestamp>,
 }
@@ -109,8 +109,7 @@ impl Alerts {
                     due.push((AlertEvent::Reminded, found.alert.clone()));
                 }
             } else if active.len() < ALERTS_MAX {
-                let &AlertKind { name, severity, consequence, next } = kind;
-                let alert = Alert { name, severity, subject, since: now, what, consequence, next, resolved: None };
+                let alert = Alert { kind, subject, since: now, what, resolved: None };
                 due.push((AlertEvent::Began, alert.clone()));
                 active.insert(key, ActiveAlert { alert, last_seen: instant, last_message: instant });
             }

@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::ServerConfig;
@@ -17,10 +19,10 @@ use crate::net::resolve::{Resolver, ResolverConfig};
 use crate::net::tls;
 use crate::net::tls::leaf_issuer::{IssueError, LeafIssuer};
 use crate::policy::Plan;
-use crate::policy::egress::Pool;
+use crate::policy::egress::{Families, Pool};
 use crate::policy::guard::ClearedAddresses;
 use crate::policy::listener;
-use crate::policy::trust::Trust;
+use crate::policy::trust::{PUBLIC_TRUST, Trust};
 
 /// A plan with its resolver and its TLS state. A delivery holds one from its start to its end.
 pub struct ActiveConfig {
@@ -88,6 +90,20 @@ impl ActiveConfig {
     /// listener is plaintext.
     pub fn listener_tls(&self, listen: &config::Listen) -> Option<(&Arc<ServerConfig>, [u8; 32])> {
         self.listener_tls.get(listen).zip(self.plan.listener.tls(listen).map(|tls| tls.fingerprint))
+    }
+
+    /// Returns the addresses of a log server or a collector, and the TLS state under `trust`; `None`: under `public`.
+    pub async fn find_service(
+        &self,
+        host: &Host,
+        trust: Option<&str>,
+        limit: Duration,
+    ) -> io::Result<(Arc<[IpAddr]>, Arc<tls::ClientTls>)> {
+        let families = Families { v4: true, v6: true };
+        let resolved = self.resolver.resolve(host, families, limit).await.map_err(io::Error::other)?;
+        let trust = self.plan.trusts.get(trust.unwrap_or(PUBLIC_TRUST));
+        let trust = trust.ok_or_else(|| io::Error::other("its trust is no longer configured"))?;
+        Ok((resolved.addresses, self.client_tls(trust)))
     }
 
     /// Returns the TLS state towards targets under this trust.

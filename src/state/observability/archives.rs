@@ -7,7 +7,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "compresses, deletes and reads the files of the delivery log")]
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -19,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::info;
 
 use crate::config::{Compression, Rotate};
-use crate::names::{folder_of, pluralize};
+use crate::names::{folder_of, pluralize, with_suffix};
 
 /// The time in a name, to the millisecond.
 const TIME_FORMAT: &str = "%Y%m%dT%H%M%S%.3fZ";
@@ -168,7 +167,7 @@ impl ArchiveNames {
             return Ok(());
         }
         let done = self.path(archive.ended, form);
-        let temporary = PathBuf::from([done.as_os_str(), ".tmp".as_ref()].into_iter().collect::<OsString>());
+        let temporary = with_suffix(&done, ".tmp");
         let written = write_compressed(&mut source, &temporary, form);
         let renamed = written.and_then(|()| fs::rename(&temporary, &done));
         if renamed.is_err() {

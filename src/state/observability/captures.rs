@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::audit::CAPTURE_EXPIRED;
-use crate::capture_store::{ErasedObject, ObjectName, Store};
+use crate::capture_store::{ObjectDigest, ObjectName, Store};
 use crate::names::{CaptureName, TenantName, pluralize};
 use crate::policy::capture::{Capture, CapturedExchange, Recipients};
 use crate::policy::redact::Redactor;
@@ -196,7 +196,7 @@ impl StoreState {
             let (erased, failed) = store.erase(expired).await;
             if !erased.is_empty() {
                 let name = &expired[0].name;
-                runtime.audit.record(ErasedObject::event(CAPTURE_EXPIRED, &capture.name, name, &erased, now));
+                runtime.audit.record(ObjectDigest::event(CAPTURE_EXPIRED, &capture.name, name, &erased, now));
             }
             if let Some((name, reason)) = failed.first() {
                 return Err(io::Error::other(format!("{name} cannot be deleted: {reason}")));

@@ -192,6 +192,11 @@ impl FileLog {
             Err(error) => self.state.set_error(&self.path, Some(error.to_string())),
         }
     }
+
+    fn append(&mut self, lines: &[u8]) -> Result<(), WriteError> {
+        let missing = || WriteError::of_all(lines, io::ErrorKind::NotFound.into());
+        self.open.as_mut().ok_or_else(missing)?.append(lines)
+    }
 }
 
 impl LineSink for FileLog {
@@ -209,15 +214,11 @@ impl LineSink for FileLog {
     fn write(&mut self, lines: &[u8]) -> Result<(), WriteError> {
         self.open().map_err(|error| WriteError::of_all(lines, error))?;
         self.rotate_if_due(lines.len());
-        let Some(open) = &mut self.open else { return Err(WriteError::of_all(lines, io::ErrorKind::NotFound.into())) };
-        open.append(lines)?;
+        self.append(lines)?;
         // Lines in a file without a name are lost, so they are written once more.
-        if open.is_regular && open.is_deleted() {
+        if self.open.as_ref().is_some_and(|open| open.is_regular && open.is_deleted()) {
             self.follow_path();
-            let Some(open) = &mut self.open else {
-                return Err(WriteError::of_all(lines, io::ErrorKind::NotFound.into()));
-            };
-            open.append(lines)?;
+            self.append(lines)?;
         }
         Ok(())
     }

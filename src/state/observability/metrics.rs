@@ -201,8 +201,8 @@ impl Metrics {
     /// Drops the series of objects that `plan` does not have. A delivery that began before a reload may recreate one, which
     /// is dropped before the next scrape.
     pub fn prune(&self, plan: &Plan) {
-        self.captures.retain(|labels| plan.captures.iter().any(|capture| capture.name.as_str() == labels.capture));
         let now = Timestamp::now();
+        self.captures.retain(|labels| plan.captures.iter().any(|capture| capture.name.as_str() == labels.capture));
         let own = plan.routes.all().filter(|route| route.has_own_series);
         let own: HashSet<&RouteName> = own.map(|route| &route.name).collect();
         self.routes.retain(&own);
@@ -225,10 +225,9 @@ impl Metrics {
 
     /// Replaces the series of the limits, which must come in the order of their names.
     pub fn limits(&self, limits: &[(LimitName, LimitReport)]) {
-        self.limit_decisions.retain(|_| false);
-        for by_limit in [&self.limit_keys, &self.limit_keys_near_full] {
-            by_limit.retain(|_| false);
-        }
+        self.limit_decisions.clear();
+        self.limit_keys.clear();
+        self.limit_keys_near_full.clear();
         for (name, report) in limits {
             let limit = name.to_string();
             for (result, count) in [("allowed", report.allowed), ("paced", report.paced), ("refused", report.refused)] {
@@ -242,7 +241,7 @@ impl Metrics {
 
     /// Replaces the series of the pools: the number of configured and of usable addresses.
     pub fn pools<'a>(&self, pools: impl Iterator<Item = (&'a PoolName, AddressCount)>) {
-        self.egress_addresses.retain(|_| false);
+        self.egress_addresses.clear();
         for (pool, AddressCount { configured, usable }) in pools {
             for (state, count) in [("configured", configured), ("usable", usable)] {
                 self.egress_addresses.get(&PoolLabels { pool: pool.to_string(), state }).inc_by(count as f64);
@@ -252,8 +251,8 @@ impl Metrics {
 
     /// Replaces the series of the source addresses in use.
     pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a PoolName, IpAddr, SourceReport)>) {
-        self.egress_connections.retain(|_| false);
-        self.egress_ports_left.retain(|_| false);
+        self.egress_connections.clear();
+        self.egress_ports_left.clear();
         for (pool, source, report) in sources {
             let (pool, address) = (pool.to_string(), source.to_string());
             for (state, count) in [("open", report.open), ("time_wait", report.time_wait)] {
@@ -266,7 +265,7 @@ impl Metrics {
 
     /// Replaces the series of certificates by those of the active configuration.
     pub fn expiries(&self, expiries: &[Expiry]) {
-        self.certificate_expiry_timestamp.retain(|_| false);
+        self.certificate_expiry_timestamp.clear();
         for expiry in expiries {
             let (file, trust) = (expiry.path.display().to_string(), expiry.trust.clone());
             let gauge =
@@ -277,7 +276,7 @@ impl Metrics {
 
     /// Replaces the series of signing keys. A signer that always has a key has none.
     pub fn signing_keys<'a>(&self, ends: impl Iterator<Item = (&'a SignerName, Timestamp)>) {
-        self.signing_key_end_timestamp.retain(|_| false);
+        self.signing_key_end_timestamp.clear();
         for (signer, end) in ends {
             set_least(
                 &self.signing_key_end_timestamp.get(&SignerLabels { signer: signer.to_string() }),
@@ -288,7 +287,7 @@ impl Metrics {
 
     /// Sets, for each signer with a folder of tenants' keys, the number of tenants with valid and with broken keys.
     pub fn tenants<'a>(&self, signers: impl Iterator<Item = (&'a SignerName, usize, usize)>) {
-        self.tenants_with_keys.retain(|_| false);
+        self.tenants_with_keys.clear();
         for (signer, count, broken) in signers {
             for (folder, count) in [("valid", count - broken), ("broken", broken)] {
                 let labels = TenantLabels { signer: signer.to_string(), folder };
@@ -299,7 +298,7 @@ impl Metrics {
 
     /// Sets whether the audit log can be written. `None`: the configuration has none, and the metric no series.
     pub fn set_audit_writable(&self, is_writable: Option<bool>) {
-        self.audit_writable.retain(|_| false);
+        self.audit_writable.clear();
         if let Some(is_writable) = is_writable {
             self.audit_writable.get(&NoLabels {}).set(is_writable.into());
         }

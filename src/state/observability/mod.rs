@@ -1,10 +1,9 @@
-//! Metrics, delivery records and the log.
+//! Metrics, delivery records, captures, spans and the log.
 //! What does an operator read of the running proxy?
 
 pub mod archives;
 pub mod captures;
 pub mod delivery_line;
-pub mod failing_tenants;
 mod file_log;
 pub mod journald;
 pub mod line_queue;

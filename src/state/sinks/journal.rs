@@ -3,9 +3,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::thread::sleep;
 use std::time::Duration;
+
+use tokio::sync::mpsc::Receiver;
 
 use super::SinkMessage;
 use super::status::SinkStatus;
@@ -16,9 +17,9 @@ const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends the messages of the queue until it is closed. A message that the journal does not take is dropped.
-pub(super) fn run(queue: &Receiver<Arc<SinkMessage>>, status: &Arc<SinkStatus>) {
+pub(super) fn run(mut queue: Receiver<Arc<SinkMessage>>, status: &SinkStatus) {
     let mut journal = None;
-    for message in queue {
+    while let Some(message) = queue.blocking_recv() {
         for attempt in 1..=ATTEMPTS {
             match send(&mut journal, &message) {
                 Ok(()) => {

@@ -6,12 +6,11 @@ mod status;
 mod syslog;
 
 use std::io;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinHandle;
 
 use crate::config::SyslogServer;
@@ -54,21 +53,24 @@ pub struct Sinks {
     tokio: Handle,
     /// The name of this host in syslog messages.
     host: String,
-    servers: Vec<SyslogSink>,
-    journal: Option<JournalSink>,
+    servers: Vec<(SyslogServer, SinkQueue<Arc<[u8]>>)>,
+    journal: Option<SinkQueue<Arc<SinkMessage>>>,
 }
 
-struct JournalSink {
-    queue: SyncSender<Arc<SinkMessage>>,
-    status: Arc<SinkStatus>,
-    task: JoinHandle<()>,
+/// The queue of one sink, and the task that empties it.
+pub struct SinkQueue<T> {
+    pub queue: Sender<T>,
+    pub status: Arc<SinkStatus>,
+    pub task: JoinHandle<()>,
 }
 
-struct SyslogSink {
-    server: SyslogServer,
-    queue: Sender<Arc<[u8]>>,
-    status: Arc<SinkStatus>,
-    task: JoinHandle<()>,
+impl<T> SinkQueue<T> {
+    /// Queues a message. Never waits: a message that finds the queue full is dropped and counted.
+    pub fn send(&self, message: T) {
+        if self.queue.try_send(message).is_err() {
+            self.status.count_dropped();
+        }
+    }
 }
 
 impl Sinks {
@@ -83,32 +85,29 @@ impl Sinks {
     pub fn set(&mut self, servers: &[SyslogServer], journald: bool) -> Vec<Arc<SinkStatus>> {
         let mut before = std::mem::take(&mut self.servers);
         for server in servers {
-            let kept = before.iter().position(|sink| sink.server == *server).map(|index| before.swap_remove(index));
-            let sink = kept.unwrap_or_else(|| self.open(server.clone()));
+            let kept = before.iter().position(|(kept, _)| kept == server).map(|index| before.swap_remove(index));
+            let sink = kept.unwrap_or_else(|| (server.clone(), self.open(server)));
             self.servers.push(sink);
         }
-        match journald {
-            true if self.journal.is_none() => self.journal = Some(self.open_journal()),
-            true => {}
-            false => self.journal = None,
-        }
-        let servers = self.servers.iter().map(|sink| &sink.status);
+        let before = self.journal.take();
+        self.journal = journald.then(|| before.unwrap_or_else(|| self.open_journal()));
+        let servers = self.servers.iter().map(|(_, sink)| &sink.status);
         servers.chain(self.journal.iter().map(|sink| &sink.status)).cloned().collect()
     }
 
     /// Opens the journal on a thread that may wait for it.
-    fn open_journal(&self) -> JournalSink {
-        let (queue, messages) = sync_channel(QUEUE_MAX);
+    fn open_journal(&self) -> SinkQueue<Arc<SinkMessage>> {
+        let (queue, messages) = channel(QUEUE_MAX);
         let status = Arc::new(SinkStatus::new(self.messages, "journald"));
         let reported = Arc::clone(&status);
-        JournalSink { task: self.tokio.spawn_blocking(move || journal::run(&messages, &reported)), queue, status }
+        SinkQueue { task: self.tokio.spawn_blocking(move || journal::run(messages, &reported)), queue, status }
     }
 
-    fn open(&self, server: SyslogServer) -> SyslogSink {
-        let (queue, frames) = mpsc::channel(QUEUE_MAX);
+    fn open(&self, server: &SyslogServer) -> SinkQueue<Arc<[u8]>> {
+        let (queue, frames) = channel(QUEUE_MAX);
         let status = Arc::new(SinkStatus::new(self.messages, &server.url));
         let run = syslog::run(Weak::clone(&self.runtime), server.clone(), frames, Arc::clone(&status));
-        SyslogSink { task: self.tokio.spawn(run), server, queue, status }
+        SinkQueue { task: self.tokio.spawn(run), queue, status }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -117,25 +116,17 @@ impl Sinks {
 
     /// Queues a message for all sinks. Never waits.
     pub fn send(&self, message: &Arc<SinkMessage>) {
-        if let Some(sink) = &self.journal
-            && sink.queue.try_send(Arc::clone(message)).is_err()
-        {
-            sink.status.count_dropped();
-        }
+        self.journal.iter().for_each(|sink| sink.send(Arc::clone(message)));
         if self.servers.is_empty() {
             return;
         }
         let frame: Arc<[u8]> = syslog::frame(message, &self.host).into();
-        for sink in &self.servers {
-            if sink.queue.try_send(Arc::clone(&frame)).is_err() {
-                sink.status.count_dropped();
-            }
-        }
+        self.servers.iter().for_each(|(_, sink)| sink.send(Arc::clone(&frame)));
     }
 
     /// Closes the queues. The tasks end when they have sent what waits.
     pub fn close(self) -> Vec<JoinHandle<()>> {
-        let servers = self.servers.into_iter().map(|sink| sink.task);
+        let servers = self.servers.into_iter().map(|(_, sink)| sink.task);
         servers.chain(self.journal.map(|sink| sink.task)).collect()
     }
 }

@@ -14,8 +14,6 @@ use super::SinkMessage;
 use super::status::SinkStatus;
 use crate::config::SyslogServer;
 use crate::net::log_server::{self, LogServerStream};
-use crate::policy::egress::Families;
-use crate::policy::trust::PUBLIC_TRUST;
 use crate::state::Runtime;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,15 +73,12 @@ pub(super) async fn run(
 /// Connects under the trust and the resolver that are active now.
 async fn connect(runtime: &Weak<Runtime>, server: &SyslogServer) -> io::Result<LogServerStream> {
     let active = runtime.upgrade().ok_or(io::ErrorKind::NotConnected)?.active_config();
-    let families = Families { v4: true, v6: true };
-    let resolved = active.resolver.resolve(&server.host, families, CONNECT_TIMEOUT).await.map_err(io::Error::other)?;
-    let socket = log_server::connect(&resolved.addresses, server.port, CONNECT_TIMEOUT).await?;
+    let (addresses, tls) = active.find_service(&server.host, server.trust.as_deref(), CONNECT_TIMEOUT).await?;
+    let socket = log_server::connect(&addresses, server.port, CONNECT_TIMEOUT).await?;
     if !server.uses_tls {
         return Ok(log_server::plaintext(socket));
     }
-    let trust = active.plan.trusts.get(server.trust.as_deref().unwrap_or(PUBLIC_TRUST));
-    let trust = trust.ok_or_else(|| io::Error::other("its trust is no longer configured"))?;
-    log_server::handshake(socket, &active.client_tls(trust), &server.host, Instant::now() + CONNECT_TIMEOUT).await
+    log_server::handshake(socket, &tls, &server.host, Instant::now() + CONNECT_TIMEOUT).await
 }
 
 /// Sends frames until the queue is closed.

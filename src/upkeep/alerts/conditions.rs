@@ -26,9 +26,9 @@ const KEY_NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// The conditions that are found so far.
 #[derive(Default)]
-struct Found(Vec<Condition>);
+struct Conditions(Vec<Condition>);
 
-impl Found {
+impl Conditions {
     fn add(&mut self, kind: &'static AlertKind, subject: impl ToString, what: impl Into<String>) {
         self.0.push(Condition { kind, subject: subject.to_string(), what: what.into() });
     }
@@ -40,7 +40,7 @@ impl Found {
 
 /// Returns the conditions that hold. This may take some milliseconds, so it runs on a worker thread.
 pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<Condition> {
-    let (active, mut found) = (runtime.active_config(), Found::default());
+    let (active, mut found) = (runtime.active_config(), Conditions::default());
     find_verification(&active.plan, &mut found);
     find_sources(runtime, &active.plan, now, &mut found);
     find_refusals(runtime, instant, &mut found);
@@ -64,7 +64,7 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
     found.0
 }
 
-fn find_verification(plan: &Plan, found: &mut Found) {
+fn find_verification(plan: &Plan, found: &mut Conditions) {
     for (name, trust) in plan.trusts.iter().filter(|(_, trust)| trust.verify == VerifyMode::None) {
         if plan.routes.enforced().any(|route| route.trust.name == trust.name) {
             found.add(&alerts::VERIFICATION_OFF, name, format!("the trust {name} verifies no certificate of a target"));
@@ -72,7 +72,7 @@ fn find_verification(plan: &Plan, found: &mut Found) {
     }
 }
 
-fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Found) {
+fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Conditions) {
     let snapshot = runtime.sources.snapshot();
     for (name, pool) in &plan.pools {
         let count = snapshot.count(pool, now);
@@ -86,9 +86,8 @@ fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Foun
         found.add(&alerts::ADDRESS_CUT_OFF, source, format!("no target responds to the source address {source}"));
     }
     let ports = socket_diag::ephemeral_port_count().unwrap_or_default();
-    let is_source = |address| plan.pools.values().any(|pool| pool.contains(address, now));
-    for (source, usage) in socket_diag::usage_by_source(is_source).unwrap_or_default() {
-        let left = ports.saturating_sub(usage.fullest_target);
+    for (source, usage) in socket_diag::usage_by_source(|address| plan.has_source(address, now)).unwrap_or_default() {
+        let left = usage.ports_left(ports);
         if left < ports.div_ceil(PORTS_DIVISOR) {
             let what = format!("the source address {source} has {left} of {ports} ports left towards one target");
             found.add(&alerts::PORTS_NEARLY_OUT, source, what);
@@ -96,7 +95,7 @@ fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Foun
     }
 }
 
-fn find_refusals(runtime: &Runtime, instant: Instant, found: &mut Found) {
+fn find_refusals(runtime: &Runtime, instant: Instant, found: &mut Conditions) {
     let minutes = runtime.traffic.minutes(instant);
     let lately = &minutes[minutes.len().saturating_sub(REFUSAL_MINUTES)..];
     let count = |party: usize| lately.iter().map(|minute| minute[party]).sum::<u64>();
@@ -113,7 +112,7 @@ fn find_refusals(runtime: &Runtime, instant: Instant, found: &mut Found) {
     }
 }
 
-fn find_expiries(plan: &Plan, now: Timestamp, found: &mut Found) {
+fn find_expiries(plan: &Plan, now: Timestamp, found: &mut Conditions) {
     // An authority in `roots` counts by its name and key, and not by its dates (RFC 5280 §6.1.1).
     for expiry in plan.expiries.iter().filter(|expiry| expiry.usage.as_str() != "roots") {
         if let Some(warning) = expiry.warning(now) {
@@ -128,7 +127,7 @@ fn find_expiries(plan: &Plan, now: Timestamp, found: &mut Found) {
 }
 
 /// Finds differences between the files on disk and what runs.
-fn find_drift(runtime: &Runtime, found: &mut Found) {
+fn find_drift(runtime: &Runtime, found: &mut Conditions) {
     let status = &runtime.config_status;
     if let Some(rejected) = status.rejected() {
         let problem = rejected.problems.first().map_or("", String::as_str);
@@ -142,7 +141,7 @@ fn find_drift(runtime: &Runtime, found: &mut Found) {
     found.add_all(&alerts::HISTORY_FAILED, status.history_error());
 }
 
-fn find_logs(runtime: &Runtime, found: &mut Found) {
+fn find_logs(runtime: &Runtime, found: &mut Conditions) {
     let (records, audit) = (&runtime.records, runtime.audit.status());
     match records.lost_since_recovery() {
         0 => {}

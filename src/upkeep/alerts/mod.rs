@@ -6,12 +6,12 @@ mod webhook;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::channel;
 use tracing::{error, info, warn};
 
 use crate::audit::{ALERT_BEGAN, ALERT_RESOLVED, Event};
@@ -19,19 +19,17 @@ use crate::host;
 use crate::names::SyslogSeverity;
 use crate::policy::alerts::AlertsPlan;
 use crate::state::Runtime;
-use crate::state::alerts::{AUDIT_UNWRITABLE, Alert, AlertEvent, AlertSeverity};
-use crate::state::sinks::{Facility, JournalFields, SinkMessage, SinkStatus, Sinks};
+use crate::state::alerts::{AUDIT_UNWRITABLE, Alert, AlertEvent, AlertKind, AlertSeverity};
+use crate::state::sinks::{Facility, JournalFields, SinkMessage, SinkQueue, SinkStatus, Sinks};
 use webhook::WebhookMessage;
 
-const INTERVAL: Duration = Duration::from_secs(5);
 /// The alerts that wait for the webhook's receiver. Further ones are dropped and counted.
 const QUEUE_MAX: usize = 1000;
 const MESSAGES: &str = "alerts";
 
 /// Looks for conditions until the process ends.
 pub async fn run(runtime: Arc<Runtime>) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = super::ticks();
     let mut destinations = Destinations::new(&runtime);
     loop {
         ticks.tick().await;
@@ -39,7 +37,7 @@ pub async fn run(runtime: Arc<Runtime>) {
             continue; // what a drain causes concerns no operator
         }
         let (active, observed) = (runtime.active_config(), Arc::clone(&runtime));
-        let finding = runtime.admin_worker.run(move || conditions::find(&observed, Timestamp::now(), Instant::now()));
+        let finding = runtime.metrics_worker.run(move || conditions::find(&observed, Timestamp::now(), Instant::now()));
         let Ok(found) = finding.await else { continue };
         let plan = &active.plan.alerts;
         destinations.follow(plan);
@@ -53,7 +51,7 @@ pub async fn run(runtime: Arc<Runtime>) {
 }
 
 fn log(event: AlertEvent, alert: &Alert) {
-    let Alert { name, severity, since, what, consequence, next, .. } = alert;
+    let Alert { kind: AlertKind { name, severity, consequence, next }, since, what, .. } = alert;
     match (event, severity) {
         (AlertEvent::Resolved, _) => info!("alert {name}, since {since}, is resolved: {what}"),
         (_, AlertSeverity::Critical) => error!("alert {name}, since {since}: {what}; {consequence}; {next}"),
@@ -64,38 +62,38 @@ fn log(event: AlertEvent, alert: &Alert) {
 /// Records the begin or the end of an alert in the audit log. A gap record states that the audit log itself failed.
 fn record(runtime: &Runtime, event: AlertEvent, alert: &Alert, now: Timestamp) {
     let event_type = match event {
-        _ if alert.name == AUDIT_UNWRITABLE.name => return,
+        _ if alert.kind == &AUDIT_UNWRITABLE => return,
         AlertEvent::Began => ALERT_BEGAN,
         AlertEvent::Reminded => return,
         AlertEvent::Resolved => ALERT_RESOLVED,
     };
-    let resource = if alert.subject.is_empty() { alert.name } else { &alert.subject };
+    let resource = if alert.subject.is_empty() { alert.kind.name } else { &alert.subject };
     let event = Event::new(event_type, resource, now, alert.what.as_str());
-    runtime.audit.record(event.with("name", alert.name).with("since", alert.since.to_string()));
+    runtime.audit.record(event.with("name", alert.kind.name).with("since", alert.since.to_string()));
 }
 
 /// The open destinations of alerts, besides the log.
 struct Destinations {
     runtime: Arc<Runtime>,
     sinks: Sinks,
-    webhook: Sender<WebhookMessage>,
-    webhook_status: Arc<SinkStatus>,
+    webhook: SinkQueue<WebhookMessage>,
     host: String,
 }
 
 impl Destinations {
     fn new(runtime: &Arc<Runtime>) -> Self {
-        let (webhook, queue) = channel(QUEUE_MAX);
-        let webhook_status = Arc::new(SinkStatus::new(MESSAGES, "alerts.webhook"));
-        tokio::spawn(webhook::run(Arc::clone(runtime), queue, Arc::clone(&webhook_status)));
+        let (queue, messages) = channel(QUEUE_MAX);
+        let status = Arc::new(SinkStatus::new(MESSAGES, "alerts.webhook"));
+        let task = tokio::spawn(webhook::run(Arc::clone(runtime), messages, Arc::clone(&status)));
+        let webhook = SinkQueue { queue, status, task };
         let sinks = Sinks::new(MESSAGES, Arc::downgrade(runtime), Handle::current());
-        Self { runtime: Arc::clone(runtime), sinks, webhook, webhook_status, host: host::own_name() }
+        Self { runtime: Arc::clone(runtime), sinks, webhook, host: host::own_name() }
     }
 
     /// Opens the destinations of the active configuration and closes the others.
     fn follow(&mut self, plan: &AlertsPlan) {
         let mut status = self.sinks.set(&plan.syslog, plan.journald);
-        status.extend(plan.webhook.as_ref().map(|_| Arc::clone(&self.webhook_status)));
+        status.extend(plan.webhook.as_ref().map(|_| Arc::clone(&self.webhook.status)));
         self.runtime.alerts.set_sinks(status);
     }
 
@@ -114,16 +112,13 @@ impl Destinations {
         }
         if plan.webhook.is_some() {
             let id = format!("msg_{}", self.runtime.next_request_id());
-            let message = WebhookMessage { id, body: message.into(), queued: Instant::now() };
-            if self.webhook.try_send(message).is_err() {
-                self.webhook_status.count_dropped();
-            }
+            self.webhook.send(WebhookMessage { id, body: message.into(), queued: Instant::now() });
         }
     }
 }
 
 fn severity(event: AlertEvent, alert: &Alert) -> SyslogSeverity {
-    match (event, alert.severity) {
+    match (event, alert.kind.severity) {
         (AlertEvent::Resolved, _) => SyslogSeverity::Informational,
         (_, AlertSeverity::Critical) => SyslogSeverity::Error,
         (_, AlertSeverity::Warning) => SyslogSeverity::Warning,

@@ -53,10 +53,10 @@ pub(super) fn alerts(runtime: &Runtime, now: Timestamp) -> Markup {
                         tbody {
                             @for alert in &alerts {
                                 tr {
-                                    th scope="row" .bad[alert.severity == AlertSeverity::Critical] { (alert.name) }
+                                    th scope="row" .bad[alert.kind.severity == AlertSeverity::Critical] { (alert.kind.name) }
                                     td { (ago(alert.since, now)) }
-                                    td { (alert.what) "; " (alert.consequence) }
-                                    td { (alert.next) }
+                                    td { (alert.what) "; " (alert.kind.consequence) }
+                                    td { (alert.kind.next) }
                                 }
                             }
                         }

@@ -44,6 +44,10 @@ impl<L: BoundedLabels, M: Clone + Default> BoundedFamily<L, M> {
         series.entry(labels).or_default().clone()
     }
 
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
+    }
+
     /// Drops the series for whose labels `is_kept` returns false. A family that is still full keeps the series that count
     /// further labels.
     pub(super) fn retain(&self, is_kept: impl Fn(&L) -> bool) {

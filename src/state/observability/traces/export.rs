@@ -13,8 +13,6 @@ use super::otlp::rejected_spans;
 use crate::config::{OtlpProtocol, Traces};
 use crate::names::Scheme;
 use crate::net::collector::{self, CollectorResponse};
-use crate::policy::egress::Families;
-use crate::policy::trust::PUBLIC_TRUST;
 use crate::state::config::ActiveConfig;
 
 /// The statuses of HTTP after which the spans are sent again (OTLP 1.8, "Retryable Response Codes").
@@ -44,13 +42,12 @@ impl From<io::Error> for ExportError {
 /// Sends an `ExportTraceServiceRequest` under the resolver and the trust that are active now. Returns the number of spans
 /// that the collector has rejected. The caller bounds the time.
 pub(super) async fn send(active: &ActiveConfig, settings: &Traces, message: &[u8]) -> Result<u64, ExportError> {
-    let (target, families) = (&settings.endpoint.value, Families { v4: true, v6: true });
-    let resolved = active.resolver.resolve(&target.host, families, settings.timeout).await.map_err(io::Error::other)?;
-    let trust = active.plan.trusts.get(settings.trust.as_ref().map_or(PUBLIC_TRUST, |trust| trust.as_str()));
-    let terms = trust.filter(|_| target.scheme == Scheme::Https).map(|trust| active.client_tls(trust));
+    let (target, trust) = (&settings.endpoint.value, settings.trust.as_ref().map(|trust| trust.as_str()));
+    let (addresses, tls) = active.find_service(&target.host, trust, settings.timeout).await?;
+    let tls = Some(&*tls).filter(|_| target.scheme == Scheme::Https);
     let (is_grpc, deadline) = (settings.protocol == OtlpProtocol::Grpc, Instant::now() + settings.timeout);
     let request = request(settings, message)?;
-    let response = collector::send(target, &resolved.addresses, terms.as_deref(), is_grpc, request, deadline).await?;
+    let response = collector::send(target, &addresses, tls, is_grpc, request, deadline).await?;
     outcome(is_grpc, response)
 }
 

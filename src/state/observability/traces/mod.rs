@@ -44,7 +44,6 @@ pub struct TraceExporter {
     /// Notified for the first delivery, for a whole batch, and for the close.
     wake: Notify,
     is_closed: AtomicBool,
-    pub exported: AtomicU64,
     pub dropped: AtomicU64,
     /// A second of Unix time, and how many traces that callers have sampled began in it: 32 bits each.
     callers: AtomicU64,
@@ -116,7 +115,7 @@ pub async fn run(runtime: Arc<Runtime>) {
             let count = spans.len() as u64;
             let dropped = export(&runtime, &otlp::request(&spans), &mut reported).await.unwrap_or(count).min(count);
             exporter.dropped.fetch_add(dropped, Ordering::Relaxed);
-            exporter.exported.fetch_add(count - dropped, Ordering::Relaxed);
+            runtime.metrics.spans_exported.inc_by(count - dropped);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The messages of OTLP (opentelemetry-proto 1.8) that carry spans, in the encoding of Protocol Buffers.
 //! Which bytes does a collector get, and how many spans does its response reject?
 
+use crate::host;
 use crate::policy::trace::TraceContext;
 
 /// `Span.SpanKind`.
@@ -49,7 +50,7 @@ impl Message {
     pub fn span(trace: &TraceContext, number: u8, name: &str, kind: SpanKind, (start, end): (u64, u64)) -> Self {
         let parent = if number == 0 { trace.parent } else { Some(trace.span_id(0)) };
         let span = Self::default().bytes(1, trace.trace_id).bytes(2, trace.span_id(number));
-        let span = parent.map(|parent| span.clone().bytes(4, parent)).unwrap_or(span);
+        let span = parent.into_iter().fold(span, |span, parent| span.bytes(4, parent));
         span.bytes(5, name).number(6, kind as u64).fixed64(7, start).fixed64(8, end)
     }
 
@@ -78,7 +79,7 @@ impl Message {
 /// Returns an `ExportTraceServiceRequest`.
 pub(super) fn request(spans: &[Message]) -> Vec<u8> {
     let (name, version) = ("outgate", env!("CARGO_PKG_VERSION"));
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host::own_name();
     let attributes = [("service.name", name), ("service.version", version), ("host.name", &host)];
     let resource = attributes.into_iter().fold(Message::default(), |resource, (key, text)| {
         resource.attribute(1, key, Some(Message::default().bytes(1, text)))
