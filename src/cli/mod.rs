@@ -85,7 +85,7 @@ enum Command {
     /// List, export or erase the sealed captures of webhooks
     #[command(subcommand)]
     Captures(control::captures::Captures),
-    /// Client tokens
+    /// Tokens of clients and of users of the admin API
     #[command(subcommand)]
     Token(token::Token),
     /// The certificate authority of inspected tunnels

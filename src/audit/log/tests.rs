@@ -31,6 +31,15 @@ impl Folder {
         })
     }
 
+    /// Opens the log, and writes a record for each of ten days.
+    fn open_with_ten_records(&self) -> AuditLog {
+        let mut log = self.open().unwrap();
+        for number in 0..10 {
+            log.append(vec![event(number)]).unwrap();
+        }
+        log
+    }
+
     fn closed(&self) -> Vec<PathBuf> {
         file::closed_files(&self.0.join("audit.jsonl")).unwrap()
     }
@@ -46,6 +55,11 @@ impl Drop for Folder {
     }
 }
 
+/// Sets the time of the last change to 1970.
+fn backdate(path: &Path) {
+    File::options().append(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+}
+
 fn day(number: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + (24 * number).hours()
 }
@@ -57,16 +71,11 @@ fn event(number: i64) -> Event {
 #[test]
 fn expired_files_are_deleted_after_a_record_and_the_rest_verifies() {
     let folder = Folder::new("expiry");
-    let mut log = folder.open().unwrap();
-    for number in 0..10 {
-        log.append(vec![event(number)]).unwrap();
-    }
+    let mut log = folder.open_with_ten_records();
     let before = folder.closed();
     assert!(before.len() >= 3, "{before:?}");
     assert!(!log.expire(day(300), &mut Vec::new()).unwrap(), "the files were written just now");
-    for path in &before {
-        File::options().append(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    }
+    before.iter().for_each(|path| backdate(path));
     assert!(!log.expire(day(199), &mut Vec::new()).unwrap(), "the first file has the days 0 and 1");
     let mut written = Vec::new();
     while log.expire(day(203), &mut written).unwrap() {}
@@ -80,15 +89,12 @@ fn expired_files_are_deleted_after_a_record_and_the_rest_verifies() {
 #[test]
 fn file_that_does_not_verify_is_not_deleted() {
     let folder = Folder::new("unverified");
-    let mut log = folder.open().unwrap();
-    for number in 0..10 {
-        log.append(vec![event(number)]).unwrap();
-    }
+    let mut log = folder.open_with_ten_records();
     let first = &folder.closed()[0];
     let text = fs::read_to_string(first).unwrap();
     assert!(text.lines().count() >= 2, "{text}");
     fs::write(first, text.replacen("started", "stopped", 1)).unwrap();
-    File::options().append(true).open(first).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    backdate(first);
     let error = log.expire(day(400), &mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains("does not verify at the record 1"), "{error}");
     assert!(first.exists());
@@ -103,12 +109,9 @@ fn set_immutable(path: &Path, flag: &str) -> bool {
 #[test]
 fn file_that_cannot_be_deleted_is_recorded_once() {
     let folder = Folder::new("undeletable");
-    let mut log = folder.open().unwrap();
-    for number in 0..10 {
-        log.append(vec![event(number)]).unwrap();
-    }
+    let mut log = folder.open_with_ten_records();
     let first = &folder.closed()[0];
-    File::options().append(true).open(first).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    backdate(first);
     let mut written = Vec::new();
     if !set_immutable(first, "+i") {
         return;

@@ -53,7 +53,7 @@ pub(in crate::cli) struct Selection {
     request_id: Option<String>,
     #[command(flatten)]
     proxy: ProxySelector,
-    /// Print JSON: one value for each response of the proxy
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

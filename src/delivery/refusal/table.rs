@@ -113,8 +113,8 @@ table! {
         "Look at the deliveries to this host before it: their code says what the target does. The circuit closes by itself.";
     NoEgress "no_egress" SERVICE_UNAVAILABLE proxy_internal_error Outgate retry "No source address of the pool is usable"
         "Run `outgate egress verify`, and give this host the addresses that are missing.";
-    Draining "draining" SERVICE_UNAVAILABLE proxy_internal_response Outgate retry "The proxy is shutting down"
-        "Let the client retry: another process, or this one after its restart, takes the webhook.";
+    Draining "draining" SERVICE_UNAVAILABLE proxy_internal_response Outgate retry "The proxy accepts no new deliveries"
+        "Let the client retry: another process, or this one after its restart or after `outgate undrain`, takes the webhook.";
     Internal "internal" INTERNAL_SERVER_ERROR proxy_internal_error Outgate retry "The proxy failed"
         "Read `cause` in the record and the log at this time, and report a bug if it is not the configuration.";
 }

@@ -79,7 +79,7 @@ alert_kinds! {
         "the next reload or restart changes what runs",
         "run `outgate diff`, then `outgate reload` or restore the file";
     RESTART_PENDING = "OutgateRestartPending", Warning,
-        "this setting has its former value until then",
+        "this setting has its former value until outgate restarts",
         "restart outgate at a time that suits you";
     HISTORY_FAILED = "OutgateHistoryFailed", Warning,
         "a rollback would not find the active configuration",

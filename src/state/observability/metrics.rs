@@ -80,7 +80,7 @@ metrics! {
     limit_keys_near_full: BoundedFamily<LimitLabels, Gauge> =
         "Keys that use 90 % or more of the limit's burst or concurrency",
     pub ready: Gauge = "1 while /readyz answers 200",
-    pub draining: Gauge = "1 while the process drains",
+    pub draining: Gauge = "1 while a drain is announced or in progress",
     reloads: BoundedFamily<ResultLabels, Counter> = "Configurations adopted and rejected",
     pub reload_failed: Gauge = "1 while the configuration on disk is rejected",
     pub config_drift: Gauge = "1 while the configuration on disk is not the active one",
