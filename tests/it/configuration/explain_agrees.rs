@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use outgate::delivery::{ExplainRequest, explain};
 use outgate::names::{ClientName, TenantName};
 use outgate::policy::guard::LocalAddresses;
-use support::configuration::Replace;
+use support::configuration::{Replace, token_hash};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
@@ -84,10 +84,6 @@ const PROXY_PORT: u16 = 1;
 
 /// Returns a random configuration with rules of the guard, of routes and of keys.
 fn configuration(random: &mut Random, port: u16) -> String {
-    let digest = |token: &str| {
-        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
     let names: String = NAMES.iter().map(|(name, address)| format!("{name:?} = [{address:?}]\n")).collect();
     let mut text = format!(
         r#"
@@ -109,10 +105,10 @@ ports = {ports}
 [trust.public]
 roots = ["{{dir}}/ca.pem"]
 [clients.billing]
-tokens = ["sha256:{billing}"]
+tokens = ["{billing}"]
 tenants = ["acme", "unkeyed", "empty"]
 [clients.crm]
-tokens = ["sha256:{crm}"]
+tokens = ["{crm}"]
 tenants = ["*"]
 [signers.platform]
 scheme = "standard-webhooks"
@@ -127,8 +123,8 @@ connect = "inspect"
 "#,
         anonymous = random.pick(&["", "allow_anonymous = true"]),
         ports = random.pick(&["[443]", "[443, 8443]", "[8443]"]),
-        billing = digest("b1ll1ng"),
-        crm = digest("crm"),
+        billing = token_hash("b1ll1ng"),
+        crm = token_hash("crm"),
     );
     // Two routes for the same host, path and client would be a problem of the configuration.
     let mut routes = BTreeMap::new();

@@ -8,13 +8,12 @@ use crate::support;
 
 use std::process::Command;
 
-use aws_lc_rs::digest;
 use support::Outgate;
 use support::clients::{InstalledClients, Language};
 use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
-use support::scene::{config, folder};
+use support::scene::{billing, config, folder};
 
 /// Returns the languages and texts of a page's code blocks.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
@@ -49,10 +48,7 @@ fn every_example_of_a_request_form_delivers_a_signed_webhook() {
     let Some(installed) = InstalledClients::open() else { return };
     let pki = Pki::new();
     let (receiver, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
-    let hash = digest::digest(&digest::SHA256, b"TOKEN");
-    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let client = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
-    let text = config(&receiver, &plain, &client).remove("server.allow_anonymous");
+    let text = config(&receiver, &plain, &billing("TOKEN")).remove("server.allow_anonymous");
     let outgate = Outgate::run(folder(&pki), &text);
 
     let (mut run, mut expected, mut records) = (0, 0, 0);

@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use support::audit::{audited_with, until_recorded};
-use support::configuration::{Config, Replace};
+use support::configuration::{Config, Replace, token_hash};
 use support::control::{exit_code_and_output, get, run, with_admin_socket};
 use support::pki::{Identity, Pki};
 use support::receiver::{Receiver, ok};
@@ -26,15 +26,10 @@ use support::{Client, Outgate, Response, eventually};
 const VIEWER: &str = "Bearer viewer-token";
 const OPERATOR: &str = "Bearer operator-token";
 
-fn hash(token: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
 /// Adds a viewer and an operator.
 fn and_users(config: &Config) -> Config {
     let user = |name: &str| {
-        let hash = hash(&format!("{name}-token"));
+        let hash = token_hash(&format!("{name}-token"));
         format!("[admin.users.{name}]\nrole = \"{name}\"\ntokens = [\"{hash}\"]\n")
     };
     config.and(&user("viewer")).and(&user("operator"))
@@ -364,7 +359,7 @@ fn check_refuses_admin_tokens_that_would_cross_a_network_in_plaintext() {
         let (code, out, err) = exit_code_and_output(&output);
         (code, format!("{out}{err}"))
     };
-    let token = format!("[admin.users.alice]\nrole = \"viewer\"\ntokens = [\"{}\"]\n", hash("x"));
+    let token = format!("[admin.users.alice]\nrole = \"viewer\"\ntokens = [\"{}\"]\n", token_hash("x"));
     for exposed in ["0.0.0.0:4751", "10.0.0.1:4751", "[::]:4751"] {
         let (code, printed) = check(exposed, &token);
         assert!(code == 1 && printed.contains("would send tokens in plaintext"), "{exposed}: {printed}");

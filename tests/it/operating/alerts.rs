@@ -16,7 +16,7 @@ use support::configuration::Config;
 use support::control::{exit_code_and_output, get, run, status, with_admin_socket};
 use support::pki::Pki;
 use support::receiver::{Reaction, ReceivedRequest, Receiver, ok};
-use support::scene::{SECRET, Scene, config, folder};
+use support::scene::{SECRET, Scene, billing, config, folder};
 use support::{Outgate, eventually, signature};
 
 /// A scene whose alerts go to a receiver of their own.
@@ -233,15 +233,9 @@ fn certificate_near_its_end_raises_an_alert() {
 
 #[test]
 fn refusals_raise_an_alert_by_the_party_at_fault_and_a_failing_tenant_one_of_its_own() {
-    let hash: String = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"TOKEN")
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let client = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
     let (_refusing, port) = support::ports::refusing();
     let alerting = alerting(ok(), |text| {
-        text.and(&client)
+        text.and(&billing("TOKEN"))
             .and("[egress.empty]\nranges = [\"198.51.100.8/31\"]\n[circuit]\nfailures = 0\n")
             .host("away.example", "127.0.0.1")
             .and(&format!("[[routes]]\nname = \"away\"\nhosts = [\"away.example\"]\nports = [{port}]\n"))

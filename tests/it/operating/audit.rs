@@ -10,7 +10,7 @@ use support::audit::{
     audit, audit_file, audited, audited_with, is_of_drift_check, records_in, try_reload, until_recorded, verify,
 };
 use support::control::{exit_code_and_output, run};
-use support::scene::Scene;
+use support::scene::{Scene, billing};
 use support::{Client, eventually};
 
 /// The configuration on disk with more of it.
@@ -163,15 +163,9 @@ fn removed_audit_log_leaves_no_warning() {
 
 #[test]
 fn audit_log_counts_refused_clients_and_denied_targets_by_code_client_and_tenant() {
-    let hash: String = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"TOKEN")
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let client = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
     let mut scene = audited_with(&|text| {
         text.remove("server.allow_anonymous")
-            .and(&client)
+            .and(&billing("TOKEN"))
             .host("inner.example", "10.0.0.1")
             .and("[[routes]]\nname = \"inner\"\nhosts = [\"inner.example\"]\n")
     });

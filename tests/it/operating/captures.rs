@@ -123,26 +123,10 @@ impl Scene {
         output.status.success().then_some(output.stdout)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
-        command.arg("captures").args(arguments).arg("--config").arg(self.outgate.folder.path("config.toml"));
-        command.output().unwrap()
-    }
-
-    fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        serde_json::from_slice(&self.run_json(&[&["list"], arguments].concat())).unwrap()
-    }
-
     /// Erases captures, and returns the proofs, of which the last is empty.
     fn erase(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = self.run_json(&[&["erase"], arguments].concat());
+        let output = run_json(&self.outgate, &[&["erase"], arguments].concat());
         String::from_utf8(output).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    fn run_json(&self, arguments: &[&str]) -> Vec<u8> {
-        let output = self.run(&[arguments, &["--json"]].concat());
-        assert!(output.status.success(), "{output:?}");
-        output.stdout
     }
 
     /// Waits for audit records of a type.
@@ -155,11 +139,29 @@ impl Scene {
         });
         found
     }
+}
 
-    fn wait_for_result(&self, result: &str, count: usize) {
-        let metric = format!("outgate_captures_total{{capture=\"support\",result=\"{result}\"}} {count}");
-        self.outgate.wait_for_metric(&metric);
-    }
+/// Runs `outgate captures`.
+pub(super) fn run(outgate: &Outgate, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    command.arg("captures").args(arguments).arg("--config").arg(outgate.folder.path("config.toml"));
+    command.output().unwrap()
+}
+
+fn run_json(outgate: &Outgate, arguments: &[&str]) -> Vec<u8> {
+    let output = run(outgate, &[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+pub(super) fn list(outgate: &Outgate, arguments: &[&str]) -> Vec<Value> {
+    serde_json::from_slice(&run_json(outgate, &[&["list"], arguments].concat())).unwrap()
+}
+
+/// Waits until outgate has counted this many captures with this result.
+pub(super) fn wait_for_result(outgate: &Outgate, result: &str, count: usize) {
+    let metric = format!("outgate_captures_total{{capture=\"support\",result=\"{result}\"}} {count}");
+    outgate.wait_for_metric(&metric);
 }
 
 /// Returns the sealed captures below a folder.
@@ -234,7 +236,7 @@ fn captures_are_sealed_to_ssh_keys_and_follow_changes_of_the_recipients() {
     scene.outgate.after_reload(|| drop(folder.write("recipients/acme", "AGE-SECRET-KEY-1\n")));
     scene.outgate.log.wait_for_lines(1, &["recipients/acme", "private key", "the capture support has nothing"]);
     assert_eq!(scene.post("acme", "", "none").status, 200);
-    scene.wait_for_result("no_recipients", 1);
+    wait_for_result(&scene.outgate, "no_recipients", 1);
     scene.captured("globex", &scene.post("globex", "", "one"));
     assert_eq!(files(&scene.store()).len(), 2);
 }
@@ -248,7 +250,7 @@ fn captures_need_a_tenant_with_recipients() {
     assert_eq!(scene.post("initech", "", "x").status, 200);
     let url = format!("http://plain.example:{}/in", scene.receiver.port());
     assert_eq!(scene.outgate.post(&url, "", "x").status, 200);
-    scene.wait_for_result("no_recipients", 2);
+    wait_for_result(&scene.outgate, "no_recipients", 2);
     scene.stored(&scene.post("acme", "", "x"));
     assert_eq!(files(&scene.store()).len(), 1);
 }
@@ -369,7 +371,7 @@ fn captures_stop_at_total_max_until_some_are_erased() {
     let size: u64 = files(&scene.store()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
     assert!((1..=3 << 10).contains(&size), "{size}");
     scene.outgate.log.wait_for_lines(1, &["captures.support", "of 3072", "raise total_max"]);
-    assert!(scene.run(&["erase", "--tenant", "acme"]).status.success());
+    assert!(run(&scene.outgate, &["erase", "--tenant", "acme"]).status.success());
     eventually("captures are stored again", || {
         scene.post("acme", "", "x");
         !files(&scene.store()).is_empty()
@@ -392,7 +394,7 @@ fn deliveries_go_on_while_the_store_of_captures_is_gone() {
     for _ in 0..3 {
         assert_eq!(scene.post("acme", "", "x").status, 200);
     }
-    scene.wait_for_result("failed", 3);
+    wait_for_result(&scene.outgate, "failed", 3);
     scene.outgate.log.wait_for_lines(1, &["captures.support: cannot use the store", "deliveries go on"]);
     fs::remove_file(scene.store()).unwrap();
     scene.stored(&scene.post("acme", "", "x"));
@@ -430,17 +432,18 @@ fn captures_list_export_and_erase_those_of_one_tenant() {
         scene.stored(&response);
         ids.push(response.field("outgate-request-id").to_owned());
     }
-    let listed: Vec<_> = scene.list(&[]).into_iter().map(|mut capture| capture["request_id"].take()).collect();
+    let listed: Vec<_> =
+        list(&scene.outgate, &[]).into_iter().map(|mut capture| capture["request_id"].take()).collect();
     assert_eq!(listed.len(), 3);
     assert!(ids.iter().all(|id| listed.iter().any(|listed| *listed == *id)), "{listed:?}");
-    assert_eq!(scene.list(&["--tenant", "globex"])[0]["request_id"], ids[2]);
-    let text = String::from_utf8(scene.run(&["list", "--tenant", "globex"]).stdout).unwrap();
+    assert_eq!(list(&scene.outgate, &["--tenant", "globex"])[0]["request_id"], ids[2]);
+    let text = String::from_utf8(run(&scene.outgate, &["list", "--tenant", "globex"]).stdout).unwrap();
     assert!(text.contains(&ids[2]) && text.lines().count() == 1, "{text}");
-    assert_eq!(scene.list(&["--capture", "other"]), [Value::Null; 0]);
+    assert_eq!(list(&scene.outgate, &["--capture", "other"]), [Value::Null; 0]);
 
     let out = Folder::new();
     let target = out.path("").display().to_string();
-    let export = |arguments: &[&str]| scene.run(&[&["export", "--out", &target], arguments].concat());
+    let export = |arguments: &[&str]| run(&scene.outgate, &[&["export", "--out", &target], arguments].concat());
     let one = export(&["--tenant", "acme", "--request-id", &ids[1]]);
     let path = PathBuf::from(String::from_utf8(one.stdout).unwrap().trim_end());
     let opened: Value = serde_json::from_slice(&scene.open("acme", &path).unwrap()).unwrap();
@@ -451,7 +454,7 @@ fn captures_list_export_and_erase_those_of_one_tenant() {
     assert_eq!(export(&["--tenant", "acme", "--request-id", &ids[1]]).status.code(), Some(73), "the file exists");
     assert_eq!(export(&["--tenant", "initech"]).status.code(), Some(66));
     assert_eq!(export(&[]).status.code(), Some(2), "no tenant");
-    assert_eq!(scene.run(&["erase", "--tenant", ""]).status.code(), Some(69), "the empty name is no tenant");
+    assert_eq!(run(&scene.outgate, &["erase", "--tenant", ""]).status.code(), Some(69), "the empty name is no tenant");
     assert_eq!(String::from_utf8(export(&["--tenant", "globex"]).stdout).unwrap().lines().count(), 1);
 
     let before: Vec<_> =
@@ -470,10 +473,10 @@ fn captures_list_export_and_erase_those_of_one_tenant() {
     assert_eq!(record["event_date"], proofs[0]["erased_at"]);
     assert_eq!((proofs.len(), proofs[1]["objects"].as_array().unwrap().len()), (2, 0));
     assert_eq!(verify(&scene.outgate).0, 0);
-    assert_eq!(scene.list(&[]).len(), 1);
+    assert_eq!(list(&scene.outgate, &[]).len(), 1);
     assert_eq!(scene.erase(&["--tenant", "acme"])[0]["objects"], json!([]));
     scene.captured("globex", &scene.post("globex", "", "x"));
-    let text = String::from_utf8(scene.run(&["erase", "--tenant", "globex"]).stdout).unwrap();
+    let text = String::from_utf8(run(&scene.outgate, &["erase", "--tenant", "globex"]).stdout).unwrap();
     let seq = &scene.recorded("capture.erased", 2)[1]["seq"];
     assert!(text.contains(&format!("erased: 2; audit records: {seq}\n")), "{text}");
 }
@@ -487,7 +490,7 @@ fn captures_are_erased_in_parts_with_a_record_each() {
     for _ in 0..25 {
         scene.post("acme", "", "x");
     }
-    scene.wait_for_result("stored", 25);
+    wait_for_result(&scene.outgate, "stored", 25);
     let counts: Vec<_> =
         scene.erase(&["--tenant", "acme"]).iter().map(|proof| proof["objects"].as_array().unwrap().len()).collect();
     assert_eq!(counts, [20, 5, 0]);
@@ -507,17 +510,19 @@ fn captures_are_not_exported_or_erased_without_an_audit_record() {
     fs::rename(&audit, &away).unwrap();
     let out = Folder::new();
     let target = out.path("").display().to_string();
-    let export = scene.run(&["export", "--tenant", "acme", "--out", &target]);
+    let export = run(&scene.outgate, &["export", "--tenant", "acme", "--out", &target]);
     assert_eq!(export.status.code(), Some(69), "{export:?}");
     assert!(String::from_utf8_lossy(&export.stderr).contains("audit_unwritable"), "{export:?}");
     assert!(files(&out.path("")).is_empty());
-    assert_eq!(scene.run(&["erase", "--tenant", "acme"]).status.code(), Some(69));
+    assert_eq!(run(&scene.outgate, &["erase", "--tenant", "acme"]).status.code(), Some(69));
     assert_eq!(files(&scene.store()).len(), 1);
     assert_eq!(scene.post("acme", "", "x").status, 200);
-    scene.wait_for_result("stored", 2);
+    wait_for_result(&scene.outgate, "stored", 2);
 
     fs::rename(&away, &audit).unwrap();
-    eventually("the audit log is written again", || scene.run(&["erase", "--tenant", "acme"]).status.success());
+    eventually("the audit log is written again", || {
+        run(&scene.outgate, &["erase", "--tenant", "acme"]).status.success()
+    });
     assert_eq!(scene.recorded("capture.erased", 1)[0]["event_data"]["count"], 2);
     assert!(files(&scene.store()).is_empty());
 }
@@ -533,10 +538,10 @@ fn captures_that_a_killed_process_left_unfinished_are_not_listed_and_are_deleted
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "age-encryption.org/v1\n").unwrap();
     let scene = Scene { outgate: outgate.restarted(), receiver, keys };
-    assert_eq!(scene.list(&[]), [Value::Null; 0]);
+    assert_eq!(list(&scene.outgate, &[]), [Value::Null; 0]);
     eventually("the unfinished file is deleted", || !path.exists());
     scene.stored(&scene.post("acme", "", "x"));
-    assert_eq!(scene.list(&[]).len(), 1);
+    assert_eq!(list(&scene.outgate, &[]).len(), 1);
 }
 
 fn sha256(bytes: &[u8]) -> String {

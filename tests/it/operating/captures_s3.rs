@@ -9,7 +9,7 @@ use crate::support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::pki::Pki;
@@ -18,7 +18,7 @@ use support::receiver::{Receiver, ok};
 use support::scene::folder;
 use support::{Folder, Outgate, Response};
 
-use super::captures::{files, is_age_installed, new_recipient, text};
+use super::captures::{files, is_age_installed, list, new_recipient, run, text, wait_for_result};
 
 const SECRET: &str = "s3-secret";
 
@@ -85,23 +85,6 @@ impl Scene {
     fn objects(&self) -> Vec<PathBuf> {
         files(&self.root.path("captures/eu/outgate/support"))
     }
-
-    fn wait_for_result(&self, result: &str, count: usize) {
-        let metric = format!("outgate_captures_total{{capture=\"support\",result=\"{result}\"}} {count}");
-        self.outgate.wait_for_metric(&metric);
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
-        command.arg("captures").args(arguments).arg("--config").arg(self.outgate.folder.path("config.toml"));
-        command.output().unwrap()
-    }
-
-    fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = self.run(&[&["list", "--json"], arguments].concat());
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
 }
 
 fn root() -> Folder {
@@ -120,24 +103,24 @@ fn captures_in_a_bucket_are_listed_opened_and_erased_by_tenant() {
     let scene = Scene::start(&server, root, SECRET);
     let id = scene.post("acme").field("outgate-request-id").to_owned();
     scene.post("a/b");
-    scene.wait_for_result("stored", 2);
+    wait_for_result(&scene.outgate, "stored", 2);
     assert_eq!(scene.objects().len(), 2);
-    assert_eq!(scene.list(&[]).len(), 2);
-    assert_eq!(scene.list(&["--tenant", "a/b"])[0]["tenant"], "a/b");
-    assert_eq!(scene.list(&["--tenant", "a"]), [Value::Null; 0]);
+    assert_eq!(list(&scene.outgate, &[]).len(), 2);
+    assert_eq!(list(&scene.outgate, &["--tenant", "a/b"])[0]["tenant"], "a/b");
+    assert_eq!(list(&scene.outgate, &["--tenant", "a"]), [Value::Null; 0]);
 
     let out = Folder::new();
-    let exported = scene.run(&["export", "--tenant", "acme", "--out", &out.path("").display().to_string()]);
+    let exported = run(&scene.outgate, &["export", "--tenant", "acme", "--out", &out.path("").display().to_string()]);
     let mut age = Command::new("age");
     age.args(["--decrypt", "--identity"]).arg(scene.keys.path("acme"));
     age.arg(String::from_utf8(exported.stdout).unwrap().trim_end());
     let captured: Value = serde_json::from_slice(&age.output().unwrap().stdout).unwrap();
     assert_eq!(captured["request_id"], id);
 
-    let erased = String::from_utf8(scene.run(&["erase", "--tenant", "acme"]).stdout).unwrap();
+    let erased = String::from_utf8(run(&scene.outgate, &["erase", "--tenant", "acme"]).stdout).unwrap();
     assert!(erased.contains("erased: 1; audit records: "), "{erased}");
     assert_eq!(scene.objects().len(), 1);
-    assert_eq!(scene.list(&[])[0]["tenant"], "a/b");
+    assert_eq!(list(&scene.outgate, &[])[0]["tenant"], "a/b");
 }
 
 #[test]
@@ -151,18 +134,18 @@ fn deliveries_go_on_while_the_bucket_is_gone_or_refuses() {
     let port = server.port;
     let scene = Scene::start(&server, root, SECRET);
     scene.post("acme");
-    scene.wait_for_result("stored", 1);
+    wait_for_result(&scene.outgate, "stored", 1);
     drop(server);
     scene.post("acme");
     scene.post("acme");
-    scene.wait_for_result("failed", 2);
+    wait_for_result(&scene.outgate, "failed", 2);
     scene.outgate.log.wait_for_lines(1, &["cannot use the store s3://captures/eu/outgate", "deliveries go on"]);
-    assert_eq!(scene.run(&["list"]).status.code(), Some(69));
+    assert_eq!(run(&scene.outgate, &["list"]).status.code(), Some(69));
     let lines: Vec<_> = scene.outgate.log.all().into_iter().filter(|line| line.contains("HTTP error")).collect();
     assert_eq!(lines.len(), 1, "one line for a failure that lasts: {lines:?}");
     let _server = Server::start(&path, port);
     scene.post("acme");
-    scene.wait_for_result("stored", 2);
+    wait_for_result(&scene.outgate, "stored", 2);
     scene.outgate.log.wait_for_lines(1, &["the store s3://captures/eu/outgate works again"]);
     assert_eq!(scene.receiver.requests().len(), 4);
 }
@@ -176,7 +159,7 @@ fn captures_are_lost_and_reported_if_the_bucket_refuses_the_secret() {
     let server = Server::start(&root.path(""), 0);
     let scene = Scene::start(&server, root, "wrong");
     scene.post("acme");
-    scene.wait_for_result("failed", 1);
+    wait_for_result(&scene.outgate, "failed", 1);
     let lines = scene
         .outgate
         .log

@@ -8,8 +8,8 @@
 use crate::support;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rsa;
 use aws_lc_rs::signature::KeyPair;
-use aws_lc_rs::{digest, rsa};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use support::Outgate;
@@ -17,7 +17,7 @@ use support::clients::{ClientRequest, InstalledClients, Report};
 use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{ReceivedRequest, Receiver, ok};
-use support::scene::{SECRET, config, folder};
+use support::scene::{SECRET, billing, config, folder};
 use support::signature::verify;
 use support::tenants::{new_key, write_key};
 use support::wiretap::Wiretap;
@@ -137,12 +137,10 @@ impl Scene {
         let public = AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).unwrap();
         folder.write("twilio-public.pem", pem("PUBLIC KEY", public.as_ref()));
 
-        let hash = digest::digest(&digest::SHA256, b"t0ken");
-        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let twilio = format!("SK{}", "0".repeat(32));
         let clients = format!(
-            "[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n\
-             [clients.{twilio}]\npublic_keys = [\"{{dir}}/twilio-public.pem\"]\ntenants = [\"acme\"]\n"
+            "{}[clients.{twilio}]\npublic_keys = [\"{{dir}}/twilio-public.pem\"]\ntenants = [\"acme\"]\n",
+            billing("t0ken")
         );
         let mut text = config(&tls, &plain, &clients)
             .remove("server.allow_anonymous")

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use support::Outgate;
 use support::clients::{ClientRequest, InstalledClients, Report};
+use support::configuration::token_hash;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
@@ -47,9 +48,8 @@ fn scene() -> Option<Scene> {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let plain = Receiver::plain(ok());
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken");
-    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = config(&good, &plain, &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\n"))
+    let hash = token_hash("t0ken");
+    let text = config(&good, &plain, &format!("[clients.billing]\ntokens = [\"{hash}\"]\n"))
         .remove("server.allow_anonymous")
         // The signing route refuses the body for its size. The other route accepts it.
         .set("routes.plain.body_max", "32 MiB");

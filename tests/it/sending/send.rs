@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::configuration::Replace;
 use support::ports::refusing;
 use support::receiver::respond_with;
-use support::scene::{Scene, bad_receiver, config, scene, scene_with};
+use support::scene::{Scene, bad_receiver, billing, config, scene, scene_with};
 use support::signature;
 
 /// Runs with the configuration of the scene, unless the arguments name a proxy.
@@ -103,12 +103,7 @@ fn send_through_a_proxy_acts_as_a_client() {
 #[test]
 fn send_authenticates_with_the_credentials_of_the_proxy_url() {
     let scene = scene();
-    let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"; // SHA-256 of "test"
-    let text = config(
-        &scene.good,
-        &scene.plain,
-        &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n"),
-    );
+    let text = config(&scene.good, &scene.plain, &billing("test"));
     scene.outgate.reconfigure(&text.set("server.allow_anonymous", false));
     let proxy_address = scene.outgate.proxy;
     let send_via_proxy = |proxy: &str| {

@@ -6,6 +6,12 @@ use std::fmt;
 use serde::Serialize;
 use toml::{Table, Value};
 
+/// Returns the hash of a token, in the form of the configuration.
+pub fn token_hash(token: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(digest.as_ref()))
+}
+
 /// A configuration document. Its methods return a changed copy. They panic if a key to replace or remove does not
 /// exist, or a key to add does.
 ///

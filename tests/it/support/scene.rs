@@ -1,7 +1,7 @@
 //! The usual scene: one outgate whose loopback pool reaches loopback receivers.
 //! With which configuration do most tests start?
 
-use super::configuration::Config;
+use super::configuration::{Config, token_hash};
 use super::pki::{Identity, Pki, self_signed};
 use super::receiver::{Reaction, Receiver, ok};
 use super::{Folder, Outgate};
@@ -37,6 +37,11 @@ pub fn scene_of(change: &dyn Fn(&Config) -> Config) -> Scene {
     let plain = Receiver::plain(ok());
     let outgate = Outgate::run(folder(&pki), &change(&config(&good, &plain, "")));
     Scene { pki, outgate, good, plain }
+}
+
+/// Returns the section of the client `billing`, which has a token and may send for the tenant `acme`.
+pub fn billing(token: &str) -> String {
+    format!("[clients.billing]\ntokens = [\"{}\"]\ntenants = [\"acme\"]\n", token_hash(token))
 }
 
 pub fn folder(pki: &Pki) -> Folder {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use support::configuration::Replace;
+use support::configuration::{Replace, token_hash};
 use support::pki::Pki;
 use support::ports::refusing;
 use support::receiver::Reaction;
@@ -214,11 +214,10 @@ fn circuit_ignores_a_failure_where_the_target_has_responded_since_the_attempt_be
 fn circuit_of_one_client_or_tenant_does_not_stop_another() {
     let (reaction, failing) = flaky_reaction();
     failing.store(false, Ordering::Relaxed);
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"secret");
-    let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = token_hash("secret");
     let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[clients.all]\nnetworks = [\"127.0.0.0/8\"]\n\
                 tenants = [\"*\"]\n[clients.one]\ntenants = [\"*\"]\n";
-    let scene = scene_with(reaction, &format!("{more}tokens = [\"sha256:{hash}\"]\n"));
+    let scene = scene_with(reaction, &format!("{more}tokens = [\"{hash}\"]\n"));
     let one = "Proxy-Authorization: Bearer secret\r\n";
     let send = |path: &str, fields: &str| {
         let response = scene.outgate.post(&scene.good_url().replace_one("/in", path), fields, "x");
@@ -231,7 +230,7 @@ fn circuit_of_one_client_or_tenant_does_not_stop_another() {
     assert_eq!(send("/in", &acme), "500", "the answer to another has closed its circuit");
     // Only the target can cause a failure to connect.
     let (_closed, refused) = refusing();
-    let text = config(&scene.good, &scene.plain, &format!("{more}tokens = [\"sha256:{hash}\"]\n"));
+    let text = config(&scene.good, &scene.plain, &format!("{more}tokens = [\"{hash}\"]\n"));
     scene.outgate.reconfigure(&text.push("routes.*.ports", refused));
     let to_closed =
         |fields: &str| scene.outgate.post(&format!("https://hook.example:{refused}/in"), fields, "x").code().to_owned();

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok, respond_and_close, respond_with};
-use support::scene::{SECRET, bad_receiver, config, folder, scene, scene_with};
+use support::scene::{SECRET, bad_receiver, billing, config, folder, scene, scene_with};
 use support::signature::verify;
 use support::{Outgate, post};
 
@@ -296,14 +296,7 @@ fn rate_limit_refusal_has_retry_after_and_ratelimit_fields() {
 #[test]
 fn clients_are_identified_by_token_and_network() {
     let scene = scene();
-    // SHA-256 of "t0ken".
-    let hash: String = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken")
-        .as_ref()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    let clients = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
-    let text = config(&scene.good, &scene.plain, &clients).remove("server.allow_anonymous");
+    let text = config(&scene.good, &scene.plain, &billing("t0ken")).remove("server.allow_anonymous");
     scene.outgate.reconfigure(&text);
     let url = scene.good_url();
     let basic = "Proxy-Authorization: Basic YmlsbGluZzp0MGtlbg==\r\n";

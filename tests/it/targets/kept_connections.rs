@@ -5,7 +5,7 @@ use crate::support;
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use support::configuration::token_hash;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok, respond_with};
 use support::scene::{config, folder};
@@ -23,8 +23,8 @@ struct Scene {
 fn scene() -> Scene {
     let plain = Receiver::plain(ok());
     let client = |name: &str| {
-        let hash: String = digest(&SHA256, name.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("[clients.{name}]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"*\"]\n")
+        let hash = token_hash(name);
+        format!("[clients.{name}]\ntokens = [\"{hash}\"]\ntenants = [\"*\"]\n")
     };
     let text = config(&plain, &plain, &(client("quiet") + &client("busy")));
     let text = text.set("server.allow_anonymous", false);

@@ -8,7 +8,7 @@ use crate::support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::configuration::{Config, Replace};
+use support::configuration::{Config, Replace, token_hash};
 use support::pki::{Pki, self_signed};
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
@@ -48,8 +48,7 @@ fn scene_with_target(pki: &Pki, target: Receiver) -> Scene {
 }
 
 fn config(port: u16) -> Config {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken");
-    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = token_hash("t0ken");
     Config::parse(&format!(
         r#"
 [server]
@@ -60,7 +59,7 @@ listen = ["127.0.0.1:0"]
 [egress.default]
 ranges = ["127.0.7.0/30"]
 [clients.billing]
-tokens = ["sha256:{hash}"]
+tokens = ["{hash}"]
 tenants = ["acme"]
 [guard]
 allow = ["127.0.0.0/8"]
