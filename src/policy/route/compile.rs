@@ -42,6 +42,9 @@ impl Routes {
         own_series::check(&config.routes, problems);
         let log_servers = config.audit.syslog.iter().chain(&config.alerts.syslog);
         used.trusts.extend(log_servers.map(|server| server.trust.as_deref().unwrap_or(TRUST_DEFAULT)));
+        let collectors = config.traces.iter();
+        used.trusts
+            .extend(collectors.map(|traces| traces.trust.as_ref().map_or(TRUST_DEFAULT, |trust| trust.as_str())));
         // The place of each route's name, for routes that match the same.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {

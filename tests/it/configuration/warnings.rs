@@ -140,3 +140,21 @@ fn check_warns_of_public_admin_listeners_and_of_tokens_in_plaintext() {
         assert!(!printed.contains("tokens_in_plaintext") && !printed.contains("admin_public"), "{private}: {printed}");
     }
 }
+
+#[test]
+fn check_counts_the_log_servers_the_traces_and_the_alerts_as_users_of_named_sections() {
+    let folder = Folder::new();
+    let audit_file = folder.path("audit.jsonl").display().to_string();
+    let text = format!(
+        "{BASE}[egress.alerts]\nranges = [\"198.51.100.32/28\"]\n[clients.local]\nnetworks = [\"127.0.0.0/8\"]\n\
+         [trust.audit]\n[trust.traces]\n[trust.webhook]\n[trust.alerts]\n[trust.spare]\n\
+         [traces]\nendpoint = \"https://collector.example:4318\"\ntrust = \"traces\"\n\
+         [alerts]\nwebhook = \"https://ops.acme.com/outgate\"\negress = \"alerts\"\ntrust = \"webhook\"\n\
+         syslog = [{{ url = \"tcp+tls://siem.example:6514\", trust = \"alerts\" }}]\n\
+         [audit]\nfile = \"{audit_file}\"\nsyslog = [{{ url = \"tcp+tls://siem.example:6514\", trust = \"audit\" }}]\n\
+         [[routes]]\nname = \"all\"\nhosts = [\"hooks.acme.com\"]\n"
+    );
+    let (code, _, printed) = check(&text, &[]);
+    let unused: Vec<&str> = printed.lines().filter(|line| line.starts_with("warning[unused]")).collect();
+    assert_eq!((code, unused), (0, vec!["warning[unused]: no route uses the trust spare"]), "{printed}");
+}
