@@ -22,22 +22,8 @@ use super::{
 };
 use crate::names::folder_of;
 
-/// The keys that only the main file may have.
-const MAIN_ONLY: [&str; 13] = [
-    "include",
-    schema::ACKNOWLEDGE,
-    "server",
-    "admin",
-    "guard",
-    "resolver",
-    "timeouts",
-    "circuit",
-    "log",
-    "redact",
-    "audit",
-    "traces",
-    "alerts",
-];
+/// The keys that an included file may have.
+const INCLUDABLE: [&str; 8] = ["egress", "clients", "routes", "trust", "signers", "credentials", "limits", "captures"];
 
 /// A configuration whose text has no problems.
 #[derive(Debug)]
@@ -301,7 +287,8 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
             reader.problems.push(problem.help("remove the file, or write at least a comment into it"));
         }
         let table = Table::from_file(&mut reader, *file, nodes, &schema::FILE);
-        for key in MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
+        let main_only = schema::FILE.keys.iter().filter(|key| !INCLUDABLE.contains(key));
+        for key in main_only.filter_map(|key| table.get(key)) {
             let problem = Problem::at(
                 key.span,
                 format!("`{}` is in an included file, and only the main file may have it", key.key),
