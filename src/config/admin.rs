@@ -2,7 +2,6 @@
 //! Where is the admin listener, and who may read or change the proxy through it?
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -45,10 +44,7 @@ impl AdminRole {
     const CHOICES: [(&str, Self); 2] = [("viewer", Self::Viewer), ("operator", Self::Operator)];
 
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-        }
+        Self::CHOICES.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| name)
     }
 }
 
@@ -61,11 +57,6 @@ pub(super) fn read_admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
     let users = reader.named_tables(std::slice::from_ref(&table), "users", &schema::ADMIN_USER);
     let users = users.into_iter().filter_map(|(name, table)| Some((name.to_owned(), read_user(reader, &table)?)));
     Admin { listen, hosts, users: users.collect() }
-}
-
-/// Parses a duration that may be zero as a parameter of the admin API.
-pub fn duration_parameter(text: &str) -> Option<Duration> {
-    units::duration(text).ok()
 }
 
 fn read_user(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Located<AdminUser>> {

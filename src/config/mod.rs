@@ -54,7 +54,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::names::{CaptureName, ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
-pub use admin::{Admin, AdminRole, AdminUser, duration_parameter};
+pub use admin::{Admin, AdminRole, AdminUser};
 pub use alerts::Alerts;
 pub use audit::{Audit, SyslogServer};
 pub use captures::Capture;
@@ -81,7 +81,7 @@ pub use snapshot::SourceSnapshot;
 pub use timeouts::{Circuit, RouteTimeouts, Timeouts};
 pub use traces::{OtlpProtocol, Traces};
 pub use trust::{ClientIdentity, CrlPolicy, Roots, TlsVersion, Trust, VerifyMode};
-pub use units::duration_argument;
+pub use units::{duration_argument, duration_parameter};
 pub use upstream::{ClientConnections, ResponseHeadMax};
 pub use url::parse_url;
 pub use warning::{apply_acknowledgements, remove_acknowledged, summarize};

@@ -21,21 +21,20 @@ pub(super) fn read_pools(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeM
     tables.into_iter().map(|(name, table)| (PoolName::new(name), located(&table, read_pool(reader, &table)))).collect()
 }
 
+impl SelectionPolicy {
+    const CHOICES: [(&str, Self); 3] = [("sticky", Self::Sticky), ("spread", Self::Spread), ("random", Self::Random)];
+
+    pub fn as_str(self) -> &'static str {
+        Self::CHOICES.iter().find(|(_, policy)| *policy == self).map_or("", |(name, _)| name)
+    }
+}
+
 fn read_pool(reader: &mut Reader<'_>, table: &Table<'_>) -> Pool {
     let help = "write the addresses to send from: ranges = [\"192.0.2.0/28\"]";
     table.require(reader, "ranges", help);
     let ranges = table.read_list(reader, "ranges", Some(help), read_range);
     let exclude = table.read_list(reader, "exclude", None, |reader, value| reader.parse(value, units::network));
-    let select = table.read(reader, "select", |reader, value| {
-        reader.parse_choice(
-            value,
-            &[
-                ("sticky", SelectionPolicy::Sticky),
-                ("spread", SelectionPolicy::Spread),
-                ("random", SelectionPolicy::Random),
-            ],
-        )
-    });
+    let select = table.read(reader, "select", |reader, value| reader.parse_choice(value, &SelectionPolicy::CHOICES));
     let failover = table.read(reader, "failover", |reader, value| reader.boolean(value));
     Pool {
         ranges: ranges.unwrap_or_default(),

@@ -82,6 +82,11 @@ pub fn duration_argument(text: &str) -> Result<Duration, String> {
     positive_duration(text).map_err(|error| format!("{}: {}", error.reason, error.help))
 }
 
+/// Parses a duration that may be zero as a parameter of the admin API.
+pub fn duration_parameter(text: &str) -> Option<Duration> {
+    duration(text).ok()
+}
+
 /// Parses a size in bytes; `KB` is 1000 bytes and `KiB` 1024 (IEC 80000-13).
 pub(super) fn size(text: &str) -> Result<u64, ValueError> {
     const EXPECTED: &str = "a size";

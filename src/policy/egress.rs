@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::guard::ClearedAddresses;
 use crate::config::{self, Config, Problem, SelectionPolicy};
@@ -153,7 +154,8 @@ pub struct AnnouncedRange {
 }
 
 /// The phase of a range at a point in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RangePhase {
     Upcoming,
     Active,

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::gauges;
-use crate::config::SelectionPolicy;
 use crate::names::{ClientName, RouteName};
-use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
+use crate::policy::egress::{AnnouncedRange, Pool};
 use crate::state::Runtime;
 use crate::state::upstreams::breaker::CircuitReport;
 
@@ -28,11 +27,7 @@ pub(super) fn report(runtime: &Runtime, now: Timestamp) -> Value {
             snapshot.usable_ranges(&pool.active_ranges(now)).iter().map(IpNet::to_string).collect();
         json!({
             "pool": pool.name().as_str(),
-            "select": match pool.select() {
-                SelectionPolicy::Sticky => "sticky",
-                SelectionPolicy::Spread => "spread",
-                SelectionPolicy::Random => "random",
-            },
+            "select": pool.select().as_str(),
             "failover": pool.failover(),
             "configured": count.configured.to_string(),
             "usable": count.usable.to_string(),
@@ -58,12 +53,7 @@ pub(super) fn report(runtime: &Runtime, now: Timestamp) -> Value {
 }
 
 fn range_json(range: &AnnouncedRange) -> Value {
-    let phase = match range.phase {
-        RangePhase::Upcoming => "upcoming",
-        RangePhase::Active => "active",
-        RangePhase::Ended => "ended",
-    };
-    json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "phase": phase })
+    json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "phase": range.phase })
 }
 
 /// Describes the circuits of targets that failed recently, the open ones first.
