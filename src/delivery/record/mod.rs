@@ -341,7 +341,9 @@ impl Drop for Record {
             true => self.runtime.records.sample(&self.request_id),
             false => Sampling::ALWAYS,
         };
-        self.runtime.metrics.records_sampled_out.inc_by(u64::from(!sampling.is_kept));
+        if !sampling.is_kept {
+            self.runtime.metrics.records_sampled_out.inc();
+        }
         let (redactor, target) = (&self.redactor, self.target.as_ref());
         let webhook_id = |id| redactor.webhook_id(id, is_generated(id, &self.request_id));
         let line = RecordLine {

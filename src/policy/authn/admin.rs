@@ -2,7 +2,6 @@
 //! Which user calls, and what may the user do?
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use super::compile::{claim_proof, not_a_san};
 use super::token::TokenCredential;
@@ -96,8 +95,10 @@ impl AdminUsers {
 fn check_listeners(config: &Config, problems: &mut Vec<Problem>) {
     let has_token = config.admin.users.iter().find(|(_, user)| !user.tokens.is_empty());
     for bind in config.admin.listen.iter().filter(|bind| !matches!(bind.tls, BindTls::Own(_))) {
-        if let (Some((name, user)), Some(address)) = (has_token, exposed(&bind.address)) {
-            let message = format!("users of the admin listener would send tokens in plaintext to {address}");
+        // At run time, outgate takes a token over plaintext from loopback only, also on the sockets of systemd.
+        let is_exposed = matches!(&bind.address, Listen::Tcp(address) if !address.ip().to_canonical().is_loopback());
+        if is_exposed && let Some((name, user)) = has_token {
+            let message = format!("users of the admin listener would send tokens in plaintext to {}", bind.address);
             let help =
                 "write { address = …, tls = { certificate = …, key = … } }, or a loopback address or unix socket";
             let problem = Problem::at(bind.span, message).help(help);
@@ -111,15 +112,6 @@ fn check_listeners(config: &Config, problems: &mut Vec<Problem>) {
         let message = "client certificates have no effect: no admin listener has client_ca";
         let help = "add client_ca to the tls of an entry of admin.listen: the authority that issues the certificates";
         problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.span), message).help(help));
-    }
-}
-
-/// Returns the address of a listener that other hosts may reach. At run time, outgate takes a token over plaintext from
-/// loopback only, also on the sockets of systemd.
-fn exposed(listen: &Listen) -> Option<SocketAddr> {
-    match listen {
-        Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(*address),
-        Listen::Tcp(_) | Listen::Unix(_) | Listen::Systemd => None,
     }
 }
 

@@ -21,7 +21,8 @@ pub(in crate::policy) fn compile(config: &Config, problems: &mut Vec<Problem>) -
         // Without them, the section has a problem already.
         let (Some(until), Some(store)) = (&section.until, &section.store) else { continue };
         let recipients = compile_recipients(name, section, problems);
-        let (section, store, until) = (section.clone(), store.value.clone(), until.value);
+        let (store, until) = (store.value.clone(), until.value);
+        let section = config::Capture { recipients: BTreeMap::new(), ..section.clone() };
         captures.push(Arc::new(Capture { name: name.clone(), section, store, until, recipients }));
     }
     captures
@@ -35,7 +36,7 @@ fn compile_recipients(
 ) -> BTreeMap<TenantName, Arc<Recipients>> {
     let mut recipients = BTreeMap::new();
     for (tenant, (path, content)) in &section.recipients {
-        match content.clone().and_then(|text| Recipients::parse(&text)) {
+        match content.as_deref().map_err(String::clone).and_then(Recipients::parse) {
             Ok(parsed) => drop(recipients.insert(tenant.clone(), Arc::new(parsed))),
             Err(reason) => {
                 let span = section.store.as_ref().map(|store| store.span);

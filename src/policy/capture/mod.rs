@@ -22,7 +22,7 @@ pub use recipients::Recipients;
 /// A compiled section `captures.NAME`.
 pub struct Capture {
     pub name: CaptureName,
-    /// The section as written, with its bounds.
+    /// The section as written, with its bounds, and without the texts of its recipients.
     pub section: config::Capture,
     /// A folder, or the URL of a bucket.
     pub store: PathBuf,

@@ -14,12 +14,12 @@ use crate::names::{ClientName, RouteName, TenantName};
 use crate::policy::authn::ANONYMOUS;
 use crate::policy::redact::RoutePaths;
 use crate::policy::sign::Signer;
+use crate::policy::trust::PUBLIC_TRUST;
 
 const BODY_MAX_DEFAULT: u64 = 1 << 20;
 const RESPONSE_MAX_DEFAULT: u64 = 64 << 20;
 
 const POOL_DEFAULT: &str = "default";
-const TRUST_DEFAULT: &str = "public";
 
 impl Routes {
     pub fn compile(config: &Config, tables: &NamedTables<'_>, problems: &mut Vec<Problem>) -> Routes {
@@ -41,10 +41,9 @@ impl Routes {
         check_unique_names(&config.routes, problems);
         own_series::check(&config.routes, problems);
         let log_servers = config.audit.syslog.iter().chain(&config.alerts.syslog);
-        used.trusts.extend(log_servers.map(|server| server.trust.as_deref().unwrap_or(TRUST_DEFAULT)));
+        used.trusts.extend(log_servers.map(|server| server.trust.as_deref().unwrap_or(PUBLIC_TRUST)));
         let collectors = config.traces.iter();
-        used.trusts
-            .extend(collectors.map(|traces| traces.trust.as_ref().map_or(TRUST_DEFAULT, |trust| trust.as_str())));
+        used.trusts.extend(collectors.map(|traces| traces.trust.as_ref().map_or(PUBLIC_TRUST, |trust| trust.as_str())));
         // The place of each route's name, for routes that match the same.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {
@@ -169,9 +168,9 @@ fn compile_route<'a>(
     used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
     let trust = match &written.trust {
         Some(name) => resolve_name("trust", name, tables.trusts, config, "trust", problems),
-        None => tables.trusts.get(TRUST_DEFAULT),
+        None => tables.trusts.get(PUBLIC_TRUST),
     };
-    used.trusts.insert(written.trust.as_ref().map_or(TRUST_DEFAULT, |name| name));
+    used.trusts.insert(written.trust.as_ref().map_or(PUBLIC_TRUST, |name| name));
     let mut signers = Vec::new();
     for name in &written.sign {
         signers.extend(resolve_name("signer", name, tables.signers, config, "signers", problems));

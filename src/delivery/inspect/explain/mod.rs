@@ -296,11 +296,8 @@ fn describe_limit(limit: &Limit) -> String {
     parts.extend(limit.bandwidth.map(|bytes| format!("{bytes} bytes per second")));
     if !limit.per.is_empty() {
         let per = limit.per.iter().map(|per| match per {
-            LimitScope::Client => "client",
-            LimitScope::Tenant => "tenant",
-            LimitScope::Route => "route",
-            LimitScope::Host => "host",
             LimitScope::Egress => "egress pool",
+            per => per.as_str(),
         });
         let per: Vec<_> = per.collect();
         parts.push(format!("for each {}", per.join(" and ")));
