@@ -68,7 +68,7 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
 }
 
 /// Delivers a webhook that no rule refuses.
-async fn deliver_routed(
+pub(in crate::delivery) async fn deliver_routed(
     runtime: &Arc<Runtime>,
     active: &Arc<ActiveConfig>,
     routed: &Routed<'_>,

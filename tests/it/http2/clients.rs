@@ -250,9 +250,14 @@ fn http2_response_that_the_target_breaks_off_resets_its_stream_alone() {
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
         for _ in 0..2 {
-            let response = send(&sender, post(&scene.plain_url()), "x").await.unwrap();
-            assert_eq!(response.status(), 200);
-            let error = read(response.into_body()).await.unwrap_err();
+            // A reset discards what is not sent yet, so the head may be missing.
+            let error = match send(&sender, post(&scene.plain_url()), "x").await {
+                Ok(response) => {
+                    assert_eq!(response.status(), 200);
+                    read(response.into_body()).await.unwrap_err()
+                }
+                Err(error) => error,
+            };
             assert!(error.is_reset() && error.is_remote(), "{error:?}");
         }
     });
