@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::audit::{ADDRESS_FOUND, ADDRESS_LOST, ADDRESS_RETRIED, ADDRESS_UNANSWERED, Event, EventType};
 use crate::names::{PoolName, pluralize};
-use crate::policy::redact::Redactor;
+use crate::policy::Plan;
 use crate::server::admin::Readiness;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
@@ -47,7 +47,7 @@ pub async fn run(runtime: Arc<Runtime>) {
             warn!("{warning}");
         }
         log_signer_problems(&runtime, &active).await;
-        log_target_changes(&runtime, &active.plan.redactor);
+        log_target_changes(&runtime, &active.plan);
         log_pool_changes(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
@@ -96,7 +96,8 @@ async fn log_signer_problems(runtime: &Runtime, active: &Arc<ActiveConfig>) {
 }
 
 /// Logs the circuits that opened or closed, and the changes of source health.
-fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
+fn log_target_changes(runtime: &Runtime, plan: &Plan) {
+    let (redactor, now) = (&plan.redactor, Timestamp::now());
     for event in runtime.circuit_breakers.take_events() {
         let text = event.to_string();
         match event.transition {
@@ -104,7 +105,7 @@ fn log_target_changes(runtime: &Runtime, redactor: &Redactor) {
             CircuitTransition::Closed { .. } => info!("{}", redactor.text(&text)),
         }
     }
-    for event in runtime.source_health.review(Instant::now()) {
+    for event in runtime.source_health.review(Instant::now(), |source| plan.seen_as(source, now)) {
         match event {
             HealthEvent::GapSuspected(text) => warn!("{}", redactor.text(&text)),
             HealthEvent::GapClosed(target) => {

@@ -3,19 +3,22 @@
 
 mod probe;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{json_number, load_or_report};
+use super::{ValidConfig, json_number, load_or_report};
+use crate::config::pending_rollback;
+use crate::history::{DEFAULT_STATE, History};
 use crate::names::PoolName;
 use crate::net::dial;
-use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
+use crate::policy::egress::list::ListVersion;
+use crate::policy::egress::list::format::{FORMATS, Format};
 use crate::state::upstreams::sources::{AddressCount, Sources};
 use crate::sysexits;
 
@@ -29,24 +32,21 @@ pub(super) enum Egress {
     Probe(probe::Probe),
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum RangeFormat {
-    /// One CIDR per line
-    Text,
-    /// JSON with the pool, the validity period and the state of each range
-    Json,
-}
-
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate egress list
-  outgate egress list --format json --pool default")]
+  outgate egress list --format json --pool default
+  outgate egress list --format nftables > /etc/nftables/outgate.conf
+
+The list has announced, active and retiring ranges: customers allow them all. docs/egress-lists.md describes each format.
+The serial is the Unix time of the last change; the history of the configuration keeps it.")]
 pub(super) struct ListRanges {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[arg(long, value_enum, default_value = "text")]
-    format: RangeFormat,
+    /// The format of a firewall, a cloud or a router
+    #[arg(long, default_value = "text", value_parser = format_parser())]
+    format: &'static Format,
     /// Only this pool
     #[arg(long)]
     pool: Option<String>,
@@ -83,61 +83,37 @@ impl Egress {
 
 impl ListRanges {
     fn run(self) -> ExitCode {
-        let plan = match load_or_report(self.config.as_deref()) {
-            Ok(valid) => valid.plan,
+        let valid = match load_or_report(self.config.as_deref()) {
+            Ok(valid) => valid,
             Err(code) => return code,
         };
-        let is_selected = |name: &PoolName| self.pool.as_deref().is_none_or(|pool| pool == name.as_str());
-        let pools: Vec<_> = plan.pools.iter().filter(|(name, _)| is_selected(name)).collect();
-        if let (Some(pool), true) = (&self.pool, pools.is_empty()) {
-            eprintln!("outgate: there is no pool {pool:?}; `outgate egress list` shows the pools");
+        let pool = self.pool.as_deref().map(PoolName::new);
+        if let Some(pool) = pool.as_ref().filter(|pool| !valid.plan.pools.contains_key(*pool)) {
+            let pools: Vec<_> = valid.plan.pools.keys().map(PoolName::as_str).collect();
+            eprintln!("outgate: there is no pool {pool:?}; the pools are {}", pools.join(", "));
             return ExitCode::from(sysexits::USAGE);
         }
-        let (now, longest) = (Timestamp::now(), plan.routes.max_duration());
-        match self.format {
-            RangeFormat::Text => {
-                let mut ranges: Vec<IpNet> = pools
-                    .iter()
-                    .flat_map(|(_, pool)| announced_ranges(pool, longest, now))
-                    .map(|range| range.cidr)
-                    .collect();
-                ranges = IpNet::aggregate(&ranges);
-                ranges.iter().for_each(|range| println!("{range}"));
-            }
-            RangeFormat::Json => {
-                println!(
-                    "{:#}",
-                    json!(pools.iter().map(|(name, pool)| pool_json(name, pool, longest, now)).collect::<Vec<_>>())
-                )
-            }
-        }
+        let now = Timestamp::now();
+        let version = list_version(&valid, now);
+        print!("{}", self.format.render(&valid.plan.egress_list(pool.as_ref(), &version, now)));
         ExitCode::SUCCESS
     }
 }
 
-fn pool_json(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) -> serde_json::Value {
-    let ranges: Vec<_> = announced_ranges(pool, longest, now)
-        .map(|range| json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "state": range_state(&range) }))
-        .collect();
-    json!({ "pool": name.as_str(), "ranges": ranges })
+fn format_parser() -> impl TypedValueParser<Value = &'static Format> {
+    let names =
+        PossibleValuesParser::new(FORMATS.iter().map(|format| PossibleValue::new(format.name).help(format.usage)));
+    names.try_map(|name| Format::find(&name).ok_or("no such format"))
 }
 
-/// Returns the ranges that customers must allow: active and announced ranges, and those that ended while earlier
-/// deliveries may still run.
-fn announced_ranges(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
-    let is_gone = move |range: &AnnouncedRange| {
-        range.phase == RangePhase::Ended
-            && range.until.is_none_or(|until| now.duration_since(until).unsigned_abs() > longest)
-    };
-    pool.announced_ranges(now).filter(move |range| !is_gone(range))
-}
-
-fn range_state(range: &AnnouncedRange) -> &'static str {
-    match (range.phase, range.until) {
-        (RangePhase::Upcoming, _) => "announced",
-        (_, Some(_)) => "retiring",
-        (_, None) => "active",
-    }
+/// Returns the version of the ranges. The history of the proxy knows it if it belongs to this configuration.
+fn list_version(valid: &ValidConfig, now: Timestamp) -> ListVersion {
+    let snapshot = &valid.config.snapshot;
+    let state = valid.config.server.state.as_deref().unwrap_or(Path::new(DEFAULT_STATE));
+    let last = History::for_reading(state.join("history")).last();
+    let former = last.filter(|last| last.files.first() == Some(&pending_rollback::absolute(snapshot.main_path())));
+    let changed_at = snapshot.modified_at().unwrap_or(now);
+    valid.plan.list_version(former.and_then(|former| former.list).as_ref(), changed_at, now)
 }
 
 impl VerifySources {

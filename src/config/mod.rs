@@ -210,6 +210,8 @@ pub struct Pool {
 #[derive(Clone, Debug)]
 pub struct PoolRange {
     pub cidr: IpNet,
+    /// The addresses that targets see behind NAT, in the order of those of `cidr`.
+    pub seen_as: Option<Located<IpNet>>,
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }

@@ -48,14 +48,15 @@ fn read_pool(reader: &mut Reader<'_>, table: &Table<'_>) -> Pool {
 fn read_range(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PoolRange>> {
     if !value.is_table() {
         let cidr = reader.parse(value, units::network)?.value;
-        return Some(value.located(PoolRange { cidr, from: None, until: None }));
+        return Some(value.located(PoolRange { cidr, seen_as: None, from: None, until: None }));
     }
     let table = Table::open(reader, value, &schema::RANGE)?;
     table.require(reader, "cidr", "write { cidr = \"192.0.2.0/28\", from = \"2027-01-01T00:00:00Z\" }");
     let cidr = table.read(reader, "cidr", |reader, value| reader.parse(value, units::network));
+    let seen_as = table.read(reader, "seen_as", |reader, value| reader.parse(value, units::network));
     let (from, until) = read_period(reader, &table);
     let Located { value: cidr, span: place } = cidr?;
-    Some(Located { value: PoolRange { cidr, from, until }, span: place })
+    Some(Located { value: PoolRange { cidr, seen_as, from, until }, span: place })
 }
 
 /// Reads `from` and `until`. The period is half-open, so that the end of one may be the start of the next.

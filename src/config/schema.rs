@@ -183,7 +183,7 @@ pub(super) static POOL: Schema = Schema {
 pub(super) static RANGE: Schema = Schema {
     path: "egress.*.ranges",
     title: "a range of [egress.NAME]",
-    keys: &["cidr", "from", "until"],
+    keys: &["cidr", "from", "until", "seen_as"],
     reserved: &[],
     aliases: PERIOD_ALIASES,
 };
@@ -191,6 +191,11 @@ pub(super) static RANGE: Schema = Schema {
 /// Aliases in tables with a validity period: ranges and signing keys.
 const PERIOD_ALIASES: &[(&str, &str)] = &[
     ("range", "cidr"),
+    ("nat", "seen_as"),
+    ("public", "seen_as"),
+    ("external", "seen_as"),
+    ("outside", "seen_as"),
+    ("elastic_ips", "seen_as"),
     ("start", "from"),
     ("since", "from"),
     ("not_before", "from"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::problem::SourceMap;
@@ -36,6 +37,12 @@ impl SourceSnapshot {
         }
         let contents = contents.into_iter().map(|(path, digest)| (path, HEXLOWER.encode(&digest))).collect();
         Self { texts, contents, digest: HEXLOWER.encode(&digest) }
+    }
+
+    /// Returns the time of the last modification of the files. `None`: there are no files.
+    pub fn modified_at(&self) -> Option<Timestamp> {
+        let modified = |path: &PathBuf| Timestamp::try_from(std::fs::metadata(path).ok()?.modified().ok()?).ok();
+        self.texts.iter().filter_map(|(path, _)| modified(path)).max()
     }
 
     /// The path of the main file.

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::difference::Difference;
 use crate::config::{SourceSnapshot, pending_rollback};
 use crate::digest::sha256;
+use crate::policy::egress::list::ListVersion;
 pub use durable::FolderLock;
 
 /// The state folder of the packages.
@@ -85,6 +86,9 @@ pub struct HistoryEntry {
     /// The identifier of the key: HMAC-SHA256 of [`KEY_ID_OF`]. Former versions left it empty.
     #[serde(default)]
     pub key_id: String,
+    /// The version of the ranges that customers see. Former versions had none.
+    #[serde(default)]
+    pub list: Option<ListVersion>,
 }
 
 impl History {
@@ -315,6 +319,7 @@ mod tests {
             contents: BTreeMap::new(),
             is_keyed: false,
             key_id: String::new(),
+            list: None,
         }
     }
 

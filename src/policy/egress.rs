@@ -7,21 +7,24 @@
 pub mod allow_list_gap;
 mod check;
 pub mod ejection;
+pub mod list;
 pub mod observations;
+mod span;
 mod survey;
 
 use std::collections::BTreeMap;
 use std::iter;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::guard::ClearedAddresses;
 use crate::config::{self, Config, Problem, SelectionPolicy};
 use crate::names::PoolName;
+use span::{AddressSpan, ip_to_u128, is_v6, u128_to_ip};
 pub use survey::{Survey, survey};
 
 /// The maximum number of a target's addresses to dial. A name with a thousand addresses must not cause a thousand
@@ -38,6 +41,7 @@ const WALK_MAX: u128 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {
     from: IpAddr,
+    seen_as: IpAddr,
     to: SocketAddr,
 }
 
@@ -45,13 +49,17 @@ impl Hop {
     pub fn from(&self) -> IpAddr {
         self.from
     }
+    /// Returns the address that the target sees: behind NAT, it is not the address that the connection is bound to.
+    pub fn seen_as(&self) -> IpAddr {
+        self.seen_as
+    }
     pub fn to(&self) -> SocketAddr {
         self.to
     }
 
     #[cfg(test)]
     pub(crate) fn for_test(from: IpAddr, to: SocketAddr) -> Self {
-        Self { from, to }
+        Self { from, seen_as: from, to }
     }
 }
 
@@ -98,8 +106,11 @@ pub fn select_hops(
 
     let mut hops = Vec::with_capacity(2 * cleared.addresses().len().min(TARGET_ADDRESSES_MAX));
     for sources in [sources, others] {
-        let candidates = interleave(cleared.addresses())
-            .filter_map(|to| Some(Hop { from: sources[usize::from(to.is_ipv6())]?, to: (to, cleared.port()).into() }));
+        let sources = sources.map(|from| from.map(|from| (from, pool.seen_as(from, now))));
+        let candidates = interleave(cleared.addresses()).filter_map(|to| {
+            let (from, seen_as) = sources[usize::from(to.is_ipv6())]?;
+            Some(Hop { from, seen_as, to: (to, cleared.port()).into() })
+        });
         hops.extend(candidates.take(TARGET_ADDRESSES_MAX));
     }
     Ok(hops)
@@ -129,6 +140,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct SourceRange {
     cidr: IpNet,
+    /// The range that targets see behind NAT, of the same size.
+    seen_as: Option<IpNet>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
     /// The identity of the range in rendezvous hashing: a hash of its CIDR alone, so that its position in the pool does
@@ -137,17 +150,12 @@ struct SourceRange {
     spans: Vec<AddressSpan>,
 }
 
-/// A span of addresses as numbers, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct AddressSpan {
-    first: u128,
-    last: u128,
-}
-
 /// A part of a configured range, with its active time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnouncedRange {
     pub cidr: IpNet,
+    /// The CIDR that targets see: behind NAT, it is not `cidr`.
+    pub seen_as: IpNet,
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
     pub phase: RangePhase,
@@ -209,8 +217,25 @@ impl Pool {
     pub fn announced_ranges(&self, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
         self.ranges.iter().flat_map(move |range| {
             let phase = range.phase(now);
-            range.to_nets().map(move |cidr| AnnouncedRange { cidr, from: range.from, until: range.until, phase })
+            range.to_nets().map(move |cidr| AnnouncedRange {
+                cidr,
+                seen_as: range.seen_as(&cidr),
+                from: range.from,
+                until: range.until,
+                phase,
+            })
         })
+    }
+
+    /// Returns the address that targets see for a source address: behind NAT, that of `seen_as`.
+    pub fn seen_as(&self, source: IpAddr, now: Timestamp) -> IpAddr {
+        let holds = |range: &&SourceRange| {
+            range.seen_as.is_some() && range.is_v6() == source.is_ipv6() && range.contains(ip_to_u128(source))
+        };
+        // The connections of an ended range outlive it, and another range may have its addresses by then.
+        let ranges = self.ranges.iter().filter(holds);
+        let range = ranges.max_by_key(|range| range.phase(now) == RangePhase::Active);
+        range.map_or(source, |range| range.seen_as(&source.into()).addr())
     }
 
     /// Returns the sticky source of each family, if it is usable.
@@ -293,7 +318,8 @@ impl SourceRange {
         }
         let AddressSpan { first, .. } = AddressSpan::of(&cidr);
         let id = [first as u64, (first >> 64) as u64].into_iter().fold(cidr.prefix_len().into(), mix);
-        Self { cidr, from: range.from, until: range.until, id, spans }
+        let seen_as = range.seen_as.as_ref().map(|net| net.trunc());
+        Self { cidr, seen_as, from: range.from, until: range.until, id, spans }
     }
 
     fn is_v6(&self) -> bool {
@@ -312,6 +338,14 @@ impl SourceRange {
 
     fn contains(&self, number: u128) -> bool {
         self.spans.iter().any(|span| (span.first..=span.last).contains(&number))
+    }
+
+    /// Returns the CIDR that targets see for a part of the range.
+    fn seen_as(&self, part: &IpNet) -> IpNet {
+        let Some(outside) = &self.seen_as else { return *part };
+        let offset = ip_to_u128(part.network()) - ip_to_u128(self.cidr.network());
+        let first = u128_to_ip(ip_to_u128(outside.network()) | offset, is_v6(outside));
+        IpNet::new(first, part.prefix_len()).unwrap_or(*part) // of the same family, as `check` ensures
     }
 
     fn host_bits(&self) -> u8 {
@@ -335,50 +369,6 @@ impl SourceRange {
     fn to_nets(&self) -> impl Iterator<Item = IpNet> {
         self.spans.iter().flat_map(|span| span.to_nets(self.is_v6()))
     }
-}
-
-impl AddressSpan {
-    fn of(net: &IpNet) -> Self {
-        Self { first: ip_to_u128(net.network()), last: ip_to_u128(net.broadcast()) }
-    }
-
-    /// Returns the number of addresses. [`check`] refuses ranges that would overflow it.
-    fn size(&self) -> u128 {
-        (self.last - self.first).saturating_add(1)
-    }
-
-    /// Returns the span without the addresses in `hole`.
-    fn without(self, hole: &AddressSpan) -> impl Iterator<Item = AddressSpan> {
-        if hole.last < self.first || self.last < hole.first {
-            return [Some(self), None].into_iter().flatten();
-        }
-        let before = (self.first < hole.first).then(|| AddressSpan { first: self.first, last: hole.first - 1 });
-        let after = (hole.last < self.last).then(|| AddressSpan { first: hole.last + 1, last: self.last });
-        [before, after].into_iter().flatten()
-    }
-
-    fn to_nets(self, v6: bool) -> IpSubnets {
-        if v6 {
-            Ipv6Subnets::new(Ipv6Addr::from_bits(self.first), Ipv6Addr::from_bits(self.last), 0).into()
-        } else {
-            Ipv4Subnets::new(Ipv4Addr::from_bits(self.first as u32), Ipv4Addr::from_bits(self.last as u32), 0).into()
-        }
-    }
-}
-
-fn is_v6(net: &IpNet) -> bool {
-    matches!(net, IpNet::V6(_))
-}
-
-fn ip_to_u128(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits(),
-    }
-}
-
-fn u128_to_ip(number: u128, v6: bool) -> IpAddr {
-    if v6 { Ipv6Addr::from_bits(number).into() } else { Ipv4Addr::from_bits(number as u32).into() }
 }
 
 /// Mixes `value` into `seed` with the finaliser of SplitMix64, applied twice. It is not for secrets. It is equal in

@@ -80,7 +80,7 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn pool() -> Pool {
-    let range = PoolRange { cidr: "127.0.7.0/28".parse().unwrap(), from: None, until: None };
+    let range = PoolRange { cidr: "127.0.7.0/28".parse().unwrap(), seen_as: None, from: None, until: None };
     Pool { ranges: vec![at(4, range)], exclude: vec![], select: SelectionPolicy::Sticky, failover: true }
 }
 

@@ -38,6 +38,7 @@ use jiff::Timestamp;
 
 use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, Traces, remove_acknowledged};
 use crate::names::{CredentialName, Host, LimitName, PoolName, TrustName};
+use egress::list::{EgressList, ListVersion};
 
 /// The compiled configuration. A `Plan` is immutable, and holding one proves that the configuration is valid: only
 /// [`compile`] makes one, because no other module can set the private field.
@@ -89,6 +90,23 @@ impl Plan {
     /// Returns whether the address is a source address of a pool now.
     pub fn has_source(&self, address: IpAddr, now: Timestamp) -> bool {
         self.pools.values().any(|pool| pool.contains(address, now))
+    }
+
+    /// Returns the address that targets see for a source address of a pool.
+    pub fn seen_as(&self, source: IpAddr, now: Timestamp) -> IpAddr {
+        let seen = self.pools.values().map(|pool| pool.seen_as(source, now));
+        seen.into_iter().find(|seen| *seen != source).unwrap_or(source)
+    }
+
+    /// Returns the list that customers see: of one pool, or of all. `version`: see [`Plan::list_version`].
+    pub fn egress_list(&self, pool: Option<&PoolName>, version: &ListVersion, now: Timestamp) -> EgressList {
+        EgressList::new(self.pools.values().map(|pool| &**pool), pool, self.routes.max_duration(), version, now)
+    }
+
+    /// Returns the version of the ranges. `changed_at`: the time of the change, if they differ from the `former` ones.
+    pub fn list_version(&self, former: Option<&ListVersion>, changed_at: Timestamp, now: Timestamp) -> ListVersion {
+        let pools = self.pools.values().map(|pool| &**pool);
+        ListVersion::of(pools, self.routes.max_duration(), former, changed_at, now)
     }
 
     /// Returns the maximum number of connections from one client address. The default is half of all, so one address

@@ -59,9 +59,11 @@ impl Reloader {
         let report = |problems: &[Problem]| ProblemReport::new(problems, &config.sources);
         let opened = self.open_resources(config, &active.plan).await;
         let Resources { listeners, destination, audit } = opened.map_err(|problems| report(&problems))?;
+        let (former, now) = (self.runtime.config_status.adopted(), Timestamp::now());
         let adopted = AdoptedConfig {
-            number: self.runtime.config_status.adopted().number + 1,
-            adopted_at: Timestamp::now(),
+            number: former.number + 1,
+            adopted_at: now,
+            list: active.plan.list_version(Some(&former.list), now, now),
             adopted_by: requester.by.clone(),
             cause: config.rollback.map_or_else(|| requester.cause.to_owned(), |number| format!("rollback to {number}")),
             difference,

@@ -13,8 +13,9 @@ use tracing::warn;
 
 use crate::config::difference::Difference;
 use crate::config::pending_rollback::{self, Overlay};
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Problem, SourceSnapshot};
 use crate::history::{History, HistoryEntry, restore};
+use crate::policy::egress::list::ListVersion;
 use crate::state::Runtime;
 use crate::state::config::status::AdoptedConfig;
 use crate::state::config::worker::BackgroundWorker;
@@ -78,6 +79,7 @@ impl HistoryWriter {
             adopted_by: START.to_owned(),
             cause: config.rollback.map_or_else(|| START.to_owned(), |number| format!("rollback to {number}")),
             snapshot: Arc::clone(&config.snapshot),
+            list: list_version(runtime, &config.snapshot, None),
             warnings: config::to_log_lines(warnings, &config.sources),
             ..AdoptedConfig::default()
         };
@@ -100,6 +102,9 @@ impl HistoryWriter {
                 });
             if let Some(history) = &opened {
                 shared_runtime.config_status.set_history_dir(history.folder().to_owned());
+            }
+            if let Some(last) = opened.as_ref().and_then(History::last) {
+                numbered.list = list_version(&shared_runtime, &numbered.snapshot, last.list.as_ref());
             }
             let is_new = opened.as_ref().is_some_and(|history| assign_number(history, &mut numbered));
             let _ = history.set(opened); // only this task sets it
@@ -194,6 +199,12 @@ impl HistoryWriter {
     }
 }
 
+/// Returns the version of the ranges that the process starts with.
+fn list_version(runtime: &Runtime, snapshot: &SourceSnapshot, former: Option<&ListVersion>) -> ListVersion {
+    let now = Timestamp::now();
+    runtime.active_config().plan.list_version(former, snapshot.modified_at().unwrap_or(now), now)
+}
+
 /// Sets the number and the difference of the configuration of a start. Returns false if it equals the last entry.
 fn assign_number(history: &History, adopted: &mut AdoptedConfig) -> bool {
     let last = history.last();
@@ -230,6 +241,7 @@ fn add_entry(history: &History, adopted: &AdoptedConfig) -> io::Result<u64> {
         contents: Default::default(),
         is_keyed: false,
         key_id: String::new(),
+        list: Some(adopted.list.clone()),
     };
     history.add(entry, &adopted.snapshot)
 }

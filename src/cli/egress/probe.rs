@@ -153,7 +153,7 @@ fn row(result: &ProbeResult) -> [String; 6] {
         Err(_) => String::new(),
     };
     [
-        result.hop.from().to_string(),
+        result.hop.seen_as().to_string(),
         result.hop.to().to_string(),
         format_time(result.connect),
         result.tls.map_or_else(|| "-".to_owned(), format_time),
@@ -196,7 +196,8 @@ fn result_as_json(result: &ProbeResult, redactor: &Redactor) -> Value {
         json!({ "issuer": handshake.issuer, "expires": info.expires, "verified": info.verified })
     });
     json!({
-        "source": result.hop.from(),
+        "source": result.hop.seen_as(),
+        "local": result.hop.from(),
         "target": result.hop.to(),
         "ms": { "connect": milliseconds(result.connect), "tls": result.tls.map(milliseconds) },
         "tls": handshake.map(|handshake| json!({ "version": handshake.info.version, "suite": handshake.info.suite })),

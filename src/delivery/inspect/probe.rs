@@ -199,11 +199,11 @@ fn gaps(target: &Target, survey: &Survey, results: &[ProbeResult]) -> Vec<AllowL
         let of_address = || results.iter().filter(move |result| result.hop.to() == to);
         let sources = |matches: fn(&ProbeResult) -> bool| -> Vec<_> {
             let matching: Vec<_> =
-                of_address().filter(|result| matches(result)).map(|result| result.hop.from()).collect();
+                of_address().filter(|result| matches(result)).map(|result| result.hop.seen_as()).collect();
             if !survey.is_sample() {
                 return AddressRange::from_addresses(matching);
             }
-            let probed: Vec<_> = of_address().map(|result| result.hop.from()).collect();
+            let probed: Vec<_> = of_address().map(|result| result.hop.seen_as()).collect();
             AddressRange::from_sample(&probed, |source| matching.contains(&source))
         };
         let (answers, lacks) = (sources(ProbeResult::is_answered), sources(ProbeResult::is_rejected));

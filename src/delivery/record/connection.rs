@@ -63,7 +63,7 @@ impl Record {
         }
         let room = ATTEMPTS_MAX - self.evidence.attempts.len();
         self.evidence.attempts.extend(report.attempts.iter().take(room).map(|attempt| AttemptEvidence {
-            source: attempt.hop.from(),
+            source: attempt.hop.seen_as(),
             address: attempt.hop.to().ip(),
             outcome: attempt.outcome,
             ms: milliseconds(attempt.elapsed),
@@ -79,7 +79,8 @@ impl Record {
     }
 
     pub(in crate::delivery) fn set_hop(&mut self, hop: Hop) {
-        (self.evidence.source, self.evidence.address) = (Some(hop.from()), Some(hop.to().ip()));
+        (self.evidence.source, self.evidence.address) = (Some(hop.seen_as()), Some(hop.to().ip()));
+        self.evidence.local = Some(hop.from()).filter(|local| *local != hop.seen_as());
     }
 
     /// Sets the evidence of the handshake that has verified the target.

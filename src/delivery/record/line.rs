@@ -57,6 +57,8 @@ pub(super) struct RecordLine<'a> {
     pub(super) port: Option<u16>,
     pub(super) path: Option<Redacted<'a>>,
     pub(super) source: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) local: Option<IpAddr>,
     pub(super) address: Option<IpAddr>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) attempts: &'a [AttemptEvidence],

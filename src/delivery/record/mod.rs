@@ -76,6 +76,8 @@ struct DeliveryEvidence {
     would_take: Option<RouteName>,
     webhook_id: Option<String>,
     source: Option<IpAddr>,
+    /// The address of this host behind NAT, where targets see `source`.
+    local: Option<IpAddr>,
     address: Option<IpAddr>,
     /// The attempts to connect, if there was more than one, or if none succeeded.
     attempts: Vec<AttemptEvidence>,
@@ -365,6 +367,7 @@ impl Drop for Record {
             path: target
                 .and_then(|(target, path)| redactor.path(&self.evidence.route_paths, &target.host, path.as_deref()?)),
             source: self.evidence.source,
+            local: self.evidence.local,
             address: self.evidence.address,
             attempts: &self.evidence.attempts,
             reused: self.evidence.reused,

@@ -91,7 +91,7 @@ fn requested(line: &RecordLine<'_>, span: Message) -> Message {
     let span = span
         .text("url.full", url)
         .text("network.peer.address", line.address)
-        .text("network.local.address", line.source)
+        .text("network.local.address", line.local.or(line.source))
         .text("network.protocol.version", line.http)
         .integer("http.response.status_code", status);
     match status {

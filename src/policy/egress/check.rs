@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{AddressSpan, Pool, RangePhase, SourceRange, is_v6};
 use crate::config::WarningCode;
-use crate::config::{self, Located, PoolRange, Problem};
+use crate::config::{self, Located, PoolRange, Problem, SourceSpan};
 use crate::names::PoolName;
 use crate::policy::addresses::{self, overlaps};
 
@@ -86,15 +86,41 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
                 .help("write a later `until`"),
         );
     }
+    if let Some(seen_as) = &range.seen_as {
+        check_seen_as(&cidr, seen_as, problems);
+    }
     // The range may be special in part or as a whole.
-    let special = addresses::registered_range(cidr.network())
-        .or_else(|| addresses::special_ranges().find(|row| overlaps(&row.cidr, &cidr)));
+    // Behind NAT, the outside range counts.
+    let (seen, span) = range.seen_as.as_ref().map_or((cidr, range.span), |seen_as| (seen_as.value, seen_as.span));
+    let special = addresses::registered_range(seen.network())
+        .or_else(|| addresses::special_ranges().find(|row| overlaps(&row.cidr, &seen)));
     if let Some(special) = special {
         problems.push(
-            Problem::warning(WarningCode::NotPublic, Some(range.span), format!("`{cidr}` is not public: {special}"))
-                .help("targets on the Internet see the address of a NAT instead, or receive no packet"),
+            Problem::warning(WarningCode::NotPublic, Some(span), format!("`{seen}` is not public: {special}"))
+                .help("write seen_as, the addresses of a NAT that targets on the Internet see; without a NAT, they receive no packet"),
         );
     }
+}
+
+/// Checks that each address of a range has one outside address.
+fn check_seen_as(cidr: &IpNet, seen_as: &Located<IpNet>, problems: &mut Vec<Problem>) {
+    let (inside, outside) = (cidr.prefix_len(), seen_as.prefix_len());
+    let (message, help) = if is_v6(cidr) != is_v6(seen_as) {
+        let message = format!("`{cidr}` cannot be seen as `{}`, which is of another address family", seen_as.value);
+        (
+            message,
+            "write addresses of the same family: a NAT that translates between families is not supported".to_owned(),
+        )
+    } else if inside != outside {
+        let message = format!("`{cidr}` cannot be seen as `{}`, which has another size", seen_as.value);
+        (
+            message,
+            format!("write a range of the same size, /{inside}: the first address is seen as the first one, and so on"),
+        )
+    } else {
+        return;
+    };
+    problems.push(Problem::at(seen_as.span, message).help(help));
 }
 
 /// Warns about ended ranges, which may be in the configuration for customers or by mistake. [`check_empty`] reports a
@@ -125,8 +151,28 @@ fn check_overlaps(ranges: &[Located<PoolRange>], problems: &mut Vec<Problem>) {
                     .related(first.span, "first used here")
                     .help("write each address once, or give the ranges times that do not overlap"),
             );
+        } else if let Some((first, span)) = earlier.iter().find_map(|first| shared_outside(first, range)) {
+            problems.push(
+                Problem::at(span, format!("targets see two ranges with the same addresses, of `{}`", outside(range)))
+                    .related(first, "first used here")
+                    .help("write each outside address once, or give the ranges times that do not overlap"),
+            );
         }
     }
+}
+
+/// Returns the addresses that targets see for a range.
+fn outside(range: &PoolRange) -> &IpNet {
+    range.seen_as.as_ref().map_or(&range.cidr, |seen_as| &seen_as.value)
+}
+
+/// Returns the spans of two ranges if targets see the same addresses for both, and one of them is behind NAT.
+fn shared_outside(first: &Located<PoolRange>, range: &Located<PoolRange>) -> Option<(SourceSpan, SourceSpan)> {
+    let is_shared = (first.seen_as.is_some() || range.seen_as.is_some())
+        && overlaps(outside(first), outside(range))
+        && windows_overlap((first.from, first.until), (range.from, range.until));
+    let span = |range: &Located<PoolRange>| range.seen_as.as_ref().map_or(range.span, |seen_as| seen_as.span);
+    is_shared.then(|| (span(first), span(range)))
 }
 
 fn check_empty(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {

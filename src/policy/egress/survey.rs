@@ -50,7 +50,8 @@ pub fn survey(
     let hops_from = |from: IpAddr| {
         let to =
             interleave(cleared.addresses()).filter(move |to| to.is_ipv6() == from.is_ipv6()).take(TARGET_ADDRESSES_MAX);
-        to.map(move |to| Hop { from, to: (to, cleared.port()).into() })
+        let seen_as = pool.seen_as(from, now);
+        to.map(move |to| Hop { from, seen_as, to: (to, cleared.port()).into() })
     };
     Ok(Survey { hops: sources.iter().copied().flat_map(hops_from).collect(), sources, population })
 }

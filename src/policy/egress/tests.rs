@@ -24,7 +24,8 @@ fn range(text: &str) -> PoolRange {
         let index = words.iter().position(|word| *word == key)?;
         Some(january(words[index + 1].parse().unwrap()))
     };
-    PoolRange { cidr: words[0].parse().unwrap(), from: year("from"), until: year("until") }
+    let seen_as = words.iter().position(|word| *word == "as").map(|index| at(words[index + 1].parse().unwrap()));
+    PoolRange { cidr: words[0].parse().unwrap(), seen_as, from: year("from"), until: year("until") }
 }
 
 fn january(year: u16) -> Timestamp {

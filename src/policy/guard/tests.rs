@@ -21,7 +21,7 @@ fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
 
 fn guard(allow: &[&str], deny: &[&str]) -> Guard {
     let hosts = [(canonical("good.example").unwrap(), vec!["127.0.0.2".parse().unwrap()])].into();
-    let range = config::PoolRange { cidr: "8.8.8.0/28".parse().unwrap(), from: None, until: None };
+    let range = config::PoolRange { cidr: "8.8.8.0/28".parse().unwrap(), seen_as: None, from: None, until: None };
     let pool = config::Pool {
         ranges: vec![at(range)],
         exclude: Vec::new(),

@@ -53,7 +53,7 @@ pub(super) fn report(runtime: &Runtime, now: Timestamp) -> Value {
 }
 
 fn range_json(range: &AnnouncedRange) -> Value {
-    json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "phase": range.phase })
+    json!({ "cidr": range.cidr.to_string(), "seen_as": range.seen_as.to_string(), "from": range.from, "until": range.until, "phase": range.phase })
 }
 
 /// Describes the circuits of targets that failed recently, the open ones first.

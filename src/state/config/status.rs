@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
+use crate::policy::egress::list::ListVersion;
 
 /// The number of sources that a description names; it counts the rest.
 const SOURCES_NAMED_MAX: usize = 3;
@@ -99,6 +100,8 @@ pub struct AdoptedConfig {
     /// The difference from the configuration before.
     pub difference: Difference,
     pub snapshot: Arc<SourceSnapshot>,
+    /// The version of the ranges that customers see.
+    pub list: ListVersion,
     pub warnings: Vec<String>,
     /// The keys whose values take effect at the next restart.
     pub restart_required: Vec<String>,

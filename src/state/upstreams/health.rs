@@ -185,14 +185,15 @@ impl SourceHealth {
         self.state.lock().reported_gaps.clone().into_iter().collect()
     }
 
-    /// Removes old observations, ejects and reinstates sources, and returns the changes. Call it periodically.
-    pub fn review(&self, now: Instant) -> Vec<HealthEvent> {
+    /// Removes old observations, ejects and reinstates sources, and returns the changes. Call it periodically. `seen_as`
+    /// returns the address that targets see for a source: reports for them name it.
+    pub fn review(&self, now: Instant, seen_as: impl Fn(IpAddr) -> IpAddr) -> Vec<HealthEvent> {
         let mut state = self.state.lock();
         state.targets.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
         state.targets.values_mut().for_each(|(observations, _)| observations.evict(now, WINDOW));
         let mut events =
             state.update_ejections(now, &self.last_responses, self.has_several_tenants.load(Ordering::Relaxed));
-        events.extend(state.update_gaps());
+        events.extend(state.update_gaps(seen_as));
         self.count.store(state.targets.len(), Ordering::Relaxed);
         let ejected: HashSet<IpAddr> = state.ejected.keys().copied().collect();
         if ejected != **self.ejected.load() {
@@ -239,10 +240,11 @@ impl HealthState {
     }
 
     /// Reports each gap when it is new, and when it has closed.
-    fn update_gaps(&mut self) -> Vec<HealthEvent> {
+    fn update_gaps(&mut self, seen_as: impl Fn(IpAddr) -> IpAddr) -> Vec<HealthEvent> {
         let gap = |(address, (observations, _)): (&TargetAddress, &(TargetObservations, Instant))| {
             let (answers, lacks) = observations.gap()?;
-            let [answers, lacks] = [answers, lacks].map(AddressRange::from_addresses);
+            let ranges = |sources: Vec<IpAddr>| AddressRange::from_addresses(sources.into_iter().map(&seen_as));
+            let [answers, lacks] = [answers, lacks].map(ranges);
             let target = address.describe();
             Some((target.clone(), AllowListGap { target, answers, lacks }.to_string()))
         };
@@ -326,10 +328,14 @@ mod tests {
         let suspected = |events: Vec<HealthEvent>| {
             events.iter().filter(|event| matches!(event, HealthEvent::GapSuspected(_))).count()
         };
-        assert_eq!((suspected(health.review(now)), suspected(health.review(now))), (1, 0), "a gap is reported once");
+        assert_eq!(
+            (suspected(health.review(now, |source| source)), suspected(health.review(now, |source| source))),
+            (1, 0),
+            "a gap is reported once"
+        );
         health.observe_dial(&host(0), None, Some(hop(18, 0)), &[], now);
         assert!(
-            matches!(health.review(now).as_slice(), [HealthEvent::GapClosed(target)] if target == "0.example:443 at 0.0.0.0")
+            matches!(health.review(now, |source| source).as_slice(), [HealthEvent::GapClosed(target)] if target == "0.example:443 at 0.0.0.0")
         );
     }
 
@@ -347,7 +353,11 @@ mod tests {
         let suspected = |events: Vec<HealthEvent>| {
             events.iter().filter(|event| matches!(event, HealthEvent::GapSuspected(_))).count()
         };
-        let counts = [suspected(health.review(now)), suspected(health.review(now)), suspected(health.review(now))];
+        let counts = [
+            suspected(health.review(now, |source| source)),
+            suspected(health.review(now, |source| source)),
+            suspected(health.review(now, |source| source)),
+        ];
         assert_eq!(counts, [EVENTS_MAX, 10, 0]);
     }
 }

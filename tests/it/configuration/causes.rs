@@ -42,6 +42,30 @@ const CAUSES: &[(&str, &str, &str, &str)] = &[
         "sign = [\"s\"]",
         "the components leave the body unsigned: a third party could replace it",
     ),
+    (
+        "a range behind NAT of another size",
+        "[egress.p]\nranges = [{ cidr = \"10.0.0.16/30\", seen_as = \"203.0.113.16/29\" }]",
+        "egress = \"p\"",
+        "`10.0.0.16/30` cannot be seen as `203.0.113.16/29`, which has another size",
+    ),
+    (
+        "a range behind NAT of another family",
+        "[egress.p]\nranges = [{ cidr = \"10.0.0.16/30\", seen_as = \"2001:db8::/126\" }]",
+        "egress = \"p\"",
+        "`10.0.0.16/30` cannot be seen as `2001:db8::/126`, which is of another address family",
+    ),
+    (
+        "two ranges with one outside range",
+        "[egress.p]\nranges = [\"203.0.113.16/30\", { cidr = \"10.0.0.16/30\", seen_as = \"203.0.113.16/30\" }]",
+        "egress = \"p\"",
+        "targets see two ranges with the same addresses, of `203.0.113.16/30`",
+    ),
+    (
+        "a range behind NAT without its size",
+        "[egress.p]\nranges = [{ cidr = \"10.0.0.16/30\", nat = \"203.0.113.16\" }]",
+        "egress = \"p\"",
+        "unknown key `egress.p.ranges.nat`",
+    ),
     ("a pool without a range", "[egress.p]\nranges = []", "egress = \"p\"", "`egress.p.ranges` is empty"),
     (
         "a trust whose only root has no certificate",

@@ -260,10 +260,10 @@ fn egress_list_shows_ranges_before_their_from_and_until_their_until() {
         .arg(file)
         .output()
         .unwrap();
-    let pools: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
-    let ranges = pools[0]["ranges"].as_array().unwrap().iter();
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    let ranges = list["prefixes"].as_array().unwrap().iter();
     let ranges: Vec<_> =
-        ranges.map(|range| (range["cidr"].as_str().unwrap(), range["state"].as_str().unwrap())).collect();
+        ranges.map(|range| (range["ipv4Prefix"].as_str().unwrap(), range["state"].as_str().unwrap())).collect();
     let expected = [
         ("198.51.100.0/28", "active"),
         ("198.51.100.16/28", "announced"),

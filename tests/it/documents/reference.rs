@@ -8,6 +8,7 @@ use std::fs;
 
 use outgate::config::WarningCode;
 use outgate::delivery::refusal::TABLE;
+use outgate::policy::egress::list::format::FORMATS;
 use outgate::policy::trust::error::VerifyError;
 use outgate::state::alerts::{ALERT_KINDS, AlertKind, AlertSeverity};
 use support::scene::scene;
@@ -73,6 +74,15 @@ fn refusals_page_has_every_certificate_detail_and_no_other() {
         .flat_map(|cell| cell.split(',').map(|word| word.trim().trim_matches('`')))
         .collect();
     assert_eq!(words, VerifyError::ALL.iter().map(|error| error.as_str()).collect());
+}
+
+#[test]
+fn egress_lists_page_has_every_format_in_order_and_no_other() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/egress-lists.md"));
+    let table = page.split("| format | what reads it, and how |").nth(1).expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    let expected: Vec<_> = FORMATS.iter().map(|format| format!("| `{}` | {} |", format.name, format.usage)).collect();
+    assert_eq!(rows, expected);
 }
 
 /// Returns the names of a struct's fields in their order.

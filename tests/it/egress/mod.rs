@@ -1,5 +1,7 @@
 //! Source addresses and name resolution.
 
+mod lists;
+mod nat;
 mod probe;
 mod resolver;
 mod source_health;

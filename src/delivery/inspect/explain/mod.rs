@@ -331,6 +331,10 @@ fn describe_egress(
         cleared.is_none_or(|to| to.addresses().iter().any(|address| address.is_ipv6() == source.is_ipv6()))
     };
     let sources = pool.sticky_sources(affinity_hash(tenant, host), now).filter(has_family);
-    let sources: Vec<_> = sources.map(|source| source.to_string()).collect();
+    let describe = |source: IpAddr| match pool.seen_as(source, now) {
+        seen_as if seen_as == source => source.to_string(),
+        seen_as => format!("{source} (seen as {seen_as})"),
+    };
+    let sources: Vec<_> = sources.map(describe).collect();
     Ok(format!("pool {name}, always {} for this tenant and host while it is usable", sources.join(" or ")))
 }

@@ -1,0 +1,57 @@
+//! Spans of addresses as numbers: sizes, holes, and the CIDRs that cover a span exactly.
+//! Which addresses does this part of a range have?
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+
+/// A span of addresses as numbers, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AddressSpan {
+    pub(super) first: u128,
+    pub(super) last: u128,
+}
+
+impl AddressSpan {
+    pub(super) fn of(net: &IpNet) -> Self {
+        Self { first: ip_to_u128(net.network()), last: ip_to_u128(net.broadcast()) }
+    }
+
+    /// Returns the number of addresses. `check` refuses ranges that would overflow it.
+    pub(super) fn size(&self) -> u128 {
+        (self.last - self.first).saturating_add(1)
+    }
+
+    /// Returns the span without the addresses in `hole`.
+    pub(super) fn without(self, hole: &AddressSpan) -> impl Iterator<Item = AddressSpan> {
+        if hole.last < self.first || self.last < hole.first {
+            return [Some(self), None].into_iter().flatten();
+        }
+        let before = (self.first < hole.first).then(|| AddressSpan { first: self.first, last: hole.first - 1 });
+        let after = (hole.last < self.last).then(|| AddressSpan { first: hole.last + 1, last: self.last });
+        [before, after].into_iter().flatten()
+    }
+
+    pub(super) fn to_nets(self, v6: bool) -> IpSubnets {
+        if v6 {
+            Ipv6Subnets::new(Ipv6Addr::from_bits(self.first), Ipv6Addr::from_bits(self.last), 0).into()
+        } else {
+            Ipv4Subnets::new(Ipv4Addr::from_bits(self.first as u32), Ipv4Addr::from_bits(self.last as u32), 0).into()
+        }
+    }
+}
+
+pub(super) fn is_v6(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(_))
+}
+
+pub(super) fn ip_to_u128(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+pub(super) fn u128_to_ip(number: u128, v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::from_bits(number).into() } else { Ipv4Addr::from_bits(number as u32).into() }
+}
