@@ -9,6 +9,7 @@ mod print; // first: its `println!` hides std's in all that follows
 mod audit;
 mod ca;
 mod check;
+mod config_schema;
 mod control;
 mod demo;
 mod egress;
@@ -54,6 +55,9 @@ enum Command {
     Run(run::Run),
     /// Show every problem and warning of a configuration
     Check(check::Check),
+    /// The JSON Schema of the configuration
+    #[command(subcommand)]
+    Config(config_schema::ConfigFormat),
     /// Show which route, pool, source address, trust, signers and limits a webhook would get, and why
     Explain(explain::Explain),
     /// Reload the configuration from disk, and show what changes
@@ -107,6 +111,7 @@ impl Command {
         match self {
             Command::Run(run) => run.run(),
             Command::Check(check) => check.run(),
+            Command::Config(config) => config.run(),
             Command::Explain(explain) => explain.run(),
             Command::Reload(reload) => reload.run(),
             Command::Diff(diff) => diff.run(),

@@ -15,6 +15,8 @@ impl Reader<'_> {
         (expected, max, places): (&str, u32, usize),
         help: &str,
     ) -> Option<Located<u32>> {
+        #[cfg(test)]
+        super::schema::tests::observe::shape(&value.key, super::schema::tests::observe::Shape::Decimal(max));
         let text = match value.node {
             DeValue::Integer(written) if written.radix() == 10 => written.as_str(),
             DeValue::Float(written) => written.as_str(),

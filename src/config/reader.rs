@@ -11,6 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::files::FileTracker;
 use super::pending_rollback::Overlay;
 use super::problem::{Problem, SourceMap, SourceSpan, closest_match};
+#[cfg(test)]
+use super::schema::tests::observe;
 use super::schema::{Schema, UnknownKey};
 use super::units::{self, ValueError};
 use super::{KeyDirs, Located};
@@ -128,6 +130,8 @@ impl<'a> Table<'a> {
         entries: &'a DeTable<'a>,
         schema: &'static Schema,
     ) -> Self {
+        #[cfg(test)]
+        observe::table(&key, schema);
         let mut table = Self { span, key, entries: Some(entries), schema, aliased: Vec::new() };
         for (word, node) in entries {
             if !schema.contains(word.get_ref()) {
@@ -189,6 +193,8 @@ impl<'a> Table<'a> {
 
     /// Reports a problem if the key is not written.
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
+        #[cfg(test)]
+        observe::required(&self.key, key);
         if !self.has(key) && !reader.has_syntax_errors(self.span.file) {
             reader.problems.push(Problem::at(self.span, format!("`{}` has no `{key}`", self.key)).help(help));
         }
@@ -232,6 +238,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn text<'a>(&mut self, value: &Value<'a>) -> Option<&'a str> {
+        #[cfg(test)]
+        observe::shape(&value.key, observe::Shape::Text(None));
         let DeValue::String(text) = value.node else {
             self.wrong_type(value, "a string", "write a string, in quotes");
             return None;
@@ -245,6 +253,8 @@ impl Reader<'_> {
         value: &Value<'_>,
         parse: fn(&str) -> Result<T, ValueError>,
     ) -> Option<Located<T>> {
+        #[cfg(test)]
+        observe::shape(&value.key, observe::Shape::Text(parse("").err().map(|error| error.expected)));
         let (unquoted, text) = match value.node {
             DeValue::String(text) => (false, text.to_string()),
             // TOML has a type for times, so they need no quotes.
@@ -268,6 +278,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<Located<bool>> {
+        #[cfg(test)]
+        observe::shape(&value.key, observe::Shape::Boolean);
         let DeValue::Boolean(written) = value.node else {
             self.wrong_type(value, "true or false", "write true or false, without quotes");
             return None;
@@ -276,6 +288,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn integer(&mut self, value: &Value<'_>, range: RangeInclusive<u32>) -> Option<Located<u32>> {
+        #[cfg(test)]
+        observe::shape(&value.key, observe::Shape::Integer(*range.start(), *range.end()));
         let help = format!("write a whole number from {} to {}, without quotes", range.start(), range.end());
         let DeValue::Integer(written) = value.node else {
             self.wrong_type(value, "a whole number", help);
@@ -296,6 +310,11 @@ impl Reader<'_> {
 
     /// Parses one of a few fixed words.
     pub(super) fn parse_choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<Located<T>> {
+        #[cfg(test)]
+        observe::shape(
+            &value.key,
+            observe::Shape::Choice(choices.iter().map(|(word, _)| (*word).to_owned()).collect()),
+        );
         let quoted: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let all = format!("write one of {}", quoted.join(", "));
         let DeValue::String(text) = value.node else {
@@ -315,6 +334,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn list<'a>(&mut self, value: &Value<'a>, if_empty: EmptyListHelp) -> Option<Vec<Value<'a>>> {
+        #[cfg(test)]
+        observe::shape(&value.key, observe::Shape::List { not_empty: if_empty.is_some() });
         let DeValue::Array(array) = value.node else {
             let help = if value.is_table() { "write a list, [ … ]" } else { "write a list: put [ and ] around it" };
             self.wrong_type(value, "a list", help);
@@ -337,6 +358,8 @@ impl Reader<'_> {
             let at = Located { value: &**name, span: SourceSpan::new(value.span.file, word.span()) };
             (at, value.child(node, format!("{}.{name}", value.key)))
         };
+        #[cfg(test)]
+        observe::members(&value.key, entries.keys().map(|word| word.get_ref().as_ref()));
         let mut members: Vec<_> = entries.iter().map(member).collect();
         members.sort_by_key(|(name, _)| name.span);
         members

@@ -13,6 +13,8 @@ mod log;
 mod redact;
 mod rollout;
 mod signer;
+#[cfg(test)]
+pub(super) mod tests;
 mod timeouts;
 mod traces;
 mod trust;
@@ -305,7 +307,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-static SCHEMAS: [&Schema; 37] = [
+pub(super) static SCHEMAS: [&Schema; 37] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,

@@ -45,7 +45,7 @@ fn example_configuration_states_the_defaults() {
 }
 
 /// Returns the example with its optional settings, which are lines that start with # and no space.
-fn with_all_settings() -> String {
+pub(super) fn with_all_settings() -> String {
     let line = |line: &'static str| match line.strip_prefix('#') {
         Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
         _ => line,

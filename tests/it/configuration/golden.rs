@@ -11,7 +11,7 @@ use outgate::config;
 use proptest::prelude::*;
 
 /// The environment variables of these configurations.
-fn environment(name: &str) -> Option<OsString> {
+pub(super) fn environment(name: &str) -> Option<OsString> {
     match name {
         "KEY" => Some("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\n".into()),
         "BLANK" => Some(" \n".into()),
@@ -20,7 +20,7 @@ fn environment(name: &str) -> Option<OsString> {
     }
 }
 
-fn cases(extension: &str) -> Vec<PathBuf> {
+pub(super) fn cases(extension: &str) -> Vec<PathBuf> {
     let paths = fs::read_dir("tests/golden").unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
     paths.sort();

@@ -7,4 +7,5 @@ mod explain_agrees;
 mod files;
 mod golden;
 mod gradual;
+mod json_schema;
 mod warnings;

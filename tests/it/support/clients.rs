@@ -93,6 +93,11 @@ impl InstalledClients {
         is_there
     }
 
+    /// A linter of TOML, which validates a file against a JSON Schema.
+    pub fn taplo(&self) -> Command {
+        Command::new(self.installed.join("python/bin/taplo"))
+    }
+
     /// Runs `client`, which sends all the requests in one session.
     pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, requests: &[ClientRequest]) -> Vec<Report> {
         let mut command = match client {
