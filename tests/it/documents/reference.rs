@@ -197,3 +197,20 @@ fn warnings_page_has_every_code_and_no_other() {
     let codes: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
     assert_eq!(codes, WarningCode::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
 }
+
+#[test]
+fn migration_page_names_keys_that_exist() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/migration.md"));
+    let known: BTreeSet<String> = outgate::config::known_keys().collect();
+    let sections: BTreeSet<&str> =
+        known.iter().filter_map(|key| key.split_once('.')).map(|(section, _)| section).collect();
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
+    let words = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(|word| word.split(" = ").next().unwrap());
+    let is_key = |word: &&str| word.split_once('.').is_some_and(|(section, _)| sections.contains(section));
+    let named: BTreeSet<String> =
+        words.filter(is_key).map(|word| word.split("NAME").collect::<Vec<_>>().join("*")).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let exists = |key: &str| known.iter().any(|known| known == key || known.starts_with(&format!("{key}.")));
+    let missing: Vec<_> = named.iter().filter(|key| !exists(key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
