@@ -133,6 +133,7 @@ impl Proxy {
         let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
+        tasks.spawn(upkeep::addresses::follow(Arc::clone(&runtime)));
         tasks.spawn(upkeep::alerts::run(Arc::clone(&runtime)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&runtime), Arc::clone(&listeners)));
         Ok(Self { runtime, connections, tasks, traces, listeners, reloader, signals, addresses })

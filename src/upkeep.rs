@@ -1,6 +1,7 @@
-//! The periodic maintenance: it refreshes the host's addresses, sweeps expired state, and logs changes.
+//! The periodic maintenance: it sweeps expired state, and logs changes.
 //! Which state has expired, and which changes does the log report?
 
+pub mod addresses;
 pub mod alerts;
 
 use std::sync::Arc;
@@ -9,8 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::audit::{ADDRESS_FOUND, ADDRESS_LOST, ADDRESS_RETRIED, ADDRESS_UNANSWERED, Event, EventType};
-use crate::names::{PoolName, pluralize};
+use crate::audit::{ADDRESS_RETRIED, ADDRESS_UNANSWERED};
 use crate::policy::Plan;
 use crate::server::admin::Readiness;
 use crate::state::Runtime;
@@ -18,6 +18,7 @@ use crate::state::config::ActiveConfig;
 use crate::state::drain::DrainStage;
 use crate::state::upstreams::breaker::CircuitTransition;
 use crate::state::upstreams::health::{EJECTION_TIME, HealthEvent};
+use addresses::record_address;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -29,7 +30,7 @@ fn ticks() -> tokio::time::Interval {
 
 pub async fn run(runtime: Arc<Runtime>) {
     let mut ticks = ticks();
-    let (mut usable, mut is_outage, mut was_ready) = (None, false, None);
+    let (mut is_outage, mut was_ready) = (false, None);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -40,7 +41,6 @@ pub async fn run(runtime: Arc<Runtime>) {
             }
             () = runtime.config_status.changed() => continue,
         }
-        runtime.sources.refresh();
         let active = runtime.active_config();
         sweep(&runtime, &active).await;
         for warning in runtime.expiry_warnings.due(&active.plan.expiries, Timestamp::now()) {
@@ -48,7 +48,6 @@ pub async fn run(runtime: Arc<Runtime>) {
         }
         log_signer_problems(&runtime, &active).await;
         log_target_changes(&runtime, &active.plan);
-        log_pool_changes(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
         runtime.audit.record_counts(Timestamp::now());
@@ -141,34 +140,6 @@ fn log_dns_outage(active: &ActiveConfig, was_outage: &mut bool) {
         _ => {}
     }
     *was_outage = outage.is_some();
-}
-
-/// Logs the pools whose number of usable addresses has changed.
-fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
-    let (now, snapshot) = (Timestamp::now(), runtime.sources.snapshot());
-    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), snapshot.count(pool, now).usable));
-    let counts: Vec<_> = counts.collect();
-    for (name, count) in &counts {
-        match before.iter().flatten().find(|(other, _)| other == name) {
-            Some((_, former)) if former > count => {
-                let what = format!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"));
-                warn!("{what}; `outgate egress verify` lists the others");
-                record_address(runtime, ADDRESS_LOST, name.as_str(), what);
-            }
-            Some((_, former)) if former < count => {
-                let what = format!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"));
-                info!("{what}");
-                record_address(runtime, ADDRESS_FOUND, name.as_str(), what);
-            }
-            _ => {}
-        }
-    }
-    *before = Some(counts);
-}
-
-/// Records an event of a source address or of a pool.
-fn record_address(runtime: &Runtime, event_type: EventType, resource: &str, description: String) {
-    runtime.audit.record(Event::new(event_type, resource, Timestamp::now(), description));
 }
 
 /// Logs when outgate becomes ready, and when it is no longer ready. The readiness at the start is in the log already.

@@ -1,6 +1,8 @@
 //! Reads the addresses of this host from the kernel over rtnetlink(7).
 //! Which addresses belong to this host?
 
+mod events;
+
 use std::io;
 use std::net::IpAddr;
 
@@ -8,6 +10,7 @@ use ipnet::IpNet;
 
 use super::netlink::{attribute, dump_routes, u32_at};
 use crate::policy::addresses::ip_from_octets;
+pub use events::AddressEvents;
 
 /// All addresses that this host accepts packets for. These are the addresses of its interfaces, and the prefixes of
 /// local routes such as `ip route add local 198.51.100.0/24 dev lo` (AnyIP).

@@ -13,7 +13,7 @@ use super::sockopt;
 pub(super) const NLMSG_HEADER_LEN: usize = 16;
 /// The longest datagram of a dump, in bytes: NLMSG_GOODSIZE is 8 KiB, or 32 KiB for a reader with a buffer of that
 /// size.
-const DATAGRAM_MAX: usize = 32 * 1024;
+pub(super) const DATAGRAM_MAX: usize = 32 * 1024;
 /// Attempts at a dump. A dump during which the table changed is inconsistent and is repeated.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -44,10 +44,26 @@ pub(super) fn dump_routes(
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "the routing table changed during each attempt to read it"))
 }
 
+/// Sends a request for one object to rtnetlink(7).
+pub(super) fn lookup(kind: u16, request: &[u8], message_type: u16, on_body: impl FnMut(&[u8])) -> io::Result<()> {
+    // The acknowledgment ends the answer, as NLMSG_DONE ends a dump.
+    exchange(None, (kind, libc::NLM_F_ACK), request, message_type, on_body).map(drop)
+}
+
 /// Sends a dump request once. `protocol`: `None` is NETLINK_ROUTE.
 pub(super) fn dump(
     protocol: Option<Protocol>,
     kind: u16,
+    request: &[u8],
+    message_type: u16,
+    on_body: impl FnMut(&[u8]),
+) -> io::Result<DumpResult> {
+    exchange(protocol, (kind, libc::NLM_F_DUMP), request, message_type, on_body)
+}
+
+fn exchange(
+    protocol: Option<Protocol>,
+    (kind, flags): (u16, i32),
     request: &[u8],
     message_type: u16,
     mut on_body: impl FnMut(&[u8]),
@@ -57,7 +73,7 @@ pub(super) fn dump(
     let mut message = Vec::with_capacity(NLMSG_HEADER_LEN + request.len());
     message.extend(u32::try_from(NLMSG_HEADER_LEN + request.len()).unwrap_or(u32::MAX).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
-    message.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    message.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
     message.extend([0; 8]); // sequence and port: the socket sends one request only
     message.extend(request);
     rustix::net::send(&socket, &message, SendFlags::empty())?;
@@ -66,7 +82,12 @@ pub(super) fn dump(
     loop {
         let (_, length) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
         let datagram = buffer.get(..length).filter(|datagram| !datagram.is_empty()).ok_or_else(malformed)?;
-        match walk_messages(datagram, message_type, &mut interrupted, &mut on_body)? {
+        let on_message = |kind, body: &[u8]| {
+            if kind == message_type {
+                on_body(body);
+            }
+        };
+        match walk_messages(datagram, &mut interrupted, on_message)? {
             DumpProgress::More => {}
             DumpProgress::Done if interrupted => return Ok(DumpResult::Interrupted),
             DumpProgress::Done => return Ok(DumpResult::Complete),
@@ -87,12 +108,11 @@ pub(super) enum DumpProgress {
     Done,
 }
 
-/// Parses the messages of one datagram.
+/// Parses the messages of one datagram, and calls `on_message` with the type and the body of each.
 pub(super) fn walk_messages(
     mut datagram: &[u8],
-    message_type: u16,
     interrupted: &mut bool,
-    mut on_body: impl FnMut(&[u8]),
+    mut on_message: impl FnMut(u16, &[u8]),
 ) -> io::Result<DumpProgress> {
     while !datagram.is_empty() {
         let length = u32_at(datagram, 0).ok_or_else(malformed)? as usize;
@@ -106,8 +126,7 @@ pub(super) fn walk_messages(
                 let errno = u32_at(body, 0).unwrap_or(0).cast_signed();
                 return if errno < 0 { Err(io::Error::from_raw_os_error(-errno)) } else { Ok(DumpProgress::Done) };
             }
-            _ if kind == message_type => on_body(body),
-            _ => {}
+            _ => on_message(kind, body),
         }
         datagram = datagram.get(aligned(length)..).unwrap_or(&[]);
     }
@@ -126,6 +145,14 @@ pub(super) fn attribute(body: &[u8], header: usize, attribute_type: u16) -> Opti
         rest = rest.get(aligned(length)..).unwrap_or(&[]);
     }
     None
+}
+
+/// Appends an attribute to a request whose length is a multiple of four.
+pub(super) fn push_attribute(request: &mut Vec<u8>, attribute_type: u16, value: &[u8]) {
+    request.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
+    request.extend(attribute_type.to_ne_bytes());
+    request.extend(value);
+    request.resize(aligned(request.len()), 0);
 }
 
 /// Rounds a length up to a multiple of four, where the next message or attribute begins.

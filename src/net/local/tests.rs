@@ -95,18 +95,20 @@ fn netlink_dump_is_read_until_done() {
     let datagram = [message(libc::RTM_NEWROUTE, 2, &one), message(99, 2, b"odd"), message(libc::RTM_NEWROUTE, 2, &one)];
     let mut interrupted = false;
     let mut bodies = 0;
-    let walked = walk_messages(&datagram.concat(), libc::RTM_NEWROUTE, &mut interrupted, |body| {
-        assert_eq!(body, one);
-        bodies += 1;
+    let walked = walk_messages(&datagram.concat(), &mut interrupted, |kind, body| {
+        if kind == libc::RTM_NEWROUTE {
+            assert_eq!(body, one);
+            bodies += 1;
+        }
     });
     assert_eq!((walked.unwrap(), bodies, interrupted), (DumpProgress::More, 2, false));
 
     let done = message(libc::NLMSG_DONE as u16, libc::NLM_F_DUMP_INTR as u16, &[0; 4]);
-    assert_eq!(walk_messages(&done, 0, &mut interrupted, |_| {}).unwrap(), DumpProgress::Done);
+    assert_eq!(walk_messages(&done, &mut interrupted, |_, _| {}).unwrap(), DumpProgress::Done);
     assert!(interrupted);
 
     let refused = message(libc::NLMSG_ERROR as u16, 0, &(-libc::EPERM).to_ne_bytes());
-    let error = walk_messages(&refused, 0, &mut interrupted, |_| {}).unwrap_err();
+    let error = walk_messages(&refused, &mut interrupted, |_, _| {}).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
 }
 
@@ -148,7 +150,7 @@ proptest! {
     #[test]
     fn netlink_parser_does_not_panic_on_any_bytes(datagram in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut interrupted = false;
-        let _ = walk_messages(&datagram, libc::RTM_NEWROUTE, &mut interrupted, |body| { local_prefix(body); });
+        let _ = walk_messages(&datagram, &mut interrupted, |_, body| { local_prefix(body); });
         local_prefix(&datagram);
         global_address(&datagram);
     }

@@ -15,8 +15,8 @@ use crate::net::local::{self, LocalPrefixes};
 use crate::policy::egress::Pool;
 use crate::policy::guard::LocalAddresses;
 
-/// The addresses of this host. [`Sources::refresh`] reads them every few seconds; refusals of the kernel update them in
-/// between.
+/// The addresses of this host. [`Sources::refresh`] reads them after each change that the kernel announces, and every few
+/// seconds; refusals of the kernel update them in between.
 pub struct Sources {
     snapshot: ArcSwap<SourcesSnapshot>,
     local_addresses: ArcSwap<LocalAddresses>,

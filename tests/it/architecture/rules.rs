@@ -29,6 +29,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/server",
             "src/state",
             "src/upkeep.rs",
+            "src/upkeep/addresses.rs",
             "src/upkeep/alerts/mod.rs",
         ],
         reason: "time is an argument of every decision",
