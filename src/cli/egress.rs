@@ -1,33 +1,31 @@
 //! `outgate egress`: lists and verifies the source addresses that customers allow.
 //! Which addresses does outgate send from, and does this host have them?
 
+mod echo;
 mod probe;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
-use ipnet::IpNet;
 use jiff::Timestamp;
-use serde_json::json;
 
-use super::{ValidConfig, json_number, load_or_report};
+use super::{ValidConfig, load_or_report};
 use crate::config::pending_rollback;
 use crate::history::{DEFAULT_STATE, History};
 use crate::names::PoolName;
-use crate::net::dial;
 use crate::policy::egress::list::ListVersion;
 use crate::policy::egress::list::format::{FORMATS, Format};
-use crate::state::upstreams::sources::{AddressCount, Sources};
 use crate::sysexits;
 
 #[derive(Subcommand)]
 pub(super) enum Egress {
     /// List the ranges that customers must allow, as exact CIDRs
     List(ListRanges),
-    /// Check that this host has every address of every pool
-    Verify(VerifySources),
+    /// Check that this host has every address of every pool, and can send from it
+    Verify(verify::VerifySources),
     /// Connect to a target from every address, and show which addresses its allow-list may lack
     Probe(probe::Probe),
 }
@@ -51,25 +49,6 @@ pub(super) struct ListRanges {
     #[arg(long)]
     pool: Option<String>,
 }
-
-#[derive(Args)]
-#[command(after_help = "Examples:
-  outgate egress verify
-  outgate egress verify --json
-
-Exit code 0: every address is usable. 1: some are not; the output names them. To give this host a whole range without
-adding each address: `ip route add local 198.51.100.16/28 dev lo`.")]
-pub(super) struct VerifySources {
-    /// The configuration file
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// The most addresses per range that are bound as a test; of a larger range, the first ones.
-const CHECKED_PER_RANGE_MAX: usize = 4096;
 
 impl Egress {
     pub(super) fn run(self) -> ExitCode {
@@ -114,61 +93,4 @@ fn list_version(valid: &ValidConfig, now: Timestamp) -> ListVersion {
     let former = last.filter(|last| last.files.first() == Some(&pending_rollback::absolute(snapshot.main_path())));
     let changed_at = snapshot.modified_at().unwrap_or(now);
     valid.plan.list_version(former.and_then(|former| former.list).as_ref(), changed_at, now)
-}
-
-impl VerifySources {
-    fn run(self) -> ExitCode {
-        let plan = match load_or_report(self.config.as_deref()) {
-            Ok(valid) => valid.plan,
-            Err(code) => return code,
-        };
-        let sources = Sources::new();
-        sources.refresh();
-        let (now, view) = (Timestamp::now(), sources.snapshot());
-        let mut report = Vec::new();
-        let mut all_usable = true;
-        for (name, pool) in &plan.pools {
-            let ranges = pool.active_ranges(now);
-            let missing: Vec<_> = ranges
-                .iter()
-                .flat_map(|range| range.all_addresses().take(CHECKED_PER_RANGE_MAX))
-                .filter(|source| !view.has(*source) || dial::check_source(*source).is_err())
-                .collect();
-            let AddressCount { configured, usable } = view.count(pool, now);
-            let ok = missing.is_empty() && usable == configured && configured > 0;
-            all_usable &= ok;
-            if !self.json {
-                println!("{name}: {usable} usable of {configured} addresses{}", if ok { "" } else { ", missing:" });
-                missing.iter().for_each(|source| println!("  {source}"));
-            }
-            report.push(json!({
-                "pool": name.as_str(), "configured": json_number(configured), "usable": json_number(usable), "missing": missing,
-            }));
-        }
-        if self.json {
-            println!("{:#}", serde_json::Value::from(report));
-        }
-        if all_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
-
-trait AllAddresses {
-    fn all_addresses(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>>;
-}
-
-impl AllAddresses for IpNet {
-    /// Returns every address of the range. The first and the last are usable, because the whole range is routed to
-    /// the host.
-    fn all_addresses(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>> {
-        match *self {
-            IpNet::V4(net) => {
-                let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
-                Box::new((first..=last).map(|bits| std::net::Ipv4Addr::from(bits).into()))
-            }
-            IpNet::V6(net) => {
-                let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
-                Box::new((first..=last).map(|bits| std::net::Ipv6Addr::from(bits).into()))
-            }
-        }
-    }
 }

@@ -12,6 +12,7 @@ mod check;
 mod config_schema;
 mod control;
 mod demo;
+mod doctor;
 mod egress;
 mod explain;
 mod keys;
@@ -79,6 +80,8 @@ enum Command {
     /// Verify or show the audit log
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Check this host: limits, clock, name servers, addresses, permissions, and what corrects each problem
+    Doctor(doctor::Doctor),
     /// Send one webhook now, and show every step
     Send(send::Send),
     /// Run outgate and receivers on loopback, with temporary certificates
@@ -124,6 +127,7 @@ impl Command {
             Command::Audit(audit) => audit.run(),
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Egress(egress) => egress.run(),
             Command::Captures(captures) => captures.run(),
             Command::Token(token) => token.run(),

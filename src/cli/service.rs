@@ -12,22 +12,29 @@ use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 /// systemd.unit(5): a unit in an earlier directory hides those in later ones.
 const UNIT_DIRS: [&str; 5] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
 ];
 const UNIT: &str = "outgate.service";
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 
-/// The user and groups that the unit of the service sets.
+/// The section [Service] of the unit, with its drop-ins.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) user: Option<String>,
     group: Option<String>,
     supplementary_groups: Vec<String>,
+    pub(super) file: PathBuf,
+    /// The file of the package, which another file hides.
+    pub(super) hides: Option<PathBuf>,
+    /// Every setting, in order.
+    settings: Vec<(String, String)>,
+    /// The number of settings in drop-ins.
+    pub(super) overrides: usize,
 }
 
 /// A user with its groups.
@@ -42,13 +49,49 @@ pub(super) struct Account {
 impl Unit {
     /// Reads the unit and its drop-ins. `None`: this host has no unit of outgate.
     pub(super) fn read() -> Option<Self> {
-        let main = UNIT_DIRS.iter().find_map(|folder| fs::read_to_string(Path::new(folder).join(UNIT)).ok())?;
-        let mut unit = Self::default();
+        Self::read_below(Path::new("/"))
+    }
+
+    /// Reads the unit of the host whose root is this folder.
+    pub(super) fn read_below(root: &Path) -> Option<Self> {
+        let file = |folder: &&str| {
+            let path = root.join(folder).join(UNIT);
+            Some((fs::read_to_string(&path).ok()?, path))
+        };
+        let mut files = UNIT_DIRS.iter().filter_map(file);
+        let (main, path) = files.next()?;
+        // On a merged /usr, /lib and /usr/lib are one folder, and a package writes to one of them.
+        let hides = files.next().map(|(_, hidden)| hidden).filter(|_| path.starts_with(root.join("etc")));
+        let mut unit = Self { file: path, hides, ..Self::default() };
         unit.apply(&main);
-        for path in drop_ins() {
+        let of_main = unit.settings.len();
+        for path in drop_ins(root) {
             unit.apply(&fs::read_to_string(path).unwrap_or_default());
         }
+        unit.overrides = unit.settings.len() - of_main;
         Some(unit)
+    }
+
+    /// Returns the value of a setting that takes one value: the last one.
+    pub(super) fn last(&self, key: &str) -> Option<&str> {
+        self.values(key).next_back()
+    }
+
+    /// Returns the values of a setting that is a list. An empty value clears what came before.
+    pub(super) fn list(&self, key: &str) -> String {
+        let values: Vec<&str> = self.values(key).collect();
+        values.rsplit(|value| value.is_empty()).next().unwrap_or_default().join(" ")
+    }
+
+    fn values<'u>(&'u self, key: &str) -> impl DoubleEndedIterator<Item = &'u str> {
+        self.settings.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the number of files that the service may open (`LimitNOFILE=SOFT:HARD`); outgate raises the soft limit.
+    /// `None`: the unit sets no number.
+    pub(super) fn file_limit(&self) -> Option<u64> {
+        let limit = self.last("LimitNOFILE")?;
+        limit.rsplit(':').next()?.parse().ok()
     }
 
     /// Applies the settings of a file. A later setting replaces an earlier one. Lists grow, and an empty setting
@@ -60,9 +103,10 @@ impl Unit {
                 is_service = line == "[Service]";
             }
             let Some((key, value)) = line.split_once('=').filter(|_| is_service) else { continue };
-            let value = value.trim();
+            let (key, value) = (key.trim_end(), value.trim());
+            self.settings.push((key.to_owned(), value.to_owned()));
             let single = Some(value).filter(|value| !value.is_empty()).map(str::to_owned);
-            match key.trim_end() {
+            match key {
                 "User" => self.user = single,
                 "Group" => self.group = single,
                 "SupplementaryGroups" if value.is_empty() => self.supplementary_groups.clear(),
@@ -76,10 +120,10 @@ impl Unit {
 }
 
 /// Returns the drop-ins sorted by name. Of two with the same name, the earlier directory wins.
-fn drop_ins() -> impl Iterator<Item = PathBuf> {
+fn drop_ins(root: &Path) -> impl Iterator<Item = PathBuf> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     for folder in UNIT_DIRS.iter().rev() {
-        let entries = fs::read_dir(Path::new(folder).join(format!("{UNIT}.d"))).into_iter().flatten().flatten();
+        let entries = fs::read_dir(root.join(folder).join(format!("{UNIT}.d"))).into_iter().flatten().flatten();
         let is_setting = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "conf");
         let paths = entries.map(|entry| entry.path()).filter(is_setting);
         found.extend(paths.filter_map(|path| Some((path.file_name()?.to_owned(), path))));
@@ -135,6 +179,17 @@ impl Account {
         self.uid == 0
     }
 
+    /// Returns whether the account has the permissions `needed` (4 read, 2 write, 1 search) on a file with this mode and
+    /// owner, without access control lists.
+    pub(super) fn may(&self, needed: u32, mode: u32, uid: u32, gid: u32) -> bool {
+        let granted = match () {
+            () if self.uid == uid => mode >> 6,
+            () if self.groups.contains(&gid) => mode >> 3,
+            () => mode,
+        };
+        self.is_root() || granted & needed == needed
+    }
+
     pub(super) fn is_current(&self) -> bool {
         rustix::process::geteuid().as_raw() == self.uid
     }
@@ -157,8 +212,9 @@ mod tests {
         let mut unit = Unit::default();
         unit.apply("[Unit]\nUser=nobody\n[Service]\n#User=x\nUser = outgate\nSupplementaryGroups=a b\n");
         unit.apply("[Service]\nSupplementaryGroups=\nSupplementaryGroups=ssl-cert\nGroup=keys\n[Install]\nGroup=y\n");
-        let (user, group) = (Some("outgate".to_owned()), Some("keys".to_owned()));
-        assert_eq!(unit, Unit { user, group, supplementary_groups: vec!["ssl-cert".into()] });
+        assert_eq!((unit.user.as_deref(), unit.group.as_deref()), (Some("outgate"), Some("keys")));
+        assert_eq!(unit.supplementary_groups, ["ssl-cert"]);
+        assert_eq!((unit.list("SupplementaryGroups"), unit.last("User")), ("ssl-cert".to_owned(), Some("outgate")));
     }
 
     #[test]

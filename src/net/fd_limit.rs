@@ -39,6 +39,11 @@ fn connection_share(limit: u64) -> usize {
     usize::try_from(limit.saturating_sub(RESERVE) / CONNECTION_KINDS).unwrap_or(usize::MAX).max(1)
 }
 
+/// Returns the descriptors that a process needs to hold this number of connections of clients.
+pub fn needed(connections: u64) -> u64 {
+    connections * CONNECTION_KINDS + RESERVE
+}
+
 /// Caps the plan's limits by what the process can hold.
 pub fn cap_plan(plan: &mut Plan) {
     let max_connections = connections_max();
@@ -57,7 +62,7 @@ pub fn warning(config: &Config) -> Option<Problem> {
              connections",
             written.value
         );
-        let needed = written.value as u64 * CONNECTION_KINDS + RESERVE;
+        let needed = needed(written.value as u64);
         let help = format!("raise the limit to {needed} (LimitNOFILE= of the systemd unit), or write {max_connections}");
         Problem::warning(WarningCode::FileDescriptors, Some(written.span), message).help(help)
     })

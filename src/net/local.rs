@@ -2,6 +2,7 @@
 //! Which addresses belong to this host?
 
 mod events;
+mod links;
 
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use super::netlink::{attribute, dump_routes, u32_at};
 use crate::policy::addresses::ip_from_octets;
 pub use events::AddressEvents;
+pub use links::{Link, RouteFromSource, links, links_of_addresses, route_from};
 
 /// All addresses that this host accepts packets for. These are the addresses of its interfaces, and the prefixes of
 /// local routes such as `ip route add local 198.51.100.0/24 dev lo` (AnyIP).

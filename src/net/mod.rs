@@ -2,6 +2,7 @@
 //! How do bytes arrive, and how do they leave from the chosen source address?
 
 pub mod client_hello;
+pub mod clock;
 pub mod collector;
 pub mod connection;
 pub mod dial;

@@ -149,7 +149,8 @@ impl Expiry {
         }
     }
 
-    fn help(&self) -> &'static str {
+    /// Returns the advice: how to replace the file.
+    pub fn help(&self) -> &'static str {
         match self.usage {
             CertificateUse::Ca => "clients must trust its successor before it expires: `outgate ca new`",
             CertificateUse::Roots | CertificateUse::ClientCa => {

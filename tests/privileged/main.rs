@@ -8,6 +8,7 @@
 mod support;
 
 mod audit_disk;
+mod egress_host;
 mod journal;
 mod key_dir_faults;
 mod netns;

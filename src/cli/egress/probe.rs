@@ -80,6 +80,7 @@ impl Probe {
             pool: pool.as_ref(),
             max_sources: self.sample.into(),
             timeout: self.timeout,
+            echo: None,
         };
         let report = run_locally(valid, async |runtime| delivery::probe(runtime, &request).await)?;
         match &report {

@@ -1,4 +1,5 @@
-//! Connections to one target from many source addresses, opened as deliveries open them. A probe sends no request.
+//! Connections to one target from many source addresses, opened as deliveries open them. A probe sends no request, unless
+//! the target is an echo service.
 //! Which source addresses does this target accept, and which certificate does it send to them?
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::echo;
 use crate::delivery::context::Delivery;
 use crate::delivery::judge::{JudgeInput, JudgedClient, Judgment, judge};
 use crate::delivery::refusal::{Code, Refusal};
@@ -38,6 +40,8 @@ pub struct ProbeRequest<'a> {
     pub max_sources: usize,
     /// The timeout of DNS, TCP and TLS each, instead of the route's.
     pub timeout: Option<Duration>,
+    /// The path of an echo service, which is asked for the address that it sees.
+    pub echo: Option<&'a str>,
 }
 
 pub struct ProbeReport {
@@ -62,6 +66,8 @@ pub struct ProbeResult {
     pub tls: Option<Duration>,
     /// `Ok(None)`: the target speaks plaintext.
     pub outcome: Result<Option<ProbeHandshake>, Refusal>,
+    /// The address that the echo service sees, or why it is unknown; `None`: it was not asked.
+    pub echo: Option<Result<IpAddr, String>>,
 }
 
 pub struct ProbeHandshake {
@@ -93,7 +99,7 @@ pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result
     let now = Timestamp::now();
     let usable = runtime.sources.snapshot().usable_ranges(&route.pool.active_ranges(now));
     let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, now)?;
-    let results = probe_hops(&delivery, &survey.hops).await;
+    let results = probe_hops(&delivery, &survey.hops, request.echo).await;
     let gaps = gaps(&target, &survey, &results);
     let addresses = cleared.addresses().to_vec();
     Ok(ProbeReport { target, route, addresses, resolved, survey, results, gaps })
@@ -134,15 +140,16 @@ fn lacks_key(refusal: &Refusal) -> bool {
 }
 
 /// Probes each hop, several at a time, and returns the results in the order of the hops.
-async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop]) -> Vec<ProbeResult> {
+async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop], echo: Option<&str>) -> Vec<ProbeResult> {
     let mut waiting = hops.iter().copied().enumerate();
     let mut running = JoinSet::new();
     let mut ended: Vec<(usize, ProbeResult)> = Vec::new();
     loop {
         for (index, hop) in waiting.by_ref().take(CONNECTIONS_MAX - running.len()) {
             let (route, target) = (Arc::clone(delivery.route), delivery.target.clone());
-            let tenant = delivery.tenant.cloned();
-            running.spawn(async move { (index, probe_hop(hop, &route, &target, tenant.as_ref()).await) });
+            let (tenant, echo) = (delivery.tenant.cloned(), echo.map(str::to_owned));
+            running
+                .spawn(async move { (index, probe_hop(hop, &route, &target, tenant.as_ref(), echo.as_deref()).await) });
         }
         match running.join_next().await {
             Some(Ok(result)) => ended.push(result),
@@ -154,24 +161,39 @@ async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop]) -> Vec<ProbeResult> {
     ended.into_iter().map(|(_, result)| result).collect()
 }
 
-async fn probe_hop(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName>) -> ProbeResult {
+async fn probe_hop(
+    hop: Hop,
+    route: &Route,
+    target: &Target,
+    tenant: Option<&TenantName>,
+    echo: Option<&str>,
+) -> ProbeResult {
     let started = Clock::now();
     let dialled = dial::dial(&[hop], Instant::now() + route.timeouts.connect).await.outcome;
     let connect = started.elapsed();
     let socket = match dialled {
         Ok(dialled) => dialled.socket,
-        Err((error, _)) => return ProbeResult { hop, connect, tls: None, outcome: Err(error.into()) },
+        Err((error, _)) => return ProbeResult { hop, connect, tls: None, outcome: Err(error.into()), echo: None },
     };
+    let limit = route.timeouts.response;
     if target.scheme == Scheme::Http {
-        return ProbeResult { hop, connect, tls: None, outcome: Ok(None) };
+        let echo = echo::ask(socket.into_plaintext(), target, echo, limit).await;
+        return ProbeResult { hop, connect, tls: None, outcome: Ok(None), echo };
     }
     let (client_tls, started) = (ClientTls::new(&route.trust), Clock::now());
-    let (offer, deadline) = (AlpnOffer::Http2OrHttp1, Instant::now() + route.timeouts.tls);
+    let offer = if echo.is_some() { AlpnOffer::Http1 } else { AlpnOffer::Http2OrHttp1 };
+    let deadline = Instant::now() + route.timeouts.tls;
     let handshake = tls::handshake(socket, &client_tls, tenant, &target.host, offer, deadline).await;
     let tls = Some(started.elapsed());
-    let outcome =
-        handshake.map(|(stream, info)| Some(ProbeHandshake { info, issuer: tls::issuer(&stream).unwrap_or_default() }));
-    ProbeResult { hop, connect, tls, outcome: outcome.map_err(|error| error.error.into()) }
+    match handshake {
+        Ok((stream, info)) => {
+            let issuer = tls::issuer(&stream).unwrap_or_default();
+            let outcome = Ok(Some(ProbeHandshake { info, issuer }));
+            let echo = echo::ask(stream, target, echo, limit).await;
+            ProbeResult { hop, connect, tls, outcome, echo }
+        }
+        Err(error) => ProbeResult { hop, connect, tls, outcome: Err(error.error.into()), echo: None },
+    }
 }
 
 impl ProbeResult {

@@ -61,7 +61,7 @@ impl ResolverConfig {
     }
 
     /// Returns the name servers: those of `resolver.servers`, or else those of the system.
-    pub(super) fn servers(&self) -> Vec<SocketAddr> {
+    pub fn servers(&self) -> Vec<SocketAddr> {
         let Some((_, resolv_conf)) = &self.system else { return self.servers.clone() };
         match name_servers(resolv_conf).0 {
             // resolv.conf(5): without a nameserver line, the server on this host is used.

@@ -201,8 +201,9 @@ fn egress_verify_json_has_numbers_as_numbers() {
     let verify = ["egress", "verify", "--json", "--config"];
     let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(verify).arg(path).output().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&json[0]["configured"], &json[0]["usable"]), (&4.into(), &4.into()), "{json}");
-    assert!(json[1]["configured"].as_f64().unwrap() > 1.8e19, "{json}");
+    let pools = &json["pools"];
+    assert_eq!((&pools[0]["configured"], &pools[0]["usable"]), (&4.into(), &4.into()), "{json}");
+    assert!(pools[1]["configured"].as_f64().unwrap() > 1.8e19, "{json}");
 }
 
 #[test]

@@ -211,6 +211,8 @@ fn commands(folder: &Folder) -> Vec<Vec<String>> {
         "explain POST https://hook.example/ --config CONFIG",
         "egress list --config CONFIG",
         "egress verify --config CONFIG",
+        "config schema",
+        "doctor --config CONFIG",
         "token new",
         "keys new --scheme standard-webhooks",
         "keys list --config CONFIG",

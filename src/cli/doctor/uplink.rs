@@ -1,0 +1,61 @@
+//! The interfaces by which the source addresses of the pools leave this host, as its routing tables say.
+//! Where does a connection from this address go, and where does its response come back?
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::names::PoolName;
+use crate::net::local::{self, Link, RouteFromSource};
+use crate::policy::Plan;
+use crate::policy::egress::Pool;
+use crate::state::upstreams::sources::SourcesSnapshot;
+
+/// A target for the question which route the kernel would choose: a.root-servers.net, which no host reaches by a route
+/// of its own. No packet is sent.
+const TARGET_V4: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
+const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30);
+/// Ranges that are looked up. All addresses of a range have one route, unless a rule of the host divides it.
+const RANGES_MAX: usize = 1024;
+
+/// The way of one source address, which stands for its range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Uplink {
+    pub(super) pool: PoolName,
+    pub(super) range: IpNet,
+    pub(super) source: IpAddr,
+    /// `None`: the kernel has no route, and `error` says why.
+    pub(super) way: Option<Way>,
+    pub(super) error: String,
+    /// The interface that has the address, and to which responses come. `None`: a local route or `lo` has it.
+    pub(super) home: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) interface: String,
+    pub(super) mtu: u32,
+}
+
+/// Returns the uplink of each range whose addresses this host has. Loopback addresses have none.
+pub(super) fn read(plan: &Plan, sources: &SourcesSnapshot, now: Timestamp) -> Vec<Uplink> {
+    let (Ok(links), Ok(addresses)) = (local::links(), local::links_of_addresses()) else { return Vec::new() };
+    let usable = |pool: &Pool| sources.usable_ranges(&pool.active_ranges(now));
+    let ranges = plan.pools.iter().flat_map(|(name, pool)| usable(pool).into_iter().map(move |range| (name, range)));
+    let ranges = ranges.filter(|(_, range)| !range.addr().is_loopback()).take(RANGES_MAX);
+    ranges.map(|(pool, range)| uplink(pool, range, &links, &addresses)).collect()
+}
+
+fn uplink(pool: &PoolName, range: IpNet, links: &BTreeMap<u32, Link>, addresses: &BTreeMap<IpAddr, u32>) -> Uplink {
+    let source = range.addr();
+    let target: IpAddr = if source.is_ipv4() { TARGET_V4.into() } else { TARGET_V6.into() };
+    let (way, error) = match local::route_from(source, target) {
+        Ok(RouteFromSource { link, .. }) => (links.get(&link), String::new()),
+        Err(error) => (None, error.to_string()),
+    };
+    let way = way.map(|link| Way { interface: link.name.clone(), mtu: link.mtu });
+    let home = addresses.get(&source).and_then(|link| links.get(link)).map(|link| link.name.clone());
+    Uplink { pool: pool.clone(), range, source, way, error, home: home.filter(|name| name != "lo") }
+}
