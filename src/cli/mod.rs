@@ -21,6 +21,7 @@ mod new_file;
 mod run;
 mod send;
 mod service;
+mod support_bundle;
 mod token;
 
 use std::path::{Path, PathBuf};
@@ -82,6 +83,8 @@ enum Command {
     Audit(audit::Audit),
     /// Check this host: limits, clock, name servers, addresses, permissions, and what corrects each problem
     Doctor(doctor::Doctor),
+    /// Write one file for support: version, findings, configuration, status, metrics, logs, without secrets
+    SupportBundle(support_bundle::SupportBundle),
     /// Send one webhook now, and show every step
     Send(send::Send),
     /// Run outgate and receivers on loopback, with temporary certificates
@@ -130,6 +133,7 @@ impl Command {
             Command::Doctor(doctor) => doctor.run(),
             Command::Egress(egress) => egress.run(),
             Command::Captures(captures) => captures.run(),
+            Command::SupportBundle(bundle) => bundle.run(),
             Command::Token(token) => token.run(),
             Command::Ca(ca) => ca.run(),
             Command::Keys(keys) => keys.run(),

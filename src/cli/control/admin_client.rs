@@ -44,7 +44,7 @@ impl FromStr for AdminSocket {
 impl AdminSocket {
     /// Returns the admin sockets of a configuration. Without an explicit file, also that of the packages: the running
     /// proxy may have an older configuration.
-    pub(super) fn from_config(config: Option<&Path>) -> Vec<Self> {
+    pub(in crate::cli) fn from_config(config: Option<&Path>) -> Vec<Self> {
         let mut sockets = ControlPaths::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
         if sockets.is_empty() || config.is_none() {
             sockets.push(DEFAULT_SOCKET.into());
@@ -86,8 +86,19 @@ impl AdminError {
     }
 }
 
-/// Sends the request to the first socket that accepts a connection.
+/// Sends the request to the first socket that accepts a connection, and parses the response.
 pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], request: &AdminRequest) -> Result<T, AdminError> {
+    serde_json::from_slice(&exchange(sockets, request)?)
+        .map_err(|error| AdminError::Failed(format!("cannot parse the response of the proxy: {error}")))
+}
+
+/// Returns the body of a resource, or why there is none.
+pub(in crate::cli) fn fetch(sockets: &[AdminSocket], path: &str) -> Result<Vec<u8>, String> {
+    let body = exchange(sockets, &AdminRequest::get(path));
+    body.map(|body| body.to_vec()).map_err(|(AdminError::NotListening(error) | AdminError::Failed(error))| error)
+}
+
+fn exchange(sockets: &[AdminSocket], request: &AdminRequest) -> Result<Bytes, AdminError> {
     let runtime = new_tokio_runtime().map_err(|_| AdminError::Failed("cannot start the tokio runtime".into()))?;
     let (status, body) = runtime.block_on(async {
         let exchange_with_any = async {
@@ -101,8 +112,7 @@ pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], request: &Admin
     if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
         return Err(AdminError::Failed(error_text(&body)));
     }
-    serde_json::from_slice(&body)
-        .map_err(|error| AdminError::Failed(format!("cannot parse the response of the proxy: {error}")))
+    Ok(body)
 }
 
 /// Returns the detail of the problem in the body, or the body itself.

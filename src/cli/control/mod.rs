@@ -21,7 +21,7 @@ use super::{escape_control_characters, load_or_report};
 use crate::state::config::status::ReloadOutcome;
 use crate::sysexits;
 use admin_client::AdminRequest;
-pub(super) use admin_client::AdminSocket;
+pub(super) use admin_client::{AdminSocket, fetch};
 
 /// The arguments that select a running proxy.
 #[derive(Args)]

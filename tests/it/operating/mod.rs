@@ -14,6 +14,7 @@ mod captures;
 mod captures_s3;
 mod control;
 mod deliveries;
+mod doctor;
 mod drain;
 mod exercise;
 mod first_request;
