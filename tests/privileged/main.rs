@@ -12,4 +12,5 @@ mod egress_host;
 mod journal;
 mod key_dir_faults;
 mod netns;
+mod network_files;
 mod service_user;
