@@ -14,28 +14,37 @@ use crate::net::local::AddressEvents;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 
-/// The time in which further changes join the first one. A script adds many addresses one by one.
-const SETTLE_TIME: Duration = Duration::from_millis(20);
+/// The time between two readings. A script adds many addresses one by one.
+const READ_INTERVAL: Duration = Duration::from_millis(20);
+/// The time in which further changes join the log line of the first one.
+const LOG_DELAY: Duration = Duration::from_millis(500);
 
 /// Reads the addresses again after each change and, because the kernel announces some changes not at all, at each tick.
 pub async fn follow(runtime: Arc<Runtime>) {
     let mut events = AddressEvents::subscribe().map_err(|error| log_polling(&error)).ok();
-    let (mut ticks, mut usable) = (ticks(), None);
+    let (mut ticks, mut usable, mut is_unlogged) = (ticks(), None, false);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => {
+                runtime.sources.refresh();
+                log_pool_changes(&runtime, &runtime.active_config(), &mut usable);
+                is_unlogged = false;
+            }
             outcome = next_change(&mut events) => match outcome {
-                Ok(()) => tokio::time::sleep(SETTLE_TIME).await,
+                Ok(()) => {
+                    runtime.sources.refresh();
+                    // A request on an idle connection from a lost address would get no response.
+                    runtime.sweep_connections();
+                    if !std::mem::replace(&mut is_unlogged, true) {
+                        ticks.reset_after(LOG_DELAY);
+                    }
+                    tokio::time::sleep(READ_INTERVAL).await;
+                }
                 Err(error) => {
                     log_polling(&error);
                     events = None;
                 }
             }
-        }
-        runtime.sources.refresh();
-        if log_pool_changes(&runtime, &runtime.active_config(), &mut usable) {
-            // A request on an idle connection from a lost address would get no response.
-            runtime.sweep_connections();
         }
     }
 }
@@ -56,19 +65,17 @@ fn log_polling(error: &std::io::Error) {
     );
 }
 
-/// Logs the pools whose number of usable addresses has changed. Returns whether one has lost addresses.
-fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) -> bool {
+/// Logs the pools whose number of usable addresses has changed.
+fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
     let (now, snapshot) = (Timestamp::now(), runtime.sources.snapshot());
     let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), snapshot.count(pool, now).usable));
     let counts: Vec<_> = counts.collect();
-    let mut is_lost = false;
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {
             Some((_, former)) if former > count => {
                 let what = format!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"));
                 warn!("{what}; `outgate egress verify` lists the others");
                 record_address(runtime, ADDRESS_LOST, name.as_str(), what);
-                is_lost = true;
             }
             Some((_, former)) if former < count => {
                 let what = format!("egress pool {name}: {}, {former} before", pluralize(*count, "usable address"));
@@ -79,7 +86,6 @@ fn log_pool_changes(runtime: &Runtime, active: &ActiveConfig, before: &mut Optio
         }
     }
     *before = Some(counts);
-    is_lost
 }
 
 /// Records an event of a source address or of a pool.
