@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::netns::{inside_namespace, run};
 use crate::support::Folder;
+use crate::support::configuration::Replace;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Reaction, Receiver};
 
@@ -166,4 +167,8 @@ fn verify_echo_finds_an_address_that_a_nat_replaces() {
     assert_eq!((replaced.len(), code), (1, Some(1)), "{found:?}");
     let message = replaced[0]["message"].as_str().unwrap();
     assert!(message.contains("1 address under another address: 198.51.100.17 as 203.0.113.7"), "{message}");
+    let text = std::fs::read_to_string(folder.path("config.toml")).unwrap();
+    let range = "{ cidr = \"198.51.100.17\", seen_as = \"203.0.113.7\" }, \"198.51.100.16\", \"198.51.100.18/31\"";
+    folder.write("config.toml", text.replace_one("\"198.51.100.16/30\"", range));
+    assert_eq!(faults(&verify(&folder, &["--echo", &url]).0, "echo"), [] as [Value; 0], "the NAT is configured");
 }

@@ -84,8 +84,8 @@ fn judge(pool: &PoolName, report: &ProbeReport, redactor: &Redactor) -> Vec<Find
             pluralize(replaced.len(), "address"),
             shown.join(", ")
         );
-        let fix =
-            "remove the rule that translates them, which this shows: nft list ruleset | grep -E 'snat|masquerade'";
+        let fix = "write the outside addresses into `seen_as` of the range, and announce them to customers\nor remove the \
+                   rule that translates them, which this shows: nft list ruleset | grep -E 'snat|masquerade'";
         findings.push(Finding::problem(message, fix));
     }
     if let Some(first) = errors.first() {
