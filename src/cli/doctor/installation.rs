@@ -105,8 +105,8 @@ pub(super) fn certificates(subject: &Examination<'_>) -> Vec<Finding> {
             false => Finding::warning(message, expiry.help()),
         })
         .collect();
-    let count = pluralize(plan.expiries.len(), "certificate or list");
-    if findings.is_empty() { vec![Finding::ok(format!("{count}: none expires soon"))] } else { findings }
+    let none = || Finding::ok(format!("of {} certificates and lists in files none expires soon", plan.expiries.len()));
+    if findings.is_empty() { vec![none()] } else { findings }
 }
 
 /// Checks the settings of drop-ins, and that no copy hides the unit of the package.

@@ -14,6 +14,8 @@ use crate::net::clock::{self, ClockState};
 use crate::net::fd_limit;
 use crate::net::resolve::ResolverConfig;
 
+/// Connections that every host should be able to hold.
+const CONNECTIONS_MIN: u64 = 1000;
 /// The error of the clock from which signatures may be refused. Standard Webhooks and RFC 9421 profiles allow minutes,
 /// and some receivers allow less.
 const CLOCK_ERROR_MAX: Duration = Duration::from_secs(1);
@@ -29,8 +31,9 @@ const ENTROPY_MIN: u64 = 64;
 
 /// Checks how many files the service may open: each connection is one.
 pub(super) fn files(subject: &Examination<'_>) -> Vec<Finding> {
-    let Some(plan) = subject.plan() else { return Vec::new() };
-    let connections = plan.max_connections as u64;
+    let Some(config) = subject.config() else { return Vec::new() };
+    // The default follows the limit, down to this number.
+    let connections = config.server.max_connections.as_ref().map_or(CONNECTIONS_MIN, |written| written.value as u64);
     let needed = fd_limit::needed(connections);
     let of_unit = subject.unit.as_ref().and_then(Unit::file_limit);
     let (limit, whose) = match of_unit {
@@ -40,8 +43,8 @@ pub(super) fn files(subject: &Examination<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(limit) = limit.filter(|limit| *limit < needed) {
         let message = format!(
-            "{whose} may open {limit} files, and max_connections = {connections} needs {needed}: outgate accepts fewer \
-             connections"
+            "{whose} may open {limit} files, and {connections} connections of clients need {needed}: outgate accepts \
+             fewer"
         );
         let fix = match of_unit {
             Some(_) => format!("systemctl edit outgate, with the lines [Service] and LimitNOFILE={needed}"),
@@ -51,12 +54,12 @@ pub(super) fn files(subject: &Examination<'_>) -> Vec<Finding> {
     }
     for sysctl in ["fs.nr_open", "fs.file-max"] {
         if let Some(limit) = subject.host.sysctl(sysctl).filter(|limit| *limit < needed) {
-            let message = format!("{sysctl} is {limit}, and max_connections = {connections} needs {needed} files");
+            let message = format!("{sysctl} is {limit}, and {connections} connections of clients need {needed} files");
             findings.push(Finding::warning(message, format!("sysctl -w {sysctl}={needed}")));
         }
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(format!("outgate may open the {needed} files that max_connections needs")));
+        findings.push(Finding::ok(format!("outgate may open the {needed} files that {connections} connections need")));
     }
     findings
 }

@@ -243,7 +243,8 @@ fn configuration_with_problems_is_a_problem_and_the_other_checks_run() {
     let (problems, sources) = policy::all_problems(rejected, Timestamp::now());
     fixture.configuration = Err(InvalidConfig { problems, sources });
     let found = fixture.faults("configuration");
-    assert!(found.iter().any(|finding| finding.message.contains("config.toml:2:1: unknown key")), "{found:?}");
+    let unknown = found.iter().find(|finding| finding.message.contains("config.toml:2:1: unknown key"));
+    assert_eq!(unknown.map(|finding| finding.level), Some(Level::Problem), "{found:?}");
     assert_eq!(fixture.subject().run(HOST_CHECKS).iter().filter(|finding| finding.check == "unit").count(), 1);
 }
 
