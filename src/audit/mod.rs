@@ -10,7 +10,7 @@ mod tree;
 mod verify;
 
 pub use log::{AuditLog, WrittenRecord};
-pub use note::{Checkpoint, NOTE_MAX, NoteError, Verifier};
+pub use note::{Checkpoint, NOTE_MAX, NoteError, Verifier, sign_note};
 pub use record::*;
 #[cfg(any(test, fuzzing))]
 pub use verify::audit_logs;

@@ -53,11 +53,14 @@ impl Checkpoint {
 
     /// Returns the signed note.
     pub fn sign(&self, key: &Ed25519KeyPair) -> String {
-        let text = self.text();
-        let id = key_id(&self.origin, key.public_key().as_ref());
-        let signature = [&id, key.sign(text.as_bytes()).as_ref()].concat();
-        format!("{text}\n\u{2014} {} {}\n", self.origin, BASE64_STANDARD.encode(signature))
+        sign_note(&self.text(), &self.origin, key)
     }
+}
+
+/// Returns a text as a note that is signed under `name`. The text ends with a line feed.
+pub fn sign_note(text: &str, name: &str, key: &Ed25519KeyPair) -> String {
+    let signature = [&key_id(name, key.public_key().as_ref()), key.sign(text.as_bytes()).as_ref()].concat();
+    format!("{text}\n\u{2014} {name} {}\n", BASE64_STANDARD.encode(signature))
 }
 
 /// The public half of a log's key: `NAME+ID+KEY`, as witnesses take it.

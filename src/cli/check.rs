@@ -53,8 +53,7 @@ impl Check {
                 let mut found = valid.warnings;
                 found.extend(delivery_log_problem(&valid.config.log.deliveries));
                 found.extend(valid.config.audit.file.as_ref().and_then(audit_log_problem));
-                let sockets = valid.config.server.listen.iter().chain(&valid.config.admin.listen);
-                found.extend(sockets.filter_map(socket_fault));
+                found.extend(valid.config.binds().filter_map(socket_fault));
                 (found, valid.config.sources, valid.acknowledged)
             }
             Err(invalid) => (invalid.problems, invalid.sources, 0),

@@ -3,6 +3,7 @@
 
 mod echo;
 mod probe;
+mod publish;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub(super) enum Egress {
     Verify(verify::VerifySources),
     /// Connect to a target from every address, and show which addresses its allow-list may lack
     Probe(probe::Probe),
+    /// Write the lists, a page, feeds and a signed manifest as a static site
+    Publish(publish::Publish),
 }
 
 #[derive(Args)]
@@ -56,6 +59,7 @@ impl Egress {
             Egress::List(list) => list.run(),
             Egress::Verify(verify) => verify.run(),
             Egress::Probe(probe) => probe.run(),
+            Egress::Publish(publish) => publish.run(),
         }
     }
 }

@@ -84,8 +84,7 @@ pub(super) fn own_addresses(config: &Config) -> Arc<LocalAddresses> {
 
 /// Returns the addresses that the proxy of this configuration listens on. The guard denies them as targets.
 fn listener_addresses(config: &Config) -> Vec<SocketAddr> {
-    let binds = config.server.listen.iter().chain(&config.admin.listen);
-    let tcp = binds.filter_map(|listen| match listen.address {
+    let tcp = config.binds().filter_map(|listen| match listen.address {
         Listen::Tcp(address) => Some(address),
         Listen::Unix(_) | Listen::Systemd => None,
     });

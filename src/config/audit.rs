@@ -44,7 +44,7 @@ impl Default for Audit {
     fn default() -> Self {
         Self {
             file: None,
-            origin: default_origin(),
+            origin: default_origin("outgate"),
             checkpoint_key: None,
             file_size_max: FILE_SIZE_DEFAULT,
             keep: DAY * KEEP_DAYS_DEFAULT,
@@ -102,14 +102,14 @@ pub(super) fn read_audit(reader: &mut Reader<'_>, file: &Table<'_>) -> Audit {
     }
 }
 
-/// Returns the name of the host and `/outgate`.
-fn default_origin() -> String {
-    let origin = format!("{}/outgate", host::own_name());
-    if parse_origin(&origin).is_ok() { origin } else { "localhost/outgate".to_owned() }
+/// Returns the name of the host, and a name on it.
+pub(super) fn default_origin(name: &str) -> String {
+    let origin = format!("{}/{name}", host::own_name());
+    if parse_origin(&origin).is_ok() { origin } else { format!("localhost/{name}") }
 }
 
 /// Parses the name of a log, which is also the name of its key (c2sp.org/signed-note: no spaces and no plus sign).
-fn parse_origin(text: &str) -> Result<String, ValueError> {
+pub(super) fn parse_origin(text: &str) -> Result<String, ValueError> {
     if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') {
         return Err(ValueError {
             expected: "the name of a log",

@@ -136,18 +136,34 @@ pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> 
 
 /// Reads an entry of `admin.listen`, which has TLS only if the entry itself says so.
 pub(super) fn read_admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
-    let (table, bind) = read_bind(reader, value, &schema::ADMIN_LISTEN)?;
-    let tls = table.and_then(|table| {
-        reject_on_unix_socket(reader, &table, &bind.address, &["tls"]);
-        table.read(reader, "tls", read_tls)
-    });
-    let bind = Bind { tls: tls.map_or(BindTls::Inherited, |tls| BindTls::Own(Box::new(tls))), ..bind };
+    let bind = read_own_tls_bind(reader, value, &schema::ADMIN_LISTEN)?;
     if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
         let message = "every user of this host can change the proxy's configuration through this socket";
         let help = "write a mode without permissions for others, \"0660\", and a group";
         reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.span), message).help(help));
     }
     Some(value.located(bind))
+}
+
+/// Reads an entry of `publish.listen`.
+pub(super) fn read_publish_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
+    let bind = read_own_tls_bind(reader, value, &schema::PUBLISH_LISTEN)?;
+    if bind.address == Listen::Systemd {
+        let problem = Problem::at(value.span, "`publish.listen` takes no socket of systemd");
+        reader.problems.push(problem.help("write an address, \"0.0.0.0:8443\"; systemd passes those of server.listen"));
+        return None;
+    }
+    Some(value.located(bind))
+}
+
+/// Reads an entry that has TLS only if it says so itself.
+fn read_own_tls_bind(reader: &mut Reader<'_>, value: &Value<'_>, schema: &'static Schema) -> Option<Bind> {
+    let (table, bind) = read_bind(reader, value, schema)?;
+    let tls = table.and_then(|table| {
+        reject_on_unix_socket(reader, &table, &bind.address, &["tls"]);
+        table.read(reader, "tls", read_tls)
+    });
+    Some(Bind { tls: tls.map_or(BindTls::Inherited, |tls| BindTls::Own(Box::new(tls))), ..bind })
 }
 
 fn reject_on_unix_socket(reader: &mut Reader<'_>, table: &Table<'_>, address: &Listen, keys: &[&str]) {
@@ -186,11 +202,11 @@ fn read_bind<'a>(
     Some((Some(table), Bind { mode: mode.map(|mode| mode.value), group, ..Bind::new(address) }))
 }
 
-/// Reports two listeners with the same socket. Port 0 is another port each time, but two such entries may not have
+/// Reports two entries of the lists with the same socket. Port 0 is another port each time, but two such entries may not have
 /// settings, because nothing tells them apart.
-pub(super) fn reject_duplicate_sockets(reader: &mut Reader<'_>, server: &[Located<Bind>], admin: &[Located<Bind>]) {
+pub(super) fn reject_duplicate_sockets(reader: &mut Reader<'_>, lists: [&Vec<Located<Bind>>; 3]) {
     let mut seen: Vec<&Located<Bind>> = Vec::new();
-    for bind in server.iter().chain(admin) {
+    for bind in lists.into_iter().flatten() {
         let is_any_port = matches!(bind.address, Listen::Tcp(address) if address.port() == 0);
         match seen.iter().find(|other| other.address == bind.address) {
             Some(other) if !is_any_port || bind.has_own_settings() || other.has_own_settings() => {

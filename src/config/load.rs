@@ -301,7 +301,8 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
 
     let server = sections::read_server(&mut reader, file);
     let admin = super::admin::read_admin(&mut reader, file);
-    super::listener::reject_duplicate_sockets(&mut reader, &server.listen, &admin.listen);
+    let publish = super::publish::read_publish(&mut reader, file);
+    super::listener::reject_duplicate_sockets(&mut reader, [&server.listen, &admin.listen, &publish.listen]);
     let mut config = Config {
         server,
         admin,
@@ -323,6 +324,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         captures: captures::read_all(&mut reader, &files),
         traces: traces::read_traces(&mut reader, file),
         alerts: alerts::read_alerts(&mut reader, file),
+        publish,
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -21,6 +21,7 @@ mod pem;
 pub mod pending_rollback;
 pub mod problem;
 mod public_key;
+mod publish;
 mod reader;
 mod redact;
 mod redaction;
@@ -69,6 +70,7 @@ pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol, own_tls}
 pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse};
 pub use log::{Compression, DeliveryLog, Log, LogFormat, Rotate, SampleRate};
 pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
+pub use publish::Publish;
 pub use reader::Environment;
 pub use redaction::{PathForm, Redact};
 pub use render::{render, to_json, to_log_lines};
@@ -125,6 +127,7 @@ pub struct Config {
     /// `None`: outgate records no traces.
     pub traces: Option<Traces>,
     pub alerts: Alerts,
+    pub publish: Publish,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.
@@ -140,6 +143,13 @@ pub struct Config {
     pub snapshot: Arc<SourceSnapshot>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
+}
+
+impl Config {
+    /// Returns the entries of every `listen`.
+    pub fn binds(&self) -> impl Iterator<Item = &Located<Bind>> {
+        self.server.listen.iter().chain(&self.admin.listen).chain(&self.publish.listen)
+    }
 }
 
 /// A socket to listen on: `127.0.0.1:4750`, `[::1]:0`, `unix:/path`, `systemd`.

@@ -10,6 +10,7 @@ mod guard;
 mod limit;
 mod listener;
 mod log;
+mod publish;
 mod redact;
 mod rollout;
 mod signer;
@@ -30,6 +31,7 @@ pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
 pub(super) use log::{LOG, LOG_ROTATE};
+pub(super) use publish::{PUBLISH, PUBLISH_LISTEN};
 pub(super) use redact::{REDACT, ROUTE_REDACT};
 pub(super) use rollout::{DENIED, SPLIT};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
@@ -78,6 +80,7 @@ pub(super) static FILE: Schema = Schema {
         "captures",
         "traces",
         "alerts",
+        "publish",
     ],
     reserved: &[],
     aliases: &[
@@ -307,7 +310,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-pub(super) static SCHEMAS: [&Schema; 37] = [
+pub(super) static SCHEMAS: [&Schema; 39] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -345,6 +348,8 @@ pub(super) static SCHEMAS: [&Schema; 37] = [
     &CAPTURE,
     &TRACES,
     &ALERTS,
+    &PUBLISH,
+    &PUBLISH_LISTEN,
 ];
 
 /// The classification of a key that its table does not have.

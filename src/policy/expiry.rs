@@ -81,7 +81,7 @@ pub struct Expiry {
 /// attention.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Vec<Expiry> {
     let mut all = ExpiryCollector(Vec::new());
-    for tls in config.server.all_tls().chain(own_tls(&config.admin.listen)) {
+    for tls in config.server.all_tls().chain(own_tls(&config.admin.listen)).chain(own_tls(&config.publish.listen)) {
         all.add_chain(CertificateUse::Listener, "", &tls.certificate);
         tls.client_ca.iter().for_each(|ca| all.add_authorities(CertificateUse::ClientCa, Purpose::Clients, "", ca));
         tls.client_crls.iter().for_each(|list| all.each(CertificateUse::ClientCrl, "", list, crl_validity));

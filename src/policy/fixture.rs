@@ -70,6 +70,7 @@ pub(crate) fn config() -> Config {
         captures: Default::default(),
         traces: None,
         alerts: crate::config::Alerts::default(),
+        publish: crate::config::Publish::default(),
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),

@@ -29,10 +29,11 @@ use crate::digest::{Fingerprint, Sha256};
 /// The settings that apply between a socket and HTTP.
 #[derive(Default)]
 pub struct Listener {
-    /// The TLS settings of each entry of `server.listen` and `admin.listen` on TCP that has them.
+    /// The TLS settings of each entry of a `listen` on TCP that has them.
     tls: HashMap<Listen, ServerTls>,
-    /// The entries of `admin.listen` with TLS. An entry for clients may have the same address if the port is 0.
-    admin_tls: HashSet<Listen>,
+    /// The entries of `admin.listen` and `publish.listen` with TLS. An entry for clients may have the same address if the
+    /// port is 0.
+    own_tls: HashSet<Listen>,
     pub proxy_protocol: Option<ProxyProtocolPeers>,
 }
 
@@ -61,9 +62,9 @@ impl Listener {
         self.tls.get(at)
     }
 
-    /// Returns whether this socket of `admin.listen` has TLS.
-    pub fn is_admin_tls(&self, at: &Listen) -> bool {
-        self.admin_tls.contains(at)
+    /// Returns whether this socket of `admin.listen` or `publish.listen` has TLS.
+    pub fn has_own_tls(&self, at: &Listen) -> bool {
+        self.own_tls.contains(at)
     }
 
     /// Returns every socket with TLS.
@@ -140,11 +141,11 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
         };
         tls.extend(own.map(|tls| (bind.address.clone(), tls.with_alpn(bind.alpn.as_deref()))));
     }
-    let mut admin_tls = HashSet::new();
-    for bind in &config.admin.listen {
+    let mut own_tls = HashSet::new();
+    for bind in config.admin.listen.iter().chain(&config.publish.listen) {
         if let BindTls::Own(own) = &bind.tls {
-            admin_tls.insert(bind.address.clone());
-            // The admin listener speaks HTTP/1.1 only.
+            own_tls.insert(bind.address.clone());
+            // These listeners speak HTTP/1.1 only.
             let own = compile_tls(own, problems).map(|tls| tls.with_alpn(Some(&[Alpn::Http1])));
             tls.extend(own.map(|tls| (bind.address.clone(), tls)));
         }
@@ -157,7 +158,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
         problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.span), message).help(help));
     }
     warn_public_listeners(config, &tls, problems);
-    Listener { tls, admin_tls, proxy_protocol: proxies }
+    Listener { tls, own_tls, proxy_protocol: proxies }
 }
 
 /// Warns about an admin listener on a public address, and about tokens on a public listener without TLS.

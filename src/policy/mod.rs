@@ -21,6 +21,7 @@ pub mod limits;
 pub mod listener;
 pub mod message;
 mod percent;
+pub mod publication;
 pub mod redact;
 mod revocation;
 pub mod route;
@@ -63,6 +64,7 @@ pub struct Plan {
     /// `None`: outgate records no traces.
     pub traces: Option<Arc<Traces>>,
     pub alerts: alerts::AlertsPlan,
+    pub publish: publication::PublishPlan,
     pub timeouts: Timeouts,
     pub redactor: Arc<redact::Redactor>,
     pub captures: Vec<Arc<capture::Capture>>,
@@ -159,6 +161,7 @@ pub fn recompile(
         audit: audit::compile(config, &trusts, &mut problems),
         traces: trace::compile(config, &trusts, &mut problems),
         alerts,
+        publish: publication::compile(config, &mut problems),
         timeouts: config.timeouts.clone(),
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         captures: capture::compile(config, &mut problems),

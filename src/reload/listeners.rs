@@ -19,6 +19,7 @@ use crate::state::config::status::BoundAddresses;
 enum ListenerKind {
     Server,
     Admin,
+    Publish,
 }
 
 /// All listeners of the process.
@@ -154,6 +155,7 @@ impl Listeners {
         self.runtime.config_status.set_bound_addresses(BoundAddresses {
             server: names(ListenerKind::Server).collect(),
             admin: names(ListenerKind::Admin).collect(),
+            publish: names(ListenerKind::Publish).collect(),
         });
         self.runtime.sources.set_listeners(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
     }
@@ -181,6 +183,9 @@ impl Listeners {
             }
             ListenerKind::Admin => {
                 tasks.spawn(server::admin::accept(runtime, listener, bind.address.clone(), shutdown))
+            }
+            ListenerKind::Publish => {
+                tasks.spawn(server::publish::accept(runtime, listener, bind.address.clone(), shutdown))
             }
         };
         handle
@@ -219,6 +224,7 @@ impl ListenerKind {
         match self {
             ListenerKind::Server => "proxy",
             ListenerKind::Admin => "admin",
+            ListenerKind::Publish => "publish",
         }
     }
 }
@@ -233,7 +239,8 @@ impl ListenerChange {
 
 fn configured_binds(config: &Config) -> impl Iterator<Item = (ListenerKind, &Located<Bind>)> {
     let server = config.server.listen.iter().map(|bind| (ListenerKind::Server, bind));
-    server.chain(config.admin.listen.iter().map(|bind| (ListenerKind::Admin, bind)))
+    let admin = config.admin.listen.iter().map(|bind| (ListenerKind::Admin, bind));
+    server.chain(admin).chain(config.publish.listen.iter().map(|bind| (ListenerKind::Publish, bind)))
 }
 
 fn addresses(bound: &[Listener]) -> impl Iterator<Item = SocketAddr> {

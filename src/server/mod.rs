@@ -3,6 +3,7 @@
 
 mod accept_queue;
 pub mod admin;
+mod auxiliary;
 mod connections;
 mod entrance;
 mod hangup;
@@ -15,6 +16,7 @@ mod client_io;
 mod inspect;
 mod lifetime;
 pub(crate) mod proxy_protocol;
+pub mod publish;
 mod request_error;
 mod serve;
 mod throttled_log;

@@ -7,6 +7,7 @@ pub mod config;
 pub mod drain;
 pub mod limits;
 pub mod observability;
+pub mod publication;
 pub mod replay;
 pub mod sinks;
 pub mod upstreams;
@@ -54,6 +55,7 @@ pub struct Runtime {
     pub audit: audit::AuditTrail,
     pub traces: observability::traces::TraceExporter,
     pub alerts: alerts::Alerts,
+    pub publication: publication::LastPublication,
     pub failing_tenants: alerts::FailingTenants,
     pub traffic: observability::traffic::TrafficHistory,
     pub captures: observability::captures::CaptureQueue,
@@ -107,6 +109,7 @@ impl Runtime {
             audit: audit::AuditTrail::default(),
             traces: observability::traces::TraceExporter::default(),
             alerts: alerts::Alerts::default(),
+            publication: publication::LastPublication::default(),
             failing_tenants: alerts::FailingTenants::default(),
             traffic: observability::traffic::TrafficHistory::new(Instant::now()),
             captures: observability::captures::CaptureQueue::default(),

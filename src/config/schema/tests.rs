@@ -34,6 +34,8 @@ hosts = { "hooks.acme.example" = ["192.0.2.1"] }
 [credentials.a]
 type = "oauth2"
 parameters = { resource = "a" }
+[publish]
+listen = ["127.0.0.1:1"]
 [[routes]]
 name = "a"
 hosts = ["*"]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::error::Unspecified;
-use aws_lc_rs::signature::{EcdsaPublicKey, Ed25519PublicKey, RsaSubjectPublicKey};
+use aws_lc_rs::signature::{EcdsaPublicKey, Ed25519KeyPair, Ed25519PublicKey, KeyPair, RsaSubjectPublicKey};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -37,6 +37,11 @@ fn url(bytes: &[u8]) -> String {
 }
 
 impl PublicKey {
+    /// Returns the public half of a pair.
+    pub fn of_pair(pair: &Ed25519KeyPair) -> Option<Self> {
+        Self::ed25519(pair.public_key())
+    }
+
     /// The key as an OKP (RFC 8037 §2).
     pub(super) fn ed25519(key: &Ed25519PublicKey) -> Option<Self> {
         let members = BTreeMap::from([("crv", "Ed25519".into()), ("kty", "OKP".into()), ("x", url(key.as_ref()))]);

@@ -6,26 +6,13 @@ use std::net::SocketAddr;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 
+use super::super::auxiliary::{Remote, ServiceConnection};
 use super::problem::AdminProblem;
 use crate::audit::{Actor, Source};
-use crate::config::{AdminRole, Listen};
+use crate::config::AdminRole;
 use crate::net::peer::Peer;
 use crate::policy::Plan;
-use crate::policy::authn::PeerCertificate;
 use crate::state::config::status::ReloadSource;
-
-/// The connection that a call arrives on.
-pub(super) struct AdminConnection {
-    pub(super) listen: Listen,
-    pub(super) remote: Remote,
-}
-
-pub(super) enum Remote {
-    /// A unix socket. `None`: the kernel does not name the process at the other end.
-    Unix(Option<Peer>),
-    /// TCP; `certificate`: over TLS, the verified certificate of the client, which may be empty.
-    Tcp { address: SocketAddr, certificate: Option<PeerCertificate> },
-}
 
 /// An identified caller.
 pub(super) enum AdminCaller {
@@ -64,14 +51,7 @@ impl AdminCaller {
     }
 }
 
-impl AdminConnection {
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        match &self.remote {
-            Remote::Unix(_) => None,
-            Remote::Tcp { address, .. } => Some(*address),
-        }
-    }
-
+impl ServiceConnection {
     /// Returns the caller of a request with these fields.
     pub(super) fn identify(
         &self,

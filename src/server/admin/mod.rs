@@ -7,58 +7,39 @@ mod control;
 mod deliveries;
 mod egress;
 mod gauges;
+mod host_check;
 mod limits;
 mod page;
 mod problem;
 mod readiness;
 mod resource;
 mod status;
-mod tcp_limits;
 mod text_format;
 
-use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-use super::accept_queue::AcceptQueue;
+use super::auxiliary::{self, Service, ServiceConnection, ServiceResponse};
 use super::listener_shutdown::ListenerShutdown;
-use super::throttled_log::{ThrottledLog, WarningKind};
 use crate::audit::{ADMIN_CALLED, AUTHENTICATION_FAILED, Actor, EventType, Source};
 use crate::config::Listen;
 use crate::names::TenantName;
-use crate::net::listen::{ClientStream, Listener};
-use crate::net::peer;
-use crate::net::tls::accept;
+use crate::net::listen::Listener;
 use crate::policy::sign;
 use crate::state::Runtime;
 use crate::state::audit::CountedEvent;
-use access::{AdminCaller, AdminConnection, Remote};
+use access::AdminCaller;
 use problem::AdminProblem;
 use resource::{OPENAPI, Operation, Query, Resource};
-use tcp_limits::TcpConnections;
 use text_format::MetricsFormat;
 
 pub use gauges::render_metrics;
 pub use readiness::Readiness;
-
-/// Limits the open connections of one unix socket; further ones wait. For TCP see [`tcp_limits`].
-const CONNECTIONS_MAX: usize = 64;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Limits the lifetime of a connection: a probe needs it no longer.
-const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(60);
 
 /// The lifetime in caches. Receivers know a key that is announced an hour before it signs.
 const KEYS_CACHE_CONTROL: &str = "public, max-age=3600";
@@ -66,120 +47,31 @@ const KEYS_CACHE_CONTROL: &str = "public, max-age=3600";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-type AdminResponse = Response<Full<Bytes>>;
+type AdminResponse = ServiceResponse;
+
+const SERVICE: Service = Service {
+    name: "admin",
+    connections_max: 32,
+    connections_per_ip_max: 16,
+    respond: |runtime, request, connection| {
+        Box::pin(async move { handle(runtime, request, connection).await.unwrap_or_else(Response::from) })
+    },
+};
 
 /// Accepts connections until the listener closes, and returns when all of them are closed.
 pub async fn accept(runtime: Arc<Runtime>, listener: Listener, listen: Listen, shutdown: ListenerShutdown) {
-    let connection_slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut serving = JoinSet::new();
-    let throttled_log = Arc::new(ThrottledLog::new());
-    let mut queue = AcceptQueue::new(listener, shutdown.clone());
-    let (is_tcp, mut connections) = (queue.is_tcp(), TcpConnections::default());
-    loop {
-        let next = async {
-            let permit = match is_tcp {
-                true => None,
-                false => Arc::clone(&connection_slots).acquire_owned().await.ok(),
-            };
-            (queue.next().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            biased;
-            Some(_) = serving.join_next() => continue,
-            accepted = next => accepted,
-            // This branch wins while all connection slots are taken.
-            () = shutdown.admission_closed() => break,
-        };
-        let Some(accepted) = accepted else { break };
-        match accepted {
-            Ok((stream, peer)) => {
-                let (runtime, shutdown) = (Arc::clone(&runtime), shutdown.clone());
-                let (listen, throttled_log) = (listen.clone(), Arc::clone(&throttled_log));
-                let task = serving.spawn(async move {
-                    let remote = match peer {
-                        None => Remote::Unix(peer::from_stream(&stream)),
-                        Some(address) => Remote::Tcp { address, certificate: None },
-                    };
-                    let connection = AdminConnection { listen, remote };
-                    establish(&runtime, stream, connection, &shutdown, &throttled_log).await;
-                    drop(permit);
-                });
-                if let Some(peer) = peer {
-                    connections.insert(peer.ip(), task);
-                }
-            }
-            Err(_) => tokio::time::sleep(super::ACCEPT_RETRY_DELAY).await,
-        }
-    }
-    drop(queue);
-    while serving.join_next().await.is_some() {}
-}
-
-/// Accepts TLS where the listener has it, and serves the connection.
-async fn establish(
-    runtime: &Arc<Runtime>,
-    stream: ClientStream,
-    mut connection: AdminConnection,
-    shutdown: &ListenerShutdown,
-    throttled_log: &ThrottledLog,
-) {
-    let active = runtime.active_config();
-    let tls = active.listener_tls(&connection.listen);
-    let tls = tls.filter(|_| active.plan.listener.is_admin_tls(&connection.listen));
-    let (Remote::Tcp { address, certificate }, Some((config, fingerprint))) = (&mut connection.remote, tls) else {
-        return serve(runtime, stream, &connection, shutdown).await;
-    };
-    let deadline = tokio::time::Instant::now() + active.plan.timeouts.tls;
-    match accept::accept(stream, config, fingerprint, deadline).await {
-        Ok((stream, verified)) => {
-            *certificate = Some(verified);
-            drop(active);
-            serve(runtime, stream, &connection, shutdown).await;
-        }
-        Err(error) => throttled_log.warn(WarningKind::TlsHandshake, || {
-            format!("a connection from {} to the admin listener was closed: {error}", address.ip())
-        }),
-    }
-}
-
-async fn serve(
-    runtime: &Arc<Runtime>,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    connection: &AdminConnection,
-    shutdown: &ListenerShutdown,
-) {
-    let service = service_fn(|request| async move {
-        let answered = handle(runtime, request, connection).await;
-        Ok::<_, Infallible>(answered.unwrap_or_else(Response::from))
-    });
-    let mut http1 = hyper::server::conn::http1::Builder::new();
-    if connection.address().is_some() {
-        http1.max_buf_size(tcp_limits::HEAD_MAX);
-    }
-    let serving = http1
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut serving = pin!(serving);
-    let served = async {
-        tokio::select! {
-            _ = serving.as_mut() => return,
-            () = shutdown.closing() => serving.as_mut().graceful_shutdown(),
-        }
-        let _ = serving.await;
-    };
-    let _ = tokio::time::timeout(CONNECTION_LIFETIME_MAX, served).await;
+    auxiliary::accept(runtime, listener, listen, shutdown, SERVICE).await;
 }
 
 /// Answers a request. A stranger learns only which resources need no credential.
 async fn handle(
     runtime: &Arc<Runtime>,
     request: Request<Incoming>,
-    connection: &AdminConnection,
+    connection: &ServiceConnection,
 ) -> Result<AdminResponse, AdminProblem> {
     let active = runtime.active_config();
     if connection.address().is_some() {
-        tcp_limits::check_host(&request, &active.plan.admin_hosts)?;
+        host_check::check_host(&request, &active.plan.admin_hosts)?;
     }
     let path = request.uri().path().to_owned();
     let resource = Resource::find(&path);
@@ -308,7 +200,7 @@ fn count(
     event_type: EventType,
     path: &str,
     caller: Option<&AdminCaller>,
-    connection: &AdminConnection,
+    connection: &ServiceConnection,
 ) {
     let unknown = Actor { source: Source::Admin, name: None, address: None };
     let actor = Actor { address: None, ..caller.map_or(unknown, AdminCaller::actor) };

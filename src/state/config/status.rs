@@ -161,6 +161,7 @@ pub enum ReloadVerdict {
 pub struct BoundAddresses {
     pub server: Vec<String>,
     pub admin: Vec<String>,
+    pub publish: Vec<String>,
 }
 
 #[derive(Default)]

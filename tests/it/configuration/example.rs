@@ -78,7 +78,7 @@ fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
         }
         match value.get_ref() {
             // The settings of `server.tls`, which has them.
-            DeValue::Table(_) if path == "admin.listen.tls" => {}
+            DeValue::Table(_) if ["admin.listen.tls", "publish.listen.tls"].contains(&&*path) => {}
             DeValue::Table(table) => keys(table, &path, found),
             DeValue::Array(array) => {
                 let tables = array.iter().filter_map(|element| element.get_ref().as_table());

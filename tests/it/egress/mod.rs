@@ -3,5 +3,6 @@
 mod lists;
 mod nat;
 mod probe;
+mod publish;
 mod resolver;
 mod source_health;

@@ -32,6 +32,8 @@ pub struct EgressList {
     pub prefixes: Vec<IpNet>,
     /// The time of the last change: of the configured ranges, or of the state of one of them.
     pub changed_at: Timestamp,
+    /// The time since which the ranges are configured.
+    pub configured_at: Timestamp,
     /// The time of the next change of a state.
     pub next_change: Option<Timestamp>,
 }
@@ -101,7 +103,7 @@ impl EgressList {
             .collect();
         ranges.sort_unstable();
         let prefixes = IpNet::aggregate(&ranges.iter().map(|range| range.cidr).collect());
-        Self { pool: pool.cloned(), ranges, prefixes, changed_at, next_change }
+        Self { pool: pool.cloned(), ranges, prefixes, changed_at, configured_at: version.since, next_change }
     }
 
     /// Returns the serial: the Unix time of the last change, in seconds. It never decreases.

@@ -1,44 +1,14 @@
-//! The limits of the admin listener over TCP: few connections, of which the oldest is closed, and no foreign `Host`.
-//! How is the admin port protected from connection floods and from DNS rebinding?
+//! The names of the admin listener in `Host`, over TCP.
+//! How is the admin port protected from DNS rebinding?
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
 use http::uri::Authority;
 use http::{Request, StatusCode, Version, header};
-use tokio::task::AbortHandle;
 
 use super::problem::AdminProblem;
 use crate::host;
 use crate::names::Host;
-
-/// Limits the open connections of one TCP socket, and of one address. Probes and scrapers are few and get their
-/// response within a second, so the oldest connection is the one to close.
-const CONNECTIONS_MAX: usize = 32;
-const CONNECTIONS_PER_IP_MAX: usize = 16;
-/// The longest request head, in bytes.
-pub(super) const HEAD_MAX: usize = 16 * 1024;
-
-/// The connections of one TCP socket, oldest first.
-#[derive(Default)]
-pub(super) struct TcpConnections(VecDeque<(IpAddr, AbortHandle)>);
-
-impl TcpConnections {
-    /// Adds a connection. At a limit it closes the oldest connection of the same address, or of all addresses.
-    pub(super) fn insert(&mut self, address: IpAddr, task: AbortHandle) {
-        self.0.retain(|(_, task)| !task.is_finished());
-        let open_for_address = self.0.iter().filter(|(other, _)| *other == address).count();
-        let oldest = if open_for_address >= CONNECTIONS_PER_IP_MAX {
-            self.0.iter().position(|(other, _)| *other == address)
-        } else {
-            (self.0.len() >= CONNECTIONS_MAX).then_some(0)
-        };
-        if let Some((_, oldest)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
-            oldest.abort();
-        }
-        self.0.push_back((address, task));
-    }
-}
 
 /// Accepts a request only if its `Host` is an address, `localhost` or a name of `admin.hosts`. After DNS rebinding, a
 /// browser sends the name of the attacker's page, which resolves to this host.
