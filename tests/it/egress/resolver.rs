@@ -237,6 +237,7 @@ fn dns_outage_is_blamed_on_outgate_and_reported_until_it_ends() {
         scene.outgate.log.wait_for(words, has);
     };
     wait_for_log_line("WARN no name server responds");
+    scene.outgate.wait_for_metric("outgate_alerts{name=\"OutgateDnsOutage\"} 1");
 
     // outgate notices the end without a delivery.
     is_up.store(true, Ordering::Relaxed);

@@ -115,6 +115,8 @@ fn source_health_reports_a_source_that_one_target_does_not_answer_and_its_recove
     let is_report = |line: &&String| line.contains(&words) && !line.contains("alert ");
     let reported = || outgate.log.all().iter().filter(is_report).count();
     send_until(&outgate, &url, "the log line", || reported() > 0);
+    let is_alert = || outgate.has_metric("outgate_alerts{name=\"OutgateAllowListGap\"} 1");
+    send_until(&outgate, &url, "the alert", is_alert);
     target.drop_packets_from(&[]);
     send_until(&outgate, &url, "no gap", || gaps(0));
     send_until(&outgate, &url, "the log line of the recovery", || {
@@ -150,6 +152,7 @@ fn a_source_that_four_networks_do_not_answer_is_ejected() {
     outgate.log.wait_for("the log line", |lines| {
         lines.iter().any(|line| line.contains("source 127.0.7.1 timed out to targets in 4 networks")).then_some(())
     });
+    outgate.wait_for_metric("outgate_alerts{name=\"OutgateAddressCutOff\"} 1");
     for url in urls.iter().cycle().take(16) {
         assert_eq!(outgate.post(url, "Connection: close\r\n", "x").status, 200, "{url}");
     }

@@ -204,6 +204,7 @@ fn syslog_server_that_comes_back_gets_the_records_that_waited() {
     // The server ends the connection, and accepts no other one for a while.
     drop((first, listener));
     scene.outgate.log.wait_for_lines(1, &["cannot send audit records to", "records wait for it"]);
+    scene.outgate.wait_for_metric("outgate_alerts{name=\"OutgateAuditDegraded\"} 1");
     assert_eq!(try_reload(&scene, &next.and("[limits.b]\nrate = \"1/s\"\n")).0, 0);
     let last = until_recorded(&scene.outgate, "configuration.updated", 3).remove(2);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);

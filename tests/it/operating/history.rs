@@ -409,6 +409,7 @@ fn history_that_cannot_be_written_is_reported_until_it_can() {
     fs::write(&history, "no folder").unwrap();
     change(1);
     eventually("the failure is reported", || is_reported() == (true, true));
+    scene.outgate.wait_for_metric("outgate_alerts{name=\"OutgateHistoryFailed\"} 1");
     fs::remove_file(&history).unwrap();
     fs::rename(&aside, &history).unwrap();
     change(2);

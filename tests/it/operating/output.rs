@@ -148,6 +148,8 @@ fn log_to_a_closed_stderr_counts_lost_lines_and_the_process_goes_on() {
     eventually("a log line is lost", || outgate.lost_lines() > 0);
     let ready = outgate.admin("/readyz");
     assert!(ready.status == 200 && ready.text().contains("the log cannot be written"), "{}", ready.text());
+    let is_alert = |text: &str| text.contains("outgate_alerts{name=\"OutgateLogLinesLost\"} 1");
+    eventually("the alert", || is_alert(&outgate.admin("/metrics").text()));
 }
 
 #[test]
