@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use stage::pki::{Identity, Pki};
+use stage::scrape::Scrape;
 use stage::tunnel::tls_config_trusting;
 use stage::{Client, Outgate, post, scene};
 
@@ -48,6 +49,8 @@ enum Kind {
 struct Measurements {
     durations: [Vec<u32>; 3],
     failed: usize,
+    /// The requests that opened a tunnel. Each has a record, as the exchanges have.
+    tunnels: usize,
 }
 
 fn main() {
@@ -66,6 +69,7 @@ fn main() {
         run_turn(&outgate, port, &pki.pem, &mut busy, Some(&text));
         memory.push(resident(outgate.pid()));
     }
+    assert_one_record_each(&outgate, &[&quiet, &busy]);
     let reloads = outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
     println!("{reloads} reloads of {routes} routes, {} failed without and {} with them", quiet.failed, busy.failed);
     println!("MiB of memory after each turn: {memory:?}");
@@ -79,6 +83,19 @@ fn main() {
     }
 }
 
+/// Asserts that the client, the delivery log and the metrics count the same number of deliveries. A request inside a
+/// tunnel is none.
+fn assert_one_record_each(outgate: &Outgate, measurements: &[&Measurements]) {
+    let [webhooks, uploads] = [Kind::Webhook, Kind::Upload].map(|kind| kind as usize);
+    let exchanges = |one: &&Measurements| one.durations[webhooks].len() + one.durations[uploads].len();
+    let sent = measurements.iter().map(|one| exchanges(one) + one.tunnels).sum::<usize>();
+    let log = outgate.folder.path("deliveries.jsonl");
+    let logged = || std::fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains("\"code\"")).count();
+    let counted = || Scrape::of(outgate).sum("outgate_deliveries_total", &[]) as usize;
+    stage::eventually("one record and one count for each delivery", || [logged(), counted()] == [sent, sent]);
+    println!("{sent} deliveries: the client, the log and the metrics agree");
+}
+
 /// Returns a configuration in which unused routes precede those of the load.
 fn config(port: u16, others: u64) -> String {
     let others: String = (0..others)
@@ -89,7 +106,7 @@ fn config(port: u16, others: u64) -> String {
     };
     [
         "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
-         [log]\ndeliveries = \"off\"\n[egress.default]\nranges = [\"127.0.7.0/30\"]\n[guard]\nallow = [\"127.0.0.0/8\"]\n\
+         [log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\nrotate = false\n[egress.default]\nranges = [\"127.0.7.0/30\"]\n[guard]\nallow = [\"127.0.0.0/8\"]\n\
          [resolver.hosts]\n\"hook.example\" = [\"127.0.0.1\"]\n\"upload.example\" = [\"127.0.0.1\"]\n\
          \"tunnel.example\" = [\"127.0.0.1\"]\n[trust.public]\nroots = [\"{dir}/ca.pem\"]\n[signers.platform]\n\
          scheme = \"standard-webhooks\"\nkeys = [{ id = \"k1\", secret = \"file:{dir}/key\" }]\n\
@@ -118,6 +135,7 @@ fn run_turn(outgate: &Outgate, port: u16, ca: &str, measurements: &mut Measureme
             let (durations, failed) = sender.join().unwrap();
             measurements.durations[kind as usize].extend(durations);
             measurements.failed += failed;
+            measurements.tunnels += if kind == Kind::Tunnel { 1 + failed } else { 0 };
         }
     });
 }
