@@ -144,6 +144,11 @@ fn read(text: &[u8], at: usize) -> (Option<PhoneNumber>, usize) {
     if text[at] == b'+' {
         return (None, at + 1);
     }
+    // A group that no separator follows is the common case, and mostly too short.
+    let length = text[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if length < NATIONAL_MIN && separator(text, at + length).is_none() {
+        return (None, at + length);
+    }
     let run = DigitRun::read(text, at, DIGITS_MAX);
     if run.is_grouped(text[at]) {
         return (Some(run.number), run.end);

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 /// The bounds of the ring. A line has about 900 bytes.
 const LINES_MAX: usize = 1000;
 const BYTES_MAX: usize = 4 << 20;
+/// The memory of an old line that the next one uses again. The bound in bytes would not count more.
+const CAPACITY_KEPT: usize = 4 << 10;
 
 /// A ring of lines. Each line has passed redaction, because it is the line that the log gets.
 #[derive(Default)]
@@ -16,7 +18,7 @@ pub struct RecentDeliveries(Mutex<Ring>);
 
 #[derive(Default)]
 struct Ring {
-    lines: VecDeque<Arc<[u8]>>,
+    lines: VecDeque<Arc<Vec<u8>>>,
     bytes: usize,
     /// The number of lines since the start.
     count: u64,
@@ -27,7 +29,7 @@ pub struct RecentLines {
     /// The number of lines since the start. A later question states it, and gets the lines after these.
     pub count: u64,
     /// The newest line is the last.
-    pub lines: Vec<Arc<[u8]>>,
+    pub lines: Vec<Arc<Vec<u8>>>,
 }
 
 impl RecentDeliveries {
@@ -37,16 +39,20 @@ impl RecentDeliveries {
         if line.len() > BYTES_MAX {
             return;
         }
-        // Copied before the lock is taken, because other deliveries wait for it.
-        let line = Arc::<[u8]>::from(line);
         let mut ring = self.0.lock();
+        let mut place = Arc::default();
         while ring.lines.len() >= LINES_MAX || ring.bytes + line.len() > BYTES_MAX {
             let Some(oldest) = ring.lines.pop_front() else { break };
             ring.bytes -= oldest.len();
+            place = oldest; // its memory is used again, unless a request reads it
         }
+        let text = Arc::make_mut(&mut place);
+        text.clear();
+        text.shrink_to(CAPACITY_KEPT);
+        text.extend_from_slice(line);
         ring.bytes += line.len();
         ring.count += 1;
-        ring.lines.push_back(line);
+        ring.lines.push_back(place);
     }
 
     /// Returns the lines after the first `seen` lines since the start, as far as the ring still has them.
