@@ -127,7 +127,8 @@ impl Proxy {
         })?;
         let addresses = runtime.config_status.bound_addresses().server.clone();
         let (active, adopted) = (runtime.active_config(), runtime.config_status.adopted());
-        for event in audit_events::started(&adopted, &active.plan, runtime.started_at) {
+        let announcements = runtime.config_status.announcements();
+        for event in audit_events::started(&adopted, &active.plan, &announcements, runtime.started_at) {
             runtime.audit.record(event);
         }
         let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
@@ -135,6 +136,7 @@ impl Proxy {
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         tasks.spawn(upkeep::addresses::follow(Arc::clone(&runtime)));
         tasks.spawn(upkeep::alerts::run(Arc::clone(&runtime)));
+        tasks.spawn(upkeep::notices::run(Arc::clone(&runtime)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&runtime), Arc::clone(&listeners)));
         Ok(Self { runtime, connections, tasks, traces, listeners, reloader, signals, addresses })
     }

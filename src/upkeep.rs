@@ -3,6 +3,8 @@
 
 pub mod addresses;
 pub mod alerts;
+pub mod notices;
+mod own_webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -118,6 +118,7 @@ event_types! {
     TARGET_DENIED = "target.denied", Other, NETWORK_ACTIVITY, 5, MEDIUM;
     ADDRESS_LOST = "address.lost", Address, NETWORK_ACTIVITY, 99, HIGH;
     ADDRESS_FOUND = "address.found", Address, NETWORK_ACTIVITY, 99, INFORMATIONAL;
+    ADDRESS_FORCED = "address.forced", Address, NETWORK_ACTIVITY, 99, HIGH;
     ADDRESS_UNANSWERED = "address.unanswered", Address, NETWORK_ACTIVITY, 99, HIGH;
     ADDRESS_RETRIED = "address.retried", Address, NETWORK_ACTIVITY, 99, INFORMATIONAL;
     ALERT_BEGAN = "alert.began", Other, APPLICATION_LIFECYCLE, 99, MEDIUM;

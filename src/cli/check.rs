@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use jiff::Timestamp;
 
 use super::service::{Account, Unit};
 use super::{CONFIG_DIR, find_config, load_config, print_problems};
-use crate::config::{self, Bind, DeliveryLog, Located, Problem, Severity};
+use crate::config::{self, Bind, Config, DeliveryLog, Located, Problem, Severity};
+use crate::history;
 use crate::names::pluralize;
 use crate::net::listen;
 use crate::state::observability::records;
@@ -54,6 +56,7 @@ impl Check {
                 found.extend(delivery_log_problem(&valid.config.log.deliveries));
                 found.extend(valid.config.audit.file.as_ref().and_then(audit_log_problem));
                 found.extend(valid.config.binds().filter_map(socket_fault));
+                found.extend(notice_problems(&valid.config));
                 (found, valid.config.sources, valid.acknowledged)
             }
             Err(invalid) => (invalid.problems, invalid.sources, 0),
@@ -110,6 +113,18 @@ impl Check {
                 .map_err(|error| (sysexits::OS_ERROR, format!("cannot become user {}: {error}", account.name)))?,
         }
         Ok(Some(account))
+    }
+}
+
+/// Returns the ranges from which outgate would send without notice. The state of the proxy has their dates.
+fn notice_problems(config: &Config) -> Vec<Problem> {
+    match history::stored_announcements(config.server.state.as_deref()) {
+        Ok(Some(announcements)) => announcements.problems(config, Timestamp::now()),
+        Ok(None) => Vec::new(),
+        Err(error) => {
+            eprintln!("outgate: {error}; so egress.*.notice is not checked");
+            Vec::new()
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::audit::{SyslogServer, read_syslog_server};
 use super::named_sections::read_word;
 use super::problem::Problem;
 use super::reader::{Reader, Table};
-use super::{Located, Route, schema, units};
+use super::{Located, Route, SourceSpan, schema, units};
 
 const REMIND_DEFAULT: Duration = Duration::from_secs(4 * 3600);
 const HOLD_DEFAULT: Duration = Duration::from_secs(120);
@@ -32,7 +32,7 @@ pub struct Alerts {
 /// Alerts go to the log alone.
 impl Default for Alerts {
     fn default() -> Self {
-        let span = super::SourceSpan::default();
+        let span = SourceSpan::default();
         Self {
             webhook: None,
             route: Located { value: Route::new(Located { value: ROUTE_NAME.to_owned(), span }), span },
@@ -44,28 +44,40 @@ impl Default for Alerts {
     }
 }
 
-pub(super) fn read_alerts(reader: &mut Reader<'_>, file: &Table<'_>) -> Alerts {
-    let table = file.section(reader, "alerts", &schema::ALERTS);
-    let webhook = table.read(reader, "webhook", read_word);
+/// Reads the keys of the route of outgate's own webhooks: its `name` in records, and the key with their URLs.
+pub(super) fn read_own_route(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    (name, span): (&str, SourceSpan),
+    (urls, help): (&str, &str),
+) -> Located<Route> {
     for key in ["sign", "egress", "trust"] {
-        if let (false, Some(value)) = (table.has("webhook"), table.get(key).filter(|value| !value.is_empty_or_false()))
-        {
-            let problem = Problem::at(value.span, format!("`alerts.{key}` has no effect without `alerts.webhook`"));
-            reader.problems.push(problem.help("add webhook = \"https://ops.platform.example/outgate\""));
+        if let (false, Some(value)) = (table.has(urls), table.get(key).filter(|value| !value.is_empty_or_false())) {
+            let (key, urls) = (table.child_key(key), table.child_key(urls));
+            let problem = Problem::at(value.span, format!("`{key}` has no effect without `{urls}`"));
+            reader.problems.push(problem.help(help));
         }
     }
-    let span = webhook.as_ref().map_or(table.span, |webhook| webhook.span);
-    let mut route = Route::new(Located { value: ROUTE_NAME.to_owned(), span });
+    let mut route = Route::new(Located { value: name.to_owned(), span });
     route.sign = table.read_list(reader, "sign", None, read_word).unwrap_or_default();
     route.egress = table.read(reader, "egress", read_word);
     route.trust = table.read(reader, "trust", read_word);
+    Located { value: route, span }
+}
+
+pub(super) fn read_alerts(reader: &mut Reader<'_>, file: &Table<'_>) -> Alerts {
+    let table = file.section(reader, "alerts", &schema::ALERTS);
+    let webhook = table.read(reader, "webhook", read_word);
+    let help = "add webhook = \"https://ops.platform.example/outgate\"";
+    let span = webhook.as_ref().map_or(table.span, |webhook| webhook.span);
+    let route = read_own_route(reader, &table, (ROUTE_NAME, span), ("webhook", help));
     let syslog = table.read_list(reader, "syslog", None, read_syslog_server);
     let journald = table.read(reader, "journald", |reader, value| reader.boolean(value));
     let remind = table.read(reader, "remind", |reader, value| reader.parse(value, units::positive_duration));
     let hold = table.read(reader, "hold", |reader, value| reader.parse(value, units::duration));
     Alerts {
         webhook,
-        route: Located { value: route, span },
+        route,
         syslog: syslog.unwrap_or_default(),
         journald: journald.is_some_and(|journald| journald.value),
         remind: remind.map_or(REMIND_DEFAULT, |remind| remind.value),

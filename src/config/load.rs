@@ -17,8 +17,8 @@ use super::reader::{Environment, Reader, Table, Value};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
-    Config, KeyDirs, alerts, audit, captures, credential, log, named_sections, redaction, schema, sections, signer,
-    syntax, traces, trust, warning,
+    Config, KeyDirs, alerts, audit, captures, credential, log, named_sections, notices, redaction, schema, sections,
+    signer, syntax, traces, trust, warning,
 };
 use crate::names::folder_of;
 
@@ -325,6 +325,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         traces: traces::read_traces(&mut reader, file),
         alerts: alerts::read_alerts(&mut reader, file),
         publish,
+        notices: notices::read_notices(&mut reader, file),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

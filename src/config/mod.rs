@@ -17,6 +17,7 @@ mod listener;
 mod load;
 mod log;
 mod named_sections;
+mod notices;
 mod pem;
 pub mod pending_rollback;
 pub mod problem;
@@ -69,6 +70,7 @@ pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol, own_tls};
 pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse};
 pub use log::{Compression, DeliveryLog, Log, LogFormat, Rotate, SampleRate};
+pub use notices::Notices;
 pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
 pub use publish::Publish;
 pub use reader::Environment;
@@ -128,6 +130,7 @@ pub struct Config {
     pub traces: Option<Traces>,
     pub alerts: Alerts,
     pub publish: Publish,
+    pub notices: Notices,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.
@@ -215,6 +218,10 @@ pub struct Pool {
     pub exclude: Vec<Located<IpNet>>,
     pub select: SelectionPolicy,
     pub failover: bool,
+    /// The time between the announcement of a range and its first webhook.
+    pub notice: Duration,
+    /// Whether ranges may start without that notice.
+    pub force: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 //! Which named sections has the operator written?
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::problem::Problem;
 use super::reader::{Reader, Table, Value};
@@ -11,6 +12,9 @@ use super::{
     upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
+
+/// Customers' firewall teams need days to change a rule.
+const NOTICE_DEFAULT: Duration = Duration::from_secs(14 * 24 * 3600);
 
 fn located<T>(table: &Table<'_>, value: T) -> Located<T> {
     Located { value, span: table.span }
@@ -36,11 +40,15 @@ fn read_pool(reader: &mut Reader<'_>, table: &Table<'_>) -> Pool {
     let exclude = table.read_list(reader, "exclude", None, |reader, value| reader.parse(value, units::network));
     let select = table.read(reader, "select", |reader, value| reader.parse_choice(value, &SelectionPolicy::CHOICES));
     let failover = table.read(reader, "failover", |reader, value| reader.boolean(value));
+    let notice = table.read(reader, "notice", |reader, value| reader.parse(value, units::duration));
+    let force = table.read(reader, "force", |reader, value| reader.boolean(value));
     Pool {
         ranges: ranges.unwrap_or_default(),
         exclude: exclude.unwrap_or_default(),
         select: select.map_or(SelectionPolicy::Sticky, |select| select.value),
         failover: failover.is_none_or(|failover| failover.value),
+        notice: notice.map_or(NOTICE_DEFAULT, |notice| notice.value),
+        force: force.is_some_and(|force| force.value),
     }
 }
 

@@ -67,6 +67,9 @@ pub(super) fn secret_spans(table: &DeTable<'_>) -> Vec<Range<usize>> {
             // The path of a webhook may be a secret, as those of chat services are.
             spans.extend(members.get("webhook").map(toml::Spanned::span));
         }
+        if let (true, DeValue::Table(members)) = (section == "notices", value.get_ref()) {
+            spans.extend(members.get("webhooks").map(toml::Spanned::span));
+        }
         match value.get_ref() {
             DeValue::Table(members) if is_sensitive_section(section) => {
                 let non_secret =

@@ -23,7 +23,7 @@ mod upstream;
 
 use super::problem::closest_match;
 pub(super) use admin::{ADMIN, ADMIN_LISTEN, ADMIN_USER};
-pub(super) use alerts::ALERTS;
+pub(super) use alerts::{ALERTS, NOTICES};
 pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
@@ -81,6 +81,7 @@ pub(super) static FILE: Schema = Schema {
         "traces",
         "alerts",
         "publish",
+        "notices",
     ],
     reserved: &[],
     aliases: &[
@@ -168,7 +169,7 @@ pub(super) static SERVER: Schema = Schema {
 pub(super) static POOL: Schema = Schema {
     path: "egress.*",
     title: "[egress.NAME]",
-    keys: &["ranges", "exclude", "select", "failover"],
+    keys: &["ranges", "exclude", "select", "failover", "notice", "force"],
     reserved: &[],
     aliases: &[
         ("cidrs", "ranges"),
@@ -310,7 +311,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-pub(super) static SCHEMAS: [&Schema; 39] = [
+pub(super) static SCHEMAS: [&Schema; 40] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -350,6 +351,7 @@ pub(super) static SCHEMAS: [&Schema; 39] = [
     &ALERTS,
     &PUBLISH,
     &PUBLISH_LISTEN,
+    &NOTICES,
 ];
 
 /// The classification of a key that its table does not have.

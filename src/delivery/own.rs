@@ -11,8 +11,8 @@ use super::judge::judge_own;
 use super::record::Record;
 use super::request::ProxyRequest;
 use super::{deliver_routed, response};
-use crate::policy::alerts::AlertWebhook;
 use crate::policy::authn::Caller;
+use crate::policy::own_webhook::OwnWebhook;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 
@@ -24,7 +24,7 @@ use crate::state::config::ActiveConfig;
 pub async fn deliver_own(
     runtime: &Arc<Runtime>,
     active: &Arc<ActiveConfig>,
-    webhook: &AlertWebhook,
+    webhook: &OwnWebhook,
     fields: HeaderMap,
     body: Bytes,
 ) -> Result<(), String> {

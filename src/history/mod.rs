@@ -7,6 +7,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "keeps configurations in files")]
 
+mod announced;
 mod durable;
 pub mod restore;
 mod trusted;
@@ -28,6 +29,7 @@ use crate::config::difference::Difference;
 use crate::config::{SourceSnapshot, pending_rollback};
 use crate::digest::sha256;
 use crate::policy::egress::list::ListVersion;
+pub use announced::stored_announcements;
 pub use durable::FolderLock;
 
 /// The state folder of the packages.

@@ -4,10 +4,14 @@
 //! Every address of a range is used, including the first and the last. The ranges are routed to this host, so they
 //! contain no network or broadcast address.
 
+pub mod actions;
 pub mod allow_list_gap;
 mod check;
+mod cover;
 pub mod ejection;
 pub mod list;
+mod mix;
+pub mod notice;
 pub mod observations;
 mod span;
 mod survey;
@@ -16,6 +20,7 @@ use std::collections::BTreeMap;
 use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -24,6 +29,7 @@ use serde::Serialize;
 use super::guard::ClearedAddresses;
 use crate::config::{self, Config, Problem, SelectionPolicy};
 use crate::names::PoolName;
+use mix::{mix, mix_u128};
 use span::{AddressSpan, ip_to_u128, is_v6, u128_to_ip};
 pub use survey::{Survey, survey};
 
@@ -133,6 +139,8 @@ pub struct Pool {
     name: PoolName,
     select: SelectionPolicy,
     failover: bool,
+    /// The time between the announcement of a range and its first webhook.
+    notice: Duration,
     ranges: Vec<SourceRange>,
 }
 
@@ -180,7 +188,13 @@ impl Pool {
     fn new(name: &PoolName, pool: &config::Pool) -> Self {
         let ranges =
             pool.ranges.iter().map(|range| SourceRange::new(range, pool)).filter(|range| !range.spans.is_empty());
-        Self { name: name.clone(), select: pool.select, failover: pool.failover, ranges: ranges.collect() }
+        Self {
+            name: name.clone(),
+            select: pool.select,
+            failover: pool.failover,
+            notice: pool.notice,
+            ranges: ranges.collect(),
+        }
     }
 
     pub fn name(&self) -> &PoolName {
@@ -369,21 +383,6 @@ impl SourceRange {
     fn to_nets(&self) -> impl Iterator<Item = IpNet> {
         self.spans.iter().flat_map(|span| span.to_nets(self.is_v6()))
     }
-}
-
-/// Mixes `value` into `seed` with the finaliser of SplitMix64, applied twice. It is not for secrets. It is equal in
-/// every build, so that a sticky source survives upgrades.
-fn mix(seed: u64, value: u64) -> u64 {
-    let finish = |mut x: u64| {
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
-    finish(finish(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ value)
-}
-
-fn mix_u128(seed: u64) -> u128 {
-    u128::from(mix(seed, 1)) << 64 | u128::from(mix(seed, 2))
 }
 
 #[cfg(test)]

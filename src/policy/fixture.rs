@@ -71,6 +71,7 @@ pub(crate) fn config() -> Config {
         traces: None,
         alerts: crate::config::Alerts::default(),
         publish: crate::config::Publish::default(),
+        notices: crate::config::Notices::default(),
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
@@ -82,7 +83,14 @@ pub(crate) fn config() -> Config {
 
 pub(crate) fn pool() -> Pool {
     let range = PoolRange { cidr: "127.0.7.0/28".parse().unwrap(), seen_as: None, from: None, until: None };
-    Pool { ranges: vec![at(4, range)], exclude: vec![], select: SelectionPolicy::Sticky, failover: true }
+    Pool {
+        ranges: vec![at(4, range)],
+        exclude: vec![],
+        select: SelectionPolicy::Sticky,
+        failover: true,
+        notice: Duration::ZERO,
+        force: false,
+    }
 }
 
 /// Returns a client without proofs and tenants.

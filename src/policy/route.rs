@@ -108,12 +108,19 @@ pub struct Routes {
     shadows: Option<Box<Routes>>,
     /// The route of outgate's own alerts, which no request matches.
     alerts: Option<Route>,
+    /// The route of outgate's own notices of changed ranges, which no request matches.
+    notices: Option<Route>,
 }
 
 impl Routes {
     /// Returns the route of alerts, if the configuration has a webhook for them.
     pub fn alerts(&self) -> Option<&Route> {
         self.alerts.as_ref()
+    }
+
+    /// Returns the route of notices, if the configuration has a webhook for them.
+    pub fn notices(&self) -> Option<&Route> {
+        self.notices.as_ref()
     }
 
     /// The largest `body_max` of all routes, in bytes; 0 without routes.

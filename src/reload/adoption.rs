@@ -55,7 +55,7 @@ impl Reloader {
         config: &Config,
         requester: &Requester,
     ) -> Result<ReloadOutcome, ProblemReport> {
-        let ConfigChange { active, difference, contained, warnings } = change;
+        let ConfigChange { active, difference, contained, warnings, customer_actions } = change;
         let report = |problems: &[Problem]| ProblemReport::new(problems, &config.sources);
         let opened = self.open_resources(config, &active.plan).await;
         let Resources { listeners, destination, audit } = opened.map_err(|problems| report(&problems))?;
@@ -90,10 +90,12 @@ impl Reloader {
         self.runtime.records.configure(&config.log);
         log::configure(&config.log);
         self.set_drift(None);
+        self.history.announce_ranges().await;
         self.history.write_adopted(adopted, config.server.history).await;
         contained.iter().for_each(|problem| error!("{problem}"));
         new_warnings.iter().for_each(|warning| warn!("{warning}"));
-        Ok(self.log_adopted())
+        customer_actions.iter().for_each(|action| info!("{action}"));
+        Ok(ReloadOutcome { customer_actions, ..self.log_adopted() })
     }
 
     /// Records a change before it takes effect.
@@ -105,7 +107,8 @@ impl Reloader {
         requester: &Requester,
     ) -> Result<(), String> {
         let (active, former) = (self.runtime.active_config(), self.runtime.config_status.adopted());
-        let events = audit_events::changed(&active.plan, plan, &former, adopted, requester);
+        let announcements = self.runtime.config_status.announcements();
+        let events = audit_events::changed(&active.plan, plan, &former, adopted, requester, &announcements);
         self.runtime.audit.change(events, next, audit_events::withdrawn(adopted)).await
     }
 

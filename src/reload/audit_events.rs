@@ -2,15 +2,16 @@
 //! Who changed what, and which keys, tokens and verifications are concerned?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Requester;
 use crate::audit::{
-    AUDIT_UPDATED, Actor, CAPTURE_UPDATED, CONFIGURATION_REJECTED, CONFIGURATION_ROLLED_BACK, CONFIGURATION_UPDATED,
-    CONFIGURATION_WITHDRAWN, Event, KEY_UPDATED, LOG_UPDATED, PROCESS_STARTED, Source, TOKEN_UPDATED,
-    VERIFICATION_DISABLED, VERIFICATION_ENABLED,
+    ADDRESS_FORCED, AUDIT_UPDATED, Actor, CAPTURE_UPDATED, CONFIGURATION_REJECTED, CONFIGURATION_ROLLED_BACK,
+    CONFIGURATION_UPDATED, CONFIGURATION_WITHDRAWN, Event, KEY_UPDATED, LOG_UPDATED, PROCESS_STARTED, Source,
+    TOKEN_UPDATED, VERIFICATION_DISABLED, VERIFICATION_ENABLED,
 };
 use crate::config::difference::{Difference, ResourceChanges, Sensitivity};
 use crate::config::{PlaintextPolicy, VerifyMode};
@@ -18,6 +19,7 @@ use crate::host;
 use crate::names::pluralize;
 use crate::policy::Plan;
 use crate::policy::audit::AuditPlan;
+use crate::policy::egress::notice::{Announcements, EarlyRange};
 use crate::state::config::status::{AdoptedConfig, ReloadSource};
 
 /// The bytes of changes in one record. A longer difference takes several records, because syslog servers cut messages
@@ -59,7 +61,7 @@ fn requested_by(sources: &[ReloadSource]) -> Vec<Value> {
 }
 
 /// Returns the records of a start: the process, and what its configuration does not verify.
-pub fn started(adopted: &AdoptedConfig, plan: &Plan, at: Timestamp) -> Vec<Event> {
+pub fn started(adopted: &AdoptedConfig, plan: &Plan, announcements: &Announcements, at: Timestamp) -> Vec<Event> {
     let version = env!("CARGO_PKG_VERSION");
     let process = Event::new(PROCESS_STARTED, "outgate", at, format!("outgate {version} started"))
         .with("version", version)
@@ -75,7 +77,10 @@ pub fn started(adopted: &AdoptedConfig, plan: &Plan, at: Timestamp) -> Vec<Event
         let what = format!("outgate captures webhooks until {}, sealed, to {}", capture.until, capture.store.display());
         Event::new(CAPTURE_UPDATED, format!("captures.{}", capture.name), at, what)
     });
-    std::iter::once(process).chain(verification).chain(captures).collect()
+    // Those that this start has announced: the files changed while outgate did not run.
+    let former = announcements.before(at);
+    let forced = forced_ranges(&former, announcements, plan, at);
+    std::iter::once(process).chain(verification).chain(captures).chain(forced).collect()
 }
 
 /// Returns the records of a change that is about to take effect.
@@ -85,6 +90,7 @@ pub(super) fn changed(
     former: &AdoptedConfig,
     adopted: &AdoptedConfig,
     requester: &Requester,
+    announcements: &Announcements,
 ) -> Vec<Event> {
     let (at, actor) = (adopted.adopted_at, actor(&requester.sources));
     let mut events = configuration_events(former, adopted, requester);
@@ -93,7 +99,25 @@ pub(super) fn changed(
         _ => event,
     }));
     events.extend(verification_events(&unverified_routes(before), &unverified_routes(after), at));
+    let next = announcements.adopt(after.pools.values().map(Arc::as_ref), at);
+    events.extend(forced_ranges(announcements, &next, after, at));
     events.into_iter().map(|event| event.by(actor.clone())).collect()
+}
+
+/// Returns a record for each range of a plan that starts before its notice ends, unless it did so before.
+fn forced_ranges(before: &Announcements, after: &Announcements, plan: &Plan, at: Timestamp) -> Vec<Event> {
+    let mut events = Vec::new();
+    for (name, pool) in &plan.pools {
+        let known: Vec<_> = before.early(pool, at).map(|range| (range.cidr, range.starts)).collect();
+        for EarlyRange { cidr, starts, notice_end } in after.early(pool, at) {
+            if !known.contains(&(cidr, starts)) {
+                let what = format!("the pool {name} sends from {cidr} before its notice ends on {notice_end:.0}");
+                let event = Event::new(ADDRESS_FORCED, cidr.to_string(), at, what).with("pool", name.as_str());
+                events.push(event.with("starts", starts.to_string()).with("notice_end", notice_end.to_string()));
+            }
+        }
+    }
+    events
 }
 
 /// Returns the public half of the checkpoint key.

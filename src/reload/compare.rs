@@ -38,6 +38,7 @@ impl Reloader {
             Ok(PreparedConfig { change: Some(change), .. }) => ReloadOutcome {
                 warnings: change.contained.into_iter().chain(change.warnings).collect(),
                 difference: change.difference,
+                customer_actions: change.customer_actions,
                 ..self.runtime.config_status.current_outcome(ReloadVerdict::Different)
             },
         }

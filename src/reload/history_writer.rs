@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -16,6 +17,7 @@ use crate::config::pending_rollback::{self, Overlay};
 use crate::config::{self, Config, Problem, SourceSnapshot};
 use crate::history::{History, HistoryEntry, restore};
 use crate::policy::egress::list::ListVersion;
+use crate::policy::egress::notice::Announcements;
 use crate::state::Runtime;
 use crate::state::config::status::AdoptedConfig;
 use crate::state::config::worker::BackgroundWorker;
@@ -38,6 +40,8 @@ pub struct HistoryWriter {
     /// The history, set once the writer thread has opened the folder. `None` in it: there is no folder.
     history: Arc<OnceLock<Option<History>>>,
     max_entries: usize,
+    /// The announcements on the disk.
+    stored_announcements: Arc<Mutex<Arc<Announcements>>>,
     runtime: Arc<Runtime>,
     /// The configuration of the start, until the process listens.
     startup_config: Option<AdoptedConfig>,
@@ -52,6 +56,7 @@ impl HistoryWriter {
         Self {
             history: Arc::default(),
             max_entries,
+            stored_announcements: Arc::default(),
             runtime: Arc::clone(runtime),
             startup_config: None,
             writer,
@@ -73,6 +78,7 @@ impl HistoryWriter {
         let state_directory = state_directory.filter(|path| path.is_absolute());
         let (configured, max_entries) = (config.server.state.clone(), config.server.history);
         let mut writer = Self::new(runtime, max_entries);
+        restore_announcements(None, runtime); // until the disk responds
         let mut adopted = AdoptedConfig {
             number: 1,
             adopted_at: Timestamp::now(),
@@ -106,6 +112,7 @@ impl HistoryWriter {
             if let Some(last) = opened.as_ref().and_then(History::last) {
                 numbered.list = list_version(&shared_runtime, &numbered.snapshot, last.list.as_ref());
             }
+            restore_announcements(opened.as_ref(), &shared_runtime);
             let is_new = opened.as_ref().is_some_and(|history| assign_number(history, &mut numbered));
             let _ = history.set(opened); // only this task sets it
             (numbered, is_new)
@@ -128,8 +135,39 @@ impl HistoryWriter {
         (writer, adopted)
     }
 
+    /// Announces the ranges of the active configuration, from now on.
+    pub(super) async fn announce_ranges(&mut self) {
+        let active = self.runtime.active_config();
+        let adopt =
+            |before: &Announcements| before.adopt(active.plan.pools.values().map(Arc::as_ref), Timestamp::now());
+        self.runtime.config_status.update_announcements(adopt);
+        self.store_announcements().await;
+    }
+
+    /// Stores the announcements if they have changed, and waits up to [`WRITE_TIMEOUT`]. Only one write waits for the disk.
+    pub(super) async fn store_announcements(&self) {
+        let (history, runtime) = (Arc::clone(&self.history), Arc::clone(&self.runtime));
+        let stored = Arc::clone(&self.stored_announcements);
+        if matches!(history.get(), Some(None)) || Arc::strong_count(&stored) > 2 {
+            return;
+        }
+        let storing = self.writer.run(move || {
+            let Some(history) = history.get().and_then(Option::as_ref) else { return };
+            let (announcements, mut stored) = (runtime.config_status.announcements(), stored.lock());
+            if *stored == announcements {
+                return;
+            }
+            match history.store_announcements(&announcements) {
+                Ok(()) => *stored = announcements,
+                Err(error) => report_result(&runtime, Err(error)),
+            }
+        });
+        let _ = timeout(WRITE_TIMEOUT, storing).await;
+    }
+
     /// Stores the configuration of the start. It is called once the process listens: a start that failed is not stored.
     pub(super) async fn write_startup_config(&mut self) {
+        self.store_announcements().await;
         if let Some(adopted) = self.startup_config.take() {
             self.write(adopted, true).await;
         }
@@ -203,6 +241,20 @@ impl HistoryWriter {
 fn list_version(runtime: &Runtime, snapshot: &SourceSnapshot, former: Option<&ListVersion>) -> ListVersion {
     let now = Timestamp::now();
     runtime.active_config().plan.list_version(former, snapshot.modified_at().unwrap_or(now), now)
+}
+
+/// Sets since when the ranges of the start are announced. Without a file of a former process, customers know them.
+fn restore_announcements(history: Option<&History>, runtime: &Runtime) {
+    let (active, now) = (runtime.active_config(), Timestamp::now());
+    let pools = || active.plan.pools.values().map(Arc::as_ref);
+    let stored = history.map_or(Ok(None), History::announcements).unwrap_or_else(|error| {
+        warn!("{error}; outgate takes the ranges of its configuration for announced");
+        None
+    });
+    runtime.config_status.update_announcements(|_| match &stored {
+        Some(stored) => stored.adopt(pools(), now),
+        None => Announcements::known(pools(), now),
+    });
 }
 
 /// Sets the number and the difference of the configuration of a start. Returns false if it equals the last entry.

@@ -147,6 +147,7 @@ impl Reloader {
                 () = self.runtime.reload_queue.wait_for_request() => {}
                 () = tokio::time::sleep_until(next_poll.into()) => {
                     let start = Instant::now();
+                    self.history.store_announcements().await;
                     if self.poll().await {
                         self.update_watches(&trigger, &mut watch, &mut folders).await;
                     }
@@ -276,7 +277,11 @@ impl Reloader {
         let (path, active, previous) =
             (self.path.clone(), self.runtime.active_config(), self.watch_set.key_dirs.clone());
         let snapshot = Arc::clone(&self.runtime.config_status.adopted().snapshot);
-        let reading = self.runtime.config_worker.run(move || prepare(&path, &active, &snapshot, &previous, files));
+        let announcements = self.runtime.config_status.announcements();
+        let reading = self
+            .runtime
+            .config_worker
+            .run(move || prepare(&path, &active, &snapshot, &previous, &announcements, files));
         reading.await.unwrap_or_else(|_| {
             let problems = ProblemReport::general("the configuration could not be read");
             Err(Box::new(Rejection { problems, watch_set: self.watch_set.clone(), fingerprint: None }))

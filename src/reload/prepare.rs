@@ -13,6 +13,8 @@ use crate::config::{self, Config, KeyDirs, LoadError, Problem, Severity, SourceM
 use crate::net::fd_limit;
 use crate::net::resolve::{self, ResolverConfig};
 use crate::policy;
+use crate::policy::egress::actions::customer_actions;
+use crate::policy::egress::notice::Announcements;
 use crate::state::config::ActiveConfig;
 
 /// A configuration without problems, compiled.
@@ -32,6 +34,8 @@ pub(super) struct ConfigChange {
     /// Problems in the keys of single tenants, which do not reject the configuration.
     pub(super) contained: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// The actions of customers that the ranges require.
+    pub(super) customer_actions: Vec<String>,
 }
 
 /// A configuration with problems, and the files whose change might fix it.
@@ -117,6 +121,7 @@ pub(super) fn prepare(
     active: &ActiveConfig,
     snapshot: &SourceSnapshot,
     previous: &KeyDirs,
+    announcements: &Announcements,
     files: ConfigFiles,
 ) -> Result<PreparedConfig, Box<Rejection>> {
     let (now, read_at) = (Timestamp::now(), SystemTime::now());
@@ -138,6 +143,10 @@ pub(super) fn prepare(
     };
     let (plan, more) = policy::recompile(&config, Some(&active.plan), now)
         .map_err(|problems| rejection(ProblemReport::new(&problems, &config.sources)))?;
+    let unannounced = announcements.problems(&config, now);
+    if !unannounced.is_empty() {
+        return Err(rejection(ProblemReport::new(&unannounced, &config.sources)));
+    }
     let basis = ResolverConfig::read(&config.resolver);
     let is_same_resolver = basis.is_ok_and(|basis| basis == *active.resolver.config());
     if config.digest == active.plan.digest && is_same_resolver {
@@ -151,6 +160,7 @@ pub(super) fn prepare(
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [contained, warnings] =
         [contained, warnings].map(|problems| config::to_log_lines(&config::summarize(&problems), &config.sources));
+    let customer_actions = customer_actions(&active.plan.pools, &plan.pools, now);
     let next = ActiveConfig::new(plan, &config.resolver, Some(active))
         .map_err(|error| rejection(ProblemReport::general(format!("cannot resolve names: {error}"))))?;
     let mut difference = Difference::between(snapshot, &config.snapshot);
@@ -160,7 +170,7 @@ pub(super) fn prepare(
     Ok(PreparedConfig {
         config,
         watch_set,
-        change: Some(ConfigChange { active: next, difference, contained, warnings }),
+        change: Some(ConfigChange { active: next, difference, contained, warnings, customer_actions }),
         fingerprint,
     })
 }

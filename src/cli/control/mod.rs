@@ -69,6 +69,9 @@ fn file_exists(config: Option<&Path>) -> Result<(), ExitCode> {
 /// Prints the changes on stdout, and warnings and restart notes on stderr.
 fn print_outcome(outcome: &ReloadOutcome) {
     print!("{}", escape_control_characters(&outcome.difference.to_string()));
+    for action in &outcome.customer_actions {
+        println!("{}", escape_control_characters(action));
+    }
     for warning in &outcome.warnings {
         eprintln!("warning: {}", escape_control_characters(warning));
     }

@@ -1,5 +1,5 @@
-//! The keys of `[alerts]`.
-//! Which keys may the section of alerts have?
+//! The keys of `[alerts]` and `[notices]`.
+//! Which keys may the sections of outgate's own webhooks have?
 
 use super::Schema;
 
@@ -17,5 +17,20 @@ pub(in crate::config) static ALERTS: Schema = Schema {
         ("repeat", "remind"),
         ("repeat_interval", "remind"),
         ("for", "hold"),
+    ],
+};
+
+pub(in crate::config) static NOTICES: Schema = Schema {
+    path: "notices",
+    title: "[notices]",
+    keys: &["webhooks", "sign", "egress", "trust"],
+    reserved: &[],
+    aliases: &[
+        ("webhook", "webhooks"),
+        ("url", "webhooks"),
+        ("urls", "webhooks"),
+        ("subscribers", "webhooks"),
+        ("signers", "sign"),
+        ("pool", "egress"),
     ],
 };

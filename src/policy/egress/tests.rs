@@ -38,6 +38,8 @@ fn section(ranges: &[&str], exclude: &[&str], select: SelectionPolicy) -> config
         exclude: exclude.iter().map(|text| at(text.parse().unwrap())).collect(),
         select,
         failover: true,
+        notice: Duration::ZERO,
+        force: false,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The guard's decision for every kind of name, port and address.
 //! Is there a way around the guard?
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::SourceSpan;
 use crate::host::canonical;
@@ -27,6 +29,8 @@ fn guard(allow: &[&str], deny: &[&str]) -> Guard {
         exclude: Vec::new(),
         select: config::SelectionPolicy::Sticky,
         failover: true,
+        notice: Duration::ZERO,
+        force: false,
     };
     let resolver = config::Resolver { servers: Vec::new(), hosts };
     Guard::new(&section(allow, deny), &resolver, &[(PoolName::new("main"), at(pool))].into())

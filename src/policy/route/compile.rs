@@ -27,6 +27,8 @@ impl Routes {
         let mut used = UsedNames::default();
         let alerts = config.alerts.webhook.as_ref().map(|_| &config.alerts.route.value);
         routes.alerts = alerts.and_then(|route| compile_route(route, &[], config, tables, &mut used, problems));
+        let notices = (!config.notices.webhooks.is_empty()).then_some(&config.notices.route.value);
+        routes.notices = notices.and_then(|route| compile_route(route, &[], config, tables, &mut used, problems));
         if config.routes.is_empty() {
             let message = "no route is configured: outgate would refuse every request as no_route";
             let problem = Problem::warning(WarningCode::NoRoute, None, message);

@@ -63,6 +63,9 @@ alert_kinds! {
     ALLOW_LIST_GAP = "OutgateAllowListGap", Warning,
         "webhooks from the source addresses that the target drops arrive late or fail",
         "send the target's owner the list of `outgate egress list`";
+    UNANNOUNCED_RANGE = "OutgateUnannouncedRange", Warning,
+        "customers who have not allowed the range lose webhooks",
+        "tell the customers, or give the range a later `from`";
     DNS_OUTAGE = "OutgateDnsOutage", Critical,
         "names that are not cached fail with name_timeout",
         "look at the name servers and at the way to them";

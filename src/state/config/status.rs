@@ -17,6 +17,7 @@ use tracing::info;
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
 use crate::policy::egress::list::ListVersion;
+use crate::policy::egress::notice::Announcements;
 
 /// The number of sources that a description names; it counts the rest.
 const SOURCES_NAMED_MAX: usize = 3;
@@ -138,6 +139,9 @@ pub struct ReloadOutcome {
     pub difference: Difference,
     pub warnings: Vec<String>,
     pub restart: Vec<String>,
+    /// The actions of customers that the ranges require, one sentence each.
+    #[serde(default)]
+    pub customer_actions: Vec<String>,
     /// The problems as `check --json` prints them.
     pub problems: Value,
     /// The problems as `check` prints them.
@@ -173,6 +177,7 @@ pub struct ConfigStatus {
     pending_rollback: AtomicU64,
     history_dir: ArcSwapOption<PathBuf>,
     history_error: ArcSwapOption<String>,
+    announcements: ArcSwap<Announcements>,
     bound_addresses: ArcSwap<BoundAddresses>,
     changed: Notify,
 }
@@ -259,6 +264,16 @@ impl ConfigStatus {
     /// Sets the reason why the history lacks the active configuration. `None`: the history has it.
     pub fn set_history_error(&self, error: Option<String>) {
         self.history_error.store(error.map(Arc::new));
+    }
+
+    /// Returns since when customers can know the ranges of the active configuration.
+    pub fn announcements(&self) -> Arc<Announcements> {
+        self.announcements.load_full()
+    }
+
+    /// Changes the announcements. The reloader, the history and the notices do so.
+    pub fn update_announcements(&self, change: impl Fn(&Announcements) -> Announcements) {
+        self.announcements.rcu(|before| change(before));
     }
 
     pub fn bound_addresses(&self) -> Arc<BoundAddresses> {

@@ -9,6 +9,7 @@ use crate::config::VerifyMode;
 use crate::names::pluralize;
 use crate::net::socket_diag;
 use crate::policy::Plan;
+use crate::policy::egress::notice::EarlyRange;
 use crate::state::Runtime;
 use crate::state::alerts::{self, AlertKind, Condition};
 use crate::state::observability::log;
@@ -43,6 +44,7 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
     let (active, mut found) = (runtime.active_config(), Conditions::default());
     find_verification(&active.plan, &mut found);
     find_sources(runtime, &active.plan, now, &mut found);
+    find_early_ranges(runtime, &active.plan, now, &mut found);
     find_refusals(runtime, instant, &mut found);
     for (tenant, count) in runtime.failing_tenants.review(instant) {
         let tenant = active.plan.redactor.tenant(&tenant, true);
@@ -91,6 +93,19 @@ fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Cond
         if left < ports.div_ceil(PORTS_DIVISOR) {
             let what = format!("the source address {source} has {left} of {ports} ports left towards one target");
             found.add(&alerts::PORTS_NEARLY_OUT, source, what);
+        }
+    }
+}
+
+/// Finds ranges that an operator has forced, or that were changed while outgate did not run.
+fn find_early_ranges(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Conditions) {
+    let announcements = runtime.config_status.announcements();
+    for (name, pool) in &plan.pools {
+        for EarlyRange { cidr, starts, notice_end } in announcements.early(pool, now) {
+            let what = format!(
+                "the pool {name} sends from {cidr} from {starts:.0} on, before its notice ends on {notice_end:.0}"
+            );
+            found.add(&alerts::UNANNOUNCED_RANGE, cidr, what);
         }
     }
 }

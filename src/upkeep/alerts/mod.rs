@@ -2,7 +2,6 @@
 //! Who learns of a condition, and when?
 
 mod conditions;
-mod webhook;
 
 use std::io;
 use std::sync::Arc;
@@ -11,20 +10,17 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::channel;
 use tracing::{error, info, warn};
 
+use super::own_webhooks::{WebhookMessage, WebhookQueue};
 use crate::audit::{ALERT_BEGAN, ALERT_RESOLVED, Event};
 use crate::host;
 use crate::names::SyslogSeverity;
 use crate::policy::alerts::AlertsPlan;
 use crate::state::Runtime;
 use crate::state::alerts::{AUDIT_UNWRITABLE, Alert, AlertEvent, AlertKind, AlertSeverity};
-use crate::state::sinks::{Facility, JournalFields, SinkMessage, SinkQueue, SinkStatus, Sinks};
-use webhook::WebhookMessage;
+use crate::state::sinks::{Facility, JournalFields, SinkMessage, Sinks};
 
-/// The alerts that wait for the webhook's receiver. Further ones are dropped and counted.
-const QUEUE_MAX: usize = 1000;
 const MESSAGES: &str = "alerts";
 
 /// Looks for conditions until the process ends.
@@ -76,16 +72,14 @@ fn record(runtime: &Runtime, event: AlertEvent, alert: &Alert, now: Timestamp) {
 struct Destinations {
     runtime: Arc<Runtime>,
     sinks: Sinks,
-    webhook: SinkQueue<WebhookMessage>,
+    webhook: WebhookQueue,
     host: String,
 }
 
 impl Destinations {
     fn new(runtime: &Arc<Runtime>) -> Self {
-        let (queue, messages) = channel(QUEUE_MAX);
-        let status = Arc::new(SinkStatus::new(MESSAGES, "alerts.webhook"));
-        let task = tokio::spawn(webhook::run(Arc::clone(runtime), messages, Arc::clone(&status)));
-        let webhook = SinkQueue { queue, status, task };
+        let webhook =
+            WebhookQueue::open(runtime, MESSAGES, "alerts.webhook", Box::new(|plan| plan.alerts.webhook.as_ref()));
         let sinks = Sinks::new(MESSAGES, Arc::downgrade(runtime), Handle::current());
         Self { runtime: Arc::clone(runtime), sinks, webhook, host: host::own_name() }
     }
@@ -93,7 +87,7 @@ impl Destinations {
     /// Opens the destinations of the active configuration and closes the others.
     fn follow(&mut self, plan: &AlertsPlan) {
         let mut status = self.sinks.set(&plan.syslog, plan.journald);
-        status.extend(plan.webhook.as_ref().map(|_| Arc::clone(&self.webhook.status)));
+        status.extend(plan.webhook.as_ref().map(|_| Arc::clone(self.webhook.status())));
         self.runtime.alerts.set_sinks(status);
     }
 

@@ -31,6 +31,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/upkeep.rs",
             "src/upkeep/addresses.rs",
             "src/upkeep/alerts/mod.rs",
+            "src/upkeep/notices.rs",
         ],
         reason: "time is an argument of every decision",
     },

@@ -30,7 +30,7 @@ fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String,
 
 /// Returns the configuration with a split of the route `plain`, whose other side uses 127.0.8.0/30 and signs.
 fn split_text(scene: &Scene, percent: &str, more: &str) -> Config {
-    let pool = "[egress.next]\nranges = [\"127.0.8.0/30\"]\n";
+    let pool = "[egress.next]\nranges = [\"127.0.8.0/30\"]\nnotice = \"0s\"\n";
     let text = config(&scene.good, &scene.plain, &format!("{CLIENT}{pool}{more}"));
     let split = format!("split = {{ percent = {percent}, egress = \"next\", sign = [\"platform\"] }}");
     text.route("plain", &split)

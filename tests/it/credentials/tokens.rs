@@ -499,7 +499,7 @@ fn oauth2_token_survives_a_reload_that_does_not_change_its_request() {
     assert_eq!(scene.post("").status, 200);
     assert_eq!(scene.credentials(), vec![bearer(1); 2]);
     // Another pool or another client secret makes another token request.
-    let pool = text.add("egress.eu.ranges", ["127.0.8.1"]);
+    let pool = text.add("egress.eu.ranges", ["127.0.8.1"]).add("egress.eu.notice", "0s");
     scene.outgate.reconfigure(&pool.add("routes.acme.egress", "eu"));
     assert_eq!(scene.post("").status, 200);
     assert_eq!(scene.endpoint.requests().pop().unwrap().from, std::net::IpAddr::from([127, 0, 8, 1]));

@@ -2,6 +2,7 @@
 
 mod lists;
 mod nat;
+mod notice;
 mod probe;
 mod publish;
 mod resolver;

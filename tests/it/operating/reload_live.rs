@@ -220,7 +220,9 @@ fn reload_that_removes_source_addresses_finishes_their_deliveries_only() {
     let changes = reload(&scene, &text(&scene, "").set("egress.default.ranges", ["127.0.8.0/30"]));
     assert_eq!(
         changes,
-        "egress.default: ranges \"127.0.7.0/30\" removed\negress.default: ranges \"127.0.8.0/30\" added\n"
+        "egress.default: ranges \"127.0.7.0/30\" removed\negress.default: ranges \"127.0.8.0/30\" added\n\
+         egress.default: customers must allow 127.0.8.0/30 at once\n\
+         egress.default: customers may remove 127.0.7.0/30: no new connection leaves from it\n"
     );
     let start = Instant::now();
     scene.plain.wait_until_closed(1);

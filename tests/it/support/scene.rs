@@ -65,6 +65,7 @@ drain_timeout = "5s"
 listen = ["127.0.0.1:0"]
 [egress.default]
 ranges = ["127.0.7.0/30"]
+notice = "0s"
 [guard]
 allow = ["127.0.0.0/8"]
 [resolver.hosts]

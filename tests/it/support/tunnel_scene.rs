@@ -29,7 +29,7 @@ pub fn config(port: u16, more: &str) -> Config {
     };
     let text = [
         "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\ndrain_timeout = \"5s\"\n\
-         [admin]\nlisten = [\"127.0.0.1:0\"]\n[egress.default]\nranges = [\"127.0.7.0/30\"]\nselect = \"spread\"\n\
+         [admin]\nlisten = [\"127.0.0.1:0\"]\n[egress.default]\nranges = [\"127.0.7.0/30\"]\nnotice = \"0s\"\nselect = \"spread\"\n\
          [guard]\nallow = [\"127.0.0.0/8\"]\n[trust.public]\nroots = [\"{dir}/ca.pem\"]\n[signers.platform]\n\
          scheme = \"standard-webhooks\"\nkeys = [{ id = \"k1\", secret = \"file:{dir}/key\" }]\n[resolver.hosts]\n",
         &hosts,

@@ -29,7 +29,14 @@ fn net(text: &str) -> IpNet {
 fn pool(name: &str, ranges: Vec<PoolRange>, exclude: &[IpNet]) -> Pool {
     let ranges = ranges.into_iter().map(at).collect();
     let exclude = exclude.iter().map(|net| at(*net)).collect();
-    let pool = config::Pool { ranges, exclude, select: SelectionPolicy::Sticky, failover: true };
+    let pool = config::Pool {
+        ranges,
+        exclude,
+        select: SelectionPolicy::Sticky,
+        failover: true,
+        notice: Duration::ZERO,
+        force: false,
+    };
     Pool::new(&PoolName::new(name), &pool)
 }
 
