@@ -84,8 +84,9 @@ impl ListRanges {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = &'static Format> {
-    let names =
-        PossibleValuesParser::new(FORMATS.iter().map(|format| PossibleValue::new(format.name).help(format.usage)));
+    let names = PossibleValuesParser::new(
+        FORMATS.iter().map(|format| PossibleValue::new(format.name.as_str()).help(format.usage.as_str())),
+    );
     names.try_map(|name| Format::find(&name).ok_or("no such format"))
 }
 

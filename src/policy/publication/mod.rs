@@ -83,10 +83,10 @@ impl Publication {
         let pools: Vec<_> = plan.pools.keys().map(|pool| plan.egress_list(Some(pool), version, now)).collect();
         let mut files = Files { files: BTreeMap::new(), changed_at: all.changed_at };
         for list in [&all].into_iter().chain(&pools) {
-            for format in FORMATS {
+            for format in FORMATS.iter() {
                 files.add(
                     format!("{}/{}", folder(list.pool.as_ref()), format.file),
-                    format.media_type,
+                    format.media_type(),
                     format.render(list),
                 );
             }

@@ -101,7 +101,7 @@ fn files(pools: &[EgressList]) -> Markup {
         table {
             thead { tr { th scope="col" { "format" } th scope="col" { "for" } th scope="col" { "files" } } }
             tbody {
-                @for format in FORMATS {
+                @for format in FORMATS.iter() {
                     tr {
                         td { (format.name) }
                         td { (format.usage) }

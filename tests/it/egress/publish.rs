@@ -75,14 +75,14 @@ fn outgate(words: &[&str], config: &Path) -> Output {
 fn publish_listener_has_the_bytes_of_every_list_and_of_the_static_site() {
     let published = Published::start();
     let file = published.outgate.folder.path("config.toml");
-    for format in FORMATS {
+    for format in FORMATS.iter() {
         for (folder, pool) in
             [("all", None), ("pools/default", Some("default")), ("pools/eu-west-278e", Some("EU_West"))]
         {
             let arguments: Vec<_> = pool.into_iter().flat_map(|pool| ["--pool", pool]).collect();
-            let list = outgate(&[&["list", "--format", format.name][..], &arguments].concat(), &file);
+            let list = outgate(&[&["list", "--format", &*format.name][..], &arguments].concat(), &file);
             let response = published.get(&format!("/{folder}/{}", format.file));
-            assert_eq!((response.status, response.field("content-type")), (200, format.media_type));
+            assert_eq!((response.status, response.field("content-type")), (200, format.media_type()));
             assert_eq!(response.text(), String::from_utf8_lossy(&list.stdout), "{folder} {}", format.name);
         }
     }
@@ -209,7 +209,7 @@ fn a_reload_shows_in_every_format_within_a_second() {
     let config = published.outgate.config().push("egress.default.ranges", "127.0.9.64/29");
     published.outgate.reconfigure(&config);
     let adopted = Instant::now();
-    for format in FORMATS {
+    for format in FORMATS.iter() {
         let text = published.get(&format!("/all/{}", format.file)).text();
         let shown = ["127.0.9.64/29", "127.0.9.64 255.255.255.248"].iter().any(|range| text.contains(range));
         assert_eq!(shown, format.name != "aws-ipv6", "{}: {text}", format.name);

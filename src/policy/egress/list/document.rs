@@ -15,6 +15,24 @@ const CLOUD_ARMOR_RANGES_MAX: usize = 10;
 /// The mechanisms of one TXT record: even with the longest IPv6 ranges, it fits into a DNS response of 1,232 bytes.
 const TXT_MECHANISMS_MAX: usize = 20;
 
+/// Returns the function that `document` of a format names.
+pub(super) fn find(name: &str) -> Option<fn(&EgressList) -> String> {
+    Some(match name {
+        "csv" => csv,
+        "prefix_list" => prefix_list,
+        "jafar" => jafar,
+        "aws_ipv4" => aws_ipv4,
+        "aws_ipv6" => aws_ipv6,
+        "aws_security_group" => aws_security_group,
+        "azure" => azure,
+        "gcp" => gcp,
+        "terraform" => terraform,
+        "cloudflare" => cloudflare,
+        "bind" => bind,
+        _ => return None,
+    })
+}
+
 /// Returns the text of a document, with a line feed at its end.
 fn text(document: &Value) -> String {
     format!("{document:#}\n")
@@ -34,7 +52,7 @@ fn prefix_key(net: &IpNet) -> &'static str {
 
 /// The structure of Google's ranges (gstatic.com/ipranges/cloud.json), with the state and the dates of each range. The
 /// serial is `syncToken`, as in the documents of Google and AWS.
-pub(super) fn prefix_list(list: &EgressList) -> String {
+fn prefix_list(list: &EgressList) -> String {
     let prefix = |range: &ListedRange| {
         json!({
             prefix_key(&range.cidr): range.cidr.to_string(), "service": range.pool.as_str(),
@@ -48,13 +66,13 @@ pub(super) fn prefix_list(list: &EgressList) -> String {
 }
 
 /// JAFAR (draft-illyes-webbotauth-jafar-00).
-pub(super) fn jafar(list: &EgressList) -> String {
+fn jafar(list: &EgressList) -> String {
     let prefix = |net: &IpNet| json!({ prefix_key(net): net.to_string() });
     text(&json!({ "creationTime": list.date(), "prefixes": list.prefixes.iter().map(prefix).collect::<Vec<_>>() }))
 }
 
 /// CSV with a header (RFC 4180). No value contains a comma or a quotation mark.
-pub(super) fn csv(list: &EgressList) -> String {
+fn csv(list: &EgressList) -> String {
     let mut out = String::from("cidr,family,pool,state,from,until,serial,changed\n");
     for ListedRange { pool, cidr, from, until, state } in &list.ranges {
         let (family, state) = (if super::super::is_v6(cidr) { "ipv6" } else { "ipv4" }, state.as_str());
@@ -67,11 +85,11 @@ pub(super) fn csv(list: &EgressList) -> String {
 }
 
 /// The input of `aws ec2 create-managed-prefix-list --cli-input-json`. A prefix list has one family.
-pub(super) fn aws_ipv4(list: &EgressList) -> String {
+fn aws_ipv4(list: &EgressList) -> String {
     aws_prefix_list(list, false)
 }
 
-pub(super) fn aws_ipv6(list: &EgressList) -> String {
+fn aws_ipv6(list: &EgressList) -> String {
     aws_prefix_list(list, true)
 }
 
@@ -87,7 +105,7 @@ fn aws_prefix_list(list: &EgressList, v6: bool) -> String {
 }
 
 /// The input of `aws ec2 authorize-security-group-ingress --ip-permissions`.
-pub(super) fn aws_security_group(list: &EgressList) -> String {
+fn aws_security_group(list: &EgressList) -> String {
     let description = description(list);
     let ranges = |v6, key: &str| -> Vec<_> {
         list.family(v6).map(|net| json!({ key: net.to_string(), "Description": description })).collect()
@@ -100,7 +118,7 @@ pub(super) fn aws_security_group(list: &EgressList) -> String {
 
 /// A template for `az deployment group create`: a rule of a network security group for each family, since a rule has
 /// addresses of one family.
-pub(super) fn azure(list: &EgressList) -> String {
+fn azure(list: &EgressList) -> String {
     let rule = |(v6, family, offset): (bool, &str, u32)| {
         let ranges = texts(list.family(v6));
         let name = format!("[concat(parameters('networkSecurityGroup'), '/{}-{family}')]", list.name());
@@ -129,7 +147,7 @@ pub(super) fn azure(list: &EgressList) -> String {
 
 /// The input of `gcloud compute security-policies import --file-format json`: a policy of Cloud Armor that allows the
 /// ranges and denies every other address.
-pub(super) fn gcp(list: &EgressList) -> String {
+fn gcp(list: &EgressList) -> String {
     let rule = |priority: usize, action: &str, ranges: Vec<String>| {
         json!({
             "priority": priority, "action": action, "description": description(list),
@@ -147,7 +165,7 @@ pub(super) fn gcp(list: &EgressList) -> String {
 }
 
 /// Terraform's JSON syntax, for a file `*.tf.json`. Terraform ignores the key `//`.
-pub(super) fn terraform(list: &EgressList) -> String {
+fn terraform(list: &EgressList) -> String {
     let name = list.name().replace('-', "_");
     text(&json!({
         "//": description(list),
@@ -158,7 +176,7 @@ pub(super) fn terraform(list: &EgressList) -> String {
 }
 
 /// The body of `PUT /accounts/ID/rules/lists/ID/items`, which replaces the items of a Cloudflare list.
-pub(super) fn cloudflare(list: &EgressList) -> String {
+fn cloudflare(list: &EgressList) -> String {
     let description = description(list);
     let item = |net: &IpNet| json!({ "ip": net.to_string(), "comment": description });
     text(&list.prefixes.iter().map(item).collect())
@@ -166,7 +184,7 @@ pub(super) fn cloudflare(list: &EgressList) -> String {
 
 /// Records for `$INCLUDE` in a zone: a policy as of SPF (RFC 7208). More ranges than fit into one record are in records
 /// below it, which the first one includes; `%{d}` is the name of the record itself.
-pub(super) fn bind(list: &EgressList) -> String {
+fn bind(list: &EgressList) -> String {
     let mechanism = |net: &IpNet| format!("{}:{net}", if super::super::is_v6(net) { "ip6" } else { "ip4" });
     let mechanisms: Vec<_> = list.prefixes.iter().map(mechanism).collect();
     let owner = format!("_{}", list.name());

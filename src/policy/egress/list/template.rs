@@ -7,31 +7,34 @@
 use std::fmt::Write;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::{EgressList, rfc3339};
 
 /// The lines of one family. All texts are templates; the line also has the placeholders of a CIDR.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Section {
-    pub(super) family: Family,
-    pub(super) open: &'static str,
-    pub(super) line: &'static str,
+    family: Family,
+    #[serde(default)]
+    open: String,
+    line: String,
     /// The text between two lines.
-    pub(super) separator: &'static str,
-    pub(super) close: &'static str,
+    #[serde(default)]
+    separator: String,
+    #[serde(default)]
+    close: String,
     /// The text of a family without ranges, in place of all others.
-    pub(super) empty: &'static str,
+    #[serde(default)]
+    empty: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Family {
     V4,
     V6,
-    Both,
-}
-
-/// Returns a section that consists of its lines alone.
-pub(super) const fn lines(family: Family, line: &'static str) -> Section {
-    Section { family, open: "", line, separator: "", close: "", empty: "" }
+    All,
 }
 
 /// The texts that the placeholders of a list stand for.
@@ -71,31 +74,31 @@ impl<'l> Renderer<'l> {
         self.out
     }
 
-    pub(super) fn text(&mut self, template: &'static str) {
+    pub(super) fn text(&mut self, template: &str) {
         self.expand(template, None);
     }
 
     pub(super) fn section(&mut self, section: &Section) {
         let list = self.list;
         let is_selected = |net: &&IpNet| match section.family {
-            Family::Both => true,
+            Family::All => true,
             family => (family == Family::V6) == matches!(net, IpNet::V6(_)),
         };
         let mut nets = list.prefixes.iter().filter(is_selected).peekable();
         if nets.peek().is_none() {
-            return self.text(section.empty);
+            return self.text(&section.empty);
         }
-        self.text(section.open);
+        self.text(&section.open);
         while let Some(net) = nets.next() {
-            self.expand(section.line, Some(net));
+            self.expand(&section.line, Some(net));
             if nets.peek().is_some() {
-                self.out.push_str(section.separator);
+                self.out.push_str(&section.separator);
             }
         }
-        self.text(section.close);
+        self.text(&section.close);
     }
 
-    fn expand(&mut self, template: &'static str, net: Option<&IpNet>) {
+    fn expand(&mut self, template: &str, net: Option<&IpNet>) {
         let mut rest = template;
         while let Some((text, (placeholder, after))) =
             rest.split_once('<').and_then(|(text, tail)| Some((text, tail.split_once('>')?)))
