@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::netlink::{attribute, dump_routes, u32_at};
 use crate::policy::addresses::ip_from_octets;
 pub use events::AddressEvents;
-pub use links::{Link, RouteFromSource, links, links_of_addresses, route_from};
+pub use links::{AddressOnLink, Link, RouteFromSource, addresses_on_links, links, route_from};
 
 /// All addresses that this host accepts packets for. These are the addresses of its interfaces, and the prefixes of
 /// local routes such as `ip route add local 198.51.100.0/24 dev lo` (AnyIP).

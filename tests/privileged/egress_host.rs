@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::netns::{inside_namespace, run};
-use crate::support::Folder;
 use crate::support::configuration::Replace;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Reaction, Receiver};
+use crate::support::{Folder, eventually};
 
 fn inside(name: &str) -> bool {
     inside_namespace(&format!("egress_host::{name}"))
@@ -90,6 +90,31 @@ fn verify_finds_the_wrong_interface_and_its_commands_add_the_rule() {
     correct(&wrong[0], "203.0.113.1");
     let (found, code) = verify(&folder, &[]);
     assert_eq!((faults(&found, "routes"), code), (vec![], Some(0)), "{found:?}");
+}
+
+/// The other end of the link has the address first.
+#[test]
+fn verify_finds_an_address_that_another_host_has() {
+    if !inside("verify_finds_an_address_that_another_host_has") {
+        return;
+    }
+    uplinks();
+    run("ip -6 route add default dev eth0");
+    run("ip -6 addr add 2001:db8:9::1/128 dev peer-eth0 nodad");
+    run("ip -6 addr add 2001:db8:9::1/128 dev eth0");
+    let folder = folder("\"2001:db8:9::1\"");
+    let has_failed = || {
+        let output = Command::new("ip").args(["-6", "addr", "show", "dev", "eth0"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("dadfailed")
+    };
+    eventually("the duplicate is detected", has_failed);
+    let (found, code) = verify(&folder, &[]);
+    let duplicate = faults(&found, "addresses");
+    assert_eq!((duplicate.len(), code), (1, Some(1)), "{found:?}");
+    assert_eq!(
+        duplicate[0]["message"],
+        "another host on eth0 has 2001:db8:9::1, too: the kernel sends nothing from it"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::finding::Finding;
 use super::uplink::{Uplink, Way};
 use crate::config::Listen;
 use crate::names::{PoolName, pluralize};
-use crate::net::{dial, socket_diag};
+use crate::net::{dial, local, socket_diag};
 use crate::state::upstreams::sources::AddressCount;
 
 /// The most addresses per range that are bound as a test; of a larger range, the first ones.
@@ -57,7 +57,22 @@ pub(super) fn addresses(subject: &Examination<'_>) -> Vec<Finding> {
         );
         Finding::problem(message, commands.join("\n"))
     };
-    subject.pools().map(check).collect()
+    subject.pools().map(check).chain(duplicates(subject)).collect()
+}
+
+/// Returns the addresses of pools that another host of the link has, too. The kernel lists them as local nevertheless.
+fn duplicates(subject: &Examination<'_>) -> Vec<Finding> {
+    let plan = subject.plan().filter(|_| subject.host.is_real());
+    let (Some(plan), Ok(addresses)) = (plan, local::addresses_on_links()) else { return Vec::new() };
+    let links = local::links().unwrap_or_default();
+    let duplicates =
+        addresses.into_iter().filter(|(source, address)| address.is_duplicate && plan.has_source(*source, subject.now));
+    let finding = |(source, address): (IpAddr, local::AddressOnLink)| {
+        let name = links.get(&address.link).map_or("INTERFACE", |link| link.name.as_str());
+        let message = format!("another host on {name} has {source}, too: the kernel sends nothing from it");
+        Finding::problem(message, format!("ip -6 address del {source} dev {name}, here or on the other host"))
+    };
+    duplicates.map(finding).collect()
 }
 
 /// Checks that each range has a route, and that it leads over the interface on which the responses arrive.

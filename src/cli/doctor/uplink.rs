@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::names::PoolName;
-use crate::net::local::{self, Link, RouteFromSource};
+use crate::net::local::{self, AddressOnLink, Link, RouteFromSource};
 use crate::policy::Plan;
 use crate::policy::egress::Pool;
 use crate::state::upstreams::sources::SourcesSnapshot;
@@ -41,14 +41,19 @@ pub(super) struct Way {
 
 /// Returns the uplink of each range whose addresses this host has. Loopback addresses have none.
 pub(super) fn read(plan: &Plan, sources: &SourcesSnapshot, now: Timestamp) -> Vec<Uplink> {
-    let (Ok(links), Ok(addresses)) = (local::links(), local::links_of_addresses()) else { return Vec::new() };
+    let (Ok(links), Ok(addresses)) = (local::links(), local::addresses_on_links()) else { return Vec::new() };
     let usable = |pool: &Pool| sources.usable_ranges(&pool.active_ranges(now));
     let ranges = plan.pools.iter().flat_map(|(name, pool)| usable(pool).into_iter().map(move |range| (name, range)));
     let ranges = ranges.filter(|(_, range)| !range.addr().is_loopback()).take(RANGES_MAX);
     ranges.map(|(pool, range)| uplink(pool, range, &links, &addresses)).collect()
 }
 
-fn uplink(pool: &PoolName, range: IpNet, links: &BTreeMap<u32, Link>, addresses: &BTreeMap<IpAddr, u32>) -> Uplink {
+fn uplink(
+    pool: &PoolName,
+    range: IpNet,
+    links: &BTreeMap<u32, Link>,
+    addresses: &BTreeMap<IpAddr, AddressOnLink>,
+) -> Uplink {
     let source = range.addr();
     let target: IpAddr = if source.is_ipv4() { TARGET_V4.into() } else { TARGET_V6.into() };
     let (way, error) = match local::route_from(source, target) {
@@ -56,6 +61,6 @@ fn uplink(pool: &PoolName, range: IpNet, links: &BTreeMap<u32, Link>, addresses:
         Err(error) => (None, error.to_string()),
     };
     let way = way.map(|link| Way { interface: link.name.clone(), mtu: link.mtu });
-    let home = addresses.get(&source).and_then(|link| links.get(link)).map(|link| link.name.clone());
+    let home = addresses.get(&source).and_then(|address| links.get(&address.link)).map(|link| link.name.clone());
     Uplink { pool: pool.clone(), range, source, way, error, home: home.filter(|name| name != "lo") }
 }

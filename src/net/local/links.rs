@@ -34,13 +34,24 @@ pub fn links() -> io::Result<BTreeMap<u32, Link>> {
     Ok(links)
 }
 
-/// Returns the interface of each address.
-pub fn links_of_addresses() -> io::Result<BTreeMap<IpAddr, u32>> {
+/// The state of an address on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressOnLink {
+    /// The index of the interface.
+    pub link: u32,
+    /// Another host of the link has the address (RFC 4862 §5.4), and the kernel sends nothing from it.
+    pub is_duplicate: bool,
+}
+
+/// Returns the addresses of the interfaces.
+pub fn addresses_on_links() -> io::Result<BTreeMap<IpAddr, AddressOnLink>> {
     let mut addresses = BTreeMap::new();
     let address = |body: &[u8]| {
         let octets = attribute(body, IFADDRMSG_LEN, libc::IFA_LOCAL)
             .or_else(|| attribute(body, IFADDRMSG_LEN, libc::IFA_ADDRESS))?;
-        Some((ip_from_octets(octets)?, u32_at(body, 4)?))
+        let flags = attribute(body, IFADDRMSG_LEN, libc::IFA_FLAGS).and_then(|value| u32_at(value, 0));
+        let is_duplicate = flags.is_some_and(|flags| flags & libc::IFA_F_DADFAILED != 0);
+        Some((ip_from_octets(octets)?, AddressOnLink { link: u32_at(body, 4)?, is_duplicate }))
     };
     dump_routes(libc::RTM_GETADDR, &[0; IFADDRMSG_LEN], libc::RTM_NEWADDR, |body| addresses.extend(address(body)))?;
     Ok(addresses)
@@ -85,10 +96,11 @@ mod tests {
 
     #[test]
     fn links_of_this_host_include_the_loopback_interface_and_its_address() {
-        let (Ok(links), Ok(addresses)) = (links(), links_of_addresses()) else { return }; // a sandbox without netlink
+        let (Ok(links), Ok(addresses)) = (links(), addresses_on_links()) else { return }; // a sandbox without netlink
         let (index, lo) = links.iter().find(|(_, link)| link.name == "lo").unwrap();
         assert!(lo.mtu >= 1500, "{lo:?}");
-        assert_eq!(addresses.get(&IpAddr::from([127, 0, 0, 1])), Some(index));
+        let loopback = AddressOnLink { link: *index, is_duplicate: false };
+        assert_eq!(addresses.get(&IpAddr::from([127, 0, 0, 1])), Some(&loopback));
     }
 
     #[test]
