@@ -9,6 +9,7 @@ mod print; // first: its `println!` hides std's in all that follows
 mod audit;
 mod ca;
 mod check;
+mod completions;
 mod config_schema;
 mod control;
 mod demo;
@@ -104,6 +105,8 @@ enum Command {
     /// Signing keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Print the completion script of a shell
+    Completions(completions::Completions),
 }
 
 impl Arguments {
@@ -137,6 +140,7 @@ impl Command {
             Command::Token(token) => token.run(),
             Command::Ca(ca) => ca.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Completions(completions) => completions.run(),
         }
     }
 }

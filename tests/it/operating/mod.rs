@@ -12,6 +12,7 @@ mod audit_syslog_servers;
 mod audit_tampering;
 mod captures;
 mod captures_s3;
+mod completions;
 mod control;
 mod deliveries;
 mod doctor;
