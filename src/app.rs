@@ -17,6 +17,7 @@ use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, S
 use crate::config::{Config, Problem};
 use crate::names::pluralize;
 use crate::net::fd_limit;
+use crate::net::listen::ReservedPorts;
 use crate::policy::Plan;
 use crate::reload::Reloader;
 use crate::reload::audit_events;
@@ -45,6 +46,7 @@ pub struct StartupConfig {
     pub config: Config,
     pub plan: Plan,
     pub warnings: Vec<Problem>,
+    pub reserved_ports: ReservedPorts,
 }
 
 /// Runs the proxy until TERM or INT, and then drains it.
@@ -106,7 +108,7 @@ impl Proxy {
         // First, since a signal without a handler kills the process.
         let signals = Signals::listen()
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {error}")))?;
-        let StartupConfig { path, config, plan, warnings } = start;
+        let StartupConfig { path, config, plan, warnings, reserved_ports } = start;
         let records = RecordDestination::open(&config.log, Arc::default())
             .await
             .map_err(|error| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {error}")))?;
@@ -122,7 +124,7 @@ impl Proxy {
         runtime.config_status.adopt(first);
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
-        listeners.start(&config).map_err(|(listen, error)| {
+        listeners.start(&config, reserved_ports).map_err(|(listen, error)| {
             StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {error}"))
         })?;
         let addresses = runtime.config_status.bound_addresses().server.clone();

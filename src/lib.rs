@@ -3,7 +3,7 @@
 //!
 //! | layer | module | what it does |
 //! | --- | --- | --- |
-//! | 7 | [`app`], [`reload`], [`upkeep`], [`cli`] | assembles the process; signals, reloads, maintenance; one file per command |
+//! | 7 | [`app`], [`reload`], [`sandbox`], [`upkeep`], [`cli`] | assembles the process; signals, reloads, restrictions, maintenance; one file per command |
 //! | 6 | [`server`] | accepts connections, and speaks HTTP with clients |
 //! | 5 | [`delivery`] | **the story**: the life of one webhook |
 //! | 4 | [`state`] | holds what outlives a delivery: active configuration, limits, connections, records, metrics |
@@ -38,6 +38,7 @@ pub mod names;
 pub mod net;
 pub mod policy;
 pub mod reload;
+pub mod sandbox;
 pub mod server;
 pub mod single_flight;
 pub mod state;

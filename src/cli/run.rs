@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use clap::Args;
 use tracing::{Level, warn};
 
-use super::{InvalidConfig, load_config};
+use super::{InvalidConfig, ValidConfig, load_config};
 use crate::app::{self, StartupConfig};
 use crate::config::pending_rollback::absolute;
 use crate::config::{Problem, SourceMap, render, summarize};
+use crate::net::listen::ReservedPorts;
+use crate::sandbox::Sandbox;
 use crate::state::observability::log;
 use crate::sysexits;
 
@@ -29,34 +31,40 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> ExitCode {
+        // Threads inherit the restrictions, so the first of them, which writes the log, starts after.
+        let mut sandbox = Sandbox::enter();
+        // The admin listener shows the path, and its clients may have another working directory.
+        let path = self.config.as_deref().map(absolute);
+        let loaded = load_config(path.as_deref());
+        let reserved_ports = loaded.as_ref().map_or_else(|_| Default::default(), |valid| sandbox.close(&valid.config));
         // From here on, only the log thread writes to stderr: a full pipe must not delay the start.
         if let Err(error) = log::start() {
             eprintln!("outgate: cannot start the thread that writes the log: {error}");
             return ExitCode::from(sysexits::OS_ERROR);
         }
         log::find_style();
-        let code = self.serve();
+        let code = serve(loaded, &sandbox, reserved_ports);
         log::flush();
         code
     }
+}
 
-    fn serve(self) -> ExitCode {
-        // The admin listener shows the path, and its clients may have another working directory.
-        let path = self.config.as_deref().map(absolute);
-        let valid = match load_config(path.as_deref()) {
-            Ok(valid) => valid,
-            Err(InvalidConfig { problems, sources }) => {
-                log_problems(Level::ERROR, &problems, &sources);
-                return ExitCode::from(sysexits::CONFIG);
-            }
-        };
-        log::configure(&valid.config.log);
-        log_problems(Level::WARN, &valid.warnings, &valid.config.sources);
-        if valid.path.is_none() {
-            warn!("no configuration file: using the built-in configuration, which serves only this host");
+fn serve(loaded: Result<ValidConfig, InvalidConfig>, sandbox: &Sandbox, reserved_ports: ReservedPorts) -> ExitCode {
+    let valid = match loaded {
+        Ok(valid) => valid,
+        Err(InvalidConfig { problems, sources }) => {
+            log_problems(Level::ERROR, &problems, &sources);
+            return ExitCode::from(sysexits::CONFIG);
         }
-        app::run(StartupConfig { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings })
+    };
+    log::configure(&valid.config.log);
+    log_problems(Level::WARN, &valid.warnings, &valid.config.sources);
+    if valid.path.is_none() {
+        warn!("no configuration file: using the built-in configuration, which serves only this host");
     }
+    sandbox.announce();
+    let ValidConfig { path, config, plan, warnings, .. } = valid;
+    app::run(StartupConfig { path, config, plan, warnings, reserved_ports })
 }
 
 fn log_problems(level: Level, problems: &[Problem], sources: &SourceMap) {

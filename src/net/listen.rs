@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "makes listening sockets and the files of Unix sockets")]
 
+mod reserved;
 mod stream;
 mod syn_filter;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use rustix::fs::{Access, access};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+pub use self::reserved::ReservedPorts;
 pub use self::stream::{ClientSocket, ClientStream};
 use crate::config::{Bind, Listen};
 use crate::names::{folder_of, with_suffix};
@@ -69,9 +71,14 @@ impl Successor {
 
 /// Returns one listener, or all that systemd passes, which can be taken only once in the life of the process. It must
 /// be called within the runtime.
-pub fn bind(bind: &Bind, successor: Successor) -> io::Result<Vec<Listener>> {
+pub fn bind(bind: &Bind, successor: Successor, reserved_ports: &mut ReservedPorts) -> io::Result<Vec<Listener>> {
     match &bind.address {
-        Listen::Tcp(address) => Ok(vec![bind_tcp(*address, successor)?]),
+        Listen::Tcp(address) => {
+            let reserved = reserved_ports.take(*address);
+            let socket = reserved.map_or_else(|| bound_socket(*address, successor), Ok)?;
+            socket.listen(BACKLOG)?;
+            Ok(vec![Listener::Tcp(TcpListener::from_std(socket.into())?)])
+        }
         Listen::Unix(path) => Ok(vec![bind_unix(path, bind, successor)?]),
         Listen::Systemd => take_systemd_sockets(ListenFd::from_env()),
     }
@@ -152,7 +159,7 @@ fn is_transient_accept_error(error: &io::Error) -> bool {
     )
 }
 
-fn bind_tcp(address: SocketAddr, successor: Successor) -> io::Result<Listener> {
+fn bound_socket(address: SocketAddr, successor: Successor) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     // A restarted process must be able to bind despite connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -163,8 +170,7 @@ fn bind_tcp(address: SocketAddr, successor: Successor) -> io::Result<Listener> {
         socket.set_only_v6(true)?; // `[::]` must not include `0.0.0.0`, which may be configured besides
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
+    Ok(socket)
 }
 
 fn bind_unix(path: &Path, bind: &Bind, successor: Successor) -> io::Result<Listener> {
@@ -212,10 +218,16 @@ pub fn apply_owner_and_mode(bind: &Bind) -> io::Result<()> {
 fn set_owner_and_mode(path: &Path, group: Option<u32>, mode: Option<u32>) -> io::Result<()> {
     // The group is changed first, so that the mode never grants access to the former group.
     let group = group.unwrap_or_else(|| rustix::process::getegid().as_raw());
-    lchown(path, None, Some(group)).map_err(|error| {
-        let message = format!("cannot change its group to {group}; add the process's user to the group: {error}");
-        io::Error::new(error.kind(), message)
-    })?;
+    // A filter of system calls, as that of the unit, may forbid the change: usually the group is right already.
+    if fs::symlink_metadata(path)?.gid() != group {
+        lchown(path, None, Some(group)).map_err(|error| {
+            let message = format!(
+                "cannot change its group to {group}; add the process's user to the group, and permit the change in a drop-in \
+                 of the unit (docs/security.md): {error}"
+            );
+            io::Error::new(error.kind(), message)
+        })?;
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(mode.unwrap_or(DEFAULT_UNIX_MODE)))
 }
 

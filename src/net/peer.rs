@@ -6,6 +6,10 @@ use std::fs;
 use super::listen::{ClientSocket, ClientStream};
 
 const PASSWD_FILE: &str = "/etc/passwd";
+/// The users that the process's user namespace knows (user_namespaces(7)).
+const UID_MAP_FILE: &str = "/proc/self/uid_map";
+/// The name of a user that the namespace does not know. The kernel reports the uid of `nobody` for all of them.
+const UNKNOWN_USER: &str = "unknown (PrivateUsers=yes)";
 
 /// A client process on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +28,19 @@ pub fn from_stream(stream: &ClientStream) -> Option<Peer> {
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();
     let users = fs::read_to_string(PASSWD_FILE).unwrap_or_default();
-    Some(Peer { uid, name: user_name(&users, uid), pid: credentials.pid() })
+    let is_known = fs::read_to_string(UID_MAP_FILE).map_or(true, |map| is_mapped(&map, uid));
+    let name = if is_known { user_name(&users, uid) } else { Some(UNKNOWN_USER.to_owned()) };
+    Some(Peer { uid, name, pid: credentials.pid() })
+}
+
+/// Returns whether a user namespace with this map has the uid: each line has the first uid inside, the first outside, and
+/// their number.
+fn is_mapped(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
+        let (first, count) = (numbers.next(), numbers.nth(1));
+        first.zip(count).is_some_and(|(first, count)| uid.checked_sub(first).is_some_and(|offset| offset < count))
+    })
 }
 
 /// Finds the name of a user in passwd(5): `name:password:uid:…`.
@@ -39,7 +55,14 @@ fn user_name(users: &str, uid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::user_name;
+    use super::{is_mapped, user_name};
+
+    #[test]
+    fn peer_user_outside_of_the_user_namespace_is_unknown() {
+        let (host, service) = ("         0          0 4294967295\n", "0 0 1\n990 990 1\n");
+        assert!(is_mapped(host, 65534) && is_mapped(service, 0) && is_mapped(service, 990));
+        assert!(!is_mapped(service, 65534) && !is_mapped(service, 1) && !is_mapped("", 0));
+    }
 
     #[test]
     fn peer_user_name_is_found_by_uid() {

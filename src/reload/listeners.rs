@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::config::{Bind, Config, Listen, Located, Problem};
-use crate::net::listen::{self, Listener, Successor};
+use crate::net::listen::{self, Listener, ReservedPorts, Successor};
 use crate::server::{self, Connections, ShutdownHandle};
 use crate::state::Runtime;
 use crate::state::config::status::BoundAddresses;
@@ -76,10 +76,10 @@ impl Listeners {
     }
 
     /// Opens all listeners at the start of the process, including those that systemd passes.
-    pub fn start(&self, config: &Config) -> Result<(), (Listen, io::Error)> {
+    pub fn start(&self, config: &Config, mut reserved_ports: ReservedPorts) -> Result<(), (Listen, io::Error)> {
         let mut added = Vec::new();
         for (kind, bind) in configured_binds(config) {
-            let bound = self.bind(bind).map_err(|error| (bind.address.clone(), error))?;
+            let bound = self.bind(bind, &mut reserved_ports).map_err(|error| (bind.address.clone(), error))?;
             added.push((kind, bind.value.clone(), bound));
         }
         self.commit(ListenerChange { added, removed: Vec::new(), reconfigured: Vec::new() });
@@ -105,7 +105,7 @@ impl Listeners {
                 }
                 continue;
             }
-            match self.bind(bind) {
+            match self.bind(bind, &mut ReservedPorts::default()) {
                 Ok(bound) => added.push((kind, bind.value.clone(), bound)),
                 Err(error) => problems.push(listen_problem(bind, &error)),
             }
@@ -191,8 +191,8 @@ impl Listeners {
         handle
     }
 
-    fn bind(&self, bind: &Bind) -> io::Result<Vec<Listener>> {
-        listen::bind(bind, self.successor(bind))
+    fn bind(&self, bind: &Bind, reserved_ports: &mut ReservedPorts) -> io::Result<Vec<Listener>> {
+        listen::bind(bind, self.successor(bind), reserved_ports)
     }
 
     fn successor(&self, bind: &Bind) -> Successor {
@@ -252,6 +252,9 @@ fn listen_problem(bind: &Located<Bind>, error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::AddrInUse => problem
             .help("use a free address; an address that overlaps with a removed one becomes free with the next reload"),
+        io::ErrorKind::PermissionDenied if matches!(bind.address, Listen::Tcp(_)) => problem.help(
+            "restart outgate, which drops the capability for ports below 1024 at its start, or use outgate.socket",
+        ),
         _ => problem,
     }
 }

@@ -15,6 +15,7 @@ use crate::net::resolve::{self, ResolverConfig};
 use crate::policy;
 use crate::policy::egress::actions::customer_actions;
 use crate::policy::egress::notice::Announcements;
+use crate::sandbox;
 use crate::state::config::ActiveConfig;
 
 /// A configuration without problems, compiled.
@@ -143,9 +144,10 @@ pub(super) fn prepare(
     };
     let (plan, more) = policy::recompile(&config, Some(&active.plan), now)
         .map_err(|problems| rejection(ProblemReport::new(&problems, &config.sources)))?;
-    let unannounced = announcements.problems(&config, now);
-    if !unannounced.is_empty() {
-        return Err(rejection(ProblemReport::new(&unannounced, &config.sources)));
+    let mut refused = announcements.problems(&config, now);
+    refused.extend(sandbox::problems_of_unwritable_paths(&config));
+    if !refused.is_empty() {
+        return Err(rejection(ProblemReport::new(&refused, &config.sources)));
     }
     let basis = ResolverConfig::read(&config.resolver);
     let is_same_resolver = basis.is_ok_and(|basis| basis == *active.resolver.config());

@@ -13,4 +13,5 @@ mod journal;
 mod key_dir_faults;
 mod netns;
 mod network_files;
+mod sandbox;
 mod service_user;

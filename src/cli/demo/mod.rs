@@ -105,8 +105,8 @@ impl Demo {
             super::print_problems(&invalid.problems, &invalid.sources);
             "the demo's configuration is not valid".to_owned()
         })?;
-        let start =
-            StartupConfig { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings };
+        let super::ValidConfig { path, config, plan, warnings, .. } = valid;
+        let start = StartupConfig { path, config, plan, warnings, reserved_ports: Default::default() };
         let mut proxy = Proxy::start(start).await.map_err(|failed| failed.1)?;
         proxy.reload_on_change();
         let address =

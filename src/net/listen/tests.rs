@@ -27,7 +27,8 @@ impl Drop for SocketDir {
 }
 
 fn bind_one(listen: &Listen) -> io::Result<Listener> {
-    bind(&Bind::new(listen.clone()), Successor::AfterClose).map(|mut listeners| listeners.remove(0))
+    bind(&Bind::new(listen.clone()), Successor::AfterClose, &mut ReservedPorts::default())
+        .map(|mut listeners| listeners.remove(0))
 }
 
 #[tokio::test]
@@ -96,9 +97,9 @@ async fn unix_listener_replaces_only_a_stale_socket() {
 async fn unix_listener_takes_over_the_path_of_a_running_one() {
     let folder = SocketDir::new("beside");
     let at = Bind::new(Listen::Unix(folder.socket()));
-    let mut first = bind(&at, Successor::Concurrent).unwrap().remove(0);
+    let mut first = bind(&at, Successor::Concurrent, &mut ReservedPorts::default()).unwrap().remove(0);
     let early = UnixStream::connect(folder.socket()).await.unwrap();
-    let second = bind(&at, Successor::Concurrent).unwrap().remove(0);
+    let second = bind(&at, Successor::Concurrent, &mut ReservedPorts::default()).unwrap().remove(0);
     assert_eq!(second.name(), format!("unix:{}", folder.socket().display()));
     first.stop_new_connections();
     let late = UnixStream::connect(folder.socket()).await.unwrap();

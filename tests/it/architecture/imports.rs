@@ -25,6 +25,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cli", 7),
     ("app", 7),
     ("reload", 7),
+    ("sandbox", 7),
     ("upkeep", 7),
     ("fuzz", 7),
     ("sysexits", 7),

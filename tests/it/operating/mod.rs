@@ -33,6 +33,7 @@ mod records;
 mod redaction;
 mod reload;
 mod reload_live;
+mod sandbox;
 mod slow_disk;
 mod status;
 mod status_page;
