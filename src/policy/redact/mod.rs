@@ -262,7 +262,7 @@ impl Redactor {
         let (raw, bytes) = (decoded.raw(), decoded.bytes());
         let mut edit = Edit::new(raw);
         for number in phone::numbers(bytes).take_while(|_| self.masks_phone_numbers) {
-            number.masked().iter().for_each(|place| edit.replace(decoded.span(*place), "X"));
+            number.masked().for_each(|place| edit.replace(decoded.span(place), "X"));
             if self.key.is_some() {
                 edit.replace(edit.kept_to..edit.kept_to, &format!("~{}", self.replacement(&number.digits(bytes))));
             }
@@ -279,16 +279,28 @@ impl Redactor {
     }
 }
 
-/// Replaces the query of each URL or path in a message.
+/// Replaces the query of each URL or path in a message. In a literal of bytes, as the HTTP/2 library logs a malformed
+/// path, a query or fragment reaches to the end of the literal.
 fn without_queries(text: &str) -> Cow<'_, str> {
     let ends_query = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ')' | '>');
-    let (mut edit, mut at) = (Edit::new(text), 0);
-    while let Some(start) = text[at..].find('?').map(|mark| at + mark + 1) {
-        let end = text[start..].find(ends_query).map_or(text.len(), |length| start + length);
-        if end > start {
-            edit.replace(start..end, MASK);
-        }
-        at = end;
+    let (mut edit, mut at, mut is_literal) = (Edit::new(text), 0, false);
+    while let Some(mark) = text[at..].find(['?', '#', '"']).map(|mark| at + mark) {
+        let start = mark + 1;
+        at = match text.as_bytes()[mark] {
+            b'"' => {
+                is_literal = !is_literal && text[..mark].ends_with('b');
+                start
+            }
+            b'#' if !is_literal => start,
+            _ => {
+                let end = if is_literal { text[start..].find('"') } else { text[start..].find(ends_query) };
+                let end = end.map_or(text.len(), |length| start + length);
+                if end > start {
+                    edit.replace(start..end, MASK);
+                }
+                end
+            }
+        };
     }
     edit.finish()
 }

@@ -11,28 +11,37 @@ const INTERNATIONAL_MIN: usize = 7;
 const NATIONAL_MIN: usize = 10;
 /// Digits of a number that is written in groups without `+`.
 const GROUPED: [usize; 2] = [10, 11];
-/// Digits after which a space ends a number: what follows is another one.
+/// Digits after which a number may be whole. A space then ends it; other separators may precede an extension.
 const COMPLETE: usize = 10;
-/// Groups of digits in one number.
-const GROUPS_MAX: usize = 6;
+/// The most groups of a run, which ends behind the first digit that a number has no room for.
+const GROUPS_MAX: usize = DIGITS_MAX + 1;
 
 /// The digits of one phone number in a text.
 #[derive(Clone, Default)]
 pub(super) struct PhoneNumber {
-    /// The places of the digits, `length` of them.
+    /// The places of the digits, `length` of them, and whether each is replaced.
     places: [usize; DIGITS_MAX],
+    is_masked: [bool; DIGITS_MAX],
     length: usize,
 }
 
 impl PhoneNumber {
     /// Returns the places of the digits that are replaced.
-    pub(super) fn masked(&self) -> &[usize] {
-        &self.places[self.length.saturating_sub(MASKED)..self.length]
+    pub(super) fn masked(&self) -> impl Iterator<Item = usize> {
+        (0..self.length).filter(|digit| self.is_masked[*digit]).map(|digit| self.places[digit])
     }
 
     /// Returns the digits of the number, without `+`, the international prefix 00 and separators.
     pub(super) fn digits(&self, text: &[u8]) -> Vec<u8> {
         self.places[..self.length].iter().map(|place| text[*place]).collect()
+    }
+
+    /// Ends the number after this many digits, and replaces the last of them. Returns it with its end.
+    fn ended(mut self, length: usize) -> (Self, usize) {
+        self.length = length;
+        self.is_masked[length.saturating_sub(MASKED)..length].fill(true);
+        let end = self.places[length - 1] + 1;
+        (self, end)
     }
 }
 
@@ -64,15 +73,10 @@ struct DigitRun {
     number: PhoneNumber,
     /// All digits, those that `number` has no room for included.
     count: usize,
-    /// The lengths of the first groups of digits, `group_count` of all of them.
-    groups: [usize; GROUPS_MAX],
+    /// The length of each group of digits, and the separator after it; 0 for two characters.
+    groups: [(usize, u8); GROUPS_MAX],
     group_count: usize,
-    /// The separator, if all are the same.
-    separator: Option<u8>,
-    has_mixed_separators: bool,
-    /// The places of the run, and the end of its first group.
     end: usize,
-    first_group_end: usize,
 }
 
 impl DigitRun {
@@ -84,46 +88,58 @@ impl DigitRun {
             let group_start = run.end;
             while let Some(b'0'..=b'9') = text.get(run.end) {
                 if let Some(place) = run.number.places.get_mut(run.count) {
-                    (*place, run.number.length) = (run.end, run.count + 1);
+                    *place = run.end;
                 }
                 run.count += 1;
                 run.end += 1;
             }
+            let length = run.end - group_start;
+            let after = separator(text, run.end)
+                .filter(|_| run.count <= DIGITS_MAX && (run.count < complete || text[run.end] != b' '));
             if let Some(group) = run.groups.get_mut(run.group_count) {
-                *group = run.end - group_start;
+                *group = (length, if after == Some(1) { text[run.end] } else { 0 });
+                run.group_count += 1;
             }
-            run.group_count += 1;
-            if run.group_count == 1 {
-                run.first_group_end = run.end;
-            }
-            match separator(text, run.end) {
-                Some(length) if run.count <= DIGITS_MAX && (run.count < complete || text[run.end] != b' ') => {
-                    let first = text[run.end];
-                    run.has_mixed_separators |= length > 1 || run.separator.is_some_and(|other| other != first);
-                    run.separator = Some(first);
-                    run.end += length;
-                }
-                _ => return run,
+            match after {
+                Some(length) => run.end += length,
+                None => return run,
             }
         }
     }
 
-    /// Returns whether digits without `+` are grouped as a national number is: `090-1234-5678`, `(415) 555-0123`,
-    /// `01 23 45 67 89`. Dates, versions and addresses are grouped otherwise.
-    fn is_grouped(&self, first: u8) -> bool {
-        let groups = self.groups.get(..self.group_count).unwrap_or_default();
-        let ends_with_four = match groups {
-            [_, _, last] => *last == 4,
-            [1, _, _, last] => *last == 4,
-            _ => false,
-        };
-        let has_trunk_prefix = first == b'0' && groups.len() > 1 && !self.has_mixed_separators;
-        GROUPED.contains(&self.count) && (ends_with_four || has_trunk_prefix)
+    /// Returns the number of digits up to the end of each group.
+    fn ends(&self) -> impl Iterator<Item = usize> {
+        self.groups[..self.group_count].iter().scan(0, |count, (length, _)| {
+            *count += length;
+            Some(*count)
+        })
     }
 
-    /// Returns the first group alone.
-    fn first_group(&self) -> PhoneNumber {
-        PhoneNumber { length: self.groups[0].min(DIGITS_MAX), ..self.number.clone() }
+    /// Reads the digits behind `+` or 00. The number may end with each group that makes it whole: the others are an
+    /// extension.
+    fn international(self) -> Option<(PhoneNumber, usize)> {
+        let ends: Vec<_> = self.ends().filter(|end| (INTERNATIONAL_MIN..=DIGITS_MAX).contains(end)).collect();
+        let last = *ends.last()?;
+        let number = ends.iter().filter(|end| **end >= COMPLETE).fold(self.number, |number, end| number.ended(*end).0);
+        Some(number.ended(last))
+    }
+
+    /// Reads digits without `+` that are grouped as a national number is, perhaps with an extension: `090-1234-5678`,
+    /// `(415) 555-0123`, `01 23 45 67 89`. Dates, versions and addresses are grouped otherwise.
+    fn grouped(&self, first: u8) -> Option<(PhoneNumber, usize)> {
+        let ends: Vec<_> = self.ends().collect();
+        let is_number = |count: usize, groups: &[(usize, u8)]| {
+            let ends_with_four = match groups {
+                [_, _, (last, _)] => *last == 4,
+                [(1, _), _, _, (last, _)] => *last == 4,
+                _ => false,
+            };
+            let (separator, between) = (groups[0].1, &groups[..groups.len() - 1]);
+            let is_uniform = separator != 0 && between.iter().all(|(_, other)| *other == separator);
+            GROUPED.contains(&count) && (ends_with_four || first == b'0' && groups.len() > 1 && is_uniform)
+        };
+        let longest = (1..=ends.len()).rev().find(|groups| is_number(ends[groups - 1], &self.groups[..*groups]))?;
+        Some(self.number.clone().ended(ends[longest - 1]))
     }
 }
 
@@ -135,11 +151,11 @@ fn read(text: &[u8], at: usize) -> (Option<PhoneNumber>, usize) {
         [b'0'..=b'9', ..] => 0,
         _ => return (None, at + 1),
     };
-    if prefix > 0 && text.get(at + prefix).is_some_and(u8::is_ascii_digit) {
-        let run = DigitRun::read(text, at + prefix, COMPLETE);
-        if (INTERNATIONAL_MIN..=DIGITS_MAX).contains(&run.count) {
-            return (Some(run.number), run.end);
-        }
+    if prefix > 0
+        && text.get(at + prefix).is_some_and(u8::is_ascii_digit)
+        && let Some((number, end)) = DigitRun::read(text, at + prefix, COMPLETE).international()
+    {
+        return (Some(number), end);
     }
     if text[at] == b'+' {
         return (None, at + 1);
@@ -150,11 +166,11 @@ fn read(text: &[u8], at: usize) -> (Option<PhoneNumber>, usize) {
         return (None, at + length);
     }
     let run = DigitRun::read(text, at, DIGITS_MAX);
-    if run.is_grouped(text[at]) {
-        return (Some(run.number), run.end);
+    if let Some((number, end)) = run.grouped(text[at]) {
+        return (Some(number), end);
     }
-    let is_number = (NATIONAL_MIN..=DIGITS_MAX).contains(&run.groups[0]);
-    (is_number.then(|| run.first_group()), run.first_group_end)
+    let is_number = (NATIONAL_MIN..=DIGITS_MAX).contains(&length);
+    (is_number.then(|| run.number.ended(length).0), at + length)
 }
 
 /// Returns the length of the separator at a place: one character, or a parenthesis with a space or hyphen, before a digit.
