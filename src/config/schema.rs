@@ -6,6 +6,7 @@ mod alerts;
 mod audit;
 mod captures;
 mod credential;
+mod egress;
 mod guard;
 mod limit;
 mod listener;
@@ -27,6 +28,7 @@ pub(super) use alerts::{ALERTS, NOTICES};
 pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
+pub(super) use egress::{POOL, RANGE};
 pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
@@ -164,34 +166,6 @@ pub(super) static SERVER: Schema = Schema {
         ("data_dir", "state"),
         ("hot_reload", "watch"),
     ],
-};
-
-pub(super) static POOL: Schema = Schema {
-    path: "egress.*",
-    title: "[egress.NAME]",
-    keys: &["ranges", "exclude", "select", "failover", "notice", "force"],
-    reserved: &[],
-    aliases: &[
-        ("cidrs", "ranges"),
-        ("cidr", "ranges"),
-        ("addresses", "ranges"),
-        ("ips", "ranges"),
-        ("source", "ranges"),
-        ("sources", "ranges"),
-        ("except", "exclude"),
-        ("balance", "select"),
-        ("lb_policy", "select"),
-        ("strategy", "select"),
-        ("retry", "failover"),
-    ],
-};
-
-pub(super) static RANGE: Schema = Schema {
-    path: "egress.*.ranges",
-    title: "a range of [egress.NAME]",
-    keys: &["cidr", "from", "until", "seen_as"],
-    reserved: &[],
-    aliases: PERIOD_ALIASES,
 };
 
 /// Aliases in tables with a validity period: ranges and signing keys.
