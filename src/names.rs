@@ -203,14 +203,15 @@ impl fmt::Display for Target {
     }
 }
 
-/// Returns a count with its noun: `1 warning`, `2 warnings`, `2 addresses`.
+/// Returns a count with its noun: `1 warning`, `2 warnings`, `2 addresses`, `2 deliveries`.
 pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
-    let ending = match noun.ends_with('s') {
-        _ if count == N::from(1) => "",
-        true => "es",
-        false => "s",
-    };
-    format!("{count} {noun}{ending}")
+    let is_vowel = |c: char| "aeiou".contains(c);
+    match noun.strip_suffix('y') {
+        _ if count == N::from(1) => format!("{count} {noun}"),
+        Some(stem) if !stem.ends_with(is_vowel) => format!("{count} {stem}ies"),
+        _ if noun.ends_with('s') => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
+    }
 }
 
 /// Returns the folder of a file; `.` for a bare name.
@@ -229,4 +230,18 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 pub fn escape_control_characters(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_has_the_plural_of_its_noun() {
+        let counted =
+            |count: u32| ["warning", "address", "delivery", "key", "record"].map(|noun| pluralize(count, noun));
+        assert_eq!(counted(1), ["1 warning", "1 address", "1 delivery", "1 key", "1 record"]);
+        assert_eq!(counted(2), ["2 warnings", "2 addresses", "2 deliveries", "2 keys", "2 records"]);
+        assert_eq!(pluralize(0_u64, "delivery"), "0 deliveries");
+    }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::record::{AUDIT_CONTINUED, Event, Position, Record};
 use super::tree::{Tree, hash};
 use crate::digest::Sha256;
+use crate::names::pluralize;
 
 /// Steps back that are no set clock: events of several threads wait for the disk in another order than they happened.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(10);
@@ -96,9 +97,8 @@ impl Chain {
     pub(super) fn continuation(&self, former: &str, at: Timestamp) -> Event {
         let subtrees: Vec<String> = self.tree.subtrees().iter().map(|root| HEXLOWER.encode(root)).collect();
         let size = self.tree.size();
-        Event::new(AUDIT_CONTINUED, former, at, format!("the log continues {former}, which ends after {size} records"))
-            .with("size", size)
-            .with("subtrees", subtrees)
+        let what = format!("the log continues {former}, which ends after {}", pluralize(size, "record"));
+        Event::new(AUDIT_CONTINUED, former, at, what).with("size", size).with("subtrees", subtrees)
     }
 
     /// Returns by how much the clock was set back, if a record at this time comes next.

@@ -15,6 +15,7 @@ use super::chain::{Chain, ChainError};
 use super::file::{self, Lines, LogLock};
 use super::note::Checkpoint;
 use super::record::{AUDIT_EXPIRED, AUDIT_RECOVERED, AUDIT_REMOVED, Event, EventType};
+use crate::names::pluralize;
 
 /// A record that is on the disk.
 #[derive(Clone, Debug)]
@@ -166,7 +167,7 @@ impl AuditLog {
         *self = next;
         file::sync_folder(&self.settings.path)?;
         let path = self.settings.path.display().to_string();
-        let removed = format!("the file that ended after {size} records was removed from {path}");
+        let removed = format!("the file that ended after {} was removed from {path}", pluralize(size, "record"));
         Ok((!was_closed).then(|| Event::new(AUDIT_REMOVED, path, at, removed).with("size", size)))
     }
 

@@ -9,6 +9,7 @@ use super::chain::{Chain, ChainError};
 use super::file::{self, Lines};
 use super::note::Checkpoint;
 use super::record::Record;
+use crate::names::pluralize;
 
 /// The first fault of a log.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,14 +112,16 @@ fn check_size(paths: &[PathBuf], first: u64, chain: &Chain, kept: Option<&Checkp
     let (size, kept) = (chain.next_seq(), kept.size);
     if kept > size {
         let what = format!(
-            "the log ends after {size} records, and the checkpoint covers {kept}: the last {} are missing",
-            kept - size
+            "the log ends after {}, and the checkpoint covers {kept}: it lacks {} at its end",
+            pluralize(size, "record"),
+            pluralize(kept - size, "record")
         );
         return fault(FaultKind::Broken, paths.last(), what);
     }
     if kept <= first && first > 0 {
         let what = format!(
-            "the checkpoint covers {kept} records, and the files begin at record {first}: give the files before"
+            "the checkpoint covers {}, and the files begin at record {first}: give the files before",
+            pluralize(kept, "record")
         );
         return fault(FaultKind::Unreadable, paths.first(), what);
     }

@@ -130,9 +130,9 @@ impl Verify {
             Some(KeptCheckpoint { path, checkpoint, is_signed }) => {
                 let signature = if *is_signed { "its signature verifies" } else { "its signature was not verified" };
                 println!(
-                    "the log contains the checkpoint {} of {} records; {signature}",
+                    "the log contains the checkpoint {} of {}; {signature}",
                     path.display(),
-                    checkpoint.size
+                    pluralize(checkpoint.size, "record")
                 );
             }
             None => eprintln!(

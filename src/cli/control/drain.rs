@@ -11,6 +11,7 @@ use super::super::escape_control_characters;
 use super::ProxySelector;
 use super::admin_client::{AdminRequest, send};
 use crate::config::duration_argument;
+use crate::names::pluralize;
 use crate::sysexits;
 
 /// The interval between two looks at the deliveries in flight.
@@ -125,7 +126,8 @@ fn print(status: &Value, is_json: bool) {
 pub(super) fn describe(status: &Value) -> String {
     let drain = &status["drain"];
     let by = drain["by"].as_str().map(|by| format!(", requested by {by}")).unwrap_or_default();
-    let left = format!("{} deliveries in flight, {} tunnels", status["deliveries_in_flight"], status["tunnels"]);
+    let count = |key: &str, noun| pluralize(status[key].as_u64().unwrap_or_default(), noun);
+    let left = format!("{} in flight, {}", count("deliveries_in_flight", "delivery"), count("tunnels", "tunnel"));
     match drain["stage"].as_str() {
         Some("announced") => {
             let from = drain["refuses_from"].as_str().unwrap_or("-");

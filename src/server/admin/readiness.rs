@@ -80,14 +80,17 @@ impl Readiness {
         match runtime.records.lost_since_recovery() {
             0 => {}
             lost => {
-                degraded.push(format!("{lost} delivery records could not be written since the last successful write"))
+                let lost = pluralize(lost, "delivery record");
+                degraded.push(format!("{lost} could not be written since the last successful write"))
             }
         }
         degraded.extend(runtime.records.reopen_error());
         degraded.extend(runtime.records.rotation_error());
         match log::unreported() {
             0 => {}
-            lost => degraded.push(format!("the log cannot be written: stderr did not accept {lost} lines")),
+            lost => {
+                degraded.push(format!("the log cannot be written: stderr did not accept {}", pluralize(lost, "line")))
+            }
         }
         Self { blocked, degraded }
     }

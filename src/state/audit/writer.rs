@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::status::AuditStatus;
 use crate::audit::{AUDIT_GAP, AuditLog, Event, Record, WrittenRecord};
+use crate::names::pluralize;
 use crate::policy::audit::AuditPlan;
 use crate::state::sinks::{Facility, JournalFields, SinkMessage, Sinks};
 
@@ -253,7 +254,8 @@ impl Writer {
             let hung = || (self.last_write, format!("the disk of the audit log {path} did not answer in time"));
             let failure = self.failure.as_ref().map(|failure| (failure.since, failure.reason.clone()));
             let ((since, reason), waited) = (failure.unwrap_or_else(hung), self.backlog.len());
-            let what = format!("{reason}; {waited} records waited from {since} to {now}, and {lost} were lost");
+            let (kept, dropped) = (pluralize(waited as u64, "record"), pluralize(lost, "record"));
+            let what = format!("{reason}; {kept} waited from {since} to {now}, and outgate lost {dropped}");
             let event = Event::new(AUDIT_GAP, path, now, what);
             event.with("since", since.to_string()).with("waited", waited).with("lost", lost)
         });

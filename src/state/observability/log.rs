@@ -18,6 +18,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use self::format::{EventFormat, LogStyle};
 use crate::config::{Log, LogFormat};
+use crate::names::pluralize;
 use crate::policy::redact::Redactor;
 use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting};
 use crate::state::observability::line_sink::StreamSink;
@@ -37,7 +38,7 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Starts the writer. Lines before the start are dropped, and all lines where the thread cannot start.
 pub fn start() -> io::Result<()> {
     let config = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
-    let reporting = LossReporting::Call(|lost| warn!("{lost} log lines were lost: stderr did not accept them"));
+    let reporting = LossReporting::Call(|lost| warn!("stderr did not accept {}", pluralize(lost, "log line")));
     let (lines, _) = LineQueue::open("log", config, Box::new(StreamSink::stderr()?), reporting)?;
     let _ = LOG.set(lines); // a second start changes nothing
     std::panic::set_hook(Box::new(|panic| {

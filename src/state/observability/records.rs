@@ -14,6 +14,7 @@ use tracing::warn;
 
 use crate::config::{DeliveryLog, Log, SampleRate};
 use crate::digest::{leading_number, sha256};
+use crate::names::pluralize;
 use crate::state::observability::file_log::{self, FileLog, FileLogState};
 use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting, Losses};
 use crate::state::observability::line_sink::{self, JournalSink, LineSink, StreamSink};
@@ -264,7 +265,8 @@ impl Records {
         let mut reported = self.reported.lock();
         let lost = self.lost_count();
         let more = reported.due(lost, now)?;
-        Some(format!("{more} delivery records were lost ({lost} since the start): {}", self.losses.cause()))
+        let more = pluralize(more, "delivery record");
+        Some(format!("lost {more} ({lost} since the start): {}", self.losses.cause()))
     }
 
     /// Waits until the records so far are written, for [`CLOSE_PATIENCE`] at most.

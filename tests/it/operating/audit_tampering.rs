@@ -176,7 +176,8 @@ fn verify_detects_a_log_that_was_cut_off_after_a_kept_checkpoint() {
         log.write(&lines[..left]);
         assert_eq!(log.verify().0, 0, "the chain alone shows no cut at its end");
         let (code, err) = log.verify_with_checkpoint();
-        let expected = format!("the log ends after {left} records, and the checkpoint covers {RECORDS}");
+        let records = if left == 1 { "record" } else { "records" };
+        let expected = format!("the log ends after {left} {records}, and the checkpoint covers {RECORDS}");
         assert!(code == 65 && err.contains(&expected), "{left}: {err}");
     }
 }
@@ -284,7 +285,7 @@ fn proxy_refuses_changes_while_its_audit_log_does_not_verify() {
     assert!(err.contains("another program has cut off records"), "{err}");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     let (code, _, err) = verify(&scene.outgate);
-    assert!(code == 65 && err.contains("are missing"), "{err}");
+    assert!(code == 65 && err.contains("it lacks"), "{err}");
     let scene = support::scene::Scene { outgate: scene.outgate.restarted(), ..scene };
     scene.outgate.log.wait_for_lines(1, &["records are missing", "keep its files as evidence"]);
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);

@@ -133,15 +133,16 @@ fn usr1_does_not_wait_for_the_reader_of_a_pipe_at_the_path_of_the_log() {
 fn lost_records_are_reported_in_the_log_with_their_count_and_path() {
     let mut scene = scene("file:/dev/full");
     (0..3).for_each(|_| scene.deliver());
-    let line = scene.wait_for_log_line("delivery records were lost");
+    let line = scene.wait_for_log_line("since the start): ");
     assert!(line.contains("/dev/full") && line.contains("No space left"), "{line}");
     scene.deliver();
     scene.outgate.signal("TERM");
     assert!(scene.outgate.wait().success());
     scene.wait_for_log_line("(4 since the start)");
     let lost_counts = |line: &String| -> Option<u32> {
-        let (before, _) = line.split_once(" delivery records were lost")?;
-        before.rsplit(' ').next()?.parse().ok()
+        let (before, _) = line.split_once(" since the start)")?;
+        let (_, lost) = before.rsplit_once("lost ")?;
+        lost.split(' ').next()?.parse().ok()
     };
     let lines = scene.outgate.log.all();
     let lost_counts: Vec<u32> = lines.iter().filter_map(lost_counts).collect();
@@ -153,12 +154,12 @@ fn lost_records_are_reported_for_the_file_that_lost_them_after_a_reload() {
     let scene = scene("file:/dev/full");
     scene.deliver();
     eventually("a lost record", || {
-        scene.outgate.admin("/readyz").text().contains("1 delivery records could not be written")
+        scene.outgate.admin("/readyz").text().contains("1 delivery record could not be written")
     });
     let config = fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
     scene.outgate.reconfigure(&config.replace_one("/dev/full", "{dir}/deliveries.jsonl"));
     // The periodic report or the reload logs the loss, and only one of them.
-    let line = scene.wait_for_log_line("delivery records were lost");
+    let line = scene.wait_for_log_line("since the start): ");
     assert!(line.contains("/dev/full cannot be written: No space left"), "{line}");
     // The new file has lost no records.
     assert!(!scene.outgate.admin("/readyz").text().contains("delivery records"));

@@ -3,6 +3,7 @@
 
 use maud::{Markup, html};
 
+use crate::names::pluralize;
 use crate::state::observability::traffic::{BLAMES, MINUTES, MinuteCount};
 
 /// The size of the plot, in units of its view box.
@@ -18,9 +19,9 @@ pub(super) fn traffic(minutes: &[MinuteCount]) -> Markup {
     let highest = minutes.iter().map(|minute| minute.iter().sum::<u64>()).max().unwrap_or(0);
     let totals: [u64; BLAMES.len()] = std::array::from_fn(|party| minutes.iter().map(|minute| minute[party]).sum());
     let summary = format!(
-        "{} deliveries in the last {} minutes; at most {highest} in one minute",
-        totals.iter().sum::<u64>(),
-        minutes.len()
+        "{} in the last {}; at most {highest} in one minute",
+        pluralize(totals.iter().sum::<u64>(), "delivery"),
+        pluralize(minutes.len() as u64, "minute")
     );
     html! {
         section .wide aria-labelledby="traffic" {
