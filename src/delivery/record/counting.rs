@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::Record;
+use crate::delivery::refusal::Code;
 use crate::policy::trace::TraceContext;
 
 impl Record {
@@ -17,10 +18,12 @@ impl Record {
     /// Counts the delivery once, when it ends. The client decides how long a tunnel takes, so a tunnel has no duration.
     pub(super) fn count(&self, code: &'static str, blame: &'static str, elapsed: Duration) {
         let ended = self.timer.started() + elapsed;
-        self.runtime.traffic.count(blame, ended);
+        // The refusals of a drain are what its operator wants, and not a reason for an alert.
+        let is_of_drain = code == Code::Draining.name();
+        self.runtime.traffic.count(blame, (!is_of_drain).then_some(ended));
         match self.evidence.tenant.as_ref().filter(|_| self.evidence.is_tenant_proven) {
             Some(tenant) if self.is_success(code) => self.runtime.failing_tenants.succeeded(tenant),
-            Some(tenant) if blame != "client" => self.runtime.failing_tenants.failed(tenant, ended),
+            Some(tenant) if blame != "client" && !is_of_drain => self.runtime.failing_tenants.failed(tenant, ended),
             _ => {}
         }
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);

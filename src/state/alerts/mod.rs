@@ -26,6 +26,8 @@ pub struct Condition {
     pub kind: &'static AlertKind,
     /// The pool, address, file or tenant that it concerns; empty for the process.
     pub subject: String,
+    /// The subject before redaction, which may make the subjects of several conditions equal. Nothing shows it.
+    pub key: String,
     /// One sentence: what happened.
     pub what: String,
 }
@@ -68,10 +70,10 @@ struct ActiveAlert {
     last_message: Instant,
 }
 
-/// The active alerts, by name and subject, and the sinks that get them.
+/// The active alerts, by name, subject and key, and the sinks that get them.
 #[derive(Default)]
 pub struct Alerts {
-    active: Mutex<BTreeMap<(&'static str, String), ActiveAlert>>,
+    active: Mutex<BTreeMap<(&'static str, String, String), ActiveAlert>>,
     sinks: Mutex<Vec<Arc<SinkStatus>>>,
 }
 
@@ -100,8 +102,8 @@ impl Alerts {
         (remind, hold): (Duration, Duration),
     ) -> Vec<(AlertEvent, Alert)> {
         let (mut active, mut due) = (self.active.lock(), Vec::new());
-        for Condition { kind, subject, what } in conditions {
-            let key = (kind.name, subject.clone());
+        for Condition { kind, subject, key, what } in conditions {
+            let key = (kind.name, subject.clone(), key);
             if let Some(found) = active.get_mut(&key) {
                 (found.last_seen, found.alert.what) = (instant, what);
                 if instant.saturating_duration_since(found.last_message) >= remind {
@@ -136,7 +138,7 @@ mod tests {
         let observe = |(second, subjects): &(u64, &[&str])| {
             let condition = |subject: &&str| {
                 let what = "happened".to_owned();
-                Condition { kind: &POOL_EMPTY, subject: (*subject).to_owned(), what }
+                Condition { kind: &POOL_EMPTY, subject: (*subject).to_owned(), key: String::new(), what }
             };
             let at = (Timestamp::UNIX_EPOCH, start + Duration::from_secs(*second));
             let due = alerts.update(subjects.iter().map(condition).collect(), at, limits);

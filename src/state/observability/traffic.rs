@@ -29,10 +29,11 @@ impl TrafficHistory {
         Self { start: now, counters: std::array::from_fn(|_| Default::default()), totals: Default::default() }
     }
 
-    /// Counts a delivery that ended.
-    pub fn count(&self, blame: &str, now: Instant) {
+    /// Counts a delivery that ended. `now`: `None` for a delivery that the last hour does not have, only the total.
+    pub fn count(&self, blame: &str, now: Option<Instant>) {
         let Some(party) = BLAMES.iter().position(|name| *name == blame) else { return };
         self.totals[party].fetch_add(1, Ordering::Relaxed);
+        let Some(now) = now else { return };
         let minute = self.minute(now);
         let counter = &self.counters[minute as usize % MINUTES][party];
         let update =
@@ -75,12 +76,14 @@ mod tests {
         let history = TrafficHistory::new(start);
         let at = |seconds| start + Duration::from_secs(seconds);
         for (blame, seconds) in [("none", 0), ("none", 59), ("target", 59), ("none", 60), ("unknown", 60)] {
-            history.count(blame, at(seconds));
+            history.count(blame, Some(at(seconds)));
         }
+        history.count("outgate", None);
+        assert_eq!(history.totals(), [3, 0, 1, 1]);
         assert_eq!(history.minutes(at(61)), [[2, 0, 1, 0], [1, 0, 0, 0]]);
         let hour = history.minutes(at(60 * 60));
         assert_eq!((hour.len(), hour[0], hour[1]), (MINUTES, [1, 0, 0, 0], [0; 4]), "the first minute has gone");
-        history.count("client", at(60 * 60));
+        history.count("client", Some(at(60 * 60)));
         assert_eq!(history.minutes(at(60 * 60))[MINUTES - 1], [0, 1, 0, 0], "its counters are used again");
         assert_eq!(history.minutes(at(10_000_000)), vec![[0; 4]; MINUTES]);
     }
@@ -91,7 +94,7 @@ mod tests {
         let history = TrafficHistory::new(start);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|_| history.count("none", start)));
+                scope.spawn(|| (0..10_000).for_each(|_| history.count("none", Some(start))));
             }
         });
         assert_eq!(history.minutes(start), [[40_000, 0, 0, 0]]);

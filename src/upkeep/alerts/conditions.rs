@@ -31,7 +31,12 @@ struct Conditions(Vec<Condition>);
 
 impl Conditions {
     fn add(&mut self, kind: &'static AlertKind, subject: impl ToString, what: impl Into<String>) {
-        self.0.push(Condition { kind, subject: subject.to_string(), what: what.into() });
+        self.0.push(Condition { kind, subject: subject.to_string(), key: String::new(), what: what.into() });
+    }
+
+    /// Adds a condition whose subject has passed redaction. `key`: what the subject was before.
+    fn add_redacted(&mut self, kind: &'static AlertKind, key: &str, subject: &str, what: &str) {
+        self.0.push(Condition { kind, subject: subject.to_owned(), key: key.to_owned(), what: what.to_owned() });
     }
 
     fn add_all(&mut self, kind: &'static AlertKind, reasons: impl IntoIterator<Item = String>) {
@@ -47,13 +52,14 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
     find_early_ranges(runtime, &active.plan, now, &mut found);
     find_refusals(runtime, instant, &mut found);
     for (tenant, count) in runtime.failing_tenants.review(instant) {
-        let tenant = active.plan.redactor.tenant(&tenant, true);
-        let what = format!("the last {} for the tenant {} failed", pluralize(count, "webhook"), tenant.as_str());
-        found.add(&alerts::TENANT_FAILS, tenant.as_str(), what);
+        let shown = active.plan.redactor.tenant(&tenant, true);
+        let what = format!("the last {} for the tenant {} failed", pluralize(count, "webhook"), shown.as_str());
+        found.add_redacted(&alerts::TENANT_FAILS, tenant.as_str(), shown.as_str(), &what);
     }
     for (target, gap) in runtime.source_health.gaps() {
         let redactor = &active.plan.redactor;
-        found.add(&alerts::ALLOW_LIST_GAP, redactor.text(&target).as_str(), redactor.text(&gap).as_str());
+        let (subject, what) = (redactor.text(&target), redactor.text(&gap));
+        found.add_redacted(&alerts::ALLOW_LIST_GAP, &target, subject.as_str(), what.as_str());
     }
     if let Some(outage) = active.resolver.outage() {
         let what =

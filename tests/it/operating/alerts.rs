@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::audit::{audit_file, records_in, try_reload};
-use support::configuration::Config;
+use support::configuration::{Config, token_hash};
 use support::control::{exit_code_and_output, get, run, status, with_admin_socket};
 use support::pki::Pki;
 use support::receiver::{Reaction, ReceivedRequest, Receiver, ok};
+
 use support::scene::{SECRET, Scene, billing, config, folder};
 use support::{Outgate, eventually, signature};
 
@@ -123,11 +124,50 @@ fn alerts_go_on_after_a_drain_that_has_ended() {
     let scene = &alerting.scene;
     assert_eq!(run(scene, &["drain", "--grace", "0s"]).status.code(), Some(0));
     eventually("refusing", || status(scene)["drain"]["stage"] == "refusing");
+    // What a drain refuses concerns no operator afterwards, neither.
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").code(), "draining");
     // Longer than the interval of the looks for conditions, of which none can be seen during a drain.
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(run(scene, &["undrain"]).status.code(), Some(0));
     alerting.reject();
     alerting.until("alert.began", "OutgateReloadFailed");
+    // The refusal is older than this alert, and conditions are found together.
+    assert_eq!(alerting.messages(), [("alert.began".to_owned(), "OutgateReloadFailed".to_owned())]);
+    assert_eq!(status(scene)["ended_deliveries"]["outgate"], 1, "the total has it");
+}
+
+#[test]
+fn tenants_that_redaction_makes_equal_raise_an_alert_each() {
+    let tenants = ["+819012345678", "+819012345679"];
+    let (_refusing, port) = support::ports::refusing();
+    let alerting = alerting(ok(), |text| {
+        text.and(&format!("[clients.billing]\ntokens = [\"{}\"]\ntenants = {tenants:?}\n", token_hash("TOKEN")))
+            .and("[circuit]\nfailures = 0\n")
+            .host("away.example", "127.0.0.1")
+            .and(&format!("[[routes]]\nname = \"away\"\nhosts = [\"away.example\"]\nports = [{port}]\n"))
+    });
+    let post = |tenant: &str, url: &str| {
+        let fields = format!("Proxy-Authorization: Bearer TOKEN\r\nOutgate-Tenant: {tenant}\r\n");
+        alerting.scene.outgate.post(url, &fields, "x")
+    };
+    for tenant in tenants.iter().cycle().take(20) {
+        assert_eq!(post(tenant, &format!("https://away.example:{port}/")).code(), "connect_refused");
+    }
+    let messages = |event: &str| {
+        let messages = alerting.operator.requests().iter().map(message).collect::<Vec<_>>();
+        messages
+            .into_iter()
+            .filter(|message| message["type"] == event && message["data"]["name"] == "OutgateTenantFails")
+            .collect::<Vec<_>>()
+    };
+    eventually("an alert for each tenant", || messages("alert.began").len() == 2);
+    let subjects: Vec<_> = messages("alert.began").iter().map(|message| message["data"]["subject"].clone()).collect();
+    assert!(subjects[0] == subjects[1] && !subjects[0].to_string().contains("12345678"), "{subjects:?}");
+    // Each is resolved by its own tenant's success.
+    for (resolved, tenant) in tenants.iter().enumerate() {
+        assert_eq!(post(tenant, &alerting.scene.good_url()).status, 200);
+        eventually("the tenant's alert is resolved", || messages("alert.resolved").len() == resolved + 1);
+    }
 }
 
 #[test]
