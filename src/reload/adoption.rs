@@ -160,8 +160,7 @@ impl Reloader {
             );
             self.last_problems.clone_from(&problems.lines);
         }
-        self.runtime.metrics.config_drift.set(1);
-        self.runtime.config_status.set_drift(problems.lines.first().cloned(), Timestamp::now()); // logged above, as a rejection
+        self.record_drift(problems.lines.first().cloned()); // logged above, as a rejection
         self.rejected_outcome(problems)
     }
 

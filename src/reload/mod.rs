@@ -241,24 +241,30 @@ impl Reloader {
     }
 
     /// Sets or clears the drift. Its begin and its end are logged.
-    fn set_drift(&self, what: Option<String>) {
-        self.runtime.metrics.config_drift.set(i64::from(what.is_some()));
-        let drift = what.clone();
-        if self.runtime.config_status.set_drift(what, Timestamp::now()) {
-            let (event_type, what) = match drift {
-                Some(drift) => {
-                    let what = format!("the configuration on disk differs from the active one: {drift}");
-                    warn!("{what}");
-                    (CONFIGURATION_DRIFTED, what)
-                }
-                None => {
-                    let what = "the configuration on disk is the active one again";
-                    info!("{what}");
-                    (CONFIGURATION_RESTORED, what.to_owned())
-                }
-            };
-            self.runtime.audit.record(Event::new(event_type, self.path.display().to_string(), Timestamp::now(), what));
+    fn set_drift(&self, drift: Option<String>) {
+        let is_drift = drift.is_some();
+        match self.record_drift(drift) {
+            Some(what) if is_drift => warn!("{what}"),
+            Some(what) => info!("{what}"),
+            None => {}
         }
+    }
+
+    /// Sets or clears the drift. Its begin and its end are recorded in the audit log. Returns the sentence about it.
+    fn record_drift(&self, drift: Option<String>) -> Option<String> {
+        let now = Timestamp::now();
+        self.runtime.metrics.config_drift.set(i64::from(drift.is_some()));
+        let (event_type, what) = match &drift {
+            Some(drift) => {
+                (CONFIGURATION_DRIFTED, format!("the configuration on disk differs from the active one: {drift}"))
+            }
+            None => (CONFIGURATION_RESTORED, "the configuration on disk is the active one again".to_owned()),
+        };
+        let has_changed = self.runtime.config_status.set_drift(drift, now);
+        has_changed.then(|| {
+            self.runtime.audit.record(Event::new(event_type, self.path.display().to_string(), now, what.as_str()));
+            what
+        })
     }
 
     /// Watches the files of the last read. A new watch triggers another reload, because changes between the read and

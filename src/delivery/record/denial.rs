@@ -15,19 +15,20 @@ const AUTHENTICATION_CODES: [Code; 2] = [Code::ClientUnauthenticated, Code::Clie
 const GUARD_CODES: [Code; 3] = [Code::TargetForbidden, Code::TargetPortForbidden, Code::TargetLoopsBack];
 
 impl Record {
-    /// Counts the outcome of this delivery, if it concerns security. The client is the one that the request proves or
-    /// claims.
+    /// Counts the outcome of this delivery, if it concerns security. Only a client that the request proves is the actor:
+    /// anybody can claim a name.
     pub(super) fn count_denial(&self, code: &str) {
         if !self.runtime.audit.status().is_on() {
             return;
         }
         let Some(event_type) = event_type(code) else { return };
-        let client = self.evidence.client.as_ref().map(ClientName::as_str).or(self.evidence.claimed_client.as_deref());
+        let client = self.evidence.client.as_ref().map(ClientName::as_str);
         let actor = Actor { source: Source::Client, name: client.map(str::to_owned), address: None };
+        let claimed_client = self.evidence.claimed_client.clone();
         let tenant =
             self.evidence.tenant.as_ref().map(|tenant| self.redactor.tenant(tenant, self.evidence.is_tenant_proven));
         let tenant = tenant.map(|tenant| tenant.as_str().to_owned());
-        let counted = CountedEvent { event_type, resource: code.to_owned(), actor, tenant };
+        let counted = CountedEvent { event_type, resource: code.to_owned(), actor, claimed_client, tenant };
         self.runtime.audit.count(counted, self.peer, Timestamp::now());
     }
 }

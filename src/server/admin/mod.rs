@@ -204,7 +204,7 @@ fn count(
 ) {
     let unknown = Actor { source: Source::Admin, name: None, address: None };
     let actor = Actor { address: None, ..caller.map_or(unknown, AdminCaller::actor) };
-    let counted = CountedEvent { event_type, resource: path.to_owned(), actor, tenant: None };
+    let counted = CountedEvent { event_type, resource: path.to_owned(), actor, claimed_client: None, tenant: None };
     runtime.audit.count(counted, connection.address().map(|address| address.ip()), Timestamp::now());
 }
 

@@ -25,6 +25,8 @@ pub struct CountedEvent {
     /// The code of a refusal, or the path of a call.
     pub resource: String,
     pub actor: Actor,
+    /// The client that a request names without proof.
+    pub claimed_client: Option<String>,
     pub tenant: Option<String>,
 }
 
@@ -45,7 +47,7 @@ impl EventCounts {
     pub(super) fn add(&self, mut counted: CountedEvent, address: Option<IpAddr>, now: Timestamp) {
         let mut counts = self.0.lock();
         if counts.len() >= EVENTS_MAX && !counts.contains_key(&counted) {
-            (counted.actor.name, counted.tenant) = (None, None);
+            (counted.actor.name, counted.claimed_client, counted.tenant) = (None, None, None);
         }
         let new = || Count { times: 0, first: now, last: now, addresses: BTreeSet::new() };
         let count = counts.entry(counted).or_insert_with(new);
@@ -67,7 +69,7 @@ impl EventCounts {
 }
 
 fn event(counted: CountedEvent, count: Count, now: Timestamp) -> Event {
-    let CountedEvent { event_type, resource, mut actor, tenant } = counted;
+    let CountedEvent { event_type, resource, mut actor, claimed_client, tenant } = counted;
     let Count { times, first, last, addresses } = count;
     let description = match event_type {
         ADMIN_CALLED => format!("{} of {resource}", pluralize(times, "call")),
@@ -77,13 +79,14 @@ fn event(counted: CountedEvent, count: Count, now: Timestamp) -> Event {
         actor.address = Some(*only);
     }
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    Event::new(event_type, resource, now, description)
+    let event = Event::new(event_type, resource, now, description)
         .by(actor)
         .with("count", times)
         .with("first", first.to_string())
         .with("last", last.to_string())
         .with("tenant", tenant)
-        .with("addresses", addresses)
+        .with("addresses", addresses);
+    claimed_client.into_iter().fold(event, |event, claimed| event.with("claimed_client", claimed))
 }
 
 #[cfg(test)]
@@ -96,7 +99,7 @@ mod tests {
     fn counted(client: usize) -> CountedEvent {
         let actor = Actor { source: Source::Client, name: Some(format!("c{client}")), address: None };
         let resource = "client_unauthenticated".to_owned();
-        CountedEvent { event_type: AUTHENTICATION_FAILED, resource, actor, tenant: None }
+        CountedEvent { event_type: AUTHENTICATION_FAILED, resource, actor, claimed_client: None, tenant: None }
     }
 
     #[test]

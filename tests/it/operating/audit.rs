@@ -169,7 +169,8 @@ fn audit_log_counts_refused_clients_and_denied_targets_by_code_client_and_tenant
             .host("inner.example", "10.0.0.1")
             .and("[[routes]]\nname = \"inner\"\nhosts = [\"inner.example\"]\n")
     });
-    let wrong = "Proxy-Authorization: Bearer WRONG\r\n";
+    // The user name of a configured client, and a wrong token.
+    let wrong = "Proxy-Authorization: Basic YmlsbGluZzpXUk9ORw==\r\n";
     for _ in 0..3 {
         assert_eq!(scene.outgate.post(&scene.good_url(), wrong, "x").status, 407);
     }
@@ -183,6 +184,12 @@ fn audit_log_counts_refused_clients_and_denied_targets_by_code_client_and_tenant
         (&json!("client_unauthenticated"), &json!(3))
     );
     assert_eq!(failed["source_ip_address"], "127.0.0.1", "{failed}");
+    assert_eq!(
+        (&failed["actor_type"], &failed["actor_sid"]),
+        (&json!("outgate"), &Value::Null),
+        "anybody can claim it"
+    );
+    assert_eq!(failed["event_data"]["claimed_client"], "billing", "{failed}");
     let denied = &until_recorded(&scene.outgate, "target.denied", 1)[0];
     assert_eq!(denied["resource_sid"], "target_forbidden", "{denied}");
     assert_eq!((&denied["actor_sid"], &denied["event_data"]["tenant"]), (&json!("billing"), &json!("acme")));
@@ -198,6 +205,12 @@ fn audit_log_has_drift_and_calls_of_the_admin_socket() {
     assert_eq!(run(&scene, &["diff"]).status.code(), Some(1));
     assert_eq!(run(&scene, &["reload"]).status.code(), Some(0));
     until_recorded(&scene.outgate, "configuration.restored", 1);
+    // A rejection is the begin of a drift, too.
+    let good = scene.outgate.config();
+    assert_eq!(try_reload(&scene, &good.and("[limits.broken]\nrat = 1\n")).0, 78);
+    assert_eq!(try_reload(&scene, &good).0, 0);
+    until_recorded(&scene.outgate, "configuration.restored", 2);
+    assert_eq!(until_recorded(&scene.outgate, "configuration.drifted", 2).len(), 2);
     scene.outgate.signal("TERM");
     assert!(scene.outgate.wait().success());
     let calls = until_recorded(&scene.outgate, "admin.called", 1);

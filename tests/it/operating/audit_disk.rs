@@ -213,8 +213,9 @@ fn gap_of_a_failed_disk_is_stated_in_the_audit_log_that_replaces_it() {
     assert_eq!(code, 0, "{err}");
     let records = records_in(&scene.outgate.folder.path("other.jsonl"));
     let types: Vec<_> = records.iter().map(|record| record["event_type"].as_str().unwrap()).collect();
-    assert_eq!(types[..4], ["configuration.rejected", "audit.gap", "configuration.updated", "audit.updated"]);
-    assert_eq!((&records[1]["event_data"]["waited"], &records[1]["event_data"]["lost"]), (&json!(1), &json!(0)));
+    assert_eq!(types[..3], ["configuration.rejected", "configuration.drifted", "audit.gap"]);
+    assert_eq!(types[3..5], ["configuration.updated", "audit.updated"]);
+    assert_eq!((&records[2]["event_data"]["waited"], &records[2]["event_data"]["lost"]), (&json!(2), &json!(0)));
 }
 
 #[test]
