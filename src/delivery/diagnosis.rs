@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use super::refusal::TABLE;
+use super::refusal::{Code, TABLE};
+use crate::names::pluralize;
 use crate::state::observability::delivery_line::{DeliveryLine, LoggedAttempt, LoggedCertificate, one_line};
 
 /// A line of the story: its step, the milliseconds that the step took, and what happened. Its text has no control
@@ -37,7 +38,7 @@ fn text(value: &Option<String>) -> &str {
     value.as_deref().unwrap_or("-")
 }
 
-fn received(delivery: &DeliveryLine) -> [Event; 2] {
+fn received(delivery: &DeliveryLine) -> impl Iterator<Item = Event> {
     let client = match (delivery.client.as_deref(), delivery.proof.as_deref(), delivery.claimed_client.as_deref()) {
         (Some(client), Some(proof), _) => format!("client {client}, identified by {proof},"),
         (_, _, Some(claimed)) => format!("a client that is not identified and names itself {claimed}"),
@@ -49,10 +50,11 @@ fn received(delivery: &DeliveryLine) -> [Event; 2] {
     let (method, target) = (text(&delivery.method), delivery.target());
     let request = format!("{client} asked from {peer} for {method} {target}{tenant}{trace}");
     let route = match &delivery.route {
-        Some(route) => format!("route {route} matched"),
-        None => "no route matched".to_owned(),
+        Some(route) => Some(format!("route {route} matched")),
+        // Other deliveries without a route ended before outgate looked for one.
+        None => (delivery.code == Code::NoRoute.name()).then(|| "no route matched".to_owned()),
     };
-    [Event("received", None, request), Event("route", None, route)]
+    [Some(Event("received", None, request)), route.map(|route| Event("route", None, route))].into_iter().flatten()
 }
 
 /// Returns the steps that the delivery took. The last one is the one that failed, unless it was delivered.
@@ -127,8 +129,12 @@ fn reason(delivery: &DeliveryLine) -> String {
 }
 
 fn outcome(delivery: &DeliveryLine) -> Event {
+    let bytes = pluralize(delivery.bytes_received, "byte");
     let sent = match delivery.status {
-        Some(status) => format!("the client got status {status} and {} bytes", delivery.bytes_received),
+        // `bytes_received` counts what the target sent, and outgate itself writes a refusal. The client of a tunnel that was
+        // closed has got 200 and what the tunnel carried.
+        Some(status) if delivery.retryable.is_some() && status != 200 => format!("the client got status {status}"),
+        Some(status) => format!("the client got status {status} and {bytes}"),
         None => "the client got no response".to_owned(),
     };
     let refused = match (delivery.code.as_str(), delivery.retryable) {
@@ -206,10 +212,25 @@ delivery ab at 2026-11-26T14:16:10.000Z: certificate_untrusted (self_signed)
                  2.0 ms  from 198.51.100.1 to 203.0.113.9: connected
   tls            3.0 ms  the delivery ended in this step: the target's \u{fffd}]0;x\u{fffd} is refused
                          the certificate is for h.example, issued by h.example, valid from - to -: self_signed
-  end            6.5 ms  the client got status 502 and 0 bytes; the target's \u{fffd}]0;x\u{fffd} is refused; a retry does not help
+  end            6.5 ms  the client got status 502; the target's \u{fffd}]0;x\u{fffd} is refused; a retry does not help
   fault                  the target h.example
   next                   Ask the target's owner to correct the certificate: `details` says what is wrong with it.";
         assert_eq!(story, expected);
+    }
+
+    #[test]
+    fn diagnosis_names_a_route_only_where_outgate_looked_for_one() {
+        let told = |code: &str| {
+            story(&format!(
+                r#"{{"time":"2026-11-26T14:16:10Z","request_id":"ab","code":"{code}","status":407,"blame":"client",
+                "retryable":false,"detail":"refused","ms":{{"total":1}}}}"#
+            ))
+        };
+        for code in ["client_unauthenticated", "client_forbidden", "draining", "request_malformed"] {
+            assert!(!told(code).contains("route  "), "{}", told(code));
+        }
+        assert!(told("no_route").contains("route                  no route matched"), "{}", told("no_route"));
+        assert!(told("no_route").contains("the client got status 407; refused"), "{}", told("no_route"));
     }
 
     #[test]
