@@ -34,7 +34,8 @@ impl SenderArgs {
     pub(super) fn client(&self, plan: &Plan) -> Result<ClientName, ExitCode> {
         let client = ClientName::new(self.client.as_deref().unwrap_or(ANONYMOUS));
         if self.client.is_some() && plan.clients.get(&client).is_none() {
-            return Err(usage_error(&format!("there is no client {:?}", client.as_str())));
+            // The word may be a token in the wrong place.
+            return Err(usage_error("--client: the configuration has no client of this name"));
         }
         Ok(client)
     }

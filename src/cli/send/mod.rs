@@ -37,8 +37,8 @@ pub(super) struct Send {
     #[arg(short = 'X', long = "request", value_name = "METHOD", default_value = "POST")]
     method: Method,
     /// A header field; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_field)]
-    header: Vec<(HeaderName, HeaderValue)>,
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    header: Vec<String>,
     /// The body; @FILE reads it from a file, @- from stdin
     #[arg(short, long, value_name = "BODY", allow_hyphen_values = true)]
     data: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Send {
     sender: SenderArgs,
     /// Send through this proxy: http://CLIENT:TOKEN@HOST:PORT
     #[arg(long, value_name = "URL", conflicts_with_all = ["client", "config"])]
-    proxy: Option<ProxyUrl>,
+    proxy: Option<String>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -74,8 +74,10 @@ impl Send {
 
     fn send(self) -> Result<ExitCode, ExitCode> {
         let request = self.request_spec().map_err(|reason| usage_error(&reason))?;
-        let result = match &self.proxy {
-            Some(proxy) => via_proxy::send(proxy, &request)?,
+        // Parsed here and not by clap, whose errors print the value: it may have a credential.
+        let proxy = self.proxy.as_deref().map(str::parse::<ProxyUrl>).transpose();
+        let result = match proxy.map_err(|reason| usage_error(&format!("--proxy: {reason}")))? {
+            Some(proxy) => via_proxy::send(&proxy, &request)?,
             None => {
                 let valid = load_or_report(self.config.as_deref())?;
                 let client = self.sender.client(&valid.plan)?;
@@ -104,12 +106,13 @@ impl Send {
         if self.data.is_some() {
             fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let custom_fields: HeaderMap = self.header.iter().cloned().collect();
-        for name in custom_fields.keys() {
+        let custom: Result<Vec<_>, String> = self.header.iter().map(|text| parse_field(text)).collect();
+        let custom = custom.map_err(|reason| format!("--header: {reason}"))?;
+        for (name, _) in &custom {
             fields.remove(name);
         }
-        for (name, value) in &self.header {
-            fields.append(name, value.clone());
+        for (name, value) in custom {
+            fields.append(name, value);
         }
         if let Some(tenant) = self.sender.tenant() {
             let tenant = HeaderValue::try_from(tenant.as_str())
@@ -121,6 +124,7 @@ impl Send {
     }
 }
 
+/// Parses a header field. The error has no part of it, because its value may be a credential.
 fn parse_field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as NAME: VALUE")?;
     let name: HeaderName = name.trim().parse().map_err(|_| "this is not the name of a header field")?;

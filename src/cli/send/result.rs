@@ -21,6 +21,8 @@ use crate::sysexits;
 /// The most bytes of a response body that are shown.
 const BODY_SHOWN_MAX: usize = 64 * 1024;
 
+/// The field of a response that has the id of its delivery.
+const REQUEST_ID: &str = "outgate-request-id";
 /// The steps in the order of a delivery, by their names in a record.
 const STEPS: [&str; 8] = ["admit", "take_in", "resolve", "connect", "tls", "sign", "response", "total"];
 
@@ -97,7 +99,11 @@ impl SendResult {
     fn shown_headers(&self) -> impl Iterator<Item = (&str, String)> {
         self.head.headers.iter().map(|(name, value)| {
             let value = String::from_utf8_lossy(value.as_bytes());
-            (name.as_str(), self.redactor.header(name, &value).to_string())
+            let shown = match name.as_str() {
+                REQUEST_ID => value.into_owned(), // outgate has generated it
+                _ => self.redactor.header(name, &value).to_string(),
+            };
+            (name.as_str(), shown)
         })
     }
 
@@ -110,7 +116,7 @@ impl SendResult {
         let headers: Vec<_> = self.shown_headers().map(|(name, value)| json!([name, value])).collect();
         json!({
             "delivered": self.is_delivered(),
-            "request_id": self.field("outgate-request-id"),
+            "request_id": self.field(REQUEST_ID),
             "source": self.source(),
             "status": self.head.status.as_u16(),
             "headers": headers,
@@ -130,10 +136,7 @@ impl SendResult {
                 let _ = writeln!(text, "{name:<10} {}", escape_control_characters(value));
             }
         };
-        line(
-            "request",
-            &self.field("outgate-request-id").unwrap_or_else(|| "the response is not from outgate".to_owned()),
-        );
+        line("request", &self.field(REQUEST_ID).unwrap_or_else(|| "the response is not from outgate".to_owned()));
         line("source", &self.source().unwrap_or_default());
         for (name, value) in self.delivery_lines() {
             line(name, &value);

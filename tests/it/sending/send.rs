@@ -58,6 +58,8 @@ fn send_from_the_configuration_delivers_like_the_proxy() {
     ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
+    let value_of = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    assert_eq!(value_of("outgate-request-id:"), value_of("request "), "outgate's own id is shown whole");
 
     let (code, text) = exit_code_and_output(&send(
         &scene,
@@ -175,5 +177,14 @@ fn send_rejects_wrong_usage_and_sends_nothing() {
     }
     let (code, text) = exit_code_and_output(&send(&scene, &["no url"], ""));
     assert!(code == 69 && text.contains("request_malformed"), "{code} {text}");
+    // The value may be a credential in the wrong form or place.
+    for (arguments, expected) in [
+        (["--proxy", "http://user:SECRET@127.0.0.1"], "add the port of the proxy"),
+        (["--header", "Authorization SECRET"], "write it as NAME: VALUE"),
+        (["--client", "ogt_SECRET"], "the configuration has no client of this name"),
+    ] {
+        let (code, text) = exit_code_and_output(&send(&scene, &[&arguments[..], &[&url]].concat(), ""));
+        assert!(code == 2 && text.contains(expected) && !text.contains("SECRET"), "{arguments:?}: {code} {text}");
+    }
     assert_eq!(scene.good.requests().len(), 0);
 }
