@@ -11,7 +11,7 @@ use super::resource::Query;
 use super::{AdminResponse, JSON, build_response, json_response};
 use crate::delivery::{self, Event};
 use crate::state::Runtime;
-use crate::state::observability::delivery_line::{DeliveryFilter, DeliveryLine, LogLine};
+use crate::state::observability::delivery_line::{DeliveryFilter, DeliveryLine, LogLine, webhook_id_forms};
 
 /// Answers with `{"count":…,"deliveries":[…]}`, the newest last. `after=COUNT` of an earlier answer leaves out what that
 /// answer had.
@@ -23,6 +23,7 @@ pub(super) async fn list(runtime: &Arc<Runtime>, query: &Query) -> Result<AdminR
         request_id: query.text("request_id"),
         source: query.parse("source", "write an IP address", str::parse)?,
         since: query.parse("since", "write a time as in RFC 3339: 2026-11-26T14:00:00Z", str::parse)?,
+        webhook_ids: webhook_id_forms(query.text("webhook_id").as_deref(), &runtime.active_config().plan.redactor),
     };
     let after = query.parse("after", "write the `count` of an earlier answer", str::parse)?.unwrap_or(0);
     let worker_runtime = Arc::clone(runtime);

@@ -11,6 +11,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{escape_control_characters, pluralize};
+use crate::policy::redact::Redactor;
 
 /// The longest line that is read. A record is shorter: its longest fields have limits of their own.
 pub const LINE_MAX: usize = 1 << 20;
@@ -67,6 +68,7 @@ read_again! {
         claimed_client: Option<String>,
         tenant: Option<String>,
         route: Option<String>,
+        webhook_id: Option<String>,
         method: Option<String>,
         scheme: Option<String>,
         host: Option<String>,
@@ -207,6 +209,17 @@ pub struct DeliveryFilter {
     pub source: Option<IpAddr>,
     /// The earliest arrival.
     pub since: Option<Timestamp>,
+    /// The forms of the webhook id that a record may have. Empty: each webhook matches.
+    #[serde(skip)]
+    pub webhook_ids: Vec<String>,
+}
+
+/// Returns the forms that a webhook id may have in a record: as it is, or after redaction.
+pub fn webhook_id_forms(id: Option<&str>, redactor: &Redactor) -> Vec<String> {
+    let redact = |id| redactor.webhook_id(id, false).as_str().to_owned();
+    // Without a key, a redactor that hides ids makes all of them equal.
+    let is_mask = redact("a") == redact("b");
+    id.into_iter().flat_map(|id| [Some(id.to_owned()), (!is_mask).then(|| redact(id))]).flatten().collect()
 }
 
 impl DeliveryFilter {
@@ -215,8 +228,10 @@ impl DeliveryFilter {
         let is_verbatim =
             |text: &&String| text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
         let texts = [&self.tenant, &self.code, &self.request_id].into_iter().flatten();
+        let has = |text: &String| memmem::find(line, text.as_bytes()).is_some();
         memmem::find(line, br#""gap""#).is_some()
-            || texts.filter(is_verbatim).all(|text| memmem::find(line, text.as_bytes()).is_some())
+            || texts.filter(is_verbatim).all(has)
+                && (self.webhook_ids.is_empty() || self.webhook_ids.iter().any(|id| !is_verbatim(&id) || has(id)))
     }
 
     pub fn matches(&self, delivery: &DeliveryLine) -> bool {
@@ -229,6 +244,8 @@ impl DeliveryFilter {
             && is(&self.host, delivery.host.as_deref())
             && is_exactly(&self.code, Some(&delivery.code))
             && is_exactly(&self.request_id, Some(&delivery.request_id))
+            && (self.webhook_ids.is_empty()
+                || delivery.webhook_id.as_ref().is_some_and(|id| self.webhook_ids.contains(id)))
             && self.source.is_none_or(|wanted| source() == Some(wanted))
             && self.since.is_none_or(|since| delivery.time >= since)
     }
@@ -240,7 +257,7 @@ mod tests {
 
     const LINE: &str = r#"{"time":"2026-11-26T14:16:10.5Z","request_id":"ab12","client":"billing","tenant":"acme",
         "route":"r","method":"POST","scheme":"https","host":"hooks.acme.example","port":443,"path":"/in",
-        "source":"198.51.100.17","reused":false,"signatures":["k1"],"status":502,"status_class":null,
+        "webhook_id":"evt_2026112XXXX","source":"198.51.100.17","reused":false,"signatures":["k1"],"status":502,"status_class":null,
         "code":"certificate_untrusted","blame":"target","details":"self_signed","detail":"the target's\u001b[2J",
         "bytes_sent":0,"bytes_received":0,"ms":{"connect":1.5,"total":20.25},"a_later_field":{"x":1}}"#;
 
@@ -291,5 +308,9 @@ mod tests {
         assert!(!filter(&|filter| filter.request_id = Some("ab1".into())));
         assert!(!filter(&|filter| filter.source = "198.51.100.18".parse().ok()));
         assert!(!filter(&|filter| filter.host = Some("acme.example".into())));
+        let of_webhook =
+            |id: &str| filter(&|filter| filter.webhook_ids = webhook_id_forms(Some(id), &Redactor::default()));
+        assert!(of_webhook("evt_20261126001") && of_webhook("evt_2026112XXXX"));
+        assert!(!of_webhook("evt_20261126") && !of_webhook("msg_1"));
     }
 }

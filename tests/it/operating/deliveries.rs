@@ -11,12 +11,12 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use support::configuration::Config;
-use support::control::{exit_code_and_output, run, with_admin_socket};
+use support::control::{exit_code_and_output, get, run, with_admin_socket};
 use support::pki::Pki;
 use support::ports::refusing;
 use support::process::Process;
 use support::receiver::{Receiver, ok};
-use support::scene::{config, folder, scene_of};
+use support::scene::{Scene, config, folder, scene_of};
 use support::{Folder, Outgate, eventually, post};
 
 /// The command on a log of the test's own.
@@ -140,6 +140,32 @@ fn deliveries_shows_gaps_where_records_are_missing() {
     assert!(out.contains("No space left on device"), "{out}");
     let (_, out, _) = exit_code_and_output(&deliveries(&log, &["--since", "2026-11-05T00:00:00Z"]));
     assert_eq!(out, "");
+}
+
+/// The record waits in the memory of the proxy for a while. An id of ten digits is masked in it.
+#[test]
+fn deliveries_finds_a_delivery_by_its_ids_at_once_and_in_the_file() {
+    let mut scene =
+        scene_of(&|config: &Config| with_admin_socket(config).add("log.deliveries", "file:{dir}/deliveries.jsonl"));
+    let ids_of = |scene: &Scene, words: &[&str]| ids(&run(scene, &[&["deliveries", "--json"], words].concat()));
+    let sent = scene.outgate.post(&scene.good_url(), "Webhook-Id: evt_20261126001\r\n", "x");
+    let id = sent.field("outgate-request-id").to_owned();
+    assert_eq!(ids_of(&scene, &["--request-id", &id]), [&*id]);
+    assert_eq!(ids_of(&scene, &["--webhook-id", "evt_20261126001"]), [&*id]);
+    assert_eq!(ids_of(&scene, &["--webhook-id", "evt_1"]), [""; 0]);
+    let answer =
+        |id: &str| get(&scene.outgate, &format!("/v1/deliveries?webhook_id={id}")).json()["deliveries"].clone();
+    assert_eq!(answer("evt_20261126001")[0]["request_id"], *id);
+    assert_ne!(answer("evt_20261126001")[0]["webhook_id"], "evt_20261126001", "the record is masked");
+    assert_eq!(answer("evt_1"), json!([]));
+    // An id that outgate has generated is not masked.
+    let generated = scene.outgate.post(&scene.good_url(), "", "x").field("outgate-request-id").to_owned();
+    assert_eq!(ids_of(&scene, &["--webhook-id", &format!("msg_{generated}")]), [&*generated]);
+    scene.outgate.signal("TERM");
+    assert!(scene.outgate.wait().success());
+    for (webhook_id, id) in [("evt_20261126001", &id), (&*format!("msg_{generated}"), &generated)] {
+        assert_eq!(ids_of(&scene, &["--webhook-id", webhook_id]), [&**id], "in the file");
+    }
 }
 
 /// The running proxy has the last deliveries, whatever the log is.

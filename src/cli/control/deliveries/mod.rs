@@ -18,11 +18,11 @@ use serde_json::Value;
 
 use super::ProxySelector;
 use super::admin_client::{AdminError, AdminRequest, send};
-use crate::cli::DEFAULT_PATH;
+use crate::cli::{DEFAULT_PATH, load_config};
 use crate::config::{ControlPaths, duration_argument};
 use crate::delivery::diagnose;
 use crate::names::pluralize;
-use crate::state::observability::delivery_line::{DeliveryFilter, DeliveryLine, LogLine, one_line};
+use crate::state::observability::delivery_line::{DeliveryFilter, DeliveryLine, LogLine, one_line, webhook_id_forms};
 use crate::sysexits;
 use log_files::LogSearch;
 
@@ -34,10 +34,12 @@ const POLL: Duration = Duration::from_millis(500);
   outgate deliveries --tenant acme --since 1h
   outgate deliveries --host hooks.acme.example --code connect_timeout --full
   outgate deliveries --request-id 4f2a9c0d1e5b7a3300000042
+  outgate deliveries --webhook-id msg_2KWPBgLlAfxdpx2AI54pPJ85f4W --full
   outgate deliveries --follow --json | jq .code
 
 The newest is first. If log.deliveries is a file, this command reads it and the finished files beside it; otherwise it asks
-the running proxy for its last deliveries. Exit code 0: there are deliveries. 1: none matches. 66: there is nothing to read.
+the running proxy for its last deliveries. A delivery that is sought by its id may be in the memory of the proxy only, so
+that the command asks the proxy if the files do not have it. Exit code 0: there are deliveries. 1: none matches. 66: there is nothing to read.
 69: outgate does not run.")]
 pub(in crate::cli) struct Deliveries {
     #[command(flatten)]
@@ -60,6 +62,9 @@ pub(in crate::cli) struct Deliveries {
     /// Only the delivery whose response had this Outgate-Request-Id, in full
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Only the webhook with this Webhook-Id. It is redacted as in records before it is compared
+    #[arg(long, value_name = "ID")]
+    webhook_id: Option<String>,
     /// Only what arrived since this time, or within this duration: 2026-11-26T14:00:00Z, 90m, 7d
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Timestamp>,
@@ -133,12 +138,20 @@ impl Deliveries {
             request_id: self.request_id.clone(),
             source: self.source,
             since: self.since,
+            webhook_ids: Vec::new(),
         }
+    }
+
+    /// Returns the filter of files, which redacts as the configuration says.
+    fn file_filter(&self) -> DeliveryFilter {
+        let Some(id) = &self.webhook_id else { return self.filter() };
+        let redactor = load_config(self.proxy.config.as_deref()).map(|valid| valid.plan.redactor).unwrap_or_default();
+        DeliveryFilter { webhook_ids: webhook_id_forms(Some(id), &redactor), ..self.filter() }
     }
 
     /// Returns the number of deliveries that were shown.
     fn run_on_files(&self, log: &Path) -> Result<usize, ExitCode> {
-        let (mut search, filter, mut shown) = (LogSearch::default(), self.filter(), DeliveryPrinter::new(self));
+        let (mut search, filter, mut shown) = (LogSearch::default(), self.file_filter(), DeliveryPrinter::new(self));
         if self.follow {
             let error = search.follow(log, &filter, &mut |found| {
                 let _ = shown.show(&found);
@@ -159,42 +172,45 @@ impl Deliveries {
             }
             return Err(ExitCode::from(sysexits::NO_INPUT));
         }
+        // The record of a delivery that has just ended waits in the memory of the proxy. Without a proxy there is none.
+        let is_of_id = self.request_id.is_some() || self.webhook_id.is_some();
+        if shown.count == 0 && is_of_id && self.file.is_none() {
+            self.ask_proxy(0).iter().for_each(|answer| shown.show_newest_first(answer));
+        }
         Ok(shown.count)
     }
 
     fn run_on_proxy(&self) -> Result<usize, ExitCode> {
         let mut shown = DeliveryPrinter::new(self);
-        let mut answer = self.ask_proxy(0)?;
-        if !self.follow {
-            for delivery in answer.deliveries.iter().rev() {
-                if shown.show_value(delivery).is_break() {
-                    break;
-                }
+        let report = |error: AdminError| {
+            if let AdminError::NotListening(_) = error {
+                eprintln!("outgate: log.deliveries is no file, and only a running proxy has its last deliveries:");
             }
+            error.report()
+        };
+        let mut answer = self.ask_proxy(0).map_err(report)?;
+        if !self.follow {
+            shown.show_newest_first(&answer);
             return Ok(shown.count);
         }
         loop {
             std::thread::sleep(POLL);
-            answer = self.ask_proxy(answer.count)?;
+            answer = self.ask_proxy(answer.count).map_err(report)?;
             for delivery in &answer.deliveries {
                 let _ = shown.show_value(delivery);
             }
         }
     }
 
-    fn ask_proxy(&self, after: u64) -> Result<RecentAnswer, ExitCode> {
+    fn ask_proxy(&self, after: u64) -> Result<RecentAnswer, AdminError> {
         let mut query = Serializer::new(String::new());
         if let Ok(Value::Object(filter)) = serde_json::to_value(self.filter()) {
             query.extend_pairs(filter.iter().filter_map(|(name, value)| Some((name, value.as_str()?))));
         }
+        query.extend_pairs(self.webhook_id.iter().map(|id| ("webhook_id", id)));
         query.append_pair("after", &after.to_string());
         let request = AdminRequest::get(&format!("/v1/deliveries?{}", query.finish()));
-        send(&self.proxy.sockets(), &request).map_err(|error| {
-            if let AdminError::NotListening(_) = error {
-                eprintln!("outgate: log.deliveries is no file, and only a running proxy has its last deliveries:");
-            }
-            error.report()
-        })
+        send(&self.proxy.sockets(), &request)
     }
 }
 
@@ -207,6 +223,10 @@ struct DeliveryPrinter<'d> {
 impl<'d> DeliveryPrinter<'d> {
     fn new(options: &'d Deliveries) -> Self {
         Self { options, count: 0 }
+    }
+
+    fn show_newest_first(&mut self, answer: &RecentAnswer) {
+        let _ = answer.deliveries.iter().rev().try_for_each(|delivery| self.show_value(delivery));
     }
 
     fn show_value(&mut self, delivery: &Value) -> ControlFlow<()> {
