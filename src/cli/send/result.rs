@@ -221,3 +221,22 @@ fn write_refusal(problem: &Value, line: &mut impl FnMut(&str, &str)) {
 fn string(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn own_request_id_is_shown_whole_and_a_phone_number_is_not() {
+        let response =
+            Response::builder().header(REQUEST_ID, "4f2a9c0d1e5b7a3300000042").header("x-to", "+819012345678");
+        let response = response.body(Full::new(Bytes::new())).unwrap();
+        let result = SendResult::read(response, Instant::now(), Arc::default()).await;
+        let text = result.to_text();
+        assert!(text.contains("outgate-request-id: 4f2a9c0d1e5b7a3300000042\n"), "{text}");
+        assert!(text.contains("x-to: ") && !text.contains("+819012345678"), "{text}");
+    }
+}
