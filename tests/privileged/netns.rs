@@ -88,6 +88,7 @@ listen = ["127.0.0.1:0"]
 file = "{{dir}}/audit.jsonl"
 [egress.default]
 ranges = ["198.51.100.16/28", "2001:db8:5::/64"]
+notice = "0s"
 select = "{select}"
 [guard]
 allow = ["203.0.113.0/24", "2001:db8:99::/48"]
@@ -228,7 +229,7 @@ fn added_and_removed_addresses_are_followed_within_100_ms() {
     let scene = scene("sticky");
     let usable = |count: u32| format!("outgate_egress_addresses{{pool=\"v4\",state=\"usable\"}} {count}.0");
     let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
-    let pool = "[egress.v4]\nranges = [\"198.51.100.16/28\", \"2001:db8:7::1\"]\n[egress.default]";
+    let pool = "[egress.v4]\nranges = [\"198.51.100.16/28\", \"2001:db8:7::1\"]\nnotice = \"0s\"\n[egress.default]";
     scene.outgate.reconfigure(&text.replace_one("[egress.default]", pool));
     scene.outgate.wait_for_metric(&usable(16));
     run("ip link add veth0 type veth peer name veth1");
