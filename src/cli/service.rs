@@ -22,7 +22,7 @@ const UNIT: &str = "outgate.service";
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 
-/// The section [Service] of the unit, with its drop-ins.
+/// The section `[Service]` of the unit, with its drop-ins.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) user: Option<String>,
