@@ -214,6 +214,15 @@ pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -
     }
 }
 
+/// Joins the first items with commas, and counts the others: `a, b and 3 more`.
+pub fn join_first(items: &[impl fmt::Display], most: usize) -> String {
+    let first = items.iter().take(most).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 /// Returns the folder of a file; `.` for a bare name.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))

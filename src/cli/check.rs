@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::service::{Account, Unit};
 use super::{CONFIG_DIR, find_config, load_config, print_problems};
 use crate::config::{self, Bind, Config, DeliveryLog, Located, Problem, Severity};
-use crate::history;
+use crate::history::History;
 use crate::names::pluralize;
 use crate::net::listen;
 use crate::state::observability::records;
@@ -118,7 +118,7 @@ impl Check {
 
 /// Returns the ranges from which outgate would send without notice. The state of the proxy has their dates.
 fn notice_problems(config: &Config) -> Vec<Problem> {
-    match history::stored_announcements(config.server.state.as_deref()) {
+    match History::of_state(config.server.state.as_deref()).announcements() {
         Ok(Some(announcements)) => announcements.problems(config, Timestamp::now()),
         Ok(None) => Vec::new(),
         Err(error) => {

@@ -6,7 +6,7 @@ mod probe;
 mod publish;
 mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::{ValidConfig, load_or_report};
 use crate::config::pending_rollback;
-use crate::history::{DEFAULT_STATE, History};
+use crate::history::History;
 use crate::names::PoolName;
 use crate::policy::egress::list::ListVersion;
 use crate::policy::egress::list::format::{FORMATS, Format};
@@ -93,8 +93,7 @@ fn format_parser() -> impl TypedValueParser<Value = &'static Format> {
 /// Returns the version of the ranges. The history of the proxy knows it if it belongs to this configuration.
 fn list_version(valid: &ValidConfig, now: Timestamp) -> ListVersion {
     let snapshot = &valid.config.snapshot;
-    let state = valid.config.server.state.as_deref().unwrap_or(Path::new(DEFAULT_STATE));
-    let last = History::for_reading(state.join("history")).last();
+    let last = History::of_state(valid.config.server.state.as_deref()).last();
     let former = last.filter(|last| last.files.first() == Some(&pending_rollback::absolute(snapshot.main_path())));
     let changed_at = snapshot.modified_at().unwrap_or(now);
     valid.plan.list_version(former.and_then(|former| former.list).as_ref(), changed_at, now)

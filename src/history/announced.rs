@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::history::{DEFAULT_STATE, History, durable};
+use crate::history::{History, durable};
 use crate::policy::egress::notice::Announcements;
 
 /// The file in the state folder. It contains no secret.
@@ -14,15 +14,21 @@ const FILE: &str = "announced.json";
 const SIZE_MAX: u64 = 32 << 20;
 
 impl History {
-    /// Reads the announcements. `None`: outgate has not stored any yet. A file that is not readable as such is kept under
-    /// another name.
+    /// Reads the announcements. `None`: outgate has not stored any yet.
     pub fn announcements(&self) -> io::Result<Option<Announcements>> {
         let path = self.announcements_path();
-        read(&path).inspect_err(|error| {
-            if error.kind() == io::ErrorKind::InvalidData {
-                let _ = fs::rename(&path, path.with_extension("json.bad")); // the error is reported
-            }
-        })
+        let read = durable::read(&path, SIZE_MAX).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        match read {
+            Ok(announcements) => Ok(Some(announcements)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(with_path("read", &path, &error)),
+        }
+    }
+
+    /// Keeps a file that is no list of announcements under another name.
+    pub fn set_announcements_aside(&self) -> io::Result<()> {
+        let path = self.announcements_path();
+        fs::rename(&path, path.with_extension("json.bad"))
     }
 
     /// Replaces the stored announcements.
@@ -40,7 +46,7 @@ impl History {
             durable::write_new(&unfinished, &bytes)?;
             durable::rename_durably(&unfinished, &path)
         };
-        write().map_err(|error| named("write", &path, &error))
+        write().map_err(|error| with_path("write", &path, &error))
     }
 
     fn announcements_path(&self) -> PathBuf {
@@ -48,21 +54,8 @@ impl History {
     }
 }
 
-/// Reads the announcements in a state folder, or in that of the packages.
-pub fn stored_announcements(state: Option<&Path>) -> io::Result<Option<Announcements>> {
-    read(&state.unwrap_or(Path::new(DEFAULT_STATE)).join(FILE))
-}
-
-fn read(path: &Path) -> io::Result<Option<Announcements>> {
-    let read = durable::read(path, SIZE_MAX).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-    match read {
-        Ok(announcements) => Ok(Some(announcements)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(named("read", path, &error)),
-    }
-}
-
-fn named(action: &str, path: &Path, error: &io::Error) -> io::Error {
+/// Names the file in an error. JSON that ends too early is as invalid as other JSON.
+fn with_path(action: &str, path: &Path, error: &io::Error) -> io::Error {
     let kind = if error.kind() == io::ErrorKind::UnexpectedEof { io::ErrorKind::InvalidData } else { error.kind() };
     io::Error::new(kind, format!("cannot {action} {}: {error}", path.display()))
 }

@@ -29,11 +29,10 @@ use crate::config::difference::Difference;
 use crate::config::{SourceSnapshot, pending_rollback};
 use crate::digest::sha256;
 use crate::policy::egress::list::ListVersion;
-pub use announced::stored_announcements;
 pub use durable::FolderLock;
 
 /// The state folder of the packages.
-pub const DEFAULT_STATE: &str = "/var/lib/outgate";
+const DEFAULT_STATE: &str = "/var/lib/outgate";
 const HISTORY_DIR: &str = "history";
 const ENTRY_FILE: &str = "entry.json";
 /// The texts of all files of an entry, in their order.
@@ -104,6 +103,11 @@ impl History {
         };
         durable::create_dir(&folder)?;
         Ok(Some(Self { folder, max_entries }))
+    }
+
+    /// Opens the history in a state folder, or in that of the packages, only to read it.
+    pub fn of_state(state: Option<&Path>) -> Self {
+        Self::for_reading(state.unwrap_or(Path::new(DEFAULT_STATE)).join(HISTORY_DIR))
     }
 
     /// Opens a history only to read it.

@@ -8,7 +8,8 @@ use super::listen::{ClientSocket, ClientStream};
 const PASSWD_FILE: &str = "/etc/passwd";
 /// The users that the process's user namespace knows (user_namespaces(7)).
 const UID_MAP_FILE: &str = "/proc/self/uid_map";
-/// The name of a user that the namespace does not know. The kernel reports the uid of `nobody` for all of them.
+/// The name of every user that the namespace lacks: the kernel reports them all with one uid, the overflow uid
+/// (user_namespaces(7)).
 const UNKNOWN_USER: &str = "unknown (PrivateUsers=yes)";
 
 /// A client process on this host.

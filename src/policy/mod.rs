@@ -67,7 +67,7 @@ pub struct Plan {
     pub alerts: alerts::AlertsPlan,
     pub publish: publication::PublishPlan,
     /// The receivers of webhooks about changes of the ranges.
-    pub subscribers: Vec<own_webhook::OwnWebhook>,
+    pub notice_receivers: Vec<own_webhook::OwnWebhook>,
     pub timeouts: Timeouts,
     pub redactor: Arc<redact::Redactor>,
     pub captures: Vec<Arc<capture::Capture>>,
@@ -152,10 +152,10 @@ pub fn recompile(
     credential::check_guard(config, &credentials, &guard, &mut problems);
     let routes = route::Routes::compile(config, &tables, &mut problems);
     route::check_guard(config, &routes, &guard, &mut problems);
-    let subscribers = config.notices.webhooks.iter().zip(std::iter::repeat(routes.notices()));
-    let subscribers = subscribers
-        .filter_map(|(url, route)| own_webhook::compile("notices", url, route?, &guard, now, &mut problems))
-        .collect();
+    let mut notice_receivers = Vec::new();
+    for (url, route) in config.notices.webhooks.iter().filter_map(|url| Some((url, routes.notices()?))) {
+        notice_receivers.extend(own_webhook::compile("notices", url, route, &guard, now, &mut problems));
+    }
     let alerts = alerts::compile(config, &trusts, routes.alerts(), &guard, now, &mut problems);
     let plan = Plan {
         pseudonym: config.server.name.clone(),
@@ -169,7 +169,7 @@ pub fn recompile(
         traces: trace::compile(config, &trusts, &mut problems),
         alerts,
         publish: publication::compile(config, &mut problems),
-        subscribers,
+        notice_receivers,
         timeouts: config.timeouts.clone(),
         redactor: Arc::new(redact::Redactor::compile(&config.redact, &mut problems)),
         captures: capture::compile(config, &mut problems),

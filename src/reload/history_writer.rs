@@ -249,6 +249,9 @@ fn restore_announcements(history: Option<&History>, runtime: &Runtime) {
     let pools = || active.plan.pools.values().map(Arc::as_ref);
     let stored = history.map_or(Ok(None), History::announcements).unwrap_or_else(|error| {
         warn!("{error}; outgate takes the ranges of its configuration for announced");
+        if let (io::ErrorKind::InvalidData, Some(history)) = (error.kind(), history) {
+            let _ = history.set_announcements_aside(); // the next write would replace it
+        }
         None
     });
     runtime.config_status.update_announcements(|_| match &stored {

@@ -1,5 +1,5 @@
-//! Notices: tells subscribers when a range is announced, starts or ends.
-//! Which changes of the ranges have the subscribers not been told of?
+//! Notices: webhooks to the receivers of `[notices]` when a range is announced, starts or ends.
+//! Which changes of the ranges does no receiver know yet?
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::own_webhooks::{FindReceiver, WebhookMessage, WebhookQueue};
 use crate::digest::sha256;
-use crate::names::pluralize;
+use crate::names::{join_first, pluralize};
 use crate::policy::Plan;
 use crate::policy::egress::notice::{Announcement, RangeChange};
 use crate::state::Runtime;
@@ -23,12 +23,13 @@ const MESSAGES: &str = "notices";
 const RANGES_MAX: usize = 1000;
 /// The ranges that one log line names. It counts the others.
 const LOGGED_MAX: usize = 20;
+/// A reload dates its announcements a little before this task can read them.
 const SETTLING_TIME: SignedDuration = SignedDuration::from_secs(1);
 
-/// Sends notices until the process ends. What happened while outgate did not run, subscribers learn at the start.
+/// Sends notices until the process ends. The first ones are about changes while outgate did not run.
 pub async fn run(runtime: Arc<Runtime>) {
     let mut ticks = super::ticks();
-    let mut subscribers = BTreeMap::new();
+    let mut receivers = BTreeMap::new();
     // The changes up to this time are in the queues.
     let mut queued = None;
     loop {
@@ -36,7 +37,6 @@ pub async fn run(runtime: Arc<Runtime>) {
         if runtime.is_draining() {
             continue;
         }
-        // A reload that is under way dates its announcements a little before they can be read.
         let now = Timestamp::now() - SETTLING_TIME;
         let announcements = runtime.config_status.announcements();
         if now < announcements.notified_until() {
@@ -44,33 +44,39 @@ pub async fn run(runtime: Arc<Runtime>) {
             continue;
         }
         let active = runtime.active_config();
-        follow(&mut subscribers, &runtime, &active.plan);
+        follow(&mut receivers, &runtime, &active.plan);
         let since = queued.unwrap_or(announcements.notified_until());
         for ((at, change), ranges) in announcements.changes(since, now) {
             let cidrs: Vec<_> = ranges.iter().map(|(cidr, _)| cidr.to_string()).collect();
-            info!("{} {}: {}", pluralize(cidrs.len() as u64, "range"), in_words(change), list(&cidrs));
+            info!(
+                "{} {}: {}",
+                pluralize(cidrs.len() as u64, "range"),
+                in_words(change),
+                join_first(&cidrs, LOGGED_MAX)
+            );
             for ranges in ranges.chunks(RANGES_MAX) {
                 let message = message(at, change, ranges);
-                subscribers.values().for_each(|queue| queue.send(message.clone()));
+                receivers.values().for_each(|queue| queue.send(message.clone()));
             }
             queued = Some(now);
         }
-        // A process that ends before sends them again, with the same ids.
-        if let Some(notified) = queued.filter(|_| subscribers.values().all(WebhookQueue::is_idle)) {
+        // If the process ends before all receivers have them, the next process sends them again, with the same ids.
+        if let Some(notified) = queued.filter(|_| receivers.values().all(WebhookQueue::is_idle)) {
             runtime.config_status.update_announcements(|before| before.with_notified(notified));
             queued = None;
         }
     }
 }
 
-/// Opens a queue for each subscriber of the configuration, and closes the others.
-fn follow(subscribers: &mut BTreeMap<String, WebhookQueue>, runtime: &Arc<Runtime>, plan: &Plan) {
-    let urls = || plan.subscribers.iter().map(|webhook| &webhook.url);
-    subscribers.retain(|url, _| urls().any(|kept| kept == url));
+/// Opens a queue for each receiver of the configuration, and closes the others.
+fn follow(receivers: &mut BTreeMap<String, WebhookQueue>, runtime: &Arc<Runtime>, plan: &Plan) {
+    let urls = || plan.notice_receivers.iter().map(|webhook| &webhook.url);
+    receivers.retain(|url, _| urls().any(|kept| kept == url));
     for (index, url) in urls().enumerate() {
-        subscribers.entry(url.clone()).or_insert_with(|| {
+        receivers.entry(url.clone()).or_insert_with(|| {
             let (name, url) = (format!("notices.webhooks[{index}]"), url.clone());
-            let find: FindReceiver = Box::new(move |plan| plan.subscribers.iter().find(|webhook| webhook.url == url));
+            let find: FindReceiver =
+                Box::new(move |plan| plan.notice_receivers.iter().find(|webhook| webhook.url == url));
             WebhookQueue::open(runtime, MESSAGES, &name, find)
         });
     }
@@ -87,14 +93,6 @@ fn message(at: Timestamp, change: RangeChange, ranges: &[(IpNet, Announcement)])
     let subject = format!("{at} {} {}", in_words(change), subject.join(" "));
     let id = format!("egress_{}", &HEXLOWER.encode(&sha256(subject.as_bytes()))[..32]);
     WebhookMessage { id, body: body.into(), queued: Instant::now() }
-}
-
-fn list(cidrs: &[String]) -> String {
-    let listed = cidrs.iter().take(LOGGED_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match cidrs.len().saturating_sub(LOGGED_MAX) {
-        0 => listed,
-        more => format!("{listed} and {more} more"),
-    }
 }
 
 fn in_words(change: RangeChange) -> &'static str {

@@ -158,7 +158,7 @@ fn policy_routing_script_sends_each_range_by_its_uplink() {
     assert!(route("203.0.113.65").contains("via 203.0.113.1 dev eth1"), "{}", route("203.0.113.65"));
 }
 
-/// The sender has the user `nobody` in place of outgate, and another program the user `daemon`.
+/// The test puts the user `nobody`, which every host has, in place of outgate's user. `daemon` is any other user.
 #[test]
 fn nftables_file_lets_only_the_user_of_outgate_send_from_the_pool() {
     if !inside_namespace("network_files::nftables_file_lets_only_the_user_of_outgate_send_from_the_pool") {

@@ -49,16 +49,14 @@ pub(super) struct HistoryLocation {
 impl HistoryLocation {
     /// Opens the history of `--state`, else of the running proxy, else of the configuration.
     pub(super) fn open(&self, proxy: &ProxySelector, running: Option<&Value>) -> history::History {
-        let folder = match (&self.state, running.and_then(|running| running["history"].as_str())) {
-            (Some(state), _) => state.join("history"),
-            (None, Some(folder)) => PathBuf::from(folder),
+        match (&self.state, running.and_then(|running| running["history"].as_str())) {
+            (Some(state), _) => history::History::of_state(Some(state)),
+            (None, Some(folder)) => history::History::for_reading(PathBuf::from(folder)),
             (None, None) => {
                 let file = proxy.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
-                let state = ControlPaths::read(&file).state_dir;
-                state.unwrap_or_else(|| history::DEFAULT_STATE.into()).join("history")
+                history::History::of_state(ControlPaths::read(&file).state_dir.as_deref())
             }
-        };
-        history::History::for_reading(folder)
+        }
     }
 }
 

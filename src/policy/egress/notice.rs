@@ -5,9 +5,10 @@
 //! `outgate egress list` and the publication contain it. Behind NAT, the addresses that targets see count (`seen_as`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cover::Cover;
@@ -16,7 +17,7 @@ use crate::config::{Config, Problem};
 
 /// The time for which a removed range counts as announced: a rollback may restore it without notice. The receivers of
 /// notices learn of its end afterwards.
-const RETURN_MAX: SignedDuration = SignedDuration::from_hours(24);
+const RETURN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Seconds.
 const DAY: i64 = 24 * 3600;
 
@@ -92,7 +93,7 @@ impl Announcements {
             let starts = start(range.from, now);
             let known = self.find(&range.seen_as, now).unwrap_or_else(|| Announcement {
                 announced: Some(now),
-                notice_end: Some(later(now, pool.notice.try_into().unwrap_or(SignedDuration::MAX))),
+                notice_end: Some(later(now, pool.notice)),
                 starts: Some(starts),
                 until: None,
                 removed: None,
@@ -142,7 +143,6 @@ impl Announcements {
     pub fn problems(&self, config: &Config, now: Timestamp) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (name, pool) in config.egress.iter().filter(|(_, pool)| !pool.force) {
-            let notice = pool.notice.try_into().unwrap_or(SignedDuration::MAX);
             for range in &pool.ranges {
                 let (compiled, starts) = (SourceRange::new(range, pool), start(range.from, now));
                 if compiled.phase(now) == RangePhase::Ended {
@@ -151,7 +151,7 @@ impl Announcements {
                 let mut seen = compiled.to_nets().map(|cidr| compiled.seen_as(&cidr));
                 let early = seen.find_map(|cidr| {
                     let known = self.find(&cidr, now);
-                    let earliest = earliest(known, notice, now)?;
+                    let earliest = earliest(known, pool.notice, now)?;
                     (starts < earliest).then_some((cidr, known, earliest))
                 });
                 let Some((cidr, known, earliest)) = early else { continue };
@@ -238,7 +238,7 @@ fn start(from: Option<Timestamp>, now: Timestamp) -> Timestamp {
 }
 
 /// Returns the earliest time at which a range may start. `None`: any time.
-fn earliest(known: Option<Announcement>, notice: SignedDuration, now: Timestamp) -> Option<Timestamp> {
+fn earliest(known: Option<Announcement>, notice: Duration, now: Timestamp) -> Option<Timestamp> {
     // A range that was in use from its announcement on is in use, also if the clock was set back.
     match known {
         None => Some(later(now, notice)),
@@ -248,7 +248,7 @@ fn earliest(known: Option<Announcement>, notice: SignedDuration, now: Timestamp)
     }
 }
 
-fn later(at: Timestamp, time: SignedDuration) -> Timestamp {
+fn later(at: Timestamp, time: Duration) -> Timestamp {
     at.checked_add(time).unwrap_or(Timestamp::MAX)
 }
 

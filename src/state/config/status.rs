@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
+use crate::names::join_first;
 use crate::policy::egress::list::ListVersion;
 use crate::policy::egress::notice::Announcements;
 
@@ -81,11 +82,7 @@ pub fn describe_sources(sources: &[ReloadSource]) -> String {
     // A user who requests a reload has usually changed the file, too.
     let users = sources.iter().filter(|source| source.is_user()).collect::<Vec<_>>();
     let all = if users.is_empty() { sources.iter().collect() } else { users };
-    let mut words = all.iter().take(SOURCES_NAMED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if all.len() > SOURCES_NAMED_MAX {
-        words.push_str(&format!(" and {} more", all.len() - SOURCES_NAMED_MAX));
-    }
-    words
+    join_first(&all, SOURCES_NAMED_MAX)
 }
 
 /// A configuration that was adopted.

@@ -34,7 +34,7 @@ pub(in crate::config) enum Shape {
 }
 
 thread_local! {
-    /// `None`: nobody asks for the questions.
+    /// The questions so far. `None`: no test collects them.
     static QUESTIONS: RefCell<Option<Vec<Question>>> = const { RefCell::new(None) };
 }
 

@@ -33,7 +33,7 @@ fn a_range_has_the_latest_dates_of_its_parts() {
 
 #[test]
 fn a_start_is_early_if_it_precedes_the_notice_and_the_announced_start() {
-    let (notice, now) = (SignedDuration::from_hours(14 * 24), at(100));
+    let (notice, now) = (Duration::from_secs(14 * 86_400), at(100));
     let earliest = |known: Option<Announcement>| earliest(known, notice, now);
     assert_eq!(earliest(None), Some(at(114)), "unknown: the notice begins now");
     assert_eq!(earliest(Some(dates(Some(95), Some(130)))), Some(at(109)), "moved to an earlier time");
@@ -46,8 +46,8 @@ fn a_start_is_early_if_it_precedes_the_notice_and_the_announced_start() {
 #[test]
 fn a_proposed_start_is_a_full_day_that_comes_late_enough() {
     assert_eq!(next_day(at(3)), at(4));
-    assert_eq!(next_day(at(3) + SignedDuration::from_hours(23)), at(4));
-    assert_eq!(next_day(at(4) - SignedDuration::from_secs(30)), at(5), "there is time to write it");
+    assert_eq!(next_day(at(3) + Duration::from_secs(23 * 3600)), at(4));
+    assert_eq!(next_day(at(4) - Duration::from_secs(30)), at(5), "there is time to write it");
 }
 
 #[test]
