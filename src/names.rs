@@ -203,6 +203,9 @@ impl fmt::Display for Target {
     }
 }
 
+/// The value of User-Agent in outgate's own requests.
+pub const USER_AGENT: &str = concat!("outgate/", env!("CARGO_PKG_VERSION"));
+
 /// Returns a count with its noun: `1 warning`, `2 warnings`, `2 addresses`, `2 deliveries`.
 pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let is_vowel = |c: char| "aeiou".contains(c);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::ValidConfig;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::names::{ClientName, TenantName};
 use crate::policy::Plan;
 use crate::policy::authn::ANONYMOUS;
@@ -85,9 +85,5 @@ pub(super) fn own_addresses(config: &Config) -> Arc<LocalAddresses> {
 
 /// Returns the addresses that the proxy of this configuration listens on. The guard denies them as targets.
 fn listener_addresses(config: &Config) -> Vec<SocketAddr> {
-    let tcp = config.binds().filter_map(|listen| match listen.address {
-        Listen::Tcp(address) => Some(address),
-        Listen::Unix(_) | Listen::Systemd => None,
-    });
-    tcp.collect()
+    config.binds().filter_map(|listen| listen.address.tcp()).collect()
 }

@@ -165,6 +165,16 @@ pub enum Listen {
     Systemd,
 }
 
+impl Listen {
+    /// Returns the address of a TCP socket.
+    pub fn tcp(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) | Self::Systemd => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Listen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -17,7 +17,9 @@ impl History {
     /// Reads the announcements. `None`: outgate has not stored any yet.
     pub fn announcements(&self) -> io::Result<Option<Announcements>> {
         let path = self.announcements_path();
-        let read = durable::read(&path, SIZE_MAX).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        let read = durable::read(&path, SIZE_MAX).and_then(|bytes| {
+            serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        });
         match read {
             Ok(announcements) => Ok(Some(announcements)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -54,8 +56,7 @@ impl History {
     }
 }
 
-/// Names the file in an error. JSON that ends too early is as invalid as other JSON.
+/// Names the file in an error.
 fn with_path(action: &str, path: &Path, error: &io::Error) -> io::Error {
-    let kind = if error.kind() == io::ErrorKind::UnexpectedEof { io::ErrorKind::InvalidData } else { error.kind() };
-    io::Error::new(kind, format!("cannot {action} {}: {error}", path.display()))
+    io::Error::new(error.kind(), format!("cannot {action} {}: {error}", path.display()))
 }

@@ -28,9 +28,11 @@ pub fn from_stream(stream: &ClientStream) -> Option<Peer> {
     let ClientSocket::Unix(stream) = stream.socket() else { return None };
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();
-    let users = fs::read_to_string(PASSWD_FILE).unwrap_or_default();
     let is_known = fs::read_to_string(UID_MAP_FILE).map_or(true, |map| is_mapped(&map, uid));
-    let name = if is_known { user_name(&users, uid) } else { Some(UNKNOWN_USER.to_owned()) };
+    let name = match is_known {
+        true => user_name(&fs::read_to_string(PASSWD_FILE).unwrap_or_default(), uid),
+        false => Some(UNKNOWN_USER.to_owned()),
+    };
     Some(Peer { uid, name, pid: credentials.pid() })
 }
 

@@ -133,6 +133,9 @@ fn interleave(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     })
 }
 
+/// The compiled pools by their names.
+pub type Pools = BTreeMap<PoolName, Arc<Pool>>;
+
 /// A compiled pool of source addresses.
 #[derive(Debug)]
 pub struct Pool {
@@ -179,7 +182,7 @@ pub enum RangePhase {
 }
 
 /// Compiles every pool, and reports the problems of each and between pools.
-pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> BTreeMap<PoolName, Arc<Pool>> {
+pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Pools {
     check::check(&config.egress, now, problems);
     config.egress.iter().map(|(name, pool)| (name.clone(), Arc::new(Pool::new(name, pool)))).collect()
 }

@@ -2,7 +2,6 @@
 //! Who changed what, and which keys, tokens and verifications are concerned?
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -99,7 +98,7 @@ pub(super) fn changed(
         _ => event,
     }));
     events.extend(verification_events(&unverified_routes(before), &unverified_routes(after), at));
-    let next = announcements.adopt(after.pools.values().map(Arc::as_ref), at);
+    let next = announcements.adopt(&after.pools, at);
     events.extend(forced_ranges(announcements, &next, after, at));
     events.into_iter().map(|event| event.by(actor.clone())).collect()
 }

@@ -136,10 +136,9 @@ impl HistoryWriter {
     }
 
     /// Announces the ranges of the active configuration, from now on.
-    pub(super) async fn announce_ranges(&mut self) {
+    pub(super) async fn announce_ranges(&self) {
         let active = self.runtime.active_config();
-        let adopt =
-            |before: &Announcements| before.adopt(active.plan.pools.values().map(Arc::as_ref), Timestamp::now());
+        let adopt = |before: &Announcements| before.adopt(&active.plan.pools, Timestamp::now());
         self.runtime.config_status.update_announcements(adopt);
         self.store_announcements().await;
     }
@@ -148,7 +147,8 @@ impl HistoryWriter {
     pub(super) async fn store_announcements(&self) {
         let (history, runtime) = (Arc::clone(&self.history), Arc::clone(&self.runtime));
         let stored = Arc::clone(&self.stored_announcements);
-        if matches!(history.get(), Some(None)) || Arc::strong_count(&stored) > 2 {
+        let is_storing = Arc::strong_count(&stored) > 2; // a queued write is the third owner
+        if matches!(history.get(), Some(None)) || is_storing {
             return;
         }
         let storing = self.writer.run(move || {
@@ -246,7 +246,6 @@ fn list_version(runtime: &Runtime, snapshot: &SourceSnapshot, former: Option<&Li
 /// Sets since when the ranges of the start are announced. Without a file of a former process, customers know them.
 fn restore_announcements(history: Option<&History>, runtime: &Runtime) {
     let (active, now) = (runtime.active_config(), Timestamp::now());
-    let pools = || active.plan.pools.values().map(Arc::as_ref);
     let stored = history.map_or(Ok(None), History::announcements).unwrap_or_else(|error| {
         warn!("{error}; outgate takes the ranges of its configuration for announced");
         if let (io::ErrorKind::InvalidData, Some(history)) = (error.kind(), history) {
@@ -255,8 +254,8 @@ fn restore_announcements(history: Option<&History>, runtime: &Runtime) {
         None
     });
     runtime.config_status.update_announcements(|_| match &stored {
-        Some(stored) => stored.adopt(pools(), now),
-        None => Announcements::known(pools(), now),
+        Some(stored) => stored.adopt(&active.plan.pools, now),
+        None => Announcements::known(&active.plan.pools, now),
     });
 }
 

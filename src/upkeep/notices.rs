@@ -47,7 +47,7 @@ pub async fn run(runtime: Arc<Runtime>) {
         follow(&mut receivers, &runtime, &active.plan);
         let since = queued.unwrap_or(announcements.notified_until());
         for ((at, change), ranges) in announcements.changes(since, now) {
-            let cidrs: Vec<_> = ranges.iter().map(|(cidr, _)| cidr.to_string()).collect();
+            let cidrs: Vec<_> = ranges.iter().map(|(cidr, _)| cidr).collect();
             info!(
                 "{} {}: {}",
                 pluralize(cidrs.len() as u64, "range"),

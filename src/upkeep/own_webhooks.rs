@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::delivery;
+use crate::names::USER_AGENT;
 use crate::policy::Plan;
 use crate::policy::own_webhook::OwnWebhook;
 use crate::state::Runtime;
@@ -62,8 +63,7 @@ impl WebhookQueue {
     /// Queues a webhook. Never waits.
     pub(super) fn send(&self, message: WebhookMessage) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.sink.queue.try_send(message).is_err() {
-            self.sink.status.count_dropped();
+        if !self.sink.send(message) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -113,7 +113,7 @@ impl WebhookSender {
         let Some(webhook) = (self.find)(&active.plan) else { return Ok(false) };
         let mut fields = HeaderMap::new();
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        fields.insert(header::USER_AGENT, HeaderValue::from_static(concat!("outgate/", env!("CARGO_PKG_VERSION"))));
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.insert("webhook-id", HeaderValue::try_from(&message.id).map_err(|error| error.to_string())?);
         delivery::deliver_own(&self.runtime, &active, webhook, fields, message.body.clone()).await.map(|()| true)
     }

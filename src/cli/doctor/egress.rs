@@ -8,8 +8,7 @@ use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
 
 use super::Examination;
 use super::finding::Finding;
-use super::uplink::{Uplink, Way};
-use crate::config::Listen;
+use super::uplink::{Exit, Uplink};
 use crate::names::{PoolName, pluralize};
 use crate::net::{dial, local, socket_diag};
 use crate::state::upstreams::sources::AddressCount;
@@ -87,7 +86,7 @@ pub(super) fn routes(subject: &Examination<'_>) -> Vec<Finding> {
 }
 
 fn route_fault(uplink: &Uplink) -> Option<Finding> {
-    let Uplink { pool, range, source, way, error, home } = uplink;
+    let Uplink { pool, range, source, exit, address_interface } = uplink;
     let version = if source.is_ipv4() { "" } else { "-6 " };
     let rule = |interface: &str| {
         format!(
@@ -95,13 +94,13 @@ fn route_fault(uplink: &Uplink) -> Option<Finding> {
              lookup 100"
         )
     };
-    match (way, home) {
-        (None, home) => {
+    match (exit, address_interface) {
+        (Err(error), home) => {
             let message =
                 format!("pool {pool}: no route to the Internet from {source} ({error}): connections from {range} fail");
             Some(Finding::problem(message, rule(home.as_deref().unwrap_or("INTERFACE"))))
         }
-        (Some(Way { interface, .. }), Some(home)) if interface != home => {
+        (Ok(Exit { interface, .. }), Some(home)) if interface != home => {
             let message = format!(
                 "pool {pool}: connections from {source} leave by {interface}, but the address is on {home}: responses \
                  arrive there, and a firewall or a reverse-path filter on the way drops them"
@@ -113,8 +112,8 @@ fn route_fault(uplink: &Uplink) -> Option<Finding> {
 }
 
 fn interfaces(uplinks: &[Uplink]) -> BTreeSet<&str> {
-    let ways = uplinks.iter().filter_map(|uplink| uplink.way.as_ref());
-    ways.map(|way| way.interface.as_str()).filter(|name| *name != "lo").collect()
+    let exits = uplinks.iter().filter_map(|uplink| uplink.exit.as_ref().ok());
+    exits.map(|exit| exit.interface.as_str()).filter(|name| *name != "lo").collect()
 }
 
 /// Checks the filter of IPv4 packets whose source the routing table would reach by another interface (RFC 3704).
@@ -201,12 +200,9 @@ fn listener_ports(subject: &Examination<'_>, range: std::ops::RangeInclusive<u64
             matches!((first.trim().parse(), last.trim().parse()), (Ok(first), Ok(last)) if (first..=last).contains(&port))
         })
     };
-    let port = |bind: &crate::config::Bind| match bind.address {
-        Listen::Tcp(address) => Some(u64::from(address.port())),
-        Listen::Unix(_) | Listen::Systemd => None,
-    };
     let binds = config.server.listen.iter().chain(&config.admin.listen);
-    let exposed = binds.filter_map(|bind| port(bind)).filter(|port| range.contains(port) && !is_reserved(*port));
+    let ports = binds.filter_map(|bind| bind.address.tcp()).map(|address| u64::from(address.port()));
+    let exposed = ports.filter(|port| range.contains(port) && !is_reserved(*port));
     let exposed: Vec<String> = exposed.map(|port| port.to_string()).collect();
     let message = format!(
         "outgate listens on port {} of the range from which the kernel takes ports for outgoing connections: a start \

@@ -9,7 +9,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::super::service::Unit;
 use super::Examination;
 use super::finding::Finding;
-use crate::config::Listen;
+use super::uplink::Exit;
 use crate::net::clock::{self, ClockState};
 use crate::net::fd_limit;
 use crate::net::resolve::ResolverConfig;
@@ -70,12 +70,8 @@ pub(super) fn listeners(subject: &Examination<'_>) -> Vec<Finding> {
     let first = subject.host.sysctl("net.ipv4.ip_unprivileged_port_start").unwrap_or(1024);
     let has_capability =
         subject.unit.as_ref().is_none_or(|unit| unit.list("AmbientCapabilities").contains("CAP_NET_BIND_SERVICE"));
-    let address = |bind: &crate::config::Bind| match bind.address {
-        Listen::Tcp(address) => Some(address),
-        Listen::Unix(_) | Listen::Systemd => None,
-    };
     let binds = config.server.listen.iter().chain(&config.admin.listen);
-    let privileged = binds.filter_map(|bind| address(bind)).filter(|address| u64::from(address.port()) < first);
+    let privileged = binds.filter_map(|bind| bind.address.tcp()).filter(|address| u64::from(address.port()) < first);
     let findings = privileged.filter(|address| address.port() > 0 && !has_capability).map(|address| {
         let message = format!(
             "outgate.service may not listen on {address}: ports below {first} need CAP_NET_BIND_SERVICE, which the unit \
@@ -150,28 +146,25 @@ fn ask(server: SocketAddr) -> Option<()> {
 
 /// Checks the MTU of the interfaces by which the pools leave.
 pub(super) fn mtu(subject: &Examination<'_>) -> Vec<Finding> {
-    let mut ways: Vec<_> =
-        subject.uplinks.iter().filter_map(|uplink| Some((uplink.way.as_ref()?, uplink.source.is_ipv6()))).collect();
-    ways.retain(|(way, _)| way.interface != "lo");
-    ways.sort_by_key(|(way, is_v6)| (way.interface.clone(), std::cmp::Reverse(*is_v6)));
-    ways.dedup_by_key(|(way, _)| way.interface.clone());
+    let exits = subject.uplinks.iter().filter_map(|uplink| Some((uplink.exit.as_ref().ok()?, uplink.source.is_ipv6())));
+    let mut exits: Vec<_> = exits.collect();
+    exits.retain(|(exit, _)| exit.interface != "lo");
+    exits.sort_by_key(|(exit, is_v6)| (exit.interface.as_str(), std::cmp::Reverse(*is_v6)));
+    exits.dedup_by_key(|(exit, _)| exit.interface.as_str());
     let probes = subject.host.sysctl("net.ipv4.tcp_mtu_probing").is_some_and(|mode| mode > 0);
-    let findings = ways.into_iter().map(|(way, is_v6)| {
-        let (name, mtu) = (&way.interface, way.mtu);
-        match mtu {
-            _ if is_v6 && mtu < IPV6_MTU_MIN => Finding::problem(
-                format!("the MTU of {name} is {mtu}, and IPv6 needs {IPV6_MTU_MIN}: the kernel sends no IPv6 there"),
-                format!("ip link set {name} mtu {IPV6_MTU_MIN}"),
-            ),
-            _ if mtu != ETHERNET_MTU && !probes => Finding::warning(
-                format!(
-                    "the MTU of {name} is {mtu}, not {ETHERNET_MTU}: large requests hang if a firewall drops the ICMP \
+    let findings = exits.into_iter().map(|(Exit { interface: name, mtu }, is_v6)| match *mtu {
+        _ if is_v6 && *mtu < IPV6_MTU_MIN => Finding::problem(
+            format!("the MTU of {name} is {mtu}, and IPv6 needs {IPV6_MTU_MIN}: the kernel sends no IPv6 there"),
+            format!("ip link set {name} mtu {IPV6_MTU_MIN}"),
+        ),
+        _ if *mtu != ETHERNET_MTU && !probes => Finding::warning(
+            format!(
+                "the MTU of {name} is {mtu}, not {ETHERNET_MTU}: large requests hang if a firewall drops the ICMP \
                      messages that report a smaller MTU on the way"
-                ),
-                "sysctl -w net.ipv4.tcp_mtu_probing=1",
             ),
-            _ => Finding::ok(format!("the MTU of {name} is {mtu}")),
-        }
+            "sysctl -w net.ipv4.tcp_mtu_probing=1",
+        ),
+        _ => Finding::ok(format!("the MTU of {name} is {mtu}")),
     });
     findings.collect()
 }

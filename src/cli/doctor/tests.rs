@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::finding::Level;
-use super::uplink::Way;
+use super::uplink::Exit;
 use super::*;
 use crate::names::PoolName;
 use crate::{config, policy};
@@ -88,9 +88,8 @@ fn uplink(source: &str, interface: &str, home: Option<&str>) -> Uplink {
         pool: PoolName::new("default"),
         range: source.parse().unwrap(),
         source: source.split('/').next().unwrap().parse().unwrap(),
-        way: Some(Way { interface: interface.to_owned(), mtu: 1500 }),
-        error: String::new(),
-        home: home.map(str::to_owned),
+        exit: Ok(Exit { interface: interface.to_owned(), mtu: 1500 }),
+        address_interface: home.map(str::to_owned),
     }
 }
 
@@ -145,11 +144,10 @@ fn range_without_a_route_or_with_another_interface_is_a_problem() {
     let mut subject = fixture.subject();
     subject.uplinks = vec![uplink("192.0.2.0/28", "eth0", Some("eth0")), uplink("198.51.100.0/28", "eth0", None)];
     assert_eq!(faults(&subject, "routes"), []);
-    subject.uplinks[0].home = Some("eth1".to_owned());
+    subject.uplinks[0].address_interface = Some("eth1".to_owned());
     let fix = "default via GATEWAY dev eth1 table 100\nip rule add from 192.0.2.0/28 lookup 100";
     assert_fault(&faults(&subject, "routes"), Level::Problem, "leave by eth0, but the address is on eth1", fix);
-    subject.uplinks =
-        vec![Uplink { way: None, error: "Network is unreachable".into(), ..uplink("2001:db8::/64", "", None) }];
+    subject.uplinks = vec![Uplink { exit: Err("Network is unreachable".into()), ..uplink("2001:db8::/64", "", None) }];
     assert_fault(
         &faults(&subject, "routes"),
         Level::Problem,
@@ -204,12 +202,12 @@ fn unusual_mtu_is_a_warning_without_probing() {
     let probing = |mode: &str| {
         let fixture = Fixture::new("mtu", &[("proc/sys/net/ipv4/tcp_mtu_probing", mode)]);
         let mut subject = fixture.subject();
-        let mut way = uplink("2001:db8::/64", "wg0", None);
-        way.way.as_mut().unwrap().mtu = 1420;
-        subject.uplinks = vec![way.clone()];
+        let mut tunnel = uplink("2001:db8::/64", "wg0", None);
+        tunnel.exit.as_mut().unwrap().mtu = 1420;
+        subject.uplinks = vec![tunnel.clone()];
         let found = faults(&subject, "mtu");
-        way.way.as_mut().unwrap().mtu = 1200;
-        subject.uplinks = vec![way];
+        tunnel.exit.as_mut().unwrap().mtu = 1200;
+        subject.uplinks = vec![tunnel];
         assert_fault(&faults(&subject, "mtu"), Level::Problem, "wg0 is 1200", "ip link set wg0 mtu 1280");
         found
     };

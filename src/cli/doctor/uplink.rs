@@ -26,15 +26,14 @@ pub(in crate::cli) struct Uplink {
     pub(super) pool: PoolName,
     pub(super) range: IpNet,
     pub(super) source: IpAddr,
-    /// `None`: the kernel has no route, and `error` says why.
-    pub(super) way: Option<Way>,
-    pub(super) error: String,
+    /// The interface by which packets leave, or why the kernel has no route.
+    pub(super) exit: Result<Exit, String>,
     /// The interface that has the address, and to which responses come. `None`: a local route or `lo` has it.
-    pub(super) home: Option<String>,
+    pub(super) address_interface: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct Exit {
     pub(super) interface: String,
     pub(super) mtu: u32,
 }
@@ -56,11 +55,13 @@ fn uplink(
 ) -> Uplink {
     let source = range.addr();
     let target: IpAddr = if source.is_ipv4() { TARGET_V4.into() } else { TARGET_V6.into() };
-    let (way, error) = match local::route_from(source, target) {
-        Ok(RouteFromSource { link, .. }) => (links.get(&link), String::new()),
-        Err(error) => (None, error.to_string()),
+    let name = |link: &Link| link.name.clone();
+    let exit = match local::route_from(source, target) {
+        Ok(RouteFromSource { link, .. }) => links.get(&link).ok_or_else(String::new),
+        Err(error) => Err(error.to_string()),
     };
-    let way = way.map(|link| Way { interface: link.name.clone(), mtu: link.mtu });
-    let home = addresses.get(&source).and_then(|address| links.get(&address.link)).map(|link| link.name.clone());
-    Uplink { pool: pool.clone(), range, source, way, error, home: home.filter(|name| name != "lo") }
+    let exit = exit.map(|link| Exit { interface: name(link), mtu: link.mtu });
+    let address_interface = addresses.get(&source).and_then(|address| links.get(&address.link)).map(name);
+    let address_interface = address_interface.filter(|name| name != "lo");
+    Uplink { pool: pool.clone(), range, source, exit, address_interface }
 }

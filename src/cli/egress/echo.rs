@@ -90,7 +90,7 @@ fn judge(pool: &PoolName, report: &ProbeReport, redactor: &Redactor) -> Vec<Find
     }
     if let Some(first) = errors.first() {
         let message = format!("{} get no answer{sample}, such as {first}", pluralize(errors.len(), "address"));
-        findings.push(unanswered(pool, &message, &format!("{}{}", report.target, "/")));
+        findings.push(unanswered(pool, &message, &format!("{}/", report.target)));
     }
     if findings.is_empty() {
         let message =

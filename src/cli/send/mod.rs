@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::load_or_report;
 use super::local_runtime::{SenderArgs, usage_error};
+use crate::names::USER_AGENT;
 use via_proxy::ProxyUrl;
 
 #[derive(Args)]
@@ -102,7 +103,7 @@ impl Send {
             return Err("CONNECT opens a tunnel, and `send` sends one request: use another method".to_owned());
         }
         let mut fields = HeaderMap::new();
-        fields.insert(header::USER_AGENT, HeaderValue::from_static(concat!("outgate/", env!("CARGO_PKG_VERSION"))));
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         if self.data.is_some() {
             fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }

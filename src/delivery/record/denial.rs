@@ -16,7 +16,7 @@ const GUARD_CODES: [Code; 3] = [Code::TargetForbidden, Code::TargetPortForbidden
 
 impl Record {
     /// Counts the outcome of this delivery, if it concerns security. Only a client that the request proves is the actor:
-    /// anybody can claim a name.
+    /// a claimed name is no proof.
     pub(super) fn count_denial(&self, code: &str) {
         if !self.runtime.audit.status().is_on() {
             return;

@@ -18,8 +18,7 @@ pub struct ReservedPorts(Vec<(SocketAddr, Socket)>);
 impl ReservedPorts {
     /// Binds the configured ports that need the capability. The listener reports those that cannot be bound.
     pub fn bind(config: &Config) -> Self {
-        let binds = config.server.listen.iter().chain(&config.admin.listen).chain(&config.publish.listen);
-        let sockets = binds.filter_map(|bind| match bind.address {
+        let sockets = config.binds().filter_map(|bind| match bind.address {
             Listen::Tcp(address) if (1..UNPRIVILEGED_PORT_START).contains(&address.port()) => {
                 let successor = Successor::of(&bind.address, config.server.reuse_port);
                 Some((address, bound_socket(address, successor).ok()?))

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde::Deserialize;
 
 use super::bearer;
-use crate::names::{CredentialName, Target};
+use crate::names::{CredentialName, Target, USER_AGENT};
 
 /// A token endpoint, and the request that fetches a token.
 pub struct OAuth2 {
@@ -82,7 +82,7 @@ impl OAuth2 {
         fields.extend(HeaderValue::try_from(self.endpoint.authority()).ok().map(|host| (header::HOST, host)));
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let agent = HeaderValue::from_static(concat!("outgate/", env!("CARGO_PKG_VERSION")));
+        let agent = HeaderValue::from_static(USER_AGENT);
         fields.insert(header::USER_AGENT, agent);
         fields.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
         request

@@ -2,17 +2,14 @@
 //! What must customers' firewall teams do before, and what may they do after?
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::cover::Cover;
 use super::notice::sent_ranges;
-use super::{AnnouncedRange, Pool};
+use super::{AnnouncedRange, Pool, Pools};
 use crate::names::PoolName;
-
-type Pools = BTreeMap<PoolName, Arc<Pool>>;
 
 /// A range that webhooks leave from, now or later. `None`: it has begun; no end is planned.
 struct SentRange {

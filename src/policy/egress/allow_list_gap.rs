@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::{AddressSpan, ip_to_u128};
+use crate::names::join_first;
 
 /// The maximum number of ranges in a report; more are summarised by their number.
 const LISTED_MAX: usize = 8;
@@ -73,10 +74,10 @@ impl fmt::Display for AllowListGap {
 
 /// Joins ranges as `a, b and c`.
 fn join_ranges(ranges: &[AddressRange]) -> String {
-    let mut parts: Vec<String> = ranges.iter().take(LISTED_MAX).map(AddressRange::to_string).collect();
     if ranges.len() > LISTED_MAX {
-        parts.push(format!("{} more", ranges.len() - LISTED_MAX));
+        return join_first(ranges, LISTED_MAX);
     }
+    let parts: Vec<String> = ranges.iter().map(AddressRange::to_string).collect();
     match parts.split_last() {
         Some((last, [])) => last.clone(),
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cover::Cover;
-use super::{AnnouncedRange, Pool, RangePhase, SourceRange};
+use super::{AnnouncedRange, Pool, Pools, RangePhase, SourceRange};
 use crate::config::{Config, Problem};
 
 /// The time for which a removed range counts as announced: a rollback may restore it without notice. The receivers of
@@ -78,17 +78,17 @@ pub type RangeChanges = BTreeMap<(Timestamp, RangeChange), Vec<(IpNet, Announcem
 
 impl Announcements {
     /// Returns the announcements of a host whose customers know its ranges already.
-    pub fn known<'a>(pools: impl Iterator<Item = &'a Pool>, now: Timestamp) -> Self {
+    pub fn known(pools: &Pools, now: Timestamp) -> Self {
         let known = |(_, range): (&Pool, AnnouncedRange)| {
             let starts = range.from.filter(|from| now < *from);
             let dates = Announcement { announced: None, notice_end: None, starts, until: range.until, removed: None };
             (range.seen_as, dates)
         };
-        Self::collect(pools.flat_map(|pool| sent_ranges(pool, now)).map(known), now)
+        Self::collect(pools.values().flat_map(|pool| sent_ranges(pool, now)).map(known), now)
     }
 
     /// Returns the announcements after the adoption of these pools.
-    pub fn adopt<'a>(&self, pools: impl Iterator<Item = &'a Pool>, now: Timestamp) -> Self {
+    pub fn adopt(&self, pools: &Pools, now: Timestamp) -> Self {
         let announce = |(pool, range): (&Pool, AnnouncedRange)| {
             let starts = start(range.from, now);
             let known = self.find(&range.seen_as, now).unwrap_or_else(|| Announcement {
@@ -102,7 +102,7 @@ impl Announcements {
             let starts = if starts <= now { known.starts.min(Some(starts)) } else { Some(starts) };
             (range.seen_as, Announcement { starts, until: range.until, removed: None, ..known })
         };
-        let announced = pools.flat_map(|pool| sent_ranges(pool, now)).map(announce);
+        let announced = pools.values().flat_map(|pool| sent_ranges(pool, now)).map(announce);
         let mut next = Self::collect(announced, self.notified_until);
         for (cidr, known) in &self.ranges {
             let removed = known.removed.or(known.is_valid(now).then_some(now));

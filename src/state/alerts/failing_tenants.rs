@@ -56,8 +56,8 @@ impl FailingTenants {
         }
     }
 
-    /// Returns the tenants whose deliveries all fail, each with the number of failures, and forgets the others that have
-    /// no failure.
+    /// Returns the tenants whose deliveries all fail, each with the number of failures. Forgets those that had a success,
+    /// and those whose last failure is older than [`WINDOW`].
     pub fn review(&self, now: Instant) -> Vec<(TenantName, u32)> {
         let (mut tenants, mut failing) = (self.tenants.lock(), Vec::new());
         tenants.retain(|tenant, Failures { count, first, last }| {

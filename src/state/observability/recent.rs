@@ -40,19 +40,19 @@ impl RecentDeliveries {
             return;
         }
         let mut ring = self.0.lock();
-        let mut place = Arc::default();
+        let mut buffer = Arc::default();
         while ring.lines.len() >= LINES_MAX || ring.bytes + line.len() > BYTES_MAX {
             let Some(oldest) = ring.lines.pop_front() else { break };
             ring.bytes -= oldest.len();
-            place = oldest; // its memory is used again, unless a request reads it
+            buffer = oldest; // its memory is used again, unless a request reads it
         }
-        let text = Arc::make_mut(&mut place);
+        let text = Arc::make_mut(&mut buffer);
         text.clear();
         text.shrink_to(CAPACITY_KEPT);
         text.extend_from_slice(line);
         ring.bytes += line.len();
         ring.count += 1;
-        ring.lines.push_back(place);
+        ring.lines.push_back(buffer);
     }
 
     /// Returns the lines after the first `seen` lines since the start, as far as the ring still has them.

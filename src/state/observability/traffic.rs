@@ -29,12 +29,12 @@ impl TrafficHistory {
         Self { start: now, counters: std::array::from_fn(|_| Default::default()), totals: Default::default() }
     }
 
-    /// Counts a delivery that ended. `now`: `None` for a delivery that the last hour does not have, only the total.
-    pub fn count(&self, blame: &str, now: Option<Instant>) {
+    /// Counts a delivery. `ended`: `None` counts it in the totals only.
+    pub fn count(&self, blame: &str, ended: Option<Instant>) {
         let Some(party) = BLAMES.iter().position(|name| *name == blame) else { return };
         self.totals[party].fetch_add(1, Ordering::Relaxed);
-        let Some(now) = now else { return };
-        let minute = self.minute(now);
+        let Some(ended) = ended else { return };
+        let minute = self.minute(ended);
         let counter = &self.counters[minute as usize % MINUTES][party];
         let update =
             |value: u64| Some(if value >> COUNT_BITS == minute { value + 1 } else { minute << COUNT_BITS | 1 });

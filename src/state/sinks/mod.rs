@@ -65,11 +65,14 @@ pub struct SinkQueue<T> {
 }
 
 impl<T> SinkQueue<T> {
-    /// Queues a message. Never waits: a message that finds the queue full is dropped and counted.
-    pub fn send(&self, message: T) {
-        if self.queue.try_send(message).is_err() {
+    /// Queues a message, and returns whether it could. Never waits: a message that finds the queue full is dropped and
+    /// counted.
+    pub fn send(&self, message: T) -> bool {
+        let is_queued = self.queue.try_send(message).is_ok();
+        if !is_queued {
             self.status.count_dropped();
         }
+        is_queued
     }
 }
 
@@ -116,12 +119,12 @@ impl Sinks {
 
     /// Queues a message for all sinks. Never waits.
     pub fn send(&self, message: &Arc<SinkMessage>) {
-        self.journal.iter().for_each(|sink| sink.send(Arc::clone(message)));
+        self.journal.iter().for_each(|sink| _ = sink.send(Arc::clone(message)));
         if self.servers.is_empty() {
             return;
         }
         let frame: Arc<[u8]> = syslog::frame(message, &self.host).into();
-        self.servers.iter().for_each(|(_, sink)| sink.send(Arc::clone(&frame)));
+        self.servers.iter().for_each(|(_, sink)| _ = sink.send(Arc::clone(&frame)));
     }
 
     /// Closes the queues. The tasks end when they have sent what waits.

@@ -54,15 +54,15 @@ fn a_proposed_start_is_a_full_day_that_comes_late_enough() {
 fn a_removed_range_is_known_for_a_day_and_then_ends() {
     let known = announcements(&[("192.0.2.0/28", Some(10), Some(30))]);
     let cidr = "192.0.2.0/28".parse().unwrap();
-    let removed = known.adopt(std::iter::empty(), at(40));
+    let removed = known.adopt(&Pools::new(), at(40));
     assert!(removed.find(&cidr, at(40)).is_some(), "a rollback may restore it");
     assert_eq!(removed.find(&cidr, at(41)), None);
     let changes = |known: &Announcements, since, now| known.changes(at(since), at(now)).into_keys().collect::<Vec<_>>();
     assert_eq!(changes(&removed, 39, 40), []);
     assert_eq!(changes(&removed, 40, 41), [(at(41), RangeChange::Ended)]);
     // It stays until the receivers know, and not longer.
-    assert_eq!(removed.adopt(std::iter::empty(), at(50)).ranges.len(), 1);
-    assert_eq!(removed.with_notified(at(41)).adopt(std::iter::empty(), at(50)).ranges.len(), 0);
+    assert_eq!(removed.adopt(&Pools::new(), at(50)).ranges.len(), 1);
+    assert_eq!(removed.with_notified(at(41)).adopt(&Pools::new(), at(50)).ranges.len(), 0);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_range_whose_until_has_come_must_be_announced_again() {
     let cidr = "192.0.2.0/28".parse().unwrap();
     known.ranges.get_mut(&cidr).unwrap().until = Some(at(40));
     assert!(known.find(&cidr, at(39)).is_some());
-    assert_eq!(known.adopt(std::iter::empty(), at(41)).find(&cidr, at(41)), None);
+    assert_eq!(known.adopt(&Pools::new(), at(41)).find(&cidr, at(41)), None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::otlp::rejected_spans;
 use crate::config::{OtlpProtocol, Traces};
-use crate::names::Scheme;
+use crate::names::{Scheme, USER_AGENT};
 use crate::net::collector::{self, CollectorResponse};
 use crate::state::config::ActiveConfig;
 
@@ -23,7 +23,6 @@ const RETRYABLE_GRPC: [u16; 6] = [1, 4, 10, 11, 14, 15];
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// A flag, and the length of the message in four bytes (gRPC over HTTP2, "Length-Prefixed-Message").
 const GRPC_PREFIX: usize = 5;
-const USER_AGENT: &str = concat!("outgate/", env!("CARGO_PKG_VERSION"));
 
 /// The reason why the collector has not taken the spans.
 pub(super) struct ExportError {
