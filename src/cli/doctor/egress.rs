@@ -200,8 +200,7 @@ fn listener_ports(subject: &Examination<'_>, range: std::ops::RangeInclusive<u64
             matches!((first.trim().parse(), last.trim().parse()), (Ok(first), Ok(last)) if (first..=last).contains(&port))
         })
     };
-    let binds = config.server.listen.iter().chain(&config.admin.listen);
-    let ports = binds.filter_map(|bind| bind.address.tcp()).map(|address| u64::from(address.port()));
+    let ports = config.binds().filter_map(|bind| bind.address.tcp()).map(|address| u64::from(address.port()));
     let exposed = ports.filter(|port| range.contains(port) && !is_reserved(*port));
     let exposed: Vec<String> = exposed.map(|port| port.to_string()).collect();
     let message = format!(

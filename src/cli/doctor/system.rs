@@ -70,8 +70,8 @@ pub(super) fn listeners(subject: &Examination<'_>) -> Vec<Finding> {
     let first = subject.host.sysctl("net.ipv4.ip_unprivileged_port_start").unwrap_or(1024);
     let has_capability =
         subject.unit.as_ref().is_none_or(|unit| unit.list("AmbientCapabilities").contains("CAP_NET_BIND_SERVICE"));
-    let binds = config.server.listen.iter().chain(&config.admin.listen);
-    let privileged = binds.filter_map(|bind| bind.address.tcp()).filter(|address| u64::from(address.port()) < first);
+    let privileged =
+        config.binds().filter_map(|bind| bind.address.tcp()).filter(|address| u64::from(address.port()) < first);
     let findings = privileged.filter(|address| address.port() > 0 && !has_capability).map(|address| {
         let message = format!(
             "outgate.service may not listen on {address}: ports below {first} need CAP_NET_BIND_SERVICE, which the unit \

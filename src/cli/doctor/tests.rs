@@ -16,6 +16,8 @@ const CONFIG: &str = r#"
 listen = ["127.0.0.1:443", "127.0.0.1:40000"]
 allow_anonymous = true
 max_connections = 20000
+[publish]
+listen = ["127.0.0.1:40001"]
 [egress.default]
 ranges = ["127.0.7.0/30"]
 [resolver]
@@ -117,7 +119,7 @@ fn few_ports_and_listeners_in_their_range_are_warnings() {
     let range = "proc/sys/net/ipv4/ip_local_port_range";
     let reserved = "proc/sys/net/ipv4/ip_local_reserved_ports";
     let found = Fixture::new("ports", &[(range, "32768\t60999\n")]).faults("ports");
-    assert_fault(&found, Level::Warning, "port 40000", "ip_local_reserved_ports=40000");
+    assert_fault(&found, Level::Warning, "port 40000, 40001", "ip_local_reserved_ports=40000");
     let found = Fixture::new("ports", &[(range, "32768\t60999\n"), (reserved, "8000,39990-40010\n")]).faults("ports");
     assert_eq!(found, []);
     let found = Fixture::new("ports", &[(range, "50000\t50999\n")]).faults("ports");
