@@ -80,6 +80,15 @@ fn cidrs(folder: &Folder, pool: Option<&str>) -> BTreeSet<String> {
     write_list(folder, "text", pool).lines().map(str::to_owned).collect()
 }
 
+/// Asserts that the sets of a ruleset have these CIDRs. nft shows a single address without its length.
+fn assert_has_elements(ruleset: &str, expected: &BTreeSet<String>) {
+    let words: BTreeSet<&str> = ruleset.split(|c: char| c.is_whitespace() || ",{}".contains(c)).collect();
+    for cidr in expected {
+        let shown = cidr.strip_suffix("/32").or(cidr.strip_suffix("/128")).unwrap_or(cidr);
+        assert!(words.contains(shown), "{cidr}: {ruleset}");
+    }
+}
+
 #[test]
 fn nftables_accepts_the_sets_in_a_table_and_the_ruleset() {
     let folder = folder();
@@ -98,17 +107,14 @@ fn nftables_accepts_the_sets_in_a_table_and_the_ruleset() {
             return;
         };
         let ruleset = assert_accepted(&output, &list);
-        for cidr in &expected {
-            // nft shows a single address without its length.
-            let shown = cidr.strip_suffix("/32").or(cidr.strip_suffix("/128")).unwrap_or(cidr);
-            assert!(ruleset.contains(shown), "{cidr}: {ruleset}");
-        }
+        assert_has_elements(&ruleset, &expected);
         let list = write_list(&folder, "nftables-ruleset", pool);
         // A second load replaces the first.
         let output =
             sh_in_namespace(&folder, "nft", "nft -c -f ./list; nft -f ./list; nft -f ./list; nft list ruleset");
         let ruleset = assert_accepted(&output.unwrap(), &list);
         assert_eq!(ruleset.matches("tcp dport 443 drop").count(), 1, "{ruleset}");
+        assert_has_elements(&ruleset, &expected);
     }
 }
 

@@ -150,7 +150,8 @@ fn deliveries_finds_a_delivery_by_its_ids_at_once_and_in_the_file() {
     let ids_of = |scene: &Scene, words: &[&str]| ids(&run(scene, &[&["deliveries", "--json"], words].concat()));
     let sent = scene.outgate.post(&scene.good_url(), "Webhook-Id: evt_20261126001\r\n", "x");
     let id = sent.field("outgate-request-id").to_owned();
-    assert_eq!(ids_of(&scene, &["--request-id", &id]), [&*id]);
+    // A record may follow its response.
+    eventually("the record", || ids_of(&scene, &["--request-id", &id]) == [&*id]);
     assert_eq!(ids_of(&scene, &["--webhook-id", "evt_20261126001"]), [&*id]);
     assert_eq!(ids_of(&scene, &["--webhook-id", "evt_1"]), [""; 0]);
     let answer =
@@ -160,7 +161,8 @@ fn deliveries_finds_a_delivery_by_its_ids_at_once_and_in_the_file() {
     assert_eq!(answer("evt_1"), json!([]));
     // An id that outgate has generated is not masked.
     let generated = scene.outgate.post(&scene.good_url(), "", "x").field("outgate-request-id").to_owned();
-    assert_eq!(ids_of(&scene, &["--webhook-id", &format!("msg_{generated}")]), [&*generated]);
+    let sent = format!("msg_{generated}");
+    eventually("the record", || ids_of(&scene, &["--webhook-id", &sent]) == [&*generated]);
     scene.outgate.signal("TERM");
     assert!(scene.outgate.wait().success());
     for (webhook_id, id) in [("evt_20261126001", &id), (&*format!("msg_{generated}"), &generated)] {
