@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use maud::{Markup, PreEscaped, html};
 use serde_json::json;
 
-use super::{ATOM, JSON_FEED};
+use super::{ATOM, JSON_FEED, title};
 use crate::digest::Fingerprint;
 use crate::names::PoolName;
 use crate::policy::egress::list::{EgressList, rfc3339};
@@ -72,10 +72,6 @@ fn uuid(parts: &[&str]) -> String {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = data_encoding::HEXLOWER.encode(&bytes);
     format!("urn:uuid:{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-fn title(origin: &str) -> String {
-    format!("Source addresses of webhooks: {origin}")
 }
 
 pub(super) fn atom(origin: &str, list: &EgressList, entries: &[Entry]) -> String {

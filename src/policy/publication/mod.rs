@@ -49,6 +49,8 @@ pub struct PublishPlan {
 pub struct PublishedFile {
     pub media_type: &'static str,
     pub body: Bytes,
+    /// The hash of the body, in hex.
+    sha256: String,
     /// The entity tag, a part of the body's SHA-256 (RFC 9110 §8.8.3).
     pub etag: String,
     /// The time of the last change. `None`: the file has content that changes without the list.
@@ -92,13 +94,13 @@ impl Publication {
             }
         }
         if let Some(json) = files.files.get("all/ranges.json").map(|file| file.body.clone()) {
-            files.add(".well-known/egress-ranges.json".to_owned(), "application/json", json);
+            files.add(".well-known/egress-ranges.json", "application/json", json);
         }
         let entries = feed::entries(&all);
-        files.add(ATOM.to_owned(), "application/atom+xml", feed::atom(origin, &all, &entries));
-        files.add(JSON_FEED.to_owned(), "application/feed+json", feed::json(origin, &all, &entries));
+        files.add(ATOM, "application/atom+xml", feed::atom(origin, &all, &entries));
+        files.add(JSON_FEED, "application/feed+json", feed::json(origin, &all, &entries));
         let is_signed = signer.is_some();
-        files.add(PAGE.to_owned(), "text/html; charset=utf-8", page::render(origin, is_signed, &all, &pools, &entries));
+        files.add(PAGE, "text/html; charset=utf-8", page::render(origin, is_signed, &all, &pools, &entries));
         // Keys have dates of their own.
         let directory = sign::directory(&plan.signers, None, now).to_string();
         let media_type = "application/http-message-signatures-directory+json";
@@ -107,8 +109,8 @@ impl Publication {
         files.add_undated(".well-known/jwks.json", "application/jwk-set+json", jwks);
         let signed = signer.as_deref().and_then(|signer| Some((signer, sign::PublicKey::of_pair(signer)?)));
         if let Some((signer, public)) = &signed {
-            files.add(VERIFIER.to_owned(), TEXT, format!("{}\n", Verifier::of(origin, signer)));
-            files.add(KEY_PEM.to_owned(), "application/x-pem-file", public.pem());
+            files.add(VERIFIER, TEXT, format!("{}\n", Verifier::of(origin, signer)));
+            files.add(KEY_PEM, "application/x-pem-file", public.pem());
         }
         let manifest = files.manifest(origin, &all);
         if let Some((signer, _)) = signed {
@@ -119,6 +121,11 @@ impl Publication {
         files.add_undated(MANIFEST, TEXT, manifest);
         Self { files: files.files, serial: all.serial(), valid_until: all.next_change }
     }
+}
+
+/// Returns the title of the page and of the feeds.
+fn title(origin: &str) -> String {
+    format!("Source addresses of webhooks: {origin}")
 }
 
 /// Returns the folder of a list.
@@ -132,23 +139,26 @@ struct Files {
 }
 
 impl Files {
-    fn add(&mut self, path: String, media_type: &'static str, body: impl Into<Bytes>) {
-        self.add_undated(&path, media_type, body);
-        let modified = self.changed_at;
-        self.files.entry(path).and_modify(|file| file.modified = Some(modified));
+    /// Adds a file that changes with the ranges.
+    fn add(&mut self, path: impl Into<String>, media_type: &'static str, body: impl Into<Bytes>) {
+        self.insert(path.into(), media_type, body.into(), Some(self.changed_at));
     }
 
     fn add_undated(&mut self, path: &str, media_type: &'static str, body: impl Into<Bytes>) {
-        let body = body.into();
-        let etag = format!("\"{}\"", &HEXLOWER.encode(&sha256(&body))[..32]);
-        self.files.insert(path.to_owned(), PublishedFile { media_type, body, etag, modified: None });
+        self.insert(path.to_owned(), media_type, body.into(), None);
+    }
+
+    fn insert(&mut self, path: String, media_type: &'static str, body: Bytes, modified: Option<Timestamp>) {
+        let sha256 = HEXLOWER.encode(&sha256(&body));
+        let etag = format!("\"{}\"", &sha256[..32]);
+        self.files.insert(path, PublishedFile { media_type, body, sha256, etag, modified });
     }
 
     /// Returns the hash of each file, in the form of `sha256sum`, which ignores the comments.
     fn manifest(&self, origin: &str, list: &EgressList) -> String {
         let mut manifest = format!("# {origin}\n# serial {}\n# changed {}\n", list.serial(), list.date());
         for (path, file) in &self.files {
-            manifest.push_str(&format!("{}  {path}\n", HEXLOWER.encode(&sha256(&file.body))));
+            manifest.push_str(&format!("{}  {path}\n", file.sha256));
         }
         manifest
     }

@@ -30,7 +30,7 @@ pub(super) fn render(
     pools: &[EgressList],
     entries: &[Entry],
 ) -> String {
-    let title = format!("Source addresses of webhooks: {origin}");
+    let title = super::title(origin);
     let page = html! {
         (DOCTYPE)
         html lang="en" {

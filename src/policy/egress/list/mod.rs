@@ -143,14 +143,17 @@ pub fn slug(pool: &PoolName) -> String {
 
 /// Returns the times at which the state of a range changes.
 fn changes(range: &AnnouncedRange, grace: Duration) -> impl Iterator<Item = Timestamp> {
-    let gone = range.until.and_then(|until| until.checked_add(grace).ok());
-    range.from.into_iter().chain(range.until).chain(gone)
+    range.from.into_iter().chain(range.until).chain(gone_at(range, grace))
+}
+
+/// Returns the time from which a range is no longer in the list.
+fn gone_at(range: &AnnouncedRange, grace: Duration) -> Option<Timestamp> {
+    range.until.and_then(|until| until.checked_add(grace).ok())
 }
 
 /// Returns the state of a range; `None`: it is no longer in the list.
 fn state(range: &AnnouncedRange, grace: Duration, now: Timestamp) -> Option<RangeState> {
-    let is_gone = range.phase == RangePhase::Ended
-        && range.until.and_then(|until| until.checked_add(grace).ok()).is_some_and(|gone| gone <= now);
+    let is_gone = range.phase == RangePhase::Ended && gone_at(range, grace).is_some_and(|gone| gone <= now);
     let state = match (range.phase, range.until) {
         (RangePhase::Upcoming, _) => RangeState::Announced,
         (_, Some(_)) => RangeState::Retiring,
