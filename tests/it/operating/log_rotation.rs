@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
@@ -82,6 +82,11 @@ impl LogScene {
             found == count && ids.len() == count
         });
     }
+}
+
+/// A line of the log, of now: a file whose first line is older than a day is rotated.
+fn record(id: &str) -> String {
+    json!({ "time": jiff::Timestamp::now(), "request_id": id, "code": "delivered" }).to_string() + "\n"
 }
 
 fn id(line: &Value) -> Option<String> {
@@ -163,8 +168,7 @@ fn delivery_log_deletes_the_oldest_files_beyond_total() {
 #[test]
 fn delivery_log_that_ends_within_a_record_is_cut_and_has_a_gap() {
     let scene = LogScene::new();
-    let whole = "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"before\",\"code\":\"delivered\"}\n";
-    fs::write(scene.active(), format!("{whole}{{\"time\":\"2026-11-26T00:0")).unwrap();
+    fs::write(scene.active(), format!("{}{{\"time\":\"2026-11-26T00:0", record("before"))).unwrap();
     let outgate = scene.run("");
     outgate.log.wait_for_lines(1, &["ended within a record: outgate cut its 24 bytes"]);
     scene.deliver(&outgate, 1);
@@ -201,8 +205,6 @@ fn kill_in_the_middle_of_writing_loses_no_line_that_was_written() {
 #[test]
 fn compression_that_a_crash_has_cut_is_done_again() {
     let scene = LogScene::new();
-    let line =
-        |id: &str| format!("{{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"{id}\",\"code\":\"delivered\"}}\n");
     let now = jiff::Timestamp::now();
     let name = |seconds: i64| {
         let time = now - jiff::SignedDuration::from_secs(seconds);
@@ -212,10 +214,10 @@ fn compression_that_a_crash_has_cut_is_done_again() {
     let whole = |text: &str| zstd::stream::encode_all(text.as_bytes(), 3).unwrap();
     // One that was cut, one whose source was not deleted yet, and a temporary file of one that is gone.
     let (cut, done, gone) = (name(30), name(20), name(10));
-    fs::write(&cut, line("cut")).unwrap();
-    fs::write(ending(&cut, ".zst.tmp"), &whole(&line("cut"))[..20]).unwrap();
-    fs::write(&done, line("done")).unwrap();
-    fs::write(ending(&done, ".zst"), whole(&line("done"))).unwrap();
+    fs::write(&cut, record("cut")).unwrap();
+    fs::write(ending(&cut, ".zst.tmp"), &whole(&record("cut"))[..20]).unwrap();
+    fs::write(&done, record("done")).unwrap();
+    fs::write(ending(&done, ".zst"), whole(&record("done"))).unwrap();
     fs::write(ending(&gone, ".zst.tmp"), "rest").unwrap();
     let _outgate = scene.run("");
     let files = || scene.finished().iter().map(|name| scene.log.join(name)).collect::<Vec<_>>();
@@ -348,11 +350,7 @@ fn rotation_that_fails_keeps_the_file_and_is_reported() {
     let scene = LogScene::new();
     // A folder has the name of the compressed file, so the compression cannot end.
     let name = jiff::Timestamp::now().strftime("deliveries-%Y%m%dT%H%M%S%.3fZ.jsonl").to_string();
-    fs::write(
-        scene.log.join(&name),
-        "{\"time\":\"2026-11-26T00:00:00Z\",\"request_id\":\"a\",\"code\":\"delivered\"}\n",
-    )
-    .unwrap();
+    fs::write(scene.log.join(&name), record("a")).unwrap();
     fs::create_dir(scene.log.join(format!("{name}.zst.tmp"))).unwrap();
     let outgate = scene.run("");
     outgate.log.wait_for_lines(1, &["cannot rotate, compress or delete files of the delivery log", "deliveries.jsonl"]);
