@@ -37,11 +37,12 @@ impl CertificateUse {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
-            Self::ClientCa | Self::DirectlyTrusted(Purpose::Clients) => "client_ca",
+            Self::ClientCa => "client_ca",
             Self::ClientCrl => "client_crl",
             Self::Ca => "ca",
             Self::Identity => "identity",
-            Self::Roots | Self::DirectlyTrusted(Purpose::Servers) => "roots",
+            Self::Roots => "roots",
+            Self::DirectlyTrusted(_) => "directly_trusted",
             Self::Intermediates => "intermediates",
             Self::Crl(_) => "crl",
         }
@@ -222,13 +223,13 @@ impl ExpiryCollector {
     }
 }
 
-/// Returns the validity period in seconds. An unreadable certificate is reported elsewhere.
 /// Converts the time of a certificate. 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of
 /// `Timestamp`.
 pub fn certificate_timestamp(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
 }
 
+/// Returns the validity period in seconds. An unreadable certificate is reported elsewhere.
 fn certificate_validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))

@@ -10,6 +10,7 @@ use crate::names::pluralize;
 use crate::net::socket_diag;
 use crate::policy::Plan;
 use crate::policy::egress::notice::EarlyRange;
+use crate::policy::expiry::CertificateUse;
 use crate::state::Runtime;
 use crate::state::alerts::{self, AlertKind, Condition};
 use crate::state::observability::log;
@@ -135,7 +136,7 @@ fn find_refusals(runtime: &Runtime, instant: Instant, found: &mut Conditions) {
 
 fn find_expiries(plan: &Plan, now: Timestamp, found: &mut Conditions) {
     // An authority in `roots` counts by its name and key, and not by its dates (RFC 5280 §6.1.1).
-    for expiry in plan.expiries.iter().filter(|expiry| expiry.usage.as_str() != "roots") {
+    for expiry in plan.expiries.iter().filter(|expiry| expiry.usage != CertificateUse::Roots) {
         if let Some(warning) = expiry.warning(now) {
             found.add(&alerts::CERTIFICATE_ENDS, expiry.path.display(), warning);
         }

@@ -255,20 +255,28 @@ fn certificate_near_its_end_raises_an_alert() {
     let alerting = alerting(ok(), Config::clone);
     let scene = &alerting.scene;
     let ends = jiff::Zoned::now().date().saturating_add(jiff::ToSpan::days(3));
-    let identity = scene.pki.leaf_with(&["client"], |params| {
-        params.not_after = rcgen::date_time_ymd(ends.year().into(), ends.month() as u8, ends.day() as u8);
-    });
+    let leaf = |name: &str| {
+        scene.pki.leaf_with(&[name], |params| {
+            params.not_after = rcgen::date_time_ymd(ends.year().into(), ends.month() as u8, ends.day() as u8);
+        })
+    };
+    let identity = leaf("client");
     scene.outgate.folder.write("client.pem", identity.chain_pem());
     let key = scene.outgate.folder.write("client.key", identity.key_pem());
     fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let next = scene
-        .outgate
-        .config()
-        .and("[trust.mutual]\nidentity = { certificate = \"{dir}/client.pem\", key = \"{dir}/client.key\" }\n");
-    let (code, _, err) = try_reload(scene, &next);
+    let trust = "[trust.mutual]\nidentity = { certificate = \"{dir}/client.pem\", key = \"{dir}/client.key\" }\n";
+    let (code, _, err) = try_reload(scene, &scene.outgate.config().and(trust));
     assert_eq!(code, 0, "{err}");
     let began = message(&alerting.until("alert.began", "OutgateCertificateEnds"));
     assert!(began["data"]["subject"].as_str().unwrap().ends_with("client.pem"), "{began}");
+    // A certificate that is trusted for itself alone ends with its dates; an authority does not (RFC 5280 §6.1.1).
+    scene.outgate.folder.write("trusted.pem", leaf("pinned.example").chain_pem());
+    let trust = "[trust.pinned]\nroots = [\"{dir}/trusted.pem\"]\n";
+    let (code, _, err) = try_reload(scene, &scene.outgate.config().and(trust));
+    assert_eq!(code, 0, "{err}");
+    let is_trusted =
+        |event: &Value| event["data"]["subject"].as_str().is_some_and(|name| name.ends_with("trusted.pem"));
+    eventually("an alert on it", || alerting.operator.requests().iter().map(message).any(|event| is_trusted(&event)));
 }
 
 #[test]
