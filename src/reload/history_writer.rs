@@ -157,10 +157,16 @@ impl HistoryWriter {
             if *stored == announcements {
                 return;
             }
-            match history.store_announcements(&announcements) {
-                Ok(()) => *stored = announcements,
-                Err(error) => report_result(&runtime, Err(error)),
+            let status = &runtime.config_status;
+            let error = history.store_announcements(&announcements).err().map(|error| error.to_string());
+            match &error {
+                None => *stored = announcements,
+                Some(error) if status.announcements_error().as_ref() == Some(error) => {} // reported
+                Some(error) => {
+                    warn!("{error}: after a restart, the ranges that it lacks count as announced from then on")
+                }
             }
+            status.set_announcements_error(error);
         });
         let _ = timeout(WRITE_TIMEOUT, storing).await;
     }

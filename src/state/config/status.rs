@@ -174,6 +174,7 @@ pub struct ConfigStatus {
     pending_rollback: AtomicU64,
     history_dir: ArcSwapOption<PathBuf>,
     history_error: ArcSwapOption<String>,
+    announcements_error: ArcSwapOption<String>,
     announcements: ArcSwap<Announcements>,
     bound_addresses: ArcSwap<BoundAddresses>,
     changed: Notify,
@@ -263,6 +264,16 @@ impl ConfigStatus {
         self.history_error.store(error.map(Arc::new));
     }
 
+    /// Returns the reason why the disk lacks the announcements.
+    pub fn announcements_error(&self) -> Option<String> {
+        self.announcements_error.load_full().map(|error| error.to_string())
+    }
+
+    /// Sets the reason why the disk lacks the announcements. `None`: the disk has them.
+    pub fn set_announcements_error(&self, error: Option<String>) {
+        self.announcements_error.store(error.map(Arc::new));
+    }
+
     /// Returns since when customers can know the ranges of the active configuration.
     pub fn announcements(&self) -> Arc<Announcements> {
         self.announcements.load_full()
@@ -312,6 +323,8 @@ impl ConfigStatus {
         }
         let history = self.history_error();
         degraded.extend(history.map(|error| format!("the active configuration is not in the history: {error}")));
+        degraded
+            .extend(self.announcements_error().map(|error| format!("the announced ranges are not stored: {error}")));
         degraded
     }
 }

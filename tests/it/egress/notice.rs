@@ -160,6 +160,30 @@ fn announcements_that_cannot_be_read_are_kept_aside() {
 }
 
 #[test]
+fn announcements_that_cannot_be_written_are_reported_once_and_are_no_failure_of_the_history() {
+    let scene = announcing();
+    let unfinished = scene.outgate.folder.path("state/announced.json.tmp");
+    std::fs::create_dir(&unfinished).unwrap(); // the write begins with the removal of this file
+    assert_eq!(try_reload(&scene, &with_range(&scene.outgate.config(), &in_days(15))).0, 0);
+    let report = ["cannot write", "announced.json", "count as announced from then on"];
+    scene.outgate.log.wait_for_lines(1, &report);
+    let degraded = || support::control::json(&run(&scene, &["status", "--json"]))["degraded"].clone();
+    let is_stored = |reasons: &Value| !reasons.to_string().contains("the announced ranges are not stored");
+    eventually("the status says so", || !is_stored(&degraded()));
+    assert!(!degraded().to_string().contains("history"), "{}", degraded());
+    // outgate writes again with the next check of the files. Until then it tries, and reports nothing.
+    std::fs::remove_dir(&unfinished).unwrap();
+    let file = scene.outgate.folder.path("state/announced.json");
+    eventually("the range is stored", || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("127.0.9.0/30"))
+    });
+    eventually("the status has recovered", || is_stored(&degraded()));
+    let lines = scene.outgate.log.wait_for("the log", |lines| Some(lines.to_vec()));
+    let reports = lines.iter().filter(|line| report.iter().all(|word| line.contains(word))).count();
+    assert_eq!(reports, 1, "{lines:#?}");
+}
+
+#[test]
 fn diff_shows_what_customers_must_do_and_by_when() {
     let scene = announcing();
     let from = in_days(15);
