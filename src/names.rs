@@ -238,15 +238,27 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Replaces control characters, so that a terminal does not interpret text from other sources.
+/// Replaces control characters and those that reorder text (CVE-2021-42574), so that a terminal does not interpret text
+/// from other sources.
 pub fn escape_control_characters(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
-    text.chars().map(shown).collect()
+    let is_harmless = |c: char| match c {
+        '\n' | '\t' => true,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        _ => !c.is_control(),
+    };
+    text.chars().map(|c| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_from_other_sources_cannot_control_a_terminal() {
+        let hostile = "a\u{1b}[2J\u{202e}b\u{2066}c\u{2028}d\te\nf\u{9b}g\u{200f}ü";
+        let harmless = "a\u{fffd}[2J\u{fffd}b\u{fffd}c\u{fffd}d\te\nf\u{fffd}g\u{fffd}ü";
+        assert_eq!(escape_control_characters(hostile), harmless);
+    }
 
     #[test]
     fn count_has_the_plural_of_its_noun() {
