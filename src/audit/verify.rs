@@ -64,6 +64,8 @@ pub fn verify(
 ) -> Result<Summary, Fault> {
     let mut chain: Option<Chain> = None;
     let (mut files, mut first, mut partial, mut origin) = (Vec::new(), 0, 0, String::new());
+    // The hash of a record is in the next one, so only the next one shows that it was changed.
+    let mut unconfirmed: Option<Record> = None;
     let paths = in_order(paths)?;
     for (index, path) in paths.iter().enumerate() {
         let before = chain.as_ref().map_or(0, Chain::next_seq);
@@ -87,7 +89,9 @@ pub fn verify(
                 return Err(reader.broken(Some(record.seq), what));
             }
             origin.clone_from(&record.account_sid);
-            on_record(record);
+            if let Some(confirmed) = unconfirmed.replace(record) {
+                on_record(confirmed);
+            }
         }
         partial = reader.lines.partial;
         if partial > 0 && index + 1 < paths.len() {
@@ -98,6 +102,7 @@ pub fn verify(
         let after = chain.as_ref().map_or(0, Chain::next_seq);
         files.push((path.clone(), after - if index == 0 { first } else { before }));
     }
+    unconfirmed.into_iter().for_each(on_record);
     let chain = chain.unwrap_or_default();
     check_size(&paths, first, &chain, kept)?;
     Ok(Summary { files, first, checkpoint: Checkpoint::of(&origin, chain.tree()), partial })

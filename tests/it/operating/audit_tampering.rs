@@ -44,7 +44,7 @@ impl Log {
             origin: "egress-1/outgate".to_owned(),
             signer: Some(pair.into()),
             file_size_max,
-            keep: std::time::Duration::from_secs(400 * 86_400),
+            keep: std::time::Duration::from_secs(100 * 365 * 86_400),
         }
     }
 
@@ -142,6 +142,18 @@ fn verify_names_a_record_of_which_any_field_was_changed() {
         assert_eq!(code, 65, "{field} of the last record: {err}");
         assert!(err.contains("record 5: "), "{field} of the last record: {err}");
     }
+}
+
+#[test]
+fn show_ends_before_the_first_record_that_was_changed() {
+    let log = Log::new();
+    let mut lines = log.lines();
+    lines[2] = tampered(&lines[2], "description");
+    log.write(&lines);
+    let (code, out, err) = audit(&["show", log.path().to_str().unwrap(), "--json"]);
+    assert!(code == 65 && err.contains("record 2: "), "{err}");
+    let shown: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(shown.iter().map(|record| &record["seq"]).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[test]
