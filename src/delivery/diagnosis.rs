@@ -164,6 +164,15 @@ fn fault(delivery: &DeliveryLine) -> String {
 }
 
 fn advice(delivery: &DeliveryLine) -> &'static str {
+    match delivery.details.as_deref() {
+        Some("no_tenant") => {
+            return "Let the client name its tenant in `Outgate-Tenant`, or give the signer of the route `keys`.";
+        }
+        Some("no_tenant_key") => {
+            return "Put a key into the tenant's folder in `key_dir` of the signer, or give the signer `keys`.";
+        }
+        _ => {}
+    }
     if let Some(row) = TABLE.iter().find(|row| row.name == delivery.code) {
         return row.advice;
     }
@@ -216,6 +225,21 @@ delivery ab at 2026-11-26T14:16:10.000Z: certificate_untrusted (self_signed)
   fault                  the target h.example
   next                   Ask the target's owner to correct the certificate: `details` says what is wrong with it.";
         assert_eq!(story, expected);
+    }
+
+    #[test]
+    fn next_step_for_a_tenant_without_a_key_is_the_operators() {
+        let told = |details: &str| {
+            story(&format!(
+                r#"{{"time":"2026-11-26T14:16:10Z","request_id":"ab","code":"client_forbidden","details":"{details}",
+                "status":403,"blame":"client","retryable":false,"detail":"refused","ms":{{"total":1}}}}"#
+            ))
+        };
+        assert!(told("no_tenant_key").contains("next                   Put a key into the tenant's folder"));
+        assert!(
+            told("no_tenant").contains("next                   Let the client name its tenant in `Outgate-Tenant`")
+        );
+        assert!(told("tenant").contains("next                   Allow the client what it asks for"));
     }
 
     #[test]
