@@ -74,6 +74,8 @@ fn deliveries_reads_finished_and_compressed_files_the_newest_record_first() {
     assert_eq!(found(&["--since", "2026-01-01T00:00:00+09:00", "--tenant", "other"]), ["d1", "a2"]);
     let (code, out, err) = exit_code_and_output(&deliveries(&log, &["--source", "198.51.100.18"]));
     assert_eq!((code, out.as_str(), err.as_str()), (1, "", "outgate: no delivery matches\n"));
+    let (code, _, err) = exit_code_and_output(&deliveries(&log, &["--code", "timeout"]));
+    assert!(code == 1 && err.contains("no code \"timeout\"; docs/refusals.md lists the codes"), "{err}");
     let (code, out, _) = exit_code_and_output(&deliveries(&log, &["--tenant", "acme"]));
     assert_eq!((code, out.lines().count()), (0, 5), "a head and four rows: {out}");
     assert!(
@@ -127,6 +129,16 @@ fn deliveries_says_that_there_is_nothing_to_read() {
         Command::new(env!("CARGO_BIN_EXE_outgate")).args(["deliveries", "--config"]).arg(config).output().unwrap();
     let (code, _, err) = exit_code_and_output(&output);
     assert!(code == 69 && err.contains("log.deliveries is no file") && err.contains("no process listens"), "{err}");
+}
+
+#[test]
+fn deliveries_refuses_a_named_pipe_as_a_log() {
+    let folder = Folder::new();
+    let pipe = folder.path("pipe.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (code, out, err) = exit_code_and_output(&deliveries(&pipe, &[]));
+    assert_eq!((code, out.as_str()), (66, ""), "{err}");
+    assert!(err.contains("it is no regular file"), "{err}");
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl FollowedFile {
 /// Opens the file that the proxy writes to, and lists the files that were finished before. The file has its inode.
 fn open_with_archives(log: &Path, names: &ArchiveNames) -> (io::Result<(File, u64)>, io::Result<Vec<Archive>>) {
     loop {
-        let active = File::open(log).and_then(|file| Ok((file.metadata()?.ino(), file)));
+        let active = open_file(log).and_then(|file| Ok((file.metadata()?.ino(), file)));
         let archives = names.list();
         // A rotation since the opening would show the file in both places.
         match active {
@@ -211,6 +211,14 @@ fn open_with_archives(log: &Path, names: &ArchiveNames) -> (io::Result<(File, u6
             active => return (active.map(|(inode, file)| (file, inode)), archives),
         }
     }
+}
+
+/// Opens a regular file. The opening of a named pipe would wait for a writer.
+fn open_file(path: &Path) -> io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    File::open(path)
 }
 
 /// A reader of lines whose length is bounded, whatever the file has.

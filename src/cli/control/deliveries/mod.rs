@@ -21,6 +21,7 @@ use super::admin_client::{AdminError, AdminRequest, send};
 use crate::cli::{DEFAULT_PATH, load_config};
 use crate::config::{ControlPaths, duration_argument};
 use crate::delivery::diagnose;
+use crate::delivery::refusal::TABLE;
 use crate::names::pluralize;
 use crate::state::observability::delivery_line::{DeliveryFilter, DeliveryLine, LogLine, one_line, webhook_id_forms};
 use crate::sysexits;
@@ -114,11 +115,21 @@ impl Deliveries {
         };
         match outcome {
             Ok(0) => {
-                eprintln!("outgate: no delivery matches");
+                eprintln!("outgate: no delivery matches{}", self.unknown_code());
                 ExitCode::FAILURE
             }
             Ok(_) => ExitCode::SUCCESS,
             Err(code) => code,
+        }
+    }
+
+    /// Returns a remark on a code that this version does not write. A log may have one of another version.
+    fn unknown_code(&self) -> String {
+        let is_known =
+            |code: &str| ["delivered", "client_gone"].contains(&code) || TABLE.iter().any(|row| row.name == code);
+        match self.code.as_deref().filter(|code| !is_known(code)) {
+            Some(code) => format!(": this version has no code {code:?}; docs/refusals.md lists the codes"),
+            None => String::new(),
         }
     }
 
