@@ -13,6 +13,7 @@ mod configuration;
 mod credentials;
 mod documents;
 mod egress;
+mod examples;
 mod http2;
 mod identity;
 mod limits;

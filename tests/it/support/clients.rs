@@ -38,6 +38,7 @@ pub struct InstalledClients {
 }
 
 const NODE_PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+const SENDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/senders");
 
 impl InstalledClients {
     /// Finds the clients that `tests/clients/install` has put into the folder `OUTGATE_TEST_CLIENTS`. Returns `None` if a
@@ -157,34 +158,66 @@ impl InstalledClients {
         command
     }
 
-    /// A program of a document, with the packages that are installed for the clients.
-    pub fn example(&self, language: Language, program: &str) -> Command {
-        let (interpreter, file) = match language {
-            Language::Python => (self.python.as_path(), "example.py"),
-            Language::Node => (Path::new("node"), "example.mjs"),
+    /// A program of `examples/senders`. `None`: its client is not installed.
+    pub fn sender(&self, file: &str) -> Option<Command> {
+        const JARS: &str = "/usr/share/java";
+        let (folder, jar) = (Path::new(SENDERS), |name: &str| Path::new(JARS).join(format!("{name}.jar")));
+        let mut command = match file {
+            "rust/src/main.rs" => Command::new(self.installed.join("rust/debug/send")),
+            _ => match file.rsplit_once('.').expect("a file of a language").1 {
+                "sh" => Command::new("sh"),
+                "py" => Command::new(&self.python),
+                "mjs" => Command::new("node"),
+                "go" => Command::new("go"),
+                "java" => Command::new("java"),
+                "rb" => Command::new("ruby"),
+                "php" => Command::new("php"),
+                language => panic!("no program runs {language}"),
+            },
         };
-        self.folder.write(file, program);
-        let mut command = Command::new(interpreter);
-        command.arg(self.folder.path(file)).env("PYTHONDONTWRITEBYTECODE", "1");
-        command
-    }
-
-    /// A complete Go or Java program with an example of a document. `None`: the language is not installed.
-    pub fn compiled_example(&self, client: &str, program: &str) -> Option<Command> {
-        if !self.has(client) {
+        let has = |arguments: &[&str]| {
+            let mut probe = Command::new(command.get_program());
+            probe
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        let is_there = match file {
+            "rust/src/main.rs" => Path::new(command.get_program()).exists(),
+            "send.go" => has(&["version"]),
+            "SendHttpClient.java" => has(&["-version"]),
+            "SendOkHttp.java" => has(&["-version"]) && jar("okhttp").exists(),
+            "SendApache.java" => has(&["-version"]) && jar("httpclient").exists(),
+            "send.rb" => has(&["--version"]),
+            "send.php" => has(&["-r", "exit(extension_loaded('curl') ? 0 : 1);"]),
+            _ => true,
+        };
+        assert!(is_there || !required(), "{file}: its client is missing; .ci/run installs it");
+        if !is_there {
+            eprintln!("skipped: {file}; .ci/run installs its client");
             return None;
         }
-        let mut command;
-        if client == "go" {
-            self.folder.write("example.go", program);
-            command = Command::new("go");
-            command.arg("run").arg(self.folder.path("example.go"));
-        } else {
-            self.folder.write("Example.java", program);
-            let path = std::fs::read_to_string(self.installed.join("java/classpath")).unwrap();
-            command = Command::new("java");
-            command.args(["-XX:TieredStopAtLevel=1", "-cp", path.trim()]).arg(self.folder.path("Example.java"));
+        match file.rsplit_once('.').expect("a file of a language").1 {
+            "rs" => {}
+            // Node looks for modules beside the program.
+            "mjs" => {
+                let copy = self.folder.path(file);
+                std::fs::copy(folder.join(file), &copy).unwrap();
+                command.arg(copy);
+            }
+            "go" => drop(command.arg("run").arg(folder.join(file))),
+            "java" => {
+                let jars = ["okhttp", "okio", "httpclient", "httpcore", "commons-logging", "commons-codec"].map(jar);
+                let path = std::env::join_paths(jars).unwrap();
+                command.arg("-XX:TieredStopAtLevel=1").arg("-cp").arg(path);
+                command.arg("-Djdk.http.auth.tunneling.disabledSchemes=").arg(folder.join(file));
+            }
+            _ => drop(command.arg(folder.join(file))),
         }
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        without_proxy_variables(&mut command);
         Some(command)
     }
 
@@ -210,13 +243,17 @@ pub enum Language {
     Node,
 }
 
-/// Writes one line of JSON for each input, and returns one line of output for each.
-fn exchange_lines(mut command: Command, label: &str, questions: impl ExactSizeIterator<Item = Value>) -> Vec<String> {
+fn without_proxy_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
             command.env_remove(name);
         }
     }
+}
+
+/// Writes one line of JSON for each input, and returns one line of output for each.
+fn exchange_lines(mut command: Command, label: &str, questions: impl ExactSizeIterator<Item = Value>) -> Vec<String> {
+    without_proxy_variables(&mut command);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     let mut input = child.stdin.take().unwrap();

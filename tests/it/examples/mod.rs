@@ -1,0 +1,3 @@
+//! The folders below `examples`, used as their READMEs say.
+
+mod senders;
