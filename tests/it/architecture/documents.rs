@@ -81,7 +81,10 @@ fn commands_in_the_documents_exist() {
     let pages = fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
     let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
     let documents = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name));
-    for document in pages.chain(documents) {
+    let examples =
+        fs::read_dir(root().join("examples")).expect("examples").map(|entry| entry.expect("an entry").path());
+    let examples = examples.map(|folder| folder.join("README.md")).filter(|readme| readme.exists());
+    for document in pages.chain(documents).chain(examples) {
         let text = fs::read_to_string(&document).expect("a readable document");
         assert_eq!(unknown_commands(&text, &help), [""; 0], "{}", document.display());
     }

@@ -112,7 +112,7 @@ fn links_between_documents_lead_to_files_and_headings() {
             .then(|| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default())
     };
     let papers = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
-    let pages = papers.into_iter().map(PathBuf::from).chain(markdown("docs"));
+    let pages = papers.into_iter().map(PathBuf::from).chain(markdown("docs")).chain(markdown("examples"));
     let problems: Vec<String> = pages.flat_map(|page| broken(&page, &read(&page).unwrap(), &read)).collect();
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
