@@ -15,3 +15,4 @@ mod netns;
 mod network_files;
 mod sandbox;
 mod service_user;
+mod whole_host;

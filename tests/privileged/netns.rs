@@ -10,7 +10,6 @@ use crate::support;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -20,7 +19,7 @@ use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
-use support::{Outgate, eventually, required};
+use support::{Outgate, required};
 
 /// An environment variable of the process in the namespace.
 const INSIDE: &str = "OUTGATE_TEST_INSIDE";
@@ -172,54 +171,6 @@ fn an_address_that_is_lost_is_not_replaced_by_another_host_address() {
     assert!(found["description"].as_str().unwrap().contains("16 usable addresses, 0 before"), "{found}");
 }
 
-/// A floating address moves away and back ten times, as keepalived moves it, while four senders send.
-#[test]
-fn moved_address_loses_no_webhook_but_those_on_the_wire() {
-    if !inside("moved_address_loses_no_webhook_but_those_on_the_wire") {
-        return;
-    }
-    const SENDERS: usize = 4;
-    const MOVES: usize = 10;
-    let scene = scene("spread");
-    let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
-    let text = text.replace_one("\"198.51.100.16/28\", \"2001:db8:5::/64\"", "\"198.51.100.17\", \"203.0.113.20\"");
-    let text = text.replace_one("connect = \"3s\"", "connect = \"3s\", response = \"1s\"");
-    run("ip addr add 203.0.113.20/32 dev lo");
-    scene.outgate.reconfigure(&text);
-    let is_over = AtomicBool::new(false);
-    let responses = std::thread::scope(|scope| {
-        let send = || {
-            let mut responses = Vec::new();
-            while !is_over.load(Ordering::Relaxed) {
-                responses.push(scene.post("v4.example"));
-            }
-            responses
-        };
-        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
-        for _ in 0..MOVES {
-            let before = scene.v4.requests().len();
-            eventually("webhooks with the address", || scene.v4.requests().len() > before + 20);
-            run("ip addr del 203.0.113.20/32 dev lo");
-            let before = scene.v4.requests().len();
-            eventually("webhooks without the address", || scene.v4.requests().len() > before + 20);
-            run("ip addr add 203.0.113.20/32 dev lo");
-        }
-        is_over.store(true, Ordering::Relaxed);
-        senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect::<Vec<_>>()
-    });
-    let allowed: [IpAddr; 2] = ["198.51.100.17".parse().unwrap(), "203.0.113.20".parse().unwrap()];
-    assert!(scene.v4.requests().iter().all(|request| allowed.contains(&request.from)));
-    let lost: Vec<_> = responses.iter().filter(|response| response.status != 200).collect();
-    eprintln!("{} of {} lost in {MOVES} moves", lost.len(), responses.len());
-    // What a sender had on the wire when the address went: one webhook each.
-    assert!(lost.len() <= SENDERS * MOVES, "{} lost", lost.len());
-    for response in lost {
-        let record = scene.outgate.record_of(response);
-        let (source, code) = (record["source"].as_str(), record["code"].as_str());
-        assert_eq!((source, code), (Some("203.0.113.20"), Some("response_timeout")), "{record}");
-    }
-}
-
 /// The test measures from the end of the command `ip` to the metric that shows the change.
 #[test]
 fn added_and_removed_addresses_are_followed_within_100_ms() {
@@ -233,7 +184,7 @@ fn added_and_removed_addresses_are_followed_within_100_ms() {
     scene.outgate.reconfigure(&text.replace_one("[egress.default]", pool));
     scene.outgate.wait_for_metric(&usable(16));
     run("ip link add veth0 type veth peer name veth1");
-    let mut times = Vec::new();
+    let (mut times, mut now) = (Vec::new(), 16);
     for (command, count) in [
         ("ip route del local 198.51.100.16/28 dev lo", 0),
         ("ip addr add 198.51.100.17/32 dev lo", 1),
@@ -245,6 +196,10 @@ fn added_and_removed_addresses_are_followed_within_100_ms() {
         ("ip route add local 198.51.100.16/28 dev lo", 16),
     ] {
         run(command);
+        if count == now {
+            continue; // nothing shows when outgate has seen this change
+        }
+        now = count;
         let since = Instant::now();
         scene.outgate.wait_for_metric(&usable(count));
         let elapsed = since.elapsed();
