@@ -288,6 +288,8 @@ fn egress_list_names_its_formats_and_pools() {
         "{unknown:?}"
     );
     assert_eq!(list(&[]).stdout, list(&["--format", "text"]).stdout);
-    let twice = [list(&["--format", "json"]), list(&["--format", "json"])].map(|output| output.stdout);
-    assert_eq!(twice[0], twice[1], "the serial does not depend on the time of the call");
+    let modified = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_767_323_045);
+    std::fs::File::options().append(true).open(folder.path("config.toml")).unwrap().set_modified(modified).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&list(&["--format", "json"]).stdout).unwrap();
+    assert_eq!((&json["syncToken"], &json["creationTime"]), (&"1767323045".into(), &"2026-01-02T03:04:05Z".into()));
 }

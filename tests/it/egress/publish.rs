@@ -232,30 +232,31 @@ fn a_reload_shows_in_every_format_within_a_second() {
 
 #[test]
 fn a_range_begins_and_ends_without_a_reload() {
+    let published = Published::start();
     let now = jiff::Timestamp::now();
     let at = |seconds: i64| (now + jiff::SignedDuration::from_secs(seconds)).to_string();
-    let (folder, config) = published(&|config| {
-        let upcoming = json!({ "cidr": "127.0.9.0/30", "from": at(4) });
-        config.set("egress.default.ranges", json!(["127.0.7.0/30"])).push("egress.default.ranges", upcoming)
-    });
-    let outgate = Outgate::run(folder, &config);
-    let address = outgate.log.wait_for("publish listener", |lines| {
-        lines.iter().find_map(|line| line.split_once("publish listening on ")?.1.trim().parse().ok())
-    });
-    let published = Published { outgate, address };
-    let state = || {
-        let json = published.get("/all/ranges.json").json();
-        let prefixes = json["prefixes"].as_array().unwrap().clone();
-        let range = prefixes.into_iter().find(|range| range["ipv4Prefix"] == "127.0.9.0/30").unwrap();
-        (range["state"].as_str().unwrap().to_owned(), json["syncToken"].as_str().unwrap().parse::<i64>().unwrap())
+    let upcoming = json!({ "cidr": "127.0.9.0/30", "from": at(8), "until": at(12) });
+    let config = published.outgate.config().push("egress.default.ranges", upcoming);
+    // A range stays in the list until the longest delivery that began before its end has ended.
+    let config = config.add("routes.*.timeouts.total", "2s").add("routes.*.timeouts.tunnel", "2s");
+    published.outgate.reconfigure(&config);
+    let json = || published.get("/all/ranges.json").json();
+    let serial = |json: &Value| json["syncToken"].as_str().unwrap().parse::<i64>().unwrap();
+    let state = |json: &Value| {
+        let prefixes = json["prefixes"].as_array().unwrap();
+        let range = prefixes.iter().find(|range| range["ipv4Prefix"] == "127.0.9.0/30");
+        range.map_or("absent".to_owned(), |range| range["state"].as_str().unwrap().to_owned())
     };
-    let (announced, serial) = state();
-    assert_eq!(announced, "announced");
+    let announced = json();
+    assert_eq!(state(&announced), "announced");
     let max_age: u64 =
         published.get("/all/ranges.json").field("cache-control").rsplit('=').next().unwrap().parse().unwrap();
-    assert!(max_age <= 4, "{max_age}");
-    support::eventually("the range begins", || state().0 == "active");
-    assert!(state().1 > serial);
+    assert!(max_age <= 8, "{max_age}");
+    support::eventually("the range begins", || state(&json()) == "retiring");
+    let begun = json();
+    assert!(serial(&begun) > serial(&announced));
+    support::eventually("the range ends", || state(&json()) == "absent");
+    assert!(serial(&json()) > serial(&begun));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder, scene};
@@ -30,6 +31,10 @@ fn has_landlock(outgate: &Outgate) -> bool {
     let line = lines.iter().find(|line| line.contains("sandbox: ")).expect("outgate logs its restrictions");
     let is_enforced = line.contains("(Landlock V");
     assert!(is_enforced || line.contains("Landlock is not available"), "{line}");
+    // This process asks the kernel, too: an outgate that does not find Landlock must fail the test.
+    let strictly = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let ruleset = strictly.handle_access(AccessFs::Execute).and_then(Ruleset::create);
+    assert_eq!(is_enforced, ruleset.is_ok(), "{line}");
     if !is_enforced {
         eprintln!("skipped: {line}");
     }
