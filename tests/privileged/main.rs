@@ -15,4 +15,5 @@ mod netns;
 mod network_files;
 mod sandbox;
 mod service_user;
+mod vrrp;
 mod whole_host;
