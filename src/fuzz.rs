@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 pub use crate::audit::audit_logs;
 use crate::audit::{Checkpoint, Verifier};
+pub use crate::cli::probe_targets;
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
 pub use crate::config::key_files;
@@ -56,6 +57,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("checkpoints", checkpoints),
     ("traceparents", traceparents),
     ("otlp_responses", otlp_responses),
+    ("probe_targets", probe_targets),
 ];
 
 type FuzzTarget = (&'static str, fn(&[u8]));

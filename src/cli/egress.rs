@@ -20,6 +20,8 @@ use crate::names::PoolName;
 use crate::policy::egress::list::ListVersion;
 use crate::policy::egress::list::format::{FORMATS, Format};
 use crate::sysexits;
+#[cfg(any(test, fuzzing))]
+pub use probe::probe_targets;
 
 #[derive(Subcommand)]
 pub(super) enum Egress {
@@ -27,8 +29,8 @@ pub(super) enum Egress {
     List(ListRanges),
     /// Check that this host has every address of every pool, and can send from it
     Verify(verify::VerifySources),
-    /// Connect to a target from every address, and show which addresses its allow-list may lack
-    Probe(probe::Probe),
+    /// Connect to a target, or to those of a file, from every address, and show which addresses an allow-list may lack
+    Probe(Box<probe::Probe>),
     /// Write the lists, a page, feeds and a signed manifest as a static site
     Publish(publish::Publish),
 }

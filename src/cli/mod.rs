@@ -38,6 +38,8 @@ use crate::net::resolve;
 use crate::policy::{self, Plan};
 use crate::state::observability::log;
 use crate::sysexits;
+#[cfg(any(test, fuzzing))]
+pub use egress::probe_targets;
 
 /// The directory of the service's configuration and keys.
 const CONFIG_DIR: &str = "/etc/outgate";

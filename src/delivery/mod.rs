@@ -39,7 +39,9 @@ use response::{HeldPermits, UpstreamResponse};
 use webhook::Webhook;
 
 pub use diagnosis::{Event, diagnose};
-pub use inspect::{ExplainRequest, Explanation, ProbeReport, ProbeRequest, ProbeResult, explain, explain_now, probe};
+pub use inspect::{
+    ExplainRequest, Explanation, ProbeReport, ProbeRequest, ProbeResult, explain, explain_now, probe, probe_route,
+};
 pub use own::deliver_own;
 pub use record::milliseconds;
 pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};

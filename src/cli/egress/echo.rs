@@ -15,10 +15,13 @@ use crate::delivery::{self, ProbeReport, ProbeRequest};
 use crate::names::{ClientName, PoolName, pluralize};
 use crate::policy;
 use crate::policy::authn::ANONYMOUS;
+use crate::policy::egress::NewRanges;
 use crate::policy::redact::Redactor;
 
 /// The most addresses of a pool that ask; of a larger pool, a sample spread over the ranges.
 const SOURCES_MAX: usize = 256;
+/// The most connections to the service at the same time.
+const CONNECTIONS_MAX: usize = 16;
 /// The most addresses that one finding names.
 const ADDRESSES_SHOWN_MAX: usize = 20;
 
@@ -47,6 +50,9 @@ pub(super) fn ask_from_all(valid: &ValidConfig, url: &str) -> Result<Vec<Finding
         for (name, pool) in &pools {
             let request = ProbeRequest {
                 url,
+                new: &NewRanges::None,
+                connections_max: CONNECTIONS_MAX,
+                confirms: false,
                 client: &client,
                 tenant: None,
                 pool: Some(pool),

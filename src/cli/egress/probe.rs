@@ -1,12 +1,19 @@
 //! `outgate egress probe`: knocks at a target from the addresses that deliveries leave from.
 //! From which source addresses does this target accept connections?
 
+mod bulk;
+mod mail;
+mod measurement;
+mod report;
+mod targets;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::super::local_runtime::{SenderArgs, run_locally, usage_error};
@@ -15,31 +22,53 @@ use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::{self, ProbeReport, ProbeRequest, ProbeResult, milliseconds};
 use crate::names::PoolName;
+use crate::policy::egress::NewRanges;
 use crate::policy::redact::Redactor;
 use crate::sysexits;
+use bulk::{BulkArgs, BulkSettings, named_ranges};
+#[cfg(any(test, fuzzing))]
+pub use targets::probe_targets;
+
+/// Connections that the probe of one target opens at the same time. The target must not take it for an attack.
+const CONNECTIONS_MAX: usize = 16;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate egress probe https://hooks.acme.example/in
   outgate egress probe https://hooks.acme.example/in --pool next --timeout 2s
   outgate egress probe https://hooks.acme.example/in --json | jq -r '.gaps[].lacks[]'
+  outgate egress probe --targets customers.csv --range 203.0.113.0/28 --csv > report.csv
+  outgate egress probe --targets customers.csv --mail mails --list-url https://ranges.example.com/
 
 The command checks DNS, TCP, TLS and the certificate from every usable address of the pool. It uses the route, guard,
 resolver and trust of the configuration, as a delivery would, and sends no request. If the target responds to some
 addresses only, the output lists the others: the allow-list of the target may lack them. The guard must allow the target
 and its port, and a route must match the target.
 
-Exit code 0: every address reaches the target and its certificate is good. 69: some do not, or none. 2: wrong usage.
-78: the configuration has problems.")]
+With --targets, the command compares the active addresses with those of the new ranges: the ranges that --range names, or
+else those whose `from` is in the future. This host must have their addresses. The command opens at most four connections
+to one host at a time, and tries a failed one twice. A target of plain HTTP gets a TCP connection only. Ctrl-C prints what
+is known. The page \"Egress lists\" explains the verdicts.
+
+Exit code 0: every address reaches the target and its certificate is good; with --targets, each target answers every
+address. 69: some do not, or none. 2: wrong usage. 65: a line of FILE is wrong. 66: FILE cannot be read. 73: the mails
+cannot be written. 78: the configuration has problems.")]
 pub(in super::super) struct Probe {
     /// The target, an https or http URL
-    url: String,
-    /// The pool, instead of the pool of the route that matches the URL
+    #[arg(required_unless_present = "targets", conflicts_with = "targets")]
+    url: Option<String>,
+    #[command(flatten)]
+    bulk: BulkArgs,
+    /// Also probe from this range of a pool, although its `from` may be in the future; repeatable
+    #[arg(long, value_name = "CIDR")]
+    range: Vec<IpNet>,
+    /// The pool, instead of the pool of the route that matches the target
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
     #[command(flatten)]
     sender: SenderArgs,
-    /// The number of addresses to probe; from a larger pool, the command takes a sample spread over the ranges
+    /// The number of addresses to probe; from a larger pool, the command takes a sample spread over the ranges. New
+    /// ranges have a sample of their own
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     sample: u16,
     /// The timeout of DNS, TCP and TLS each, such as 2s. Default: the timeouts of the route
@@ -58,7 +87,7 @@ impl Probe {
         self.probe().unwrap_or_else(|code| code)
     }
 
-    fn probe(self) -> Result<ExitCode, ExitCode> {
+    fn probe(mut self) -> Result<ExitCode, ExitCode> {
         let valid = load_or_report(self.config.as_deref())?;
         let client = self.sender.client(&valid.plan)?;
         let pool = match &self.pool {
@@ -73,12 +102,23 @@ impl Probe {
             },
         };
         let (tenant, redactor) = (self.sender.tenant(), Arc::clone(&valid.plan.redactor));
+        let named = if self.range.is_empty() { None } else { Some(named_ranges(&valid, &self.range)?) };
+        let sources_max = self.sample.into();
+        if let Some(file) = self.bulk.targets.take() {
+            let new = named.unwrap_or(NewRanges::Upcoming);
+            let settings = BulkSettings { client, tenant, pool, new, sources_max, timeout: self.timeout };
+            return self.bulk.run(&file, valid, settings, self.json);
+        }
+        let url = self.url.unwrap_or_default(); // clap requires it
         let request = ProbeRequest {
-            url: &self.url,
+            url: &url,
             client: &client,
             tenant: tenant.as_ref(),
             pool: pool.as_ref(),
-            max_sources: self.sample.into(),
+            new: &named.unwrap_or(NewRanges::None),
+            max_sources: sources_max,
+            connections_max: CONNECTIONS_MAX,
+            confirms: false,
             timeout: self.timeout,
             echo: None,
         };

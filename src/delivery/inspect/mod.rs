@@ -6,4 +6,4 @@ mod explain;
 mod probe;
 
 pub use explain::{ExplainRequest, Explanation, explain, explain_now};
-pub use probe::{ProbeReport, ProbeRequest, ProbeResult, probe};
+pub use probe::{ProbeReport, ProbeRequest, ProbeResult, probe, probe_route};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use http::Method;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -22,13 +23,10 @@ use crate::net::tls::{AlpnOffer, ClientTls, HandshakeInfo};
 use crate::net::{dial, tls};
 use crate::policy::authn::Authenticated;
 use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
-use crate::policy::egress::{self, Hop, Pool, Survey};
+use crate::policy::egress::{self, AnnouncedRange, Families, Hop, NewRanges, Pool, Survey};
 use crate::policy::route::Route;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
-
-/// Connections that a probe opens at the same time. A target that counts connections must not take it for an attack.
-const CONNECTIONS_MAX: usize = 16;
 
 pub struct ProbeRequest<'a> {
     pub url: &'a str,
@@ -36,8 +34,15 @@ pub struct ProbeRequest<'a> {
     pub tenant: Option<&'a TenantName>,
     /// The pool to use instead of the route's.
     pub pool: Option<&'a Arc<Pool>>,
-    /// Source addresses to try at most. Of a larger pool, the probe tries a sample.
+    /// The ranges to compare with the active ones. The probe connects from the addresses of them that this host has.
+    pub new: &'a NewRanges,
+    /// Source addresses to try at most, of the active and of the new ranges each. If there are more, the probe tries a
+    /// sample.
     pub max_sources: usize,
+    /// Connections to open at the same time. A target that counts connections must not take the probe for an attack.
+    pub connections_max: usize,
+    /// Whether a source that the target rejects tries again, if the target answers others.
+    pub confirms: bool,
     /// The timeout of DNS, TCP and TLS each, instead of the route's.
     pub timeout: Option<Duration>,
     /// The path of an echo service, which is asked for the address that it sees.
@@ -52,6 +57,8 @@ pub struct ProbeReport {
     pub addresses: Vec<IpAddr>,
     pub resolved: Duration,
     pub survey: Survey,
+    /// The new ranges of the pool.
+    pub new: Vec<AnnouncedRange>,
     /// The results in the order of the survey's hops.
     pub results: Vec<ProbeResult>,
     pub gaps: Vec<AllowListGap>,
@@ -82,6 +89,8 @@ pub struct ProbeHandshake {
 pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result<ProbeReport, Refusal> {
     let active = runtime.active_config();
     let (target, route) = judge_probe(&active, request)?;
+    let ranges = route.pool.compared_ranges(request.new, Timestamp::now());
+    let groups = [&ranges.active, &ranges.new].map(|ranges| ranges.iter().map(|range| range.cidr).collect::<Vec<_>>());
     let started = Clock::now();
     let delivery = Delivery {
         runtime,
@@ -94,15 +103,27 @@ pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result
         started,
         capture: None,
     };
-    let cleared = steps::resolve(&delivery, route.pool.families(Timestamp::now())).await?;
+    let has = |v6| groups.iter().flatten().any(|net| net.network().is_ipv6() == v6);
+    let cleared = steps::resolve(&delivery, Families { v4: has(false), v6: has(true) }).await?;
     let resolved = started.elapsed();
-    let now = Timestamp::now();
-    let usable = runtime.sources.snapshot().usable_ranges(&route.pool.active_ranges(now));
-    let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, now)?;
-    let results = probe_hops(&delivery, &survey.hops, request.echo).await;
+    let snapshot = runtime.sources.snapshot();
+    let usable = groups.map(|ranges| snapshot.usable_ranges(&IpNet::aggregate(&ranges)));
+    let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, Timestamp::now())?;
+    let mut results = probe_hops(&delivery, &survey.hops, request).await;
+    if request.confirms && results.iter().any(ProbeResult::is_answered) {
+        let rejected = results.iter_mut().filter(|result| result.is_rejected()).collect::<Vec<_>>();
+        let hops: Vec<Hop> = rejected.iter().map(|result| result.hop).collect();
+        let again = probe_hops(&delivery, &hops, request).await;
+        rejected.into_iter().zip(again).for_each(|(result, again)| *result = again);
+    }
     let gaps = gaps(&target, &survey, &results);
     let addresses = cleared.addresses().to_vec();
-    Ok(ProbeReport { target, route, addresses, resolved, survey, results, gaps })
+    Ok(ProbeReport { target, route, addresses, resolved, survey, new: ranges.new, results, gaps })
+}
+
+/// Returns the target of a probe and the route of deliveries to it, without a connection.
+pub fn probe_route(runtime: &Runtime, request: &ProbeRequest<'_>) -> Result<(Target, Arc<Route>), Refusal> {
+    judge_probe(&runtime.active_config(), request)
 }
 
 /// Judges the URL as a webhook without a body, and returns its target and route.
@@ -140,14 +161,14 @@ fn lacks_key(refusal: &Refusal) -> bool {
 }
 
 /// Probes each hop, several at a time, and returns the results in the order of the hops.
-async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop], echo: Option<&str>) -> Vec<ProbeResult> {
+async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop], request: &ProbeRequest<'_>) -> Vec<ProbeResult> {
     let mut waiting = hops.iter().copied().enumerate();
     let mut running = JoinSet::new();
     let mut ended: Vec<(usize, ProbeResult)> = Vec::new();
     loop {
-        for (index, hop) in waiting.by_ref().take(CONNECTIONS_MAX - running.len()) {
+        for (index, hop) in waiting.by_ref().take(request.connections_max - running.len()) {
             let (route, target) = (Arc::clone(delivery.route), delivery.target.clone());
-            let (tenant, echo) = (delivery.tenant.cloned(), echo.map(str::to_owned));
+            let (tenant, echo) = (delivery.tenant.cloned(), request.echo.map(str::to_owned));
             running
                 .spawn(async move { (index, probe_hop(hop, &route, &target, tenant.as_ref(), echo.as_deref()).await) });
         }
@@ -198,14 +219,14 @@ async fn probe_hop(
 
 impl ProbeResult {
     /// Returns whether the target or a firewall has rejected the source: TCP failed, or the handshake got no byte.
-    fn is_rejected(&self) -> bool {
+    pub fn is_rejected(&self) -> bool {
         use Code::{ConnectRefused, ConnectTimeout, ConnectUnreachable, ConnectionLost};
         let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
         matches!(code, Some(ConnectRefused | ConnectTimeout | ConnectUnreachable | ConnectionLost))
     }
 
     /// Returns whether the target itself has sent a byte of the handshake.
-    fn is_answered(&self) -> bool {
+    pub fn is_answered(&self) -> bool {
         let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
         matches!(code, None | Some(Code::CertificateUntrusted | Code::TlsFailed))
     }

@@ -23,7 +23,7 @@ pub struct AllowListGap {
 }
 
 /// A range of source addresses, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressRange {
     first: IpAddr,
     last: IpAddr,

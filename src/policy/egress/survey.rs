@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{AddressSpan, Hop, HopError, Pool, TARGET_ADDRESSES_MAX, interleave, is_v6, u128_to_ip};
+use super::{
+    AddressSpan, AnnouncedRange, Hop, HopError, Pool, RangePhase, TARGET_ADDRESSES_MAX, interleave, ip_to_u128, is_v6,
+    u128_to_ip,
+};
 use crate::policy::guard::ClearedAddresses;
 
 /// The hops from each source, in turn, to every target address of its family.
@@ -24,29 +27,71 @@ impl Survey {
     }
 }
 
-/// Returns hops from every address of the pool in `usable`, or from a sample of `total` addresses if there are more.
-/// Each span gets its share of the sample, which includes its first and last address.
+/// The choice of the ranges that a probe compares with the active ones.
+pub enum NewRanges {
+    None,
+    /// The ranges whose `from` is in the future.
+    Upcoming,
+    /// The ranges that lie within these networks, as the host or as targets see them.
+    Within(Vec<IpNet>),
+}
+
+/// The ranges of a pool that a probe compares. None of them has ended.
+pub struct ComparedRanges {
+    pub new: Vec<AnnouncedRange>,
+    /// The ranges that deliveries leave from, without the new ones.
+    pub active: Vec<AnnouncedRange>,
+}
+
+impl Pool {
+    pub fn compared_ranges(&self, new: &NewRanges, now: Timestamp) -> ComparedRanges {
+        let is_new = |range: &AnnouncedRange| match new {
+            NewRanges::None => false,
+            // The next period of an active range is no new range.
+            NewRanges::Upcoming => range.phase == RangePhase::Upcoming && !self.contains(range.cidr.network(), now),
+            NewRanges::Within(nets) => nets.iter().any(|net| net.contains(&range.cidr) || net.contains(&range.seen_as)),
+        };
+        let ranges = self.announced_ranges(now).filter(|range| range.phase != RangePhase::Ended);
+        let (new, mut active): (Vec<_>, Vec<_>) = ranges.partition(is_new);
+        active.retain(|range| range.phase == RangePhase::Active);
+        ComparedRanges { new, active }
+    }
+
+    /// Returns whether deliveries leave from the address, now or later.
+    fn announces(&self, ip: IpAddr, now: Timestamp) -> bool {
+        let mut ranges = self.ranges.iter().filter(|range| range.phase(now) != RangePhase::Ended);
+        ranges.any(|range| range.is_v6() == ip.is_ipv6() && range.contains(ip_to_u128(ip)))
+    }
+}
+
+/// Returns hops from every address of the pool in `groups`, or from a sample of `sources_max` addresses of a group that
+/// has more. Each span of a group gets its share of the sample, which includes its first and last address.
 pub fn survey(
     pool: &Pool,
     cleared: &ClearedAddresses,
-    usable: &[IpNet],
+    groups: &[Vec<IpNet>],
     sources_max: usize,
     now: Timestamp,
 ) -> Result<Survey, HopError> {
     let has_family = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
-    let families = [false, true].into_iter().filter(|v6| has_family(*v6));
-    let spans: Vec<(bool, AddressSpan)> =
-        families.flat_map(|v6| merge_spans(usable, v6).into_iter().map(move |span| (v6, span))).collect();
-    if spans.is_empty() {
-        return Err(if usable.is_empty() { HopError::NoUsableSource } else { HopError::NoCommonFamily });
+    let (mut sources, mut population) = (Vec::new(), 0u128);
+    for usable in groups {
+        let families = [false, true].into_iter().filter(|v6| has_family(*v6));
+        let spans: Vec<(bool, AddressSpan)> =
+            families.flat_map(|v6| merge_spans(usable, v6).into_iter().map(move |span| (v6, span))).collect();
+        let sizes: Vec<u128> = spans.iter().map(|(_, span)| span.size()).collect();
+        let drawn = spans.iter().zip(allocate_shares(&sizes, sources_max)).flat_map(|((v6, span), share)| {
+            let v6 = *v6;
+            span.sample(share).map(move |number| u128_to_ip(number, v6))
+        });
+        sources.extend(drawn.filter(|source| pool.announces(*source, now)));
+        population = sizes.iter().copied().fold(population, u128::saturating_add);
     }
-    let sizes: Vec<u128> = spans.iter().map(|(_, span)| span.size()).collect();
-    let drawn = spans.iter().zip(allocate_shares(&sizes, sources_max)).flat_map(|((v6, span), share)| {
-        let v6 = *v6;
-        span.sample(share).map(move |number| u128_to_ip(number, v6))
-    });
-    let sources: Vec<IpAddr> = drawn.filter(|source| pool.contains(*source, now)).collect();
-    let population = sizes.iter().copied().fold(0, u128::saturating_add);
+    if population == 0 {
+        let has_usable = groups.iter().any(|usable| !usable.is_empty());
+        return Err(if has_usable { HopError::NoCommonFamily } else { HopError::NoUsableSource });
+    }
+    sources.sort_unstable();
     let hops_from = |from: IpAddr| {
         let to =
             interleave(cleared.addresses()).filter(move |to| to.is_ipv6() == from.is_ipv6()).take(TARGET_ADDRESSES_MAX);

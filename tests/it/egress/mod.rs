@@ -1,5 +1,6 @@
 //! Source addresses and name resolution.
 
+mod bulk_probe;
 mod lists;
 mod nat;
 mod notice;

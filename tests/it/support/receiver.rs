@@ -122,7 +122,8 @@ impl Receiver {
         Self::tls_for("127.0.0.1:0", identity, reaction, move |from| from.to_string() != rejected)
     }
 
-    fn tls_for(
+    /// Accepts every connection, and closes those from addresses that `accepts` rejects.
+    pub fn tls_for(
         address: &str,
         identity: Identity,
         reaction: Reaction,

@@ -1,0 +1,284 @@
+//! `outgate egress probe --targets`: probes the targets of many customers, a few connections at a time.
+//! How are ten thousand targets probed without a flood of connections to one host?
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::signal;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::mail::{Message, messages};
+use super::measurement::{Outcome, ProbedTarget, RangeToAllow, Verdict};
+use super::report::BulkReport;
+use super::targets::{self, ListedTarget};
+use crate::cli::ValidConfig;
+use crate::cli::local_runtime::{run_locally, usage_error};
+use crate::cli::new_file::write_secret;
+use crate::config::{duration_argument, parse_url};
+use crate::delivery::{self, ProbeRequest};
+use crate::names::{ClientName, TenantName, pluralize};
+use crate::policy::egress::{NewRanges, Pool};
+use crate::state::Runtime;
+use crate::sysexits;
+
+/// Hosts that are probed at the same time.
+const HOSTS_MAX: usize = 16;
+/// Connections to one host at the same time.
+const CONNECTIONS_PER_HOST_MAX: usize = 4;
+/// The longest part of a customer's name in the name of a file, in bytes.
+const SLUG_MAX: usize = 40;
+
+#[derive(Args)]
+pub(super) struct BulkArgs {
+    /// Probe the targets of this file, one a line: `URL CUSTOMER`, or CSV with the header url,customer,contact; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(super) targets: Option<PathBuf>,
+    /// Print CSV
+    #[arg(long, conflicts_with_all = ["json", "url"])]
+    csv: bool,
+    /// Write a mail for each customer whose allow-list lacks addresses into this new or empty folder
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    mail: Option<PathBuf>,
+    /// The address of the published list, which the mails name
+    #[arg(long, value_name = "URL", conflicts_with = "url", value_parser = url_argument)]
+    list_url: Option<String>,
+    /// The timeout of all connections to one target
+    #[arg(long, value_name = "TIME", conflicts_with = "url", value_parser = duration_argument, default_value = "5m")]
+    target_timeout: Duration,
+    /// The timeout of the command, which then reports what it knows
+    #[arg(long, value_name = "TIME", conflicts_with = "url", value_parser = duration_argument, default_value = "1h")]
+    total_timeout: Duration,
+}
+
+/// The settings of all probes.
+pub(super) struct BulkSettings {
+    pub client: ClientName,
+    pub tenant: Option<TenantName>,
+    pub pool: Option<Arc<Pool>>,
+    pub new: NewRanges,
+    pub sources_max: usize,
+    pub timeout: Option<Duration>,
+}
+
+impl BulkArgs {
+    pub(super) fn run(
+        self,
+        file: &Path,
+        valid: ValidConfig,
+        settings: BulkSettings,
+        is_json: bool,
+    ) -> Result<ExitCode, ExitCode> {
+        let listed = read_targets(file)?;
+        if let Some(folder) = &self.mail {
+            prepare_folder(folder).map_err(|error| cannot_create(folder, &error))?;
+        }
+        let (started, redactor) = (Timestamp::now(), Arc::clone(&valid.plan.redactor));
+        let new_ranges = new_ranges(&valid, &settings, started);
+        let settings = Arc::new(settings);
+        let outcomes = run_locally(valid, async |runtime| self.probe_all(runtime, &settings, &listed).await)?;
+        let results = listed.into_iter().enumerate().map(|(index, listed)| {
+            let unfinished = || Outcome::without_connections(Verdict::Unfinished, "it was not probed".to_owned());
+            let outcome = outcomes.get(&index).cloned().unwrap_or_else(unfinished);
+            let target = redactor.text(&listed.target.to_string()).as_str().to_owned();
+            ProbedTarget { listed, target, outcome }
+        });
+        let results: Vec<ProbedTarget> = results.collect();
+        let messages = messages(&results, self.list_url.as_deref());
+        let report =
+            BulkReport { started, ended: Timestamp::now(), new_ranges, results: &results, messages: &messages };
+        match (is_json, self.csv) {
+            (true, _) => println!("{:#}", report.to_json()),
+            (_, true) => print!("{}", report.to_csv()),
+            _ => print!("{}", report.to_text()),
+        }
+        if let Some(folder) = &self.mail {
+            write_mails(folder, &messages).map_err(|error| cannot_create(folder, &error))?;
+        }
+        let all = results.iter().all(|result| result.outcome.verdict == Verdict::Allowed);
+        Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(sysexits::UNAVAILABLE) })
+    }
+
+    /// Probes the targets of each host in turn, and those of several hosts at a time, until all have an outcome, the time
+    /// is over, or the operator interrupts.
+    async fn probe_all(
+        &self,
+        runtime: &Arc<Runtime>,
+        settings: &Arc<BulkSettings>,
+        listed: &[ListedTarget],
+    ) -> HashMap<usize, Outcome> {
+        let mut hosts: BTreeMap<_, Vec<(usize, ListedTarget)>> = BTreeMap::new();
+        for (index, target) in listed.iter().enumerate() {
+            hosts.entry(target.target.host.clone()).or_default().push((index, target.clone()));
+        }
+        let deadline = Instant::now() + self.total_timeout;
+        let (sender, mut outcomes) = mpsc::channel(HOSTS_MAX);
+        let (queue, mut workers) = (Arc::new(Mutex::new(hosts.into_values())), JoinSet::new());
+        for _ in 0..HOSTS_MAX {
+            let (queue, sender, limit) = (Arc::clone(&queue), sender.clone(), self.target_timeout);
+            let (runtime, settings) = (Arc::clone(runtime), Arc::clone(settings));
+            workers.spawn(async move {
+                while let Some(targets) = { queue.lock().next() } {
+                    probe_host(&runtime, &settings, targets, limit, &sender).await;
+                }
+            });
+        }
+        drop(sender);
+        let mut interrupt = pin!(signal::ctrl_c());
+        let mut known = HashMap::new();
+        loop {
+            tokio::select! {
+                biased; // an outcome that exists is reported
+                next = outcomes.recv() => match next {
+                    Some((index, outcome)) => drop(known.insert(index, outcome)),
+                    None => break known,
+                },
+                () = sleep_until(deadline) => break known,
+                _ = &mut interrupt => break known,
+            }
+        }
+    }
+}
+
+impl BulkSettings {
+    fn request<'a>(&'a self, url: &'a str) -> ProbeRequest<'a> {
+        ProbeRequest {
+            url,
+            client: &self.client,
+            tenant: self.tenant.as_ref(),
+            pool: self.pool.as_ref(),
+            new: &self.new,
+            max_sources: self.sources_max,
+            connections_max: CONNECTIONS_PER_HOST_MAX,
+            confirms: true,
+            timeout: self.timeout,
+            echo: None,
+        }
+    }
+
+    async fn probe(&self, runtime: &Arc<Runtime>, request: &ProbeRequest<'_>, limit: Duration) -> Outcome {
+        match timeout(limit, delivery::probe(runtime, request)).await {
+            Ok(Ok(report)) => Outcome::new(&report, matches!(self.new, NewRanges::Within(_)), Timestamp::now()),
+            Ok(Err(refusal)) => refused(runtime, &refusal),
+            Err(_) => {
+                let detail = format!("the connections took longer than {} s", limit.as_secs_f64());
+                Outcome::without_connections(Verdict::Unfinished, detail)
+            }
+        }
+    }
+}
+
+/// Probes the targets of one host, one after the other. Customers may share a target, such as the webhook service of a
+/// chat: it is probed once.
+async fn probe_host(
+    runtime: &Arc<Runtime>,
+    settings: &BulkSettings,
+    targets: Vec<(usize, ListedTarget)>,
+    limit: Duration,
+    outcomes: &mpsc::Sender<(usize, Outcome)>,
+) {
+    let mut known = HashMap::new();
+    for (index, listed) in targets {
+        let request = settings.request(&listed.url);
+        let outcome = match delivery::probe_route(runtime, &request) {
+            Err(refusal) => refused(runtime, &refusal),
+            Ok((target, route)) => {
+                let connections = (target, route.name.clone());
+                if !known.contains_key(&connections) {
+                    known.insert(connections.clone(), settings.probe(runtime, &request, limit).await);
+                }
+                known[&connections].clone()
+            }
+        };
+        // The receiver is gone when the command ends.
+        let _ = outcomes.send((index, outcome)).await;
+    }
+}
+
+fn refused(runtime: &Runtime, refusal: &delivery::refusal::Refusal) -> Outcome {
+    let detail = refusal.detail(&runtime.active_config().plan.redactor).to_string();
+    Outcome::without_connections(Verdict::Refused, format!("{}: {detail}", refusal.code.name()))
+}
+
+/// Returns the new ranges of all pools that may be probed, as targets see them.
+fn new_ranges(valid: &ValidConfig, settings: &BulkSettings, now: Timestamp) -> Vec<RangeToAllow> {
+    let pools =
+        valid.plan.pools.values().filter(|pool| settings.pool.as_ref().is_none_or(|one| one.name() == pool.name()));
+    let new = pools.flat_map(|pool| pool.compared_ranges(&settings.new, now).new);
+    new.map(|range| RangeToAllow::new(&range)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn read_targets(path: &Path) -> Result<Vec<ListedTarget>, ExitCode> {
+    let mut bytes = Vec::new();
+    let read = match path.as_os_str() == "-" {
+        true => io::stdin().lock().take(targets::FILE_MAX + 1).read_to_end(&mut bytes),
+        false => File::open(path).and_then(|file| file.take(targets::FILE_MAX + 1).read_to_end(&mut bytes)),
+    };
+    let report = |code: u8, reason: &str| {
+        eprintln!("outgate: {}: {reason}", path.display());
+        ExitCode::from(code)
+    };
+    match read {
+        Err(error) => return Err(report(sysexits::NO_INPUT, &error.to_string())),
+        Ok(length) if length as u64 > targets::FILE_MAX => {
+            return Err(report(sysexits::DATA, "the file is longer than 16 MiB; divide it"));
+        }
+        Ok(_) => {}
+    }
+    targets::parse(&bytes)
+        .map_err(|errors| report(sysexits::DATA, &errors.join(&format!("\noutgate: {}: ", path.display()))))
+}
+
+/// Creates the folder of the mails. A mail of a former probe must not be sent again, so it is empty.
+fn prepare_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    match fs::read_dir(folder)?.next() {
+        Some(_) => Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "the folder is not empty: name a new one")),
+        None => Ok(()),
+    }
+}
+
+fn write_mails(folder: &Path, messages: &[Message<'_>]) -> io::Result<()> {
+    for (number, message) in (1..).zip(messages) {
+        let is_plain = |c: char| c.is_ascii_alphanumeric();
+        let mut slug = message.customer.to_lowercase().replace(|c| !is_plain(c), "-");
+        slug.truncate(SLUG_MAX);
+        write_secret(&folder.join(format!("{number:04}-{}.txt", slug.trim_matches('-'))), message.to_mail())?;
+    }
+    eprintln!("outgate: {} in {}", pluralize(messages.len(), "mail"), folder.display());
+    Ok(())
+}
+
+fn cannot_create(folder: &Path, error: &io::Error) -> ExitCode {
+    eprintln!("outgate: cannot write the mails to {}: {error}", folder.display());
+    ExitCode::from(sysexits::CANNOT_CREATE)
+}
+
+fn url_argument(text: &str) -> Result<String, &'static str> {
+    parse_url(text).map(|_| text.to_owned())
+}
+
+/// Returns the new ranges that the operator names, if a pool has each of them.
+pub(super) fn named_ranges(valid: &ValidConfig, ranges: &[IpNet]) -> Result<NewRanges, ExitCode> {
+    let now = Timestamp::now();
+    for range in ranges {
+        let new = NewRanges::Within(vec![*range]);
+        if valid.plan.pools.values().all(|pool| pool.compared_ranges(&new, now).new.is_empty()) {
+            return Err(usage_error(&format!(
+                "--range: no pool has a range within {range}; write the new range into a pool with its `from` first"
+            )));
+        }
+    }
+    Ok(NewRanges::Within(ranges.to_vec()))
+}

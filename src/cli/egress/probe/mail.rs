@@ -1,0 +1,99 @@
+//! The text that asks a customer to allow addresses. It claims no more than the probe measured.
+//! What must a customer allow, until when, and why do we think so?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use super::measurement::{Answer, Measurement, ProbedTarget};
+use crate::names::{join_first, pluralize};
+use crate::policy::egress::list::rfc3339;
+
+/// The most ranges of addresses that a line names.
+const RANGES_MAX: usize = 8;
+
+/// The message to one customer, about all its targets.
+pub(super) struct Message<'a> {
+    pub customer: &'a str,
+    pub contact: Option<&'a str>,
+    pub subject: String,
+    pub body: String,
+}
+
+impl Message<'_> {
+    /// Returns the message with its header (RFC 5322), as `sendmail -t` reads it.
+    pub(super) fn to_mail(&self) -> String {
+        let to = self.contact.map(|contact| format!("To: {contact}\n")).unwrap_or_default();
+        format!("{to}Subject: {}\n\n{}", self.subject, self.body)
+    }
+}
+
+/// Returns a message for each customer whose allow-list probably lacks addresses.
+pub(super) fn messages<'a>(results: &'a [ProbedTarget], list_url: Option<&str>) -> Vec<Message<'a>> {
+    let mut customers: BTreeMap<_, Vec<&ProbedTarget>> = BTreeMap::new();
+    for result in results.iter().filter(|result| result.outcome.verdict.concerns_customer()) {
+        let customer = (result.listed.customer.as_str(), result.listed.contact.as_deref());
+        customers.entry(customer).or_default().push(result);
+    }
+    let message = |((customer, contact), mut targets): (_, Vec<&'a ProbedTarget>)| {
+        targets.sort_by_key(|result| &result.target);
+        targets.dedup_by_key(|result| &result.target);
+        let others = match targets.len() {
+            1 => String::new(),
+            count => format!(" and {}", pluralize(count - 1, "other")),
+        };
+        let subject = format!("Please allow our source addresses: {}{others}", targets[0].target);
+        Message { customer, contact, subject, body: body(&targets, list_url) }
+    };
+    customers.into_iter().map(message).collect()
+}
+
+fn body(targets: &[&ProbedTarget], list_url: Option<&str>) -> String {
+    let allow: BTreeSet<_> = targets.iter().flat_map(|result| &result.outcome.allow).collect();
+    let mut text = String::from(
+        "Hello,\n\nwe send webhooks to your servers from fixed source addresses. Your allow-list\nprobably lacks some of \
+         them. Please allow connections to\n\n",
+    );
+    // Writing to a `String` cannot fail.
+    for result in targets {
+        let _ = writeln!(text, "  {}", result.target);
+    }
+    text.push_str("\nfrom these addresses:\n\n");
+    for range in &allow {
+        let _ = writeln!(text, "  {range}");
+    }
+    let deadline = match allow.iter().map(|range| range.from).min().flatten() {
+        None => "now: we use some of these addresses already, and webhooks from them do not arrive".to_owned(),
+        Some(from) => format!("before {}:\nfrom then on, webhooks come from these addresses, too", rfc3339(from)),
+    };
+    let _ =
+        write!(text, "\nPlease do so {deadline}.\nKeep the addresses that you allow already.\n\nWhat we measured:\n");
+    for result in targets {
+        let at = result.outcome.at.map(rfc3339).unwrap_or_default();
+        let _ = writeln!(text, "\n  {} at {at}", result.target);
+        // A failure of our own host is none of the customer's business.
+        for found in result.outcome.measurements.iter().filter(|found| found.answer != Answer::Unclear) {
+            let sources = join_first(&found.sources, RANGES_MAX);
+            let _ = writeln!(text, "    {}: {} from {sources}", found.target, describe(found));
+        }
+    }
+    text.push_str(
+        "\nWe opened connections and sent no webhook. Each connection that failed was\ntried twice. We cannot see your \
+         firewall: if it allows these addresses, please look\nfor another cause of the failed connections.\n",
+    );
+    if let Some(url) = list_url {
+        let _ = write!(text, "\nTo verify this message, compare the addresses with our published list:\n{url}\n");
+    }
+    text
+}
+
+/// Describes a result for a reader who does not know outgate's codes.
+fn describe(found: &Measurement) -> &'static str {
+    match found.result {
+        _ if found.answer == Answer::Answered => "answered connections",
+        "connect_timeout" => "no answer in time to connections",
+        "connect_refused" => "refused connections",
+        "connect_unreachable" => "reported as unreachable: connections",
+        "connection_lost" => "accepted and then closed connections",
+        _ => "not established: connections",
+    }
+}
