@@ -107,7 +107,7 @@ impl Host {
     fn drain_command(&self, command: &str) {
         let mut drain = Command::new(env!("CARGO_BIN_EXE_outgate"));
         drain.arg(command).arg("--admin").arg(format!("unix:{}", self.outgate().folder.path("admin.sock").display()));
-        assert!(drain.status().unwrap().success());
+        assert!(drain.output().unwrap().status.success());
     }
 }
 
@@ -151,8 +151,10 @@ fn folder(pki: &Pki, key: &str) -> Folder {
         .set("admin.listen", ["127.0.0.1:4751", "unix:{dir}/admin.sock"]);
     folder.write_config("config.toml", &text);
     let mut check = Command::new(env!("CARGO_BIN_EXE_outgate"));
-    let output = check.args(["check", "--config"]).arg(folder.path("config.toml")).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let output = check.args(["check", "--json", "--config"]).arg(folder.path("config.toml")).output().unwrap();
+    let warnings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success() && !warnings.is_empty(), "{output:?}");
+    assert!(warnings.iter().all(|warning| warning["code"] == "not_public"), "addresses of documentation: {warnings:?}");
     let text = text
         .set("clients.billing.tokens", [token_hash("TOKEN")])
         .add("guard.allow", ["203.0.113.5"])

@@ -74,7 +74,7 @@ fn record_behind_haproxy_has_the_address_of_the_client() {
 
     let mut drain = Command::new(env!("CARGO_BIN_EXE_outgate"));
     drain.arg("drain").arg("--admin").arg(format!("unix:{}", outgate.folder.path("admin.sock").display()));
-    assert!(drain.status().unwrap().success());
+    assert!(drain.output().unwrap().status.success());
     // In the grace time outgate still serves, but haproxy has no host left to send to.
     eventually("haproxy takes the host out of service", || send("127.0.2.9").contains("\n000"));
 }

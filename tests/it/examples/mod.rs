@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bank;
+mod compose;
+mod kubernetes;
 mod load_balancer;
 mod platform;
 mod senders;

@@ -99,6 +99,19 @@ impl InstalledClients {
         Command::new(self.installed.join("python/bin/taplo"))
     }
 
+    /// A validator of Kubernetes manifests, with the schemas of many versions.
+    pub fn kubernetes_validate(&self) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg("-m").arg("kubernetes_validate");
+        command
+    }
+
+    /// Returns the documents of a YAML file.
+    pub fn yaml(&self, file: &Path) -> Vec<Value> {
+        let output = self.python("yaml_to_json").arg(file).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}: {output:?}", file.display()))
+    }
+
     /// Runs `client`, which sends all the requests in one session.
     pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, requests: &[ClientRequest]) -> Vec<Report> {
         let mut command = match client {
