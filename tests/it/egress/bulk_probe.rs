@@ -286,6 +286,22 @@ fn bulk_probe_makes_no_statement_without_a_connection_from_the_new_range() {
 }
 
 #[test]
+fn bulk_probe_names_the_ranges_of_which_the_host_lacks_addresses() {
+    let absent = "192.0.2.0/30";
+    let host = Host::with_ranges(&format!(
+        r#""{ACTIVE}", {{ cidr = "{NEW}", from = "{START}" }}, {{ cidr = "{absent}", from = "{START}" }}"#
+    ));
+    let acme = host.receiver(|_| true);
+    let (code, report) = host.json(&url("acme.example", &acme), &[]);
+    assert_eq!((code, &report["incomplete"]), (69, &json!([absent])), "{report:#}");
+    assert_eq!(verdicts(&report), BTreeMap::from([("acme.example", "allowed")]));
+    let text = String::from_utf8(host.probe(url("acme.example", &acme), &[]).stdout).unwrap();
+    assert!(text.contains(&format!("not probed: addresses of {absent} that this host lacks")), "{text}");
+    let (code, report) = host.json(&url("acme.example", &acme), &["--range", NEW]);
+    assert_eq!((code, &report["incomplete"]), (0, &json!([])), "{report:#}");
+}
+
+#[test]
 fn bulk_probe_tries_a_failed_connection_twice() {
     let host = Host::new();
     let count = AtomicUsize::new(0);

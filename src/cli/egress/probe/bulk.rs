@@ -29,7 +29,7 @@ use crate::cli::new_file::write_secret;
 use crate::config::{duration_argument, parse_url};
 use crate::delivery::{self, ProbeRequest};
 use crate::names::{ClientName, TenantName, pluralize};
-use crate::policy::egress::{NewRanges, Pool};
+use crate::policy::egress::{AnnouncedRange, NewRanges, Pool};
 use crate::state::Runtime;
 use crate::sysexits;
 
@@ -87,7 +87,13 @@ impl BulkArgs {
         let (started, redactor) = (Timestamp::now(), Arc::clone(&valid.plan.redactor));
         let new_ranges = new_ranges(&valid, &settings, started);
         let settings = Arc::new(settings);
-        let outcomes = run_locally(valid, async |runtime| self.probe_all(runtime, &settings, &listed).await)?;
+        let (incomplete, outcomes) = run_locally(valid, async |runtime| {
+            let sources = runtime.sources.snapshot();
+            let is_whole = |cidr: IpNet| IpNet::aggregate(&sources.usable_ranges(&[cidr])) == [cidr];
+            let incomplete = new_ranges.iter().filter(|range| !is_whole(range.cidr)).map(|range| range.seen_as);
+            (incomplete.collect::<BTreeSet<_>>(), self.probe_all(runtime, &settings, &listed).await)
+        })?;
+        let new = new_ranges.iter().map(RangeToAllow::new).collect();
         let results = listed.into_iter().enumerate().map(|(index, listed)| {
             let unfinished = || Outcome::without_connections(Verdict::Unfinished, "it was not probed".to_owned());
             let outcome = outcomes.get(&index).cloned().unwrap_or_else(unfinished);
@@ -96,17 +102,18 @@ impl BulkArgs {
         });
         let results: Vec<ProbedTarget> = results.collect();
         let messages = messages(&results, self.list_url.as_deref());
-        let report =
-            BulkReport { started, ended: Timestamp::now(), new_ranges, results: &results, messages: &messages };
+        let (results, messages, ended) = (&results[..], &messages[..], Timestamp::now());
+        let report = BulkReport { started, ended, new, incomplete, results, messages };
         match (is_json, self.csv) {
             (true, _) => println!("{:#}", report.to_json()),
             (_, true) => print!("{}", report.to_csv()),
             _ => print!("{}", report.to_text()),
         }
         if let Some(folder) = &self.mail {
-            write_mails(folder, &messages).map_err(|error| cannot_create(folder, &error))?;
+            write_mails(folder, messages).map_err(|error| cannot_create(folder, &error))?;
         }
-        let all = results.iter().all(|result| result.outcome.verdict == Verdict::Allowed);
+        let is_allowed = |result: &ProbedTarget| result.outcome.verdict == Verdict::Allowed;
+        let all = report.incomplete.is_empty() && results.iter().all(is_allowed);
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(sysexits::UNAVAILABLE) })
     }
 
@@ -211,12 +218,11 @@ fn refused(runtime: &Runtime, refusal: &delivery::refusal::Refusal) -> Outcome {
     Outcome::without_connections(Verdict::Refused, format!("{}: {detail}", refusal.code.name()))
 }
 
-/// Returns the new ranges of all pools that may be probed, as targets see them.
-fn new_ranges(valid: &ValidConfig, settings: &BulkSettings, now: Timestamp) -> Vec<RangeToAllow> {
-    let pools =
-        valid.plan.pools.values().filter(|pool| settings.pool.as_ref().is_none_or(|one| one.name() == pool.name()));
-    let new = pools.flat_map(|pool| pool.compared_ranges(&settings.new, now).new);
-    new.map(|range| RangeToAllow::new(&range)).collect::<BTreeSet<_>>().into_iter().collect()
+/// Returns the new ranges of all pools that may be probed.
+fn new_ranges(valid: &ValidConfig, settings: &BulkSettings, now: Timestamp) -> Vec<AnnouncedRange> {
+    let pools = valid.plan.pools.values();
+    let pools = pools.filter(|pool| settings.pool.as_ref().is_none_or(|chosen| chosen.name() == pool.name()));
+    pools.flat_map(|pool| pool.compared_ranges(&settings.new, now).new).collect()
 }
 
 fn read_targets(path: &Path) -> Result<Vec<ListedTarget>, ExitCode> {

@@ -1,8 +1,9 @@
 //! The report about many targets, as text, JSON and CSV.
 //! Which customers have not allowed the new range?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -32,7 +33,9 @@ const COLUMNS: [&str; 14] = [
 pub(super) struct BulkReport<'a> {
     pub started: Timestamp,
     pub ended: Timestamp,
-    pub new_ranges: Vec<RangeToAllow>,
+    pub new: BTreeSet<RangeToAllow>,
+    /// The new ranges of which this host lacks addresses. A verdict does not hold for these addresses.
+    pub incomplete: BTreeSet<IpNet>,
     pub results: &'a [ProbedTarget],
     pub messages: &'a [Message<'a>],
 }
@@ -50,10 +53,14 @@ impl BulkReport<'_> {
         let (count, groups) = (self.results.len(), self.by_verdict());
         let (started, ended) = (rfc3339(self.started), rfc3339(self.ended));
         let mut lines = vec![format!("{}, probed from {started} to {ended}", pluralize(count, "target"))];
-        lines.push(match self.new_ranges.is_empty() {
+        lines.push(match self.new.is_empty() {
             true => "no range is new: the active addresses were compared".to_owned(),
-            false => format!("new: {}", join(&self.new_ranges, ", ")),
+            false => format!("new: {}", join(&self.new, ", ")),
         });
+        if !self.incomplete.is_empty() {
+            let ranges = join(&self.incomplete, ", ");
+            lines.push(format!("not probed: addresses of {ranges} that this host lacks; assign them first"));
+        }
         lines.push(String::new());
         for (verdict, results) in &groups {
             let (name, meaning) = verdict.words();
@@ -98,7 +105,8 @@ impl BulkReport<'_> {
         json!({
             "started": rfc3339(self.started),
             "ended": rfc3339(self.ended),
-            "new": self.new_ranges,
+            "new": self.new,
+            "incomplete": self.incomplete,
             "summary": summary,
             "targets": self.results.iter().map(target).collect::<Vec<_>>(),
             "messages": self.messages.iter().map(message).collect::<Vec<_>>(),
@@ -121,8 +129,8 @@ impl BulkReport<'_> {
                 new.1.to_string(),
                 active.0.to_string(),
                 active.1.to_string(),
-                join(&outcome.lacking(), " "),
-                join(&outcome.allow.iter().map(|range| range.cidr).collect::<Vec<_>>(), " "),
+                join(outcome.lacking(), " "),
+                join(outcome.allow.iter().map(|range| range.cidr), " "),
                 outcome.detail.clone(),
                 outcome.at.map(rfc3339).unwrap_or_default(),
             ];
@@ -139,6 +147,6 @@ fn csv_cell(text: &str) -> String {
     format!("\"{guard}{}\"", escape_control_characters(text).replace('"', "\"\""))
 }
 
-fn join(items: &[impl ToString], separator: &str) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+fn join(items: impl IntoIterator<Item = impl ToString>, separator: &str) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(separator)
 }
