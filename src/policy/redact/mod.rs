@@ -142,6 +142,9 @@ impl Redactor {
 
     /// Returns a name that identifies a party or an object. A random name is no secret.
     pub fn name<'a>(&self, name: &'a str) -> Redacted<'a> {
+        if is_plain(name) {
+            return Redacted(Cow::Borrowed(name));
+        }
         Redacted(self.mask_numbers(&Decoded::new(name)))
     }
 
@@ -227,6 +230,10 @@ impl Redactor {
 
     /// Redacts each segment of a path. `is_secret` gets the index of a segment and its decoded bytes.
     fn segments<'a>(&self, path: &'a str, is_secret: impl Fn(usize, &[u8]) -> bool) -> Cow<'a, str> {
+        let mut segments = path.as_bytes().split(|byte| *byte == b'/').enumerate();
+        if is_plain(path) && !segments.any(|(index, raw)| is_secret(index, raw)) {
+            return Cow::Borrowed(path);
+        }
         let (mut edit, mut at) = (Edit::new(path), 0);
         for (index, raw) in path.split('/').enumerate() {
             if let Cow::Owned(redacted) = self.segment(raw, |bytes| is_secret(index, bytes)) {
@@ -238,6 +245,9 @@ impl Redactor {
     }
 
     fn segment<'a>(&self, raw: &'a str, is_secret: impl Fn(&[u8]) -> bool) -> Cow<'a, str> {
+        if is_plain(raw) && !is_secret(raw.as_bytes()) {
+            return Cow::Borrowed(raw);
+        }
         let decoded = Decoded::new(raw);
         match self.secret_in(&decoded, is_secret) {
             Some(secret) if !raw.is_empty() => Cow::Owned(self.replacement(&secret)),
@@ -303,6 +313,17 @@ fn without_queries(text: &str) -> Cow<'_, str> {
         };
     }
     edit.finish()
+}
+
+/// Returns whether a text has no escape, and fewer digits than a phone number. Most texts are so: only a random word of
+/// them is replaced. There is no early return, so that the compiler compares many bytes at once.
+fn is_plain(text: &str) -> bool {
+    let (mut digits, mut has_escape) = (0, false);
+    for byte in text.as_bytes() {
+        digits += usize::from(byte.is_ascii_digit());
+        has_escape |= *byte == b'%';
+    }
+    !has_escape && digits < phone::DIGITS_MIN
 }
 
 /// A text in which parts are replaced, from its start to its end. A text without such parts is not copied.

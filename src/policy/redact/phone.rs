@@ -6,7 +6,7 @@ const MASKED: usize = 4;
 /// ITU-T E.164 §6: a number has at most 15 digits.
 const DIGITS_MAX: usize = 15;
 /// The shortest international numbers have seven digits.
-const INTERNATIONAL_MIN: usize = 7;
+pub(super) const DIGITS_MIN: usize = 7;
 /// Digits of a number without `+`. A time in seconds or milliseconds has 10 or 13 and loses its last four, too.
 const NATIONAL_MIN: usize = 10;
 /// Digits of a number that is written in groups without `+`.
@@ -53,7 +53,7 @@ pub(super) fn is_in(text: &[u8]) -> bool {
 /// Returns the phone numbers of a text.
 pub(super) fn numbers(text: &[u8]) -> impl Iterator<Item = PhoneNumber> {
     // Most texts have too few digits for a number.
-    let has_enough = text.iter().filter(|byte| byte.is_ascii_digit()).nth(INTERNATIONAL_MIN - 1).is_some();
+    let has_enough = text.iter().filter(|byte| byte.is_ascii_digit()).nth(DIGITS_MIN - 1).is_some();
     let mut at = if has_enough { 0 } else { text.len() };
     std::iter::from_fn(move || {
         while at < text.len() {
@@ -118,7 +118,7 @@ impl DigitRun {
     /// Reads the digits behind `+` or 00. The number may end with each group that makes it whole: the others are an
     /// extension.
     fn international(self) -> Option<(PhoneNumber, usize)> {
-        let ends: Vec<_> = self.ends().filter(|end| (INTERNATIONAL_MIN..=DIGITS_MAX).contains(end)).collect();
+        let ends: Vec<_> = self.ends().filter(|end| (DIGITS_MIN..=DIGITS_MAX).contains(end)).collect();
         let last = *ends.last()?;
         let number = ends.iter().filter(|end| **end >= COMPLETE).fold(self.number, |number, end| number.ended(*end).0);
         Some(number.ended(last))
