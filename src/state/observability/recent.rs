@@ -40,12 +40,13 @@ impl RecentDeliveries {
             return;
         }
         let mut ring = self.0.lock();
-        let mut buffer = Arc::default();
+        let mut buffer = None;
         while ring.lines.len() >= LINES_MAX || ring.bytes + line.len() > BYTES_MAX {
             let Some(oldest) = ring.lines.pop_front() else { break };
             ring.bytes -= oldest.len();
-            buffer = oldest; // its memory is used again, unless a request reads it
+            buffer = Some(oldest); // its memory is used again, unless a request reads it
         }
+        let mut buffer = buffer.unwrap_or_default();
         let text = Arc::make_mut(&mut buffer);
         text.clear();
         text.shrink_to(CAPACITY_KEPT);
