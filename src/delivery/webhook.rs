@@ -22,7 +22,7 @@ use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::{Route, WHOLE_BODY_MAX};
 use crate::policy::sign::SigningInput;
 use crate::policy::trace::TraceContext;
-use crate::state::observability::traces::TRACEPARENT;
+use crate::state::observability::traces::{TRACEPARENT, TRACESTATE};
 
 /// A webhook before it is signed. Its body is buffered or about to stream.
 pub(super) struct Webhook<'a> {
@@ -100,10 +100,10 @@ impl<'a> Webhook<'a> {
     /// state of the new trace.
     pub(super) fn set_trace(&mut self, trace: &TraceContext) {
         if trace.parent.is_none() {
-            self.fields.remove("tracestate");
+            self.fields.remove(&TRACESTATE);
         }
         if let Ok(value) = HeaderValue::try_from(trace.traceparent()) {
-            self.fields.insert(TRACEPARENT, value);
+            self.fields.insert(&TRACEPARENT, value);
         }
     }
 

@@ -81,10 +81,6 @@ impl TraceContext {
         self.flags & SAMPLED != 0
     }
 
-    pub fn trace_id_text(&self) -> String {
-        HEXLOWER.encode(&self.trace_id)
-    }
-
     /// Returns the id of one of the delivery's spans. 0 is the delivery, and 1 the request that the target gets.
     pub fn span_id(&self, number: u8) -> SpanId {
         (self.first_span + u64::from(number)).to_be_bytes()
@@ -92,7 +88,13 @@ impl TraceContext {
 
     /// Returns the `traceparent` of the request that the target gets.
     pub fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace_id_text(), HEXLOWER.encode(&self.span_id(1)), self.flags)
+        let mut text = String::with_capacity(LENGTH);
+        text.push_str("00");
+        for field in [&self.trace_id[..], &self.span_id(1), &[self.flags]] {
+            text.push('-');
+            HEXLOWER.encode_append(field, &mut text);
+        }
+        text
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -24,7 +24,8 @@ use crate::state::Runtime;
 pub use otlp::otlp_responses;
 pub use otlp::{Message, SpanKind};
 
-pub const TRACEPARENT: &str = "traceparent";
+pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The deliveries whose spans wait. The spans of further ones are dropped and counted.
 const QUEUE_MAX: usize = 2048;
 /// The deliveries whose spans are one request.
@@ -53,7 +54,7 @@ impl TraceExporter {
     /// Returns the place of a delivery in the trace that its fields name, or in a new one. More than one `traceparent` is
     /// an invalid one.
     pub fn context(&self, settings: &Traces, fields: &HeaderMap, random: [u64; 3]) -> TraceContext {
-        let mut values = fields.get_all(TRACEPARENT).iter();
+        let mut values = fields.get_all(&TRACEPARENT).iter();
         let only = values.next().filter(|_| values.next().is_none());
         let parent = only.and_then(|value| ParentSpan::parse(value.to_str().ok()?));
         let is_sampled = match parent {
