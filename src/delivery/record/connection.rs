@@ -3,10 +3,9 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
-
 use super::Record;
-use super::timing::{Step, milliseconds};
+use super::json::{WriteJson, impl_write_json};
+use super::timing::{Milliseconds, Step};
 use crate::net::dial::DialReport;
 use crate::net::http_client::Connection;
 use crate::net::tls::{self, CertificateSummary};
@@ -16,25 +15,39 @@ use crate::policy::egress::Hop;
 const ATTEMPTS_MAX: usize = 16;
 
 /// One attempt to connect.
-#[derive(Serialize, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AttemptEvidence {
     source: IpAddr,
     address: IpAddr,
     /// The outcome of a [`crate::net::dial::ConnectAttempt`].
     outcome: &'static str,
-    ms: f64,
+    ms: Milliseconds,
 }
+impl_write_json!(AttemptEvidence: source, address, outcome, ms);
 
 /// The certificate that a target sent in a handshake that failed.
-#[derive(Serialize, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FailedCertificate {
-    #[serde(flatten)]
     certificate: Box<CertificateSummary>,
     /// The details of the refusal, or `accepted`, or `unverified` if the trust verifies nothing.
     verdict: &'static str,
 }
 
-#[derive(Serialize, Clone, Debug)]
+impl_write_json!(CertificateSummary:
+    common_name, names, more_names, issuer, not_before, not_after, serial, sha256);
+
+/// Writes one object: the verdict follows the fields of the certificate.
+impl WriteJson for FailedCertificate {
+    fn write_json(&self, line: &mut Vec<u8>) {
+        self.certificate.write_json(line);
+        line.pop();
+        line.extend_from_slice(b",\"verdict\":");
+        self.verdict.write_json(line);
+        line.push(b'}');
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct TlsEvidence {
     pub(super) version: &'static str,
     pub(super) suite: &'static str,
@@ -42,6 +55,7 @@ pub(super) struct TlsEvidence {
     /// `false`: the route's trust says `verify = "none"`.
     pub(super) verified: bool,
 }
+impl_write_json!(TlsEvidence: version, suite, certificate_expires, verified);
 
 impl Record {
     /// Clears the evidence of a former connection before a new one is opened.
@@ -66,7 +80,7 @@ impl Record {
             source: attempt.hop.seen_as(),
             address: attempt.hop.to().ip(),
             outcome: attempt.outcome,
-            ms: milliseconds(attempt.elapsed),
+            ms: Milliseconds(attempt.elapsed),
         }));
     }
 

@@ -8,11 +8,25 @@ use http::Method;
 use super::Record;
 use crate::delivery::refusal::Code;
 use crate::policy::trace::TraceContext;
+use crate::state::observability::records::Sampling;
 
 impl Record {
     /// Returns whether the target accepted the webhook.
     pub(super) fn is_success(&self, code: &str) -> bool {
         code == "delivered" && matches!(self.evidence.status_class, None | Some("2xx"))
+    }
+
+    /// Returns whether the log has the record, and counts it if not. The log has all but plain successes.
+    pub(super) fn sample(&self, code: &str) -> Sampling {
+        let is_report_only = self.evidence.would_take.is_some() || !self.evidence.would_refuse.is_empty();
+        if is_report_only || !self.is_success(code) {
+            return Sampling::ALWAYS;
+        }
+        let sampling = self.runtime.records.sample(&self.request_id);
+        if !sampling.is_kept {
+            self.runtime.metrics.records_sampled_out.inc();
+        }
+        sampling
     }
 
     /// Counts the delivery once, when it ends. The client decides how long a tunnel takes, so a tunnel has no duration.

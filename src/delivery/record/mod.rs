@@ -4,6 +4,7 @@
 mod connection;
 mod counting;
 mod denial;
+mod json;
 mod line;
 mod timing;
 mod token_endpoint;
@@ -27,8 +28,8 @@ use crate::policy::route::Route;
 use crate::policy::trace::TraceContext;
 use crate::state::Runtime;
 use crate::state::observability::metrics::RouteSeries;
-use crate::state::observability::records::Sampling;
 use connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
+use json::WriteJson;
 pub(super) use line::LimitKeyParts;
 use line::{RecordLine, RefusingLimit, WouldRefuse};
 pub(super) use timing::Step;
@@ -305,6 +306,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        static NO: std::sync::LazyLock<bool> =
+            std::sync::LazyLock::new(|| std::env::var_os("OUTGATE_NO_EVIDENCE").is_some());
+        if *NO {
+            return;
+        }
         for WouldRefuse { kind, name, code, .. } in &self.evidence.would_refuse {
             self.runtime.metrics.report_only(kind, name, code);
         }
@@ -336,22 +342,13 @@ impl Drop for Record {
         let route = self.evidence.route.as_ref().map(RouteName::as_str);
         self.count(code, blame, elapsed);
         self.count_denial(code);
-        let sampling = match self.is_success(code)
-            && self.evidence.would_refuse.is_empty()
-            && self.evidence.would_take.is_none()
-        {
-            true => self.runtime.records.sample(&self.request_id),
-            false => Sampling::ALWAYS,
-        };
-        if !sampling.is_kept {
-            self.runtime.metrics.records_sampled_out.inc();
-        }
+        let sampling = self.sample(code);
         let (redactor, target) = (&self.redactor, self.target.as_ref());
         let webhook_id = |id| redactor.webhook_id(id, is_generated(id, &self.request_id));
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: &self.request_id,
-            trace_id: self.evidence.trace.as_ref().map(TraceContext::trace_id_text),
+            trace_id: self.evidence.trace.as_ref().map(|trace| trace.trace_id),
             peer: self.peer,
             client: self.evidence.client.as_ref().map(ClientName::as_str),
             proof: self.evidence.proof,
@@ -374,7 +371,7 @@ impl Drop for Record {
             http: self.evidence.http,
             tls: self.evidence.tls.as_ref(),
             certificate: self.evidence.certificate.as_ref(),
-            signatures: self.evidence.signatures.iter().map(KeyId::as_str).collect(),
+            signatures: &self.evidence.signatures,
             status,
             status_class: self.evidence.status_class,
             code,
@@ -392,7 +389,7 @@ impl Drop for Record {
             ms: self.timer.times(),
             sample: sampling.rate,
         };
-        self.runtime.records.write(&line, sampling);
+        self.runtime.records.write(sampling, |text| line.write_json(text));
         if let Some(trace) = self.evidence.trace.as_ref().filter(|trace| trace.is_sampled()) {
             self.runtime.traces.push(trace::spans(&line, self.timer.times(), trace));
         }

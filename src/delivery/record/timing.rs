@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
-
+use super::json::{WriteJson, write_thousandths};
 use crate::state::observability::metrics::{STEPS, StepSeconds};
 
 /// The steps that a record times, in the order of the metrics.
@@ -37,11 +36,30 @@ pub(super) struct StepTime {
     pub(super) took: Duration,
 }
 
-/// Writes milliseconds.
-impl Serialize for StepTimes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let steps = NAMES.into_iter().zip(self.steps).filter_map(|(name, time)| Some((name, time?.took)));
-        serializer.collect_map(steps.chain([("total", self.total)]).map(|(name, time)| (name, milliseconds(time))))
+impl WriteJson for StepTimes {
+    fn write_json(&self, line: &mut Vec<u8>) {
+        line.push(b'{');
+        for (name, time) in NAMES.into_iter().zip(&self.steps) {
+            let Some(StepTime { took, .. }) = time else { continue };
+            line.push(b'"');
+            line.extend_from_slice(name.as_bytes());
+            line.extend_from_slice(b"\":");
+            Milliseconds(*took).write_json(line);
+            line.push(b',');
+        }
+        line.extend_from_slice(b"\"total\":");
+        Milliseconds(self.total).write_json(line);
+        line.push(b'}');
+    }
+}
+
+/// A time that a record has in milliseconds, to the microsecond.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Milliseconds(pub(super) Duration);
+
+impl WriteJson for Milliseconds {
+    fn write_json(&self, line: &mut Vec<u8>) {
+        write_thousandths(microseconds(self.0), line);
     }
 }
 
@@ -74,10 +92,10 @@ impl StepTimer {
     /// Ends a step, which has taken the time since the end of the last one. A second time, such as that of a second
     /// connection, is added to the first.
     pub(super) fn end(&mut self, step: Step) {
-        let first = StepTime { began: self.last.duration_since(self.started), took: Duration::ZERO };
-        self.times.steps[step as usize].get_or_insert(first).took += self.last.elapsed();
-        self.current = None;
-        self.mark();
+        let (now, last) = (Instant::now(), self.last);
+        let first = StepTime { began: last.duration_since(self.started), took: Duration::ZERO };
+        self.times.steps[step as usize].get_or_insert(first).took += now.duration_since(last);
+        (self.current, self.last) = (None, now);
     }
 
     /// Sets the beginning of the next step to now.
@@ -114,5 +132,10 @@ impl StepTimer {
 }
 
 pub fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
+    microseconds(time) as f64 / 1e3
+}
+
+/// Returns the microseconds of a time, rounded.
+fn microseconds(time: Duration) -> u64 {
+    time.as_secs() * 1_000_000 + u64::from(time.subsec_nanos() + 500) / 1000
 }

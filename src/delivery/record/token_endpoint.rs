@@ -3,15 +3,14 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
-
 use super::Record;
 use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
+use super::json::impl_write_json;
 use super::timing::StepTimes;
 use crate::policy::credential::OAuth2;
 
 /// The fields have the names of the record, with the endpoint in the target's place.
-#[derive(Serialize, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::delivery) struct TokenEndpointEvidence {
     credential: String,
     scheme: &'static str,
@@ -19,16 +18,17 @@ pub(in crate::delivery) struct TokenEndpointEvidence {
     port: u16,
     source: Option<IpAddr>,
     address: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     attempts: Vec<AttemptEvidence>,
     reused: Option<bool>,
     http: Option<&'static str>,
     tls: Option<TlsEvidence>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<FailedCertificate>,
     status_class: Option<&'static str>,
     ms: StepTimes,
 }
+impl_write_json!(TokenEndpointEvidence:
+    credential, scheme, host, port, source, address, attempts unless is_empty, reused, http, tls,
+    certificate unless is_none, status_class, ms);
 
 impl Record {
     /// Returns the evidence in this record of a request for a token.

@@ -3,7 +3,6 @@
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use serde::Serialize;
 use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -22,7 +21,7 @@ const DNS_NAME_TAG: Tag = Tag(2);
 
 /// The contents of a certificate. All texts are bounded and free of control characters. An unreadable certificate has
 /// only its digest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CertificateSummary {
     pub common_name: Option<String>,
     /// The first DNS names and addresses, at most [`NAMES_MAX`].

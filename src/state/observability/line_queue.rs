@@ -151,10 +151,6 @@ impl LineQueue {
         }
     }
 
-    pub(in crate::state) fn count_lost(&self, why: String) {
-        self.shared.lose(Some(why), 1);
-    }
-
     /// Returns whether the sink has been open once. The queue of a process that takes the lines itself has none.
     pub(in crate::state) fn is_open(&self) -> bool {
         self.shared.is_open.load(Ordering::Relaxed)
@@ -356,8 +352,8 @@ mod tests {
     fn losses_of_a_replaced_destination_count_after_the_replacement() {
         let losses = Arc::default();
         let queues = ["a", "b"].map(|name| LineQueue::in_memory(CONFIG(), reporting(&losses, name)));
-        queues[1].count_lost("no space".to_owned());
-        queues[0].count_lost("no space".to_owned());
+        queues[1].shared.lose(Some("no space".to_owned()), 1);
+        queues[0].shared.lose(Some("no space".to_owned()), 1);
         assert_eq!((losses.count(), losses.cause()), (2, "a cannot be written: no space".to_owned()));
     }
 }

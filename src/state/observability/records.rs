@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tracing::warn;
 
 use crate::config::{DeliveryLog, Log, SampleRate};
@@ -201,21 +200,17 @@ impl Records {
         self.to.load().lines.as_ref().map(LineQueue::drain).unwrap_or_default()
     }
 
-    /// Writes a record to the ring and, if the sampling keeps it, to the log.
-    pub fn write(&self, line: &impl Serialize, sampling: Sampling) {
+    /// Writes a record to the ring and, if the sampling keeps it, to the log. `append` appends the line without its line
+    /// feed.
+    pub fn write(&self, sampling: Sampling, append: impl FnOnce(&mut Vec<u8>)) {
         let to = self.to.load();
-        // The line is serialised before a lock is taken, so other deliveries wait for one copy only.
+        // The line is written before a lock is taken, so other deliveries wait for one copy only.
         LINE.with_borrow_mut(|text| {
             text.clear();
-            let written = serde_json::to_writer(&mut *text, line);
+            append(text);
             text.push(b'\n');
-            match written {
-                Ok(()) => {
-                    self.recent.push(text);
-                    to.lines.iter().filter(|_| sampling.is_kept).for_each(|lines| lines.push(text));
-                }
-                Err(error) => to.lines.iter().for_each(|lines| lines.count_lost(error.to_string())),
-            }
+            self.recent.push(text);
+            to.lines.iter().filter(|_| sampling.is_kept).for_each(|lines| lines.push(text));
         });
     }
 

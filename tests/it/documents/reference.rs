@@ -111,7 +111,7 @@ fn records_page_has_every_field_in_order_and_no_other() {
     let within = [
         ("attempts", fields(connection, "AttemptEvidence")),
         ("tls", fields(connection, "TlsEvidence")),
-        // serde flattens the certificate.
+        // The verdict follows the fields of the certificate in one object.
         (
             "certificate",
             [
