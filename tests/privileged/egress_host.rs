@@ -1,5 +1,5 @@
-//! `outgate egress verify` on hosts that are wrong in one respect, in a network namespace.
-//! Does it find the fault, and does its command correct it?
+//! `outgate egress verify` and `egress probe` in a network namespace, on hosts that are wrong in one respect.
+//! Do they find the fault, and does the printed command correct it?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -196,4 +196,53 @@ fn verify_echo_finds_an_address_that_a_nat_replaces() {
     let range = "{ cidr = \"198.51.100.17\", seen_as = \"203.0.113.7\" }, \"198.51.100.16\", \"198.51.100.18/31\"";
     folder.write("config.toml", text.replace_one("\"198.51.100.16/30\"", range));
     assert_eq!(faults(&verify(&folder, &["--echo", &url]).0, "echo"), [] as [Value; 0], "the NAT is configured");
+}
+
+#[test]
+fn bulk_probe_finds_the_firewall_that_lacks_a_new_range_of_both_families() {
+    if !inside("bulk_probe_finds_the_firewall_that_lacks_a_new_range_of_both_families") {
+        return;
+    }
+    run("ip addr add 203.0.113.5/32 dev lo");
+    run("ip addr add 2001:db8:99::5/128 dev lo");
+    for range in ["198.51.100.16/30", "198.51.100.32/30", "2001:db8:5::/126", "2001:db8:6::/126"] {
+        run(&format!("ip route add local {range} dev lo"));
+    }
+    let pki = Pki::new();
+    let folder = Folder::new();
+    folder.write("ca.pem", &pki.pem);
+    let target = Receiver::tls_at("[::]:0", pki.leaf(&["hook.example"]), echo());
+    let config = "[egress.default]\nranges = [\"198.51.100.16/30\", \"2001:db8:5::/126\", { cidr = \"198.51.100.32/30\", \
+         from = 2200-01-01T00:00:00Z }, { cidr = \"2001:db8:6::/126\", from = 2200-01-01T00:00:00Z }]\n[guard]\nallow = \
+         [\"203.0.113.5\", \"2001:db8:99::5\"]\n[resolver.hosts]\n\"hook.example\" = [\"203.0.113.5\", \"2001:db8:99::5\"]\n\
+         [trust.public]\nroots = [\"{dir}/ca.pem\"]\n[[routes]]\nname = \"hooks\"\nhosts = [\"hook.example\"]\nports = [PORT]\n";
+    folder.write_config("config.toml", &config.replace_one("PORT", &target.port().to_string()));
+    let targets = folder.write("targets", format!("hook.example:{} Acme\n", target.port()));
+    let probe = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.args(["egress", "probe", "--timeout", "2s", "--json", "--targets"]).arg(&targets);
+        let output = command.arg("--config").arg(folder.path("config.toml")).output().unwrap();
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (json["targets"][0].clone(), output.status.code())
+    };
+    let rules = "table inet firewall {\nchain in {\ntype filter hook input priority 0\nip saddr 198.51.100.32/30 tcp flags \
+                 syn reject with tcp reset\nip6 saddr 2001:db8:6::/126 tcp flags syn drop\n}\n}\n";
+    let rules = folder.write("firewall.nft", rules);
+    run(&format!("nft -f {}", rules.display()));
+    let (found, code) = probe();
+    assert_eq!((&found["verdict"], code), (&"range_not_allowed".into(), Some(69)), "{found:#}");
+    let new = ["198.51.100.32/30", "2001:db8:6::/126"];
+    assert_eq!(found["lacking"], serde_json::json!(new), "{found:#}");
+    let result = |target: &str, new: bool| {
+        let results = found["results"].as_array().unwrap();
+        let of = results.iter().find(|result| result["target"] == target && result["new"] == new).unwrap();
+        (of["result"].as_str().unwrap(), of["count"].as_u64().unwrap(), of["sources"][0].as_str().unwrap())
+    };
+    assert_eq!(result("203.0.113.5", false), ("ok", 4, "198.51.100.16/30"));
+    assert_eq!(result("203.0.113.5", true), ("connect_refused", 4, new[0]));
+    assert_eq!(result("2001:db8:99::5", false), ("ok", 4, "2001:db8:5::/126"));
+    assert_eq!(result("2001:db8:99::5", true), ("connect_timeout", 4, new[1]));
+    run("nft delete table inet firewall");
+    let (found, code) = probe();
+    assert_eq!((&found["verdict"], code), (&"allowed".into(), Some(0)), "{found:#}");
 }
