@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::netns::{inside_namespace, run};
+use crate::netns::{Host, inside_namespace, run};
 use crate::network_files::{libraries, program};
 use crate::support::configuration::{Config, Replace, token_hash};
 use crate::support::pki::Pki;
@@ -26,65 +26,46 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(format!("{FOLDER}/{name}")).unwrap()
 }
 
-/// A host: its network namespace lives as long as a process in it.
-struct Host {
-    holder: Child,
+/// A host of the pair.
+struct Egress {
+    host: Host,
     keepalived: Option<Child>,
     outgate: Option<Outgate>,
 }
 
-impl Drop for Host {
+impl Drop for Egress {
     fn drop(&mut self) {
         // keepalived ends its own children on TERM only.
         if let Some(keepalived) = &mut self.keepalived {
             signal(keepalived, "TERM");
             wait(keepalived, &Lines::default());
         }
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
     }
 }
 
-impl Host {
+impl Egress {
     /// Creates a host with `eth0` at 192.0.2.NUMBER and `eth1` at 10.0.0.NUMBER.
     fn new(number: u8) -> Self {
-        let holder = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
-        let host = Self { holder, keepalived: None, outgate: None };
-        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
-        let process = host.holder.id().to_string();
-        eventually("a network namespace", || namespace(&process) != namespace("self"));
+        let host = Host::new();
         for (interface, network, bridge) in [("eth0", "192.0.2", "outside"), ("eth1", "10.0.0", "inside")] {
             let peer = format!("{bridge}{number}");
-            run(&format!("ip link add {peer} type veth peer name {interface} netns {process}"));
+            run(&format!("ip link add {peer} type veth peer name {interface} netns {}", host.id()));
             run(&format!("ip link set {peer} master {bridge} up"));
             host.run(&format!("ip addr add {network}.{number}/24 dev {interface}"));
             host.run(&format!("ip link set {interface} up"));
         }
-        host.run("ip link set lo up");
         host.run("ip route add default via 192.0.2.1");
-        host
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id())).arg(program);
-        command
-    }
-
-    fn run(&self, words: &str) {
-        let mut words = words.split(' ');
-        let output = self.command(words.next().unwrap()).args(words).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        Self { host, keepalived: None, outgate: None }
     }
 
     fn start_outgate(&mut self, folder: Folder) {
-        let mut command = self.command(env!("CARGO_BIN_EXE_outgate"));
+        let mut command = self.host.command(env!("CARGO_BIN_EXE_outgate"));
         command.args(["run", "--config"]).arg(folder.path("config.toml"));
         self.outgate = Some(Outgate::start(command, folder));
     }
 
     fn start_keepalived(&mut self, keepalived: &Path, name: &str, folder: &Folder) {
-        let mut command = with_script(self.command("unshare"), keepalived);
+        let mut command = with_script(self.host.command("unshare"), keepalived);
         command.args(["--dont-fork", "--vrrp", "--log-console", "--config-id", name, "--use-file"]);
         command.arg(folder.path("keepalived.conf"));
         for process in ["pid", "vrrp_pid"] {
@@ -179,7 +160,7 @@ fn other_host_sends_from_the_same_addresses_after_a_drain_and_after_a_crash() {
 
     let shared = Folder::new();
     shared.write("keepalived.conf", keepalived_file());
-    let mut hosts = [Host::new(10), Host::new(11)];
+    let mut hosts = [Egress::new(10), Egress::new(11)];
     for (host, name) in hosts.iter_mut().zip(["egress-1", "egress-2"]) {
         host.start_outgate(folder(&pki, &key));
         host.start_keepalived(&keepalived, name, &shared);
@@ -187,7 +168,7 @@ fn other_host_sends_from_the_same_addresses_after_a_drain_and_after_a_crash() {
     let [first, second] = &mut hosts;
 
     // A sender repeats a webhook that got no response: in a move, no host has the address for a moment.
-    let send_until = |host: &Host, why: &str| {
+    let send_until = |host: &Egress, why: &str| {
         let before = host.deliveries();
         eventually(why, || {
             let mut curl = Command::new("curl");

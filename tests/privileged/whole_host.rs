@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::netns::{inside_namespace, run};
+use crate::netns::{Host, inside_namespace, run};
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::folder;
@@ -19,60 +18,11 @@ const TARGET: (&str, &str) = ("192.0.2.5", "2001:db8:99::5");
 const SENDERS_PER_HOST: usize = 2;
 const MOVES: usize = 10;
 
-/// A network namespace for another host. It ends with its process.
-struct Host(Child);
-
-impl Host {
-    fn new() -> Self {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
-    }
-
-    fn namespace(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-
-    fn run(&self, command: &str) {
-        run(&format!("nsenter --net={} {command}", self.namespace()));
-    }
-
-    fn output(&self, command: &[&str]) -> String {
-        let out = Command::new("nsenter").arg(format!("--net={}", self.namespace())).args(command).output().unwrap();
-        assert!(out.status.success(), "{command:?}: {out:?}");
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    /// Runs `make` on a thread in this namespace: its sockets belong to this host, whichever thread uses them.
-    fn with<T: Send>(&self, make: impl FnOnce() -> T + Send) -> T {
-        let namespace = std::fs::File::open(self.namespace()).unwrap();
-        std::thread::scope(|scope| {
-            let enter = || {
-                let network = rustix::thread::LinkNameSpaceType::Network;
-                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(network)).unwrap();
-                make()
-            };
-            scope.spawn(enter).join().unwrap()
-        })
-    }
-
-    /// The packets that the counter `name` has counted.
-    fn packets(&self, name: &str) -> u64 {
-        let json = self.output(&["nft", "-j", "list", "counter", "inet", "watch", name]);
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        json["nftables"].as_array().unwrap().iter().find_map(|object| object["counter"]["packets"].as_u64()).unwrap()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Returns the packets that the counter `name` of a host has counted.
+fn packets(host: &Host, name: &str) -> u64 {
+    let json = host.output(&["nft", "-j", "list", "counter", "inet", "watch", name]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    json["nftables"].as_array().unwrap().iter().find_map(|object| object["counter"]["packets"].as_u64()).unwrap()
 }
 
 /// Ends the senders, also if the test fails.
@@ -97,7 +47,7 @@ impl Network {
         for (port, holder) in [("own", None), ("peer", Some(&peer))] {
             let end = match holder {
                 None => format!("netns {}", std::process::id()),
-                Some(host) => format!("netns {}", host.0.id()),
+                Some(host) => format!("netns {}", host.id()),
             };
             target.run(&format!("ip link add {port} type veth peer name eth0 {end}"));
             target.run(&format!("ip link set {port} master br0 up"));
@@ -239,9 +189,9 @@ timeouts = {{ connect = "3s", response = "1s" }}
         let record = outgate.record_of(response);
         assert_eq!(record["source"].as_str(), Some(FLOATING), "{record}");
     }
-    assert_eq!(network.target.packets("foreign"), 0);
-    assert!(network.target.packets("arrived") > responses.len() as u64, "every webhook has several packets");
+    assert_eq!(packets(&network.target, "foreign"), 0);
+    assert!(packets(&network.target, "arrived") > responses.len() as u64, "every webhook has several packets");
     // The counter does see a foreign source: this host's own address.
     drop(TcpStream::connect((TARGET.0, v4.port())).unwrap());
-    eventually("the packets of this connection", || network.target.packets("foreign") > 0);
+    eventually("the packets of this connection", || packets(&network.target, "foreign") > 0);
 }
