@@ -306,11 +306,6 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        static NO: std::sync::LazyLock<bool> =
-            std::sync::LazyLock::new(|| std::env::var_os("OUTGATE_NO_EVIDENCE").is_some());
-        if *NO {
-            return;
-        }
         for WouldRefuse { kind, name, code, .. } in &self.evidence.would_refuse {
             self.runtime.metrics.report_only(kind, name, code);
         }
