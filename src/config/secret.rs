@@ -11,6 +11,10 @@ use super::problem::Problem;
 use super::reader::{Reader, Value};
 use super::{Located, Secret};
 
+/// The credentials of the packaged unit. Root can read them while the service runs (systemd.exec(5)), so a command in a
+/// root shell reads what the service reads.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/outgate.service";
+
 /// A reference to a secret. Any other text may be the secret itself and is never shown.
 enum SecretReference<'a> {
     File(&'a str),
@@ -100,13 +104,18 @@ fn read_credential(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err(("not the name of a credential".into(), "write the name that LoadCredential= gives it".into()));
     }
-    let Some(directory) = (reader.environment)("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty())
-    else {
-        let help = format!("add LoadCredential={name}:PATH to the service, or write \"file:PATH\"");
-        return Err(("no credentials were passed: $CREDENTIALS_DIRECTORY is not set".into(), help));
-    };
-    let path = PathBuf::from(directory).join(name);
+    let passed = (reader.environment)("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty());
+    let is_passed = passed.is_some();
+    let path = passed.map_or_else(|| PathBuf::from(SERVICE_CREDENTIALS), PathBuf::from).join(name);
     let content = reader.files.read(&path, SECRET_MAX).map_err(|error| match error {
+        FileError::Missing | FileError::PermissionDenied if !is_passed => {
+            let reason = format!("no credential {name} was passed: $CREDENTIALS_DIRECTORY is not set");
+            let help = format!(
+                "add LoadCredential={name}:PATH to the service, or write \"file:PATH\"; a command in a shell finds the \
+                 credentials if root runs it while outgate.service runs"
+            );
+            (reason, help)
+        }
         FileError::Missing => {
             (format!("no credential {name} was passed"), format!("add LoadCredential={name}:PATH to the service"))
         }
