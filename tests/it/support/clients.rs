@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -99,6 +100,17 @@ impl InstalledClients {
         Command::new(self.installed.join("python/bin/taplo"))
     }
 
+    /// Compiles a program in C#.
+    fn compiled_by_mono(&self, source: &Path) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let program = self.folder.path(&format!("send-{}.exe", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let mut compiler = Command::new("mcs");
+        compiler.arg("-reference:System.Net.Http.dll").arg(format!("-out:{}", program.display())).arg(source);
+        let output = compiler.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        program
+    }
+
     /// A validator of Kubernetes manifests, with the schemas of many versions.
     pub fn kubernetes_validate(&self) -> Command {
         let mut command = Command::new(&self.python);
@@ -177,6 +189,8 @@ impl InstalledClients {
         let (folder, jar) = (Path::new(SENDERS), |name: &str| Path::new(JARS).join(format!("{name}.jar")));
         let mut command = match file {
             "rust/src/main.rs" => Command::new(self.installed.join("rust/debug/send")),
+            // Mono has .NET's library and a compiler of C#.
+            "dotnet/Program.cs" => Command::new("mono"),
             _ => match file.rsplit_once('.').expect("a file of a language").1 {
                 "sh" => Command::new("sh"),
                 "py" => Command::new(&self.python),
@@ -199,6 +213,7 @@ impl InstalledClients {
         };
         let is_there = match file {
             "rust/src/main.rs" => Path::new(command.get_program()).exists(),
+            "dotnet/Program.cs" => has(&["--version"]) && Command::new("mcs").arg("--version").output().is_ok(),
             "send.go" => has(&["version"]),
             "SendHttpClient.java" => has(&["-version"]),
             "SendOkHttp.java" => has(&["-version"]) && jar("okhttp").exists(),
@@ -214,6 +229,7 @@ impl InstalledClients {
         }
         match file.rsplit_once('.').expect("a file of a language").1 {
             "rs" => {}
+            "cs" => drop(command.arg(self.compiled_by_mono(&folder.join(file)))),
             // Node looks for modules beside the program.
             "mjs" => {
                 let copy = self.folder.path(file);
