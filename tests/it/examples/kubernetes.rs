@@ -8,14 +8,14 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{checked, folder_with, new_key, path, receiver_on_this_host, verify_with_public_key};
+use super::{checked, config, folder_with, new_key, path, receiver_on_this_host, verify_with_public_key};
 use crate::support::clients::InstalledClients;
 use crate::support::configuration::{Config, Replace, token_hash};
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::{Folder, Outgate, eventually};
 
-const FILES: [&str; 5] = ["namespace.yaml", "config.yaml", "statefulset.yaml", "service.yaml", "network-policy.yaml"];
+const FILES: [&str; 5] = ["namespace.yaml", "config.yaml", "daemonset.yaml", "service.yaml", "network-policy.yaml"];
 /// The newest version of the validator, and an old one that clusters still have.
 const VERSIONS: [&str; 2] = ["1.37", "1.29"];
 const HOST: &str = "hooks.acme.example";
@@ -29,9 +29,9 @@ fn is_valid(installed: &InstalledClients, version: &str, file: &Path) -> bool {
 fn manifests_fit_the_schemas_and_a_wrong_one_does_not() {
     let Some(installed) = InstalledClients::open() else { return };
     let folder = Folder::new();
-    let text = std::fs::read_to_string(path("kubernetes/statefulset.yaml")).unwrap();
+    let text = std::fs::read_to_string(path("kubernetes/daemonset.yaml")).unwrap();
     let misspelt = folder.write("misspelt.yaml", text.replace_one("readOnlyRootFilesystem", "readOnlyRootFileSystem"));
-    let mistyped = folder.write("mistyped.yaml", text.replace_one("replicas: 2", "replicas: two"));
+    let mistyped = folder.write("mistyped.yaml", text.replace_one("minReadySeconds: 10", "minReadySeconds: ten"));
     for version in VERSIONS {
         for file in FILES {
             let file = path("kubernetes").join(file);
@@ -50,7 +50,7 @@ fn only(installed: &InstalledClients, file: &str) -> Value {
 }
 
 fn pod(installed: &InstalledClients) -> Value {
-    installed.yaml(&path("kubernetes/statefulset.yaml"))[0]["spec"]["template"].clone()
+    installed.yaml(&path("kubernetes/daemonset.yaml"))[0]["spec"]["template"].clone()
 }
 
 #[test]
@@ -73,19 +73,14 @@ fn pods_have_the_network_of_their_node_and_no_privilege() {
     let names = |list: &Value| -> Vec<String> {
         list.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
     };
-    let set = &installed.yaml(&path("kubernetes/statefulset.yaml"))[0]["spec"];
-    let claims = set["volumeClaimTemplates"].as_array().unwrap().iter().map(|claim| &claim["metadata"]["name"]);
-    let volumes = [names(&spec["volumes"]), claims.map(|name| name.as_str().unwrap().to_owned()).collect()].concat();
+    let set = &installed.yaml(&path("kubernetes/daemonset.yaml"))[0]["spec"];
     let sorted = |list: Vec<String>| list.into_iter().collect::<BTreeSet<_>>();
-    assert_eq!(sorted(names(&container["volumeMounts"])), sorted(volumes));
+    assert_eq!(sorted(names(&container["volumeMounts"])), sorted(names(&spec["volumes"])));
 
-    // The Service and the budget select the pods, and the policy opens the port of the pods.
+    // The Service selects the pods, and the policy opens the port of the pods.
     let labels = &pod["metadata"]["labels"];
     let (service, policy) = (only(&installed, "service.yaml"), only(&installed, "network-policy.yaml"));
-    let budget = installed.yaml(&path("kubernetes/statefulset.yaml"))[1].clone();
-    for selector in
-        [&set["selector"]["matchLabels"], &service["spec"]["selector"], &budget["spec"]["selector"]["matchLabels"]]
-    {
+    for selector in [&set["selector"]["matchLabels"], &service["spec"]["selector"]] {
         assert_eq!(selector, labels);
     }
     let port = &container["ports"][0];
@@ -97,6 +92,37 @@ fn pods_have_the_network_of_their_node_and_no_privilege() {
     let volume_of =
         |name: &str| spec["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == name).unwrap();
     assert_eq!(volume_of("config")["configMap"]["name"], only(&installed, "config.yaml")["metadata"]["name"]);
+}
+
+#[test]
+fn pod_has_time_for_the_drain_and_for_the_stop() {
+    let Some(installed) = InstalledClients::open() else { return };
+    let pod = pod(&installed);
+    let text = only(&installed, "config.yaml")["data"]["config.toml"].as_str().unwrap().to_owned();
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    let seconds = |text: &str| text.strip_suffix('s').unwrap().parse::<u64>().unwrap();
+    let setting = |key: &str| seconds(table["server"][key].as_str().unwrap());
+    let command = &pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"];
+    let drain = seconds(command.as_array().unwrap().last().unwrap().as_str().unwrap());
+    // The default of `timeouts.total`.
+    let longest_delivery = 120;
+    assert!(drain >= setting("drain_grace") + longest_delivery);
+    let stop = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(stop > drain + setting("drain_timeout"), "{stop}");
+}
+
+#[test]
+fn list_for_customers_has_the_ranges_of_a_node() {
+    let list = |file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        let output = command.args(["egress", "list", "--config"]).arg(path(file)).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| line.parse().unwrap()).collect::<Vec<ipnet::IpNet>>()
+    };
+    let (all, node) = (list("kubernetes/ranges.toml"), list("kubernetes/egress.toml"));
+    assert!(!node.is_empty() && all != node, "{node:?}");
+    assert!(node.iter().all(|range| all.iter().any(|listed| listed.contains(range))), "{node:?} in {all:?}");
 }
 
 /// Writes a ConfigMap as the kubelet does: a folder for each version, and one link that changes.
@@ -123,15 +149,18 @@ fn outgate_runs_with_the_configuration_the_probes_and_the_commands_of_the_manife
     // The paths of the pod become those of the test.
     let placed = |text: &str| text.replace_all("/run/outgate/", "{dir}/");
     let text = placed(&text).replace_all("/run/secrets/outgate/", "{dir}/").replace_all("/var/lib/outgate/", "{dir}/");
-    let text = Config::parse(&text);
+    let text = Config::parse(&text.replace_all("/etc/outgate-node/", "{dir}/"));
+    let node = config("kubernetes/egress.toml");
+    folder.write_config("egress.toml", &node);
     mount_config(&folder, "..1", &text);
-    assert_eq!(checked(&folder, "config.toml"), ["not_public", "not_public"], "addresses of documentation");
+    assert_eq!(checked(&folder, "config.toml"), ["not_public"], "addresses of documentation");
+    folder.write_config("egress.toml", &node.set("egress.default.ranges", ["127.0.7.16/29"]));
 
     let text = text
         .set("server.listen", ["127.0.0.1:0"])
         .set("admin.listen", ["127.0.0.1:0", "unix:{dir}/admin.sock"])
-        .set("egress.default.ranges", ["127.0.7.16/29", "127.0.7.24/29"])
         .set("clients.billing.tokens", [token_hash("TOKEN")])
+        .set("clients.billing.networks", ["127.0.0.0/8"])
         .and(&receiver_on_this_host(&receiver, HOST))
         .and("[trust.public]\nroots = [\"{dir}/ca.pem\"]\n");
     mount_config(&folder, "..2", &text);
@@ -161,7 +190,9 @@ fn outgate_runs_with_the_configuration_the_probes_and_the_commands_of_the_manife
         assert_eq!((&probe["host"], &probe["port"]), (&json!("127.0.0.1"), &json!(4751)), "the admin listener");
         outgate.admin(probe["path"].as_str().unwrap()).status
     };
-    assert_eq!((probe("livenessProbe"), probe("readinessProbe")), (200, 200));
+    for name in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert_eq!(probe(name), 200, "{name}");
+    }
     let stop = container["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
     let words: Vec<&str> = stop.iter().map(|word| word.as_str().unwrap()).collect();
     assert_eq!(words[0], "/usr/bin/outgate");
