@@ -13,7 +13,7 @@ use crate::support::clients::InstalledClients;
 use crate::support::configuration::{Replace, token_hash};
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
-use crate::support::{Folder, Outgate};
+use crate::support::{Folder, Outgate, eventually};
 
 const HOST: &str = "hooks.acme.example";
 
@@ -101,11 +101,16 @@ fn outgate_runs_with_the_configuration_and_the_health_check_of_the_compose_file(
     let test = service["healthcheck"]["test"].as_array().unwrap();
     let words: Vec<&str> = test.iter().map(|word| word.as_str().unwrap()).collect();
     assert_eq!(words[..2], ["CMD", "/usr/bin/outgate"]);
-    let health = || {
+    let socket = format!("unix:{}", outgate.folder.path("admin.sock").display());
+    let exit_code = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
-        command.args(&words[2..]).arg("--config").arg(&file).output().unwrap().status.code()
+        command.args(words).args(["--admin", &socket]).output().unwrap().status.code()
     };
-    assert_eq!(health(), Some(0));
+    assert_eq!(exit_code(&words[2..]), Some(0));
+    // A rejected configuration is a degradation: outgate still delivers, so the container stays healthy.
+    std::fs::write(&file, "no configuration").unwrap();
+    eventually("outgate is degraded", || exit_code(&["status"]) == Some(1));
+    assert_eq!(exit_code(&words[2..]), Some(0));
     drop(outgate);
-    assert_ne!(health(), Some(0), "no process, no health");
+    assert_ne!(exit_code(&words[2..]), Some(0), "no process, no health");
 }

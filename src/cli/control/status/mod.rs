@@ -21,15 +21,19 @@ use lines::{Style, status_lines};
   outgate status --watch
   outgate status --watch=5s | tee -a status.log
   outgate status --json | jq .configuration.number
+  outgate status --ready > /dev/null    # the health check of a container
 
-Exit code 0: outgate is ready and not degraded. 1: outgate is not ready, or degraded. 69: outgate is not running. With
---watch, Ctrl-C ends the view with exit code 0. NO_COLOR turns colours off.")]
+Exit code 0: outgate is ready and not degraded. 1: outgate is not ready, or degraded; with --ready, only if it is not
+ready. 69: outgate is not running. With --watch, Ctrl-C ends the view with exit code 0. NO_COLOR turns colours off.")]
 pub(in crate::cli) struct Status {
     #[command(flatten)]
     proxy: ProxySelector,
     /// Print JSON; with --watch, one line for each sample
     #[arg(long)]
     json: bool,
+    /// Exit with 0 if outgate is ready, also if it is degraded
+    #[arg(long, conflicts_with = "watch")]
+    ready: bool,
     /// Show the state and the rates again after this interval: 1s if none is written
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1s",
           value_parser = duration_argument)]
@@ -54,8 +58,9 @@ impl Status {
             let style = Style::of_stdout();
             status_lines(&status).iter().for_each(|line| line.render(&style).iter().for_each(|row| println!("{row}")));
         }
-        let is_healthy = list(&status["blocked"]).chain(list(&status["degraded"])).next().is_none();
-        if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let is_ready = list(&status["blocked"]).next().is_none();
+        let is_degraded = list(&status["degraded"]).next().is_some();
+        if is_ready && (self.ready || !is_degraded) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn sample(&self) -> Result<Value, AdminError> {
