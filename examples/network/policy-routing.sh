@@ -7,6 +7,8 @@ ip route replace local 198.51.100.16/28 dev lo
 
 ip route replace default via 203.0.113.1 dev eth1 table 100
 ip route replace local 203.0.113.64/28 dev lo
+# A rule that is there already would be added a second time.
+ip rule del from 203.0.113.64/28 lookup 100 priority 1000 2>/dev/null || true
 ip rule add from 203.0.113.64/28 lookup 100 priority 1000
 
 # A strict reverse-path filter would drop packets that come in by an uplink other than the default route's.

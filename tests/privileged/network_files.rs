@@ -92,6 +92,22 @@ fn unit_of_the_ranges_is_accepted() {
     assert!(!printed.contains("outgate-ranges"), "{printed}");
 }
 
+/// The test puts programs that exist in place of the script's place and of BIRD's, which the test does not install.
+#[test]
+fn unit_of_the_announcement_is_accepted() {
+    let (Some(analyze), Some(birdc)) = (program("systemd-analyze"), program("birdc")) else { return };
+    let unit = std::fs::read_to_string(file("bird/outgate-bird.service")).unwrap();
+    let unit = unit
+        .replace_one(
+            "ExecStart=/usr/local/libexec/outgate-bird-health",
+            &format!("ExecStart={}", file("bird/health.sh")),
+        )
+        .replace_one("/usr/sbin/birdc", birdc.to_str().unwrap());
+    let folder = Folder::new();
+    let printed = accepted(&analyze, &["verify", folder.write("outgate-bird.service", unit).to_str().unwrap()]);
+    assert!(!printed.contains("outgate-bird"), "{printed}");
+}
+
 #[test]
 fn shell_scripts_are_accepted_by_shellcheck() {
     let Some(shellcheck) = program("shellcheck") else { return };

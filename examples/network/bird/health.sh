@@ -1,25 +1,18 @@
 #!/bin/sh
-# Announces the ranges while outgate is ready, and withdraws them otherwise. Run it as a service, as a member of the
-# group bird. Two answers in a row decide, so that one slow answer moves no range.
+# Announces the ranges while outgate is ready, and withdraws them otherwise. outgate-bird.service runs it. Two answers in a
+# row decide, so that one slow answer moves no range. It repeats its command, because `birdc configure` disables the ranges
+# again.
 set -u
-ready=unknown
-count=0
+last=unknown
 while :; do
 	if curl --silent --fail --max-time 1 --output /dev/null "${READYZ:-http://127.0.0.1:4751/readyz}"; then
 		now=enable
 	else
 		now=disable
 	fi
-	if [ "$now" = "$ready" ]; then
-		count=0
-	else
-		count=$((count + 1))
+	if [ "$now" = "$last" ]; then
+		birdc "$now" '"egress*"' >/dev/null
 	fi
-	if [ "$count" -ge 2 ]; then
-		if birdc "$now" '"egress*"' >/dev/null; then
-			ready=$now
-			count=0
-		fi
-	fi
+	last=$now
 	sleep 1
 done

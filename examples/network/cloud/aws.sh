@@ -10,9 +10,9 @@ aws ec2 assign-ipv6-addresses --network-interface-id "$ENI" --ipv6-prefix-count 
 aws ec2 assign-private-ip-addresses --network-interface-id "$ENI" --ipv4-prefix-count 1
 aws ec2 associate-address --allocation-id "$ALLOCATION" --network-interface-id "$ENI" --private-ip-address "$PRIVATE"
 
-# The interface may only send from addresses that the VPC has assigned to it. With a range of your own that a route of the
-# VPC sends to this host, switch the check off.
-aws ec2 modify-network-interface-attribute --network-interface-id "$ENI" --no-source-dest-check
+# The interface may only send from addresses that the VPC has assigned to it, such as those above. Only for a range of your
+# own that a route of the VPC sends to this host, switch the check off:
+#   aws ec2 modify-network-interface-attribute --network-interface-id "$ENI" --no-source-dest-check
 
 # The host accepts packets for the prefix. The VPC's DHCP does not tell it to.
 #   ip route add local 10.0.1.16/28 dev lo
