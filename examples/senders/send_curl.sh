@@ -5,7 +5,11 @@
 #
 # Outgate-TLS: if TARGET is an http:// URL, outgate uses https to the receiver.
 # --max-time: longer than outgate's own `timeouts.total`.
+# --config -: the proxy comes from standard input, because every user of the host can read a command line, and the URL has
+# the token.
 exec curl --silent --show-error --max-time 130 --output /dev/null --dump-header - --write-out '%{http_code}\n' \
-	--proxy "$OUTGATE_PROXY" ${OUTGATE_CA:+--cacert "$OUTGATE_CA" --proxy-cacert "$OUTGATE_CA"} \
+	--config - ${OUTGATE_CA:+--cacert "$OUTGATE_CA" --proxy-cacert "$OUTGATE_CA"} \
 	--header 'Outgate-TLS: 1' --header 'Outgate-Tenant: acme' \
-	--header 'Content-Type: application/json' --data '{"type":"ping"}' "$TARGET"
+	--header 'Content-Type: application/json' --data '{"type":"ping"}' "$TARGET" <<END
+proxy = "$OUTGATE_PROXY"
+END

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::clients::InstalledClients;
+use support::configuration::Replace;
 use support::pki::Pki;
+use support::process::Process;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, billing, config, folder};
 use support::signature::verify;
-use support::{Folder, Outgate};
+use support::{Folder, Outgate, required};
 
 /// What a sender can do, and where it shows the refusal of a CONNECT.
 struct Sender {
@@ -60,7 +62,7 @@ const SENDERS: &[Sender] = &[
 ];
 
 /// Files without a program of their own.
-const BESIDE: &[&str] = &["README.md", "dotnet/send.csproj", "rust/Cargo.lock", "rust/Cargo.toml"];
+const BESIDE: &[&str] = &["README.md", "config.toml", "dotnet/send.csproj", "rust/Cargo.lock", "rust/Cargo.toml"];
 
 const PARALLEL: usize = 4;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/senders");
@@ -316,4 +318,42 @@ fn http_client_of_the_jdk_needs_its_flag_for_tunnels() {
     let shown = run(without);
     assert!(shown.has("407") && shown.has("Outgate-Error: client_unauthenticated"), "{shown:?}");
     assert!(scene.receiver.requests().is_empty());
+}
+
+/// The section "Try one" of the README. The only changes are free ports.
+#[test]
+fn sender_of_the_try_delivers_with_the_configuration_beside_it() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(!required(), "curl is missing");
+        return;
+    }
+    let folder = Folder::new();
+    let outgate = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.args(words).current_dir(folder.path(""));
+        command
+    };
+    let receiver = Process::start(&mut outgate(&["demo", "--receiver", "first", "--listen", "127.0.0.1:0"]));
+    let port = receiver.lines.wait_for("the receiver's address", |lines| {
+        let starts = "The receiver hooks.customer.example listens on 127.0.0.1:";
+        let line = lines.iter().find_map(|line| line.strip_prefix(starts))?;
+        line.split(' ').next().map(str::to_owned)
+    });
+    let text = std::fs::read_to_string(Path::new(FOLDER).join("config.toml")).unwrap();
+    let text = text.replace_one("127.0.0.1:4750", "127.0.0.1:0").replace_one("8443", &port);
+    folder.write("config.toml", text.replace_one("[server]", "[admin]\nlisten = []\n[server]"));
+    let running = Outgate::start(outgate(&["run", "--config", "config.toml"]), Folder::linked(&folder));
+
+    let readme = std::fs::read_to_string(Path::new(FOLDER).join("README.md")).unwrap();
+    let exports = readme.split("```\n").find(|block| block.starts_with("export OUTGATE_PROXY")).unwrap();
+    let script = exports.replace_one("127.0.0.1:4750", &running.proxy.to_string()).replace_one("8443", &port);
+    let shown = Command::new("sh").args(["-c", &script]).current_dir(FOLDER).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.ends_with("\n200\n"), "{shown}");
+    let received = receiver.lines.wait_for("what the receiver saw", |lines| {
+        lines.iter().find(|line| line.starts_with("POST /in from 127.0.7.")).cloned()
+    });
+    assert!(received.ends_with(": signature verified"), "{received}");
+    let record = running.records(1).remove(0);
+    assert_eq!((&record["client"], &record["tenant"]), (&"billing".into(), &"acme".into()), "{record}");
 }
