@@ -47,7 +47,9 @@ fn record_behind_haproxy_has_the_address_of_the_client() {
     let file = file
         .replace_one("bind 10.0.0.2:4750", &format!("bind {balancer}"))
         .replace_one("check port 4751", &format!("check port {}", outgate.admin.port()))
-        .replace_one("server egress-1 10.0.0.5:4750", &format!("server egress-1 {}", outgate.proxy));
+        .replace_one("server egress-1 10.0.0.5:4750", &format!("server egress-1 {}", outgate.proxy))
+        // The other host is down: outgate listens on no such address.
+        .replace_one("server egress-2 10.0.0.6:4750", &format!("server egress-2 127.0.0.9:{}", outgate.proxy.port()));
     let file = outgate.folder.write("haproxy.cfg", file);
     let output = Command::new("haproxy").args(["-c", "-f"]).arg(&file).output().unwrap();
     assert!(output.status.success(), "{output:?}");
