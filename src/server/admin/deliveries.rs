@@ -33,7 +33,7 @@ pub(super) async fn list(runtime: &Arc<Runtime>, query: &Query) -> Result<AdminR
 
 fn render(runtime: &Runtime, filter: &DeliveryFilter, after: u64) -> String {
     let recent = runtime.records.recent.after(after);
-    let is_match = |line: &&Arc<Vec<u8>>| {
+    let is_match = |line: &&Vec<u8>| {
         filter.may_match(line)
             && matches!(LogLine::parse(line), Some(LogLine::Delivery(delivery)) if filter.matches(&delivery))
     };

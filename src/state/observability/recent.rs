@@ -2,15 +2,12 @@
 //! What became of the last webhooks, if no file has their records?
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 /// The bounds of the ring. A line has about 900 bytes.
 const LINES_MAX: usize = 1000;
 const BYTES_MAX: usize = 4 << 20;
-/// The memory of an old line that the next one uses again. The bound in bytes would not count more.
-const CAPACITY_KEPT: usize = 4 << 10;
 
 /// A ring of lines. Each line has passed redaction, because it is the line that the log gets.
 #[derive(Default)]
@@ -18,8 +15,10 @@ pub struct RecentDeliveries(Mutex<Ring>);
 
 #[derive(Default)]
 struct Ring {
-    lines: VecDeque<Arc<Vec<u8>>>,
-    bytes: usize,
+    /// The lines one after the other. A line in memory of its own would cost each delivery several cache misses.
+    text: VecDeque<u8>,
+    /// The length of each line.
+    lengths: VecDeque<usize>,
     /// The number of lines since the start.
     count: u64,
 }
@@ -29,7 +28,7 @@ pub struct RecentLines {
     /// The number of lines since the start. A later question states it, and gets the lines after these.
     pub count: u64,
     /// The newest line is the last.
-    pub lines: Vec<Arc<Vec<u8>>>,
+    pub lines: Vec<Vec<u8>>,
 }
 
 impl RecentDeliveries {
@@ -40,20 +39,13 @@ impl RecentDeliveries {
             return;
         }
         let mut ring = self.0.lock();
-        let mut buffer = None;
-        while ring.lines.len() >= LINES_MAX || ring.bytes + line.len() > BYTES_MAX {
-            let Some(oldest) = ring.lines.pop_front() else { break };
-            ring.bytes -= oldest.len();
-            buffer = Some(oldest); // its memory is used again, unless a request reads it
+        while ring.lengths.len() >= LINES_MAX || ring.text.len() + line.len() > BYTES_MAX {
+            let Some(oldest) = ring.lengths.pop_front() else { break };
+            ring.text.drain(..oldest);
         }
-        let mut buffer = buffer.unwrap_or_default();
-        let text = Arc::make_mut(&mut buffer);
-        text.clear();
-        text.shrink_to(CAPACITY_KEPT);
-        text.extend_from_slice(line);
-        ring.bytes += line.len();
+        ring.text.extend(line);
+        ring.lengths.push_back(line.len());
         ring.count += 1;
-        ring.lines.push_back(buffer);
     }
 
     /// Returns the lines after the first `seen` lines since the start, as far as the ring still has them.
@@ -61,8 +53,16 @@ impl RecentDeliveries {
         let ring = self.0.lock();
         // A number of a former process may be larger than the count.
         let new = usize::try_from(ring.count.checked_sub(seen).unwrap_or(ring.count)).unwrap_or(usize::MAX);
-        let skipped = ring.lines.len().saturating_sub(new);
-        RecentLines { count: ring.count, lines: ring.lines.iter().skip(skipped).cloned().collect() }
+        let skipped = ring.lengths.len().saturating_sub(new);
+        let lengths: Vec<usize> = ring.lengths.range(skipped..).copied().collect();
+        let start = ring.text.len() - lengths.iter().sum::<usize>();
+        let (first, second) = ring.text.as_slices();
+        let text = [&first[start.min(first.len())..], &second[start.saturating_sub(first.len())..]].concat();
+        let count = ring.count;
+        drop(ring); // a delivery waits for one copy, and not for the allocation of each line
+        let mut rest = text.as_slice();
+        let lines = lengths.into_iter().filter_map(|length| rest.split_off(..length)).map(<[u8]>::to_vec).collect();
+        RecentLines { count, lines }
     }
 }
 
@@ -83,6 +83,20 @@ mod tests {
         assert_eq!(texts(&recent, LINES_MAX as u64 + 3), ["1003", "1004"]);
         assert_eq!(texts(&recent, LINES_MAX as u64 + 5), [""; 0]);
         assert_eq!(texts(&recent, u64::MAX).len(), LINES_MAX, "the process was restarted");
+    }
+
+    #[test]
+    fn recent_deliveries_stay_whole_while_older_lines_make_room() {
+        let recent = RecentDeliveries::default();
+        let line = |number: usize| format!("{number} {}", "x".repeat(number % 97));
+        for pushed in 1..5 * LINES_MAX {
+            recent.push(line(pushed).as_bytes());
+            if pushed % 91 == 0 {
+                let seen = pushed - pushed % 1009;
+                let expected: Vec<_> = (seen.max(pushed.saturating_sub(LINES_MAX)) + 1..=pushed).map(line).collect();
+                assert_eq!(texts(&recent, seen as u64), expected, "{pushed}");
+            }
+        }
     }
 
     #[test]
