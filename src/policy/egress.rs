@@ -31,7 +31,7 @@ use crate::config::{self, Config, Problem, SelectionPolicy};
 use crate::names::PoolName;
 use mix::{mix, mix_u128};
 use span::{AddressSpan, ip_to_u128, is_v6, u128_to_ip};
-pub use survey::{NewRanges, Survey, survey};
+pub use survey::{ComparedRanges, NewRanges, Survey, survey};
 
 /// The maximum number of a target's addresses to dial. A name with a thousand addresses must not cause a thousand
 /// connection attempts for one webhook.

@@ -245,4 +245,13 @@ fn bulk_probe_finds_the_firewall_that_lacks_a_new_range_of_both_families() {
     run("nft delete table inet firewall");
     let (found, code) = probe();
     assert_eq!((&found["verdict"], code), (&"allowed".into(), Some(0)), "{found:#}");
+    // A rule of this host is no fault of the customer. The table `local` has the target, so a rule must precede it.
+    run("ip rule add pref 100 lookup local");
+    run("ip rule del pref 0");
+    for action in ["prohibit", "unreachable"] {
+        run(&format!("ip rule add pref 10 from {} {action}", new[0]));
+        let (found, code) = probe();
+        assert_eq!((&found["verdict"], code), (&"unclear".into(), Some(69)), "{action}: {found:#}");
+        run("ip rule del pref 10");
+    }
 }

@@ -53,6 +53,7 @@ pub(super) fn ask_from_all(valid: &ValidConfig, url: &str) -> Result<Vec<Finding
                 new: &NewRanges::None,
                 connections_max: CONNECTIONS_MAX,
                 confirms: false,
+                limit: None,
                 client: &client,
                 tenant: None,
                 pool: Some(pool),

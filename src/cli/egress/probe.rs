@@ -6,6 +6,7 @@ mod mail;
 mod measurement;
 mod report;
 mod targets;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +33,11 @@ pub use targets::probe_targets;
 /// Connections that the probe of one target opens at the same time. The target must not take it for an attack.
 const CONNECTIONS_MAX: usize = 16;
 
+/// The default of --sample.
+const SAMPLE: u16 = 32;
+/// The default of --sample with --targets: every address of most pools.
+const BULK_SAMPLE: u16 = 4096;
+
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate egress probe https://hooks.acme.example/in
@@ -47,8 +53,9 @@ and its port, and a route must match the target.
 
 With --targets, the command compares the active addresses with those of the new ranges: the ranges that --range names, or
 else those whose `from` is in the future. This host must have their addresses. The command opens at most four connections
-to one host at a time, and tries a failed one twice. A target of plain HTTP gets a TCP connection only. Ctrl-C prints what
-is known. The page \"Egress lists\" explains the verdicts.
+to one host name at a time, and tries rejected sources again. It sends no request: it cannot see a rule that a web server
+or an application firewall (WAF) applies after the handshake. A target of plain HTTP accepts a TCP connection, and no more is
+known. Ctrl-C prints what is known. The page \"Egress lists\" explains the verdicts.
 
 Exit code 0: every address reaches the target and its certificate is good; with --targets, each target answers every
 address. 69: some do not, or none. 2: wrong usage. 65: a line of FILE is wrong. 66: FILE cannot be read. 73: the mails
@@ -68,9 +75,9 @@ pub(in super::super) struct Probe {
     #[command(flatten)]
     sender: SenderArgs,
     /// The number of addresses to probe; from a larger pool, the command takes a sample spread over the ranges. New
-    /// ranges have a sample of their own
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    sample: u16,
+    /// ranges have a sample of their own. Default: 32; with --targets, 4096
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    sample: Option<u16>,
     /// The timeout of DNS, TCP and TLS each, such as 2s. Default: the timeouts of the route
     #[arg(long, value_name = "TIME", value_parser = duration_argument)]
     timeout: Option<Duration>,
@@ -103,10 +110,12 @@ impl Probe {
         };
         let (tenant, redactor) = (self.sender.tenant(), Arc::clone(&valid.plan.redactor));
         let named = if self.range.is_empty() { None } else { Some(named_ranges(&valid, &self.range)?) };
-        let sources_max = self.sample.into();
+        let default = if self.bulk.targets.is_some() { BULK_SAMPLE } else { SAMPLE };
+        let sources_max = self.sample.unwrap_or(default).into();
         if let Some(file) = self.bulk.targets.take() {
             let new = named.unwrap_or(NewRanges::Upcoming);
-            let settings = BulkSettings { client, tenant, pool, new, sources_max, timeout: self.timeout };
+            let (timeout, limit) = (self.timeout, self.bulk.target_timeout);
+            let settings = BulkSettings { client, tenant, pool, new, sources_max, timeout, limit };
             return self.bulk.run(&file, valid, settings, self.json);
         }
         let url = self.url.unwrap_or_default(); // clap requires it
@@ -119,6 +128,7 @@ impl Probe {
             max_sources: sources_max,
             connections_max: CONNECTIONS_MAX,
             confirms: false,
+            limit: None,
             timeout: self.timeout,
             echo: None,
         };

@@ -2,6 +2,7 @@
 //! the target is an echo service.
 //! Which source addresses does this target accept, and which certificate does it send to them?
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
@@ -10,23 +11,29 @@ use http::Method;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::echo;
 use crate::delivery::context::Delivery;
 use crate::delivery::judge::{JudgeInput, JudgedClient, Judgment, judge};
-use crate::delivery::refusal::{Code, Refusal};
+use crate::delivery::refusal::{Blame, Code, Refusal};
 use crate::delivery::request::target::RequestTarget;
 use crate::delivery::steps;
 use crate::names::{ClientName, Scheme, Target, TenantName};
+use crate::net::dial::{self, DialError};
 use crate::net::tls::{AlpnOffer, ClientTls, HandshakeInfo};
-use crate::net::{dial, tls};
+use crate::net::{local, tls};
 use crate::policy::authn::Authenticated;
 use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
-use crate::policy::egress::{self, AnnouncedRange, Families, Hop, NewRanges, Pool, Survey};
+use crate::policy::egress::{self, ComparedRanges, Families, Hop, NewRanges, Pool, Survey};
 use crate::policy::route::Route;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
+
+/// Rejected sources of a range that try again. If one of them gets an answer, the others try, too.
+const CONFIRMATIONS_PER_RANGE: usize = 2;
+/// The pause before rejected sources try again, in which a target that limits the rate of connections recovers.
+const CONFIRMATION_PAUSE: Duration = Duration::from_secs(1);
 
 pub struct ProbeRequest<'a> {
     pub url: &'a str,
@@ -41,8 +48,10 @@ pub struct ProbeRequest<'a> {
     pub max_sources: usize,
     /// Connections to open at the same time. A target that counts connections must not take the probe for an attack.
     pub connections_max: usize,
-    /// Whether a source that the target rejects tries again, if the target answers others.
+    /// Whether sources that the target rejects try again, if the target answers others.
     pub confirms: bool,
+    /// The time for the first tries. Those that have not ended then have no result.
+    pub limit: Option<Duration>,
     /// The timeout of DNS, TCP and TLS each, instead of the route's.
     pub timeout: Option<Duration>,
     /// The path of an echo service, which is asked for the address that it sees.
@@ -57,10 +66,11 @@ pub struct ProbeReport {
     pub addresses: Vec<IpAddr>,
     pub resolved: Duration,
     pub survey: Survey,
-    /// The new ranges of the pool.
-    pub new: Vec<AnnouncedRange>,
+    pub ranges: ComparedRanges,
     /// The results in the order of the survey's hops.
     pub results: Vec<ProbeResult>,
+    /// The addresses of the target that answered a source and rejected it when it tried again.
+    pub unsteady: BTreeSet<SocketAddr>,
     pub gaps: Vec<AllowListGap>,
 }
 
@@ -109,16 +119,16 @@ pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result
     let snapshot = runtime.sources.snapshot();
     let usable = groups.map(|ranges| snapshot.usable_ranges(&IpNet::aggregate(&ranges)));
     let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, Timestamp::now())?;
-    let mut results = probe_hops(&delivery, &survey.hops, request).await;
-    if request.confirms && results.iter().any(ProbeResult::is_answered) {
-        let rejected = results.iter_mut().filter(|result| result.is_rejected()).collect::<Vec<_>>();
-        let hops: Vec<Hop> = rejected.iter().map(|result| result.hop).collect();
-        let again = probe_hops(&delivery, &hops, request).await;
-        rejected.into_iter().zip(again).for_each(|(result, again)| *result = again);
-    }
+    let deadline = request.limit.map(|limit| Instant::now() + limit);
+    let mut results = probe_hops(&delivery, alternate(&survey.hops, &ranges), request, deadline).await;
+    let unsteady = match request.confirms {
+        true => confirm(&delivery, request, &ranges, &mut results).await,
+        false => BTreeSet::new(),
+    };
+    let results: Vec<_> = results.into_values().collect();
     let gaps = gaps(&target, &survey, &results);
     let addresses = cleared.addresses().to_vec();
-    Ok(ProbeReport { target, route, addresses, resolved, survey, new: ranges.new, results, gaps })
+    Ok(ProbeReport { target, route, addresses, resolved, survey, ranges, results, unsteady, gaps })
 }
 
 /// Returns the target of a probe and the route of deliveries to it, without a connection.
@@ -160,11 +170,26 @@ fn lacks_key(refusal: &Refusal) -> bool {
     matches!(refusal.code, Code::ClientForbidden | Code::Internal)
 }
 
-/// Probes each hop, several at a time, and returns the results in the order of the hops.
-async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop], request: &ProbeRequest<'_>) -> Vec<ProbeResult> {
-    let mut waiting = hops.iter().copied().enumerate();
+/// Returns the hops with their indices, from a new and an active source in turn. A limit that the target reaches in the
+/// course of a probe then affects both.
+fn alternate(hops: &[Hop], ranges: &ComparedRanges) -> Vec<(usize, Hop)> {
+    let is_new = |hop: &Hop| ranges.new.iter().any(|range| range.cidr.contains(&hop.from()));
+    let (new, active): (Vec<_>, Vec<_>) = hops.iter().copied().enumerate().partition(|(_, hop)| is_new(hop));
+    let mut ranked: Vec<_> = [new, active].into_iter().flat_map(|group| group.into_iter().enumerate()).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, hop)| hop).collect()
+}
+
+/// Probes hops, several at a time, until the deadline. Returns the results by the indices of the hops.
+async fn probe_hops(
+    delivery: &Delivery<'_>,
+    hops: Vec<(usize, Hop)>,
+    request: &ProbeRequest<'_>,
+    deadline: Option<Instant>,
+) -> BTreeMap<usize, ProbeResult> {
+    let mut waiting = hops.into_iter();
     let mut running = JoinSet::new();
-    let mut ended: Vec<(usize, ProbeResult)> = Vec::new();
+    let mut ended = BTreeMap::new();
     loop {
         for (index, hop) in waiting.by_ref().take(request.connections_max - running.len()) {
             let (route, target) = (Arc::clone(delivery.route), delivery.target.clone());
@@ -172,14 +197,52 @@ async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop], request: &ProbeReques
             running
                 .spawn(async move { (index, probe_hop(hop, &route, &target, tenant.as_ref(), echo.as_deref()).await) });
         }
-        match running.join_next().await {
-            Some(Ok(result)) => ended.push(result),
+        let next = match deadline {
+            None => running.join_next().await,
+            Some(deadline) => timeout_at(deadline, running.join_next()).await.unwrap_or_default(),
+        };
+        match next {
+            Some(Ok((index, result))) => drop(ended.insert(index, result)),
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            None => break,
+            None => return ended,
         }
     }
-    ended.sort_unstable_by_key(|(index, _)| *index);
-    ended.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Tries rejected sources again, and then a source that got an answer from the same address of the target. Returns the
+/// addresses of the target that do not answer that source again: they say nothing about an allow-list.
+async fn confirm(
+    delivery: &Delivery<'_>,
+    request: &ProbeRequest<'_>,
+    ranges: &ComparedRanges,
+    results: &mut BTreeMap<usize, ProbeResult>,
+) -> BTreeSet<SocketAddr> {
+    let answered = results.iter().filter(|(_, result)| result.is_answered());
+    let mut controls: BTreeMap<SocketAddr, (usize, Hop)> =
+        answered.map(|(index, result)| (result.hop.to(), (*index, result.hop))).collect();
+    let mut rejected: BTreeMap<_, Vec<(usize, Hop)>> = BTreeMap::new();
+    for (index, ProbeResult { hop, .. }) in results.iter().filter(|(_, result)| result.is_rejected()) {
+        if controls.contains_key(&hop.to()) {
+            let range = ranges.range_of(hop.from()).map(|range| range.cidr);
+            rejected.entry((hop.to(), range)).or_default().push((*index, *hop));
+        }
+    }
+    if rejected.is_empty() {
+        return BTreeSet::new();
+    }
+    controls.retain(|to, _| rejected.keys().any(|(of, _)| of == to));
+    sleep(CONFIRMATION_PAUSE).await;
+    let first = rejected.values().flat_map(|hops| hops.iter().take(CONFIRMATIONS_PER_RANGE));
+    let mut again = probe_hops(delivery, first.chain(controls.values()).copied().collect(), request, None).await;
+    let is_rejected_again = |(index, _): &(usize, Hop)| again.get(index).is_none_or(ProbeResult::is_rejected);
+    let unconfirmed = rejected.values().filter(|hops| !hops.iter().all(is_rejected_again));
+    let others = unconfirmed.flat_map(|hops| hops.iter().skip(CONFIRMATIONS_PER_RANGE).copied()).collect();
+    let unsteady = controls.iter().filter(|(_, (index, _))| !again.get(index).is_some_and(ProbeResult::is_answered));
+    let unsteady = unsteady.map(|(to, _)| *to).collect();
+    again.extend(probe_hops(delivery, others, request, None).await);
+    again.retain(|index, _| results.get(index).is_some_and(ProbeResult::is_rejected));
+    results.extend(again);
+    unsteady
 }
 
 async fn probe_hop(
@@ -194,6 +257,10 @@ async fn probe_hop(
     let connect = started.elapsed();
     let socket = match dialled {
         Ok(dialled) => dialled.socket,
+        // The kernel reports a missing route of this host as it reports a router or firewall that rejects the packet.
+        Err((DialError::Unreachable, _)) if local::route_from(hop.from(), hop.to().ip()).is_err() => {
+            return ProbeResult { hop, connect, tls: None, outcome: Err(DialError::Prohibited.into()), echo: None };
+        }
         Err((error, _)) => return ProbeResult { hop, connect, tls: None, outcome: Err(error.into()), echo: None },
     };
     let limit = route.timeouts.response;
@@ -218,14 +285,18 @@ async fn probe_hop(
 }
 
 impl ProbeResult {
-    /// Returns whether the target or a firewall has rejected the source: TCP failed, or the handshake got no byte.
+    /// Returns whether the target or a firewall has rejected the source: TCP failed, or the handshake did not end. A fault
+    /// of this host is no rejection.
     pub fn is_rejected(&self) -> bool {
         use Code::{ConnectRefused, ConnectTimeout, ConnectUnreachable, ConnectionLost};
-        let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
-        matches!(code, Some(ConnectRefused | ConnectTimeout | ConnectUnreachable | ConnectionLost))
+        let rejects = |refusal: &Refusal| {
+            matches!(refusal.code, ConnectRefused | ConnectTimeout | ConnectUnreachable | ConnectionLost)
+                && refusal.effective_blame() == Blame::Target
+        };
+        self.outcome.as_ref().err().is_some_and(rejects)
     }
 
-    /// Returns whether the target itself has sent a byte of the handshake.
+    /// Returns whether the target has accepted or rejected the handshake itself, or plaintext connected.
     pub fn is_answered(&self) -> bool {
         let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
         matches!(code, None | Some(Code::CertificateUntrusted | Code::TlsFailed))

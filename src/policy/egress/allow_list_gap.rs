@@ -11,7 +11,7 @@ use super::{AddressSpan, ip_to_u128};
 use crate::names::join_first;
 
 /// The maximum number of ranges in a report; more are summarised by their number.
-const LISTED_MAX: usize = 8;
+pub const LISTED_MAX: usize = 8;
 
 /// The evidence that a target's allow-list lacks some source addresses. Only the target's operator can confirm it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -43,6 +43,13 @@ pub struct ComparedRanges {
     pub active: Vec<AnnouncedRange>,
 }
 
+impl ComparedRanges {
+    /// Returns the range with the address, as the host sees it.
+    pub fn range_of(&self, source: IpAddr) -> Option<&AnnouncedRange> {
+        self.new.iter().chain(&self.active).find(|range| range.cidr.contains(&source))
+    }
+}
+
 impl Pool {
     pub fn compared_ranges(&self, new: &NewRanges, now: Timestamp) -> ComparedRanges {
         let is_new = |range: &AnnouncedRange| match new {

@@ -1,6 +1,7 @@
 //! Source addresses and name resolution.
 
 mod bulk_probe;
+mod bulk_probe_evidence;
 mod lists;
 mod nat;
 mod notice;

@@ -17,12 +17,13 @@ use parking_lot::Mutex;
 use tokio::signal;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::mail::{Message, messages};
-use super::measurement::{Outcome, ProbedTarget, RangeToAllow, Verdict};
+use super::measurement::{Measured, RangeToAllow, silent_ranges};
 use super::report::BulkReport;
 use super::targets::{self, ListedTarget};
+use super::verdict::{Attempt, ProbedTarget, Verdict};
 use crate::cli::ValidConfig;
 use crate::cli::local_runtime::{run_locally, usage_error};
 use crate::cli::new_file::write_secret;
@@ -54,9 +55,9 @@ pub(super) struct BulkArgs {
     /// The address of the published list, which the mails name
     #[arg(long, value_name = "URL", conflicts_with = "url", value_parser = url_argument)]
     list_url: Option<String>,
-    /// The timeout of all connections to one target
+    /// The time for the first tries of all addresses with one target
     #[arg(long, value_name = "TIME", conflicts_with = "url", value_parser = duration_argument, default_value = "5m")]
-    target_timeout: Duration,
+    pub(super) target_timeout: Duration,
     /// The timeout of the command, which then reports what it knows
     #[arg(long, value_name = "TIME", conflicts_with = "url", value_parser = duration_argument, default_value = "1h")]
     total_timeout: Duration,
@@ -70,6 +71,8 @@ pub(super) struct BulkSettings {
     pub new: NewRanges,
     pub sources_max: usize,
     pub timeout: Option<Duration>,
+    /// The time for the first tries of a target.
+    pub limit: Duration,
 }
 
 impl BulkArgs {
@@ -84,21 +87,22 @@ impl BulkArgs {
         if let Some(folder) = &self.mail {
             prepare_folder(folder).map_err(|error| cannot_create(folder, &error))?;
         }
-        let (started, redactor) = (Timestamp::now(), Arc::clone(&valid.plan.redactor));
+        let started = Timestamp::now();
         let new_ranges = new_ranges(&valid, &settings, started);
         let settings = Arc::new(settings);
-        let (incomplete, outcomes) = run_locally(valid, async |runtime| {
+        let (incomplete, mut attempts) = run_locally(valid, async |runtime| {
             let sources = runtime.sources.snapshot();
             let is_whole = |cidr: IpNet| IpNet::aggregate(&sources.usable_ranges(&[cidr])) == [cidr];
             let incomplete = new_ranges.iter().filter(|range| !is_whole(range.cidr)).map(|range| range.seen_as);
             (incomplete.collect::<BTreeSet<_>>(), self.probe_all(runtime, &settings, &listed).await)
         })?;
-        let new = new_ranges.iter().map(RangeToAllow::new).collect();
+        let new = RangeToAllow::merge(new_ranges);
+        let silent = silent_ranges(
+            attempts.iter().filter_map(|(index, attempt)| Some((&listed.get(*index)?.target, attempt.as_ref().ok()?))),
+        );
+        let interrupted = || Err((Verdict::Unfinished, "The probe was interrupted.".to_owned()));
         let results = listed.into_iter().enumerate().map(|(index, listed)| {
-            let unfinished = || Outcome::without_connections(Verdict::Unfinished, "it was not probed".to_owned());
-            let outcome = outcomes.get(&index).cloned().unwrap_or_else(unfinished);
-            let target = redactor.text(&listed.target.to_string()).as_str().to_owned();
-            ProbedTarget { listed, target, outcome }
+            ProbedTarget::new(listed, attempts.remove(&index).unwrap_or_else(interrupted), &silent)
         });
         let results: Vec<ProbedTarget> = results.collect();
         let messages = messages(&results, self.list_url.as_deref());
@@ -112,7 +116,7 @@ impl BulkArgs {
         if let Some(folder) = &self.mail {
             write_mails(folder, messages).map_err(|error| cannot_create(folder, &error))?;
         }
-        let is_allowed = |result: &ProbedTarget| result.outcome.verdict == Verdict::Allowed;
+        let is_allowed = |result: &ProbedTarget| result.verdict == Verdict::Allowed;
         let all = report.incomplete.is_empty() && results.iter().all(is_allowed);
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(sysexits::UNAVAILABLE) })
     }
@@ -124,7 +128,7 @@ impl BulkArgs {
         runtime: &Arc<Runtime>,
         settings: &Arc<BulkSettings>,
         listed: &[ListedTarget],
-    ) -> HashMap<usize, Outcome> {
+    ) -> HashMap<usize, Attempt> {
         let mut hosts: BTreeMap<_, Vec<(usize, ListedTarget)>> = BTreeMap::new();
         for (index, target) in listed.iter().enumerate() {
             hosts.entry(target.target.host.clone()).or_default().push((index, target.clone()));
@@ -133,11 +137,11 @@ impl BulkArgs {
         let (sender, mut outcomes) = mpsc::channel(HOSTS_MAX);
         let (queue, mut workers) = (Arc::new(Mutex::new(hosts.into_values())), JoinSet::new());
         for _ in 0..HOSTS_MAX {
-            let (queue, sender, limit) = (Arc::clone(&queue), sender.clone(), self.target_timeout);
+            let (queue, sender) = (Arc::clone(&queue), sender.clone());
             let (runtime, settings) = (Arc::clone(runtime), Arc::clone(settings));
             workers.spawn(async move {
                 while let Some(targets) = { queue.lock().next() } {
-                    probe_host(&runtime, &settings, targets, limit, &sender).await;
+                    probe_host(&runtime, &settings, targets, &sender).await;
                 }
             });
         }
@@ -169,20 +173,15 @@ impl BulkSettings {
             max_sources: self.sources_max,
             connections_max: CONNECTIONS_PER_HOST_MAX,
             confirms: true,
+            limit: Some(self.limit),
             timeout: self.timeout,
             echo: None,
         }
     }
 
-    async fn probe(&self, runtime: &Arc<Runtime>, request: &ProbeRequest<'_>, limit: Duration) -> Outcome {
-        match timeout(limit, delivery::probe(runtime, request)).await {
-            Ok(Ok(report)) => Outcome::new(&report, matches!(self.new, NewRanges::Within(_)), Timestamp::now()),
-            Ok(Err(refusal)) => refused(runtime, &refusal),
-            Err(_) => {
-                let detail = format!("the connections took longer than {} s", limit.as_secs_f64());
-                Outcome::without_connections(Verdict::Unfinished, detail)
-            }
-        }
+    async fn probe(&self, runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Attempt {
+        let report = delivery::probe(runtime, request).await.map_err(|refusal| refused(runtime, &refusal))?;
+        Ok(Measured::new(&report, matches!(self.new, NewRanges::Within(_)), Timestamp::now()))
     }
 }
 
@@ -192,18 +191,17 @@ async fn probe_host(
     runtime: &Arc<Runtime>,
     settings: &BulkSettings,
     targets: Vec<(usize, ListedTarget)>,
-    limit: Duration,
-    outcomes: &mpsc::Sender<(usize, Outcome)>,
+    outcomes: &mpsc::Sender<(usize, Attempt)>,
 ) {
     let mut known = HashMap::new();
     for (index, listed) in targets {
         let request = settings.request(&listed.url);
         let outcome = match delivery::probe_route(runtime, &request) {
-            Err(refusal) => refused(runtime, &refusal),
+            Err(refusal) => Err(refused(runtime, &refusal)),
             Ok((target, route)) => {
                 let connections = (target, route.name.clone());
                 if !known.contains_key(&connections) {
-                    known.insert(connections.clone(), settings.probe(runtime, &request, limit).await);
+                    known.insert(connections.clone(), settings.probe(runtime, &request).await);
                 }
                 known[&connections].clone()
             }
@@ -213,9 +211,9 @@ async fn probe_host(
     }
 }
 
-fn refused(runtime: &Runtime, refusal: &delivery::refusal::Refusal) -> Outcome {
+fn refused(runtime: &Runtime, refusal: &delivery::refusal::Refusal) -> (Verdict, String) {
     let detail = refusal.detail(&runtime.active_config().plan.redactor).to_string();
-    Outcome::without_connections(Verdict::Refused, format!("{}: {detail}", refusal.code.name()))
+    (Verdict::Refused, format!("{}: {detail}", refusal.code.name()))
 }
 
 /// Returns the new ranges of all pools that may be probed.

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::measurement::{Answer, Measurement, ProbedTarget};
+use super::measurement::{Answer, Measurement};
+use super::verdict::ProbedTarget;
 use crate::names::{join_first, pluralize};
+use crate::policy::egress::allow_list_gap::LISTED_MAX;
 use crate::policy::egress::list::rfc3339;
-
-/// The most ranges of addresses that a line names.
-const RANGES_MAX: usize = 8;
 
 /// The message to one customer, about all its targets.
 pub(super) struct Message<'a> {
@@ -30,32 +29,32 @@ impl Message<'_> {
 /// Returns a message for each customer whose allow-list probably lacks addresses.
 pub(super) fn messages<'a>(results: &'a [ProbedTarget], list_url: Option<&str>) -> Vec<Message<'a>> {
     let mut customers: BTreeMap<_, Vec<&ProbedTarget>> = BTreeMap::new();
-    for result in results.iter().filter(|result| result.outcome.verdict.concerns_customer()) {
+    for result in results.iter().filter(|result| result.verdict.concerns_customer()) {
         let customer = (result.listed.customer.as_str(), result.listed.contact.as_deref());
         customers.entry(customer).or_default().push(result);
     }
     let message = |((customer, contact), mut targets): (_, Vec<&'a ProbedTarget>)| {
-        targets.sort_by_key(|result| &result.target);
-        targets.dedup_by_key(|result| &result.target);
+        targets.sort_by_key(|result| result.listed.target.to_string());
+        targets.dedup_by_key(|result| &result.listed.target);
         let others = match targets.len() {
             1 => String::new(),
             count => format!(" and {}", pluralize(count - 1, "other")),
         };
-        let subject = format!("Please allow our source addresses: {}{others}", targets[0].target);
+        let subject = format!("Please allow our source addresses: {}{others}", targets[0].listed.target);
         Message { customer, contact, subject, body: body(&targets, list_url) }
     };
     customers.into_iter().map(message).collect()
 }
 
 fn body(targets: &[&ProbedTarget], list_url: Option<&str>) -> String {
-    let allow: BTreeSet<_> = targets.iter().flat_map(|result| &result.outcome.allow).collect();
+    let allow: BTreeSet<_> = targets.iter().flat_map(|result| &result.allow).collect();
     let mut text = String::from(
         "Hello,\n\nwe send webhooks to your servers from fixed source addresses. Your allow-list\nprobably lacks some of \
          them. Please allow connections to\n\n",
     );
     // Writing to a `String` cannot fail.
     for result in targets {
-        let _ = writeln!(text, "  {}", result.target);
+        let _ = writeln!(text, "  {}", result.listed.target);
     }
     text.push_str("\nfrom these addresses:\n\n");
     for range in &allow {
@@ -68,11 +67,11 @@ fn body(targets: &[&ProbedTarget], list_url: Option<&str>) -> String {
     let _ =
         write!(text, "\nPlease do so {deadline}.\nKeep the addresses that you allow already.\n\nWhat we measured:\n");
     for result in targets {
-        let at = result.outcome.at.map(rfc3339).unwrap_or_default();
-        let _ = writeln!(text, "\n  {} at {at}", result.target);
+        let at = result.measured.as_ref().map(|measured| rfc3339(measured.at)).unwrap_or_default();
+        let _ = writeln!(text, "\n  {} at {at}", result.listed.target);
         // A failure of our own host is none of the customer's business.
-        for found in result.outcome.measurements.iter().filter(|found| found.answer != Answer::Unclear) {
-            let sources = join_first(&found.sources, RANGES_MAX);
+        for found in result.measurements().iter().filter(|found| found.answer != Answer::Unclear) {
+            let sources = join_first(&found.sources, LISTED_MAX);
             let _ = writeln!(text, "    {}: {} from {sources}", found.target, describe(found));
         }
     }

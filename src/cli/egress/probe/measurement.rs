@@ -1,5 +1,5 @@
-//! The verdict about one target, from the results of its connections.
-//! Has the target's owner allowed the new range, and how sure is that?
+//! The results of one target's connections, in groups with the same result.
+//! Which sources does the target answer, and which does it reject?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,68 +8,32 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::targets::ListedTarget;
 use crate::delivery::ProbeReport;
-use crate::names::{join_first, pluralize};
+use crate::names::{Scheme, Target};
 use crate::policy::egress::allow_list_gap::AddressRange;
 use crate::policy::egress::list::rfc3339;
 use crate::policy::egress::{AnnouncedRange, RangePhase};
 
-/// The most ranges of addresses that a sentence names.
-const RANGES_MAX: usize = 8;
-
-/// The conclusion about one target. [`Verdict::words`] explains each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verdict {
-    RangeNotAllowed,
-    AddressNotAllowed,
-    Unreachable,
-    Untested,
-    Unclear,
-    Refused,
-    Unfinished,
-    Allowed,
-}
-
-impl Verdict {
-    /// Returns the name in reports, and its meaning.
-    pub(super) fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::RangeNotAllowed => ("range_not_allowed", "the allow-list probably lacks addresses of the new range"),
-            Self::AddressNotAllowed => ("address_not_allowed", "the allow-list probably lacks active addresses"),
-            Self::Unreachable => ("unreachable", "no address gets an answer: its allow-list is unknown"),
-            Self::Untested => ("untested", "no connection tests the new range"),
-            Self::Unclear => ("unclear", "some connections failed for other reasons"),
-            Self::Refused => ("refused", "outgate would refuse deliveries: no connection was opened"),
-            Self::Unfinished => ("unfinished", "the command or its time for the target ended before"),
-            Self::Allowed => ("allowed", "every probed address gets an answer"),
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        self.words().0
-    }
-
-    /// Returns whether the customer must allow more addresses, as far as a probe can tell.
-    pub(super) fn concerns_customer(self) -> bool {
-        matches!(self, Self::RangeNotAllowed | Self::AddressNotAllowed)
-    }
-}
+/// Targets that must lack a new range before the probe concludes that the range works for none.
+const CONTROL_MIN: usize = 2;
 
 /// The meaning of a connection's result for the allow-list of the target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
     Answered,
-    /// TCP failed, or the target closed the connection before its first byte.
+    /// TCP failed, or the target closed the connection during the handshake.
     Rejected,
+    /// The fault may be this host's, or the target does not answer a source that it answered before.
     Unclear,
 }
 
-/// The connections to one address of the target that had the same result.
+/// The connections to one address of the target, from one range, that had the same result.
 #[derive(Clone, Serialize)]
 pub(super) struct Measurement {
     pub target: IpAddr,
+    /// The range as the target sees it.
+    pub range: IpNet,
     pub new: bool,
     /// `ok`, or the code of the refusal.
     pub result: &'static str,
@@ -81,67 +45,65 @@ pub(super) struct Measurement {
     pub lacking: bool,
 }
 
-/// A range that the customer must allow, with the time from which webhooks leave from it; `None`: they do now.
+/// A range that the customer must allow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) struct RangeToAllow {
     pub cidr: IpNet,
+    /// The time from which webhooks leave from it; `None`: they do now.
     pub from: Option<Timestamp>,
+    /// The end of its last period.
+    pub until: Option<Timestamp>,
 }
 
-/// A line of the file with its result.
-pub(super) struct ProbedTarget {
-    pub listed: ListedTarget,
-    /// Scheme, host and port without phone numbers: a path may be a secret.
-    pub target: String,
-    pub outcome: Outcome,
-}
-
-/// The result for one target.
+/// The measurements of one target.
 #[derive(Clone)]
-pub(super) struct Outcome {
-    pub verdict: Verdict,
-    pub detail: String,
-    pub pool: Option<String>,
+pub(super) struct Measured {
+    pub pool: String,
+    pub is_plaintext: bool,
+    /// Whether a range is new: the operator names one, or the pool has one.
+    pub expects_new: bool,
+    pub pool_has_new: bool,
     pub measurements: Vec<Measurement>,
-    /// The ranges of the pool with an address that the target's allow-list probably lacks.
-    pub allow: Vec<RangeToAllow>,
-    pub at: Option<Timestamp>,
+    /// The ranges of the pool.
+    pub ranges: Vec<RangeToAllow>,
+    /// Whether an address of the target did not answer a source that it had answered before.
+    pub is_unsteady: bool,
+    /// The connections that the probe planned.
+    pub planned: usize,
+    pub probed: usize,
+    pub usable: u128,
+    pub at: Timestamp,
 }
 
-impl Outcome {
-    /// Returns the outcome of a target without connections.
-    pub(super) fn without_connections(verdict: Verdict, detail: String) -> Self {
-        Self { verdict, detail, pool: None, measurements: Vec::new(), allow: Vec::new(), at: None }
+impl Measured {
+    /// `names_new`: the operator names new ranges, which the pool may not have.
+    pub(super) fn new(report: &ProbeReport, names_new: bool, now: Timestamp) -> Self {
+        let (pool, new) = (&report.route.pool, &report.ranges.new);
+        Self {
+            pool: pool.name().to_string(),
+            is_plaintext: report.target.scheme == Scheme::Http,
+            expects_new: names_new || !new.is_empty(),
+            pool_has_new: !new.is_empty(),
+            measurements: measure(report),
+            ranges: RangeToAllow::merge(pool.announced_ranges(now)),
+            is_unsteady: !report.unsteady.is_empty(),
+            planned: report.survey.hops.len(),
+            probed: report.survey.sources.len(),
+            usable: report.survey.population,
+            at: now,
+        }
     }
 
-    /// Judges the connections. `names_new`: the operator names new ranges, which the pool may not have.
-    pub(super) fn new(report: &ProbeReport, names_new: bool, now: Timestamp) -> Self {
-        let measurements = measure(report);
-        let pool = &report.route.pool;
-        let lacks = |net: &IpNet| {
-            let rejected = report.results.iter().filter(|result| result.is_rejected());
-            rejected
-                .filter(|result| net.contains(&result.hop.seen_as()))
-                .any(|result| measurements.iter().any(|found| found.lacking && found.target == result.hop.to().ip()))
-        };
-        let ranges = pool.announced_ranges(now).filter(|range| range.phase != RangePhase::Ended);
-        let allow: BTreeSet<_> =
-            ranges.filter(|range| lacks(&range.seen_as)).map(|range| RangeToAllow::new(&range)).collect();
-        let (verdict, detail) = judge(report, &measurements, names_new || !report.new.is_empty());
-        let pool = Some(pool.name().to_string());
-        Self { verdict, detail, pool, measurements, allow: allow.into_iter().collect(), at: Some(now) }
+    /// Returns the number of connections that ended.
+    pub(super) fn ended(&self) -> usize {
+        self.measurements.iter().map(|found| found.count).sum()
     }
 
     /// Returns the number of connections from new or from active addresses, and how many of them the target answered.
     pub(super) fn counts(&self, new: bool) -> (usize, usize) {
-        let sum = |is_counted: &dyn Fn(&Measurement) -> bool| {
-            self.measurements
-                .iter()
-                .filter(|found| found.new == new && is_counted(found))
-                .map(|found| found.count)
-                .sum()
-        };
-        (sum(&|_| true), sum(&|found| found.answer == Answer::Answered))
+        let of = || self.measurements.iter().filter(move |found| found.new == new);
+        let answered = of().filter(|found| found.answer == Answer::Answered);
+        (of().map(|found| found.count).sum(), answered.map(|found| found.count).sum())
     }
 
     /// Returns the sources that the target's allow-list probably lacks.
@@ -150,25 +112,34 @@ impl Outcome {
         let ranges: BTreeSet<_> = lacking.flat_map(|found| &found.sources).collect();
         ranges.into_iter().copied().collect()
     }
+
+    /// Returns the ranges with an address that the target's allow-list probably lacks.
+    pub(super) fn to_allow(&self) -> Vec<RangeToAllow> {
+        let lacks = |cidr: IpNet| self.measurements.iter().any(|found| found.lacking && found.range == cidr);
+        self.ranges.iter().filter(|range| lacks(range.cidr)).copied().collect()
+    }
 }
 
 fn measure(report: &ProbeReport) -> Vec<Measurement> {
-    let is_new = |source: IpAddr| report.new.iter().any(|range| range.cidr.contains(&source));
     let mut groups: BTreeMap<_, Vec<IpAddr>> = BTreeMap::new();
     for result in &report.results {
-        let answer = match (result.is_answered(), result.is_rejected()) {
+        let is_unsteady = report.unsteady.contains(&result.hop.to());
+        let answer = match (result.is_answered(), result.is_rejected() && !is_unsteady) {
             (true, _) => Answer::Answered,
             (_, true) => Answer::Rejected,
             _ => Answer::Unclear,
         };
+        let (from, seen_as) = (result.hop.from(), result.hop.seen_as());
+        let range = report.ranges.range_of(from).map_or_else(|| seen_as.into(), |range| range.seen_as);
+        let is_new = report.ranges.new.iter().any(|range| range.cidr.contains(&from));
         let code = result.outcome.as_ref().err().map_or("ok", |refusal| refusal.code.name());
-        let group = (result.hop.to().ip(), is_new(result.hop.from()), answer, code);
-        groups.entry(group).or_default().push(result.hop.seen_as());
+        groups.entry((result.hop.to().ip(), is_new, range, answer, code)).or_default().push(seen_as);
     }
     let answers: BTreeSet<IpAddr> =
-        groups.keys().filter(|(_, _, answer, _)| *answer == Answer::Answered).map(|(to, ..)| *to).collect();
-    let measurement = |((target, new, answer, result), sources): (_, Vec<IpAddr>)| Measurement {
+        groups.keys().filter(|(.., answer, _)| *answer == Answer::Answered).map(|(to, ..)| *to).collect();
+    let measurement = |((target, new, range, answer, result), sources): (_, Vec<IpAddr>)| Measurement {
         target,
+        range,
         new,
         result,
         count: sources.len(),
@@ -179,73 +150,47 @@ fn measure(report: &ProbeReport) -> Vec<Measurement> {
     groups.into_iter().map(measurement).collect()
 }
 
-/// Returns the verdict, and the sentence that states what was measured.
-fn judge(report: &ProbeReport, measurements: &[Measurement], expects_new: bool) -> (Verdict, String) {
-    let of = |is_meant: &dyn Fn(&Measurement) -> bool| -> Vec<&Measurement> {
-        measurements.iter().filter(|found| is_meant(found)).collect()
-    };
-    let answered = of(&|found| found.answer == Answer::Answered);
-    let new_lacking = of(&|found| found.lacking && found.new);
-    let active_lacking = of(&|found| found.lacking && !found.new);
-    let unanswered = of(&|found| found.answer != Answer::Answered);
-    // An address of a target that answers no source says nothing, if another one of its family answers.
-    let has_answers = |v6: bool| answered.iter().any(|found| found.target.is_ipv6() == v6);
-    let is_explained = |found: &&&Measurement| found.answer == Answer::Rejected && has_answers(found.target.is_ipv6());
-    let pool = report.route.pool.name();
-    let gap = |lacking: &[&Measurement]| {
-        format!("it answers {}, but not {}: its allow-list probably lacks them", list(&answered), list(lacking))
-    };
-    if !new_lacking.is_empty() {
-        (Verdict::RangeNotAllowed, gap(&new_lacking))
-    } else if answered.is_empty() && unanswered.iter().all(|found| found.answer == Answer::Rejected) {
-        let detail = format!("it answers no address ({}), so its allow-list is unknown", codes(&unanswered));
-        (Verdict::Unreachable, detail)
-    } else if expects_new && report.new.is_empty() {
-        (Verdict::Untested, format!("pool {pool} does not have the new range: webhooks to it do not leave from there"))
-    } else if expects_new && !measurements.iter().any(|found| found.new) {
-        (Verdict::Untested, "this host has no address of the new range in the target's address family".to_owned())
-    } else if expects_new && !answered.iter().any(|found| found.new) {
-        let detail = format!("nothing answers where the new range was tried ({})", codes(&unanswered));
-        (Verdict::Untested, detail)
-    } else if !active_lacking.is_empty() {
-        (Verdict::AddressNotAllowed, gap(&active_lacking))
-    } else if unanswered.iter().filter(|found| !is_explained(found)).count() > 0 {
-        (Verdict::Unclear, format!("it answers {}; others failed: {}", list(&answered), list(&unanswered)))
-    } else {
-        let count: usize = answered.iter().map(|found| found.count).sum();
-        (Verdict::Allowed, format!("it answers {} ({})", pluralize(count, "connection"), codes(&answered)))
+/// Returns the new ranges that no target answers, although several answer active addresses. The fault is probably on the
+/// operator's side.
+pub(super) fn silent_ranges<'a>(all: impl Iterator<Item = (&'a Target, &'a Measured)>) -> BTreeSet<IpNet> {
+    let (mut lacking, mut answered): (BTreeMap<_, BTreeSet<_>>, _) = (BTreeMap::new(), BTreeSet::new());
+    for (target, measured) in all {
+        for found in measured.measurements.iter().filter(|found| found.new) {
+            match found.answer {
+                Answer::Answered => drop(answered.insert(found.range)),
+                _ if found.lacking => drop(lacking.entry(found.range).or_default().insert(target.to_string())),
+                _ => {}
+            }
+        }
     }
-}
-
-/// Returns the sources of measurements with their results, unless they are good.
-fn list(measurements: &[&Measurement]) -> String {
-    let mut by_result: BTreeMap<&str, BTreeSet<AddressRange>> = BTreeMap::new();
-    for found in measurements {
-        by_result.entry(found.result).or_default().extend(&found.sources);
-    }
-    let parts = by_result.into_iter().map(|(result, ranges)| {
-        let ranges = join_first(&ranges.into_iter().collect::<Vec<_>>(), RANGES_MAX);
-        if result == "ok" { ranges } else { format!("{ranges} ({result})") }
-    });
-    parts.collect::<Vec<_>>().join("; ")
-}
-
-fn codes(measurements: &[&Measurement]) -> String {
-    let codes: BTreeSet<_> = measurements.iter().map(|found| found.result).collect();
-    codes.into_iter().collect::<Vec<_>>().join(", ")
+    lacking.retain(|range, targets| targets.len() >= CONTROL_MIN && !answered.contains(range));
+    lacking.into_keys().collect()
 }
 
 impl RangeToAllow {
-    pub(super) fn new(range: &AnnouncedRange) -> Self {
-        Self { cidr: range.seen_as, from: range.from.filter(|_| range.phase == RangePhase::Upcoming) }
+    /// Returns each range once. A range may have several periods.
+    pub(super) fn merge(ranges: impl IntoIterator<Item = AnnouncedRange>) -> Vec<Self> {
+        let mut merged: BTreeMap<IpNet, Self> = BTreeMap::new();
+        for range in ranges.into_iter().filter(|range| range.phase != RangePhase::Ended) {
+            let from = range.from.filter(|_| range.phase == RangePhase::Upcoming);
+            let period = Self { cidr: range.seen_as, from, until: range.until };
+            let known = merged.entry(range.seen_as).or_insert(period);
+            known.from = known.from.min(from);
+            known.until = known.until.and_then(|until| Some(until.max(range.until?)));
+        }
+        merged.into_values().collect()
     }
 }
 
 impl std::fmt::Display for RangeToAllow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.from {
-            Some(from) => write!(f, "{} (in use from {} on)", self.cidr, rfc3339(from)),
-            None => write!(f, "{} (in use)", self.cidr),
+        write!(f, "{} (in use", self.cidr)?;
+        match (self.from, self.until) {
+            (None, None) => {}
+            (Some(from), None) => write!(f, " from {} on", rfc3339(from))?,
+            (None, Some(until)) => write!(f, " until {}", rfc3339(until))?,
+            (Some(from), Some(until)) => write!(f, " from {} until {}", rfc3339(from), rfc3339(until))?,
         }
+        f.write_str(")")
     }
 }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::mail::Message;
-use super::measurement::{ProbedTarget, RangeToAllow, Verdict};
+use super::measurement::{Measured, RangeToAllow};
+use super::verdict::{ProbedTarget, Verdict};
+use crate::cli::json_number;
 use crate::names::{escape_control_characters, pluralize};
 use crate::policy::egress::list::rfc3339;
 
@@ -33,7 +35,7 @@ const COLUMNS: [&str; 14] = [
 pub(super) struct BulkReport<'a> {
     pub started: Timestamp,
     pub ended: Timestamp,
-    pub new: BTreeSet<RangeToAllow>,
+    pub new: Vec<RangeToAllow>,
     /// The new ranges of which this host lacks addresses. A verdict does not hold for these addresses.
     pub incomplete: BTreeSet<IpNet>,
     pub results: &'a [ProbedTarget],
@@ -44,7 +46,7 @@ impl BulkReport<'_> {
     fn by_verdict(&self) -> BTreeMap<Verdict, Vec<&ProbedTarget>> {
         let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for result in self.results {
-            groups.entry(result.outcome.verdict).or_default().push(result);
+            groups.entry(result.verdict).or_default().push(result);
         }
         groups
     }
@@ -61,6 +63,9 @@ impl BulkReport<'_> {
             let ranges = join(&self.incomplete, ", ");
             lines.push(format!("not probed: addresses of {ranges} that this host lacks; assign them first"));
         }
+        lines.push(
+            "not tested: rules that a web server or an application firewall (WAF) applies to a request".to_owned(),
+        );
         lines.push(String::new());
         for (verdict, results) in &groups {
             let (name, meaning) = verdict.words();
@@ -68,11 +73,11 @@ impl BulkReport<'_> {
         }
         for (verdict, results) in groups.iter().filter(|(verdict, _)| **verdict != Verdict::Allowed) {
             lines.push(format!("\n{}:", verdict.name()));
-            for ProbedTarget { listed, target, outcome, .. } in results {
+            for ProbedTarget { listed, detail, allow, .. } in results {
                 let contact = listed.contact.as_ref().map(|contact| format!(" <{contact}>")).unwrap_or_default();
-                lines.push(format!("  {}{contact}: {target}: {}", listed.customer, outcome.detail));
-                if !outcome.allow.is_empty() {
-                    lines.push(format!("    to allow: {}", join(&outcome.allow, ", ")));
+                lines.push(format!("  {}{contact}: {}: {detail}", listed.customer, listed.target));
+                if !allow.is_empty() {
+                    lines.push(format!("    to allow: {}", join(allow, ", ")));
                 }
             }
         }
@@ -81,19 +86,22 @@ impl BulkReport<'_> {
 
     pub(super) fn to_json(&self) -> Value {
         let target = |result: &ProbedTarget| {
-            let ProbedTarget { listed, target, outcome } = result;
+            let ProbedTarget { listed, verdict, detail, allow, measured } = result;
+            let measured = measured.as_ref();
             json!({
                 "line": listed.line,
                 "customer": listed.customer,
                 "contact": listed.contact,
-                "target": target,
-                "pool": outcome.pool,
-                "verdict": outcome.verdict.name(),
-                "detail": outcome.detail,
-                "lacking": outcome.lacking(),
-                "allow": outcome.allow,
-                "probed_at": outcome.at.map(rfc3339),
-                "results": outcome.measurements,
+                "target": listed.target.to_string(),
+                "pool": measured.map(|measured| &measured.pool),
+                "verdict": verdict.name(),
+                "detail": detail,
+                "lacking": measured.map(Measured::lacking).unwrap_or_default(),
+                "allow": allow,
+                "probed": measured.map(|measured| measured.probed),
+                "usable": measured.map(|measured| json_number(measured.usable)),
+                "probed_at": measured.map(|measured| rfc3339(measured.at)),
+                "results": result.measurements(),
             })
         };
         let message = |message: &Message<'_>| {
@@ -116,23 +124,25 @@ impl BulkReport<'_> {
     /// Returns the results as CSV (RFC 4180), one row for each line of the file.
     pub(super) fn to_csv(&self) -> String {
         let row = |result: &ProbedTarget| {
-            let ProbedTarget { listed, target, outcome } = result;
-            let [new, active] = [true, false].map(|new| outcome.counts(new));
+            let ProbedTarget { listed, verdict, detail, allow, measured } = result;
+            let measured = measured.as_ref();
+            let [new, active] =
+                [true, false].map(|new| measured.map(|measured| measured.counts(new)).unwrap_or_default());
             let cells: [String; COLUMNS.len()] = [
                 listed.line.to_string(),
                 listed.customer.clone(),
                 listed.contact.clone().unwrap_or_default(),
-                target.clone(),
-                outcome.pool.clone().unwrap_or_default(),
-                outcome.verdict.name().to_owned(),
+                listed.target.to_string(),
+                measured.map(|measured| measured.pool.clone()).unwrap_or_default(),
+                verdict.name().to_owned(),
                 new.0.to_string(),
                 new.1.to_string(),
                 active.0.to_string(),
                 active.1.to_string(),
-                join(outcome.lacking(), " "),
-                join(outcome.allow.iter().map(|range| range.cidr), " "),
-                outcome.detail.clone(),
-                outcome.at.map(rfc3339).unwrap_or_default(),
+                join(measured.map(Measured::lacking).unwrap_or_default(), " "),
+                join(allow.iter().map(|range| range.cidr), " "),
+                detail.clone(),
+                measured.map(|measured| rfc3339(measured.at)).unwrap_or_default(),
             ];
             cells.map(|cell| csv_cell(&cell)).join(",") + "\r\n"
         };
