@@ -241,12 +241,26 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Replaces control characters and those that reorder text (CVE-2021-42574), so that a terminal does not interpret text
 /// from other sources.
 pub fn escape_control_characters(text: &str) -> String {
-    let is_harmless = |c: char| match c {
+    text.chars().map(|c| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// Escapes these characters in JSON, whose strings then have the same values.
+pub fn escape_in_json(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        match is_harmless(c) {
+            true => text.push(c),
+            false => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+        text
+    })
+}
+
+fn is_harmless(c: char) -> bool {
+    match c {
         '\n' | '\t' => true,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
         _ => !c.is_control(),
-    };
-    text.chars().map(|c| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    }
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ fn bulk_probe_names_the_customers_that_have_not_allowed_the_new_range() {
         url("globex.example", &globex),
         host.permit(closed_port()),
     );
-    let (code, report) = host.json(&file, &["--list-url", "https://ranges.example.com/"]);
+    let (code, report) = host.json(&file, &["--list-url", "https://ranges.example.com/", "--sender", "Example Ltd"]);
     assert_eq!(code, 69);
     let expected = [
         ("Acme, Inc.", "range_not_allowed"),
@@ -184,13 +184,17 @@ fn bulk_probe_names_the_customers_that_have_not_allowed_the_new_range() {
     assert_eq!(messages[0]["subject"], format!("Please allow our source addresses: {shown}"));
     let body = messages[0]["body"].as_str().unwrap();
     for part in [
-        format!("\n  {shown}\n"),
+        "Hello Acme, Inc.,\n\nExample Ltd sends webhooks to your servers".to_owned(),
+        format!(
+            "Please allow inbound TCP connections to these hosts and ports:\n\n  acme.example port {}\n",
+            acme.port()
+        ),
         format!("\n  {NEW} (in use from {START} on)\n"),
         format!("Please do so before {START}:"),
         format!("{shown} at {}", target["probed_at"].as_str().unwrap()),
         format!("127.0.0.1: answered connections from {ACTIVE}\n"),
         format!("127.0.0.1: accepted and then closed connections from {NEW}\n"),
-        "Your allow-list\nprobably lacks some of them.".to_owned(),
+        "Your allow-list probably lacks some of them.".to_owned(),
         "compare the addresses with our published list:\nhttps://ranges.example.com/\n".to_owned(),
     ] {
         assert!(body.contains(&part), "{part} is not in\n{body}");
@@ -231,7 +235,12 @@ fn bulk_probe_writes_a_mail_for_each_customer_concerned() {
     let [mail] = &mails[..] else { panic!("{mails:?}") };
     assert!(mail.ends_with("0001-acme-ltd.txt"), "{mail:?}");
     let mail = fs::read_to_string(mail).unwrap();
-    assert!(mail.starts_with(&format!("Subject: Please allow our source addresses: {shown} and 1 other\n\nHello,\n")));
+    assert!(
+        mail.starts_with(&format!(
+            "Subject: Please allow our source addresses: {shown} and 1 other\nMIME-Version: 1.0\n"
+        ))
+    );
+    assert!(mail.contains("; charset=utf-8\n") && mail.contains("\n\nHello Acme Ltd,\n"), "{mail}");
     assert!(mail.contains(&format!("no answer in time to connections from {NEW}\n")), "{mail}");
     assert!(!mail.contains("globex") && !mail.contains("secret"), "{mail}");
     // The mails of a former probe must not be sent again.
@@ -438,7 +447,10 @@ fn bulk_probe_reports_every_bad_line_before_it_connects() {
         assert!(output.stdout.is_empty());
     };
     rejects(b"", "the file has no target");
-    rejects(b"url,customer\n\n# none\n", "the file has no target");
+    rejects(b"# none\n\n  # none\nurl,customer\n\n", "the file has no target");
+    rejects(b"customer,url\n# 1 Ltd,ftp://acme.example\n", "line 2: ");
+    rejects(b"https://acme.example/,Acme\n", "write the header `customer,url,contact`");
+    rejects("b\u{fc}cher.example\n".as_bytes(), "write the host in ASCII");
     rejects(format!("url,customer\n{good},Acme, Inc.\n").as_bytes(), "line 2: the line has another number of cells");
     rejects(format!("url,contact\n{good},\"a@x.example, b@y.example\"\n").as_bytes(), "line 2: the contact is not one");
     rejects(format!("url,customer\n{good},\"Acme\n").as_bytes(), "line 2: a quoted cell has no end");

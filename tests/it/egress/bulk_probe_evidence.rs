@@ -153,3 +153,37 @@ fn bulk_probe_lists_a_range_with_several_periods_once() {
     let body = report["messages"][0]["body"].as_str().unwrap();
     assert!(body.contains(&format!("{NEW} (in use from {first} until {end})\n")), "{body}");
 }
+
+#[test]
+fn bulk_probe_writes_one_mail_for_a_customer_with_the_contact_of_any_row() {
+    let mut host = Host::new();
+    let long = "4915112345678.acme.example";
+    host.config =
+        host.config.replace_one("\"acme.example\" =", &format!("\"{long}\" = [\"127.0.0.1\"]\n\"acme.example\" ="));
+    let (acme, good) = (host.receiver(is_old), host.receiver(|_| true));
+    let file = format!(
+        "customer,url,contact,plan\n#1 Ltd,{},,\n#1 Ltd,{},ops@acme.example,\n#1 Ltd,{long}:{},,\nGood,{},,\n",
+        url("acme.example", &acme),
+        url("globex.example", &acme),
+        good.port(),
+        url("initech.example", &good)
+    );
+    let output = host.probe(file, &["--json"]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("the command ignores the columns plan"), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let messages = report["messages"].as_array().unwrap();
+    assert_eq!((messages.len(), &messages[0]["contact"]), (1, &json!("ops@acme.example")), "{report:#}");
+    assert_eq!(report["targets"][2]["target"], format!("https://{long}:{}", good.port()));
+}
+
+#[test]
+fn bulk_probe_escapes_characters_in_json_that_reorder_text() {
+    let host = Host::new();
+    let acme = host.receiver(|_| true);
+    let customer = "a\u{202e}b";
+    let output = host.probe(format!("{} {customer}\n", url("acme.example", &acme)), &["--json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert!(text.contains("a\\u202eb") && report["targets"][0]["customer"] == customer, "{text}");
+}

@@ -29,7 +29,7 @@ use crate::cli::local_runtime::{run_locally, usage_error};
 use crate::cli::new_file::write_secret;
 use crate::config::{duration_argument, parse_url};
 use crate::delivery::{self, ProbeRequest};
-use crate::names::{ClientName, TenantName, pluralize};
+use crate::names::{ClientName, TenantName, escape_in_json, pluralize};
 use crate::policy::egress::{AnnouncedRange, NewRanges, Pool};
 use crate::state::Runtime;
 use crate::sysexits;
@@ -52,6 +52,9 @@ pub(super) struct BulkArgs {
     /// Write a mail for each customer whose allow-list lacks addresses into this new or empty folder
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     mail: Option<PathBuf>,
+    /// The name of your organisation, for the mails
+    #[arg(long, value_name = "NAME", conflicts_with = "url", value_parser = sender_argument)]
+    sender: Option<String>,
     /// The address of the published list, which the mails name
     #[arg(long, value_name = "URL", conflicts_with = "url", value_parser = url_argument)]
     list_url: Option<String>,
@@ -84,6 +87,9 @@ impl BulkArgs {
         is_json: bool,
     ) -> Result<ExitCode, ExitCode> {
         let listed = read_targets(file)?;
+        if self.mail.is_some() && listed.iter().all(|listed| listed.contact.is_none()) {
+            eprintln!("outgate: {}: no target has a contact: the mails have no recipient", file.display());
+        }
         if let Some(folder) = &self.mail {
             prepare_folder(folder).map_err(|error| cannot_create(folder, &error))?;
         }
@@ -105,11 +111,11 @@ impl BulkArgs {
             ProbedTarget::new(listed, attempts.remove(&index).unwrap_or_else(interrupted), &silent)
         });
         let results: Vec<ProbedTarget> = results.collect();
-        let messages = messages(&results, self.list_url.as_deref());
+        let messages = messages(&results, self.sender.as_deref(), self.list_url.as_deref());
         let (results, messages, ended) = (&results[..], &messages[..], Timestamp::now());
         let report = BulkReport { started, ended, new, incomplete, results, messages };
         match (is_json, self.csv) {
-            (true, _) => println!("{:#}", report.to_json()),
+            (true, _) => println!("{}", escape_in_json(&format!("{:#}", report.to_json()))),
             (_, true) => print!("{}", report.to_csv()),
             _ => print!("{}", report.to_text()),
         }
@@ -240,8 +246,12 @@ fn read_targets(path: &Path) -> Result<Vec<ListedTarget>, ExitCode> {
         }
         Ok(_) => {}
     }
-    targets::parse(&bytes)
-        .map_err(|errors| report(sysexits::DATA, &errors.join(&format!("\noutgate: {}: ", path.display()))))
+    let (listed, unknown) = targets::parse(&bytes)
+        .map_err(|errors| report(sysexits::DATA, &errors.join(&format!("\noutgate: {}: ", path.display()))))?;
+    if !unknown.is_empty() {
+        eprintln!("outgate: {}: the command ignores the columns {}", path.display(), unknown.join(", "));
+    }
+    Ok(listed)
 }
 
 /// Creates the folder of the mails. A mail of a former probe must not be sent again, so it is empty.
@@ -267,6 +277,14 @@ fn write_mails(folder: &Path, messages: &[Message<'_>]) -> io::Result<()> {
 fn cannot_create(folder: &Path, error: &io::Error) -> ExitCode {
     eprintln!("outgate: cannot write the mails to {}: {error}", folder.display());
     ExitCode::from(sysexits::CANNOT_CREATE)
+}
+
+fn sender_argument(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("the name is empty"),
+        name if name.contains(char::is_control) => Err("the name has a control character"),
+        name => Ok(name.to_owned()),
+    }
 }
 
 fn url_argument(text: &str) -> Result<String, &'static str> {

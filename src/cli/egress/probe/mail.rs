@@ -6,14 +6,15 @@ use std::fmt::Write;
 
 use super::measurement::{Answer, Measurement};
 use super::verdict::ProbedTarget;
-use crate::names::{join_first, pluralize};
+use crate::names::{Target, join_first, pluralize};
 use crate::policy::egress::allow_list_gap::LISTED_MAX;
 use crate::policy::egress::list::rfc3339;
 
 /// The message to one customer, about all its targets.
 pub(super) struct Message<'a> {
     pub customer: &'a str,
-    pub contact: Option<&'a str>,
+    /// Mail addresses with commas between them.
+    pub contact: Option<String>,
     pub subject: String,
     pub body: String,
 }
@@ -21,19 +22,30 @@ pub(super) struct Message<'a> {
 impl Message<'_> {
     /// Returns the message with its header (RFC 5322), as `sendmail -t` reads it.
     pub(super) fn to_mail(&self) -> String {
-        let to = self.contact.map(|contact| format!("To: {contact}\n")).unwrap_or_default();
-        format!("{to}Subject: {}\n\n{}", self.subject, self.body)
+        let to = self.contact.as_ref().map(|contact| format!("To: {contact}\n")).unwrap_or_default();
+        let mime = "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit";
+        format!("{to}Subject: {}\n{mime}\n\n{}", self.subject, self.body)
     }
 }
 
 /// Returns a message for each customer whose allow-list probably lacks addresses.
-pub(super) fn messages<'a>(results: &'a [ProbedTarget], list_url: Option<&str>) -> Vec<Message<'a>> {
+pub(super) fn messages<'a>(
+    results: &'a [ProbedTarget],
+    sender: Option<&str>,
+    list_url: Option<&str>,
+) -> Vec<Message<'a>> {
     let mut customers: BTreeMap<_, Vec<&ProbedTarget>> = BTreeMap::new();
     for result in results.iter().filter(|result| result.verdict.concerns_customer()) {
-        let customer = (result.listed.customer.as_str(), result.listed.contact.as_deref());
-        customers.entry(customer).or_default().push(result);
+        customers.entry(result.listed.customer.as_str()).or_default().push(result);
     }
-    let message = |((customer, contact), mut targets): (_, Vec<&'a ProbedTarget>)| {
+    // A row of the customer may have the contact that another one lacks.
+    let mut contacts: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
+    for ProbedTarget { listed, .. } in results {
+        contacts.entry(listed.customer.as_str()).or_default().extend(listed.contact.as_deref());
+    }
+    let message = |(customer, mut targets): (_, Vec<&'a ProbedTarget>)| {
+        let contacts: Vec<&str> = contacts.get(customer).into_iter().flatten().copied().collect();
+        let contact = Some(contacts.join(", ")).filter(|contact| !contact.is_empty());
         targets.sort_by_key(|result| result.listed.target.to_string());
         targets.dedup_by_key(|result| &result.listed.target);
         let others = match targets.len() {
@@ -41,27 +53,31 @@ pub(super) fn messages<'a>(results: &'a [ProbedTarget], list_url: Option<&str>) 
             count => format!(" and {}", pluralize(count - 1, "other")),
         };
         let subject = format!("Please allow our source addresses: {}{others}", targets[0].listed.target);
-        Message { customer, contact, subject, body: body(&targets, list_url) }
+        Message { customer, contact, subject, body: body(customer, &targets, sender, list_url) }
     };
     customers.into_iter().map(message).collect()
 }
 
-fn body(targets: &[&ProbedTarget], list_url: Option<&str>) -> String {
+fn body(customer: &str, targets: &[&ProbedTarget], sender: Option<&str>, list_url: Option<&str>) -> String {
     let allow: BTreeSet<_> = targets.iter().flat_map(|result| &result.allow).collect();
-    let mut text = String::from(
-        "Hello,\n\nwe send webhooks to your servers from fixed source addresses. Your allow-list\nprobably lacks some of \
-         them. Please allow connections to\n\n",
+    let from = match sender {
+        Some(sender) => format!("{sender} sends webhooks to your servers from fixed source addresses."),
+        None => "your servers receive our webhooks from fixed source addresses.".to_owned(),
+    };
+    let mut text = format!(
+        "Hello {customer},\n\n{from}\nYour allow-list probably lacks some of them.\n\nPlease allow inbound TCP connections to \
+         these hosts and ports:\n\n"
     );
     // Writing to a `String` cannot fail.
-    for result in targets {
-        let _ = writeln!(text, "  {}", result.listed.target);
+    for Target { host, port, .. } in targets.iter().map(|result| &result.listed.target) {
+        let _ = writeln!(text, "  {host} port {port}");
     }
-    text.push_str("\nfrom these addresses:\n\n");
+    text.push_str("\nfrom these source addresses:\n\n");
     for range in &allow {
         let _ = writeln!(text, "  {range}");
     }
     let deadline = match allow.iter().map(|range| range.from).min().flatten() {
-        None => "now: we use some of these addresses already, and webhooks from them do not arrive".to_owned(),
+        None => "now: we use some of these addresses already, and connections from them failed".to_owned(),
         Some(from) => format!("before {}:\nfrom then on, webhooks come from these addresses, too", rfc3339(from)),
     };
     let _ =

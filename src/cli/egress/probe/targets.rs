@@ -2,7 +2,7 @@
 //! Which targets does an operator name, and to which customers do they belong?
 
 use crate::config::parse_url;
-use crate::names::Target;
+use crate::names::{Target, escape_control_characters};
 
 /// The longest line, in bytes.
 const LINE_MAX: usize = 4096;
@@ -24,18 +24,24 @@ pub(super) struct ListedTarget {
     pub target: Target,
 }
 
-/// Parses a file. The errors are those of all lines, and quote none of them.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ListedTarget>, Vec<String>> {
+/// The columns that have a meaning.
+const COLUMNS: [&str; 3] = ["url", "customer", "contact"];
+
+/// Parses a file, and returns its targets and the names of unknown columns. The errors are those of all lines, and quote none
+/// of them.
+pub(super) fn parse(bytes: &[u8]) -> Result<(Vec<ListedTarget>, Vec<String>), Vec<String>> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    let is_content = |line: &&[u8]| !line.trim_ascii().is_empty() && !line.starts_with(b"#");
-    let numbered = (1..).zip(bytes.split(|byte| *byte == b'\n')).filter(|(_, line)| is_content(line));
+    let is_comment = |line: &[u8]| line.trim_ascii_start().starts_with(b"#");
+    let numbered = (1..).zip(bytes.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
     let mut lines = numbered.peekable();
+    while lines.next_if(|(_, line)| is_comment(line)).is_some() {}
     let header = lines.peek().and_then(|(_, line)| read_header(line));
     if header.is_some() {
         lines.next();
     }
     let (mut targets, mut errors) = (Vec::new(), Vec::new());
-    for (line, text) in lines {
+    // In CSV, a customer's name may begin with `#`.
+    for (line, text) in lines.filter(|(_, line)| header.is_some() || !is_comment(line)) {
         if targets.len() + errors.len() == TARGETS_MAX {
             errors.push(format!("line {line}: the file has more than {TARGETS_MAX} targets; divide it"));
             break;
@@ -48,7 +54,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ListedTarget>, Vec<String>> {
     if targets.is_empty() && errors.is_empty() {
         errors.push("the file has no target".to_owned());
     }
-    if errors.is_empty() { Ok(targets) } else { Err(errors) }
+    let unknown = header.unwrap_or_default().into_iter().filter(|column| !COLUMNS.contains(&column.as_str()));
+    let unknown = unknown.map(|column| escape_control_characters(&column)).collect();
+    if errors.is_empty() { Ok((targets, unknown)) } else { Err(errors) }
 }
 
 /// Returns the columns of a CSV file; `None`: the line is no header.
@@ -69,6 +77,9 @@ fn read_line(line: usize, text: &[u8], header: Option<&[String]>) -> Result<List
     let (url, customer, contact) = match header {
         None => {
             let (url, customer) = text.split_once([' ', '\t']).unwrap_or((text, ""));
+            if url.contains(',') {
+                return Err("the line has several cells: write the header `customer,url,contact` into the first line");
+            }
             (url.to_owned(), customer.to_owned(), String::new())
         }
         Some(header) => {
@@ -83,7 +94,13 @@ fn read_line(line: usize, text: &[u8], header: Option<&[String]>) -> Result<List
             (cell("url"), cell("customer"), cell("contact"))
         }
     };
-    let url = if url.contains("://") { url } else { format!("https://{url}") };
+    // The query may have another URL.
+    let has_scheme = url.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['/', '?']));
+    let url = if has_scheme { url } else { format!("https://{url}") };
+    let authority = url.split(['/', '?']).nth(2).unwrap_or_default();
+    if !authority.is_ascii() {
+        return Err("the host is not ASCII: write the host in ASCII (xn--…)");
+    }
     let (target, _) = parse_url(&url)?;
     let contact = Some(contact).filter(|contact| !contact.is_empty());
     if contact.as_deref().is_some_and(|contact| !is_mail_address(contact)) {
@@ -137,7 +154,7 @@ fn split_csv(line: &str) -> Result<Vec<String>, &'static str> {
 /// Parses a file, and checks that nothing in it can leave its line or name a second recipient.
 #[cfg(any(test, fuzzing))]
 pub fn probe_targets(data: &[u8]) {
-    for ListedTarget { customer, contact, url, target, .. } in parse(data).unwrap_or_default() {
+    for ListedTarget { customer, contact, url, target, .. } in parse(data).unwrap_or_default().0 {
         assert!(!customer.is_empty() && !customer.contains(char::is_control) && !url.contains(char::is_control));
         assert!(contact.is_none_or(|contact| contact.matches('@').count() == 1 && !contact.contains([',', ' ', '\n'])));
         assert!(parse_url(&target.to_string()).is_ok_and(|(again, _)| again == target));
