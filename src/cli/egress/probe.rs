@@ -35,8 +35,9 @@ const CONNECTIONS_MAX: usize = 16;
 
 /// The default of --sample.
 const SAMPLE: u16 = 32;
-/// The default of --sample with --targets: every address of most pools.
-const BULK_SAMPLE: u16 = 4096;
+/// The default of --sample with --targets: every address of most pools. A target must not take the probe for an attack, so
+/// the /64 of an IPv6 range has a sample.
+const BULK_SAMPLE: u16 = 256;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -75,7 +76,7 @@ pub(in super::super) struct Probe {
     #[command(flatten)]
     sender: SenderArgs,
     /// The number of addresses to probe; from a larger pool, the command takes a sample spread over the ranges. New
-    /// ranges have a sample of their own. Default: 32; with --targets, 4096
+    /// ranges have a sample of their own. Default: 32; with --targets, 256
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     sample: Option<u16>,
     /// The timeout of DNS, TCP and TLS each, such as 2s. Default: the timeouts of the route
