@@ -54,7 +54,7 @@ and its port, and a route must match the target.
 
 With --targets, the command compares the active addresses with those of the new ranges: the ranges that --range names, or
 else those whose `from` is in the future. This host must have their addresses. The command opens at most four connections
-to one host name at a time, and tries rejected sources again. It sends no request: it cannot see a rule that a web server
+to one host name at a time, and tries two rejected sources of each range again. It sends no request: it cannot see a rule that a web server
 or an application firewall (WAF) applies after the handshake. A target of plain HTTP accepts a TCP connection, and no more is
 known. Ctrl-C prints what is known. The page \"Egress lists\" explains the verdicts.
 

@@ -1,7 +1,7 @@
 //! The writer of JSON for the line of a record.
 //! How does each value look in a line of the delivery log?
 //!
-//! A line takes a fifth of the instructions that `serde_json` needs for the same text: each key is a constant with its
+//! A line takes about a third of the instructions that `serde_json` needs for the same text: each key is a constant with its
 //! punctuation, and most texts are copied after one check.
 
 use std::cell::RefCell;
@@ -122,6 +122,7 @@ impl WriteJson for usize {
     }
 }
 
+/// Writes the rate of a sample, which is from 0.0001 to 1: Rust and JSON write these numbers alike.
 impl WriteJson for f64 {
     fn write_json(&self, line: &mut Vec<u8>) {
         write!(line, "{self:?}").expect("a Vec takes every write");

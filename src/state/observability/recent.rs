@@ -59,7 +59,7 @@ impl RecentDeliveries {
         let (first, second) = ring.text.as_slices();
         let text = [&first[start.min(first.len())..], &second[start.saturating_sub(first.len())..]].concat();
         let count = ring.count;
-        drop(ring); // a delivery waits for one copy, and not for the allocation of each line
+        drop(ring); // a delivery waits for one copy of BYTES_MAX at most
         let mut rest = text.as_slice();
         let lines = lengths.into_iter().filter_map(|length| rest.split_off(..length)).map(<[u8]>::to_vec).collect();
         RecentLines { count, lines }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::measurement::{Answer, Measurement};
+use super::measurement::{Answer, Measurement, RangeToAllow};
 use super::verdict::ProbedTarget;
 use crate::names::{Target, join_first, pluralize};
 use crate::policy::egress::allow_list_gap::LISTED_MAX;
@@ -59,46 +59,54 @@ pub(super) fn messages<'a>(
 }
 
 fn body(customer: &str, targets: &[&ProbedTarget], sender: Option<&str>, list_url: Option<&str>) -> String {
-    let allow: BTreeSet<_> = targets.iter().flat_map(|result| &result.allow).collect();
     let from = match sender {
         Some(sender) => format!("{sender} sends webhooks to your servers from fixed source addresses."),
         None => "your servers receive our webhooks from fixed source addresses.".to_owned(),
     };
-    let mut text = format!(
-        "Hello {customer},\n\n{from}\nYour allow-list probably lacks some of them.\n\nPlease allow inbound TCP connections to \
-         these hosts and ports:\n\n"
+    let mut text = format!("Hello {customer},\n\n{from}\nYour allow-list probably lacks some of them.\n");
+    // The targets of one customer may have different pools.
+    let mut by_ranges: BTreeMap<&[RangeToAllow], Vec<&Target>> = BTreeMap::new();
+    for result in targets {
+        by_ranges.entry(&result.allow).or_default().push(&result.listed.target);
+    }
+    by_ranges.iter().for_each(|(allow, targets)| ask(&mut text, targets, allow));
+    text.push_str("\nKeep the addresses that you allow already.\n\nWhat we measured:\n");
+    for result in targets {
+        let at = result.measured.as_ref().map(|measured| rfc3339(measured.at)).unwrap_or_default();
+        let _ = writeln!(text, "\n  {} at {at}", result.listed.target);
+        // A failure that is probably our own is none of the customer's business.
+        let is_evidence = |found: &&Measurement| found.lacking || found.answer == Answer::Answered;
+        for found in result.measurements().iter().filter(is_evidence) {
+            let sources = join_first(&found.sources, LISTED_MAX);
+            let _ = writeln!(text, "    {}: {} from {sources}", found.target, describe(found));
+        }
+    }
+    text.push_str(
+        "\nWe opened connections and sent no webhook. We tried two of the failed connections\nof each range a second time. \
+         We cannot see your firewall: if it allows these\naddresses, please look for another cause of the failed connections.\n",
     );
+    if let Some(url) = list_url {
+        let _ = write!(text, "\nTo verify this message, compare the addresses with our published list:\n{url}\n");
+    }
+    text
+}
+
+/// Appends what a customer must allow for some of its hosts, and until when.
+fn ask(text: &mut String, targets: &[&Target], allow: &[RangeToAllow]) {
+    text.push_str("\nPlease allow inbound TCP connections to these hosts and ports:\n\n");
     // Writing to a `String` cannot fail.
-    for Target { host, port, .. } in targets.iter().map(|result| &result.listed.target) {
+    for Target { host, port, .. } in targets {
         let _ = writeln!(text, "  {host} port {port}");
     }
     text.push_str("\nfrom these source addresses:\n\n");
-    for range in &allow {
+    for range in allow {
         let _ = writeln!(text, "  {range}");
     }
     let deadline = match allow.iter().map(|range| range.from).min().flatten() {
         None => "now: we use some of these addresses already, and connections from them failed".to_owned(),
         Some(from) => format!("before {}:\nfrom then on, webhooks come from these addresses, too", rfc3339(from)),
     };
-    let _ =
-        write!(text, "\nPlease do so {deadline}.\nKeep the addresses that you allow already.\n\nWhat we measured:\n");
-    for result in targets {
-        let at = result.measured.as_ref().map(|measured| rfc3339(measured.at)).unwrap_or_default();
-        let _ = writeln!(text, "\n  {} at {at}", result.listed.target);
-        // A failure of our own host is none of the customer's business.
-        for found in result.measurements().iter().filter(|found| found.answer != Answer::Unclear) {
-            let sources = join_first(&found.sources, LISTED_MAX);
-            let _ = writeln!(text, "    {}: {} from {sources}", found.target, describe(found));
-        }
-    }
-    text.push_str(
-        "\nWe opened connections and sent no webhook. Each connection that failed was\ntried twice. We cannot see your \
-         firewall: if it allows these addresses, please look\nfor another cause of the failed connections.\n",
-    );
-    if let Some(url) = list_url {
-        let _ = write!(text, "\nTo verify this message, compare the addresses with our published list:\n{url}\n");
-    }
-    text
+    let _ = writeln!(text, "\nPlease do so {deadline}.");
 }
 
 /// Describes a result for a reader who does not know outgate's codes.

@@ -14,7 +14,7 @@ use crate::policy::egress::allow_list_gap::AddressRange;
 use crate::policy::egress::list::rfc3339;
 use crate::policy::egress::{AnnouncedRange, RangePhase};
 
-/// Targets that must lack a new range before the probe concludes that the range works for none.
+/// The fewest hosts whose rejections show that the operator's own routes are wrong.
 const CONTROL_MIN: usize = 2;
 
 /// The meaning of a connection's result for the allow-list of the target.
@@ -158,12 +158,12 @@ pub(super) fn silent_ranges<'a>(all: impl Iterator<Item = (&'a Target, &'a Measu
         for found in measured.measurements.iter().filter(|found| found.new) {
             match found.answer {
                 Answer::Answered => drop(answered.insert(found.range)),
-                _ if found.lacking => drop(lacking.entry(found.range).or_default().insert(target.to_string())),
+                _ if found.lacking => drop(lacking.entry(found.range).or_default().insert(&target.host)),
                 _ => {}
             }
         }
     }
-    lacking.retain(|range, targets| targets.len() >= CONTROL_MIN && !answered.contains(range));
+    lacking.retain(|range, hosts| hosts.len() >= CONTROL_MIN && !answered.contains(range));
     lacking.into_keys().collect()
 }
 
