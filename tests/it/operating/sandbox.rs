@@ -46,7 +46,7 @@ struct Outside(PathBuf);
 
 impl Outside {
     fn new(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let path = PathBuf::from("/var/tmp").join(format!("outgate-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         assert!(!path.canonicalize().unwrap().starts_with(std::env::temp_dir().canonicalize().unwrap()));
         Self(path)
