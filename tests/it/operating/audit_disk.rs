@@ -188,6 +188,9 @@ fn events_that_are_lost_while_the_disk_below_the_audit_log_hangs_are_stated_as_a
     let disk = Disk::new();
     let scene = &disk.scene;
     support::control::write(scene, &scene.outgate.config().and("[limits.l]\nrate = \"1/s\"\nrat = 1\n"));
+    // The first rejection also begins a drift.
+    request_reload(scene);
+    until_recorded(&scene.outgate, "configuration.drifted", 1);
     fs::write(&disk.hang, "").unwrap();
     // Each rejection is an event, and 1000 of them wait.
     for _ in 0..1005 {
@@ -197,8 +200,8 @@ fn events_that_are_lost_while_the_disk_below_the_audit_log_hangs_are_stated_as_a
     let gap = &until_recorded(&scene.outgate, "audit.gap", 1)[0];
     let lost = gap["event_data"]["lost"].as_u64().unwrap();
     assert!((1..=5).contains(&lost) && gap["description"].as_str().unwrap().contains("did not answer"), "{gap}");
-    let rejected = until_recorded(&scene.outgate, "configuration.rejected", 1005 - lost as usize);
-    assert_eq!(rejected.len() as u64 + lost, 1005);
+    let rejected = until_recorded(&scene.outgate, "configuration.rejected", 1006 - lost as usize);
+    assert_eq!(rejected.len() as u64 + lost, 1006);
     assert_eq!(verify(&scene.outgate).0, 0);
 }
 

@@ -2,7 +2,7 @@
 //! How does outgate react to exactly these frames of a target?
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub struct RequestEvent {
     pub body: Vec<u8>,
 }
 
-/// Returns the bytes that the target writes. After GOAWAY it closes the connection.
+/// Returns the bytes that the target writes. After GOAWAY it writes no more.
 pub type Script = Arc<dyn Fn(&RequestEvent) -> Vec<u8> + Send + Sync>;
 
 pub struct FrameTarget {
@@ -129,6 +129,10 @@ impl FrameTarget {
                         true => drop(http2(&mut wire, connection, &preface, respond)),
                         false => drop(http1(&mut wire, connection, respond)),
                     }
+                    // A socket that closes with unread data resets the connection. A reset that outgate meets while it
+                    // writes hides the last frames.
+                    drop(wire.sock.shutdown(Shutdown::Write));
+                    drop(std::io::copy(&mut wire.sock, &mut std::io::sink()));
                 });
             }
         });
