@@ -1,4 +1,4 @@
-//! Responses with ambiguous framing.
+//! Responses with ambiguous framing, compressed responses and redirects.
 //! Does the client get an unambiguous response or a refusal, and does no other client get its remaining bytes?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -8,7 +8,7 @@ use crate::support;
 use std::sync::Arc;
 
 use support::Response;
-use support::receiver::{Reaction, respond_with};
+use support::receiver::{Reaction, Receiver, ok, respond_with};
 use support::scene::scene_with;
 
 /// Bytes that the next delivery over the target's connection must never get.
@@ -93,4 +93,19 @@ fn compressed_response_is_forwarded_unchanged() {
     let (response, _) = deliver_twice(Arc::new(move |_| (reply.clone(), true)), "POST");
     assert_eq!(response.body, body);
     assert_eq!((response.field("content-encoding"), response.field("content-length")), ("gzip", "10004"));
+}
+
+/// A redirect could lead to an address that the guard forbids.
+#[test]
+fn redirect_of_a_target_is_returned_and_not_followed() {
+    let elsewhere = Receiver::plain(ok());
+    let to = format!("http://127.0.0.1:{}/", elsewhere.port());
+    for status in
+        ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
+    {
+        let reply = format!("HTTP/1.1 {status}\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+        let (response, _) = deliver_twice(respond_with(&reply), "POST");
+        assert_eq!((&*response.status.to_string(), response.field("location")), (&status[..3], &*to), "{response:?}");
+    }
+    assert_eq!(elsewhere.connections(), 0);
 }
