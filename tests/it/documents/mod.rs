@@ -1,5 +1,6 @@
-//! A comparison of README and `docs` with the code.
+//! A comparison of README, SECURITY.md and `docs` with the code.
 
 mod book;
 mod examples;
 mod reference;
+mod threats;
