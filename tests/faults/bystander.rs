@@ -1,0 +1,212 @@
+//! Steady traffic to a healthy target while something else fails, and the table of the outcomes.
+//! Does each delivery of the bystander succeed, and how long do they take with and without the fault?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::support::law::{Counts, assert_law};
+use crate::support::{Client, Outgate, Response, post};
+
+/// The keep-alive clients of the bystander, and the pause of each between two deliveries.
+const CLIENTS: usize = 2;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Returns the figure of this form of the run.
+pub(crate) fn pick<T>(short: T, long: T) -> T {
+    if std::env::var_os("OUTGATE_FAULTS").is_some_and(|form| form == "long") { long } else { short }
+}
+
+fn period() -> Duration {
+    pick(Duration::from_secs(1), Duration::from_secs(20))
+}
+
+/// Repeats this at least once, and until the period of a fault has ended.
+pub(crate) fn for_a_period(mut repeat: impl FnMut()) {
+    let end = Instant::now() + period();
+    loop {
+        repeat();
+        if Instant::now() >= end {
+            return;
+        }
+    }
+}
+
+pub(crate) struct Bystander {
+    is_over: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Vec<Duration>>>,
+}
+
+impl Bystander {
+    /// Starts clients that post to the healthy target.
+    pub(crate) fn start(proxy: SocketAddr, url: &str) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let start = |_| {
+            let (is_over, request) = (Arc::clone(&is_over), post(url, "", "x"));
+            std::thread::spawn(move || {
+                let (mut client, mut durations) = (Client::connect(proxy), Vec::new());
+                while !is_over.load(Ordering::Relaxed) {
+                    let started = Instant::now();
+                    client.send(&request);
+                    let response = client.response();
+                    assert_eq!((response.status, response.code()), (200, ""), "the fault harms the bystander");
+                    durations.push(started.elapsed());
+                    std::thread::sleep(PAUSE); // steady traffic, not as much as possible
+                }
+                durations
+            })
+        };
+        Self { clients: (0..CLIENTS).map(start).collect(), is_over }
+    }
+
+    /// Returns the durations of all deliveries in ascending order. Each of them succeeded.
+    pub(crate) fn finish(mut self) -> Vec<Duration> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let join = |client: JoinHandle<_>| client.join().expect("each delivery of the bystander succeeds");
+        let mut durations: Vec<Duration> = self.clients.drain(..).flat_map(join).collect();
+        durations.sort();
+        durations
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The deliveries that a fault harmed, as their clients saw them.
+#[derive(Default)]
+pub(crate) struct Harm {
+    pub(crate) counts: Counts,
+    pub(crate) longest: Duration,
+}
+
+impl Harm {
+    /// Sends a delivery, and counts its outcome and the time that its client waited.
+    pub(crate) fn send(&mut self, proxy: SocketAddr, url: &str) -> Response {
+        let started = Instant::now();
+        let mut client = Client::connect(proxy);
+        client.send(post(url, "Connection: close\r\n", "x"));
+        let response = Response::parse(&client.rest());
+        self.longest = self.longest.max(started.elapsed());
+        let code = match response.code() {
+            "" if is_whole(&response) => "delivered",
+            "" => BROKEN_OFF,
+            code => code,
+        };
+        self.add(code, 1);
+        response
+    }
+
+    pub(crate) fn add(&mut self, code: &str, count: u64) {
+        *self.counts.entry(code.to_owned()).or_default() += count;
+    }
+
+    /// Sends deliveries over parallel connections until the period of the fault has ended.
+    pub(crate) fn send_for_a_period(&mut self, proxy: SocketAddr, url: &str) {
+        let run = || {
+            let mut harm = Self::default();
+            for_a_period(|| drop(harm.send(proxy, url)));
+            harm
+        };
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..pick(4, 32)).map(|_| scope.spawn(run)).collect();
+            for harm in clients.into_iter().map(|client| client.join().unwrap()) {
+                self.longest = self.longest.max(harm.longest);
+                harm.counts.iter().for_each(|(code, count)| self.add(code, *count));
+            }
+        });
+    }
+}
+
+/// The outcome of a response that ends before its length, as its client sees it.
+pub(crate) const BROKEN_OFF: &str = "broken off";
+
+/// The response has all bytes of its Content-Length, or the last chunk.
+fn is_whole(response: &Response) -> bool {
+    match response.field("content-length").parse::<usize>() {
+        Ok(length) => response.body.len() == length,
+        Err(_) => response.field("transfer-encoding") != "chunked" || response.body.ends_with(b"0\r\n\r\n"),
+    }
+}
+
+/// A row of the table: what the fault was, and who noticed it.
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
+    /// The parties that the fault harms.
+    pub(crate) harmed: &'static str,
+    /// What outgate reports beside the outcomes: metrics, alerts and log lines that the test asserts.
+    pub(crate) reported: &'static str,
+}
+
+impl Fault {
+    /// Runs the fault beside traffic to the healthy target at `url`. Returns the outcomes that the clients of the fault saw
+    /// and the deliveries of the bystander, each of which succeeded.
+    pub(crate) fn run(&self, proxy: SocketAddr, url: &str, fault: impl FnOnce(&mut Harm)) -> (Harm, u64) {
+        let quiet = Bystander::start(proxy, url);
+        std::thread::sleep(period()); // the traffic without the fault is what is measured
+        let without = quiet.finish();
+        let beside = Bystander::start(proxy, url);
+        let mut harm = Harm::default();
+        fault(&mut harm);
+        let with = beside.finish();
+        assert!(!with.is_empty(), "the bystander had no delivery");
+        self.report(&harm, &without, &with);
+        (harm, (without.len() + with.len()) as u64)
+    }
+
+    /// Runs the fault, and asserts that the clients, the delivery log and the metrics count the same. `recorded` names the
+    /// outcomes that records call otherwise than clients.
+    pub(crate) fn run_by_law(
+        &self,
+        outgate: &Outgate,
+        url: &str,
+        recorded: &[(&str, &str)],
+        fault: impl FnOnce(&mut Harm),
+    ) -> Harm {
+        let (harm, delivered) = self.run(outgate.proxy, url, fault);
+        let mut sent = Counts::from([("delivered".to_owned(), delivered)]);
+        for (code, count) in &harm.counts {
+            let code = recorded.iter().find(|(seen, _)| seen == code).map_or(&**code, |(_, recorded)| recorded);
+            *sent.entry(code.to_owned()).or_default() += count;
+        }
+        assert_law(outgate, &sent);
+        harm
+    }
+
+    fn report(&self, harm: &Harm, without: &[Duration], with: &[Duration]) {
+        const HEAD: &str = "| fault | harmed | their outcomes | longest wait | reported | bystander: delivered, refused \
+                            | its p99 without the fault | its p99 with the fault |\n|---|---|---|---|---|---|---|---|\n";
+        let outcomes: BTreeMap<_, _> = harm.counts.iter().collect();
+        let row = format!(
+            "| {} | {} | {outcomes:?} | {:.1?} | {} | {}, 0 | {:.2?} | {:.2?} |\n",
+            self.name,
+            self.harmed,
+            harm.longest,
+            self.reported,
+            with.len(),
+            p99(without),
+            p99(with),
+        );
+        print!("{row}");
+        if pick(false, true) {
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.md");
+            let mut table = OpenOptions::new().create(true).append(true).open(path).unwrap();
+            let head = if table.metadata().unwrap().len() == 0 { HEAD } else { "" };
+            table.write_all(format!("{head}{row}").as_bytes()).unwrap();
+        }
+    }
+}
+
+fn p99(ascending: &[Duration]) -> Duration {
+    ascending.get(ascending.len() * 99 / 100).copied().unwrap_or_default()
+}
