@@ -9,12 +9,12 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::support::law::{Counts, assert_law};
-use crate::support::{Client, Outgate, Response, post};
+use crate::support::{Client, Outgate, Response, eventually, post};
 
 /// The keep-alive clients of the bystander, and the pause of each between two deliveries.
 const CLIENTS: usize = 2;
@@ -46,11 +46,12 @@ pub(crate) struct Bystander {
 }
 
 impl Bystander {
-    /// Starts clients that post to the healthy target.
+    /// Starts clients that post to the healthy target, and waits for the first delivery of each.
     pub(crate) fn start(proxy: SocketAddr, url: &str) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
+        let (is_over, started_clients) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let start = |_| {
             let (is_over, request) = (Arc::clone(&is_over), post(url, "", "x"));
+            let started_clients = Arc::clone(&started_clients);
             std::thread::spawn(move || {
                 let (mut client, mut durations) = (Client::connect(proxy), Vec::new());
                 while !is_over.load(Ordering::Relaxed) {
@@ -59,12 +60,17 @@ impl Bystander {
                     let response = client.response();
                     assert_eq!((response.status, response.code()), (200, ""), "the fault harms the bystander");
                     durations.push(started.elapsed());
+                    if durations.len() == 1 {
+                        started_clients.fetch_add(1, Ordering::Relaxed);
+                    }
                     std::thread::sleep(PAUSE); // steady traffic, not as much as possible
                 }
                 durations
             })
         };
-        Self { clients: (0..CLIENTS).map(start).collect(), is_over }
+        let bystander = Self { clients: (0..CLIENTS).map(start).collect(), is_over: Arc::clone(&is_over) };
+        eventually("each client has delivered", || started_clients.load(Ordering::Relaxed) == CLIENTS);
+        bystander
     }
 
     /// Returns the durations of all deliveries in ascending order. Each of them succeeded.

@@ -11,4 +11,8 @@ mod support;
 
 mod bad_target;
 mod bystander;
+mod clock;
+mod dns;
+mod host;
+mod ports;
 mod targets;

@@ -16,49 +16,17 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use socket2::{Domain, Socket, Type};
+use support::Outgate;
 use support::audit::until_recorded;
 use support::configuration::Replace;
+pub(crate) use support::namespace::{inside_namespace, run};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
-use support::{Outgate, required};
-
-/// An environment variable of the process in the namespace.
-const INSIDE: &str = "OUTGATE_TEST_INSIDE";
 
 /// Runs the test `name` of this file again in a new network namespace. Returns true inside the namespace.
 fn inside(name: &str) -> bool {
     inside_namespace(&format!("netns::{name}"))
-}
-
-/// Runs the test with this path again in a new network namespace. Returns true inside the namespace.
-pub(crate) fn inside_namespace(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        run("ip link set lo up");
-        return true;
-    }
-    let can = Command::new("unshare").args(["--net", "ip", "link"]).output().is_ok_and(|out| out.status.success());
-    if !can {
-        assert!(!required(), "this host cannot make network namespaces");
-        eprintln!("skipped: needs root, unshare and ip");
-        return false;
-    }
-    let exe = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
-        .arg("--net")
-        .arg(exe)
-        .args([name, "--exact", "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "{name} failed inside its namespace");
-    false
-}
-
-pub(crate) fn run(command: &str) {
-    let mut words = command.split(' ');
-    let out = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// A network namespace for another host. It ends with its process.

@@ -10,6 +10,7 @@ pub mod frames;
 pub mod http2;
 pub mod law;
 pub mod name_server;
+pub mod namespace;
 pub mod notify;
 pub mod origins;
 pub mod pki;

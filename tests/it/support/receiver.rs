@@ -186,7 +186,7 @@ impl Receiver {
                 let connection = this.connections.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-                    let from = stream.peer_addr().unwrap().ip();
+                    let Ok(from) = stream.peer_addr().map(|peer| peer.ip()) else { return }; // a reset came first
                     let Some(mut wire) = wrap(stream) else { return };
                     let mut keeps_open = true;
                     while let Some(request) = keeps_open.then(|| read_request(&mut *wire, from, connection)).flatten() {
