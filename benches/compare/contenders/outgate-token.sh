@@ -1,0 +1,5 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+FEATURES="limit signature record metrics audit token"
+# shellcheck source=benches/compare/contenders/outgate.sh
+source "$contenders/outgate.sh"
+supports=plain

@@ -1,0 +1,268 @@
+//! A measurement of one workload through one contender.
+//! How much CPU time does the proxy use for a delivery, and how long does the delivery take?
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::client::Way;
+use crate::pace::Pace;
+use crate::receiver::{self, Seen};
+use crate::results::Result as Row;
+use crate::workload::{self, DOWNLOAD, End, Kind, Workload};
+use crate::{Error, idle, process};
+
+/// The only source that a contender may use.
+const SOURCE: &str = "127.0.0.2";
+/// The time in which a number of deliveries must end. A proxy under valgrind is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A pause after an error: a proxy that refuses is not flooded.
+const AFTER_ERROR: Duration = Duration::from_millis(5);
+/// The time between two scrapes of the metrics.
+const SCRAPE: Duration = Duration::from_secs(1);
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The names in the results.
+    #[arg(long)]
+    contender: String,
+    #[arg(long)]
+    workload: String,
+    #[arg(long, default_value_t = 1)]
+    round: u32,
+    /// The folder with the certificates.
+    #[arg(long)]
+    authority: PathBuf,
+    /// The process of the proxy.
+    #[arg(long)]
+    pid: u32,
+    /// The contender has a listener for each target.
+    #[arg(long)]
+    listeners: bool,
+    /// The contender closes the connections of its clients.
+    #[arg(long)]
+    fresh: bool,
+    /// A line of each head, such as a credential.
+    #[arg(long)]
+    field: Vec<String>,
+    /// The admin listener whose metrics are read once a second.
+    #[arg(long)]
+    scrape: Option<std::net::SocketAddr>,
+    /// Seconds before the measurement.
+    #[arg(long, default_value_t = 0.5)]
+    warmup: f64,
+    /// Seconds of the measurement.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Clients, if not the number of the workload.
+    #[arg(long)]
+    clients: Option<usize>,
+    /// Ends after this number of deliveries, in place of the seconds.
+    #[arg(long)]
+    deliveries: Option<u64>,
+}
+
+/// What the clients share.
+struct Run {
+    way: Way,
+    kind: Kind,
+    fresh: bool,
+    pace: Option<Pace>,
+    measuring: Cell<bool>,
+    over: Cell<bool>,
+    /// Deliveries that no client has taken.
+    left: Cell<u64>,
+    done: Cell<u64>,
+    latencies: RefCell<Vec<Duration>>,
+    errors: RefCell<BTreeMap<String, u64>>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
+    let workload = workload::find(&arguments.workload)?;
+    let receiver = receiver::start(&arguments.authority)?;
+    let way = Way::new(workload, arguments.listeners, &arguments.field);
+    way.wait_until_it_listens().await?;
+    way.exchange(&mut way.open().await?).await?;
+    if workload.port >= receiver::TLS {
+        refuses_an_unknown_authority(&arguments, &receiver).await?;
+    }
+    let before = receiver.seen();
+    let mut row = match workload.kind {
+        Kind::IdleClients | Kind::IdleTunnels => idle::measure(&way, workload.clients, arguments.pid).await?,
+        _ => measure(&arguments, workload, way).await?,
+    };
+    (row.contender, row.workload, row.round) = (arguments.contender, arguments.workload, arguments.round);
+    describe(&mut row, &before, &receiver.seen())?;
+    println!("{}", serde_json::to_string(&row)?);
+    Ok(())
+}
+
+/// A contender that would send to a target without a valid certificate does another, cheaper job.
+async fn refuses_an_unknown_authority(arguments: &Arguments, receiver: &receiver::Handle) -> Result<(), Error> {
+    let way = Way::untrusted(arguments.listeners, &arguments.field);
+    let refused = way.exchange(&mut way.open().await?).await;
+    if refused.is_ok() || receiver.seen().untrusted > 0 {
+        return Err("the contender accepts a certificate from an unknown root".into());
+    }
+    Ok(())
+}
+
+/// Adds what the receiver saw.
+fn describe(row: &mut Row, before: &Seen, after: &Seen) -> Result<(), Error> {
+    let deliveries = (after.deliveries - before.deliveries).max(1) as f64;
+    row.signed = (after.signed - before.signed) as f64 / deliveries;
+    row.new_connections = (after.connections - before.connections) as f64 / deliveries;
+    row.resumed = (after.resumed - before.resumed) as f64 / (after.connections - before.connections).max(1) as f64;
+    row.sources = after.sources.iter().map(ToString::to_string).collect();
+    if row.sources != [SOURCE] {
+        return Err(format!("the target saw the sources {:?}", row.sources).into());
+    }
+    if row.deliveries == 0.0 {
+        return Err("no delivery ended within the measurement".into());
+    }
+    if row.errors > 0.001 * row.deliveries {
+        return Err(format!("{} errors in {} deliveries: {}", row.errors, row.deliveries, row.error).into());
+    }
+    Ok(())
+}
+
+async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result<Row, Error> {
+    let end = match arguments.deliveries {
+        Some(count) => End::Deliveries(count),
+        None => End::After(Duration::from_secs_f64(arguments.seconds)),
+    };
+    let run = Rc::new(Run {
+        way,
+        kind: workload.kind,
+        fresh: arguments.fresh || workload.kind == Kind::Tunnel,
+        pace: workload.rate.map(Pace::start),
+        measuring: Cell::new(matches!(end, End::Deliveries(_))),
+        over: Cell::new(false),
+        left: Cell::new(if let End::Deliveries(count) = end { count } else { u64::MAX }),
+        done: Cell::new(0),
+        latencies: RefCell::default(),
+        errors: RefCell::default(),
+    });
+    if let Some(address) = arguments.scrape {
+        tokio::task::spawn_local(scrape(address));
+    }
+    let clients: Vec<_> = (0..arguments.clients.unwrap_or(workload.clients))
+        .map(|_| tokio::task::spawn_local(run.clone().client()))
+        .collect();
+    let mut started = (Instant::now(), process::cpu_seconds(arguments.pid)?);
+    if let End::After(length) = end {
+        tokio::time::sleep(Duration::from_secs_f64(arguments.warmup)).await;
+        started = (Instant::now(), process::cpu_seconds(arguments.pid)?);
+        run.measuring.set(true);
+        tokio::time::sleep(length).await;
+        run.measuring.set(false);
+        run.over.set(true);
+    }
+    let elapsed = started.0.elapsed().as_secs_f64();
+    let mut cpu = process::cpu_seconds(arguments.pid)? - started.1;
+    // What is under way at the end does not count: a client may wait for a delivery that is never due.
+    let patience = if let End::After(_) = end { Duration::ZERO } else { PATIENCE };
+    let deadline = tokio::time::Instant::now() + patience;
+    for client in clients {
+        let abort = client.abort_handle();
+        if tokio::time::timeout_at(deadline, client).await.is_err() {
+            abort.abort();
+        }
+    }
+    if let End::Deliveries(_) = end {
+        cpu = process::cpu_seconds(arguments.pid)? - started.1;
+    }
+    Ok(run.row(cpu, elapsed))
+}
+
+impl Run {
+    async fn client(self: Rc<Self>) {
+        let mut conn = None;
+        while !self.over.get() && self.left.get() > 0 {
+            self.left.set(self.left.get() - 1);
+            let due = match &self.pace {
+                Some(pace) => pace.next().await,
+                None => Instant::now(),
+            };
+            match self.delivery(&mut conn).await {
+                Ok(()) if self.measuring.get() => {
+                    self.done.set(self.done.get() + 1);
+                    self.latencies.borrow_mut().push(due.elapsed());
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    conn = None;
+                    *self.errors.borrow_mut().entry(error.to_string()).or_default() += 1;
+                    tokio::time::sleep(AFTER_ERROR).await;
+                }
+            }
+        }
+    }
+
+    async fn delivery(&self, conn: &mut Option<crate::http1::Conn<tokio::net::TcpStream>>) -> std::io::Result<()> {
+        let mut open = match conn.take() {
+            Some(open) => open,
+            None => self.way.open().await?,
+        };
+        let stays = if self.kind == Kind::Bulk {
+            self.download(&mut open).await?
+        } else {
+            self.way.exchange(&mut open).await?
+        };
+        *conn = (stays && !self.fresh).then_some(open);
+        Ok(())
+    }
+
+    /// Counts MiB as deliveries, so that a download need not end within the measurement.
+    async fn download(&self, conn: &mut crate::http1::Conn<tokio::net::TcpStream>) -> std::io::Result<bool> {
+        conn.send(&self.way.request).await?;
+        conn.response(false).await?;
+        let mut buffer = vec![0; MIB];
+        for _ in 0..DOWNLOAD / MIB as u64 {
+            conn.discard(MIB as u64, &mut buffer).await?;
+            if self.measuring.get() {
+                self.done.set(self.done.get() + 1);
+            }
+        }
+        Ok(true)
+    }
+
+    fn row(&self, cpu: f64, elapsed: f64) -> Row {
+        let mut latencies = self.latencies.borrow_mut();
+        latencies.sort_unstable();
+        let quantile = |share: f64| {
+            let index = (latencies.len() as f64 * share) as usize;
+            latencies.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
+        };
+        let done = self.done.get() as f64;
+        let errors = self.errors.borrow();
+        Row {
+            deliveries: done,
+            cpu_us: cpu * 1e6 / done,
+            per_second: done / elapsed,
+            p50_us: quantile(0.5),
+            p99_us: quantile(0.99),
+            errors: errors.values().sum::<u64>() as f64,
+            error: errors.keys().next().cloned().unwrap_or_default(),
+            ..Row::default()
+        }
+    }
+}
+
+const MIB: usize = 1 << 20;
+
+async fn scrape(address: std::net::SocketAddr) {
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    loop {
+        let answer = async {
+            let mut conn = crate::http1::Conn::new(tokio::net::TcpStream::connect(address).await?);
+            conn.send(request.as_bytes()).await?;
+            let head = conn.response(false).await?;
+            conn.body(head.framing, &mut |_| ()).await
+        };
+        answer.await.expect("the metrics are read");
+        tokio::time::sleep(SCRAPE).await;
+    }
+}
