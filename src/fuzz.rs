@@ -24,7 +24,7 @@ use crate::host::HostPattern;
 use crate::names::ClientName;
 pub use crate::net::client_hello::client_hellos;
 pub use crate::net::field_filter::fuzz::fields;
-pub use crate::net::http_client::trailers;
+pub use crate::net::http_client::responses;
 use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
 use crate::policy::credential::{OAuth2, rejects_token};
 use crate::policy::guard::LocalAddresses;
@@ -42,7 +42,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("requests", requests),
     ("chunks", chunks),
     ("fields", fields),
-    ("trailers", trailers),
+    ("responses", responses),
     ("proxy_headers", proxy_headers),
     ("client_hellos", client_hellos),
     ("hosts", hosts),

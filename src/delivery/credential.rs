@@ -9,18 +9,17 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connector::UpstreamConnector;
 use super::context::Delivery;
-use super::errors::map_hyper_error;
+use super::errors::map_exchange_error;
 use super::record::{Record, Step, TokenEndpointEvidence};
 use super::refusal::{Code, Refusal};
 use super::webhook::SignedRequest;
 use super::{response, steps};
 use crate::names::ClientName;
-use crate::net::http_client::Upload;
+use crate::net::http_client::{TargetBody, Upload};
 use crate::policy::credential::{CredentialValue, Grant, OAuth2, rejects_token};
 use crate::policy::route::Route;
 use crate::state::Runtime;
@@ -43,7 +42,7 @@ impl TargetCredential {
     }
 
     /// Discards a token that the target refuses. The client gets the response: outgate does not send the webhook again.
-    pub(super) fn observe_response(&self, response: &Response<Incoming>, runtime: &Runtime) {
+    pub(super) fn observe_response(&self, response: &Response<TargetBody>, runtime: &Runtime) {
         if let Some((key, token)) = &self.token
             && rejects_token(response.status(), response.headers())
         {
@@ -209,5 +208,5 @@ fn map_body_error(error: &(dyn Error + Send + Sync + 'static), route: &Route) ->
         );
     }
     let incomplete = || Refusal::part_of_target(Code::ConnectionLost, "response ended early").with_cause(error);
-    error.downcast_ref().map_or_else(incomplete, |error| map_hyper_error(error, route.response_head_max, 0))
+    error.downcast_ref().map_or_else(incomplete, |error| map_exchange_error(error, route.response_head_max))
 }

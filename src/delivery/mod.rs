@@ -24,7 +24,6 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::Response;
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
@@ -47,6 +46,7 @@ pub use record::milliseconds;
 pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};
 pub use response::{ResponseAborted, ResponseBody, refuse_plaintext, refuse_tls, refuse_unread};
 
+use crate::net::http_client::TargetBody;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::upstreams::breaker::UpstreamSuccess;
@@ -136,7 +136,7 @@ async fn exchange(
     delivery: &Delivery<'_>,
     webhook: Webhook<'_>,
     record: &mut Record,
-) -> Result<(PooledConnection, Response<Incoming>), Refusal> {
+) -> Result<(PooledConnection, Response<TargetBody>), Refusal> {
     let hops = steps::plan_hops(delivery, record).await?;
     let connector = UpstreamConnector::new(delivery, hops);
     let connection = connector.open(record).await?;

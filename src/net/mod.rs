@@ -1,6 +1,7 @@
 //! The network I/O: listeners, DNS, connections to targets, TLS and HTTP. It applies no policy.
 //! How do bytes arrive, and how do they leave from the chosen source address?
 
+pub mod body_framing;
 pub mod client_hello;
 pub mod clock;
 pub mod collector;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::context::Delivery;
-use super::errors::map_hyper_error;
+use super::errors::map_exchange_error;
 use super::record::{Record, Step};
 use super::refusal::Refusal;
 use crate::config::VerifyMode;
@@ -145,7 +145,7 @@ impl<'a> UpstreamConnector<'a> {
         };
         let head_max = self.delivery.route.response_head_max;
         let opening = Connection::open(stream, liveness, hop, handshake, head_max);
-        Box::pin(opening).await.map_err(|error| map_hyper_error(&error, head_max, 0))
+        Box::pin(opening).await.map_err(|error| map_exchange_error(&error, head_max))
     }
 
     fn requires_http1(&self) -> bool {

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, Response, StatusCode};
 
-use super::{UpstreamConnector, interim};
-use crate::delivery::errors::{self, map_hyper_error};
+use super::UpstreamConnector;
+use super::interim::InterimForwarder;
+use crate::delivery::errors::{self, map_exchange_error};
 use crate::delivery::record::{Record, Step};
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::webhook::SignedRequest;
-use crate::net::http_client::{self, SendError, Unprocessed};
+use crate::net::http_client::{self, SendError, TargetBody, Unprocessed};
 use crate::state::upstreams::pool::PooledConnection;
 
 const OVERSIZED_REQUEST_HEAD: &str = "request_head_too_large";
@@ -26,7 +26,7 @@ impl UpstreamConnector<'_> {
         mut connection: PooledConnection,
         signed: SignedRequest,
         record: &mut Record,
-    ) -> Result<(PooledConnection, Response<Incoming>), Refusal> {
+    ) -> Result<(PooledConnection, Response<TargetBody>), Refusal> {
         let head = http_client::head_size(&signed.request);
         if !connection.accepts_head(head).await {
             connection = self.dial_dedicated(record).await?;
@@ -44,10 +44,11 @@ impl UpstreamConnector<'_> {
         signed: SignedRequest,
         head: usize,
         record: &mut Record,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<TargetBody>, Refusal> {
         let (runtime, route) = (self.delivery.runtime, self.delivery.route);
         let SignedRequest { mut request, progress, interim } = signed;
-        let interims = interim::forward(&mut request, interim);
+        let interims = InterimForwarder::new(interim);
+        let on_interim = |status, fields: &HeaderMap| interims.forward(status, fields);
         // The response timeout starts at the last byte of the request. While an upload streams, it also bounds each wait
         // for a target that takes no more bytes; a wait for the client does not count. A request that is sent again gets
         // the whole timeout again.
@@ -64,10 +65,7 @@ impl UpstreamConnector<'_> {
             record.begin(Step::Response);
             let sent = tokio::select! {
                 biased;
-                () = interims.flooded() => {
-                    return Err(Refusal::target(Code::ResponseMalformed, "sent too many interim responses"));
-                }
-                sent = connection.send(request) => sent,
+                sent = connection.send(request, &on_interim) => sent,
                 () = timed_out() => {
                     let is_upload_stalled = progress.as_ref().is_some_and(|progress| !progress.has_ended());
                     return Err(match is_upload_stalled {
@@ -96,10 +94,8 @@ impl UpstreamConnector<'_> {
                     connection.finish_exchange(); // a stream that the target resets ends nothing else
                     let upload_error = progress.as_ref().and_then(|progress| progress.error());
                     let refusal = upload_error.map(Refusal::from).or(connection.alert_error().map(Refusal::from));
-                    let received = connection.response_bytes().saturating_sub(interims.bytes());
                     let lost = || {
-                        map_hyper_error(&error, route.response_head_max, received)
-                            .with_cause(connection.failure_cause(&error))
+                        map_exchange_error(&error, route.response_head_max).with_cause(connection.failure_cause(&error))
                     };
                     let refusal = refusal.unwrap_or_else(lost);
                     let is_unanswered = refusal.code == Code::ConnectionLost && !connection.response_has_begun();

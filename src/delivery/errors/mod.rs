@@ -6,5 +6,5 @@ mod target;
 mod tunnel;
 
 pub(super) use client::{ambiguous_path, too_many_tunnels, unsigned};
-pub(super) use target::{HeadLimit, head_too_large, malformed_response, map_hyper_error};
+pub(super) use target::{head_too_large, malformed_response, map_exchange_error};
 pub use tunnel::InspectError;

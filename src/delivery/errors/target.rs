@@ -7,7 +7,7 @@ use crate::config::ResponseHeadMax;
 use crate::delivery::refusal::{Blame, Code, Refusal};
 use crate::net::dial::DialError;
 use crate::net::hpack::FieldRule;
-use crate::net::http_client::{self, Violation};
+use crate::net::http_client::{ExchangeError, HeadLimit, Violation};
 use crate::net::resolve::ResolveError;
 use crate::net::tls::TlsError;
 use crate::policy::breaker::BreakerOpen;
@@ -138,15 +138,11 @@ impl From<TlsError> for Refusal {
     }
 }
 
-/// Returns the refusal for an error of a connection. `received`: bytes of the final response that hyper has read.
-pub(in crate::delivery) fn map_hyper_error(
-    error: &hyper::Error,
-    head_max: ResponseHeadMax,
-    received: usize,
-) -> Refusal {
-    let refusal = if error.is_parse_too_large() {
-        head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
-    } else if http_client::is_protocol_error(error) {
+/// Returns the refusal for an exchange that failed.
+pub(in crate::delivery) fn map_exchange_error(error: &ExchangeError, head_max: ResponseHeadMax) -> Refusal {
+    let refusal = if let Some(limit) = error.head_limit() {
+        head_too_large(head_max, limit)
+    } else if error.is_protocol_error() {
         Refusal::part_of_target(Code::ResponseMalformed, "response violates HTTP")
     } else {
         Refusal::new(
@@ -154,15 +150,8 @@ pub(in crate::delivery) fn map_hyper_error(
             "the connection ended before the response; the target may have received the webhook",
         )
     };
-    let refusal = if http_client::implies_response(error) { refusal.responded() } else { refusal };
+    let refusal = if error.implies_response() { refusal.responded() } else { refusal };
     refusal.with_cause(error)
-}
-
-/// A limit of a response head.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::delivery) enum HeadLimit {
-    Count,
-    Bytes,
 }
 
 pub(in crate::delivery) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit) -> Refusal {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::HeldPermits;
@@ -17,7 +16,7 @@ use crate::delivery::capture::CaptureTap;
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Code;
 use crate::delivery::throttle::Throttled;
-use crate::net::http_client;
+use crate::net::http_client::{ExchangeError, TargetBody};
 use crate::state::upstreams::pool::PooledConnection;
 
 /// The body of every response. Dropping it ends the delivery: it frees the permits and writes the record.
@@ -29,8 +28,8 @@ pub enum ResponseBody {
 }
 
 pub struct RelayedBody {
-    /// `None` only while this is dropped.
-    pub(super) body: Option<Throttled<Incoming>>,
+    /// `None`: the response has ended.
+    pub(super) body: Option<Throttled<TargetBody>>,
     /// Bytes of the announced length that are still missing. `None`: the target announced no length.
     pub(super) missing: Option<u64>,
     /// The connection, until the body has ended.
@@ -114,7 +113,7 @@ impl RelayedBody {
         None
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         self.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx))
     }
 
@@ -131,8 +130,8 @@ impl RelayedBody {
         }
     }
 
-    fn fail(&mut self, error: &hyper::Error) -> ResponseAborted {
-        let malformed = http_client::is_protocol_error(error);
+    fn fail(&mut self, error: &ExchangeError) -> ResponseAborted {
+        let malformed = error.is_protocol_error();
         let cause = self.connection.as_ref().map(|connection| connection.failure_cause(error));
         self.abort(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost }, cause)
     }
@@ -141,7 +140,7 @@ impl RelayedBody {
     fn abort(&mut self, code: Code, cause: Option<String>) -> ResponseAborted {
         self.record.aborted(code, cause);
         self.capture.iter().for_each(|capture| capture.failed(code.name()));
-        self.connection = None;
+        (self.connection, self.body) = (None, None);
         ResponseAborted
     }
 
@@ -152,19 +151,17 @@ impl RelayedBody {
 
     fn end(&mut self) {
         self.complete();
+        // The connection may carry another exchange from now on.
+        self.body = None;
         if let Some(connection) = self.connection.take() {
-            release(connection, self.is_reusable);
+            connection.release(std::time::Instant::now(), self.is_reusable);
         }
     }
 }
 
-fn release(mut connection: PooledConnection, is_reusable: bool) {
-    if is_reusable { connection.release(std::time::Instant::now()) } else { connection.finish_exchange() }
-}
-
 /// Waits for the END_STREAM of a response whose announced length has arrived, and returns the connection to the pool. A
 /// stream that stays open is reset; one that ends otherwise leaves the connection broken.
-async fn await_end(mut body: Throttled<Incoming>, connection: PooledConnection, is_reusable: bool) {
+async fn await_end(mut body: Throttled<TargetBody>, connection: PooledConnection, is_reusable: bool) {
     let ending = async {
         while let Some(frame) = body.frame().await {
             if !frame.is_ok_and(|frame| frame.data_ref().is_none_or(Bytes::is_empty)) {
@@ -176,7 +173,7 @@ async fn await_end(mut body: Throttled<Incoming>, connection: PooledConnection, 
     let is_orderly = timeout(END_STREAM_TIMEOUT, ending).await.unwrap_or(true);
     drop(body);
     if is_orderly {
-        release(connection, is_reusable);
+        connection.release(std::time::Instant::now(), is_reusable);
     }
 }
 

@@ -5,9 +5,9 @@ use http::{Response, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::config::ResponseHeadMax;
-use crate::delivery::errors::{HeadLimit, head_too_large};
+use crate::delivery::errors::head_too_large;
 use crate::delivery::refusal::{Code, Refusal};
-use crate::net::http_client;
+use crate::net::http_client::{self, HeadLimit};
 
 /// Checks the head of a response. `body_max`: in bytes.
 ///

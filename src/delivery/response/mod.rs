@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::capture::CaptureTap;
@@ -17,6 +16,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::request::fields;
 use super::throttle::Throttled;
+use crate::net::http_client::TargetBody;
 use crate::policy::message::has_connection_option;
 use crate::state::limits::LimitPermit;
 use crate::state::limits::admission::InFlightGuard;
@@ -36,7 +36,7 @@ const NO_EGRESS: HeaderValue = HeaderValue::from_static("none");
 pub(super) struct UpstreamResponse {
     pub(super) connection: PooledConnection,
     pub(super) permits: HeldPermits,
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<TargetBody>,
     /// The length limit of the body, in bytes.
     pub(super) body_max: u64,
     pub(super) capture: Option<Arc<CaptureTap>>,

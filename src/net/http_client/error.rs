@@ -1,12 +1,13 @@
 //! The errors of an exchange with a target.
 //! Has the target processed the request, and has it violated the protocol?
 
-use std::io::ErrorKind;
+use std::fmt;
 use std::iter::successors;
 
 use http::Request;
 use hyper::client::conn::TrySendError;
 
+use super::http1_error::{HeadLimit, Http1Error};
 use super::{Upload, Violation};
 
 pub enum SendError {
@@ -19,7 +20,7 @@ pub enum SendError {
     /// The target sent a response over HTTP/2 that violates a rule or a limit. Its stream is reset.
     Malformed(Violation),
     /// A part of the request may have arrived: it must not be sent again (RFC 9110 §9.2.2).
-    Lost(hyper::Error),
+    Lost(ExchangeError),
 }
 
 /// The evidence that the target has not processed a request.
@@ -33,28 +34,92 @@ pub enum Unprocessed {
     RequiresHttp1,
 }
 
-/// Returns whether the target violated the protocol, rather than closed the connection.
-pub fn is_protocol_error(error: &hyper::Error) -> bool {
-    let mut causes = successors(std::error::Error::source(error), |cause| cause.source());
-    error.is_parse()
-        || causes.any(|cause| {
-            // hyper reports a malformed chunk by these kinds.
-            let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-            let is_malformed = matches!(kind, Some(ErrorKind::InvalidData | ErrorKind::InvalidInput));
-            is_malformed || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library)
-        })
+/// The error of an exchange whose request may have arrived.
+#[derive(Debug)]
+pub enum ExchangeError {
+    Http1(Http1Error),
+    Http2(hyper::Error),
 }
 
-/// Returns whether the target has sent a response to the request, even a malformed one.
-pub fn implies_response(error: &hyper::Error) -> bool {
+impl ExchangeError {
+    /// Returns whether the target violated the protocol, rather than closed the connection.
+    pub fn is_protocol_error(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.is_protocol_error(),
+            Self::Http2(error) => is_protocol_error(error),
+        }
+    }
+
+    /// Returns whether the target has sent a response to the request, even a malformed one.
+    pub fn implies_response(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.implies_response(),
+            Self::Http2(error) => implies_response(error),
+        }
+    }
+
+    /// Returns the limit that the head of the response exceeds.
+    pub fn head_limit(&self) -> Option<HeadLimit> {
+        match self {
+            Self::Http1(Http1Error::HeadTooLarge(limit)) => Some(*limit),
+            _ => None,
+        }
+    }
+
+    /// Describes a lost exchange. `goaway`: the code of the connection's last GOAWAY.
+    pub(super) fn describe(&self, goaway: Option<u32>) -> String {
+        match self {
+            Self::Http1(error) => error.to_string(),
+            Self::Http2(error) => failure_cause(error, goaway),
+        }
+    }
+}
+
+impl From<Http1Error> for ExchangeError {
+    fn from(error: Http1Error) -> Self {
+        Self::Http1(error)
+    }
+}
+
+impl From<hyper::Error> for ExchangeError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http2(error)
+    }
+}
+
+impl fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http1(error) => error.fmt(f),
+            Self::Http2(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ExchangeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Http1(error) => error.source(),
+            Self::Http2(error) => error.source(),
+        }
+    }
+}
+
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    let mut causes = successors(std::error::Error::source(error), |cause| cause.source());
+    error.is_parse() || causes.any(|cause| cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library))
+}
+
+pub(super) fn implies_response(error: &hyper::Error) -> bool {
     // Over HTTP/2 such a response ends the stream. An error that ends the connection may concern another stream.
     error.is_parse() || h2_error(error).is_some_and(|error| error.is_library() && error.is_reset())
 }
 
-pub(super) fn from_try_send_error(mut error: TrySendError<Request<Upload>>) -> SendError {
+/// Returns the request if hyper has written no byte of it, or else the error.
+pub(super) fn from_try_send_error(mut error: TrySendError<Request<Upload>>) -> Result<SendError, hyper::Error> {
     match error.take_message() {
-        Some(request) => SendError::Unprocessed { reason: Unprocessed::Unsent, request: Some(Box::new(request)) },
-        None => SendError::Lost(error.into_error()),
+        Some(request) => Ok(SendError::Unprocessed { reason: Unprocessed::Unsent, request: Some(Box::new(request)) }),
+        None => Err(error.into_error()),
     }
 }
 
@@ -74,7 +139,7 @@ pub(super) fn unprocessed_reason(error: &hyper::Error) -> Option<Unprocessed> {
 /// Describes a lost exchange, with the name of the error code (RFC 9113 §7) if the target sent RST_STREAM or GOAWAY.
 /// `goaway`: the code of the connection's last GOAWAY. The target's debug data is left out. NO_ERROR lets open streams
 /// finish (RFC 9113 §6.8), so another event ended the exchange.
-pub(super) fn failure_cause(error: &hyper::Error, goaway: Option<u32>) -> String {
+fn failure_cause(error: &hyper::Error, goaway: Option<u32>) -> String {
     let h2 = h2_error(error);
     let reset = h2.filter(|error| error.is_remote() && error.is_reset()).and_then(h2::Error::reason);
     let goaway = goaway.map(h2::Reason::from).filter(|_| !h2.is_some_and(h2::Error::is_library));

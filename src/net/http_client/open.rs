@@ -6,10 +6,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioTimer;
 
-use super::RequestSender;
+use super::Upload;
 use super::driver::{self, DriverHandle};
 use super::streams::{STREAMS_MAX, Streams};
 use super::tap::TappedStream;
@@ -27,8 +27,6 @@ const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// The interval of PING frames, which detect a dead connection while deliveries wait.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The bytes that hyper may read ahead over HTTP/1.1, whatever the limit of a response head.
-const READ_AHEAD_MAX: usize = 64 * 1024;
 /// The factor by which h2's limit of a response head exceeds the configured one. The filter rejects a larger head
 /// before h2 reads it.
 const HEADER_LIST_FACTOR: usize = 4;
@@ -38,30 +36,12 @@ pub(super) fn header_list_max(head_max: ResponseHeadMax) -> usize {
     head_max.bytes * HEADER_LIST_FACTOR
 }
 
-pub(super) async fn open_http1(
-    io: TappedStream,
-    liveness: &Liveness,
-    head_max: ResponseHeadMax,
-) -> Result<(RequestSender, Arc<DriverHandle>), hyper::Error> {
-    let (sender, connection) = http1::Builder::new()
-        .allow_spaces_after_header_name_in_responses(true) // hyper removes the spaces (RFC 9112 §5.1)
-        .max_buf_size(READ_AHEAD_MAX.max(head_max.bytes))
-        .max_header_size(head_max.bytes)
-        .max_headers(head_max.count)
-        .handshake(io)
-        .await?;
-    let (handle, driver) = driver::pair(liveness);
-    // An error is reported to the pending exchange. On an idle connection it has no consequence.
-    driver.spawn(connection);
-    Ok((RequestSender::Http1(sender), handle))
-}
-
 pub(super) async fn open_http2(
     io: TappedStream,
     liveness: &Liveness,
-    streams: Arc<Streams>,
+    streams: &Arc<Streams>,
     head_max: ResponseHeadMax,
-) -> Result<(RequestSender, Arc<DriverHandle>), hyper::Error> {
+) -> Result<(http2::SendRequest<Upload>, Arc<DriverHandle>), hyper::Error> {
     let (handle, driver) = driver::pair(liveness);
     let (sender, connection) = http2::Builder::new(driver.clone())
         .timer(TokioTimer::new())
@@ -73,7 +53,7 @@ pub(super) async fn open_http2(
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .handshake(io)
         .await?;
-    let driver_streams = Arc::clone(&streams);
+    let driver_streams = Arc::clone(streams);
     driver.spawn(async move {
         let (mut connection, mut max_streams) = (pin!(connection), STREAMS_UNKNOWN);
         let mut drive = poll_fn(|cx| {
@@ -93,5 +73,5 @@ pub(super) async fn open_http2(
             }
         }
     });
-    Ok((RequestSender::Http2 { sender, streams, permit: None }, handle))
+    Ok((sender, handle))
 }

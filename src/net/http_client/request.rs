@@ -2,7 +2,7 @@
 //! Where do host and path belong, and how large is the head?
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Uri, header};
+use http::{HeaderMap, Request, Uri, header};
 
 use super::Upload;
 
@@ -21,17 +21,6 @@ pub fn head_size(request: &Request<Upload>) -> usize {
     // The Host field counts for `:authority`.
     let pseudo = [":method".len() + method, ":scheme".len() + "https".len(), ":path".len() + path];
     field_section_size(request.headers()) + pseudo.iter().map(|length| length + FIELD_OVERHEAD).sum::<usize>()
-}
-
-/// Converts a request for HTTP/1.1: the target is the path, and the host is a field (RFC 9112 §3.2.1).
-pub(super) fn into_http1(mut request: Request<Upload>) -> Request<Upload> {
-    if let Some(authority) = request.uri().authority() {
-        let host = HeaderValue::from_str(authority.as_str());
-        request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
-    }
-    request
 }
 
 /// Converts a request for HTTP/2: the target is in pseudo-header fields (RFC 9113 §8.3.1), and connection-specific

@@ -1,4 +1,4 @@
-//! Observes the bytes and errors below hyper: TLS alerts, the first bytes of a response, HTTP/2 frames, and failed writes.
+//! Observes the bytes and errors of an HTTP/2 connection below hyper: TLS alerts, frames, and failed writes.
 //! Why did the target reject or end the connection?
 //!
 //! With TLS 1.3 a target rejects a client certificate, or requires a missing one, after the client has finished the
@@ -11,7 +11,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -24,7 +24,6 @@ use super::super::field_filter::{FieldFilter, MessageKind};
 use super::super::tls::TlsError;
 use super::frame_scanner::{FrameEvent, FrameScanner};
 use super::streams::Streams;
-use super::trailer_filter::TrailerFilter;
 
 /// Bytes that are read at once while they are observed. They are copied.
 const SCRATCH_LEN: usize = 16 * 1024;
@@ -36,9 +35,6 @@ thread_local! {
 /// The number of malformed responses after which an HTTP/2 connection takes no new exchange. h2 ends a connection after
 /// 1,024 streams that it has reset, and open exchanges may be among them.
 const MALFORMED_RESPONSES_MAX: usize = 512;
-const EXPECT_RESPONSE: u8 = 1;
-/// The expected response is one to HEAD.
-const EXPECT_HEAD_RESPONSE: u8 = 2;
 
 /// The observations of one connection, shared with its handles.
 #[derive(Clone, Default)]
@@ -48,45 +44,25 @@ pub(super) struct ConnObserver(Arc<ConnObservations>);
 struct ConnObservations {
     alert: OnceLock<AlertDescription>,
     has_response: AtomicBool,
-    /// HTTP/1.1: a request was sent, and its response head is not complete.
-    awaits_response: AtomicBool,
-    /// HTTP/1.1: [`EXPECT_RESPONSE`] or [`EXPECT_HEAD_RESPONSE`] if a request was sent and no byte of its response was
-    /// read; otherwise 0.
-    expected_response: AtomicU8,
-    /// HTTP/1.1: the bytes since the last request, until its response head is complete.
-    response_bytes: AtomicUsize,
     is_unwritable: AtomicBool,
-    /// HTTP/2: the target's SETTINGS_MAX_HEADER_LIST_SIZE plus 1; 0: not announced.
+    /// the target's SETTINGS_MAX_HEADER_LIST_SIZE plus 1; 0: not announced.
     head_max: AtomicU64,
-    /// HTTP/2: the number of responses that have begun.
+    /// the number of responses that have begun.
     responses_begun: AtomicUsize,
-    /// HTTP/2: the number of responses that their exchanges have received.
+    /// the number of responses that their exchanges have received.
     responses_received: AtomicUsize,
-    /// HTTP/2: the target ended the connection with HTTP_1_1_REQUIRED.
+    /// the target ended the connection with HTTP_1_1_REQUIRED.
     requires_http1: AtomicBool,
-    /// HTTP/2: the error code of the target's last GOAWAY plus 1; 0: none.
+    /// the error code of the target's last GOAWAY plus 1; 0: none.
     goaway: AtomicU64,
-    /// HTTP/2: the number of malformed responses, whose streams were reset.
+    /// the number of malformed responses, whose streams were reset.
     malformed_responses: AtomicUsize,
 }
 
 impl ConnObserver {
-    /// Starts to count the bytes of the next response over HTTP/1.1; `to_head`: the request method is HEAD.
-    pub(super) fn expect_response(&self, to_head: bool) {
-        self.0.expected_response.store(if to_head { EXPECT_HEAD_RESPONSE } else { EXPECT_RESPONSE }, Ordering::Relaxed);
-        self.0.response_bytes.store(0, Ordering::Relaxed);
-        self.0.awaits_response.store(true, Ordering::Relaxed);
-    }
-
     /// Records a response. A later alert is not a rejection of the connection.
     pub(super) fn response_received(&self) {
         self.0.has_response.store(true, Ordering::Relaxed);
-        self.0.awaits_response.store(false, Ordering::Relaxed);
-    }
-
-    /// Returns the bytes of the response that arrived before its head was complete.
-    pub(super) fn response_bytes(&self) -> usize {
-        self.0.response_bytes.load(Ordering::Relaxed)
     }
 
     /// Returns whether a write failed. Then the connection carries no further request.
@@ -169,43 +145,18 @@ impl ConnObserver {
 pub(super) struct TappedStream {
     io: MaybeTlsStream,
     observer: ConnObserver,
-    version: ObservedVersion,
+    streams: Arc<Streams>,
+    frames: FrameScanner,
+    filter: Box<FieldFilter>,
     /// Bytes that were read, and rewritten if necessary, and that hyper has not read yet.
     read_buffer: BytesMut,
 }
 
-/// The HTTP version, with the filters and scanners of it.
-enum ObservedVersion {
-    Http1(TrailerFilter),
-    Http2 { streams: Arc<Streams>, frames: FrameScanner, filter: Box<FieldFilter> },
-}
-
 impl TappedStream {
-    /// Wraps a stream. `streams`: the stream count of HTTP/2; `list_max`: h2's limit of a field section, in bytes.
-    pub(super) fn new(
-        io: MaybeTlsStream,
-        observer: ConnObserver,
-        streams: Option<Arc<Streams>>,
-        list_max: usize,
-    ) -> Self {
-        let version = match streams {
-            Some(streams) => {
-                let filter = Box::new(FieldFilter::new(MessageKind::Responses, list_max));
-                ObservedVersion::Http2 { streams, frames: FrameScanner::default(), filter }
-            }
-            None => ObservedVersion::Http1(TrailerFilter::default()),
-        };
-        Self { io, observer, version, read_buffer: BytesMut::new() }
-    }
-
-    fn is_observed(&mut self) -> bool {
-        let ObservedVersion::Http1(trailers) = &mut self.version else { return true };
-        match self.observer.0.expected_response.swap(0, Ordering::Relaxed) {
-            0 => {}
-            next => trailers.begin_response(next == EXPECT_HEAD_RESPONSE),
-        }
-        let awaits_response = self.observer.0.awaits_response.load(Ordering::Relaxed);
-        awaits_response || !trailers.is_passing() || !self.read_buffer.is_empty() || self.observer.is_unwritable()
+    /// Wraps a stream. `list_max`: h2's limit of a field section, in bytes.
+    pub(super) fn new(io: MaybeTlsStream, observer: ConnObserver, streams: Arc<Streams>, list_max: usize) -> Self {
+        let filter = Box::new(FieldFilter::new(MessageKind::Responses, list_max));
+        Self { io, observer, streams, frames: FrameScanner::default(), filter, read_buffer: BytesMut::new() }
     }
 
     fn poll_read_observed(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
@@ -214,7 +165,7 @@ impl TappedStream {
                 let room = buf.remaining().min(SCRATCH_LEN);
                 let mut read = ReadBuf::new(&mut scratch[..room]);
                 ready!(Pin::new(&mut self.io).poll_read(cx, read.unfilled()))?;
-                let passed_len = self.observe(read.filled())?;
+                let passed_len = self.observe(read.filled());
                 buf.put_slice(&read.filled()[..passed_len]);
                 Poll::Ready(io::Result::Ok(passed_len > 0 || read.filled().is_empty() || self.has_ended()))
             }))?;
@@ -232,33 +183,14 @@ impl TappedStream {
     }
 
     /// Returns the length of the prefix that passes unchanged. The bytes that follow it are appended to `read_buffer`.
-    fn observe(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.version {
-            ObservedVersion::Http1(trailers) => {
-                self.observer.0.response_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-                let passed_len = trailers.process(bytes, &mut self.read_buffer);
-                self.check_end(bytes).map(|()| passed_len)
-            }
-            ObservedVersion::Http2 { frames, filter, .. } => {
-                frames.scan(bytes, |notice| self.observer.record_frame(notice));
-                Ok(filter.process(bytes, &mut self.read_buffer))
-            }
-        }
+    fn observe(&mut self, bytes: &[u8]) -> usize {
+        self.frames.scan(bytes, |notice| self.observer.record_frame(notice));
+        self.filter.process(bytes, &mut self.read_buffer)
     }
 
     /// Returns whether the filter has ended the connection.
     fn has_ended(&self) -> bool {
-        matches!(&self.version, ObservedVersion::Http2 { filter, .. } if filter.has_ended() && self.read_buffer.is_empty())
-    }
-
-    /// Returns an error if the end of the connection may not be an orderly one.
-    fn check_end(&self, bytes: &[u8]) -> io::Result<()> {
-        // The failed write consumed the socket's error. Without TLS a reset then looks like an orderly end, which would
-        // complete a response that is delimited by the end of the connection.
-        if bytes.is_empty() && self.observer.is_unwritable() && matches!(self.io, MaybeTlsStream::Http(_)) {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        Ok(())
+        self.filter.has_ended() && self.read_buffer.is_empty()
     }
 
     /// Returns the result of a write of `length` bytes. A failed write is reported as complete: see the module's
@@ -278,16 +210,12 @@ impl TappedStream {
 impl Read for TappedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let read = if this.is_observed() {
-            this.poll_read_observed(cx, buf)
-        } else {
-            Pin::new(&mut this.io).poll_read(cx, buf)
-        };
-        match (&read, &this.version) {
-            (Poll::Ready(Err(error)), _) => this.observer.capture_alert(error),
+        let read = this.poll_read_observed(cx, buf);
+        match &read {
+            Poll::Ready(Err(error)) => this.observer.capture_alert(error),
             // `Pending` means that hyper has consumed all earlier bytes, SETTINGS included.
-            (Poll::Pending, ObservedVersion::Http2 { streams, .. }) => streams.request_settings_poll(),
-            _ => {}
+            Poll::Pending => this.streams.request_settings_poll(),
+            Poll::Ready(Ok(())) => {}
         }
         read
     }

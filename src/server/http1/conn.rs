@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::body::{Decoded, Framing};
 use super::head::{self, RequestHead};
 use crate::delivery::RequestBodyError;
+use crate::net::body_framing::{Decoded, Framing};
 use crate::server::client_io::{ClientIo, Rewind, poll_read};
 use crate::server::request_error::InvalidRequest;
 

@@ -4,8 +4,8 @@
 use bytes::BytesMut;
 use http::header;
 
-use super::body::{Decoded, Framing};
 use super::head::{self, RequestHead};
+use crate::net::body_framing::{Decoded, Framing};
 
 /// The requests in the bytes of a connection, up to the first error.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
-use super::body::Framing;
+use crate::net::body_framing::Framing;
 use crate::net::http_client::parse_content_length;
 use crate::policy::message::has_connection_option;
 use crate::server::request_error::{

@@ -1,7 +1,6 @@
 //! HTTP/1 with clients: the requests of one connection, in sequence.
 //! When does a connection stay open after a response, and when does it close?
 
-mod body;
 mod conn;
 mod connect;
 #[cfg(any(test, fuzzing))]

@@ -38,8 +38,6 @@ pub struct ConnectionKey {
 /// The number of connections of one key, and of all keys. [`fd_limit`] says how many descriptors the process needs besides.
 const PER_KEY_MAX: usize = 256;
 const TOTAL_MAX: usize = 10_000;
-/// The time for the rest of a response to be read, and for the rest of an upload to be sent after an early response.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The number of locks that the keys are spread over.
 const SHARDS: usize = 16;
 
@@ -307,31 +305,29 @@ impl ConnectionPool {
         &self.shards[(usize::from(low) + usize::from(key.target.port)) % SHARDS]
     }
 
-    /// Drops the connections that are closed, idle for too long, older than `max_age` or not settled, and those from a source
+    /// Drops the connections that are closed, idle for too long or older than `max_age`, and those from a source
     /// that `allows_source` rejects. Exchanges in flight on a shared connection finish.
     pub fn sweep(&self, max_age: Duration, now: Instant, allows_source: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            shard.retain(|key, entry| {
+            let mut removed = Vec::new(); // closed outside of the lock
+            shard.lock().retain(|key, entry| {
                 let age = |since: Instant| now.saturating_duration_since(since);
-                let is_usable = |connection: &Connection, idle: Duration, idle_timeout: Duration| {
+                let is_unusable = |connection: &Connection, idle: Duration, idle_timeout: Duration, number: u64| {
                     let is_young = idle < idle_timeout && age(connection.created_at()) < max_age;
-                    allows_source(key.from) && is_young && !connection.is_closed()
-                };
-                let retain = |is_usable: bool, number: u64| {
-                    if !is_usable {
+                    let is_unusable = !(allows_source(key.from) && is_young && connection.is_kept_open());
+                    if is_unusable {
                         self.shares.lock().remove(&key.client, number);
                     }
-                    is_usable
+                    is_unusable
                 };
-                entry.idle.retain(|idle| {
-                    let since = age(idle.since);
-                    let is_settled = since < SETTLE_TIMEOUT || idle.connection.is_upload_finished();
-                    retain(is_settled && is_usable(&idle.connection, since, idle.idle_timeout.effective()), idle.number)
+                let idle = entry.idle.extract_if(.., |IdleConnection { connection, since, idle_timeout, number }| {
+                    is_unusable(connection, age(*since), idle_timeout.effective(), *number)
                 });
-                entry.shared.retain(|SharedConnection { connection, number, idle_timeout }| {
-                    retain(is_usable(connection, connection.idle_time().unwrap_or_default(), *idle_timeout), *number)
+                removed.extend(idle.map(|idle| idle.connection));
+                let shared = entry.shared.extract_if(.., |SharedConnection { connection, number, idle_timeout }| {
+                    is_unusable(connection, connection.idle_time().unwrap_or_default(), *idle_timeout, *number)
                 });
+                removed.extend(shared.map(|shared| shared.connection));
                 entry.idle.len() + entry.shared.len() > 0
             });
         }
@@ -354,22 +350,28 @@ impl PooledConnection {
         }
     }
 
-    /// Returns the connection to the pool, after the last byte of a response that did not end it. A shared connection never
-    /// left the pool; its stream is reset if the target does not read the rest of the upload in time. The sweep drops an idle
-    /// connection in that case.
-    pub fn release(self, now: Instant) {
-        let PooledConnection { mut connection, key, pool, idle_timeout } = self;
-        if connection.idle_time().is_none() {
-            connection.finish_exchange();
-            pool.push(&key, connection, now, idle_timeout);
-        } else if connection.is_upload_finished() {
-            connection.finish_exchange();
+    /// Ends the exchange after the last byte of its response. An HTTP/1.1 connection returns to the pool if it is
+    /// `reusable`. A shared connection never left the pool; its stream is reset if the target does not read the rest of
+    /// the upload in time.
+    pub fn release(self, now: Instant, reusable: bool) {
+        if self.connection.is_upload_finished() || self.connection.is_closed() {
+            self.return_to_pool(now, reusable);
         } else {
+            // The target has responded early. It may still want the rest of the request.
+            let mut this = self;
             tokio::spawn(async move {
-                if connection.upload_finished().await {
-                    connection.finish_exchange();
+                if this.connection.upload_finished().await {
+                    this.return_to_pool(now, reusable);
                 }
             });
+        }
+    }
+
+    fn return_to_pool(self, now: Instant, reusable: bool) {
+        let PooledConnection { mut connection, key, pool, idle_timeout } = self;
+        connection.finish_exchange();
+        if reusable && connection.idle_time().is_none() {
+            pool.push(&key, connection, now, idle_timeout);
         }
     }
 }

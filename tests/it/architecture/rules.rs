@@ -41,8 +41,8 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/cli/control", // a client of the admin listener
             "src/delivery",
             "src/fuzz.rs",
-            "src/net/http_client/mod.rs", // passes interim responses on
-            "src/policy/credential",      // reads the responses of token endpoints and targets
+            "src/net/http_client/http1", // reads the responses of targets
+            "src/policy/credential",     // reads the responses of token endpoints and targets
             "src/server",
         ],
         reason: "an error knows no status: the table in `src/delivery/refusal/table.rs` has them",

@@ -264,6 +264,7 @@ fn whole_body(bytes: &[u8]) -> Option<Vec<u8>> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
     let (body, length) = (&bytes[end + 4..], head.split("content-length: ").nth(1));
+    assert!(length.is_none() || !head.contains("transfer-encoding"), "a request has one framing: {head}");
     let length: usize = match length {
         Some(length) => length.split("\r\n").next()?.parse().ok()?,
         None => return chunks(body),

@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Conn, ConnState};
+use crate::net::body_framing::{Decoded, Framing};
 use crate::server::client_io::poll_discard;
-use crate::server::http1::body::{Decoded, Framing};
 use crate::server::lingering;
 
 /// The time for the half-close to be written, and between two reads after it.

@@ -1,35 +1,45 @@
-//! The body of an HTTP/1 request, decoded strictly.
+//! The framing of an HTTP/1 body: a length, or chunks, decoded strictly (RFC 9112 §6 and §7).
 //! Where does this body end?
 
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Limits the hexadecimal digits of a chunk size. No honest client sends more.
 const CHUNK_SIZE_DIGITS_MAX: usize = 16;
-/// Limits the chunk extensions and trailers of one body, in bytes (RFC 9112 §7.1.1). outgate ignores them.
-const CHUNK_OVERHEAD_MAX: usize = 8 * 1024;
+/// Limits the chunk extensions and trailers of a request, in bytes (RFC 9112 §7.1.1). outgate ignores them.
+const REQUEST_OVERHEAD_MAX: usize = 8 * 1024;
 
 /// The framing of a body, and the decoder's position in it.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     Length(u64),
     Chunked {
         state: ChunkState,
         overhead: usize,
+        rules: ChunkRules,
     },
     Ended,
     /// The end of the body, and thus the start of the next request, is unknown.
     Malformed,
 }
 
+/// The leniency of a decoder of chunks.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(super) enum ChunkState {
+pub(crate) struct ChunkRules {
+    /// Limits the chunk extensions and trailers of one body, in bytes. outgate ignores them.
+    overhead_max: usize,
+    /// White space may follow the size of a chunk. Some servers pad the size with it, and peers accept that.
+    allows_padding: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum ChunkState {
     Size,
     Data(u64),
     DataEnd,
     Trailer,
 }
 
-pub(super) enum Decoded {
+pub(crate) enum Decoded {
     Data(Bytes),
     /// The decoder needs more bytes.
     Incomplete,
@@ -38,23 +48,30 @@ pub(super) enum Decoded {
 
 /// Chunked framing that breaks RFC 9112 §7.1.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct InvalidChunk;
+pub(crate) struct InvalidChunk;
 
 impl Framing {
-    pub(super) fn length(length: u64) -> Self {
+    pub(crate) fn length(length: u64) -> Self {
         if length == 0 { Framing::Ended } else { Framing::Length(length) }
     }
 
-    pub(super) fn chunked() -> Self {
-        Framing::Chunked { state: ChunkState::Size, overhead: 0 }
+    pub(crate) fn chunked() -> Self {
+        let rules = ChunkRules { overhead_max: REQUEST_OVERHEAD_MAX, allows_padding: false };
+        Framing::Chunked { state: ChunkState::Size, overhead: 0, rules }
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Chunks of a response, in which white space may follow the size. `overhead_max`: of extensions and trailers, in bytes.
+    pub(crate) fn padded_chunks(overhead_max: usize) -> Self {
+        let rules = ChunkRules { overhead_max, allows_padding: true };
+        Framing::Chunked { state: ChunkState::Size, overhead: 0, rules }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
         *self == Framing::Ended
     }
 
     /// Returns the number of bytes that remain, or `None` if it is unknown.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    pub(crate) fn remaining(&self) -> Option<u64> {
         match self {
             Framing::Length(length) => Some(*length),
             Framing::Chunked { .. } | Framing::Malformed => None,
@@ -64,7 +81,7 @@ impl Framing {
 
     /// Returns whether `buffer` seems to hold the rest of the body. A chunked body counts as complete if the buffer
     /// ends like a last chunk.
-    pub(super) fn is_buffered(&self, buffer: &[u8]) -> bool {
+    pub(crate) fn is_buffered(&self, buffer: &[u8]) -> bool {
         match self {
             Framing::Length(length) => buffer.len() as u64 >= *length,
             Framing::Chunked { .. } => buffer.ends_with(b"\r\n\r\n"),
@@ -73,7 +90,7 @@ impl Framing {
     }
 
     /// Decodes the next part of the body. After an error every further call returns an error.
-    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
+    pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
         let decoded = self.decode_next(buffer);
         if decoded.is_err() {
             *self = Framing::Malformed;
@@ -98,13 +115,14 @@ impl Framing {
     }
 
     fn decode_chunked(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
-        while let Framing::Chunked { state, overhead } = self {
+        while let Framing::Chunked { state, overhead, rules } = self {
+            let ChunkRules { overhead_max, allows_padding } = *rules;
             match state {
                 ChunkState::Size => {
-                    let Some(line) = take_line(buffer, CHUNK_SIZE_DIGITS_MAX + CHUNK_OVERHEAD_MAX)? else {
+                    let Some(line) = take_line(buffer, CHUNK_SIZE_DIGITS_MAX + overhead_max)? else {
                         return Ok(Decoded::Incomplete);
                     };
-                    let (size, extension) = parse_chunk_size(&line)?;
+                    let (size, extension) = parse_chunk_size(&line, allows_padding)?;
                     *overhead += extension;
                     *state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
                 }
@@ -126,7 +144,7 @@ impl Framing {
                     None => return Ok(Decoded::Incomplete),
                 },
                 ChunkState::Trailer => {
-                    let Some(line) = take_line(buffer, CHUNK_OVERHEAD_MAX)? else { return Ok(Decoded::Incomplete) };
+                    let Some(line) = take_line(buffer, overhead_max)? else { return Ok(Decoded::Incomplete) };
                     *overhead += line.len() + 2;
                     if line.is_empty() {
                         *self = Framing::Ended;
@@ -135,7 +153,7 @@ impl Framing {
                 }
             }
             if let Framing::Chunked { overhead, .. } = self
-                && *overhead > CHUNK_OVERHEAD_MAX
+                && *overhead > overhead_max
             {
                 return Err(InvalidChunk);
             }
@@ -166,16 +184,16 @@ fn take_line(buffer: &mut BytesMut, max_len: usize) -> Result<Option<Bytes>, Inv
     }
 }
 
-/// Parses `chunk-size [ chunk-ext ]`. Returns the size, and the length of the extension, which is ignored.
-fn parse_chunk_size(line: &[u8]) -> Result<(u64, usize), InvalidChunk> {
+/// Parses `chunk-size [ chunk-ext ]`. Returns the size, and the length of what follows it, which is ignored.
+fn parse_chunk_size(line: &[u8], allows_padding: bool) -> Result<(u64, usize), InvalidChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let extension = &line[digits..];
+    let extension = if allows_padding { line[digits..].trim_ascii() } else { &line[digits..] };
     if digits == 0 || digits > CHUNK_SIZE_DIGITS_MAX || !(extension.is_empty() || extension[0] == b';') {
         return Err(InvalidChunk);
     }
     let text = std::str::from_utf8(&line[..digits]).map_err(|_| InvalidChunk)?;
     let size = u64::from_str_radix(text, 16).map_err(|_| InvalidChunk)?;
-    Ok((size, extension.len()))
+    Ok((size, line.len() - digits))
 }
 
 #[cfg(test)]
@@ -224,6 +242,15 @@ mod tests {
             b"0\r\nX: y\n\r\n",
         ] {
             assert_eq!(decode(text, text.len()).unwrap_err(), InvalidChunk, "{:?}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn padded_chunks_may_have_white_space_after_the_size() {
+        for (text, is_accepted) in [(&b"2 \t\r\nhi\r\n0 ;a\r\n\r\n"[..], true), (b" 2\r\nhi\r\n0\r\n\r\n", false)] {
+            let (mut framing, mut buffer) = (Framing::padded_chunks(100), BytesMut::from(text));
+            let decoded = framing.decode(&mut buffer);
+            assert_eq!(matches!(decoded, Ok(Decoded::Data(data)) if data == "hi"), is_accepted);
         }
     }
 

@@ -1,0 +1,138 @@
+//! A fuzz entry for the reader of responses.
+//! Does it read the same response at every split of the input, and the one that hyper reads?
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Empty;
+use hyper::client::conn::http1::Builder;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::exchange::Exchange;
+use crate::config::ResponseHeadMax;
+use crate::net::http_client::Upload;
+
+const HEAD_MAX: ResponseHeadMax = ResponseHeadMax { count: 100, bytes: 64 * 1024 };
+/// The number of polls after which a reader must have ended.
+const POLLS_MAX: usize = 100_000;
+
+/// A response: its status, its fields and its body.
+type ReadResponse = (u16, Vec<(String, Vec<u8>)>, Vec<u8>);
+
+/// A target that takes every byte, and sends these bytes in pieces before it closes the connection.
+pub(super) struct ScriptedTarget<'a> {
+    pieces: std::slice::Chunks<'a, u8>,
+    piece: &'a [u8],
+    has_request: bool,
+}
+
+impl<'a> ScriptedTarget<'a> {
+    pub(super) fn new(data: &'a [u8], step: usize) -> Self {
+        Self { pieces: data.chunks(step), piece: b"", has_request: false }
+    }
+}
+
+impl AsyncRead for ScriptedTarget<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.has_request {
+            return Poll::Pending; // hyper polls in a loop, and outgate writes first
+        }
+        if self.piece.is_empty() {
+            self.piece = self.pieces.next().unwrap_or_default();
+        }
+        let (now, later) = self.piece.split_at(self.piece.len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.piece = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ScriptedTarget<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.has_request = true;
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads `data` as all bytes that a target sends. A response that outgate accepts is the same at every split, and hyper
+/// reads the same one.
+pub fn responses(data: &[u8]) {
+    let whole = read(data, data.len().max(1));
+    for step in [1, 1 + data.len() % 13] {
+        assert_eq!(read(data, step), whole, "in pieces of {step}");
+    }
+    // outgate ignores the trailers, in which hyper rejects malformed fields.
+    if let Some(by_hyper) = read_with_hyper(data) {
+        assert_eq!(whole, Some(by_hyper));
+    }
+}
+
+/// Returns the final response to a POST; `None`: it is malformed or incomplete.
+fn read(data: &[u8], step: usize) -> Option<ReadResponse> {
+    let mut exchange = Exchange::new(ScriptedTarget::new(data, step), true, HEAD_MAX);
+    let mut request = Request::new(Upload::whole(Bytes::new()));
+    *request.method_mut() = http::Method::POST;
+    exchange.begin(request);
+    let cx = &mut Context::from_waker(Waker::noop());
+    let Poll::Ready(head) = exchange.poll_response(&|_, _| true, cx) else { unreachable!("the target never waits") };
+    let (head, mut body) = (head.ok()?, Vec::new());
+    loop {
+        let Poll::Ready(data) = exchange.poll_body(cx) else { unreachable!("the target never waits") };
+        match data.ok()? {
+            Some(data) => body.extend_from_slice(&data),
+            None => return Some(to_read_response(&head, body)),
+        }
+    }
+}
+
+fn read_with_hyper(data: &[u8]) -> Option<ReadResponse> {
+    let cx = &mut Context::from_waker(Waker::noop());
+    // hyper needs a stream without a lifetime.
+    let target = ScriptedTarget::new(Vec::leak(data.to_vec()), data.len().max(1));
+    let handshake = Builder::new()
+        .allow_spaces_after_header_name_in_responses(true)
+        .max_headers(HEAD_MAX.count)
+        .handshake(TokioIo::new(target));
+    let Poll::Ready(handshake) = pin!(handshake).poll(cx) else { return None };
+    let (mut sender, connection) = handshake.ok()?;
+    let mut connection = pin!(connection);
+    let request = Request::post("/").body(Empty::<Bytes>::new()).ok()?;
+    let mut sending = pin!(sender.send_request(request));
+    let mut response = None;
+    let mut bytes = Vec::new();
+    let mut has_connection = true;
+    for _ in 0..POLLS_MAX {
+        has_connection = has_connection && connection.as_mut().poll(cx).is_pending();
+        match &mut response {
+            None => {
+                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                    response = Some(sent.ok()?);
+                }
+            }
+            Some(response) => match Pin::new(response.body_mut()).poll_frame(cx) {
+                Poll::Ready(Some(frame)) => bytes.extend(frame.ok()?.into_data().unwrap_or_default()),
+                Poll::Ready(None) => return Some(to_read_response(response, bytes)),
+                Poll::Pending => {}
+            },
+        }
+    }
+    None
+}
+
+fn to_read_response<B>(head: &Response<B>, body: Vec<u8>) -> ReadResponse {
+    let mut fields: Vec<_> =
+        head.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    fields.sort();
+    (head.status().as_u16(), fields, body)
+}

@@ -1,0 +1,247 @@
+//! The heads of HTTP/1.1 messages: of a request as it is written, and of a response as it is read.
+//! How is the body of this response framed?
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body;
+
+use crate::config::ResponseHeadMax;
+use crate::net::body_framing::Framing;
+use crate::net::http_client::http1_error::{HeadLimit, Http1Error};
+use crate::net::http_client::{Upload, parse_content_length};
+
+/// The number of fields up to which the parser needs no allocation.
+const STACK_FIELDS: usize = 128;
+
+/// The framing of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestFraming {
+    /// The number of bytes that are still to be written.
+    Length(u64),
+    Chunked,
+}
+
+/// The framing of a response's body (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResponseFraming {
+    Delimited(Framing),
+    /// The end of the connection delimits the body.
+    UntilClose,
+}
+
+/// Writes the head of a request: the target is the path, and the host is a field (RFC 9112 §3.2.1). Returns the framing
+/// of the body.
+pub(super) fn write_request(request: &Request<Upload>, out: &mut Vec<u8>) -> RequestFraming {
+    let (uri, fields) = (request.uri(), request.headers());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    out.extend_from_slice(request.method().as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(if path.is_empty() { b"/" } else { path.as_bytes() });
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    if let Some(authority) = uri.authority().filter(|_| !fields.contains_key(header::HOST)) {
+        write_field(out, "host", authority.as_str().as_bytes());
+    }
+    for (name, value) in fields {
+        write_field(out, name.as_str(), value.as_bytes());
+    }
+    // A body that is sent again is known in full, and keeps the framing of its first attempt.
+    let length = request.body().size_hint().exact().filter(|_| !fields.contains_key(header::TRANSFER_ENCODING));
+    let framing = match length {
+        Some(length) => {
+            if length > 0 {
+                let mut digits = itoa::Buffer::new();
+                write_field(out, "content-length", digits.format(length).as_bytes());
+            }
+            RequestFraming::Length(length)
+        }
+        None => RequestFraming::Chunked,
+    };
+    out.extend_from_slice(b"\r\n");
+    framing
+}
+
+fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Returns whether `buffer` should be parsed, given that its first `scanned` bytes hold no complete head.
+pub(super) fn may_be_complete(buffer: &[u8], scanned: usize, max: ResponseHeadMax) -> bool {
+    let fresh = &buffer[scanned.saturating_sub(3)..];
+    let ends = memchr::memmem::find(fresh, b"\n\r\n").is_some() || memchr::memmem::find(fresh, b"\n\n").is_some();
+    // The first bytes always are parsed, so that bytes other than HTTP are refused at once.
+    scanned == 0 || ends || buffer.len() > max.bytes
+}
+
+/// Takes a complete response head from the front of `buffer`. Returns `None` while the head is incomplete.
+pub(super) fn parse_response(buffer: &mut BytesMut, max: ResponseHeadMax) -> Result<Option<Response<()>>, Http1Error> {
+    let mut stack = [const { MaybeUninit::uninit() }; STACK_FIELDS];
+    let mut heap = Vec::new();
+    let slots = match stack.get_mut(..max.count) {
+        Some(slots) => slots,
+        None => {
+            heap.resize_with(max.count, MaybeUninit::uninit);
+            &mut heap
+        }
+    };
+    let mut parsed = httparse::Response::new(&mut []);
+    let mut config = httparse::ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true); // they are removed (RFC 9112 §5.1)
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, buffer, slots) {
+        Ok(httparse::Status::Complete(length)) if length <= max.bytes => length,
+        Ok(httparse::Status::Partial) if buffer.len() <= max.bytes => return Ok(None),
+        Ok(_) => return Err(Http1Error::HeadTooLarge(HeadLimit::Bytes)),
+        Err(httparse::Error::TooManyHeaders) => return Err(Http1Error::HeadTooLarge(HeadLimit::Count)),
+        Err(error) => return Err(Http1Error::Head(error)),
+    };
+    let start = buffer.as_ptr() as usize;
+    let at = |part: &[u8]| {
+        let begin = (part.as_ptr() as usize).wrapping_sub(start);
+        begin..begin + part.len()
+    };
+    let spans: Vec<_> = parsed.headers.iter().map(|field| (at(field.name.as_bytes()), at(field.value))).collect();
+    let (status, version) = (parsed.code.unwrap_or_default(), parsed.version);
+    let head = buffer.split_to(length).freeze();
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Http1Error::Status)?;
+    *response.version_mut() = if version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let fields = response.headers_mut();
+    fields.reserve(spans.len());
+    for (name, value) in spans {
+        let (name, value) = parse_field(&head, name, value)?;
+        fields.append(name, value);
+    }
+    Ok(Some(response))
+}
+
+fn parse_field(
+    head: &Bytes,
+    name: std::ops::Range<usize>,
+    value: std::ops::Range<usize>,
+) -> Result<(HeaderName, HeaderValue), Http1Error> {
+    let name = HeaderName::from_bytes(&head[name]).map_err(|_| Http1Error::Head(httparse::Error::HeaderName))?;
+    let value = HeaderValue::from_maybe_shared(head.slice(value));
+    Ok((name, value.map_err(|_| Http1Error::Head(httparse::Error::HeaderValue))?))
+}
+
+/// Returns the framing of the body of a final response to `method` (RFC 9112 §6.3).
+/// `max`: the limit of the head, and of the trailers.
+pub(super) fn response_framing(
+    head: &Response<()>,
+    method: &Method,
+    max: ResponseHeadMax,
+) -> Result<ResponseFraming, Http1Error> {
+    let (status, fields) = (head.status(), head.headers());
+    let has_no_body =
+        matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if has_no_body || *method == Method::HEAD {
+        return Ok(ResponseFraming::Delimited(Framing::Ended));
+    }
+    if let Some(last) = fields.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+        if head.version() == Version::HTTP_10 {
+            return Err(Http1Error::Framing); // HTTP/1.0 has no transfer codings (RFC 9112 §6.1)
+        }
+        let last = last.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default();
+        return Ok(match last.trim().eq_ignore_ascii_case("chunked") {
+            true => ResponseFraming::Delimited(Framing::padded_chunks(max.bytes)),
+            false => ResponseFraming::UntilClose,
+        });
+    }
+    let mut length = None;
+    // A list of equal values is one length (RFC 9110 §8.6).
+    let values = fields.get_all(header::CONTENT_LENGTH).into_iter();
+    for value in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
+        let next = parse_content_length(value.trim_ascii()).ok_or(Http1Error::Framing)?;
+        if length.replace(next).is_some_and(|length| length != next) {
+            return Err(Http1Error::Framing);
+        }
+    }
+    Ok(length.map_or(ResponseFraming::UntilClose, |length| ResponseFraming::Delimited(Framing::length(length))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: ResponseHeadMax = ResponseHeadMax { count: 4, bytes: 200 };
+
+    fn parse(text: &str) -> Result<Option<Response<()>>, Http1Error> {
+        parse_response(&mut BytesMut::from(text), MAX)
+    }
+
+    fn framing(fields: &str, method: &Method) -> Result<ResponseFraming, Http1Error> {
+        let head = parse(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap().unwrap();
+        response_framing(&head, method, MAX)
+    }
+
+    #[test]
+    fn request_has_one_framing() {
+        for (coding, framing, end) in [
+            (None, RequestFraming::Length(2), "content-length: 2\r\n\r\n"),
+            (Some("chunked"), RequestFraming::Chunked, "\r\n\r\n"),
+        ] {
+            let mut request = Request::new(Upload::whole(Bytes::from_static(b"hi")));
+            *request.uri_mut() = "https://h.example/a?b".parse().unwrap();
+            let coding = coding.map(|coding| (header::TRANSFER_ENCODING, HeaderValue::from_static(coding)));
+            request.headers_mut().extend(coding);
+            let mut head = Vec::new();
+            assert_eq!(write_request(&request, &mut head), framing);
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.starts_with("GET /a?b HTTP/1.1\r\nhost: h.example\r\n") && head.ends_with(end), "{head}");
+            assert_eq!(head.contains("content-length"), framing != RequestFraming::Chunked, "{head}");
+        }
+    }
+
+    #[test]
+    fn response_head_is_taken_from_the_front_of_the_buffer() {
+        let mut buffer = BytesMut::from("HTTP/1.1 207 Multi\r\nA : b\r\na:c \r\n\r\nbody");
+        let head = parse_response(&mut buffer, MAX).unwrap().unwrap();
+        assert_eq!((head.status().as_u16(), head.version(), &buffer[..]), (207, Version::HTTP_11, &b"body"[..]));
+        assert_eq!(head.headers().get_all("a").iter().collect::<Vec<_>>(), ["b", "c"]);
+        assert!(parse("HTTP/1.1 200 OK\r\nA: b\r\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn response_head_beyond_a_limit_is_an_error() {
+        let fields = "A: b\r\n".repeat(5);
+        let error = parse(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap_err();
+        assert!(matches!(error, Http1Error::HeadTooLarge(HeadLimit::Count)), "{error}");
+        for end in ["\r\n\r\n", ""] {
+            let error = parse(&format!("HTTP/1.1 200 OK\r\nA: {}{end}", "b".repeat(200))).unwrap_err();
+            assert!(matches!(error, Http1Error::HeadTooLarge(HeadLimit::Bytes)), "{error}");
+        }
+    }
+
+    #[test]
+    fn malformed_response_head_is_an_error() {
+        for text in
+            ["SSH-2.0-x\r\n", "HTTP/2 200\r\n\r\n", "HTTP/1.1 200 OK\r\n A: b\r\n\r\n", "HTTP/1.1 20 OK\r\n\r\n"]
+        {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert!(matches!(parse("HTTP/1.1 099 OK\r\n\r\n"), Err(Http1Error::Status)));
+    }
+
+    #[test]
+    fn response_framing_follows_the_fields() {
+        let (get, delimited) = (&Method::GET, ResponseFraming::Delimited);
+        assert_eq!(
+            framing("Content-Length: 5, 5\r\nContent-Length: 5\r\n", get).unwrap(),
+            delimited(Framing::Length(5))
+        );
+        assert_eq!(framing("Content-Length: 5\r\n", &Method::HEAD).unwrap(), delimited(Framing::Ended));
+        let chunked = delimited(Framing::padded_chunks(MAX.bytes));
+        assert_eq!(framing("Transfer-Encoding: gzip, Chunked\r\nContent-Length: 5\r\n", get).unwrap(), chunked);
+        assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n", get).unwrap(), ResponseFraming::UntilClose);
+        assert_eq!(framing("", get).unwrap(), ResponseFraming::UntilClose);
+        for fields in
+            ["Content-Length: 5, 6\r\n", "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: +5\r\n"]
+        {
+            assert!(matches!(framing(fields, get), Err(Http1Error::Framing)), "{fields}");
+        }
+    }
+}
