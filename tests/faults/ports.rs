@@ -12,7 +12,7 @@ use crate::bystander::{Fault, for_a_period};
 use crate::support::namespace::{inside_namespace, run};
 use crate::support::pki::Pki;
 use crate::support::process::Process;
-use crate::support::receiver::{Receiver, ok};
+use crate::support::receiver::{Receiver, ok, respond_and_close};
 use crate::support::scene::folder;
 use crate::support::scrape::Scrape;
 use crate::support::{Outgate, eventually, required};
@@ -20,6 +20,7 @@ use crate::support::{Outgate, eventually, required};
 const SOURCES: [[u8; 4]; 2] = [[198, 51, 100, 16], [198, 51, 100, 17]];
 /// The pool of the bystander.
 const OTHER: &str = "198.51.100.32";
+const CLOSING: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
 /// The ports of the namespace. Those of its few listeners lead to no target, and outgate counts them as left.
 const PORTS: usize = 256;
 
@@ -56,7 +57,8 @@ fn scene() -> Scene {
     run("ip route add local 198.51.100.16/31 dev lo");
     run(&format!("ip route add local {OTHER}/32 dev lo"));
     let pki = Pki::new();
-    let target = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["busy.example"]), ok());
+    // The target closes first: an idle connection of outgate, or TIME_WAIT, would free a port when the test expects none.
+    let target = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["busy.example"]), respond_and_close(CLOSING));
     let healthy = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["healthy.example"]), ok());
     let config = format!(
         r#"
@@ -84,7 +86,6 @@ roots = ["{{dir}}/ca.pem"]
 name = "busy"
 hosts = ["busy.example"]
 ports = [{busy}]
-timeouts = {{ idle = "1ms" }}
 [[routes]]
 name = "healthy"
 hosts = ["healthy.example"]
