@@ -24,7 +24,6 @@ use outgate::policy::limits::{Limit, LimitDescriptor, Quota};
 use outgate::state::limits::Limits;
 
 /// The allocator of the proxy.
-#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -7,7 +7,6 @@ use clap::Parser;
 use outgate::cli::Arguments;
 
 /// mimalloc suits deliveries: each makes a few dozen small allocations and frees them soon.
-#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -28,7 +28,6 @@ mod workload;
 use clap::Parser;
 
 /// The allocator of the proxy, for the relay: the relay differs from outgate in its work alone.
-#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
