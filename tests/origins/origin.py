@@ -1,6 +1,7 @@
 """A web server on Python's own http.server that prints every request line it reads. Its port is the first line; it ends
 when its standard input has and the last connection is closed."""
 
+import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +12,10 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def parse_request(self):
-        # Before anything is made of it.
-        print(self.raw_requestline.decode("latin-1").rstrip("\r\n"), flush=True)
+        # Before anything is made of it. One write: `print` writes the end of the line by itself, and another thread may come
+        # between the two.
+        line = self.raw_requestline.decode("latin-1").rstrip("\r\n")
+        os.write(1, (line + "\n").encode())
         return super().parse_request()
 
     def handle_expect_100(self):
