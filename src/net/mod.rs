@@ -9,6 +9,7 @@ pub mod connection;
 pub mod dial;
 pub mod fd_limit;
 pub mod field_filter;
+pub mod field_lines;
 mod filter_output;
 pub mod frame;
 pub mod hpack;

@@ -4,9 +4,10 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 
 use crate::net::body_framing::Framing;
+use crate::net::field_lines::{self, FieldSpan, InvalidField};
 use crate::net::http_client::parse_content_length;
 use crate::policy::message::has_connection_option;
 use crate::server::request_error::{
@@ -60,9 +61,7 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
     };
     let request_line = check_request_line(line)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let start = buffer.as_ptr() as usize;
-    let spans: Vec<_> =
-        parsed.headers.iter().map(|field| (span(start, field.name.as_bytes()), span(start, field.value))).collect();
+    let spans = field_lines::locate(buffer, parsed.headers);
 
     let head = buffer.split_to(length).freeze();
     match parse_fields_and_framing(&head, &spans, version, &request_line.0) {
@@ -98,7 +97,7 @@ fn request_line_with_spaces(buffer: &[u8]) -> Option<(&str, &str)> {
 /// `100 Continue`.
 fn parse_fields_and_framing(
     head: &Bytes,
-    spans: &[(ByteRange, ByteRange)],
+    spans: &[FieldSpan],
     version: Version,
     method: &Method,
 ) -> Result<(HeaderMap, Framing, bool), RequestError> {
@@ -117,9 +116,7 @@ fn parse_fields_and_framing(
 /// bytes always are parsed, so that input other than HTTP is refused at once.
 pub(super) fn may_be_complete(buffer: &[u8], scanned: usize) -> bool {
     let crosses = |limit| scanned <= limit && limit < buffer.len();
-    let fresh = &buffer[scanned.saturating_sub(3)..];
-    let ends = memchr::memmem::find(fresh, b"\n\r\n").is_some() || memchr::memmem::find(fresh, b"\n\n").is_some();
-    scanned == 0 || ends || crosses(TARGET_MAX) || crosses(HEAD_MAX)
+    scanned == 0 || field_lines::have_end(buffer, scanned) || crosses(TARGET_MAX) || crosses(HEAD_MAX)
 }
 
 /// Skips the empty lines before the request line (RFC 9112 §2.2).
@@ -135,22 +132,11 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
-type ByteRange = std::ops::Range<usize>;
-
-fn span(start: usize, part: &[u8]) -> ByteRange {
-    let from = part.as_ptr() as usize - start;
-    from..from + part.len()
-}
-
-fn parse_fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<HeaderMap, RequestError> {
-    let mut fields = HeaderMap::with_capacity(spans.len() + 8); // outgate adds up to eight fields on the way
-    for (name, value) in spans {
-        let name = HeaderName::from_bytes(&head[name.clone()]).map_err(|_| bad_request("a field name is malformed"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value.clone()))
-            .map_err(|_| bad_request("a field value has a character that is not allowed there"))?;
-        fields.append(name, value);
-    }
-    Ok(fields)
+fn parse_fields(head: &Bytes, spans: &[FieldSpan]) -> Result<HeaderMap, RequestError> {
+    field_lines::parse(head, spans).map_err(|invalid| match invalid {
+        InvalidField::Name => bad_request("a field name is malformed"),
+        InvalidField::Value => bad_request("a field value has a character that is not allowed there"),
+    })
 }
 
 /// Checks `Host`: an HTTP/1.1 request has exactly one valid one (RFC 9112 §3.2). An HTTP/1.0 request may have none:

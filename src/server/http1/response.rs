@@ -15,6 +15,7 @@ use http_body::Body;
 use super::conn::Conn;
 use crate::delivery::ResponseBody;
 use crate::delivery::refusal::ReasonPhrase;
+use crate::net::field_lines;
 
 /// The size to which small chunks of the body are coalesced, in bytes. Larger ones are written directly.
 const COALESCE_MAX: usize = 16 * 1024;
@@ -173,11 +174,6 @@ pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, reason: &str, fi
     out.push(b' ');
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
-    for (name, value) in fields {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
+    field_lines::write(out, fields);
     out.extend_from_slice(b"\r\n");
 }

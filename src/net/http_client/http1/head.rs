@@ -3,12 +3,13 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use bytes::BytesMut;
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::config::ResponseHeadMax;
 use crate::net::body_framing::Framing;
+use crate::net::field_lines::{self, InvalidField};
 use crate::net::http_client::http1_error::{HeadLimit, Http1Error};
 use crate::net::http_client::{Upload, parse_content_length};
 
@@ -41,18 +42,16 @@ pub(super) fn write_request(request: &Request<Upload>, out: &mut Vec<u8>) -> Req
     out.extend_from_slice(if path.is_empty() { b"/" } else { path.as_bytes() });
     out.extend_from_slice(b" HTTP/1.1\r\n");
     if let Some(authority) = uri.authority().filter(|_| !fields.contains_key(header::HOST)) {
-        write_field(out, "host", authority.as_str().as_bytes());
+        field_lines::write_one(out, "host", authority.as_str().as_bytes());
     }
-    for (name, value) in fields {
-        write_field(out, name.as_str(), value.as_bytes());
-    }
+    field_lines::write(out, fields);
     // A body that is sent again is known in full, and keeps the framing of its first attempt.
     let length = request.body().size_hint().exact().filter(|_| !fields.contains_key(header::TRANSFER_ENCODING));
     let framing = match length {
         Some(length) => {
             if length > 0 {
                 let mut digits = itoa::Buffer::new();
-                write_field(out, "content-length", digits.format(length).as_bytes());
+                field_lines::write_one(out, "content-length", digits.format(length).as_bytes());
             }
             RequestFraming::Length(length)
         }
@@ -62,19 +61,10 @@ pub(super) fn write_request(request: &Request<Upload>, out: &mut Vec<u8>) -> Req
     framing
 }
 
-fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// Returns whether `buffer` should be parsed, given that its first `scanned` bytes hold no complete head.
 pub(super) fn may_be_complete(buffer: &[u8], scanned: usize, max: ResponseHeadMax) -> bool {
-    let fresh = &buffer[scanned.saturating_sub(3)..];
-    let ends = memchr::memmem::find(fresh, b"\n\r\n").is_some() || memchr::memmem::find(fresh, b"\n\n").is_some();
     // The first bytes always are parsed, so that bytes other than HTTP are refused at once.
-    scanned == 0 || ends || buffer.len() > max.bytes
+    scanned == 0 || field_lines::have_end(buffer, scanned) || buffer.len() > max.bytes
 }
 
 /// Takes a complete response head from the front of `buffer`. Returns `None` while the head is incomplete.
@@ -98,34 +88,17 @@ pub(super) fn parse_response(buffer: &mut BytesMut, max: ResponseHeadMax) -> Res
         Err(httparse::Error::TooManyHeaders) => return Err(Http1Error::HeadTooLarge(HeadLimit::Count)),
         Err(error) => return Err(Http1Error::Head(error)),
     };
-    let start = buffer.as_ptr() as usize;
-    let at = |part: &[u8]| {
-        let begin = (part.as_ptr() as usize).wrapping_sub(start);
-        begin..begin + part.len()
-    };
-    let spans: Vec<_> = parsed.headers.iter().map(|field| (at(field.name.as_bytes()), at(field.value))).collect();
+    let spans = field_lines::locate(buffer, parsed.headers);
     let (status, version) = (parsed.code.unwrap_or_default(), parsed.version);
     let head = buffer.split_to(length).freeze();
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Http1Error::Status)?;
     *response.version_mut() = if version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let fields = response.headers_mut();
-    fields.reserve(spans.len());
-    for (name, value) in spans {
-        let (name, value) = parse_field(&head, name, value)?;
-        fields.append(name, value);
-    }
+    *response.headers_mut() = field_lines::parse(&head, &spans).map_err(|invalid| match invalid {
+        InvalidField::Name => Http1Error::Head(httparse::Error::HeaderName),
+        InvalidField::Value => Http1Error::Head(httparse::Error::HeaderValue),
+    })?;
     Ok(Some(response))
-}
-
-fn parse_field(
-    head: &Bytes,
-    name: std::ops::Range<usize>,
-    value: std::ops::Range<usize>,
-) -> Result<(HeaderName, HeaderValue), Http1Error> {
-    let name = HeaderName::from_bytes(&head[name]).map_err(|_| Http1Error::Head(httparse::Error::HeaderName))?;
-    let value = HeaderValue::from_maybe_shared(head.slice(value));
-    Ok((name, value.map_err(|_| Http1Error::Head(httparse::Error::HeaderValue))?))
 }
 
 /// Returns the framing of the body of a final response to `method` (RFC 9112 §6.3).
@@ -165,6 +138,9 @@ pub(super) fn response_framing(
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+
     use super::*;
 
     const MAX: ResponseHeadMax = ResponseHeadMax { count: 4, bytes: 200 };
