@@ -1,8 +1,6 @@
 //! The interim responses (1xx) that a target sends before the final one.
 //! Which of them does the client get, and how many may there be?
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use http::{HeaderMap, StatusCode};
 
 use crate::delivery::request::{InterimCallback, fields};
@@ -12,19 +10,20 @@ const INTERIM_MAX: usize = 16;
 
 /// Forwards the interim responses to one request to its client (RFC 9110 §15.2).
 pub(super) struct InterimForwarder {
+    /// Sends a response to the client. `None`: the client gets no interim responses.
     client: Option<InterimCallback>,
-    count: AtomicUsize,
+    count: usize,
 }
 
 impl InterimForwarder {
-    /// `client`: gets the responses; `None`: nobody does.
     pub(super) fn new(client: Option<InterimCallback>) -> Self {
-        Self { client, count: AtomicUsize::new(0) }
+        Self { client, count: 0 }
     }
 
     /// Forwards an interim response. Returns `false` if the target has sent too many.
-    pub(super) fn forward(&self, status: StatusCode, fields: &HeaderMap) -> bool {
-        if self.count.fetch_add(1, Ordering::Relaxed) >= INTERIM_MAX {
+    pub(super) fn forward(&mut self, status: StatusCode, fields: &HeaderMap) -> bool {
+        self.count += 1;
+        if self.count > INTERIM_MAX {
             return false;
         }
         // 100 Continue ends here: outgate has sent the client its own.

@@ -47,8 +47,8 @@ impl UpstreamConnector<'_> {
     ) -> Result<Response<TargetBody>, Refusal> {
         let (runtime, route) = (self.delivery.runtime, self.delivery.route);
         let SignedRequest { mut request, progress, interim } = signed;
-        let interims = InterimForwarder::new(interim);
-        let on_interim = |status, fields: &HeaderMap| interims.forward(status, fields);
+        let mut interims = InterimForwarder::new(interim);
+        let mut on_interim = |status, fields: &HeaderMap| interims.forward(status, fields);
         // The response timeout starts at the last byte of the request. While an upload streams, it also bounds each wait
         // for a target that takes no more bytes; a wait for the client does not count. A request that is sent again gets
         // the whole timeout again.
@@ -65,7 +65,7 @@ impl UpstreamConnector<'_> {
             record.begin(Step::Response);
             let sent = tokio::select! {
                 biased;
-                sent = connection.send(request, &on_interim) => sent,
+                sent = connection.send(request, &mut on_interim) => sent,
                 () = timed_out() => {
                     let is_upload_stalled = progress.as_ref().is_some_and(|progress| !progress.has_ended());
                     return Err(match is_upload_stalled {

@@ -36,13 +36,13 @@ pub use upload::Upload;
 
 /// A handle on an HTTP connection to a target. The connection is dialled, and verified if it uses TLS.
 pub struct Connection {
-    version: Versioned,
+    protocol: Protocol,
     hop: Hop,
     handshake: Option<HandshakeInfo>,
     created_at: Instant,
 }
 
-enum Versioned {
+enum Protocol {
     /// HTTP/1.1 carries one exchange at a time.
     Http1(Http1Connection),
     /// HTTP/2 carries several exchanges.
@@ -58,19 +58,19 @@ impl Connection {
         handshake: Option<HandshakeInfo>,
         head_max: ResponseHeadMax,
     ) -> Result<Self, ExchangeError> {
-        let version = match handshake.as_ref().is_some_and(|info| info.speaks_http2) {
-            true => Versioned::Http2(Http2Connection::open(io, liveness, head_max).await?),
-            false => Versioned::Http1(Http1Connection::new(io, liveness, head_max)),
+        let protocol = match handshake.as_ref().is_some_and(|info| info.speaks_http2) {
+            true => Protocol::Http2(Http2Connection::open(io, liveness, head_max).await?),
+            false => Protocol::Http1(Http1Connection::new(io, liveness, head_max)),
         };
-        Ok(Self { version, hop, handshake, created_at: Instant::now() })
+        Ok(Self { protocol, hop, handshake, created_at: Instant::now() })
     }
 
     /// Returns another handle on an HTTP/2 connection that has room for one more exchange. On a new connection the
     /// limit may be unknown; [`Connection::becomes_ready`] then waits for it.
     pub fn share(&self) -> Option<Self> {
-        let Versioned::Http2(connection) = &self.version else { return None };
+        let Protocol::Http2(connection) = &self.protocol else { return None };
         Some(Self {
-            version: Versioned::Http2(connection.share()?),
+            protocol: Protocol::Http2(connection.share()?),
             hop: self.hop,
             handshake: self.handshake.clone(),
             created_at: self.created_at,
@@ -80,43 +80,43 @@ impl Connection {
     /// Marks the exchange as complete. Dropping a handle before that aborts the connection: it carries no new requests,
     /// and open exchanges finish. Bytes that the target has not received by then are discarded.
     pub fn finish_exchange(&mut self) {
-        match &mut self.version {
-            Versioned::Http1(connection) => connection.finish_exchange(),
-            Versioned::Http2(connection) => connection.finish_exchange(),
+        match &mut self.protocol {
+            Protocol::Http1(connection) => connection.finish_exchange(),
+            Protocol::Http2(connection) => connection.finish_exchange(),
         }
     }
 
     /// Returns whether the whole request was written, or never will be. A target may respond early (RFC 9113 §8.1) and
     /// stop reading the upload. Then only the end of the connection releases the rest.
     pub fn is_upload_finished(&self) -> bool {
-        match &self.version {
-            Versioned::Http1(connection) => connection.is_upload_finished(),
-            Versioned::Http2(connection) => connection.is_upload_finished(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.is_upload_finished(),
+            Protocol::Http2(connection) => connection.is_upload_finished(),
         }
     }
 
     /// Waits briefly for the upload to finish: the response may overtake the last bytes, or the target may decline the rest.
     pub async fn upload_finished(&mut self) -> bool {
-        match &mut self.version {
-            Versioned::Http1(connection) => connection.upload_finished().await,
-            Versioned::Http2(connection) => connection.upload_finished().await,
+        match &mut self.protocol {
+            Protocol::Http1(connection) => connection.upload_finished().await,
+            Protocol::Http2(connection) => connection.upload_finished().await,
         }
     }
 
     /// Returns whether the connection can carry another request now, as far as is known before a byte is sent. Neither
     /// outgate nor the kernel has seen an end or stray bytes.
     pub fn is_ready(&self) -> bool {
-        match &self.version {
-            Versioned::Http1(connection) => connection.is_ready(),
-            Versioned::Http2(connection) => connection.is_ready(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.is_ready(),
+            Protocol::Http2(connection) => connection.is_ready(),
         }
     }
 
     /// Waits briefly until the connection is ready: it reads what TLS has sent of its own, or, over HTTP/2, SETTINGS.
     pub async fn becomes_ready(&mut self) -> bool {
-        match &mut self.version {
-            Versioned::Http1(connection) => connection.becomes_ready().await,
-            Versioned::Http2(connection) => connection.becomes_ready().await,
+        match &mut self.protocol {
+            Protocol::Http1(connection) => connection.becomes_ready().await,
+            Protocol::Http2(connection) => connection.becomes_ready().await,
         }
     }
 
@@ -124,13 +124,13 @@ impl Connection {
     pub async fn send(
         &mut self,
         request: Request<Upload>,
-        on_interim: &OnInterim<'_>,
+        on_interim: &mut OnInterim<'_>,
     ) -> Result<Response<TargetBody>, SendError> {
-        match &mut self.version {
-            Versioned::Http1(connection) => {
+        match &mut self.protocol {
+            Protocol::Http1(connection) => {
                 connection.send(request, on_interim).await.map(|response| response.map(TargetBody::Http1))
             }
-            Versioned::Http2(connection) => {
+            Protocol::Http2(connection) => {
                 connection.send(request).await.map(|response| response.map(TargetBody::Http2))
             }
         }
@@ -139,17 +139,17 @@ impl Connection {
     /// Returns whether a byte of the pending response may have arrived. Over HTTP/2 the response of another exchange
     /// looks the same.
     pub fn response_has_begun(&self) -> bool {
-        match &self.version {
-            Versioned::Http1(connection) => connection.response_bytes() > 0,
-            Versioned::Http2(connection) => connection.response_has_begun(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.response_bytes() > 0,
+            Protocol::Http2(connection) => connection.response_has_begun(),
         }
     }
 
     /// Returns the largest request head that the target accepts, in bytes as [`head_size`] counts them.
     pub fn request_head_max(&self) -> usize {
-        match &self.version {
-            Versioned::Http1(_) => http2::DEFAULT_REQUEST_HEAD_MAX,
-            Versioned::Http2(connection) => connection.request_head_max(),
+        match &self.protocol {
+            Protocol::Http1(_) => http2::DEFAULT_REQUEST_HEAD_MAX,
+            Protocol::Http2(connection) => connection.request_head_max(),
         }
     }
 
@@ -157,31 +157,31 @@ impl Connection {
     /// the target's SETTINGS if the answer depends on them. A target ends the whole HTTP/2 connection for a head that
     /// is too large.
     pub async fn accepts_head(&self, size: usize) -> bool {
-        match &self.version {
-            Versioned::Http1(_) => true,
-            Versioned::Http2(connection) => connection.accepts_head(size).await,
+        match &self.protocol {
+            Protocol::Http1(_) => true,
+            Protocol::Http2(connection) => connection.accepts_head(size).await,
         }
     }
 
     /// Returns whether the target has ended the connection with GOAWAY(HTTP_1_1_REQUIRED).
     pub fn requires_http1(&self) -> bool {
-        matches!(&self.version, Versioned::Http2(connection) if connection.observer().requires_http1())
+        matches!(&self.protocol, Protocol::Http2(connection) if connection.observer().requires_http1())
     }
 
     /// Returns a description of a lost exchange for the operator.
     pub fn failure_cause(&self, error: &ExchangeError) -> String {
-        let goaway = match &self.version {
-            Versioned::Http1(_) => None,
-            Versioned::Http2(connection) => connection.observer().goaway(),
+        let goaway = match &self.protocol {
+            Protocol::Http1(_) => None,
+            Protocol::Http2(connection) => connection.observer().goaway(),
         };
         error.describe(goaway)
     }
 
     /// Returns the TLS alert by which the target rejected the connection before its first response.
     pub fn alert_error(&self) -> Option<TlsError> {
-        match &self.version {
-            Versioned::Http1(connection) => connection.alert().map(|alert| rustls::Error::AlertReceived(alert).into()),
-            Versioned::Http2(connection) => connection.observer().alert_error(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.alert().map(|alert| rustls::Error::AlertReceived(alert).into()),
+            Protocol::Http2(connection) => connection.observer().alert_error(),
         }
     }
 
@@ -190,9 +190,9 @@ impl Connection {
     }
     /// Returns the HTTP version: `1.1` or `2`.
     pub fn http_version(&self) -> &'static str {
-        match &self.version {
-            Versioned::Http1(_) => "1.1",
-            Versioned::Http2(_) => "2",
+        match &self.protocol {
+            Protocol::Http1(_) => "1.1",
+            Protocol::Http2(_) => "2",
         }
     }
     pub fn handshake_info(&self) -> Option<&HandshakeInfo> {
@@ -203,22 +203,22 @@ impl Connection {
     }
     /// Returns whether the target has kept an idle connection open, and has sent nothing on it.
     pub fn is_kept_open(&self) -> bool {
-        match &self.version {
-            Versioned::Http1(connection) => connection.is_ready(),
-            Versioned::Http2(connection) => !connection.is_closed(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.is_ready(),
+            Protocol::Http2(connection) => !connection.is_closed(),
         }
     }
     pub fn is_closed(&self) -> bool {
-        match &self.version {
-            Versioned::Http1(connection) => connection.is_closed(),
-            Versioned::Http2(connection) => connection.is_closed(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.is_closed(),
+            Protocol::Http2(connection) => connection.is_closed(),
         }
     }
     /// Returns the time since the last exchange on an HTTP/2 connection. The pool tracks HTTP/1.1 connections itself.
     pub fn idle_time(&self) -> Option<Duration> {
-        match &self.version {
-            Versioned::Http1(_) => None,
-            Versioned::Http2(connection) => Some(connection.idle_time()),
+        match &self.protocol {
+            Protocol::Http1(_) => None,
+            Protocol::Http2(connection) => Some(connection.idle_time()),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use rustls::AlertDescription;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
 
 use super::head::{self, ResponseFraming};
@@ -30,7 +30,7 @@ const HEAD_BUFFER_LEN: usize = 4 * 1024;
 const BODY_BUFFER_LEN: usize = 16 * 1024;
 
 /// Gets each interim response (1xx). Returns whether another may follow.
-pub type OnInterim<'a> = dyn Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'a;
+pub type OnInterim<'a> = dyn FnMut(StatusCode, &HeaderMap) -> bool + Send + 'a;
 
 /// A connection that carries one exchange at a time.
 pub(super) struct Exchange<S> {
@@ -83,16 +83,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         }
     }
 
-    /// Returns whether no byte and no end has arrived on a connection without an exchange. TLS may hold bytes that the kernel
-    /// no longer has. It reads what TLS sends of its own, such as session tickets.
+    /// Returns whether the connection can carry an exchange: neither a byte nor an end has arrived since the last one. TLS may
+    /// hold bytes that the kernel no longer has, and reads what TLS sends of its own, such as session tickets.
     pub(super) fn is_quiet(&mut self) -> bool {
-        let reading = unconstrained(poll_fn(|cx| self.poll_read(cx)));
-        let has_read = pin!(reading).poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        !has_read && self.is_idle()
+        if !self.is_idle() {
+            return false;
+        }
+        // One byte, and no buffer: an idle connection holds no memory for its next response.
+        let mut byte = [0];
+        let mut read = ReadBuf::new(&mut byte);
+        let Some(io) = &mut self.io else { return false };
+        let reading = pin!(unconstrained(poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read))));
+        let Poll::Ready(outcome) = reading.poll(&mut Context::from_waker(Waker::noop())) else { return true };
+        outcome.unwrap_or_else(|error| self.capture_alert(&error));
+        self.is_unwritable = true; // what arrived is not a response to the next request
+        false
     }
 
     /// Returns whether the last exchange is complete, and the connection can carry another as far as it has read.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         let is_complete = matches!(self.incoming, Incoming::Nothing) && self.outgoing.is_none();
         is_complete && self.buffer.is_empty() && !self.is_closed()
     }
@@ -126,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     /// Writes the request, and reads up to the head of its final response.
     pub(super) fn poll_response(
         &mut self,
-        on_interim: &OnInterim<'_>,
+        on_interim: &mut OnInterim<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, Http1Error>> {
         let uploaded = self.poll_upload(cx);
@@ -200,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     fn poll_head(
         &mut self,
-        on_interim: &OnInterim<'_>,
+        on_interim: &mut OnInterim<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<()>, Http1Error>> {
         loop {
@@ -289,13 +298,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             Ok(0) if self.is_unwritable && self.is_plaintext => Err(io::ErrorKind::ConnectionReset.into()),
             Ok(count) => Ok(count),
             Err(error) => {
-                let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-                if let Some(rustls::Error::AlertReceived(alert)) = inner {
-                    self.alert = Some(*alert);
-                }
+                self.capture_alert(&error);
                 Err(error)
             }
         })
+    }
+
+    fn capture_alert(&mut self, error: &io::Error) {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(alert)) = inner {
+            self.alert = Some(*alert);
+        }
     }
 
     /// Frees the buffer of a connection that reads nothing more.
@@ -318,7 +331,7 @@ mod tests {
         assert!(exchange.is_quiet());
         exchange.begin(Request::new(Upload::whole(Bytes::new())));
         let cx = &mut Context::from_waker(Waker::noop());
-        assert!(matches!(exchange.poll_response(&|_, _| true, cx), Poll::Ready(Ok(_))));
+        assert!(matches!(exchange.poll_response(&mut |_, _| true, cx), Poll::Ready(Ok(_))));
         while !matches!(exchange.poll_body(cx), Poll::Ready(Ok(None) | Err(_))) {}
         exchange
     }
@@ -339,7 +352,7 @@ mod tests {
         let lines = b"\r\n".repeat(1000);
         let mut exchange = Exchange::new(ScriptedTarget::new(&lines, 64), true, head_max);
         exchange.begin(Request::new(Upload::whole(Bytes::new())));
-        let polled = exchange.poll_response(&|_, _| true, &mut Context::from_waker(Waker::noop()));
+        let polled = exchange.poll_response(&mut |_, _| true, &mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Err(Http1Error::HeadTooLarge(_)))));
         assert!(exchange.must_reset() && exchange.is_closed());
     }

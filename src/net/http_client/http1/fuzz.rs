@@ -85,7 +85,9 @@ fn read(data: &[u8], step: usize) -> Option<ReadResponse> {
     *request.method_mut() = http::Method::POST;
     exchange.begin(request);
     let cx = &mut Context::from_waker(Waker::noop());
-    let Poll::Ready(head) = exchange.poll_response(&|_, _| true, cx) else { unreachable!("the target never waits") };
+    let Poll::Ready(head) = exchange.poll_response(&mut |_, _| true, cx) else {
+        unreachable!("the target never waits")
+    };
     let (head, mut body) = (head.ok()?, Vec::new());
     loop {
         let Poll::Ready(data) = exchange.poll_body(cx) else { unreachable!("the target never waits") };

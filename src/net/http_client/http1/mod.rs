@@ -1,4 +1,5 @@
-//! HTTP/1.1 with a target. The delivery itself drives the exchange: there is no task besides it.
+//! HTTP/1.1 with a target. The delivery itself drives the exchange. Only the rest of a request whose response has begun
+//! has a task.
 //! How is a request sent, and how does its response arrive?
 
 mod exchange;
@@ -65,7 +66,7 @@ impl Http1Connection {
     pub(super) async fn send(
         &mut self,
         request: Request<Upload>,
-        on_interim: &OnInterim<'_>,
+        on_interim: &mut OnInterim<'_>,
     ) -> Result<Response<Http1Body>, SendError> {
         {
             let mut exchange = self.exchange.lock();
