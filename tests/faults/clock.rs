@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use crate::bystander::{Fault, for_a_period};
 use crate::support::Outgate;
@@ -39,14 +38,11 @@ fn clock_that_jumps_both_ways_harms_no_delivery() {
     let pki = Pki::new();
     let (good, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
     let folder = folder(&pki);
-    let (source, shim, jump) = (folder.write("shim.c", SHIM), folder.path("shim.so"), folder.path("jump"));
-    // The C compiler that builds the cryptography.
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).status();
-    assert!(built.unwrap().success());
+    let (shim, jump) = (folder.build_shim(SHIM), folder.path("jump"));
     folder.write_config("config.toml", &config(&good, &plain, ""));
     let environment: [(&str, &Path); 2] = [("LD_PRELOAD", &shim), ("OUTGATE_TEST_JUMP", &jump)];
     let outgate = Outgate::run_in_with(folder, &environment);
-    let fault = Fault { name: "clock jumps", harmed: "nobody", reported: "timestamps of the host's clock" };
+    let fault = Fault { name: "clock jumps", harmed: "no client", reported: "signatures carry the time of the host" };
     let signed = format!("https://hook.example:{}/in", good.port());
     let (mut times, url) = (Vec::new(), format!("http://plain.example:{}/in", plain.port()));
     fault.run_by_law(&outgate, &url, &[], |harm| {

@@ -19,7 +19,7 @@ fn full_disk_below_the_delivery_log_harms_no_delivery_and_lost_records_are_count
     let url = format!("http://plain.example:{}/in", plain.port());
     let fault = Fault {
         name: "disk of the delivery log full",
-        harmed: "nobody; records are lost",
+        harmed: "no client; outgate loses the records",
         reported: "outgate_records_lost_total, OutgateRecordsLost",
     };
     let (harm, delivered) = fault.run(outgate.proxy, &url, |harm| {

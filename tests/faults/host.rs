@@ -127,7 +127,11 @@ fn http2_rapid_reset_harms_its_own_connection_only() {
 #[test]
 fn hanging_admin_clients_harm_no_delivery() {
     let scene = scene_of(&|config| config.clone());
-    let fault = Fault { name: "admin clients hang", harmed: "nobody", reported: "nothing: nothing failed" };
+    let fault = Fault {
+        name: "admin clients hang",
+        harmed: "no client",
+        reported: "outgate reports nothing, because no delivery fails",
+    };
     fault.run_by_law(&scene.outgate, &scene.plain_url(), &[], |_| {
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let mut hanging: Vec<Client> = (0..8).map(|_| Client::connect(scene.outgate.admin)).collect();

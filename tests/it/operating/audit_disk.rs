@@ -7,7 +7,6 @@ use crate::support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::json;
 use support::audit::{
@@ -68,10 +67,7 @@ impl Disk {
         let pki = Pki::new();
         let (good, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
         let folder = folder(&pki);
-        let (source, shim) = (folder.write("shim.c", SHIM), folder.path("shim.so"));
-        // The C compiler that builds the cryptography.
-        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).arg("-ldl").status();
-        assert!(built.unwrap().success());
+        let shim = folder.build_shim(SHIM);
         let (full, hang) = (folder.path("full"), folder.path("hang"));
         folder.write_config(
             "config.toml",

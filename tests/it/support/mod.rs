@@ -76,6 +76,13 @@ impl Folder {
         std::fs::write(&path, text).expect("a file for the test");
         path
     }
+    /// Builds a library from C for `LD_PRELOAD`, with the compiler that builds the cryptography.
+    pub fn build_shim(&self, source: &str) -> PathBuf {
+        let (source, shim) = (self.write("shim.c", source), self.path("shim.so"));
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).arg("-ldl").status();
+        assert!(built.expect("cc runs").success());
+        shim
+    }
     /// Returns the text of a configuration, with the path of the folder in place of `{dir}`.
     pub fn placed(&self, config: &(impl Display + ?Sized)) -> String {
         config.to_string().replace("{dir}", &self.0.display().to_string())
