@@ -59,8 +59,10 @@ struct EvictionQueue {
     unidentified: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
     /// The entries of `unidentified` by client key.
     by_client: BTreeSet<(IpAddr, u64)>,
-    /// Identified connections without a request in progress, by the start of their idle time.
-    idle: BTreeMap<u64, Arc<Notify>>,
+    /// Identified connections without a request in progress, by the start of their idle time, with their number.
+    idle: BTreeMap<u64, (u64, Arc<Notify>)>,
+    /// The numbers of connections that were evicted and have not closed yet.
+    closing: BTreeSet<u64>,
     /// The last number given to an arrival or to the start of an idle time.
     last_seq: u64,
 }
@@ -91,7 +93,7 @@ pub(super) struct Evictable {
 
 enum EvictionKey {
     Unidentified(ConnectionId),
-    Idle(u64),
+    Idle { since: u64, id: ConnectionId },
 }
 
 /// The client's address has reached its limit of open connections.
@@ -134,21 +136,27 @@ impl Connections {
         evict: impl Fn(&mut EvictionQueue) -> Option<&'static str>,
     ) {
         let _evicting = admission.evicting.lock().await;
-        let mut count = self.0.count.subscribe();
+        let (mut count, mut is_overdue) = (self.0.count.subscribe(), false);
         loop {
-            let ConnectionCount { open, closed } = *count.borrow_and_update();
-            if open <= max_open {
-                return;
-            }
+            let (closed, evicted, awaits_closing) = {
+                let mut evictions = self.0.evictions.lock();
+                let ConnectionCount { open, closed } = *count.borrow_and_update();
+                if open <= max_open {
+                    return;
+                }
+                // Connections that are closing already, such as those that a limit of their address has evicted, make
+                // room, too.
+                let awaits_closing = !is_overdue && open.saturating_sub(evictions.closing.len()) <= max_open;
+                (closed, if awaits_closing { None } else { evict(&mut evictions) }, awaits_closing)
+            };
             // Other listeners open connections in the meantime: the number of closed connections decides.
             let one_closed = count.wait_for(|count| count.closed > closed);
-            let evicted = evict(&mut self.0.evictions.lock());
-            if let Some(reason) = evicted {
-                runtime.metrics.connection_closed(reason);
+            evicted.iter().for_each(|reason| runtime.metrics.connection_closed(reason));
+            if evicted.is_some() || awaits_closing {
                 let closed_or_averted = async {
                     tokio::select! { _ = one_closed => {}, () = admission.eviction_averted.notified() => {} }
                 };
-                let _ = timeout(EVICTION_TIMEOUT, closed_or_averted).await;
+                is_overdue = timeout(EVICTION_TIMEOUT, closed_or_averted).await.is_err();
             } else {
                 tokio::select! { _ = one_closed => {}, () = admission.evictable.notified() => {} }
             }
@@ -156,15 +164,15 @@ impl Connections {
     }
 
     /// Marks an identified connection as idle, and thus evictable, until the value is dropped.
-    pub(super) fn mark_idle(&self) -> Evictable {
+    pub(super) fn mark_idle(&self, id: ConnectionId) -> Evictable {
         let notify = Arc::new(Notify::new());
         let mut evictions = self.0.evictions.lock();
         let seq = evictions.next_seq();
-        evictions.idle.insert(seq, Arc::clone(&notify));
+        evictions.idle.insert(seq, (id.seq, Arc::clone(&notify)));
         self.0.admission.evictable.notify_one();
         Evictable {
             connections: self.clone(),
-            key: EvictionKey::Idle(seq),
+            key: EvictionKey::Idle { since: seq, id },
             notify,
             is_notified: AtomicBool::new(false),
         }
@@ -195,8 +203,11 @@ impl EvictionQueue {
 
     /// Evicts the oldest connection of an unidentified peer, or else the connection that has been idle for longest.
     fn evict_oldest(&mut self) -> Option<&'static str> {
-        let idle = |this: &mut Self| this.idle.pop_first().map(|(_, notify)| notify.notify_one());
-        self.evict_oldest_unidentified().or_else(|| idle(self).map(|()| "max_connections"))
+        self.evict_oldest_unidentified().or_else(|| {
+            let (_, (seq, notify)) = self.idle.pop_first()?;
+            self.evict(seq, &notify);
+            Some("max_connections")
+        })
     }
 
     fn evict_oldest_unidentified(&mut self) -> Option<&'static str> {
@@ -204,8 +215,13 @@ impl EvictionQueue {
         if let Some(client) = client {
             self.by_client.remove(&(client, seq));
         }
-        notify.notify_one();
+        self.evict(seq, &notify);
         Some("unidentified")
+    }
+
+    fn evict(&mut self, seq: u64, notify: &Notify) {
+        self.closing.insert(seq);
+        notify.notify_one();
     }
 
     /// Evicts the oldest connection of an unidentified peer with this client key. Returns false if there is none.
@@ -213,10 +229,10 @@ impl EvictionQueue {
         let oldest = self.by_client.range((client, 0)..=(client, u64::MAX)).next().copied();
         let notify = oldest.and_then(|oldest| {
             self.by_client.remove(&oldest);
-            self.unidentified.remove(&oldest.1)
+            Some((oldest.1, self.unidentified.remove(&oldest.1)?.1))
         });
-        notify.is_some_and(|(_, notify)| {
-            notify.notify_one();
+        notify.is_some_and(|(seq, notify)| {
+            self.evict(seq, &notify);
             true
         })
     }
@@ -233,16 +249,17 @@ impl Evictable {
 impl Drop for Evictable {
     fn drop(&mut self) {
         let mut evictions = self.connections.0.evictions.lock();
-        let was_queued = match self.key {
-            EvictionKey::Idle(seq) => evictions.idle.remove(&seq).is_some(),
+        let (was_queued, seq) = match self.key {
+            EvictionKey::Idle { since, id } => (evictions.idle.remove(&since).is_some(), id.seq),
             EvictionKey::Unidentified(ConnectionId { seq, client_key: client }) => {
                 if let Some(client) = client {
                     evictions.by_client.remove(&(client, seq));
                 }
-                evictions.unidentified.remove(&seq).is_some()
+                (evictions.unidentified.remove(&seq).is_some(), seq)
             }
         };
         if !was_queued && !self.is_notified.load(Ordering::Relaxed) {
+            evictions.closing.remove(&seq);
             self.connections.0.admission.eviction_averted.notify_one();
             self.connections.0.proxy_admission.eviction_averted.notify_one();
         }
@@ -314,10 +331,14 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.unregister_client();
+        // Both change together: otherwise the connection would count as neither closing nor closed for a moment.
+        let mut evictions = self.connections.0.evictions.lock();
+        evictions.closing.remove(&self.seq);
         self.connections.0.count.send_modify(|count| {
             count.open -= 1;
             count.closed += 1;
         });
+        drop(evictions);
         self.runtime.metrics.client_connections.dec();
     }
 }
@@ -332,58 +353,4 @@ fn client_key(address: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::pin::{Pin, pin};
-    use std::task::Poll;
-
-    use jiff::Timestamp;
-
-    use super::*;
-    use crate::policy::fixture::{at, config};
-    use crate::state::config::ActiveConfig;
-    use crate::state::observability::records::Records;
-
-    fn test_runtime() -> Arc<Runtime> {
-        let mut config = config();
-        config.server.allow_anonymous.value = true;
-        config.resolver.servers = vec![at(6, ([127, 0, 0, 1], 53).into())];
-        let (plan, _) = crate::policy::compile(&config, Timestamp::UNIX_EPOCH).unwrap();
-        Arc::new(Runtime::new(ActiveConfig::new(plan, &config.resolver, None).unwrap(), Records::in_memory()))
-    }
-
-    #[tokio::test]
-    async fn max_connections_evicts_no_second_connection_when_another_opens_meanwhile() {
-        let (runtime, connections) = (test_runtime(), Connections::new());
-        let [oldest, newer, newcomer] = [(); 3].map(|()| connections.open(&runtime));
-        let _evictable = [&oldest, &newer].map(OpenConnection::mark_unidentified);
-        let evictable = || connections.0.evictions.lock().unidentified.len();
-        let mut capacity = pin!(newcomer.wait_for_capacity(2));
-        assert!(is_pending(capacity.as_mut()).await);
-        assert_eq!(evictable(), 1, "the oldest makes room");
-        let elsewhere = connections.open(&runtime);
-        assert!(is_pending(capacity.as_mut()).await);
-        assert_eq!(evictable(), 1, "it has not closed yet");
-        drop((oldest, elsewhere));
-        capacity.await;
-        assert_eq!(evictable(), 1);
-    }
-
-    /// Polls once.
-    async fn is_pending(work: Pin<&mut impl Future<Output = ()>>) -> bool {
-        let mut work = Some(work);
-        poll_fn(|cx| Poll::Ready(work.take().is_some_and(|work| work.poll(cx).is_pending()))).await
-    }
-
-    #[test]
-    fn client_key_is_an_ipv4_address_or_an_ipv6_64() {
-        for (address, expected) in [
-            ("192.0.2.1", "192.0.2.1"),
-            ("::ffff:192.0.2.1", "192.0.2.1"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("::1", "::"),
-        ] {
-            assert_eq!(client_key(address.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
-        }
-    }
-}
+mod tests;

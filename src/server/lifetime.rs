@@ -58,7 +58,10 @@ impl ConnectionLifetime {
 
     /// Allows an identified connection to be evicted until the value is dropped.
     pub(super) fn mark_idle(&self) -> Option<Evictable> {
-        self.context.as_ref().filter(|_| self.is_authenticated()).map(|context| context.connections.mark_idle())
+        self.context
+            .as_ref()
+            .filter(|_| self.is_authenticated())
+            .map(|context| context.connections.mark_idle(context.id))
     }
 
     /// Resolves when a connection without an identified client should close, whether or not part of a head has arrived.
