@@ -23,9 +23,10 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
     ParsedPublicKey, RSA_PSS_2048_8192_SHA512, RSA_PSS_SHA512, RsaKeyPair, VerificationAlgorithm,
 };
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method, header};
 use jiff::Timestamp;
 use outgate::config;
+use outgate::http_message::Fields;
 use outgate::names::{Host, Scheme, Target};
 use outgate::policy::sign::{self, Signer, SigningInput};
 
@@ -104,9 +105,10 @@ fn primitive(algorithm: &str) -> (f64, f64) {
 
 fn main() {
     let target = Target { scheme: Scheme::Https, host: Host::Name("hooks.acme.example".into()), port: 443 };
-    let mut headers = HeaderMap::new();
-    headers.insert("host", HeaderValue::from_static("hooks.acme.example"));
-    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    let headers = Fields::from_iter([
+        (header::HOST, HeaderValue::from_static("hooks.acme.example")),
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+    ]);
     let input = SigningInput {
         method: &Method::POST,
         target: &target,
@@ -123,7 +125,7 @@ fn main() {
         // The input of a signature includes the fields that the scheme adds.
         let mutations = signer.mutations(&input).unwrap();
         let mut headers = headers.clone();
-        headers.extend(mutations.headers);
+        mutations.headers.iter().for_each(|(name, value)| headers.insert(name, value));
         let path_and_query = mutations.path_and_query.as_deref().unwrap_or(input.path_and_query);
         let mutated_input = SigningInput { headers: &headers, path_and_query, ..input };
         let best = support::microseconds(SIGNATURES, || {

@@ -19,9 +19,10 @@ mod support;
 use std::hint::black_box;
 use std::path::PathBuf;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use outgate::config;
+use outgate::http_message::{FieldValue, Fields};
 use outgate::policy::authn::{Caller, Clients, PresentedCredentials, SignableRequest};
 use outgate::policy::{authn::TWILIO_CLIENT_VALIDATION, trust};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -65,13 +66,13 @@ fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
     let mut problems = Vec::new();
     let clients = Clients::compile(&config, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     for line in fields.lines() {
         let (name, value) = line.split_once(": ").unwrap();
-        headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+        headers.append(HeaderName::try_from(name).unwrap(), &HeaderValue::try_from(value).unwrap());
     }
     let sent = SignableRequest { method: &Method::POST, target: URL, fields: &headers, has_body: true };
-    let twilio_token = headers.get(&TWILIO_CLIENT_VALIDATION).map(HeaderValue::as_bytes);
+    let twilio_token = headers.get(&TWILIO_CLIENT_VALIDATION).map(FieldValue::as_bytes);
     let credentials = PresentedCredentials {
         caller: &Caller::default(),
         proxy_authorization: None,

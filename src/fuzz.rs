@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use data_encoding::HEXLOWER;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 
 pub use crate::audit::audit_logs;
@@ -21,6 +21,7 @@ use crate::config::difference::Difference;
 pub use crate::config::key_files;
 use crate::delivery::{self, ExplainRequest};
 use crate::host::HostPattern;
+use crate::http_message::{FieldValue, Fields};
 use crate::names::ClientName;
 pub use crate::net::client_hello::client_hellos;
 pub use crate::net::field_filter::fuzz::fields;
@@ -173,15 +174,15 @@ pub fn client_credentials(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.lines();
     let target = lines.next().unwrap_or_default();
-    let mut fields = HeaderMap::new();
+    let mut fields = Fields::default();
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         let encoded: Vec<String> = value.split('~').map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).collect();
         let value = if authn::TWILIO_CLIENT_VALIDATION == name { &encoded.join(".") } else { value };
         let Ok(name) = HeaderName::try_from(name) else { continue };
         let Ok(value) = HeaderValue::try_from(value) else { continue };
-        fields.append(name, value);
+        fields.append(&name, &value);
     }
-    let value = |name: &HeaderName| fields.get(name).map(HeaderValue::as_bytes);
+    let value = |name: &HeaderName| fields.get(name).map(FieldValue::as_bytes);
     let presented = PresentedCredentials {
         caller: &Caller::default(),
         proxy_authorization: value(&header::PROXY_AUTHORIZATION),
@@ -194,7 +195,7 @@ pub fn client_credentials(data: &[u8]) {
     }
     authn::strip_credentials(&mut fields);
     let removed = [header::PROXY_AUTHORIZATION, authn::TWILIO_CLIENT_VALIDATION.clone()];
-    assert!(!removed.iter().any(|name| fields.contains_key(name)), "{text:?}");
+    assert!(!removed.iter().any(|name| fields.contains(name)), "{text:?}");
 }
 
 /// Parses the response of a token endpoint, and the challenge of a target. An accepted token is a sensitive header
@@ -207,8 +208,7 @@ pub fn tokens(data: &[u8]) {
     }
     assert!(OAuth2::parse_response(StatusCode::UNAUTHORIZED, data).is_err());
     let is_rejected = |data: &[u8]| {
-        let fields =
-            HeaderValue::from_bytes(data).map(|value| HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value)]));
+        let fields = HeaderValue::from_bytes(data).map(|value| Fields::from_iter([(header::WWW_AUTHENTICATE, value)]));
         fields.is_ok_and(|fields| rejects_token(StatusCode::UNAUTHORIZED, &fields))
     };
     assert_eq!(is_rejected(data), is_rejected(&[b" ,", data, b"\t"].concat()), "{data:?}");

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -12,6 +11,7 @@ use super::judge::Routed;
 use super::record::Record;
 use super::request::body::BodyObserver;
 use super::request::{ProxyRequest, fields, webhook_id};
+use crate::http_message::{Fields, Request, Response};
 use crate::policy::capture::{CapturedBody, CapturedExchange, CapturedMessage, select};
 use crate::policy::{Plan, authn};
 use crate::state::Runtime;
@@ -83,13 +83,13 @@ impl CaptureTap {
 
     /// Replaces the head by that of the request that the target gets.
     pub(super) fn signed<B>(&self, request: &Request<B>) {
-        self.update(|pending| pending.exchange.path = request.uri().to_string());
-        self.copy_head(|exchange| &mut exchange.request, request.headers());
+        self.update(|pending| pending.exchange.path = request.target.clone());
+        self.copy_head(|exchange| &mut exchange.request, &request.fields);
     }
 
     pub(super) fn responded<B>(&self, response: &Response<B>) {
-        self.update(|pending| pending.exchange.status = Some(response.status().as_u16()));
-        self.copy_head(|exchange| &mut exchange.response, response.headers());
+        self.update(|pending| pending.exchange.status = Some(response.status.as_u16()));
+        self.copy_head(|exchange| &mut exchange.response, &response.fields);
     }
 
     /// Copies a part of the response's body; `None`: its end.
@@ -101,7 +101,7 @@ impl CaptureTap {
         self.update(|pending| pending.exchange.code = Some(code));
     }
 
-    fn copy_head(&self, message_of: MessageOf, fields: &HeaderMap) {
+    fn copy_head(&self, message_of: MessageOf, fields: &Fields) {
         self.update(|pending| {
             if pending.reserve(head_size(fields)) {
                 message_of(&mut pending.exchange).fields = fields.clone();
@@ -138,6 +138,6 @@ impl Drop for CaptureTap {
     }
 }
 
-fn head_size(fields: &HeaderMap) -> usize {
-    fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+fn head_size(fields: &Fields) -> usize {
+    fields.iter().map(|(name, value)| name.as_written().len() + value.as_bytes().len()).sum()
 }

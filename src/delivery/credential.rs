@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -18,6 +18,7 @@ use super::record::{Record, Step, TokenEndpointEvidence};
 use super::refusal::{Code, Refusal};
 use super::webhook::SignedRequest;
 use super::{response, steps};
+use crate::http_message::Response;
 use crate::names::ClientName;
 use crate::net::http_client::{TargetBody, Upload};
 use crate::policy::credential::{CredentialValue, Grant, OAuth2, rejects_token};
@@ -44,7 +45,7 @@ impl TargetCredential {
     /// Discards a token that the target refuses. The client gets the response: outgate does not send the webhook again.
     pub(super) fn observe_response(&self, response: &Response<TargetBody>, runtime: &Runtime) {
         if let Some((key, token)) = &self.token
-            && rejects_token(response.status(), response.headers())
+            && rejects_token(response.status, &response.fields)
         {
             runtime.tokens.refused(key, token, Instant::now().into_std());
         }
@@ -191,8 +192,8 @@ async fn request_token(delivery: &Delivery<'_>, oauth2: &OAuth2, record: &mut Re
     let request = SignedRequest { request: oauth2.request().map(Upload::whole), progress: None, interim: None };
     let (mut connection, response) = connector.forward(connection, request, record).await?;
     response::check(&response, TOKEN_RESPONSE_MAX as u64, route.response_head_max)?;
-    let status = response.status();
-    let read = timeout_at(deadline, Limited::new(response.into_body(), TOKEN_RESPONSE_MAX).collect()).await;
+    let status = response.status;
+    let read = timeout_at(deadline, Limited::new(response.body, TOKEN_RESPONSE_MAX).collect()).await;
     let timed_out = || Refusal::target(Code::ResponseTimeout, "sent no complete response within the response timeout");
     let body = read.map_err(|_| timed_out())?.map_err(|error| map_body_error(error.as_ref(), route))?.to_bytes();
     record.step(Step::Response);

@@ -23,7 +23,7 @@ mod webhook;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::Response;
+use crate::http_message::Response;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 

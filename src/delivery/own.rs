@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Version};
+use http::{Method, Version};
 use http_body_util::{BodyExt, Full};
 
 use super::judge::judge_own;
 use super::record::Record;
 use super::request::ProxyRequest;
 use super::{deliver_routed, response};
+use crate::http_message::{Fields, Response};
 use crate::policy::authn::Caller;
 use crate::policy::own_webhook::OwnWebhook;
 use crate::state::Runtime;
@@ -25,7 +26,7 @@ pub async fn deliver_own(
     runtime: &Arc<Runtime>,
     active: &Arc<ActiveConfig>,
     webhook: &OwnWebhook,
-    fields: HeaderMap,
+    fields: Fields,
     body: Bytes,
 ) -> Result<(), String> {
     let (plan, caller) = (&active.plan, Arc::new(Caller::default()));
@@ -43,12 +44,12 @@ pub async fn deliver_own(
         Ok(routed) => deliver_routed(runtime, active, &routed, request, record).await,
         Err(refusal) => response::refuse(refusal, record, &plan.pseudonym),
     };
-    let (head, body) = response.into_parts();
+    let Response { status, fields, body, .. } = response;
     let read = body.collect().await; // its end writes the record and frees the connection
-    let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let field = |name| fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match field("outgate-error") {
-        "" if head.status.is_success() && read.is_ok() => Ok(()),
-        "" => Err(format!("it responded with {}, request {}", head.status, field("outgate-request-id"))),
+        "" if status.is_success() && read.is_ok() => Ok(()),
+        "" => Err(format!("it responded with {}, request {}", status, field("outgate-request-id"))),
         code => Err(format!("outgate refused the webhook as {code}, request {}", field("outgate-request-id"))),
     }
 }

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use http_body::Body;
 use jiff::Timestamp;
 
@@ -17,6 +18,7 @@ use super::refusal::Refusal;
 use super::request::body::{self, UploadProgress};
 use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards, webhook_id};
 use crate::config::InterimPolicy;
+use crate::http_message::{FieldValue, Fields, Request};
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::{Route, WHOLE_BODY_MAX};
@@ -30,7 +32,7 @@ pub(super) struct Webhook<'a> {
     method: Method,
     /// The request's own, unless a signer changes it.
     path_and_query: Cow<'a, str>,
-    fields: HeaderMap,
+    fields: Fields,
     body: WebhookBody,
     interim: Option<InterimCallback>,
 }
@@ -67,10 +69,10 @@ impl<'a> Webhook<'a> {
         fields::strip(&mut fields);
         authn::strip_credentials(&mut fields);
         fields.remove(header::EXPECT);
-        fields.remove(header::CONTENT_LENGTH);
-        let host = HeaderValue::try_from(target.authority())
-            .map_err(|_| Refusal::malformed("the target's host is malformed"))?;
-        fields.insert(header::HOST, host);
+        let authority = target.authority();
+        let host = FieldValue::new(authority.as_bytes())
+            .ok_or_else(|| Refusal::malformed("the target's host is malformed"))?;
+        fields.insert_first(header::HOST, host);
         fields::add_via(&mut fields, version, delivery.pseudonym());
 
         let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == InterimPolicy::Forward);
@@ -102,53 +104,58 @@ impl<'a> Webhook<'a> {
         if trace.parent.is_none() {
             self.fields.remove(&TRACESTATE);
         }
-        if let Ok(value) = HeaderValue::try_from(trace.traceparent()) {
+        if let Some(value) = FieldValue::new(trace.traceparent().as_bytes()) {
             self.fields.insert(&TRACEPARENT, value);
         }
     }
 
     /// Sets the route's credential, in place of a field of this name that the client sent.
     pub(super) fn set_credential(&mut self, (name, value): (HeaderName, HeaderValue)) {
-        self.fields.insert(name, value);
+        self.fields.insert(name, &value);
     }
 
     /// Signs the webhook with every signer of the route.
     pub(super) fn sign(mut self, now: Timestamp, record: &mut Record) -> Result<SignedRequest, Refusal> {
         let (upload, progress) = match std::mem::replace(&mut self.body, WebhookBody::Buffered(Bytes::new())) {
             WebhookBody::Buffered(body) => {
+                self.set_framing(Some(body.len() as u64));
                 self.add_signatures(&body, now, record)?;
                 record.body_length(body.len() as u64);
                 (Upload::whole(body), None)
             }
             WebhookBody::Streaming(upload, progress) => {
+                self.set_framing(upload.size_hint().exact());
                 record.uploads(Arc::clone(&progress));
                 (upload, Some(progress))
             }
         };
-        let uri: Uri = self
-            .path_and_query
-            .parse()
-            .map_err(|_| Refusal::malformed("the target's path or query has a character that is not allowed there"))?;
-        self.set_framing(&upload);
-        let mut request = Request::new(upload);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.fields;
+        // The request's own path is checked already; a signer may have changed it.
+        if matches!(&self.path_and_query, Cow::Owned(changed) if changed.parse::<PathAndQuery>().is_err()) {
+            return Err(Refusal::malformed("the target's path or query has a character that is not allowed there"));
+        }
+        let request = Request {
+            method: self.method,
+            target: self.path_and_query.into_owned(),
+            fields: self.fields,
+            body: upload,
+        };
         self.delivery.capture.iter().for_each(|capture| capture.signed(&request));
         Ok(SignedRequest { request, progress, interim: self.interim })
     }
 
-    /// Sets the length or the framing of the body where hyper sets none.
+    /// Announces the framing of the body that the target gets, in place of the one that the client has announced.
     ///
-    /// hyper omits the length of an empty body, for which servers answer 411 (RFC 9110 §8.6). It sends no stream of
-    /// unknown length with a GET.
-    fn set_framing(&mut self, upload: &Upload) {
+    /// Servers answer 411 to a request without the length of an empty body (RFC 9110 §8.6).
+    fn set_framing(&mut self, length: Option<u64>) {
         let allows_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
-        match upload.size_hint().exact() {
-            Some(0) if allows_body => self.fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
-            None => self.fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
-            Some(_) => None,
-        };
+        match length {
+            Some(0) if !allows_body => self.fields.remove(header::CONTENT_LENGTH),
+            Some(length) => self.fields.insert(header::CONTENT_LENGTH, &HeaderValue::from(length)),
+            None => {
+                self.fields.remove(header::CONTENT_LENGTH);
+                self.fields.insert(header::TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
+            }
+        }
     }
 
     fn add_signatures(&mut self, body: &[u8], now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
@@ -169,7 +176,7 @@ impl<'a> Webhook<'a> {
             let signature = signer.sign(&self.signing_input(body, now, &id));
             let signature = signature.map_err(|error| errors::unsigned(signer, error))?;
             // A target must not take the client's fields for the signer's, even if this signature sets none of them.
-            signer.headers().iter().for_each(|name| drop(self.fields.remove(name)));
+            signer.headers().iter().for_each(|name| self.fields.remove(name));
             self.set_fields(signature.headers);
             record.signed_by(signature.keys);
         }
@@ -184,7 +191,7 @@ impl<'a> Webhook<'a> {
 
     fn set_fields(&mut self, fields: Vec<(HeaderName, HeaderValue)>) {
         for (name, value) in fields {
-            self.fields.insert(name, value);
+            self.fields.insert(name, &value);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The rules for request heads that HTTP/1 and HTTP/2 share.
 //! Which requests are too large or malformed, and with which status is each refused?
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode};
 
+use crate::http_message::FieldValue;
 use crate::names::invalid_target_character;
 
 /// Limits the request line of HTTP/1 and the target of HTTP/2, in bytes.
@@ -50,8 +51,9 @@ pub(super) fn check_target(target: &str) -> Result<(), RequestError> {
 }
 
 /// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
-pub(super) fn expects_continue(fields: &HeaderMap) -> Result<bool, RequestError> {
-    match fields.get(header::EXPECT).map(HeaderValue::as_bytes) {
+/// `expect`: the value of `Expect`.
+pub(super) fn expects_continue(expect: Option<FieldValue<'_>>) -> Result<bool, RequestError> {
+    match expect.map(FieldValue::as_bytes) {
         None => Ok(false),
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
         Some(_) => Err(RequestError(StatusCode::EXPECTATION_FAILED, "the expectation is unknown")),

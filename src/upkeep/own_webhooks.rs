@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::delivery;
+use crate::http_message::Fields;
 use crate::names::USER_AGENT;
 use crate::policy::Plan;
 use crate::policy::own_webhook::OwnWebhook;
@@ -111,10 +112,12 @@ impl WebhookSender {
     async fn send(&self, message: &WebhookMessage) -> Result<bool, String> {
         let active = self.runtime.active_config();
         let Some(webhook) = (self.find)(&active.plan) else { return Ok(false) };
-        let mut fields = HeaderMap::new();
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        fields.insert("webhook-id", HeaderValue::try_from(&message.id).map_err(|error| error.to_string())?);
+        let id = HeaderValue::try_from(&message.id).map_err(|error| error.to_string())?;
+        let fields = Fields::from_iter([
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
+            (HeaderName::from_static("webhook-id"), id),
+        ]);
         delivery::deliver_own(&self.runtime, &active, webhook, fields, message.body.clone()).await.map(|()| true)
     }
 }

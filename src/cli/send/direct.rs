@@ -14,6 +14,7 @@ use super::super::local_runtime::run_locally;
 use super::RequestSpec;
 use super::result::SendResult;
 use crate::delivery::{self, ProxyRequest};
+use crate::http_message::Fields;
 use crate::names::ClientName;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
@@ -29,7 +30,7 @@ async fn deliver(runtime: &Arc<Runtime>, caller: Caller, request: &RequestSpec) 
         method: request.method.clone(),
         version: Version::HTTP_11,
         target: request.url.clone(),
-        fields: request.fields.clone(),
+        fields: Fields::from(&request.fields),
         body: Box::pin(body.map_err(|never| match never {})),
         caller: Arc::new(caller),
         interim: None,

@@ -6,8 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
-use http::response::Parts;
 use http_body::Body;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -15,6 +13,7 @@ use tokio::time::Instant;
 
 use super::super::escape_control_characters;
 use crate::delivery::milliseconds;
+use crate::http_message::Response;
 use crate::policy::redact::Redactor;
 use crate::sysexits;
 
@@ -27,7 +26,7 @@ const REQUEST_ID: &str = "outgate-request-id";
 const STEPS: [&str; 8] = ["admit", "take_in", "resolve", "connect", "tls", "sign", "response", "total"];
 
 pub(super) struct SendResult {
-    head: Parts,
+    head: Response<()>,
     body: Vec<u8>,
     /// The length of the whole body in bytes.
     length: u64,
@@ -47,7 +46,8 @@ impl SendResult {
         started: Instant,
         redactor: Arc<Redactor>,
     ) -> Self {
-        let (head, mut incoming) = response.into_parts();
+        let Response { status, version, fields, body: mut incoming, .. } = response;
+        let head = Response { version, fields, ..Response::new(status, ()) };
         let (mut body, mut length, mut is_complete) = (Vec::new(), 0, true);
         while let Some(frame) = incoming.frame().await {
             let Ok(frame) = frame else {
@@ -62,7 +62,7 @@ impl SendResult {
     }
 
     fn field(&self, name: &str) -> Option<String> {
-        self.head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        self.head.fields.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
     /// Returns the source address, where one was chosen.
@@ -97,13 +97,13 @@ impl SendResult {
 
     /// Returns the header fields without secrets and phone numbers.
     fn shown_headers(&self) -> impl Iterator<Item = (&str, String)> {
-        self.head.headers.iter().map(|(name, value)| {
+        self.head.fields.iter().map(|(name, value)| {
             let value = String::from_utf8_lossy(value.as_bytes());
-            let shown = match name.as_str() {
-                REQUEST_ID => value.into_owned(), // outgate has generated it
-                _ => self.redactor.header(name, &value).to_string(),
+            let shown = match name == *REQUEST_ID {
+                true => value.into_owned(), // outgate has generated it
+                false => self.redactor.header(name, &value).to_string(),
             };
-            (name.as_str(), shown)
+            (name.as_written(), shown)
         })
     }
 
@@ -232,9 +232,9 @@ mod tests {
     #[tokio::test]
     async fn own_request_id_is_shown_whole_and_a_phone_number_is_not() {
         let response =
-            Response::builder().header(REQUEST_ID, "4f2a9c0d1e5b7a3300000042").header("x-to", "+819012345678");
+            http::Response::builder().header(REQUEST_ID, "4f2a9c0d1e5b7a3300000042").header("x-to", "+819012345678");
         let response = response.body(Full::new(Bytes::new())).unwrap();
-        let result = SendResult::read(response, Instant::now(), Arc::default()).await;
+        let result = SendResult::read(response.into(), Instant::now(), Arc::default()).await;
         let text = result.to_text();
         assert!(text.contains("outgate-request-id: 4f2a9c0d1e5b7a3300000042\n"), "{text}");
         assert!(text.contains("x-to: ") && !text.contains("+819012345678"), "{text}");

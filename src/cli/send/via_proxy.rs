@@ -87,5 +87,5 @@ async fn exchange(proxy: &ProxyUrl, request: Request<Full<Bytes>>) -> Result<Sen
     tokio::spawn(connection);
     let started = Instant::now();
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    Ok(SendResult::read(response, started, Arc::default()).await)
+    Ok(SendResult::read(response.into(), started, Arc::default()).await)
 }

@@ -1,9 +1,10 @@
 //! The interim responses (1xx) that a target sends before the final one.
 //! Which of them does the client get, and how many may there be?
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use crate::delivery::request::{InterimCallback, fields};
+use crate::http_message::Fields;
 
 /// Interim responses that one request may get.
 const INTERIM_MAX: usize = 16;
@@ -21,7 +22,7 @@ impl InterimForwarder {
     }
 
     /// Forwards an interim response. Returns `false` if the target has sent too many.
-    pub(super) fn forward(&mut self, status: StatusCode, fields: &HeaderMap) -> bool {
+    pub(super) fn forward(&mut self, status: StatusCode, fields: &Fields) -> bool {
         self.count += 1;
         if self.count > INTERIM_MAX {
             return false;

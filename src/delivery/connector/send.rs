@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Response, StatusCode};
+use http::StatusCode;
 
 use super::UpstreamConnector;
 use super::interim::InterimForwarder;
@@ -11,6 +11,7 @@ use crate::delivery::errors::{self, map_exchange_error};
 use crate::delivery::record::{Record, Step};
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::webhook::SignedRequest;
+use crate::http_message::{Fields, Response};
 use crate::net::http_client::{self, SendError, TargetBody, Unprocessed};
 use crate::state::upstreams::pool::PooledConnection;
 
@@ -48,7 +49,7 @@ impl UpstreamConnector<'_> {
         let (runtime, route) = (self.delivery.runtime, self.delivery.route);
         let SignedRequest { mut request, progress, interim } = signed;
         let mut interims = InterimForwarder::new(interim);
-        let mut on_interim = |status, fields: &HeaderMap| interims.forward(status, fields);
+        let mut on_interim = |status, fields: &Fields| interims.forward(status, fields);
         // The response timeout starts at the last byte of the request. While an upload streams, it also bounds each wait
         // for a target that takes no more bytes; a wait for the client does not count. A request that is sent again gets
         // the whole timeout again.
@@ -80,11 +81,12 @@ impl UpstreamConnector<'_> {
             let is_oversized = head > connection.request_head_max();
             match sent {
                 Ok(response) => {
-                    record.responded(response.status());
+                    record.responded(response.status);
                     runtime.source_health.responded(connection.hop().from(), std::time::Instant::now());
-                    connection.observe_keep_alive(response.headers());
+                    connection.observe_keep_alive(&response.fields);
                     return Ok(response);
                 }
+                Err(SendError::Invalid) => return Err(Refusal::malformed("the target or Host has no form in HTTP/2")),
                 Err(SendError::Malformed(violation)) => {
                     connection.finish_exchange(); // the response ends its own stream only
                     runtime.source_health.responded(connection.hop().from(), std::time::Instant::now());

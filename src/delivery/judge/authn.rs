@@ -1,13 +1,14 @@
 //! The authentication of a request's client, and the check that its signature is not replayed.
 //! Which client sent this request?
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, header};
 use http_body::Body;
 use jiff::Timestamp;
 
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
 use crate::delivery::request::ProxyRequest;
+use crate::http_message::{FieldValue, Fields};
 use crate::policy::Plan;
 use crate::policy::authn::{Authenticated, PresentedCredentials, SignableRequest, TWILIO_CLIENT_VALIDATION};
 use crate::state::Runtime;
@@ -56,13 +57,13 @@ fn verify_credentials<'p>(
 
 /// Returns the value of a field that carries a credential. Of two credentials, outgate would verify one and record
 /// another, so a request with two is refused.
-fn single_credential<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Refusal> {
-    let mut values = fields.get_all(name).iter();
+fn single_credential<'a>(fields: &'a Fields, name: &'a HeaderName) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = fields.get_all(name);
     match (values.next(), values.next()) {
         (_, Some(_)) if *name == header::PROXY_AUTHORIZATION => {
             Err(Refusal::malformed("the request has more than one Proxy-Authorization"))
         }
         (_, Some(_)) => Err(Refusal::malformed("the request has more than one Twilio-Client-Validation")),
-        (value, None) => Ok(value.map(HeaderValue::as_bytes)),
+        (value, None) => Ok(value.map(FieldValue::as_bytes)),
     }
 }

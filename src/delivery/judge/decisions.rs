@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use jiff::Timestamp;
 
 use crate::config::PlaintextPolicy;
@@ -12,6 +12,7 @@ use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::request::target::RequestTarget;
 use crate::delivery::request::tunnel_mode::TunnelMode;
 use crate::delivery::request::{fields, webhook_id};
+use crate::http_message::Fields;
 use crate::names::{ClientName, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::authn::Client;
@@ -23,7 +24,7 @@ use crate::policy::sign::SignError;
 pub(in crate::delivery) struct RequestHead<'a> {
     pub(in crate::delivery) method: &'a Method,
     /// `None`: a question of `explain` or `probe`, which has no header fields.
-    pub(in crate::delivery) fields: Option<&'a HeaderMap>,
+    pub(in crate::delivery) fields: Option<&'a Fields>,
     /// The lower bound of the body's length, in bytes.
     pub(in crate::delivery) body_min: u64,
     pub(in crate::delivery) now: Timestamp,
@@ -84,7 +85,7 @@ pub(super) fn check_tenant(client: &Client, tenant: Option<&TenantName>) -> Resu
     }
 }
 
-fn check_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal> {
+fn check_loop(fields: &Fields, pseudonym: &str) -> Result<(), Refusal> {
     if fields::has_via(fields, pseudonym) {
         let detail = format!("Via shows that the request has already passed {pseudonym}");
         return Err(Refusal::new(Code::TargetLoopsBack, detail));

@@ -6,11 +6,10 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-
 use super::Record;
 use super::line::RecordLine;
 use super::timing::{Step, StepTimes};
+use crate::http_message::Fields;
 use crate::policy::Plan;
 use crate::policy::trace::TraceContext;
 use crate::state::observability::metrics::STEPS;
@@ -18,7 +17,7 @@ use crate::state::observability::traces::{Message, SpanKind};
 
 impl Record {
     /// Continues the trace that the request names, or begins one.
-    pub(in crate::delivery) fn begin_trace(&mut self, plan: &Plan, fields: &HeaderMap) {
+    pub(in crate::delivery) fn begin_trace(&mut self, plan: &Plan, fields: &Fields) {
         let Some(settings) = &plan.traces else { return };
         self.evidence.trace = Some(self.runtime.traces.context(settings, fields, self.runtime.random_numbers()));
     }

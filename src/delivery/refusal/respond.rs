@@ -2,13 +2,17 @@
 //! Which fields and which body tell the client what went wrong?
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::table::Blame;
 use super::{Code, Refusal};
+use crate::http_message::Response;
 use crate::policy::limits;
 use crate::policy::redact::{Redacted, Redactor};
+
+static OUTGATE_ERROR: HeaderName = HeaderName::from_static("outgate-error");
+static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 impl Refusal {
     /// Returns the response: RFC 9457 problem details, with the fields that distinguish it from a target's response.
@@ -27,28 +31,26 @@ impl Refusal {
             request_id,
         };
         let body = Bytes::from(serde_json::to_vec(&problem).expect("strings and numbers always serialise"));
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        response.extensions_mut().insert(self.reason());
-        let fields = response.headers_mut();
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        fields.insert("outgate-error", HeaderValue::from_static(row.name));
-        fields.insert("proxy-status", self.proxy_status_field(pseudonym));
+        let mut response = Response { reason: Some(self.reason().into()), ..Response::new(status, body) };
+        let fields = &mut response.fields;
+        fields.insert(header::CONTENT_TYPE, &HeaderValue::from_static("application/problem+json"));
+        fields.insert(&OUTGATE_ERROR, &HeaderValue::from_static(row.name));
+        fields.insert(&PROXY_STATUS, &self.proxy_status_field(pseudonym));
         if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             fields.append(
                 header::PROXY_AUTHENTICATE,
-                HeaderValue::from_static("Basic realm=\"outgate\", charset=\"UTF-8\""),
+                &HeaderValue::from_static("Basic realm=\"outgate\", charset=\"UTF-8\""),
             );
-            fields.append(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"outgate\""));
+            fields.append(header::PROXY_AUTHENTICATE, &HeaderValue::from_static("Bearer realm=\"outgate\""));
         }
         if let Some(wait) = self.context.retry_after {
-            fields.insert(header::RETRY_AFTER, limits::whole_seconds(wait).into());
+            fields.insert(header::RETRY_AFTER, &HeaderValue::from(limits::whole_seconds(wait)));
         }
         if matches!(self.code, Code::Draining | Code::BodyTimeout) {
-            fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            fields.insert(header::CONNECTION, &HeaderValue::from_static("close"));
         }
         for (name, value) in self.context.fields {
-            fields.append(name, value);
+            fields.append(name, &value);
         }
         response
     }
@@ -91,13 +93,13 @@ mod tests {
         let refusal = Refusal::new(Code::TargetForbidden, "hooks.example is not a public host")
             .with_cause("10.0.0.1 is Private-Use");
         let response = refusal.respond("outgate", "0123", &Redactor::default());
-        assert_eq!(response.status(), 502);
-        assert_eq!(response.headers()["outgate-error"], "target_forbidden");
+        assert_eq!(response.status, 502);
+        assert_eq!(response.fields.get("outgate-error").unwrap(), "target_forbidden");
         assert_eq!(
-            response.headers()["proxy-status"],
+            response.fields.get("proxy-status").unwrap(),
             "outgate; error=destination_ip_prohibited; details=\"target_forbidden\""
         );
-        let body = String::from_utf8(response.into_body().to_vec()).unwrap();
+        let body = String::from_utf8(response.body.to_vec()).unwrap();
         assert!(!body.contains("10.0.0.1"), "{body}");
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["blame"], "client");
@@ -110,7 +112,7 @@ mod tests {
         let retry_after_field = |wait| {
             let refusal = Refusal::new(Code::RateLimited, "").retry_after(wait);
             let response = refusal.respond("outgate", "0", &Redactor::default());
-            response.headers()["retry-after"].to_str().unwrap().to_owned()
+            response.fields.get("retry-after").unwrap().to_str().unwrap().to_owned()
         };
         assert_eq!(retry_after_field(Duration::from_millis(1)), "1");
         assert_eq!(retry_after_field(Duration::from_millis(1001)), "2");

@@ -1,8 +1,9 @@
 //! Header fields that belong to one hop or to outgate, and that no other hop gets.
 //! Which fields must a proxy remove, and which must it keep although `Connection` names them?
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderName, Version, header};
 
+use crate::http_message::{FieldName, FieldValue, Fields};
 use crate::net::http_client::parse_content_length;
 
 /// Fields of the connection, never of the message (RFC 9110 §7.6.1).
@@ -39,32 +40,27 @@ const END_TO_END: [&str; 15] = [
 
 /// Returns whether `Connection` names an end-to-end field. outgate refuses such a request, and ignores the name in a
 /// response.
-pub(in crate::delivery) fn connection_names_end_to_end(fields: &HeaderMap) -> bool {
+pub(in crate::delivery) fn connection_names_end_to_end(fields: &Fields) -> bool {
     named_by_connection(fields).any(|name| END_TO_END.contains(&name.as_str()))
 }
 
 /// Removes the fields of the hop that the message came over, and every `Outgate-*`. Those of a client are for outgate, and
 /// those of a target are forged.
-pub(in crate::delivery) fn strip(fields: &mut HeaderMap) {
+pub(in crate::delivery) fn strip(fields: &mut Fields) {
     let named: Vec<_> = named_by_connection(fields).filter(|name| !END_TO_END.contains(&name.as_str())).collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         fields.remove(name);
     }
-    if fields.keys().any(is_outgate_field) {
-        let outgate_fields: Vec<_> = fields.keys().filter(|name| is_outgate_field(name)).cloned().collect();
-        for name in outgate_fields {
-            fields.remove(name);
-        }
-    }
+    fields.retain_names(|name| !is_outgate_field(name));
 }
 
-fn is_outgate_field(name: &HeaderName) -> bool {
-    name.as_str().starts_with("outgate-")
+fn is_outgate_field(name: FieldName<'_>) -> bool {
+    name.starts_with("outgate-")
 }
 
-fn named_by_connection(fields: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    let options =
-        fields.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+fn named_by_connection(fields: &Fields) -> impl Iterator<Item = HeaderName> {
+    let lines = fields.get_all(&header::CONNECTION);
+    let options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     options
         .map(<[u8]>::trim_ascii)
         .filter(|option| !is_common_option(option))
@@ -76,35 +72,37 @@ fn is_common_option(option: &[u8]) -> bool {
 }
 
 /// Removes a Content-Length that is not one number (RFC 9110 §8.6), where no body proves it: in responses to HEAD, and 304.
-pub(in crate::delivery) fn remove_malformed_content_length(fields: &mut HeaderMap) {
-    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    let is_number = |length: &HeaderValue| parse_content_length(length.as_bytes()).is_some();
-    if !(lengths.next().is_none_or(is_number) && lengths.next().is_none()) {
+pub(in crate::delivery) fn remove_malformed_content_length(fields: &mut Fields) {
+    let mut lengths = fields.get_all(&header::CONTENT_LENGTH);
+    let is_number = |length: FieldValue<'_>| parse_content_length(length.as_bytes()).is_some();
+    let is_one_number = lengths.next().is_none_or(is_number) && lengths.next().is_none();
+    drop(lengths);
+    if !is_one_number {
         fields.remove(header::CONTENT_LENGTH);
     }
 }
 
 /// Removes from an interim response (1xx) the fields of the hop, and the length that it must not have (RFC 9110 §8.6).
-pub(in crate::delivery) fn strip_interim(fields: &mut HeaderMap) {
+pub(in crate::delivery) fn strip_interim(fields: &mut Fields) {
     strip(fields);
     fields.remove(header::CONTENT_LENGTH);
 }
 
 /// Appends `Via` with the version in which outgate received the message, and its pseudonym (RFC 9110 §7.6.3).
-pub(in crate::delivery) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str) {
+pub(in crate::delivery) fn add_via(fields: &mut Fields, version: Version, pseudonym: &str) {
     let version = match version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2",
         _ => "1.1",
     };
-    if let Ok(value) = HeaderValue::try_from(format!("{version} {pseudonym}")) {
+    if let Some(value) = FieldValue::new(format!("{version} {pseudonym}").as_bytes()) {
         fields.append(header::VIA, value);
     }
 }
 
 /// Returns whether the message has passed a proxy of this pseudonym.
-pub(in crate::delivery) fn has_via(fields: &HeaderMap, pseudonym: &str) -> bool {
-    fields.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+pub(in crate::delivery) fn has_via(fields: &Fields, pseudonym: &str) -> bool {
+    fields.get_all(&header::VIA).filter_map(|value| value.to_str().ok()).any(|value| {
         value
             .split(',')
             .any(|hop| hop.split_ascii_whitespace().nth(1).is_some_and(|by| by.eq_ignore_ascii_case(pseudonym)))
@@ -113,9 +111,11 @@ pub(in crate::delivery) fn has_via(fields: &HeaderMap, pseudonym: &str) -> bool 
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
-    fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn fields(list: &[(&'static str, &'static str)]) -> Fields {
         list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
@@ -131,7 +131,7 @@ mod tests {
             ("x-kept", "1"),
         ]);
         strip(&mut map);
-        let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        let mut left: Vec<_> = map.iter().map(|(name, _)| name.to_lowercase()).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "x-kept"]);
     }
@@ -139,14 +139,15 @@ mod tests {
     #[test]
     fn strip_keeps_end_to_end_fields_that_connection_names() {
         for name in END_TO_END {
-            let mut map = HeaderMap::new();
-            map.insert(header::CONNECTION, HeaderValue::from_static(name));
-            map.insert(name, HeaderValue::from_static("kept"));
-            map.append(header::CONNECTION, HeaderValue::from_static(name));
-            map.insert("outgate-error", HeaderValue::from_static("forged"));
+            let mut map = Fields::default();
+            let connection = HeaderValue::from_static(name);
+            map.insert(header::CONNECTION, &connection);
+            map.insert(HeaderName::from_static(name), &HeaderValue::from_static("kept"));
+            map.append(header::CONNECTION, &connection);
+            map.insert(HeaderName::from_static("outgate-error"), &HeaderValue::from_static("forged"));
             assert!(connection_names_end_to_end(&map), "{name}");
             strip(&mut map);
-            assert!(map.contains_key(name) && !map.contains_key("outgate-error"), "{name}");
+            assert!(map.contains(name) && !map.contains("outgate-error"), "{name}");
         }
     }
 

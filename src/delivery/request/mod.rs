@@ -13,9 +13,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use http_body::Body;
 
+use crate::http_message::Fields;
 use crate::policy::authn::Caller;
 
 /// A request as a server has read it.
@@ -25,7 +26,7 @@ pub struct ProxyRequest {
     pub version: Version,
     /// The request target, byte for byte.
     pub target: String,
-    pub fields: HeaderMap,
+    pub fields: Fields,
     pub body: RequestBody,
     pub caller: Arc<Caller>,
     /// `None`: the client does not understand interim responses.
@@ -33,7 +34,7 @@ pub struct ProxyRequest {
 }
 
 /// Sends an interim response (1xx) to the client at once.
-pub type InterimCallback = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+pub type InterimCallback = Box<dyn Fn(StatusCode, &Fields) + Send + Sync>;
 
 /// A request body as the server reads it from the client's connection.
 pub type RequestBody = Pin<Box<dyn Body<Data = Bytes, Error = RequestBodyError> + Send>>;

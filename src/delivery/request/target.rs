@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderName, Method, header};
 use http_body::Body;
 
 use super::ProxyRequest;
 use crate::config::PlaintextPolicy;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::host;
+use crate::http_message::Fields;
 use crate::names::{Host, Scheme, TENANT_NAME_MAX, Target, TenantName, encode_path, invalid_target_character};
 use crate::policy::authn::TunnelContext;
 use crate::policy::route::Route;
@@ -189,8 +190,8 @@ fn url<'a>(request: &'a ProxyRequest, tunnel: Option<&TunnelContext>) -> Result<
 }
 
 /// Returns the only value of a field, as text.
-pub(super) fn single_value<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
-    let mut values = fields.get_all(name).iter();
+pub(super) fn single_value<'a>(fields: &'a Fields, name: &'a HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = fields.get_all(name);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) => value
@@ -201,7 +202,7 @@ pub(super) fn single_value<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Resu
     }
 }
 
-fn wants_tls(fields: &HeaderMap) -> Result<bool, Refusal> {
+fn wants_tls(fields: &Fields) -> Result<bool, Refusal> {
     match single_value(fields, &OUTGATE_TLS)? {
         None | Some("0") => Ok(false),
         Some("1") => Ok(true),
@@ -209,13 +210,13 @@ fn wants_tls(fields: &HeaderMap) -> Result<bool, Refusal> {
     }
 }
 
-fn tenant(fields: &HeaderMap) -> Result<Option<TenantName>, Refusal> {
+fn tenant(fields: &Fields) -> Result<Option<TenantName>, Refusal> {
     single_value(fields, &OUTGATE_TENANT)?.map(|name| check_tenant_length(TenantName::new(name))).transpose()
 }
 
 /// Returns the tenant of a request inside a tunnel: the one that its CONNECT or the request itself names. Some clients,
 /// such as undici, open a tunnel for every URL and send the field in the inner request only.
-fn tenant_inside(fields: &HeaderMap, of_tunnel: Option<&TenantName>) -> Result<Option<TenantName>, Refusal> {
+fn tenant_inside(fields: &Fields, of_tunnel: Option<&TenantName>) -> Result<Option<TenantName>, Refusal> {
     match (tenant(fields)?, of_tunnel) {
         (Some(own), Some(of_tunnel)) if own != *of_tunnel => {
             Err(Refusal::malformed("Outgate-Tenant differs from that of the tunnel's CONNECT"))

@@ -1,12 +1,13 @@
 //! The check of a target's response before outgate forwards it.
 //! May the client get this response?
 
-use http::{Response, StatusCode, Version, header};
+use http::{StatusCode, Version, header};
 use http_body::Body;
 
 use crate::config::ResponseHeadMax;
 use crate::delivery::errors::head_too_large;
 use crate::delivery::refusal::{Code, Refusal};
+use crate::http_message::Response;
 use crate::net::http_client::{self, HeadLimit};
 
 /// Checks the head of a response. `body_max`: in bytes.
@@ -22,25 +23,25 @@ pub(in crate::delivery) fn check(
 
 fn check_head(response: &Response<impl Body>, body_max: u64, head_max: ResponseHeadMax) -> Result<(), Refusal> {
     // Over HTTP/1.1, the parser enforces both limits.
-    if response.version() == Version::HTTP_2 {
-        if response.headers().len() > head_max.count {
+    if response.version == Version::HTTP_2 {
+        if response.fields.len() > head_max.count {
             return Err(head_too_large(head_max, HeadLimit::Count));
         }
-        if http_client::field_section_size(response.headers()) > head_max.bytes {
+        if http_client::field_section_size(&response.fields) > head_max.bytes {
             return Err(head_too_large(head_max, HeadLimit::Bytes));
         }
     }
     // outgate requests no upgrade.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::target(Code::ResponseMalformed, "switched protocols without a request to do so"));
     }
-    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = response.fields.get_all(&header::TRANSFER_ENCODING);
     // outgate decodes chunked only: the client would get any other coding without its name.
     if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
         let refusal = Refusal::target(Code::ResponseMalformed, "used a transfer coding other than chunked");
         return Err(refusal.proxy_status("http_response_transfer_coding"));
     }
-    if response.body().size_hint().lower() > body_max {
+    if response.body.size_hint().lower() > body_max {
         return Err(Refusal::part_of_target(
             Code::ResponseTooLarge,
             "response is longer than the route's response_max",

@@ -7,7 +7,7 @@ mod unread;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::request::fields;
 use super::throttle::Throttled;
+use crate::http_message::{FieldValue, Fields, Response};
 use crate::net::http_client::TargetBody;
 use crate::policy::message::has_connection_option;
 use crate::state::limits::LimitPermit;
@@ -27,6 +28,7 @@ pub use body::{ResponseAborted, ResponseBody};
 pub(super) use check::check;
 pub use unread::{refuse_plaintext, refuse_tls, refuse_unread};
 
+static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 static OUTGATE_REQUEST_ID: HeaderName = HeaderName::from_static("outgate-request-id");
 static OUTGATE_EGRESS: HeaderName = HeaderName::from_static("outgate-egress");
 /// The value of `Outgate-Egress` if no source address was chosen.
@@ -58,31 +60,30 @@ pub(super) fn relay(
 ) -> Response<ResponseBody> {
     let UpstreamResponse { connection, permits, response, body_max, capture } = upstream;
     capture.iter().for_each(|capture| capture.responded(&response));
-    let version = response.version();
-    let (mut head, body) = response.into_parts();
-    // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
+    let Response { status, version, mut fields, body, .. } = response;
+    // An HTTP/1.0 target that keeps the connection open says so in `Connection`, which outgate does not read.
     let ends_connection = version == Version::HTTP_10
-        || has_connection_option(&head.headers, &header::CONNECTION, "close")
-        || precedes_close(head.status);
+        || has_connection_option(&fields, &header::CONNECTION, "close")
+        || precedes_close(status);
     // A response over HTTP/2 ends no more than its stream.
     let is_reusable = version == Version::HTTP_2 || !ends_connection;
-    fields::strip(&mut head.headers);
-    head.headers.remove("proxy-authentication-info");
-    head.headers.remove(header::CONNECTION);
-    fields::add_via(&mut head.headers, version, pseudonym);
-    if !head.headers.contains_key(header::DATE) {
+    fields::strip(&mut fields);
+    fields.remove("proxy-authentication-info");
+    fields::add_via(&mut fields, version, pseudonym);
+    if !fields.contains(header::DATE) {
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date that is missing.
         let now = httpdate::fmt_http_date(std::time::SystemTime::now());
-        head.headers.extend(HeaderValue::try_from(now).ok().map(|now| (header::DATE, now)));
+        FieldValue::new(now.as_bytes()).into_iter().for_each(|now| fields.append(header::DATE, now));
     }
-    if let Ok(value) = HeaderValue::try_from(format!("{pseudonym}; received-status={}", head.status.as_u16())) {
-        head.headers.append("proxy-status", value);
+    let proxy_status = format!("{pseudonym}; received-status={}", status.as_u16());
+    if let Some(value) = FieldValue::new(proxy_status.as_bytes()) {
+        fields.append(&PROXY_STATUS, value);
     }
-    add_outgate_fields(&mut head.headers, &record);
-    record.answered(head.status.as_u16());
-    let has_body = allows_body(method, head.status);
+    add_outgate_fields(&mut fields, &record);
+    record.answered(status.as_u16());
+    let has_body = allows_body(method, status);
     if !has_body {
-        fields::remove_malformed_content_length(&mut head.headers);
+        fields::remove_malformed_content_length(&mut fields);
     }
     let relayed = RelayedBody {
         missing: if has_body { body.size_hint().exact() } else { Some(0) },
@@ -96,15 +97,15 @@ pub(super) fn relay(
         _permits: permits,
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
     };
-    Response::from_parts(head, ResponseBody::Relayed(Box::new(relayed)))
+    Response { version, fields, ..Response::new(status, ResponseBody::Relayed(Box::new(relayed))) }
 }
 
 /// Returns outgate's own response to `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
 pub(super) fn options(mut record: Box<Record>, pseudonym: &str) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::Full(None));
+    let mut response = Response::new(StatusCode::OK, ResponseBody::Full(None));
     let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-    response.headers_mut().insert(header::ALLOW, allow);
-    add_own_fields(response.headers_mut(), &record, pseudonym);
+    response.fields.insert(header::ALLOW, &allow);
+    add_own_fields(&mut response.fields, &record, pseudonym);
     record.answered(200);
     record.complete();
     response
@@ -119,28 +120,29 @@ pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str)
 /// Returns the response of a refusal that is recorded already.
 pub(super) fn respond(refusal: Refusal, record: &Record, pseudonym: &str) -> Response<ResponseBody> {
     let mut response = refusal.respond(pseudonym, record.request_id(), record.redactor());
-    add_own_fields(response.headers_mut(), record, pseudonym);
+    add_own_fields(&mut response.fields, record, pseudonym);
     response.map(|body| ResponseBody::Full(Some(body)))
 }
 
 /// Adds the fields of every response to one that outgate itself makes.
-pub(super) fn add_own_fields(headers: &mut HeaderMap, record: &Record, pseudonym: &str) {
+pub(super) fn add_own_fields(fields: &mut Fields, record: &Record, pseudonym: &str) {
     // outgate received this response in no version of HTTP: its semantics are those of HTTP/1.1.
-    fields::add_via(headers, Version::HTTP_11, pseudonym);
-    if let Ok(name) = HeaderValue::try_from(pseudonym) {
-        // A refusal has set this field with its error.
-        headers.entry("proxy-status").or_insert(name);
+    fields::add_via(fields, Version::HTTP_11, pseudonym);
+    // A refusal has set this field with its error.
+    if let Some(name) = FieldValue::new(pseudonym.as_bytes()).filter(|_| !fields.contains(&PROXY_STATUS)) {
+        fields.append(&PROXY_STATUS, name);
     }
-    add_outgate_fields(headers, record);
+    add_outgate_fields(fields, record);
 }
 
 /// Adds the fields that show that the response has passed outgate.
-fn add_outgate_fields(headers: &mut HeaderMap, record: &Record) {
-    if let Ok(id) = HeaderValue::from_str(record.request_id()) {
-        headers.insert(&OUTGATE_REQUEST_ID, id);
+fn add_outgate_fields(fields: &mut Fields, record: &Record) {
+    if let Some(id) = FieldValue::new(record.request_id().as_bytes()) {
+        fields.insert(&OUTGATE_REQUEST_ID, id);
     }
-    let source = record.source().and_then(|source| HeaderValue::try_from(source.to_string()).ok());
-    headers.insert(&OUTGATE_EGRESS, source.unwrap_or(NO_EGRESS));
+    let source = record.source().map(|source| source.to_string());
+    let source = source.as_ref().and_then(|source| FieldValue::new(source.as_bytes()));
+    fields.insert(&OUTGATE_EGRESS, source.unwrap_or(FieldValue::from(&NO_EGRESS)));
 }
 
 /// Returns whether a response to `method` with this status has a body (RFC 9112 §6.3, rule 1).

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 
 use super::{ResponseBody, refuse};
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
 use crate::delivery::request::target;
+use crate::http_message::Response;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::Response;
+use crate::http_message::Response;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::time::Instant;

@@ -9,7 +9,7 @@ mod replies;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::{Method, Response};
+use http::Method;
 use tokio::time::{Instant, timeout_at};
 
 use super::connector::UpstreamConnector;
@@ -21,6 +21,7 @@ use super::request::ProxyRequest;
 use super::request::tunnel_mode::TunnelMode;
 use super::response::{self, ResponseBody};
 use super::{circuit_breaker, errors, steps};
+use crate::http_message::Response;
 use crate::policy::authn::TunnelContext;
 use crate::state::Runtime;
 use crate::state::upstreams::breaker::UpstreamSuccess;

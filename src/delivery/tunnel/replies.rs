@@ -1,17 +1,18 @@
 //! The responses that the client of a tunnel gets from outgate.
 //! Which fields does the 200 of a CONNECT have, and what follows a plaintext request inside?
 
-use http::Response;
+use http::StatusCode;
 
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
 use crate::delivery::response::{self, ResponseBody};
+use crate::http_message::Response;
 
 /// Returns the 200 of a CONNECT, without Content-Length and Transfer-Encoding: the bytes after it are the tunnel's (RFC
 /// 9110 §9.3.6).
 pub(super) fn established(record: &Record, pseudonym: &str) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::Full(None));
-    response::add_own_fields(response.headers_mut(), record, pseudonym);
+    let mut response = Response::new(StatusCode::OK, ResponseBody::Full(None));
+    response::add_own_fields(&mut response.fields, record, pseudonym);
     response
 }
 

@@ -4,11 +4,12 @@
 use std::fmt;
 use std::iter::successors;
 
-use http::Request;
 use hyper::client::conn::TrySendError;
 
 use super::http1_error::{HeadLimit, Http1Error};
+use super::request::RetryHead;
 use super::{Upload, Violation};
+use crate::http_message::Request;
 
 pub enum SendError {
     /// The target has not processed the request (RFC 9113 §8.7).
@@ -17,6 +18,8 @@ pub enum SendError {
         /// The request for another attempt; `None`: too much of its body was sent to be replayed.
         request: Option<Box<Request<Upload>>>,
     },
+    /// The request has no form in HTTP/2. Nothing was sent.
+    Invalid,
     /// The target sent a response over HTTP/2 that violates a rule or a limit. Its stream is reset.
     Malformed(Violation),
     /// A part of the request may have arrived: it must not be sent again (RFC 9110 §9.2.2).
@@ -116,10 +119,17 @@ pub(super) fn implies_response(error: &hyper::Error) -> bool {
 }
 
 /// Returns the request if hyper has written no byte of it, or else the error.
-pub(super) fn from_try_send_error(mut error: TrySendError<Request<Upload>>) -> Result<SendError, hyper::Error> {
+/// `head`: of this request.
+pub(super) fn from_try_send_error(
+    mut error: TrySendError<http::Request<Upload>>,
+    head: RetryHead,
+) -> Result<SendError, (hyper::Error, RetryHead)> {
     match error.take_message() {
-        Some(request) => Ok(SendError::Unprocessed { reason: Unprocessed::Unsent, request: Some(Box::new(request)) }),
-        None => Err(error.into_error()),
+        Some(request) => {
+            let request = Some(head.with_body(request.into_body()));
+            Ok(SendError::Unprocessed { reason: Unprocessed::Unsent, request })
+        }
+        None => Err((error.into_error(), head)),
     }
 }
 

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio::time::timeout;
@@ -16,6 +15,7 @@ use super::streams::{StreamPermit, Streams};
 use super::tap::{ConnObserver, TappedStream};
 use super::{Upload, Violation, open};
 use crate::config::ResponseHeadMax;
+use crate::http_message::{Request, Response};
 use crate::net::connection::{Liveness, MaybeTlsStream};
 
 /// Time for an event that is expected at once: the target's SETTINGS arrive, or the upload ends.
@@ -128,13 +128,14 @@ impl Http2Connection {
     }
 
     pub(super) async fn send(&mut self, mut request: Request<Upload>) -> Result<Response<Incoming>, SendError> {
+        let (head, body) = (RetryHead::of(&request), request.body.buffer_for_replay());
+        request.body.set_stream(self.permit.as_ref().map(StreamPermit::upload_permit));
+        self.responses_before_request = Some(self.observer.responses_begun());
+        let request = into_http2(request).map_err(|_| SendError::Invalid)?;
         if !std::mem::replace(&mut self.has_open_exchange, true) {
             self.driver.begin_exchange();
         }
-        let (head, body) = (RetryHead::of(&request), request.body_mut().buffer_for_replay());
-        request.body_mut().set_stream(self.permit.as_ref().map(StreamPermit::upload_permit));
-        self.responses_before_request = Some(self.observer.responses_begun());
-        let sent = self.sender.try_send_request(into_http2(request)).await;
+        let sent = self.sender.try_send_request(request).await;
         let violation = sent.as_ref().ok().and_then(|response| Violation::of(response.headers()));
         if sent.is_ok() {
             self.observer.count_response();
@@ -150,7 +151,7 @@ impl Http2Connection {
             return Err(SendError::Malformed(violation));
         }
         let sent = sent.map_err(|error| {
-            let error = match from_try_send_error(error) {
+            let (error, head) = match from_try_send_error(error, head) {
                 Ok(unsent) => {
                     self.responses_before_request = None;
                     return unsent;
@@ -169,7 +170,7 @@ impl Http2Connection {
         if sent.is_ok() {
             self.observer.response_received();
         }
-        sent
+        sent.map(Response::from)
     }
 
     /// Returns whether a byte of the pending response may have arrived. The response of another exchange looks the same.

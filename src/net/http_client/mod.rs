@@ -16,12 +16,11 @@ mod upload;
 
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-
 use super::connection::{Liveness, MaybeTlsStream};
 pub use super::field_filter::Violation;
 use super::tls::{HandshakeInfo, TlsError};
 use crate::config::ResponseHeadMax;
+use crate::http_message::{Request, Response};
 use crate::policy::egress::Hop;
 pub use body::TargetBody;
 pub use error::{ExchangeError, SendError, Unprocessed};

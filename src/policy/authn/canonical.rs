@@ -3,6 +3,7 @@
 
 use http::header;
 
+use crate::http_message::FieldValue;
 use crate::policy::message::SignableRequest;
 use crate::policy::percent::unescape;
 
@@ -34,7 +35,7 @@ fn canonical_text(request: &SignableRequest<'_>, names: &[&str], bare_host: bool
     let (path, query) = (request.path(), request.query().unwrap_or_default());
     let mut text = format!("{}\n{path}\n{query}\n", request.method).into_bytes();
     for name in names {
-        let mut values: Vec<&[u8]> = request.fields.get_all(*name).iter().map(|value| value.as_bytes()).collect();
+        let mut values: Vec<&[u8]> = request.fields.get_all(*name).map(FieldValue::as_bytes).collect();
         if values.is_empty() {
             return None;
         }
@@ -108,8 +109,9 @@ fn encode(bytes: impl Iterator<Item = u8>, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http_message::Fields;
     use crate::policy::authn::body_check::BodyCheck;
-    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+    use http::{HeaderName, HeaderValue, Method};
     use serde_json::Value;
 
     fn vectors() -> Value {
@@ -140,8 +142,8 @@ mod tests {
     /// The canonical forms of all of these requests have the same hash.
     #[test]
     fn canonical_form_counts_only_for_requests_sent_in_it() {
-        let host = |host: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
-        let forms = |target: &str, host: &HeaderMap| {
+        let host = |host: &'static str| Fields::from_iter([(header::HOST, HeaderValue::from_static(host))]);
+        let forms = |target: &str, host: &Fields| {
             let request = SignableRequest { method: &Method::POST, target, fields: host, has_body: true };
             (is_sorted(&request), signed_texts(&request, &["host"]).unwrap().len())
         };
@@ -170,8 +172,7 @@ mod tests {
                 let name = HeaderName::from_bytes(header[0].as_str().unwrap().as_bytes()).unwrap();
                 (name, HeaderValue::from_str(header[1].as_str().unwrap()).unwrap())
             });
-            let mut map = HeaderMap::new();
-            map.extend(fields);
+            let map = Fields::from_iter(fields);
             let method = Method::from_bytes(text("method").as_bytes()).unwrap();
             // The request must be sent in this form, since the hash is equal for other forms.
             let (sent_path, query) = text("target").split_once('?').unwrap_or((text("target"), ""));

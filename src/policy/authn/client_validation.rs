@@ -120,10 +120,10 @@ fn covered_names<'n>(hrh: &'n str, request: &SignableRequest<'_>) -> Result<Vec<
     if !names.contains(&"host") {
         return Err("hrh does not name host");
     }
-    if request.fields.contains_key("authorization") && !names.contains(&"authorization") {
+    if request.fields.contains("authorization") && !names.contains(&"authorization") {
         return Err("hrh does not name authorization");
     }
-    if request.fields.contains_key("outgate-target") && !names.contains(&"outgate-target") {
+    if request.fields.contains("outgate-target") && !names.contains(&"outgate-target") {
         return Err("hrh does not name outgate-target");
     }
     if names.iter().any(|name| request.is_removed_by_connection(name)) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
 
 use super::public_key::SignatureAlgorithm;
@@ -11,6 +11,7 @@ use super::{
     AuthnError, BodyCheck, CLOCK_SKEW, Client, Clients, OF_ONE_HOP, REMOVED_BY_CONNECTION, ReplayToken,
     SIGNATURE_LIFETIME_MAX, SignableRequest, VerifiedSignature,
 };
+use crate::http_message::{FieldName, FieldValue, Fields};
 use crate::policy::message;
 use crate::policy::message::digest::{self, CONTENT_DIGEST};
 use crate::policy::message::members::{self, Member};
@@ -40,13 +41,13 @@ fn signature_error(reason: &'static str) -> AuthnError {
     AuthnError::Signature(reason)
 }
 
-fn has_outgate_tag(line: &HeaderValue) -> bool {
+fn has_outgate_tag(line: FieldValue<'_>) -> bool {
     memchr::memmem::find(line.as_bytes(), TAG).is_some()
 }
 
 /// Returns the request's signature for outgate. More than one is an error.
-pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<OutgateSignature<'_>>, AuthnError> {
-    if !fields.get_all(&SIGNATURE_INPUT).iter().any(has_outgate_tag) {
+pub(super) fn find_outgate_signature(fields: &Fields) -> Result<Option<OutgateSignature<'_>>, AuthnError> {
+    if !fields.get_all(&SIGNATURE_INPUT).any(has_outgate_tag) {
         return Ok(None);
     }
     const INPUTS: &str = "Signature-Input is not a dictionary in which each label occurs once (RFC 9651 §3.2)";
@@ -66,7 +67,7 @@ pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<Outgat
 }
 
 /// Returns the client that the signature for outgate names, without verification.
-pub(super) fn unverified_keyid(fields: &HeaderMap) -> Option<String> {
+pub(super) fn unverified_keyid(fields: &Fields) -> Option<String> {
     find_outgate_signature(fields).ok().flatten().map(|signature| signature.keyid)
 }
 
@@ -211,8 +212,8 @@ fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(
         return Err("it does not cover content-digest, and the request has a body");
     }
     // These fields select the target and the tenant.
-    let is_uncovered = |name: &HeaderName| name.as_str().starts_with("outgate-") && !covers(name.as_str());
-    if request.fields.keys().any(is_uncovered) {
+    let is_uncovered = |name: FieldName<'_>| name.starts_with("outgate-") && !covers(&name.to_lowercase());
+    if request.fields.iter().any(|(name, _)| is_uncovered(name)) {
         return Err("it does not cover every Outgate- field of the request");
     }
     Ok(())
@@ -245,21 +246,19 @@ fn compile_body_check(covered: &[String], request: &SignableRequest<'_>) -> Resu
 }
 
 /// Removes outgate's member from both fields. Other members stay byte for byte.
-pub(super) fn remove_outgate_signature(fields: &mut HeaderMap) {
+pub(super) fn remove_outgate_signature(fields: &mut Fields) {
     let Ok(Some(OutgateSignature { label, .. })) = find_outgate_signature(fields) else { return };
     let label = label.to_owned();
     for name in [&SIGNATURE_INPUT, &SIGNATURE] {
-        let lines: Vec<_> = fields.get_all(name).iter().filter_map(|line| remove_member(line, &label)).collect();
-        fields.remove(name);
-        fields.extend(lines.into_iter().map(|line| (name.clone(), line)));
+        fields.replace_lines(name, |line| remove_member(line, &label));
     }
 }
 
 /// Removes a member from a line; `None` if no member remains.
-fn remove_member(line: &HeaderValue, label: &str) -> Option<HeaderValue> {
+fn remove_member(line: FieldValue<'_>, label: &str) -> Option<HeaderValue> {
     let members = members::parse_line(line)?;
     if !members.iter().any(|member| member.label == label) {
-        return Some(line.clone());
+        return HeaderValue::from_bytes(line.as_bytes()).ok();
     }
     let others: Vec<&str> = members.iter().filter(|member| member.label != label).map(|member| member.text).collect();
     if others.is_empty() { None } else { HeaderValue::from_str(&others.join(", ")).ok() }

@@ -18,11 +18,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderName, header};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::config::AuthMethod;
+use crate::http_message::Fields;
 use crate::names::{ClientName, TenantName};
 pub use crate::policy::message::SignableRequest;
 pub use admin::{AdminUser, AdminUsers};
@@ -317,7 +318,7 @@ impl Clients {
 }
 
 /// Removes the client's credentials from a request. The target could use them against outgate or the client.
-pub fn strip_credentials(fields: &mut HeaderMap) {
+pub fn strip_credentials(fields: &mut Fields) {
     fields.remove(header::PROXY_AUTHORIZATION);
     fields.remove(&TWILIO_CLIENT_VALIDATION);
     message_signature::remove_outgate_signature(fields);

@@ -70,7 +70,7 @@ fn caller_from(address: &str, names: &[&str]) -> Caller {
 }
 
 fn authenticate(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), AuthnError> {
-    let fields = HeaderMap::new();
+    let fields = Fields::default();
     let sent =
         SignableRequest { method: &Method::GET, target: "http://hook.example/", fields: &fields, has_body: false };
     let credentials =

@@ -1,11 +1,11 @@
 //! The content of a capture: a request and its response, as one JSON document.
 //! What does the tenant read when it opens a capture?
 
-use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Capture;
+use crate::http_message::{FieldName, FieldValue, Fields};
 use crate::policy::redact::Redactor;
 
 /// The text in place of a removed value.
@@ -31,7 +31,7 @@ pub struct CapturedExchange {
 /// The head and the body of a message, as far as they were copied.
 #[derive(Default)]
 pub struct CapturedMessage {
-    pub fields: HeaderMap,
+    pub fields: Fields,
     pub body: CapturedBody,
 }
 
@@ -64,10 +64,13 @@ impl CapturedExchange {
 
 impl CapturedMessage {
     fn as_json(&self, capture: &Capture, redactor: &Redactor) -> Value {
-        let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-            let is_removed =
-                value.is_sensitive() || capture.section.headers.contains(name) || redactor.is_credential(name);
-            json!([name.as_str(), if is_removed { REMOVED.into() } else { String::from_utf8_lossy(value.as_bytes()) }])
+        let field = |(name, value): (FieldName<'_>, FieldValue<'_>)| {
+            let is_listed = capture.section.headers.iter().any(|listed| name == *listed);
+            let is_removed = value.is_sensitive() || is_listed || redactor.is_credential(name);
+            json!([
+                name.as_written(),
+                if is_removed { REMOVED.into() } else { String::from_utf8_lossy(value.as_bytes()) }
+            ])
         };
         json!({
             "headers": self.fields.iter().map(field).collect::<Vec<_>>(),

@@ -1,12 +1,14 @@
 //! The challenge of a target that rejects a token (`WWW-Authenticate`, RFC 6750 §3).
 //! Does the target need another token?
 
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
+
+use crate::http_message::Fields;
 
 /// Returns whether the target rejects the token itself, and not the operation.
-pub fn rejects_token(status: StatusCode, fields: &HeaderMap) -> bool {
+pub fn rejects_token(status: StatusCode, fields: &Fields) -> bool {
     status == StatusCode::UNAUTHORIZED
-        && fields.get_all(header::WWW_AUTHENTICATE).iter().any(|value| has_invalid_token_error(value.as_bytes()))
+        && fields.get_all(&header::WWW_AUTHENTICATE).any(|value| has_invalid_token_error(value.as_bytes()))
 }
 
 /// Returns whether a Bearer challenge has the error `invalid_token`. Commas separate both challenges and parameters
@@ -74,7 +76,7 @@ mod tests {
             ("Bearer", false),
             ("", false),
         ] {
-            let fields = HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value.parse().unwrap())]);
+            let fields = Fields::from_iter([(header::WWW_AUTHENTICATE, value.parse().unwrap())]);
             assert_eq!(rejects_token(StatusCode::UNAUTHORIZED, &fields), expected, "{value}");
             assert!(!rejects_token(StatusCode::FORBIDDEN, &fields));
         }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 
 use super::bearer;
+use crate::http_message::Request;
 use crate::names::{CredentialName, Target, USER_AGENT};
 
 /// A token endpoint, and the request that fetches a token.
@@ -75,17 +76,16 @@ pub fn backoff(failures: u32) -> Duration {
 impl OAuth2 {
     /// Returns the token request.
     pub fn request(&self) -> Request<Bytes> {
-        let mut request = Request::new(self.body.clone());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from(self.path_and_query.clone());
-        let fields = request.headers_mut();
-        fields.extend(HeaderValue::try_from(self.endpoint.authority()).ok().map(|host| (header::HOST, host)));
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let agent = HeaderValue::from_static(USER_AGENT);
-        fields.insert(header::USER_AGENT, agent);
-        fields.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
-        request
+        let host = HeaderValue::try_from(self.endpoint.authority()).ok().map(|host| (header::HOST, host));
+        let fields = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded")),
+            (header::ACCEPT, HeaderValue::from_static("application/json")),
+            (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
+        ];
+        let authorization = self.authorization.clone().map(|value| (header::AUTHORIZATION, value));
+        let fields = host.into_iter().chain(fields).chain(authorization).collect();
+        let target = self.path_and_query.as_str().to_owned();
+        Request { fields, ..Request::new(Method::POST, target, self.body.clone()) }
     }
 
     /// Parses a token response (RFC 6749 §5.1, §5.2). Unknown members are ignored, as the RFC requires; duplicate

@@ -4,10 +4,11 @@
 use aws_lc_rs::digest::{self, SHA256, SHA512};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 use super::members;
 use crate::digest::sha256;
+use crate::http_message::Fields;
 
 pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
@@ -33,7 +34,7 @@ fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
 }
 
 /// Returns every digest of a known algorithm; `None` if the field is malformed.
-pub(crate) fn parse(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
+pub(crate) fn parse(fields: &Fields) -> Option<Vec<ContentDigest>> {
     let supported = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
     let all = members::parse_all(fields, &CONTENT_DIGEST)?;
     let supported = all.iter().filter_map(supported);
@@ -53,7 +54,7 @@ mod tests {
     /// Vectors of RFC 9421 Appendix B.2 and RFC 9530 Appendix B.
     #[test]
     fn content_digest_matches_published_digests() {
-        let fields = |value| HeaderMap::from_iter([(CONTENT_DIGEST.clone(), HeaderValue::from_static(value))]);
+        let fields = |value| Fields::from_iter([(CONTENT_DIGEST.clone(), HeaderValue::from_static(value))]);
         let body = br#"{"hello": "world"}"#;
         assert_eq!(sha256_field(body), "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:");
         let sha512 =

@@ -1,8 +1,10 @@
 //! The members of a dictionary field, each with its original text.
 //! Which bytes belong to which member?
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderName;
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use crate::http_message::{FieldValue, Fields};
 
 /// A member of a dictionary (RFC 9651 §3.2).
 pub(crate) struct Member<'a> {
@@ -27,8 +29,8 @@ impl Member<'_> {
 
 /// Returns the members of all lines of a field, in order. `None` if a line is no dictionary or a label occurs twice.
 /// The last one would count (RFC 9651 §3.2), but not every reader does so.
-pub(crate) fn parse_all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
-    let lines = fields.get_all(name).iter().map(parse_line).collect::<Option<Vec<_>>>()?;
+pub(crate) fn parse_all<'a>(fields: &'a Fields, name: &'a HeaderName) -> Option<Vec<Member<'a>>> {
+    let lines = fields.get_all(name).map(parse_line).collect::<Option<Vec<_>>>()?;
     let members: Vec<_> = lines.into_iter().flatten().collect();
     let mut labels: Vec<&str> = members.iter().map(|member| member.label).collect();
     labels.sort_unstable();
@@ -37,7 +39,7 @@ pub(crate) fn parse_all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<
 
 /// Returns the members of one line. The parser validates the dictionary; the member boundaries are found in the text
 /// and must agree with it.
-pub(crate) fn parse_line(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
+pub(crate) fn parse_line(line: FieldValue<'_>) -> Option<Vec<Member<'_>>> {
     let text = line.to_str().ok()?;
     let parsed: Dictionary = Parser::new(text).parse().ok()?;
     let members: Vec<_> = split_members(text).filter(|text| !text.is_empty()).map(member).collect();
@@ -66,12 +68,13 @@ fn split_members(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use proptest::prelude::*;
 
     fn texts(line: &str) -> Option<Vec<String>> {
-        let line = HeaderValue::from_str(line).unwrap();
-        parse_line(&line)
+        parse_line(FieldValue::new(line.as_bytes()).unwrap())
             .map(|members| members.iter().map(|member| format!("{}|{}", member.label, member.text)).collect())
     }
 
@@ -100,11 +103,11 @@ mod tests {
     #[test]
     fn dictionary_labels_are_unique_across_lines() {
         let name = HeaderName::from_static("signature");
-        let mut fields = HeaderMap::new();
-        fields.append(&name, HeaderValue::from_static("a=1, b=2"));
-        fields.append(&name, HeaderValue::from_static("c=3"));
+        let mut fields = Fields::default();
+        fields.append(&name, &HeaderValue::from_static("a=1, b=2"));
+        fields.append(&name, &HeaderValue::from_static("c=3"));
         assert_eq!(parse_all(&fields, &name).unwrap().len(), 3);
-        fields.append(&name, HeaderValue::from_static("b=2"));
+        fields.append(&name, &HeaderValue::from_static("b=2"));
         assert!(parse_all(&fields, &name).is_none());
     }
 
@@ -112,8 +115,8 @@ mod tests {
         /// The members of a line always parse as the same dictionary.
         #[test]
         fn dictionary_members_read_back_as_the_same_dictionary(line in r#"[ab=,;"\\%()?01 :]{0,24}"#) {
-            let value = HeaderValue::from_str(&line).unwrap();
-            if let Some(members) = parse_line(&value) {
+            let value = FieldValue::new(line.as_bytes()).unwrap();
+            if let Some(members) = parse_line(value) {
                 let joined: Vec<&str> = members.iter().map(|member| member.text).collect();
                 let (again, once): (Dictionary, Dictionary) =
                     (Parser::new(&joined.join(", ")).parse().unwrap(), Parser::new(&line).parse().unwrap());

@@ -3,7 +3,9 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderName, Method, header};
+
+use crate::http_message::Fields;
 
 /// Request fields that a proxy removes or changes in any case (RFC 9110 §7.6.1, §7.6.2, §10.1.1). `Proxy-Authorization`
 /// is not among them: like every `Outgate-` field, it is for this proxy.
@@ -31,7 +33,7 @@ pub struct SignableRequest<'a> {
     pub method: &'a Method,
     /// The request target, in absolute-form or origin-form.
     pub target: &'a str,
-    pub fields: &'a HeaderMap,
+    pub fields: &'a Fields,
     /// Whether a body follows; it may be empty.
     pub has_body: bool,
 }
@@ -116,7 +118,7 @@ impl<'a> SignableRequest<'a> {
             return Err("it covers a field by a name that is not in lower case");
         }
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "it covers a name that is not a field name")?;
-        let values = self.fields.get_all(name).iter().map(|value| value.to_str().map(str::trim_ascii));
+        let values = self.fields.get_all(&name).map(|value| value.to_str().map(str::trim_ascii));
         let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| "it covers a field that is not ASCII")?;
         if values.is_empty() {
             return Err("it covers a field that the request does not have");
@@ -126,8 +128,8 @@ impl<'a> SignableRequest<'a> {
 }
 
 /// Returns whether the field (`Connection`, or `Proxy-Connection`) has the option (RFC 9110 §7.6.1).
-pub fn has_connection_option(fields: &HeaderMap, name: &HeaderName, option: &str) -> bool {
-    let mut options = fields.get_all(name).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+pub fn has_connection_option(fields: &Fields, name: &HeaderName, option: &str) -> bool {
+    let mut options = fields.get_all(name).flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     options.any(|written| written.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
@@ -136,16 +138,17 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn fields(host: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))])
+    fn fields(host: &'static str) -> Fields {
+        Fields::from_iter([(header::HOST, HeaderValue::from_static(host))])
     }
 
     #[test]
     fn signature_components_are_taken_from_the_request() {
         let mut fields = fields("ignored.example");
-        fields.append("x-two", HeaderValue::from_static("a "));
-        fields.append("x-two", HeaderValue::from_static("b, c"));
-        fields.append("x-latin", HeaderValue::from_bytes(b"\xe9").unwrap());
+        let two = HeaderName::from_static("x-two");
+        fields.append(&two, &HeaderValue::from_static("a "));
+        fields.append(&two, &HeaderValue::from_static("b, c"));
+        fields.append(HeaderName::from_static("x-latin"), &HeaderValue::from_bytes(b"\xe9").unwrap());
         let absolute = SignableRequest {
             method: &Method::POST,
             target: "HTTPS://Hook.Example:443/a%2f?b=1",

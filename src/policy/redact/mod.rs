@@ -21,6 +21,7 @@ use http::HeaderName;
 use serde::Serialize;
 
 use crate::config::PathForm;
+use crate::http_message::FieldName;
 use crate::names::{Host, TenantName};
 use decode::Decoded;
 
@@ -172,15 +173,15 @@ impl Redactor {
     }
 
     /// Returns the value of a header field.
-    pub fn header<'a>(&self, name: &HeaderName, value: &'a str) -> Redacted<'a> {
-        let name = name.as_str();
+    pub fn header<'a>(&self, name: FieldName<'_>, value: &'a str) -> Redacted<'a> {
+        let name = &*name.to_lowercase();
         let is_secret = SECRET_HEADERS.contains(&name) || SECRET_WORDS.iter().any(|word| name.contains(word));
         if is_secret || self.hides(name) { self.secret(value) } else { self.text(value) }
     }
 
     /// Returns whether the values of a header field are credentials. A signature is none: its receiver has the key.
-    pub fn is_credential(&self, name: &HeaderName) -> bool {
-        let name = name.as_str();
+    pub fn is_credential(&self, name: FieldName<'_>) -> bool {
+        let name = &*name.to_lowercase();
         let has_word = || SECRET_WORDS.iter().any(|word| *word != "signature" && name.contains(word));
         SECRET_HEADERS.contains(&name) || has_word() || self.hides(name)
     }

@@ -1,7 +1,7 @@
 //! A webhook to sign, for the tests of the schemes.
 //! Which webhook do the tests sign?
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -9,6 +9,7 @@ use super::error::SignError;
 use super::key::SecretKey;
 use super::scheme::{Mutations, Scheme, SignerKey, SigningInput};
 use crate::config::HmacAlgorithm;
+use crate::http_message::Fields;
 use crate::names::{Host, KeyId, Scheme as UrlScheme, Target};
 
 pub(super) struct Sample<'a> {
@@ -30,16 +31,16 @@ impl<'a> Sample<'a> {
         Self { target, path_and_query: "/in?a=1".into(), fields: vec![], body, timestamp: 1_614_265_330, id: "msg_1" }
     }
 
-    pub(super) fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::try_from(self.target.authority()).unwrap());
+    pub(super) fn headers(&self) -> Fields {
+        let mut headers = Fields::default();
+        headers.insert(header::HOST, &HeaderValue::try_from(self.target.authority()).unwrap());
         for (name, value) in &self.fields {
-            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.append(HeaderName::try_from(*name).unwrap(), &HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
     }
 
-    fn with_headers<T>(&self, headers: &HeaderMap, f: impl FnOnce(&SigningInput<'_>) -> T) -> T {
+    fn with_headers<T>(&self, headers: &Fields, f: impl FnOnce(&SigningInput<'_>) -> T) -> T {
         f(&SigningInput {
             method: &Method::POST,
             target: &self.target,
@@ -77,7 +78,7 @@ impl<'a> Sample<'a> {
             .collect();
         let changes = self.mutations(scheme)?;
         let mut headers = self.headers();
-        headers.extend(changes.headers);
+        changes.headers.iter().for_each(|(name, value)| headers.insert(name, value));
         let path_and_query = changes.path_and_query.unwrap_or(self.path_and_query.clone());
         let changed = Self { path_and_query, fields: vec![], target: self.target.clone(), ..*self };
         let signed = changed.with_headers(&headers, |input| scheme.sign(input, &keys.iter().collect::<Vec<_>>()))?;

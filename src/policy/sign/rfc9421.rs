@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use aws_lc_rs::rand;
 use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, SignError, key_parse_error};
@@ -17,6 +17,7 @@ use super::pem;
 use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};
 use crate::digest::sha256;
+use crate::http_message::Fields;
 use crate::policy::message::digest::CONTENT_DIGEST;
 use crate::policy::message::{self, members};
 use profile::SignatureProfile;
@@ -99,7 +100,7 @@ impl Scheme for MessageSignatures {
             agents.0.retain(|(label, _)| !labels.contains(label));
             agents.0.extend(labels.iter().map(|label| (label.clone(), format!("{label}=\"{agent}\""))));
             let (name, value) = header(SIGNATURE_AGENT.clone(), &agents.to_line())?;
-            fields.to_mut().insert(name.clone(), value.clone());
+            fields.to_mut().insert(&name, &value);
             added.push((name, value));
         }
         for (key, label) in keys.iter().zip(labels) {
@@ -150,7 +151,7 @@ struct DictionaryField(Vec<(String, String)>);
 
 impl DictionaryField {
     /// Parses the field that the client sent, which may have signatures of its own.
-    fn parse(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
+    fn parse(fields: &Fields, name: &HeaderName) -> Result<Self, SignError> {
         const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is not a dictionary in which each label \
                                occurs once, so outgate cannot add a member (RFC 9651 §3.2)";
         let members = members::parse_all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;

@@ -1,7 +1,7 @@
 //! The trait of signature schemes, and its inputs and outputs.
 //! Which methods does a scheme have, and which data does it get?
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
@@ -10,6 +10,7 @@ use super::error::{KeyParseError, NewKeyError, SignError};
 use super::key::SecretKey;
 use super::public::PublicKey;
 use crate::config::{self, Problem};
+use crate::http_message::Fields;
 use crate::names::{KeyId, Target, TenantName};
 
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
@@ -73,7 +74,7 @@ pub struct SigningInput<'a> {
     pub tenant: Option<&'a TenantName>,
     pub path_and_query: &'a str,
     /// The headers, `Host` included.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
     pub body: &'a [u8],
     pub now: Timestamp,
     /// The `Webhook-Id`, which is [valid](super::valid_id) and the same on each attempt.

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Response, Version};
+use http::{Method, Version};
 
 use super::AfterResponse;
 use super::conn::Conn;
@@ -13,6 +13,7 @@ use super::head::RequestHead;
 use super::response::ResponseWriter;
 use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
+use crate::http_message::Response;
 use crate::policy::authn::Caller;
 use crate::server::hangup::run_until_hangup;
 use crate::state::Runtime;

@@ -3,11 +3,12 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use bytes::{Buf, BytesMut};
+use http::{HeaderName, Method, StatusCode, Version, header};
 
+use crate::http_message::Fields;
 use crate::net::body_framing::Framing;
-use crate::net::field_lines::{self, FieldSpan, InvalidField};
+use crate::net::field_lines;
 use crate::net::http_client::parse_content_length;
 use crate::policy::message::has_connection_option;
 use crate::server::request_error::{
@@ -21,7 +22,7 @@ pub(super) struct RequestHead {
     /// The request target, byte for byte as the client sent it.
     pub(super) target: String,
     pub(super) version: Version,
-    pub(super) fields: HeaderMap,
+    pub(super) fields: Fields,
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,
     /// The client waits for `100 Continue` before it sends the body.
@@ -61,11 +62,15 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
     };
     let request_line = check_request_line(line)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let spans = field_lines::locate(buffer, parsed.headers);
-
-    let head = buffer.split_to(length).freeze();
-    match parse_fields_and_framing(&head, &spans, version, &request_line.0) {
-        Ok((fields, framing, expects_continue)) => {
+    let fields = field_lines::read(parsed.headers, length);
+    let checked = if has_bare_line_feed(buffer.get(..length).unwrap_or_default()) {
+        Err(bad_request("a line ends in a bare line feed"))
+    } else {
+        check_fields(&fields, version, &request_line.0)
+    };
+    buffer.advance(length);
+    match checked {
+        Ok((framing, expects_continue)) => {
             let (method, target) = request_line;
             let keep_alive = allows_keep_alive(&fields, version);
             Ok(Some(RequestHead { method, target, version, fields, framing, keep_alive, expects_continue }))
@@ -93,23 +98,12 @@ fn request_line_with_spaces(buffer: &[u8]) -> Option<(&str, &str)> {
     (matches!(version, "HTTP/1.0" | "HTTP/1.1") && target.contains(' ')).then_some((method, target))
 }
 
-/// Checks the rest of the head. Returns the fields, the framing of the body, and whether the client expects
-/// `100 Continue`.
-fn parse_fields_and_framing(
-    head: &Bytes,
-    spans: &[FieldSpan],
-    version: Version,
-    method: &Method,
-) -> Result<(HeaderMap, Framing, bool), RequestError> {
-    if has_bare_line_feed(head) {
-        return Err(bad_request("a line ends in a bare line feed"));
-    }
-    let fields = parse_fields(head, spans)?;
-    check_host(&fields, version, method)?;
+/// Checks the fields. Returns the framing of the body, and whether the client expects `100 Continue`.
+fn check_fields(fields: &Fields, version: Version, method: &Method) -> Result<(Framing, bool), RequestError> {
+    check_host(fields, version, method)?;
     // RFC 9110 §10.1.1: ignored in HTTP/1.0.
-    let expects_continue = version != Version::HTTP_10 && expects_continue(&fields)?;
-    let framing = parse_framing(&fields, version)?;
-    Ok((fields, framing, expects_continue))
+    let expects_continue = version != Version::HTTP_10 && expects_continue(fields.get(header::EXPECT))?;
+    Ok((parse_framing(fields, version)?, expects_continue))
 }
 
 /// Returns whether `buffer` should be parsed, given that its first `scanned` bytes hold no complete head. The first
@@ -132,17 +126,10 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
-fn parse_fields(head: &Bytes, spans: &[FieldSpan]) -> Result<HeaderMap, RequestError> {
-    field_lines::parse(head, spans).map_err(|invalid| match invalid {
-        InvalidField::Name => bad_request("a field name is malformed"),
-        InvalidField::Value => bad_request("a field value has a character that is not allowed there"),
-    })
-}
-
 /// Checks `Host`: an HTTP/1.1 request has exactly one valid one (RFC 9112 §3.2). An HTTP/1.0 request may have none:
 /// Python's standard library sends such a CONNECT.
-fn check_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(), RequestError> {
-    let mut hosts = fields.get_all(header::HOST).iter();
+fn check_host(fields: &Fields, version: Version, method: &Method) -> Result<(), RequestError> {
+    let mut hosts = fields.get_all(&header::HOST);
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => Err(bad_request("the request has more than one Host")),
         // The Host of a CONNECT differs between clients, and outgate ignores it.
@@ -161,13 +148,13 @@ fn is_valid_host(host: &[u8]) -> bool {
 }
 
 /// Determines the framing by RFC 9112 §6.3, with the stricter choice where it leaves one.
-fn parse_framing(fields: &HeaderMap, version: Version) -> Result<Framing, RequestError> {
-    let lengths = fields.get_all(header::CONTENT_LENGTH);
-    if fields.contains_key(header::TRANSFER_ENCODING) {
+fn parse_framing(fields: &Fields, version: Version) -> Result<Framing, RequestError> {
+    let mut lengths = fields.get_all(&header::CONTENT_LENGTH);
+    if fields.contains(header::TRANSFER_ENCODING) {
         if version == Version::HTTP_10 {
             return Err(bad_request("an HTTP/1.0 request has Transfer-Encoding"));
         }
-        if lengths.iter().next().is_some() {
+        if lengths.next().is_some() {
             return Err(bad_request("the request has both Transfer-Encoding and Content-Length"));
         }
         return check_chunked(fields).map(|()| Framing::chunked());
@@ -182,9 +169,9 @@ fn parse_framing(fields: &HeaderMap, version: Version) -> Result<Framing, Reques
     Ok(Framing::length(length.unwrap_or(0)))
 }
 
-fn check_chunked(fields: &HeaderMap) -> Result<(), RequestError> {
+fn check_chunked(fields: &Fields) -> Result<(), RequestError> {
     let mut codings = Vec::new();
-    for value in fields.get_all(header::TRANSFER_ENCODING) {
+    for value in fields.get_all(&header::TRANSFER_ENCODING) {
         let value = value.to_str().map_err(|_| bad_request("Transfer-Encoding is malformed"))?;
         codings.extend(value.split(',').map(|coding| coding.trim_matches([' ', '\t'])));
     }
@@ -200,7 +187,7 @@ fn check_chunked(fields: &HeaderMap) -> Result<(), RequestError> {
 
 /// Returns whether the client allows the connection to persist (RFC 9112 §9.3). A proxy gives HTTP/1.0 clients no
 /// persistent connection (RFC 9112 §C.2.2).
-fn allows_keep_alive(fields: &HeaderMap, version: Version) -> bool {
+fn allows_keep_alive(fields: &Fields, version: Version) -> bool {
     static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     version == Version::HTTP_11
         && !has_connection_option(fields, &header::CONNECTION, "close")

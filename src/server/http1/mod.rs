@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Method, Response, Version};
+use http::{Method, Version};
 use tokio::time::Instant;
 
 use crate::delivery::tunnel::{InspectedTunnel, Tunnel};
 use crate::delivery::{self, InterimCallback, ProxyRequest, ResponseBody};
+use crate::http_message::Response;
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
 use crate::server::hangup::run_until_hangup;
@@ -130,10 +131,10 @@ async fn serve_request(
     };
     // If a target responds to half an upload, the client should stop sending: an unlimited rest is discarded only after
     // a response of outgate's own.
-    let is_local_reply = matches!(response.body(), ResponseBody::Full(_));
+    let is_local_reply = matches!(response.body, ResponseBody::Full(_));
     let keep_alive =
         keep_alive && !lifetime.should_close() && conn.can_discard_body(lingering::bytes_max(runtime), is_local_reply);
-    let deadline = response.body().deadline();
+    let deadline = response.body.deadline();
     let writer = ResponseWriter::new(response, &method, version, keep_alive);
     let closes_connection = writer.closes_connection();
     let written = {

@@ -9,13 +9,12 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 
 use super::conn::Conn;
 use crate::delivery::ResponseBody;
-use crate::delivery::refusal::ReasonPhrase;
-use crate::net::field_lines;
+use crate::http_message::{FieldValue, Fields, Response};
 
 /// The size to which small chunks of the body are coalesced, in bytes. Larger ones are written directly.
 const COALESCE_MAX: usize = 16 * 1024;
@@ -44,20 +43,20 @@ impl ResponseWriter {
         keep_alive: bool,
     ) -> Self {
         let framing = set_framing(&mut response, method, version);
-        let says_close = response.headers().contains_key(header::CONNECTION);
+        let fields = &mut response.fields;
+        let says_close = fields.contains(header::CONNECTION);
         let closes_connection = !keep_alive || says_close || framing == ResponseFraming::UntilClose;
-        let fields = response.headers_mut();
         if closes_connection {
-            fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            fields.insert(header::CONNECTION, &HeaderValue::from_static("close"));
         }
-        if !fields.contains_key(header::DATE) {
+        if !fields.contains(header::DATE) {
             let now = httpdate::fmt_http_date(SystemTime::now());
-            fields.extend(HeaderValue::try_from(now).ok().map(|now| (header::DATE, now)));
+            FieldValue::new(now.as_bytes()).into_iter().for_each(|now| fields.append(header::DATE, now));
         }
-        let status = response.status();
+        let status = response.status;
         let opens_tunnel = *method == Method::CONNECT && status.is_success();
-        let reason = match response.extensions_mut().remove::<ReasonPhrase>() {
-            Some(reason) => reason.into(),
+        let reason = match response.reason.take() {
+            Some(reason) => reason,
             // The reason phrase that clients of CONNECT traditionally get.
             None if opens_tunnel => "Connection established".into(),
             None => status.canonical_reason().unwrap_or_default().into(),
@@ -74,9 +73,9 @@ impl ResponseWriter {
     pub(super) async fn write(self, conn: &Conn, write_timeout: Duration) -> io::Result<()> {
         // Where the end of the connection marks the end of the response, an early drop must not look like that end.
         conn.set_abort_on_drop(self.framing == ResponseFraming::UntilClose);
-        let (head, mut body) = self.response.into_parts();
+        let Response { status, fields, mut body, .. } = self.response;
         let mut out = Vec::with_capacity(1024);
-        write_head(&mut out, head.status, &self.reason, &head.headers);
+        write_head(&mut out, status, &self.reason, &fields);
         // Counted independently of the body: the client finds the next response by Content-Length.
         let mut remaining = if self.framing == ResponseFraming::Length { body.size_hint().exact() } else { None };
         while self.framing != ResponseFraming::None && remaining != Some(0) {
@@ -142,9 +141,8 @@ impl ResponseFraming {
 }
 
 fn set_framing(response: &mut Response<ResponseBody>, method: &Method, version: Version) -> ResponseFraming {
-    let status = response.status();
-    let length = response.body().size_hint().exact();
-    let fields = response.headers_mut();
+    let Response { status, fields, body, .. } = response;
+    let (status, length) = (*status, body.size_hint().exact());
     fields.remove(header::TRANSFER_ENCODING);
     // Neither response has a body or a Content-Length (RFC 9110 §8.6, §9.3.6).
     if status == StatusCode::NO_CONTENT || (method == Method::CONNECT && status.is_success()) {
@@ -154,26 +152,29 @@ fn set_framing(response: &mut Response<ResponseBody>, method: &Method, version: 
     if method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         return ResponseFraming::None; // Content-Length is the one of a GET response
     }
-    fields.remove(header::CONTENT_LENGTH);
     match length {
         Some(length) => {
-            fields.insert(header::CONTENT_LENGTH, length.into());
+            fields.insert(header::CONTENT_LENGTH, &HeaderValue::from(length));
             ResponseFraming::Length
         }
         None if version == Version::HTTP_11 => {
-            fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            fields.remove(header::CONTENT_LENGTH);
+            fields.insert(header::TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
             ResponseFraming::Chunked
         }
-        None => ResponseFraming::UntilClose,
+        None => {
+            fields.remove(header::CONTENT_LENGTH);
+            ResponseFraming::UntilClose
+        }
     }
 }
 
-pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, reason: &str, fields: &HeaderMap) {
+pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, reason: &str, fields: &Fields) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
-    field_lines::write(out, fields);
+    fields.write(out);
     out.extend_from_slice(b"\r\n");
 }

@@ -8,14 +8,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
+use http::Version;
 use http::request::Parts;
-use http::{Response, Version};
 use http_body_util::{BodyExt, Empty};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::respond::Responder;
 use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
+use crate::http_message::{Fields, Response};
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
 use crate::server::hangup::run_until_hangup;
@@ -37,7 +38,7 @@ pub(super) async fn serve(
         method: head.method,
         version: Version::HTTP_2,
         target,
-        fields: head.headers,
+        fields: Fields::from(&head.headers),
         // The DATA frames belong to the tunnel.
         body: Box::pin(Empty::new().map_err(|never| match never {})),
         caller: Arc::clone(caller),

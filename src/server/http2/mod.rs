@@ -29,6 +29,7 @@ use super::lifetime::{ConnectionLifetime, wait_for_eviction};
 use super::lingering;
 use super::request_error::{HEAD_MAX, RequestError};
 use crate::delivery::{self, ProxyRequest, ResponseBody};
+use crate::http_message::Fields;
 use crate::net::field_filter::Violation;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
@@ -210,7 +211,7 @@ async fn serve_request(
                 method: head.method,
                 version: Version::HTTP_2,
                 target: parsed.target,
-                fields: head.headers,
+                fields: Fields::from(&head.headers),
                 body: Box::pin(body),
                 caller: Arc::clone(caller),
                 interim: Some(responder.interim_callback()),
@@ -228,8 +229,8 @@ async fn serve_request(
             (delivery::refuse_unread(runtime, caller, request_line.as_ref(), (status, detail)), remaining_body)
         }
     };
-    let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + write_timeout);
-    let is_local_reply = matches!(response.body(), ResponseBody::Full(_));
+    let deadline = response.body.deadline().unwrap_or_else(|| Instant::now() + write_timeout);
+    let is_local_reply = matches!(response.body, ResponseBody::Full(_));
     let mut sending = pin!(timeout_at(deadline, responder.send(response, &method)));
     let mut pending_response = Some(pending_response);
     let sent = poll_fn(|cx| {

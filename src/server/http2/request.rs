@@ -7,6 +7,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use crate::http_message::FieldValue;
 use crate::net::field_filter::Violation;
 use crate::net::hpack::UNENCODED_PATH;
 use crate::net::http_client::parse_content_length;
@@ -36,7 +37,7 @@ pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     if head.headers.values().any(has_surrounding_space) {
         return Err(bad_request("a field value has white space around it"));
     }
-    let expects_continue = expects_continue(&head.headers)?;
+    let expects_continue = expects_continue(head.headers.get(header::EXPECT).map(FieldValue::from))?;
     let parsed = ParsedHead {
         target: build_target(head, path.as_deref())?,
         length: content_length(&head.headers)?,

@@ -10,11 +10,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 use parking_lot::Mutex;
 
 use crate::delivery::{InterimCallback, ResponseBody};
+use crate::http_message::{Fields, Response};
 
 /// The connection-specific fields, which HTTP/2 forbids (RFC 9113 §8.2.2).
 static CONNECTION_FIELDS: [HeaderName; 5] = [
@@ -45,7 +46,7 @@ impl Responder {
 
     /// Sends `100 Continue`.
     pub(super) fn send_continue(&self) {
-        self.send_informational(StatusCode::CONTINUE, &HeaderMap::new());
+        self.send_informational(StatusCode::CONTINUE, &Fields::default());
     }
 
     pub(super) fn interim_callback(&self) -> InterimCallback {
@@ -53,10 +54,8 @@ impl Responder {
         Box::new(move |status, fields| responder.send_informational(status, fields))
     }
 
-    fn send_informational(&self, status: StatusCode, fields: &HeaderMap) {
-        let mut head = Response::new(());
-        *head.status_mut() = status;
-        *head.headers_mut() = fields.clone();
+    fn send_informational(&self, status: StatusCode, fields: &Fields) {
+        let head = head(status, HeaderMap::from(fields));
         // An error means that the stream is gone, which the delivery notices by itself.
         let _ = self.0.lock().send_informational(head);
     }
@@ -68,9 +67,9 @@ impl Responder {
 
     /// Sends the head of a response that opens a tunnel.
     pub(super) fn send_head(&self, response: Response<ResponseBody>) -> Result<SendStream<Bytes>, IncompleteResponse> {
-        let mut head = response.map(drop);
-        finalize_fields(head.headers_mut());
-        Ok(self.0.lock().send_response(head, false)?)
+        let mut fields = HeaderMap::from(&response.fields);
+        finalize_fields(&mut fields);
+        Ok(self.0.lock().send_response(head(response.status, fields), false)?)
     }
 
     /// Sends a response, as fast as the client reads it.
@@ -79,19 +78,20 @@ impl Responder {
         response: Response<ResponseBody>,
         method: &Method,
     ) -> Result<(), IncompleteResponse> {
-        let (mut head, mut body) = response.into_parts();
-        let has_body = method != Method::HEAD && head.status != StatusCode::NOT_MODIFIED;
-        if has_body || head.status == StatusCode::NO_CONTENT {
-            head.headers.remove(header::CONTENT_LENGTH); // the length of the body replaces it (RFC 9110 §8.6)
+        let Response { status, fields, mut body, .. } = response;
+        let mut fields = HeaderMap::from(&fields);
+        let has_body = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
+        if has_body || status == StatusCode::NO_CONTENT {
+            fields.remove(header::CONTENT_LENGTH); // the length of the body replaces it (RFC 9110 §8.6)
         }
-        let has_body = has_body && head.status != StatusCode::NO_CONTENT;
+        let has_body = has_body && status != StatusCode::NO_CONTENT;
         if has_body && let Some(length) = body.size_hint().exact() {
-            head.headers.insert(header::CONTENT_LENGTH, length.into());
+            fields.insert(header::CONTENT_LENGTH, length.into());
         }
-        finalize_fields(&mut head.headers);
+        finalize_fields(&mut fields);
         let length = body.size_hint().exact().filter(|_| has_body);
         let end_of_stream = !has_body || body.is_end_stream();
-        let stream = self.0.lock().send_response(Response::from_parts(head, ()), end_of_stream)?;
+        let stream = self.0.lock().send_response(head(status, fields), end_of_stream)?;
         let mut stream = ResponseStream { stream, has_ended: end_of_stream };
         let mut sent = 0;
         while !stream.has_ended {
@@ -117,6 +117,12 @@ impl Responder {
         }
         Ok(())
     }
+}
+
+fn head(status: StatusCode, fields: HeaderMap) -> http::Response<()> {
+    let mut head = http::Response::new(());
+    (*head.status_mut(), *head.headers_mut()) = (status, fields);
+    head
 }
 
 fn finalize_fields(fields: &mut HeaderMap) {

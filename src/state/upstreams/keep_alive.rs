@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
+
+use crate::http_message::Fields;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -16,8 +18,8 @@ const MARGIN: Duration = Duration::from_secs(1);
 ///
 /// The parameters are `timeout`, in seconds, and `max`, the number of further requests (RFC 2068 §19.7.1.1). The smallest of
 /// several values counts. A value that is no number is ignored.
-pub(in crate::state) fn read(fields: &HeaderMap) -> Option<Duration> {
-    let lines = fields.get_all(&KEEP_ALIVE).iter().filter_map(|line| line.to_str().ok());
+pub(in crate::state) fn read(fields: &Fields) -> Option<Duration> {
+    let lines = fields.get_all(&KEEP_ALIVE).filter_map(|line| line.to_str().ok());
     let parameters = lines.flat_map(|line| line.split([',', ';'])).filter_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         let value = value.trim().trim_matches('"');
@@ -64,9 +66,9 @@ mod tests {
             (&[""], None),
             (&[], None),
         ] {
-            let mut fields = HeaderMap::new();
+            let mut fields = Fields::default();
             for line in lines {
-                fields.append(&KEEP_ALIVE, HeaderValue::from_static(line));
+                fields.append(&KEEP_ALIVE, &HeaderValue::from_static(line));
             }
             assert_eq!(read(&fields), expected, "{lines:?}");
         }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::HeaderMap;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::config::{ResponseHeadMax, Timeouts};
+use crate::http_message::Fields;
 use crate::names::{ClientName, Target, TenantName};
 use crate::net::fd_limit;
 use crate::net::http_client::Connection;
@@ -342,7 +342,7 @@ impl ConnectionPool {
 impl PooledConnection {
     /// Applies the `Keep-Alive` field of a response, such as `timeout=5, max=100` (RFC 2068 §19.7.1.1). A response without the
     /// field changes nothing; HTTP/2 has no such field (RFC 9113 §8.2.2).
-    pub fn observe_keep_alive(&mut self, fields: &HeaderMap) {
+    pub fn observe_keep_alive(&mut self, fields: &Fields) {
         if self.connection.idle_time().is_none()
             && let Some(announced) = keep_alive::read(fields)
         {

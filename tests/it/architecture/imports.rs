@@ -10,6 +10,7 @@ use super::{assert_found, assert_kept};
 const LAYERS: &[(&str, u8)] = &[
     ("names", 0),
     ("host", 0),
+    ("http_message", 0),
     ("digest", 0),
     ("lru", 0),
     ("single_flight", 0),

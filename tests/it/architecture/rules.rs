@@ -41,6 +41,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/cli/control", // a client of the admin listener
             "src/delivery",
             "src/fuzz.rs",
+            "src/http_message.rs",       // the responses of targets and of outgate
             "src/net/http_client/http1", // reads the responses of targets
             "src/policy/credential",     // reads the responses of token endpoints and targets
             "src/server",

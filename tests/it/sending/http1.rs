@@ -273,7 +273,7 @@ fn hostile_responses_are_refused_or_aborted() {
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
     let all = String::from_utf8(client.rest()).unwrap();
-    assert!(all.contains("content-length: 10") && all.ends_with("half"), "{all}");
+    assert!(all.contains("Content-Length: 10") && all.ends_with("half"), "{all}");
     assert_eq!(scene.outgate.records(1)[0]["code"], "connection_lost");
 
     // Bytes after a response are discarded with the connection.

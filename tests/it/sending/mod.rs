@@ -5,6 +5,7 @@ mod clients_refused;
 mod clients_shown;
 mod differential;
 mod early_responses;
+mod fields;
 mod hang_ups;
 mod http1;
 mod paths;

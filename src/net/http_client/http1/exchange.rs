@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, StatusCode};
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
@@ -19,6 +19,7 @@ use tokio::task::unconstrained;
 use super::head::{self, ResponseFraming};
 use super::outgoing::{Outgoing, OutgoingError};
 use crate::config::ResponseHeadMax;
+use crate::http_message::{Fields, Request, Response};
 use crate::net::body_framing::{Decoded, Framing};
 use crate::net::http_client::Upload;
 use crate::net::http_client::http1_error::Http1Error;
@@ -30,7 +31,7 @@ const HEAD_BUFFER_LEN: usize = 4 * 1024;
 const BODY_BUFFER_LEN: usize = 16 * 1024;
 
 /// Gets each interim response (1xx). Returns whether another may follow.
-pub type OnInterim<'a> = dyn FnMut(StatusCode, &HeaderMap) -> bool + Send + 'a;
+pub type OnInterim<'a> = dyn FnMut(StatusCode, &Fields) -> bool + Send + 'a;
 
 /// A connection that carries one exchange at a time.
 pub(super) struct Exchange<S> {
@@ -127,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     }
 
     pub(super) fn begin(&mut self, request: Request<Upload>) {
-        self.incoming = Incoming::Head(request.method().clone());
+        self.incoming = Incoming::Head(request.method.clone());
         self.outgoing = Some(Outgoing::new(request));
         (self.response_bytes, self.scanned) = (0, 0);
     }
@@ -217,9 +218,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             if !self.buffer.is_empty() && head::may_be_complete(&self.buffer, self.scanned, self.head_max) {
                 if let Some(head) = head::parse_response(&mut self.buffer, self.head_max)? {
                     self.scanned = 0;
-                    let is_interim = head.status().is_informational();
-                    if is_interim && head.status() != StatusCode::SWITCHING_PROTOCOLS {
-                        if !on_interim(head.status(), head.headers()) {
+                    let is_interim = head.status.is_informational();
+                    if is_interim && head.status != StatusCode::SWITCHING_PROTOCOLS {
+                        if !on_interim(head.status, &head.fields) {
                             return Poll::Ready(Err(Http1Error::TooManyInterim));
                         }
                         continue;
@@ -329,7 +330,7 @@ mod tests {
         let head_max = ResponseHeadMax { count: 10, bytes: 1000 };
         let mut exchange = Exchange::new(ScriptedTarget::new(pieces, step), true, head_max);
         assert!(exchange.is_quiet());
-        exchange.begin(Request::new(Upload::whole(Bytes::new())));
+        exchange.begin(Request::new(Method::GET, "/".to_owned(), Upload::whole(Bytes::new())));
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(matches!(exchange.poll_response(&mut |_, _| true, cx), Poll::Ready(Ok(_))));
         while !matches!(exchange.poll_body(cx), Poll::Ready(Ok(None) | Err(_))) {}
@@ -351,7 +352,7 @@ mod tests {
         let head_max = ResponseHeadMax { count: 10, bytes: 100 };
         let lines = b"\r\n".repeat(1000);
         let mut exchange = Exchange::new(ScriptedTarget::new(&lines, 64), true, head_max);
-        exchange.begin(Request::new(Upload::whole(Bytes::new())));
+        exchange.begin(Request::new(Method::GET, "/".to_owned(), Upload::whole(Bytes::new())));
         let polled = exchange.poll_response(&mut |_, _| true, &mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Err(Http1Error::HeadTooLarge(_)))));
         assert!(exchange.must_reset() && exchange.is_closed());

@@ -6,7 +6,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Empty;
 use hyper::client::conn::http1::Builder;
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::exchange::Exchange;
 use crate::config::ResponseHeadMax;
+use crate::http_message::{FieldName, FieldValue, Fields, Request};
 use crate::net::http_client::Upload;
 
 const HEAD_MAX: ResponseHeadMax = ResponseHeadMax { count: 100, bytes: 64 * 1024 };
@@ -72,18 +72,21 @@ pub fn responses(data: &[u8]) {
     for step in [1, 1 + data.len() % 13] {
         assert_eq!(read(data, step), whole, "in pieces of {step}");
     }
-    // outgate ignores the trailers, in which hyper rejects malformed fields.
-    if let Some(by_hyper) = read_with_hyper(data) {
-        assert_eq!(whole, Some(by_hyper));
+    // outgate ignores the trailers, in which hyper rejects malformed fields. hyper takes a bare line feed for the end of
+    // the trailers, which outgate rejects.
+    let has_bare_line_feed = memchr::memchr_iter(b'\n', data).any(|at| at == 0 || data[at - 1] != b'\r');
+    match read_with_hyper(data) {
+        Some(by_hyper) if whole.is_some() || !has_bare_line_feed => {
+            assert_eq!(whole, Some(by_hyper), "{:?}", String::from_utf8_lossy(data));
+        }
+        _ => {}
     }
 }
 
 /// Returns the final response to a POST; `None`: it is malformed or incomplete.
 fn read(data: &[u8], step: usize) -> Option<ReadResponse> {
     let mut exchange = Exchange::new(ScriptedTarget::new(data, step), true, HEAD_MAX);
-    let mut request = Request::new(Upload::whole(Bytes::new()));
-    *request.method_mut() = http::Method::POST;
-    exchange.begin(request);
+    exchange.begin(Request::new(http::Method::POST, "/".to_owned(), Upload::whole(Bytes::new())));
     let cx = &mut Context::from_waker(Waker::noop());
     let Poll::Ready(head) = exchange.poll_response(&mut |_, _| true, cx) else {
         unreachable!("the target never waits")
@@ -93,7 +96,7 @@ fn read(data: &[u8], step: usize) -> Option<ReadResponse> {
         let Poll::Ready(data) = exchange.poll_body(cx) else { unreachable!("the target never waits") };
         match data.ok()? {
             Some(data) => body.extend_from_slice(&data),
-            None => return Some(to_read_response(&head, body)),
+            None => return Some(to_read_response(head.status.as_u16(), head.fields.iter(), body)),
         }
     }
 }
@@ -109,7 +112,7 @@ fn read_with_hyper(data: &[u8]) -> Option<ReadResponse> {
     let Poll::Ready(handshake) = pin!(handshake).poll(cx) else { return None };
     let (mut sender, connection) = handshake.ok()?;
     let mut connection = pin!(connection);
-    let request = Request::post("/").body(Empty::<Bytes>::new()).ok()?;
+    let request = http::Request::post("/").body(Empty::<Bytes>::new()).ok()?;
     let mut sending = pin!(sender.send_request(request));
     let mut response = None;
     let mut bytes = Vec::new();
@@ -124,7 +127,10 @@ fn read_with_hyper(data: &[u8]) -> Option<ReadResponse> {
             }
             Some(response) => match Pin::new(response.body_mut()).poll_frame(cx) {
                 Poll::Ready(Some(frame)) => bytes.extend(frame.ok()?.into_data().unwrap_or_default()),
-                Poll::Ready(None) => return Some(to_read_response(response, bytes)),
+                Poll::Ready(None) => {
+                    let fields = Fields::from(response.headers());
+                    return Some(to_read_response(response.status().as_u16(), fields.iter(), bytes));
+                }
                 Poll::Pending => {}
             },
         }
@@ -132,9 +138,12 @@ fn read_with_hyper(data: &[u8]) -> Option<ReadResponse> {
     None
 }
 
-fn to_read_response<B>(head: &Response<B>, body: Vec<u8>) -> ReadResponse {
-    let mut fields: Vec<_> =
-        head.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+fn to_read_response<'a>(
+    status: u16,
+    fields: impl Iterator<Item = (FieldName<'a>, FieldValue<'a>)>,
+    body: Vec<u8>,
+) -> ReadResponse {
+    let mut fields: Vec<_> = fields.map(|(name, value)| (name.to_lowercase(), value.as_bytes().to_vec())).collect();
     fields.sort();
-    (head.status().as_u16(), fields, body)
+    (status, fields, body)
 }

@@ -3,13 +3,14 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode, Version, header};
+use bytes::{Buf, BytesMut};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::config::ResponseHeadMax;
+use crate::http_message::{FieldValue, Request, Response};
 use crate::net::body_framing::Framing;
-use crate::net::field_lines::{self, InvalidField};
+use crate::net::field_lines;
 use crate::net::http_client::http1_error::{HeadLimit, Http1Error};
 use crate::net::http_client::{Upload, parse_content_length};
 
@@ -32,33 +33,38 @@ pub(super) enum ResponseFraming {
     UntilClose,
 }
 
-/// Writes the head of a request: the target is the path, and the host is a field (RFC 9112 §3.2.1). Returns the framing
-/// of the body.
-pub(super) fn write_request(request: &Request<Upload>, out: &mut Vec<u8>) -> RequestFraming {
-    let (uri, fields) = (request.uri(), request.headers());
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    out.extend_from_slice(request.method().as_str().as_bytes());
+/// Writes the head of a request (RFC 9112 §3). Returns the framing of the body.
+pub(super) fn write_request(request: &mut Request<Upload>, out: &mut Vec<u8>) -> RequestFraming {
+    let framing = set_framing(request);
+    out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(if path.is_empty() { b"/" } else { path.as_bytes() });
+    out.extend_from_slice(request.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    if let Some(authority) = uri.authority().filter(|_| !fields.contains_key(header::HOST)) {
-        field_lines::write_one(out, "host", authority.as_str().as_bytes());
-    }
-    field_lines::write(out, fields);
+    request.fields.write(out);
+    out.extend_from_slice(b"\r\n");
+    framing
+}
+
+/// Makes the fields announce the framing of the body, whatever they said before.
+fn set_framing(request: &mut Request<Upload>) -> RequestFraming {
+    let Request { fields, body, .. } = request;
     // A body that is sent again is known in full, and keeps the framing of its first attempt.
-    let length = request.body().size_hint().exact().filter(|_| !fields.contains_key(header::TRANSFER_ENCODING));
-    let framing = match length {
+    match body.size_hint().exact().filter(|_| !fields.contains(header::TRANSFER_ENCODING)) {
         Some(length) => {
-            if length > 0 {
+            // A request without a body says so only if its sender did, or must (RFC 9110 §8.6).
+            if length > 0 || fields.contains(header::CONTENT_LENGTH) {
                 let mut digits = itoa::Buffer::new();
-                field_lines::write_one(out, "content-length", digits.format(length).as_bytes());
+                let length = FieldValue::new(digits.format(length).as_bytes());
+                length.iter().for_each(|length| fields.insert(header::CONTENT_LENGTH, *length));
             }
             RequestFraming::Length(length)
         }
-        None => RequestFraming::Chunked,
-    };
-    out.extend_from_slice(b"\r\n");
-    framing
+        None => {
+            fields.remove(header::CONTENT_LENGTH);
+            fields.insert(header::TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
+            RequestFraming::Chunked
+        }
+    }
 }
 
 /// Returns whether `buffer` should be parsed, given that its first `scanned` bytes hold no complete head.
@@ -88,17 +94,11 @@ pub(super) fn parse_response(buffer: &mut BytesMut, max: ResponseHeadMax) -> Res
         Err(httparse::Error::TooManyHeaders) => return Err(Http1Error::HeadTooLarge(HeadLimit::Count)),
         Err(error) => return Err(Http1Error::Head(error)),
     };
-    let spans = field_lines::locate(buffer, parsed.headers);
-    let (status, version) = (parsed.code.unwrap_or_default(), parsed.version);
-    let head = buffer.split_to(length).freeze();
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Http1Error::Status)?;
-    *response.version_mut() = if version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    *response.headers_mut() = field_lines::parse(&head, &spans).map_err(|invalid| match invalid {
-        InvalidField::Name => Http1Error::Head(httparse::Error::HeaderName),
-        InvalidField::Value => Http1Error::Head(httparse::Error::HeaderValue),
-    })?;
-    Ok(Some(response))
+    let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Http1Error::Status)?;
+    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let fields = field_lines::read(parsed.headers, length);
+    buffer.advance(length);
+    Ok(Some(Response { version, fields, ..Response::new(status, ()) }))
 }
 
 /// Returns the framing of the body of a final response to `method` (RFC 9112 §6.3).
@@ -108,14 +108,14 @@ pub(super) fn response_framing(
     method: &Method,
     max: ResponseHeadMax,
 ) -> Result<ResponseFraming, Http1Error> {
-    let (status, fields) = (head.status(), head.headers());
+    let Response { status, fields, .. } = head;
     let has_no_body =
-        matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        matches!(*status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_no_body || *method == Method::HEAD {
         return Ok(ResponseFraming::Delimited(Framing::Ended));
     }
-    if let Some(last) = fields.get_all(header::TRANSFER_ENCODING).iter().next_back() {
-        if head.version() == Version::HTTP_10 {
+    if let Some(last) = fields.get_all(&header::TRANSFER_ENCODING).next_back() {
+        if head.version == Version::HTTP_10 {
             return Err(Http1Error::Framing); // HTTP/1.0 has no transfer codings (RFC 9112 §6.1)
         }
         let last = last.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default();
@@ -126,7 +126,7 @@ pub(super) fn response_framing(
     }
     let mut length = None;
     // A list of equal values is one length (RFC 9110 §8.6).
-    let values = fields.get_all(header::CONTENT_LENGTH).into_iter();
+    let values = fields.get_all(&header::CONTENT_LENGTH);
     for value in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
         let next = parse_content_length(value.trim_ascii()).ok_or(Http1Error::Framing)?;
         if length.replace(next).is_some_and(|length| length != next) {
@@ -138,10 +138,8 @@ pub(super) fn response_framing(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use http::HeaderValue;
-
     use super::*;
+    use bytes::Bytes;
 
     const MAX: ResponseHeadMax = ResponseHeadMax { count: 4, bytes: 200 };
 
@@ -160,14 +158,14 @@ mod tests {
             (None, RequestFraming::Length(2), "content-length: 2\r\n\r\n"),
             (Some("chunked"), RequestFraming::Chunked, "\r\n\r\n"),
         ] {
-            let mut request = Request::new(Upload::whole(Bytes::from_static(b"hi")));
-            *request.uri_mut() = "https://h.example/a?b".parse().unwrap();
+            let body = Upload::whole(Bytes::from_static(b"hi"));
+            let mut request = Request::new(Method::GET, "/a?b".to_owned(), body);
             let coding = coding.map(|coding| (header::TRANSFER_ENCODING, HeaderValue::from_static(coding)));
-            request.headers_mut().extend(coding);
+            request.fields = coding.into_iter().collect();
             let mut head = Vec::new();
-            assert_eq!(write_request(&request, &mut head), framing);
+            assert_eq!(write_request(&mut request, &mut head), framing);
             let head = String::from_utf8(head).unwrap();
-            assert!(head.starts_with("GET /a?b HTTP/1.1\r\nhost: h.example\r\n") && head.ends_with(end), "{head}");
+            assert!(head.starts_with("GET /a?b HTTP/1.1\r\n") && head.ends_with(end), "{head}");
             assert_eq!(head.contains("content-length"), framing != RequestFraming::Chunked, "{head}");
         }
     }
@@ -176,8 +174,8 @@ mod tests {
     fn response_head_is_taken_from_the_front_of_the_buffer() {
         let mut buffer = BytesMut::from("HTTP/1.1 207 Multi\r\nA : b\r\na:c \r\n\r\nbody");
         let head = parse_response(&mut buffer, MAX).unwrap().unwrap();
-        assert_eq!((head.status().as_u16(), head.version(), &buffer[..]), (207, Version::HTTP_11, &b"body"[..]));
-        assert_eq!(head.headers().get_all("a").iter().collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!((head.status.as_u16(), head.version, &buffer[..]), (207, Version::HTTP_11, &b"body"[..]));
+        assert_eq!(head.fields.get_all("a").collect::<Vec<_>>(), ["b", "c"]);
         assert!(parse("HTTP/1.1 200 OK\r\nA: b\r\n").unwrap().is_none());
     }
 

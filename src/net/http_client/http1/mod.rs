@@ -15,7 +15,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -26,6 +25,7 @@ use tokio::time::timeout;
 use super::http1_error::Http1Error;
 use super::{SendError, Unprocessed, Upload};
 use crate::config::ResponseHeadMax;
+use crate::http_message::{Request, Response};
 use crate::net::connection::{Liveness, MaybeTlsStream};
 use exchange::Exchange;
 pub use exchange::OnInterim;

@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::Request;
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use super::head::{RequestFraming, write_request};
+use crate::http_message::Request;
 use crate::net::http_client::Upload;
 use crate::net::http_client::http1_error::Http1Error;
 
@@ -42,15 +42,15 @@ pub(super) enum OutgoingError {
 }
 
 impl Outgoing {
-    pub(super) fn new(request: Request<Upload>) -> Self {
+    pub(super) fn new(mut request: Request<Upload>) -> Self {
         let mut before = Vec::with_capacity(1024);
-        let framing = write_request(&request, &mut before);
+        let framing = write_request(&mut request, &mut before);
         Self {
             before,
             written: 0,
             chunk: Bytes::new(),
             after: b"",
-            body: Some(request.into_body()),
+            body: Some(request.body),
             framing,
             is_flushed: false,
         }

@@ -34,11 +34,9 @@ fn clients(keys: &[(&str, Vec<u8>)]) -> Clients {
     clients
 }
 
-fn fields(list: &[(&str, &str)]) -> HeaderMap {
-    let mut fields = HeaderMap::new();
-    for (name, value) in list {
-        fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
-    }
+fn fields(list: &[(&str, &str)]) -> Fields {
+    let mut fields = Fields::default();
+    list.iter().for_each(|(name, value)| fields.append_parsed(&httparse::Header { name, value: value.as_bytes() }));
     fields
 }
 
@@ -49,8 +47,8 @@ fn message_signature_verifies_published_signatures() {
         let text = |key: &str| vector[key].as_str().unwrap();
         let der = BASE64_STANDARD.decode(vectors["keys"][text("keyid")].as_str().unwrap()).unwrap();
         let (key, by) = (VerifyingKey::parse(&der).unwrap(), algorithms_of(text("alg")).unwrap());
-        let signature = HeaderValue::from_str(text("signature")).unwrap();
-        let signature = members::parse_line(&signature).unwrap()[0].bytes().unwrap();
+        let signature = FieldValue::new(text("signature").as_bytes()).unwrap();
+        let signature = members::parse_line(signature).unwrap()[0].bytes().unwrap();
         let base = text("signature_base");
         assert!(key.verify(by, base.as_bytes(), &signature).is_some(), "{}", text("name"));
         assert!(key.verify(by, &base.as_bytes()[1..], &signature).is_none(), "{}", text("name"));
@@ -73,8 +71,8 @@ fn message_signature_rebuilds_published_bases() {
     // The other vectors sign a response or another request, or cover an unsupported component.
     for name in ["B.2.1 minimal", "B.2.3 full", "B.2.6 ed25519"] {
         let vector = vectors["signatures"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap();
-        let input = HeaderValue::from_str(vector["signature_input"].as_str().unwrap()).unwrap();
-        let member = &members::parse_line(&input).unwrap()[0];
+        let input = FieldValue::new(vector["signature_input"].as_str().unwrap().as_bytes()).unwrap();
+        let member = &members::parse_line(input).unwrap()[0];
         let signature = parse_member(member, &ParsedMember::parse(member).unwrap(), vec![]).unwrap();
         let base =
             message::signature_base(signature.covered.iter().map(String::as_str), signature.params, &request).unwrap();
@@ -131,7 +129,7 @@ impl Bench {
         Self { key, clients }
     }
 
-    fn signed(&self, case: &Case<'_>) -> HeaderMap {
+    fn signed(&self, case: &Case<'_>) -> Fields {
         let mut fields = fields(&case.fields);
         let request =
             SignableRequest { method: &Method::POST, target: case.target, fields: &fields, has_body: case.has_body };
@@ -143,8 +141,8 @@ impl Bench {
         let params = format!("({}){}", case.covered, case.params);
         text.push_str(&format!("\"@signature-params\": {params}"));
         let signature = BASE64_STANDARD.encode(self.key.sign(text.as_bytes()));
-        fields.append(&SIGNATURE_INPUT, HeaderValue::from_str(&format!("mine={params}")).unwrap());
-        fields.append(&SIGNATURE, HeaderValue::from_str(&format!("mine=:{signature}:")).unwrap());
+        fields.append(&SIGNATURE_INPUT, &HeaderValue::from_str(&format!("mine={params}")).unwrap());
+        fields.append(&SIGNATURE, &HeaderValue::from_str(&format!("mine=:{signature}:")).unwrap());
         fields
     }
 
@@ -152,7 +150,7 @@ impl Bench {
         self.verify_fields(case, &self.signed(case))
     }
 
-    fn verify_fields(&self, case: &Case<'_>, fields: &HeaderMap) -> Result<String, AuthnError> {
+    fn verify_fields(&self, case: &Case<'_>, fields: &Fields) -> Result<String, AuthnError> {
         let Some(signature) = find_outgate_signature(fields)? else { return Ok("none".into()) };
         let request = SignableRequest { method: &Method::POST, target: case.target, fields, has_body: case.has_body };
         let (client, signed) = verify(&self.clients, &signature, &request, NOW)?;
@@ -323,8 +321,8 @@ fn message_signature_detects_changed_requests() {
     assert_eq!(bench.verify_fields(&other, &good), Err(AuthnError::Invalid));
     let change = |name: &HeaderName, from: &str, to: &str| {
         let mut fields = good.clone();
-        let line = fields[name].to_str().unwrap().replace(from, to);
-        fields.insert(name, HeaderValue::from_str(&line).unwrap());
+        let line = fields.get(name).unwrap().to_str().unwrap().replace(from, to);
+        fields.insert(name, &HeaderValue::from_str(&line).unwrap());
         bench.verify_fields(&case, &fields)
     };
     assert_eq!(change(&SIGNATURE_INPUT, "1735689900", "1735689901"), Err(AuthnError::Invalid));
@@ -336,9 +334,9 @@ fn message_signature_detects_changed_requests() {
     assert_eq!(change(&SIGNATURE, "mine=:", "mine=:!"), Err(AuthnError::Signature(dictionary)));
     assert_eq!(change(&SIGNATURE, "mine=", "mine=:AA==:, mine="), Err(AuthnError::Signature(dictionary)));
     let many = "more than one signature has the tag outgate";
-    let twice = format!("again=();tag=\"outgate\", {}", good[&SIGNATURE_INPUT].to_str().unwrap());
+    let twice = format!("again=();tag=\"outgate\", {}", good.get(&SIGNATURE_INPUT).unwrap().to_str().unwrap());
     assert_eq!(
-        change(&SIGNATURE_INPUT, good[&SIGNATURE_INPUT].to_str().unwrap(), &twice),
+        change(&SIGNATURE_INPUT, good.get(&SIGNATURE_INPUT).unwrap().to_str().unwrap(), &twice),
         Err(AuthnError::Signature(many))
     );
     let flood: String = (0..4000).map(|label| format!("s{label}=(), ")).collect();
@@ -359,13 +357,13 @@ fn message_signature_removal_keeps_other_members_byte_for_byte() {
         ("signature", "y=:DD==:"),
     ]);
     remove_outgate_signature(&mut fields);
-    let lines = |name: &HeaderName| fields.get_all(name).iter().map(|line| line.to_str().unwrap()).collect::<Vec<_>>();
+    let lines = |name: &'static HeaderName| fields.get_all(name).map(|line| line.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!(lines(&SIGNATURE_INPUT), [theirs, r#"x=("date");created=1, y=()"#]);
     assert_eq!(lines(&SIGNATURE), ["a=:AA==:,  x=:BB==:", "y=:DD==:"]);
     // Signatures without outgate's tag may be malformed.
     let mut strange = self::fields(&[("signature", r#"keyId="x",algorithm="hs2019""#), ("signature-input", "!")]);
     let before = strange.clone();
     remove_outgate_signature(&mut strange);
-    assert_eq!(strange, before);
+    assert_eq!(format!("{strange:?}"), format!("{before:?}"));
     assert!(find_outgate_signature(&strange).unwrap().is_none());
 }

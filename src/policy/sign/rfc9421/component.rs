@@ -3,9 +3,10 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderName;
 use sfv::{BareItem, Dictionary, FieldType, Item, List, ListEntry, Parser};
 
+use crate::http_message::{FieldValue, Fields};
 use crate::policy::message::SignableRequest;
 use crate::policy::sign::error::SignError;
 use crate::policy::sign::scheme::SigningInput;
@@ -134,7 +135,7 @@ impl Component {
     }
 
     /// Returns the value in the signature base; `None` if the request has no such field, member or parameter.
-    pub(super) fn value(&self, input: &SigningInput<'_>, fields: &HeaderMap) -> Result<Option<String>, SignError> {
+    pub(super) fn value(&self, input: &SigningInput<'_>, fields: &Fields) -> Result<Option<String>, SignError> {
         match &self.part {
             ComponentSource::Derived("@target-uri") => Ok(Some(input.url())),
             ComponentSource::Derived("@scheme") => Ok(Some(input.target.scheme.as_str().to_owned())),
@@ -145,7 +146,7 @@ impl Component {
                 sent.component(name).map(|value| Some(value.into_owned())).map_err(SignError::Unsignable)
             }
             ComponentSource::QueryParam(name) => query_param(input.path_and_query, name),
-            ComponentSource::Field(name, form) => match fields.get_all(name).iter().collect::<Vec<_>>()[..] {
+            ComponentSource::Field(name, form) => match fields.get_all(name).collect::<Vec<_>>()[..] {
                 [] => Ok(None),
                 ref lines => form.value_of(lines),
             },
@@ -181,12 +182,12 @@ fn parse_field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<Component
 }
 
 impl FieldForm {
-    fn value_of(&self, lines: &[&HeaderValue]) -> Result<Option<String>, SignError> {
+    fn value_of(&self, lines: &[FieldValue<'_>]) -> Result<Option<String>, SignError> {
         const NOT_ASCII: SignError = SignError::Unsignable("a field that the signature covers is not ASCII");
         const NOT_STRUCTURED: SignError =
             SignError::Unsignable("a field that the signature covers is not a structured field (RFC 9651)");
         if let Self::Bytes = self {
-            let line = |line: &&HeaderValue| format!(":{}:", BASE64_STANDARD.encode(line.as_bytes().trim_ascii()));
+            let line = |line: &FieldValue<'_>| format!(":{}:", BASE64_STANDARD.encode(line.as_bytes().trim_ascii()));
             return Ok(Some(lines.iter().map(line).collect::<Vec<_>>().join(", ")));
         }
         let texts = lines.iter().map(|line| line.to_str().map(str::trim_ascii));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use self::export::ExportError;
 use crate::config::Traces;
+use crate::http_message::Fields;
 use crate::policy::trace::{ParentSpan, TraceContext};
 use crate::state::Runtime;
 #[cfg(any(test, fuzzing))]
@@ -53,8 +54,8 @@ pub struct TraceExporter {
 impl TraceExporter {
     /// Returns the place of a delivery in the trace that its fields name, or in a new one. More than one `traceparent` is
     /// an invalid one.
-    pub fn context(&self, settings: &Traces, fields: &HeaderMap, random: [u64; 3]) -> TraceContext {
-        let mut values = fields.get_all(&TRACEPARENT).iter();
+    pub fn context(&self, settings: &Traces, fields: &Fields, random: [u64; 3]) -> TraceContext {
+        let mut values = fields.get_all(&TRACEPARENT);
         let only = values.next().filter(|_| values.next().is_none());
         let parent = only.and_then(|value| ParentSpan::parse(value.to_str().ok()?));
         let is_sampled = match parent {

@@ -1,0 +1,366 @@
+//! Header fields in the order and the spelling of their sender.
+//! Which values does a field have, and how is it written?
+//!
+//! The lines are in one buffer, in the form in which HTTP/1.1 writes them. Changes append to the buffer. No name is
+//! hashed: a message has about a dozen fields, of which a lookup compares the lengths first.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The capacity for the fields that outgate adds to a message on its way: their number, and their bytes.
+const ADDED_LINES: usize = 8;
+const ADDED_BYTES: usize = 512;
+
+const SEPARATOR: &[u8] = b": ";
+const LINE_END: &[u8] = b"\r\n";
+
+/// The fields of a message.
+#[derive(Clone, Default)]
+pub struct Fields {
+    /// `name: value\r\n`, for each line and for lines that were replaced or removed.
+    buffer: Vec<u8>,
+    lines: Vec<Line>,
+    /// The union of the [`filter_bit`]s of all names. A name whose bit is missing is not among the fields.
+    filter: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Line {
+    /// The start in the buffer.
+    start: usize,
+    name_len: usize,
+    value_len: usize,
+    is_sensitive: bool,
+}
+
+impl Line {
+    fn value_start(&self) -> usize {
+        self.start + self.name_len + SEPARATOR.len()
+    }
+
+    fn end(&self) -> usize {
+        self.value_start() + self.value_len + LINE_END.len()
+    }
+}
+
+/// A name as its sender wrote it. Names are equal without regard to case (RFC 9110 §5.1).
+#[derive(Clone, Copy)]
+pub struct FieldName<'a>(&'a str);
+
+/// A valid field value (RFC 9110 §5.5): it has no control character but the tab.
+#[derive(Clone, Copy)]
+pub struct FieldValue<'a> {
+    bytes: &'a [u8],
+    is_sensitive: bool,
+}
+
+/// A value has a character other than visible ASCII, space and tab.
+#[derive(Debug)]
+pub struct NotText;
+
+impl Fields {
+    /// Returns fields with room for those of a message of this size, and for those that outgate adds.
+    pub fn with_capacity(lines: usize, bytes: usize) -> Self {
+        let (lines, bytes) = (lines + ADDED_LINES, bytes + ADDED_BYTES);
+        Self { buffer: Vec::with_capacity(bytes), lines: Vec::with_capacity(lines), filter: 0 }
+    }
+
+    /// Appends a field that httparse has found, and therefore checked.
+    pub fn append_parsed(&mut self, field: &httparse::Header<'_>) {
+        self.push(field.name, FieldValue { bytes: field.value, is_sensitive: false });
+    }
+
+    /// Returns the number of lines. A field may have several.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    pub fn contains(&self, name: impl AsRef<str>) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Returns the value of the first line of a field.
+    pub fn get(&self, name: impl AsRef<str>) -> Option<FieldValue<'_>> {
+        let name = name.as_ref();
+        self.may_contain(name).then(|| self.lines.iter().find(|line| self.is_named(line, name)))?.map(|l| self.value(l))
+    }
+
+    /// Returns the values of all lines of a field, in order.
+    pub fn get_all<'a>(
+        &'a self,
+        name: &'a (impl AsRef<str> + ?Sized),
+    ) -> impl DoubleEndedIterator<Item = FieldValue<'a>> {
+        let name = name.as_ref();
+        let lines: &[Line] = if self.may_contain(name) { &self.lines } else { &[] };
+        lines.iter().filter(move |line| self.is_named(line, name)).map(|line| self.value(line))
+    }
+
+    /// Returns all lines, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (FieldName<'_>, FieldValue<'_>)> {
+        self.lines.iter().map(|line| (self.name(line), self.value(line)))
+    }
+
+    /// Appends a line.
+    pub fn append<'v>(&mut self, name: impl Borrow<HeaderName>, value: impl Into<FieldValue<'v>>) {
+        self.push(name.borrow().as_str(), value.into());
+    }
+
+    /// Sets a field. It keeps its place and the spelling of its name; a new field becomes the last.
+    pub fn insert<'v>(&mut self, name: impl Borrow<HeaderName>, value: impl Into<FieldValue<'v>>) {
+        let (name, value) = (name.borrow().as_str(), value.into());
+        let Some(at) = self.may_contain(name).then(|| self.position(name)).flatten() else {
+            return self.push(name, value);
+        };
+        let Some(first) = self.lines.get(at).copied() else { return };
+        let line = self.rewrite(&first, value);
+        let mut is_first = true;
+        self.retain(|_, is_named| !is_named || std::mem::take(&mut is_first), name);
+        self.lines.iter_mut().skip(at).take(1).for_each(|first| *first = line);
+    }
+
+    /// Sets a field, and makes it the first if it is new. A request begins with `Host` (RFC 9110 §7.2).
+    pub fn insert_first<'v>(&mut self, name: impl Borrow<HeaderName>, value: impl Into<FieldValue<'v>>) {
+        let is_new = !self.contains(name.borrow());
+        self.insert(name, value);
+        if is_new {
+            self.lines.rotate_right(1);
+        }
+    }
+
+    /// Replaces the value of each line of a field; `None` removes the line.
+    pub fn replace_lines(&mut self, name: &HeaderName, replace: impl Fn(FieldValue<'_>) -> Option<HeaderValue>) {
+        let mut lines = Vec::with_capacity(self.lines.len());
+        for line in std::mem::take(&mut self.lines) {
+            let new = self.is_named(&line, name.as_str()).then(|| replace(self.value(&line)));
+            lines.extend(new.map_or(Some(line), |value| Some(self.rewrite(&line, FieldValue::from(&value?)))));
+        }
+        self.lines = lines;
+    }
+
+    /// Removes all lines of a field.
+    pub fn remove(&mut self, name: impl AsRef<str>) {
+        let name = name.as_ref();
+        if self.may_contain(name) {
+            self.retain(|_, is_named| !is_named, name);
+        }
+    }
+
+    /// Removes the lines whose name is not to be kept.
+    pub fn retain_names(&mut self, mut keeps: impl FnMut(FieldName<'_>) -> bool) {
+        self.retain(|name, _| keeps(name), "");
+    }
+
+    /// Writes the lines as HTTP/1.1 does, without the empty line that ends the head.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut lines = self.lines.iter();
+        let Some(first) = lines.next() else { return };
+        let mut run = first.start..first.end();
+        for line in lines {
+            if line.start == run.end {
+                run.end = line.end();
+            } else {
+                let whole = std::mem::replace(&mut run, line.start..line.end());
+                out.extend_from_slice(&self.buffer[whole]);
+            }
+        }
+        out.extend_from_slice(&self.buffer[run]);
+    }
+
+    fn push(&mut self, name: &str, value: FieldValue<'_>) {
+        let (start, name_len, value_len) = (self.buffer.len(), name.len(), value.bytes.len());
+        self.buffer.extend_from_slice(name.as_bytes());
+        self.push_value(value);
+        self.lines.push(Line { start, name_len, value_len, is_sensitive: value.is_sensitive });
+        self.filter |= filter_bit(name);
+    }
+
+    /// Writes a line with the name of this one, and returns its place.
+    fn rewrite(&mut self, line: &Line, value: FieldValue<'_>) -> Line {
+        let (start, name_len, value_len) = (self.buffer.len(), line.name_len, value.bytes.len());
+        self.buffer.extend_from_within(line.start..line.start + name_len);
+        self.push_value(value);
+        Line { start, name_len, value_len, is_sensitive: value.is_sensitive }
+    }
+
+    fn push_value(&mut self, value: FieldValue<'_>) {
+        self.buffer.extend_from_slice(SEPARATOR);
+        self.buffer.extend_from_slice(value.bytes);
+        self.buffer.extend_from_slice(LINE_END);
+    }
+
+    fn retain(&mut self, mut keeps: impl FnMut(FieldName<'_>, bool) -> bool, name: &str) {
+        let buffer = &self.buffer;
+        self.lines.retain(|line| {
+            let own = FieldName(name_in(buffer, line));
+            keeps(own, own == *name)
+        });
+    }
+
+    fn may_contain(&self, name: &str) -> bool {
+        self.filter & filter_bit(name) != 0
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.lines.iter().position(|line| self.is_named(line, name))
+    }
+
+    fn is_named(&self, line: &Line, name: &str) -> bool {
+        line.name_len == name.len() && self.name(line) == *name
+    }
+
+    fn name(&self, line: &Line) -> FieldName<'_> {
+        FieldName(name_in(&self.buffer, line))
+    }
+
+    fn value(&self, line: &Line) -> FieldValue<'_> {
+        let start = line.value_start();
+        let bytes = self.buffer.get(start..start + line.value_len).unwrap_or_default();
+        FieldValue { bytes, is_sensitive: line.is_sensitive }
+    }
+}
+
+fn name_in<'a>(buffer: &'a [u8], line: &Line) -> &'a str {
+    let bytes = buffer.get(line.start..line.start + line.name_len).unwrap_or_default();
+    std::str::from_utf8(bytes).unwrap_or_default() // a name is ASCII
+}
+
+/// Returns a bit that is the same for a name in any case. Names of messages rarely share one.
+fn filter_bit(name: &str) -> u64 {
+    let lower = |byte: Option<&u8>| u32::from(byte.copied().unwrap_or_default() | 0x20);
+    let bytes = name.as_bytes();
+    let length = bytes.len() as u32 & 0xff;
+    1 << ((lower(bytes.first()) ^ lower(bytes.last()).rotate_left(3) ^ length.rotate_left(1)) % 64)
+}
+
+impl<'a> FieldName<'a> {
+    /// Returns the name as its sender wrote it. It must not be compared: see [`FieldName::starts_with`], and `==`.
+    pub fn as_written(self) -> &'a str {
+        self.0
+    }
+
+    /// Returns whether the name begins with this text, without regard to case.
+    pub fn starts_with(self, prefix: &str) -> bool {
+        self.0.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    }
+
+    pub fn to_lowercase(self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+impl<'a> From<&'a str> for FieldName<'a> {
+    fn from(name: &'a str) -> Self {
+        Self(name)
+    }
+}
+
+impl PartialEq<str> for FieldName<'_> {
+    fn eq(&self, name: &str) -> bool {
+        self.0.eq_ignore_ascii_case(name)
+    }
+}
+
+impl PartialEq<HeaderName> for FieldName<'_> {
+    fn eq(&self, name: &HeaderName) -> bool {
+        *self == *name.as_str()
+    }
+}
+
+impl<'a> FieldValue<'a> {
+    /// Returns a value, unless the bytes are not one (RFC 9110 §5.5).
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        let is_valid = bytes.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..));
+        is_valid.then_some(Self { bytes, is_sensitive: false })
+    }
+
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub fn to_str(self) -> Result<&'a str, NotText> {
+        std::str::from_utf8(self.bytes).ok().filter(|text| text.is_ascii()).ok_or(NotText)
+    }
+
+    /// Returns whether the value is a secret of outgate or its operator.
+    pub fn is_sensitive(self) -> bool {
+        self.is_sensitive
+    }
+}
+
+impl<'a> From<&'a HeaderValue> for FieldValue<'a> {
+    fn from(value: &'a HeaderValue) -> Self {
+        Self { bytes: value.as_bytes(), is_sensitive: value.is_sensitive() }
+    }
+}
+
+impl PartialEq<str> for FieldValue<'_> {
+    fn eq(&self, text: &str) -> bool {
+        self.bytes == text.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for FieldValue<'_> {
+    fn eq(&self, text: &&str) -> bool {
+        *self == **text
+    }
+}
+
+impl fmt::Debug for FieldValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_sensitive {
+            true => f.write_str("Sensitive"),
+            false => fmt::Debug::fmt(&String::from_utf8_lossy(self.bytes), f),
+        }
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, value)| (name.0, value))).finish()
+    }
+}
+
+impl<N: Borrow<HeaderName>> FromIterator<(N, HeaderValue)> for Fields {
+    fn from_iter<I: IntoIterator<Item = (N, HeaderValue)>>(fields: I) -> Self {
+        let mut all = Self::default();
+        fields.into_iter().for_each(|(name, value)| all.append(name, &value));
+        all
+    }
+}
+
+impl From<&HeaderMap> for Fields {
+    /// Takes the fields of a message in HTTP/2, for which the library h2 keeps no order among different names.
+    fn from(map: &HeaderMap) -> Self {
+        let bytes =
+            map.iter().map(|(name, value)| name.as_str().len() + value.len() + SEPARATOR.len() + LINE_END.len());
+        let mut fields = Self::with_capacity(map.len(), bytes.sum());
+        map.iter().for_each(|(name, value)| fields.append(name, value));
+        fields
+    }
+}
+
+impl From<&Fields> for HeaderMap {
+    fn from(fields: &Fields) -> Self {
+        let mut map = Self::with_capacity(fields.len());
+        for (name, value) in fields.iter() {
+            // Both are valid: httparse or these types have checked them.
+            let (Ok(name), Ok(mut sent)) =
+                (HeaderName::from_bytes(name.0.as_bytes()), HeaderValue::from_bytes(value.bytes))
+            else {
+                continue;
+            };
+            sent.set_sensitive(value.is_sensitive);
+            map.append(name, sent);
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests;
