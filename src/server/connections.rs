@@ -36,8 +36,20 @@ struct ConnectionsInner {
 #[derive(Clone, Copy, Default)]
 struct ConnectionCount {
     open: usize,
+    /// The open connections that wait for capacity among `max_connections`.
+    waiting: usize,
     /// The number of connections closed since the start.
     closed: u64,
+}
+
+/// A connection that waits for capacity. It takes none from the others that wait: they would otherwise wait for each
+/// other.
+struct WaitingConnection<'a>(&'a ConnectionsInner);
+
+impl Drop for WaitingConnection<'_> {
+    fn drop(&mut self) {
+        self.0.count.send_modify(|count| count.waiting -= 1);
+    }
 }
 
 /// The connections that wait for capacity. One of them evicts at a time: two would close two connections where one is
@@ -127,10 +139,10 @@ impl Connections {
 
     /// Resolves when at most `max_open` connections are open, the new one included. Until then `evict` closes one
     /// connection after another (RFC 9112 §9.5: at any time). `evict` returns the reason for the metric, or `None` if
-    /// no connection is evictable.
+    /// no connection is evictable. `waiting`: the others that wait do not count.
     async fn make_room(
         &self,
-        admission: &CapacityQueue,
+        (admission, waiting): (&CapacityQueue, Option<WaitingConnection<'_>>),
         max_open: usize,
         runtime: &Runtime,
         evict: impl Fn(&mut EvictionQueue) -> Option<&'static str>,
@@ -140,8 +152,10 @@ impl Connections {
         loop {
             let (closed, evicted, awaits_closing) = {
                 let mut evictions = self.0.evictions.lock();
-                let ConnectionCount { open, closed } = *count.borrow_and_update();
+                let ConnectionCount { open, waiting: others, closed } = *count.borrow_and_update();
+                let open = if waiting.is_some() { open - others + 1 } else { open };
                 if open <= max_open {
+                    drop(waiting); // before the next connection gets its turn
                     return;
                 }
                 // Connections that are closing already, such as those that a limit of their address has evicted, make
@@ -154,11 +168,11 @@ impl Connections {
             evicted.iter().for_each(|reason| runtime.metrics.connection_closed(reason));
             if evicted.is_some() || awaits_closing {
                 let closed_or_averted = async {
-                    tokio::select! { _ = one_closed => {}, () = admission.eviction_averted.notified() => {} }
+                    tokio::select! { biased; _ = one_closed => {}, () = admission.eviction_averted.notified() => {} }
                 };
                 is_overdue = timeout(EVICTION_TIMEOUT, closed_or_averted).await.is_err();
             } else {
-                tokio::select! { _ = one_closed => {}, () = admission.evictable.notified() => {} }
+                tokio::select! { biased; _ = one_closed => {}, () = admission.evictable.notified() => {} }
             }
         }
     }
@@ -271,14 +285,16 @@ impl OpenConnection {
     /// idle ones.
     pub(super) async fn wait_for_capacity(&self, max_open: usize) {
         let all = &self.connections.0;
-        self.connections.make_room(&all.admission, max_open, &self.runtime, EvictionQueue::evict_oldest).await;
+        all.count.send_modify(|count| count.waiting += 1);
+        let queue = (&all.admission, Some(WaitingConnection(all)));
+        self.connections.make_room(queue, max_open, &self.runtime, EvictionQueue::evict_oldest).await;
     }
 
     /// Resolves when at most `max_open` connections are open. Only connections of unidentified peers are evicted.
     pub(super) async fn wait_for_capacity_before_proxy_header(&self, max_open: usize) {
         let all = &self.connections.0;
         self.connections
-            .make_room(&all.proxy_admission, max_open, &self.runtime, EvictionQueue::evict_oldest_unidentified)
+            .make_room((&all.proxy_admission, None), max_open, &self.runtime, EvictionQueue::evict_oldest_unidentified)
             .await;
     }
 

@@ -60,6 +60,24 @@ async fn max_connections_waits_for_connections_that_the_limit_of_their_address_h
     assert_eq!(connections.0.evictions.lock().idle.len(), 1);
 }
 
+#[tokio::test]
+async fn connections_that_wait_for_capacity_do_not_wait_for_each_other() {
+    let (runtime, connections) = (test_runtime(), Connections::new());
+    let [served, first, second, third] = [(); 4].map(|()| connections.open(&runtime));
+    let mut first_waits = Box::pin(first.wait_for_capacity(1));
+    let mut second_waits = Box::pin(second.wait_for_capacity(1));
+    let mut third_waits = Box::pin(third.wait_for_capacity(1));
+    assert!(is_pending(first_waits.as_mut()).await && is_pending(second_waits.as_mut()).await);
+    assert!(is_pending(third_waits.as_mut()).await);
+    drop(served);
+    first_waits.as_mut().await;
+    drop(first_waits);
+    assert!(is_pending(second_waits.as_mut()).await, "the first has the capacity");
+    drop(second_waits);
+    drop((first, second));
+    third_waits.await;
+}
+
 /// Polls once.
 async fn is_pending(work: Pin<&mut impl Future<Output = ()>>) -> bool {
     let mut work = Some(work);
