@@ -41,6 +41,8 @@ pub mod policy;
 pub mod reload;
 pub mod sandbox;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod single_flight;
 pub mod state;
 pub mod sysexits;

@@ -17,19 +17,24 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+#[cfg(test)]
+use super::simulated::{SimulatedSocket, Wire};
+#[cfg(not(test))]
+use tokio::net::TcpStream as Wire;
+
 /// The stream that carries HTTP to a target: TLS, or plaintext if the route allows it.
 pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
 
 /// The only owner of an outgoing TCP connection. Only [`super::dial`] makes one. Dropping it closes the connection.
 ///
-/// The `TcpStream` is behind an `Arc`, so that a [`Liveness`] refers to the same descriptor. A [`Liveness`] neither
+/// The stream is behind an `Arc`, so that a [`Liveness`] refers to the same descriptor. A [`Liveness`] neither
 /// keeps the connection open nor refers to a descriptor number that was reused.
 #[derive(Debug)]
-pub struct OutboundSocket(Arc<TcpStream>);
+pub struct OutboundSocket(Arc<Wire>);
 
 /// A weak handle that checks whether an idle connection is still usable.
 #[derive(Clone, Debug)]
-pub struct Liveness(Weak<TcpStream>);
+pub struct Liveness(Weak<Wire>);
 
 impl Liveness {
     /// Returns whether the peer has neither closed the connection nor sent anything. Either makes an idle connection
@@ -39,6 +44,10 @@ impl Liveness {
     /// The check is one system call, which neither blocks nor consumes bytes.
     pub fn is_idle_and_open(&self) -> bool {
         let Some(stream) = self.0.upgrade() else { return false };
+        #[cfg(test)]
+        if let Some(simulated) = stream.simulated() {
+            return simulated.is_idle_and_open();
+        }
         let received = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         received.is_err_and(|errno| errno == Errno::AGAIN)
     }
@@ -46,6 +55,10 @@ impl Liveness {
     /// Returns whether the peer has closed the connection and all bytes before the end have been read.
     pub fn is_closed_by_peer(&self) -> bool {
         let Some(stream) = self.0.upgrade() else { return true };
+        #[cfg(test)]
+        if let Some(simulated) = stream.simulated() {
+            return simulated.is_closed_by_peer();
+        }
         let received = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         received.map_or_else(|errno| errno != Errno::AGAIN, |(_, count)| count == 0)
     }
@@ -56,6 +69,10 @@ impl Liveness {
     /// received.
     pub fn set_linger_zero(&self) {
         if let Some(stream) = self.0.upgrade() {
+            #[cfg(test)]
+            if let Some(simulated) = stream.simulated() {
+                return simulated.set_linger_zero(true);
+            }
             // The call fails only if the connection has already ended.
             let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
         }
@@ -63,8 +80,14 @@ impl Liveness {
 }
 
 impl OutboundSocket {
+    #[cfg_attr(not(test), expect(clippy::useless_conversion, reason = "tests have another kind of stream"))]
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(stream))
+        Self(Arc::new(stream.into()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn simulated(socket: SimulatedSocket) -> Self {
+        Self(Arc::new(socket.into()))
     }
 
     pub fn liveness(&self) -> Liveness {
@@ -72,11 +95,19 @@ impl OutboundSocket {
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        #[cfg(test)]
+        if let Some(simulated) = self.0.simulated() {
+            return Ok(simulated.local_addr());
+        }
         self.0.local_addr()
     }
 
     /// Waits until the peer has sent bytes or closed the connection.
     pub async fn readable(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(simulated) = self.0.simulated() {
+            return simulated.readable().await;
+        }
         self.0.readable().await
     }
 
@@ -97,6 +128,10 @@ thread_local! {
 
 impl AsyncRead for OutboundSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        #[cfg(test)]
+        if let Some(simulated) = self.0.simulated() {
+            return simulated.poll_read(cx, buf);
+        }
         let max_len = buf.remaining().min(SCRATCH_LEN);
         if max_len == 0 {
             return Poll::Ready(Ok(()));
@@ -127,6 +162,10 @@ impl AsyncRead for OutboundSocket {
 
 impl AsyncWrite for OutboundSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        #[cfg(test)]
+        if let Some(simulated) = self.0.simulated() {
+            return simulated.poll_write(cx, bytes);
+        }
         poll_write(&self.0, cx, |stream| stream.try_write(bytes))
     }
 
@@ -135,6 +174,10 @@ impl AsyncWrite for OutboundSocket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        #[cfg(test)]
+        if let Some(simulated) = self.0.simulated() {
+            return simulated.poll_write_vectored(cx, slices);
+        }
         poll_write(&self.0, cx, |stream| stream.try_write_vectored(slices))
     }
 
@@ -147,6 +190,10 @@ impl AsyncWrite for OutboundSocket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        #[cfg(test)]
+        if let Some(simulated) = self.0.simulated() {
+            return Poll::Ready(simulated.shutdown());
+        }
         Poll::Ready(rustix::net::shutdown(&*self.0, Shutdown::Write).map_err(io::Error::from))
     }
 }

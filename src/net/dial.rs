@@ -15,6 +15,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::OutboundSocket;
+#[cfg(test)]
+use super::simulated;
 use super::{local, sockopt};
 use crate::policy::egress::Hop;
 
@@ -212,6 +214,11 @@ impl ConnectFailure {
 }
 
 async fn connect_hop(hop: Hop) -> Result<OutboundSocket, ConnectFailure> {
+    #[cfg(test)]
+    if let Some(connecting) = simulated::connect(hop.from(), hop.to()) {
+        let connected = connecting.await.map_err(|error| ConnectFailure::Failed(classify_connect_error(error)));
+        return connected.map(OutboundSocket::simulated);
+    }
     let socket = bind_source(hop.from()).map_err(|error| match error.raw_os_error() {
         // EAFNOSUPPORT: a host without IPv6 has no IPv6 address.
         Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => ConnectFailure::SourceUnavailable,

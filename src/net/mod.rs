@@ -21,6 +21,8 @@ pub mod log_server;
 mod netlink;
 pub mod peer;
 pub mod resolve;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod socket_diag;
 mod sockopt;
 pub mod tls;

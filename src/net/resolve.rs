@@ -157,6 +157,7 @@ impl Resolver {
                 let kind = if v6 { RecordType::AAAA } else { RecordType::A };
                 tokio::spawn(async move {
                     let found = tokio::select! {
+                        biased;
                         found = servers.find(&name, kind, guard.flight()) => found,
                         () = guard.unwanted_for(LINGER) => return,
                     };

@@ -51,6 +51,7 @@ impl ConnectionLifetime {
     pub(super) async fn closed(&self) {
         let idle = self.mark_idle();
         tokio::select! {
+            biased;
             () = self.expired() => {}
             () = wait_for_eviction(idle.as_ref()) => {}
         }
@@ -105,7 +106,11 @@ impl ConnectionLifetime {
         };
         let end = async {
             match &self.context {
-                Some(context) => tokio::select! { () = drain => {}, () = listener_closed(&context.shutdown) => {} },
+                Some(context) => tokio::select! {
+                    biased;
+                    () = drain => {}
+                    () = listener_closed(&context.shutdown) => {}
+                },
                 None => drain.await,
             }
         };

@@ -19,6 +19,8 @@ pub(crate) mod proxy_protocol;
 pub mod publish;
 mod request_error;
 mod serve;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod throttled_log;
 
 use std::sync::Arc;

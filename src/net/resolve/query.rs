@@ -14,6 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+#[cfg(test)]
+use crate::net::simulated::{self, DnsTransport};
+
 /// The maximum response size that EDNS announces for UDP: it needs no fragments on any network (RFC 9715 §3.1).
 const UDP_PAYLOAD: u16 = 1232;
 /// The bytes of a datagram that are read: some servers send more than the announced size.
@@ -53,6 +56,14 @@ fn message(query: &Query, edns: bool) -> Message {
 }
 
 async fn over_udp(server: SocketAddr, request: &Message) -> io::Result<Message> {
+    #[cfg(test)]
+    if let Some(mut datagrams) = simulated::datagrams(server, encoded(request)?, DnsTransport::Udp) {
+        loop {
+            if let Some(response) = response_to(request, &datagrams.recv().await?) {
+                return Ok(response);
+            }
+        }
+    }
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Each query has its own random port, which an off-path attacker must guess besides the id (RFC 5452 §9.2). The socket is
     // connected, so that the kernel drops datagrams of other hosts and reports a closed port.
@@ -69,6 +80,11 @@ async fn over_udp(server: SocketAddr, request: &Message) -> io::Result<Message> 
 }
 
 async fn over_tcp(server: SocketAddr, request: &Message) -> io::Result<Message> {
+    #[cfg(test)]
+    if let Some(mut responses) = simulated::datagrams(server, encoded(request)?, DnsTransport::Tcp) {
+        let response = responses.recv().await?;
+        return response_to(request, &response).ok_or_else(|| io::ErrorKind::InvalidData.into());
+    }
     let mut stream = TcpStream::connect(server).await?;
     let bytes = encoded(request)?;
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;

@@ -182,6 +182,7 @@ async fn discard_rest(runtime: &Runtime, conn: &Conn, lifetime: &ConnectionLifet
         false
     };
     tokio::select! {
+        biased;
         may_follow = discarding => may_follow,
         () = lifetime.evicted_unidentified() => false,
     }

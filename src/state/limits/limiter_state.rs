@@ -163,7 +163,7 @@ impl LimiterState {
             let taken = self.0.lock().rate.try_take(clock());
             match taken {
                 Err(wait) if Instant::now() + wait <= deadline => {
-                    tokio::select! { () = sleep(wait) => {}, () = waiter.turns.quota_changed() => {} }
+                    tokio::select! { biased; () = sleep(wait) => {}, () = waiter.turns.quota_changed() => {} }
                 }
                 decided => return decided.map_err(Exhausted),
             }
@@ -223,7 +223,7 @@ impl LimiterState {
                 let Some(wait) = bytes.grant(try_take) else { return };
                 (wait, Arc::clone(&bytes.bandwidth_changed))
             };
-            tokio::select! { () = sleep(wait) => {}, () = bandwidth_changed.notified() => {} }
+            tokio::select! { biased; () = sleep(wait) => {}, () = bandwidth_changed.notified() => {} }
         }
     }
 

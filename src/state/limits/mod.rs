@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock, Reference};
+use governor::clock::{Clock, Reference};
 use parking_lot::RwLock;
 use tokio::task::yield_now;
 
@@ -31,6 +31,12 @@ use crate::state::limits::limiter_state::{ConcurrencyPermit, Exhausted, LimiterS
 use crate::state::limits::table::{LimitTable, SHARDS};
 use crate::state::limits::wait_slots::{LimitWait, WaitSlots};
 
+/// The clock of the limits. It reads the processor's counter, which the simulation cannot set.
+#[cfg(not(test))]
+type LimitsClock = governor::clock::DefaultClock;
+#[cfg(test)]
+type LimitsClock = governor::clock::MonotonicClock;
+
 /// The number of keys that one limit counts separately. Clients choose the keys (a tenant, a host), so their number must be
 /// bounded. This many fill the hash tables of a limit completely (7 in 8 of 32,768 slots, 64 times): 160 MiB, or 92 bytes
 /// each.
@@ -41,7 +47,7 @@ pub const KEYS_MAX: usize = SHARDS * 28_672;
 ///
 /// A limit that gets another name, or counts `per` something else, starts with new state. The clock is a parameter, so that
 /// tests set the time.
-pub struct Limits<C: Clock = DefaultClock> {
+pub struct Limits<C: Clock = LimitsClock> {
     tables: RwLock<HashMap<LimitName, LimitTable>>,
     decisions: DecisionTable,
     clock: C,
@@ -128,7 +134,7 @@ impl LimitPermit {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self::with_clock(DefaultClock::default())
+        Self::with_clock(LimitsClock::default())
     }
 }
 
@@ -222,6 +228,12 @@ impl<C: Clock> Limits<C> {
     /// Returns the number of keys of all limits.
     pub fn key_count(&self) -> usize {
         self.tables.read().values().map(LimitTable::len).sum()
+    }
+
+    /// Returns the number of deliveries that wait for a limit.
+    #[cfg(test)]
+    pub fn waiting_count(&self) -> usize {
+        self.wait_slots.count()
     }
 
     fn claim(&self, limit: &Arc<Limit>, descriptor: &LimitDescriptor<'_>) -> LimitClaim {

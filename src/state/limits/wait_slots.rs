@@ -68,6 +68,11 @@ impl WaitSlots {
         Self { counts: Arc::default(), max }
     }
 
+    #[cfg(test)]
+    pub(in crate::state) fn count(&self) -> usize {
+        self.counts.lock().all
+    }
+
     /// Takes a slot. `None`: no slot is free for this client.
     pub(in crate::state) fn acquire(&self, client: &ClientName) -> Option<WaitSlotGuard> {
         let mut counts = self.counts.lock();

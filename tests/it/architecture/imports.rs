@@ -29,6 +29,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sandbox", 7),
     ("upkeep", 7),
     ("fuzz", 7),
+    ("simulation", 7),
     ("sysexits", 7),
     ("lib", 7),
     ("main", 7),

@@ -27,6 +27,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/net",
             "src/reload",
             "src/server",
+            "src/simulation", // sets the clock
             "src/state",
             "src/upkeep.rs",
             "src/upkeep/addresses.rs",

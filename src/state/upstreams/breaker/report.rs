@@ -22,6 +22,13 @@ pub struct CircuitReport {
 }
 
 impl CircuitBreakers {
+    /// Returns the number of attempts that have no outcome yet.
+    #[cfg(test)]
+    pub fn attempt_count(&self) -> usize {
+        let attempts = |shard: &super::CircuitShard| shard.values().map(|tracked| tracked.attempts).sum::<usize>();
+        self.shards.iter().map(|shard| attempts(&shard.lock())).sum()
+    }
+
     /// Returns every circuit, those that stay open for longest first.
     pub fn report(&self, now: Instant) -> Vec<CircuitReport> {
         let mut reports = Vec::new();
