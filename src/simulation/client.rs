@@ -54,7 +54,7 @@ enum Hangup {
 impl RequestPlan {
     /// Draws a request. `trouble`: how many of a thousand requests go wrong.
     pub(super) fn draw(id: u32, targets: usize, trouble: usize, random: &mut Random) -> Self {
-        let route = random.one_of(&["signed", "plain", "plain", "limited", "limited"]);
+        let route = random.one_of(&["signed", "plain", "limited", "limited", "limited"]);
         let method = if random.permille(850) { "POST" } else { random.one_of(&["GET", "HEAD", "PUT"]) };
         let is_http10 = random.permille(100);
         let body = wire::body_of(id, if matches!(method, "GET" | "HEAD") { 0 } else { random.length() });

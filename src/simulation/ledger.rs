@@ -13,6 +13,8 @@ pub(super) struct Ledger {
     pub(super) requests: BTreeMap<u32, Facts>,
     /// The exchanges of which a target has got a byte.
     pub(super) exchanges: u32,
+    /// Stray bytes of a target came when the next request was on its way.
+    pub(super) has_late_stray: bool,
     /// The contradictions that a peer has seen.
     pub(super) violations: Vec<String>,
 }

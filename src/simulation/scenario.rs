@@ -55,6 +55,7 @@ impl Scenario {
         let mut scenario = Self::draw(seed);
         scenario.clients.truncate(2);
         for client in &mut scenario.clients {
+            client.starts = Duration::ZERO; // the clients compete for places
             client.requests.truncate(2);
             client.cancel_at = None;
         }
@@ -86,7 +87,7 @@ fn draw_client(id: &mut u32, targets: usize, trouble: usize, random: &mut Random
     });
     let requests = requests.collect();
     let starts = if random.permille(500) { Duration::ZERO } else { random.millis(0, 3000) };
-    let cancel_at = random.permille(100).then(|| random.between(1, 40) as u64);
+    let cancel_at = random.permille(200).then(|| random.between(1, 40) as u64);
     ClientPlan { starts, requests, cancel_at, random: random.fork() }
 }
 
@@ -165,9 +166,14 @@ fn draw_limit(random: &mut Random) -> Limit {
     Limit {
         rate: random.permille(500).then(|| at(51, Rate { count, period: Duration::from_secs(1) })),
         burst: None,
-        concurrency: Some(at(52, random.between(1, 4) as u32)),
+        concurrency: Some(at(52, random.one_of(&[1, 1, 2, 3]))),
         per: if random.permille(500) { vec![at(53, LimitScope::Host)] } else { Vec::new() },
-        wait: random.one_of(&[Duration::ZERO, Duration::from_millis(700), Duration::from_secs(4)]),
+        wait: random.one_of(&[
+            Duration::ZERO,
+            Duration::from_millis(700),
+            Duration::from_secs(4),
+            Duration::from_secs(9),
+        ]),
         bandwidth: random.permille(300).then(|| at(54, random.between(2_000, 60_000) as u64)),
         report_only: random.permille(100),
     }

@@ -68,8 +68,11 @@ pub(super) async fn serve(world: Arc<World>, io: SimulatedSocket, mut random: Ra
         if is_written || !sent.is_empty() {
             world.ledger().facts(request.id).answer = Some(Answer { status, body, is_complete });
         }
+        let has_stray = !stray.is_empty() && is_written;
         match end {
             _ if !is_written || wire::write_all(&io, stray).await.is_err() => return,
+            // The next request is on its way: outgate cannot distinguish the stray bytes from its response.
+            End::KeepOpen if has_stray && io.resets() => world.ledger().has_late_stray = true,
             End::KeepOpen => {}
             End::Close => return,
             End::Reset => return io.reset(),
