@@ -1,7 +1,7 @@
 //! The TCP sockets of this host by source address, as the kernel lists them (sock_diag(7)).
 //! How many connections does a source address have, and how many of its ports are left?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,6 +9,16 @@ use rustix::net::netlink;
 
 use super::netlink::{dump, u32_at};
 use super::sockopt;
+
+/// The ports of the host for outgoing connections, and their use by source addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortUsage {
+    /// The ports from which the kernel chooses: those of `net.ipv4.ip_local_port_range`, for IPv6 as well. The ports of
+    /// `net.ipv4.ip_local_reserved_ports` and of listeners are left out: no connection gets one, from any address.
+    pub available: u32,
+    /// The use of each source address that has connections.
+    pub sources: BTreeMap<IpAddr, SourceUsage>,
+}
 
 /// The use of one source address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,32 +44,44 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The length of `struct inet_diag_req_v2`: family, protocol, extensions, padding: u8; states u32; `struct
 /// inet_diag_sockid`.
 const REQUEST_LEN: usize = 56;
-/// All states but TCP_CLOSE (7) and TCP_LISTEN (10), whose sockets have no target (`net/tcp_states.h`).
-const CONNECTED_STATES: u32 = 0xFFFF & !(1 | 1 << 7 | 1 << 10);
+/// All states of sockets that have a port (`net/tcp_states.h`). TCP_BOUND_INACTIVE (13), a port without a connection,
+/// exists since Linux 6.8.
+const STATES_WITH_PORT: u32 = 0xFFFF & !(1 | 1 << CLOSE);
 const TIME_WAIT: u8 = 6;
+/// TCP_CLOSE: the state that some kernels show of a port without a connection.
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+const BOUND_INACTIVE: u8 = 13;
 
-/// Returns the number of ports from which the kernel chooses: `net.ipv4.ip_local_port_range`, for IPv6 as well.
-pub fn ephemeral_port_count() -> Option<u32> {
-    sockopt::local_port_range().map(|(low, high)| u32::from(high - low) + 1)
-}
-
-/// Returns the use of each source address that `is_source` accepts and that has connections. Connections from ports outside
-/// the ephemeral range are those of listeners.
-pub fn usage_by_source(is_source: impl Fn(IpAddr) -> bool) -> io::Result<BTreeMap<IpAddr, SourceUsage>> {
-    let Some((low, high)) = sockopt::local_port_range() else { return Ok(BTreeMap::new()) };
-    let mut usage: BTreeMap<IpAddr, SourceUsage> = BTreeMap::new();
+/// Returns the ports of the host, and the use of each source address that `is_source` accepts.
+pub fn port_usage(is_source: impl Fn(IpAddr) -> bool) -> io::Result<PortUsage> {
+    let Some((low, high)) = sockopt::local_port_range() else { return Ok(PortUsage::default()) };
+    let mut unavailable: HashSet<u16> = HashSet::new();
+    for (first, last) in sockopt::reserved_ports() {
+        unavailable.extend(first.max(low)..=last.min(high));
+    }
+    let mut sources: BTreeMap<IpAddr, SourceUsage> = BTreeMap::new();
     let mut ports: HashMap<(IpAddr, IpAddr, u16), u32> = HashMap::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut request = [0; REQUEST_LEN];
         (request[0], request[1]) = (family as u8, libc::IPPROTO_TCP as u8);
-        request[4..8].copy_from_slice(&CONNECTED_STATES.to_ne_bytes());
+        request[4..8].copy_from_slice(&STATES_WITH_PORT.to_ne_bytes());
         // A dump that was interrupted lacks some sockets that opened or closed meanwhile.
         dump(Some(netlink::SOCK_DIAG), SOCK_DIAG_BY_FAMILY, &request, SOCK_DIAG_BY_FAMILY, |body| {
             let Some(socket) = DiagSocket::parse(body) else { return };
-            if !(low..=high).contains(&socket.source_port) || !is_source(socket.source) {
+            if !(low..=high).contains(&socket.source_port) {
                 return;
             }
-            let of_source = usage.entry(socket.source).or_default();
+            // Whatever its address is: the kernel marks the port as a whole.
+            if matches!(socket.state, LISTEN | CLOSE | BOUND_INACTIVE) {
+                unavailable.insert(socket.source_port);
+                return;
+            }
+            // The kernel lists listeners before the connections that they accepted.
+            if unavailable.contains(&socket.source_port) || !is_source(socket.source) {
+                return;
+            }
+            let of_source = sources.entry(socket.source).or_default();
             match socket.state {
                 TIME_WAIT => of_source.time_wait += 1,
                 _ => of_source.open += 1,
@@ -69,7 +91,8 @@ pub fn usage_by_source(is_source: impl Fn(IpAddr) -> bool) -> io::Result<BTreeMa
             of_source.fullest_target = of_source.fullest_target.max(*of_target);
         })?;
     }
-    Ok(usage)
+    let available = (u32::from(high - low) + 1).saturating_sub(u32::try_from(unavailable.len()).unwrap_or(u32::MAX));
+    Ok(PortUsage { available, sources })
 }
 
 /// One socket of a dump (`struct inet_diag_msg`).
@@ -144,7 +167,7 @@ mod tests {
             socket.connect(&listener.local_addr().unwrap().into()).unwrap();
             TcpStream::from(socket)
         };
-        let usage = || usage_by_source(|address| address == source).unwrap().get(&source).copied();
+        let usage = || port_usage(|address| address == source).unwrap().sources.get(&source).copied();
         assert_eq!(usage(), None);
         let (busy, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let mut streams: Vec<_> = [&busy, &busy, &busy, &other].into_iter().map(connect).collect();
@@ -154,6 +177,19 @@ mod tests {
         drop(streams.pop());
         drop(accepted);
         assert_eq!(usage(), Some(SourceUsage { open: 3, time_wait: 1, fullest_target: 3 }));
-        assert!(ephemeral_port_count().unwrap() > 1000);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "sockets of the test")]
+    fn usage_leaves_out_the_ports_of_listeners() {
+        let available = || port_usage(|_| false).unwrap().available;
+        assert!(available() > 1000);
+        // Other tests open and close listeners meanwhile: a thousand are more than all of theirs.
+        let before = available();
+        let listeners: Vec<_> = (0..1000).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let during = available();
+        assert!(during < before - 500, "{before} ports became {during}");
+        drop(listeners);
+        assert!(available() > during + 500);
     }
 }

@@ -13,6 +13,7 @@ use libc::c_int;
 /// The option's number in `linux/in.h`, since Linux 6.3. The libc crate does not have it.
 const IP_LOCAL_PORT_RANGE: c_int = 51;
 const PORT_RANGE_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const RESERVED_PORTS_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// Defers the choice of the source port from `bind` to `connect`. It must be called before `bind`.
 ///
@@ -44,6 +45,21 @@ pub(super) fn defer_port_selection(socket: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) fn local_port_range() -> Option<(u16, u16)> {
     static RANGE: OnceLock<Option<(u16, u16)>> = OnceLock::new();
     *RANGE.get_or_init(|| fs::read_to_string(PORT_RANGE_SYSCTL).ok().and_then(|text| port_range(&text)))
+}
+
+/// Returns the ranges of ports that the kernel gives to no outgoing connection, as they are now.
+#[expect(clippy::disallowed_methods, reason = "the kernel's reserved ports")]
+pub(super) fn reserved_ports() -> Vec<(u16, u16)> {
+    port_list(&fs::read_to_string(RESERVED_PORTS_SYSCTL).unwrap_or_default())
+}
+
+/// Parses `8080,9000-9010`.
+fn port_list(text: &str) -> Vec<(u16, u16)> {
+    let parse = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    text.trim().split(',').filter_map(parse).collect()
 }
 
 /// Makes the kernel filter a netlink dump by the fields of the request. A router's table may hold a million routes, of
@@ -111,6 +127,12 @@ mod tests {
                 assert_eq!(port, 0, "the kernel chooses the port at connect");
             }
         }
+    }
+
+    #[test]
+    fn sockopt_reserved_ports_are_ports_and_ranges() {
+        assert_eq!(port_list("8080,9000-9010\n"), [(8080, 8080), (9000, 9010)]);
+        assert_eq!(port_list("\n"), []);
     }
 
     #[test]

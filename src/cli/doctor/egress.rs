@@ -183,7 +183,7 @@ pub(super) fn ports(subject: &Examination<'_>) -> Vec<Finding> {
         findings.push(Finding::warning(message, "sysctl -w net.ipv4.ip_local_port_range=\"15000 60999\""));
     }
     findings.extend(listener_ports(subject, low..=high));
-    findings.extend(fullest_source(subject, count));
+    findings.extend(fullest_source(subject));
     if findings.is_empty() {
         findings.push(Finding::ok(format!("{count} ports for outgoing connections from each source address")));
     }
@@ -214,10 +214,11 @@ fn listener_ports(subject: &Examination<'_>, range: std::ops::RangeInclusive<u64
 }
 
 /// Returns the source address with the fewest ports left towards one target, if they may not last.
-fn fullest_source(subject: &Examination<'_>, count: u64) -> Option<Finding> {
+fn fullest_source(subject: &Examination<'_>) -> Option<Finding> {
     let plan = subject.plan().filter(|_| subject.host.is_real())?;
-    let usage = socket_diag::usage_by_source(|source| plan.has_source(source, subject.now)).ok()?;
-    let (source, usage) = usage.into_iter().max_by_key(|(_, usage)| usage.fullest_target)?;
+    let usage = socket_diag::port_usage(|source| plan.has_source(source, subject.now)).ok()?;
+    let count = u64::from(usage.available);
+    let (source, usage) = usage.sources.into_iter().max_by_key(|(_, usage)| usage.fullest_target)?;
     let used = u64::from(usage.fullest_target);
     let message = format!(
         "{source} uses {used} of {count} ports towards one target: connections fail when none is left, and \

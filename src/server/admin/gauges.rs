@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::readiness::Readiness;
 use crate::names::PoolName;
-use crate::net::socket_diag;
+use crate::net::socket_diag::{self, PortUsage};
 use crate::policy::Plan;
 use crate::state::Runtime;
 use crate::state::alerts::ALERT_KINDS;
@@ -77,18 +77,18 @@ fn update_sources(runtime: &Runtime, plan: &Plan, now: Timestamp) {
     runtime.metrics.sources(sources.into_iter());
 }
 
-/// Returns the number of ephemeral ports, and the use of each source address of each pool, the fullest first.
+/// Returns the number of ports for outgoing connections, and the use of each source address of each pool, the fullest first.
 pub(super) fn source_reports(plan: &Plan, now: Timestamp) -> (u32, Vec<(&PoolName, IpAddr, SourceReport)>) {
-    let port_count = socket_diag::ephemeral_port_count().unwrap_or_default();
     let is_source = |address| plan.has_source(address, now);
-    let mut usage: Vec<_> = socket_diag::usage_by_source(is_source).unwrap_or_default().into_iter().collect();
+    let PortUsage { available, sources } = socket_diag::port_usage(is_source).unwrap_or_default();
+    let mut usage: Vec<_> = sources.into_iter().collect();
     // The number of series is bounded: the addresses with the fewest ports left come first.
     usage.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.fullest_target));
     let of_pools = usage.iter().flat_map(|(address, usage)| {
-        let ports_left = usage.ports_left(port_count);
+        let ports_left = usage.ports_left(available);
         let report = SourceReport { open: usage.open, time_wait: usage.time_wait, ports_left };
         let pools = plan.pools.iter().filter(|(_, pool)| pool.contains(*address, now));
         pools.map(move |(name, _)| (name, *address, report))
     });
-    (port_count, of_pools.collect())
+    (available, of_pools.collect())
 }

@@ -99,7 +99,7 @@ metrics! {
     egress_connections: BoundedFamily<SourceStateLabels, Gauge> = "TCP connections to targets, by source address",
     egress_ports_left: BoundedFamily<SourceLabels, Gauge> =
         "Ephemeral ports of a source address that are free towards its fullest target",
-    pub egress_ports: Gauge = "Ports in net.ipv4.ip_local_port_range",
+    pub egress_ports: Gauge = "Ports for outgoing connections of each source address towards one target",
     pub suspected_allow_list_gaps: Gauge = "Targets that answer some source addresses and not others",
     pub egress_addresses_cut_off: Gauge = "Source addresses that no target answers",
     pub dns_outage: Gauge = "1 while no name server responds",

@@ -94,8 +94,9 @@ fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Cond
     for source in runtime.source_health.ejected() {
         found.add(&alerts::ADDRESS_CUT_OFF, source, format!("no target responds to the source address {source}"));
     }
-    let ports = socket_diag::ephemeral_port_count().unwrap_or_default();
-    for (source, usage) in socket_diag::usage_by_source(|address| plan.has_source(address, now)).unwrap_or_default() {
+    let usage = socket_diag::port_usage(|address| plan.has_source(address, now)).unwrap_or_default();
+    let ports = usage.available;
+    for (source, usage) in usage.sources {
         let left = usage.ports_left(ports);
         if left < ports.div_ceil(PORTS_DIVISOR) {
             let what = format!("the source address {source} has {left} of {ports} ports left towards one target");
