@@ -6,13 +6,14 @@
 //! with a malformed field is replaced by a block for which h2 resets the stream. From then on each block is rewritten
 //! without references to earlier blocks, because h2's dynamic table lacks entries. All other bytes pass unchanged.
 
+mod interim;
 mod replacement;
+mod violation;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::BytesMut;
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::filter_output::FilterOutput;
@@ -22,7 +23,10 @@ use super::frame::{
 };
 use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, RewrittenBlock};
 use super::leaky_bucket::LeakyBucket;
+pub use interim::INTERIM_MAX;
+use interim::InterimCounts;
 use replacement::HeadersFrame;
+pub use violation::Violation;
 
 const PREFACE_LEN: usize = PREFACE.len();
 /// The default of SETTINGS_MAX_FRAME_SIZE, in bytes, which outgate does not change (RFC 9113 §6.5.2).
@@ -44,35 +48,6 @@ pub enum MessageKind {
     Responses,
 }
 
-/// The reason that a message is rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
-    Field(FieldRule),
-    /// The head of the message exceeds the limit.
-    TooLarge,
-}
-
-/// The field that carries a [`Violation`] through h2, in the replacement of the rejected head. A peer that sends this
-/// field rejects its own message.
-const VIOLATION_FIELD: &str = "outgate-response-violation";
-const TOO_LARGE: &str = "too_large";
-
-impl Violation {
-    /// Returns the violation that the replacement `head` carries.
-    pub fn of(head: &HeaderMap) -> Option<Self> {
-        let code = head.get(VIOLATION_FIELD)?.as_bytes();
-        let rule = FieldRule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == code);
-        rule.map(Violation::Field).or((code == TOO_LARGE.as_bytes()).then_some(Violation::TooLarge))
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Violation::Field(rule) => rule.as_str(),
-            Violation::TooLarge => TOO_LARGE,
-        }
-    }
-}
-
 /// A filter that reads frames of a connection, and writes frames for h2.
 pub struct FieldFilter {
     messages: MessageKind,
@@ -92,6 +67,9 @@ pub struct FieldFilter {
     headers: Option<HeadersFrame>,
     /// The streams whose head has arrived and whose end has not.
     open_bodies: BTreeSet<u32>,
+    interim_counts: InterimCounts,
+    /// The frames since the last call of [`FieldFilter::take_frame_count`].
+    frame_count: usize,
     /// h2's dynamic table is empty, so blocks are rewritten without references to it.
     is_rewriting: bool,
     /// The connection must end before the next frame.
@@ -118,6 +96,8 @@ impl FieldFilter {
             field_block: Vec::new(),
             headers: None,
             open_bodies: BTreeSet::new(),
+            interim_counts: InterimCounts::default(),
+            frame_count: 0,
             is_rewriting: false,
             end_requested: false,
             resettable: 0,
@@ -171,6 +151,11 @@ impl FieldFilter {
         self.open_bodies.remove(&stream);
     }
 
+    /// Returns the number of frames that began since the last call.
+    pub fn take_frame_count(&mut self) -> usize {
+        std::mem::take(&mut self.frame_count)
+    }
+
     /// Returns the number of frames since the last call that h2 may have answered with a reset.
     pub fn take_resettable(&mut self) -> usize {
         std::mem::take(&mut self.resettable)
@@ -192,6 +177,7 @@ impl FieldFilter {
                 kind == CONTINUATION && stream == headers.stream
             }
         };
+        self.frame_count += 1;
         // The client never permits a push (RFC 9113 §8.4).
         if self.headers.is_some() && !carries_block || kind == PUSH_PROMISE {
             self.end_with_protocol_error(stream, output);
@@ -239,6 +225,7 @@ impl FieldFilter {
         }
         if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {
             self.open_bodies.remove(&stream);
+            self.interim_counts.forget(stream);
         }
     }
 
@@ -311,6 +298,11 @@ impl FieldFilter {
                 FieldSection::Response => output.write_violation(headers.stream, violation),
                 FieldSection::Request | FieldSection::Trailers => output.write_malformed(headers),
             }
+            return false;
+        }
+        if self.interim_counts.exceed_max_with(headers.stream, is_interim) {
+            output.write_violation(headers.stream, Violation::TooManyInterim);
+            self.end_for_excess(headers.stream, output);
             return false;
         }
         if headers.ends_stream {

@@ -12,6 +12,7 @@ pub mod field_filter;
 pub mod field_lines;
 mod filter_output;
 pub mod frame;
+pub mod frame_budget;
 pub mod hpack;
 pub mod http_client;
 pub mod leaky_bucket;

@@ -5,9 +5,7 @@ use http::StatusCode;
 
 use crate::delivery::request::{InterimCallback, fields};
 use crate::http_message::Fields;
-
-/// Interim responses that one request may get.
-const INTERIM_MAX: usize = 16;
+use crate::net::field_filter::INTERIM_MAX;
 
 /// Forwards the interim responses to one request to its client (RFC 9110 §15.2).
 pub(super) struct InterimForwarder {

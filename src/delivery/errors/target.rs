@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::config::ResponseHeadMax;
 use crate::delivery::refusal::{Blame, Code, Refusal};
 use crate::net::dial::DialError;
+use crate::net::field_filter::INTERIM_MAX;
 use crate::net::hpack::FieldRule;
 use crate::net::http_client::{ExchangeError, HeadLimit, Violation};
 use crate::net::resolve::ResolveError;
@@ -171,6 +172,10 @@ pub(in crate::delivery) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit
 pub(in crate::delivery) fn malformed_response(violation: Violation, head_max: ResponseHeadMax) -> Refusal {
     let rule = match violation {
         Violation::TooLarge => return head_too_large(head_max, HeadLimit::Bytes).responded(),
+        Violation::TooManyInterim => {
+            let detail = format!("response follows more than {INTERIM_MAX} interim responses (1xx)");
+            return Refusal::part_of_target(Code::ResponseMalformed, detail).responded();
+        }
         Violation::Field(rule) => rule,
     };
     let violation = match rule {

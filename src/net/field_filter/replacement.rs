@@ -1,7 +1,8 @@
 //! The frames that the filter writes for h2 as replacements of others.
 //! Which frames make h2 reset a stream or end the connection?
 
-use super::{FRAME_SIZE_MAX, VIOLATION_FIELD, Violation};
+use super::FRAME_SIZE_MAX;
+use super::violation::{VIOLATION_FIELD, Violation};
 use crate::net::filter_output::FilterOutput;
 use crate::net::frame::{
     CONTINUATION, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, stream_id,

@@ -21,6 +21,7 @@ use rustls::{AlertDescription, Error};
 
 use super::super::connection::MaybeTlsStream;
 use super::super::field_filter::{FieldFilter, MessageKind};
+use super::super::frame_budget::FrameBudget;
 use super::super::tls::TlsError;
 use super::frame_scanner::{FrameEvent, FrameScanner};
 use super::streams::Streams;
@@ -150,19 +151,22 @@ pub(super) struct TappedStream {
     filter: Box<FieldFilter>,
     /// Bytes that were read, and rewritten if necessary, and that hyper has not read yet.
     read_buffer: BytesMut,
+    frame_budget: FrameBudget,
 }
 
 impl TappedStream {
     /// Wraps a stream. `list_max`: h2's limit of a field section, in bytes.
     pub(super) fn new(io: MaybeTlsStream, observer: ConnObserver, streams: Arc<Streams>, list_max: usize) -> Self {
         let filter = Box::new(FieldFilter::new(MessageKind::Responses, list_max));
-        Self { io, observer, streams, frames: FrameScanner::default(), filter, read_buffer: BytesMut::new() }
+        let (frames, frame_budget) = (FrameScanner::default(), FrameBudget::default());
+        Self { io, observer, streams, frames, filter, read_buffer: BytesMut::new(), frame_budget }
     }
 
     fn poll_read_observed(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         while self.read_buffer.is_empty() {
+            let read_max = ready!(self.frame_budget.poll_read_max(cx));
             let is_done = ready!(SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                let room = buf.remaining().min(SCRATCH_LEN);
+                let room = buf.remaining().min(SCRATCH_LEN).min(read_max);
                 let mut read = ReadBuf::new(&mut scratch[..room]);
                 ready!(Pin::new(&mut self.io).poll_read(cx, read.unfilled()))?;
                 let passed_len = self.observe(read.filled());
@@ -185,7 +189,9 @@ impl TappedStream {
     /// Returns the length of the prefix that passes unchanged. The bytes that follow it are appended to `read_buffer`.
     fn observe(&mut self, bytes: &[u8]) -> usize {
         self.frames.scan(bytes, |notice| self.observer.record_frame(notice));
-        self.filter.process(bytes, &mut self.read_buffer)
+        let passed_len = self.filter.process(bytes, &mut self.read_buffer);
+        self.frame_budget.consume(self.filter.take_frame_count(), bytes.len());
+        passed_len
     }
 
     /// Returns whether the filter has ended the connection.
@@ -211,6 +217,7 @@ impl Read for TappedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = this.poll_read_observed(cx, buf);
+        this.frame_budget.renew_if(read.is_pending());
         match &read {
             Poll::Ready(Err(error)) => this.observer.capture_alert(error),
             // `Pending` means that hyper has consumed all earlier bytes, SETTINGS included.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::net::field_filter::{FieldFilter, MessageKind};
 use crate::net::frame::{FRAME_HEADER_LEN, RST_STREAM};
+use crate::net::frame_budget::FrameBudget;
 use crate::net::leaky_bucket::LeakyBucket;
 use crate::server::request_error::HEAD_MAX;
 
@@ -44,6 +45,7 @@ pub(super) struct FilteredStream<S> {
     /// h2 has found nothing to read, and no write has blocked since. After such a read h2 writes everything that is
     /// queued. Before other reads h2 writes only what exceeds its buffer, such as responses to PING.
     writes_all: bool,
+    frame_budget: FrameBudget,
 }
 
 impl<S> FilteredStream<S> {
@@ -56,6 +58,7 @@ impl<S> FilteredStream<S> {
             resets: LeakyBucket::new(RESETS_LEAK_PER_SECOND),
             pending_resets: 0,
             writes_all: false,
+            frame_budget: FrameBudget::default(),
         }
     }
 
@@ -84,6 +87,23 @@ fn is_sent_by_h2(code: u32) -> bool {
     sent_by_h2.contains(&code.into())
 }
 
+/// Reads at most `max` bytes.
+fn poll_read_at_most(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+    max: usize,
+) -> Poll<io::Result<()>> {
+    if buf.remaining() <= max {
+        return Pin::new(stream).poll_read(cx, buf);
+    }
+    let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
+    ready!(Pin::new(stream).poll_read(cx, &mut part))?;
+    let count = part.filled().len();
+    buf.advance(count);
+    Poll::Ready(Ok(()))
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -96,15 +116,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
         }
         while this.read_buffer.is_empty() {
             let before = buf.filled().len();
-            let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+            let read = match this.frame_budget.poll_read_max(cx) {
+                Poll::Ready(max) => poll_read_at_most(&mut this.stream, cx, buf, max),
+                Poll::Pending => Poll::Pending,
+            };
             this.writes_all = read.is_pending();
+            this.frame_budget.renew_if(read.is_pending());
             ready!(read)?;
             let input = &buf.filled()[before..];
-            let has_input = !input.is_empty();
+            let input_len = input.len();
             let passed_len = this.filter.process(input, &mut this.read_buffer);
             buf.set_filled(before + passed_len);
+            this.frame_budget.consume(this.filter.take_frame_count(), input_len);
             this.pending_resets += this.filter.take_resettable();
-            if passed_len > 0 || !has_input || this.filter.has_ended() && this.read_buffer.is_empty() {
+            if passed_len > 0 || input_len == 0 || this.filter.has_ended() && this.read_buffer.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
