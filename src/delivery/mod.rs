@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::http_message::Response;
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use capture::CaptureTap;
 use connector::UpstreamConnector;
@@ -46,6 +46,7 @@ pub use record::milliseconds;
 pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};
 pub use response::{ResponseAborted, ResponseBody, refuse_plaintext, refuse_tls, refuse_unread};
 
+use crate::net::deadline;
 use crate::net::http_client::TargetBody;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
@@ -85,7 +86,7 @@ pub(in crate::delivery) async fn deliver_routed(
     // `pin!` avoids a copy of the whole delivery's state into the timeout.
     let forwarded = {
         let forwarding = pin!(forward(&delivery, routed, request, &mut record));
-        timeout_at(deadline + TIMER_SLACK, forwarding).await
+        deadline::timeout_at(deadline + TIMER_SLACK, forwarding).await
     };
     let timed_out = || Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");
     match forwarded.unwrap_or_else(|_| Err(timed_out())) {

@@ -21,7 +21,7 @@ use crate::config::InterimPolicy;
 use crate::http_message::{FieldValue, Fields, Request};
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
-use crate::policy::route::{Route, WHOLE_BODY_MAX};
+use crate::policy::route::WHOLE_BODY_MAX;
 use crate::policy::sign::SigningInput;
 use crate::policy::trace::TraceContext;
 use crate::state::observability::traces::{TRACEPARENT, TRACESTATE};
@@ -76,16 +76,17 @@ impl<'a> Webhook<'a> {
         fields::add_via(&mut fields, version, delivery.pseudonym());
 
         let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == InterimPolicy::Forward);
-        let body = Self::prepare_body(body, route, routed.body_check.as_ref()).await?;
+        let body = Self::prepare_body(delivery, body, routed.body_check.as_ref()).await?;
         let path_and_query = Cow::Borrowed(routed.request_target.path_and_query.as_str());
         Ok(Self { delivery, method, path_and_query, fields, body, interim })
     }
 
     async fn prepare_body(
+        delivery: &Delivery<'_>,
         body: RequestBody,
-        route: &Route,
         body_check: Option<&BodyCheck>,
     ) -> Result<WebhookBody, Refusal> {
+        let route = delivery.route;
         if route.signers.is_empty() && body_check.is_none() {
             body::check_length(&body, route.body_max)?;
             let (upload, progress) = body::stream(body, route.body_max);
@@ -93,7 +94,7 @@ impl<'a> Webhook<'a> {
         }
         let max = route.body_max.min(WHOLE_BODY_MAX);
         body::check_length(&body, max)?;
-        let body = body::buffer(body, max).await?;
+        let body = body::buffer(body, max, delivery.runtime.body_memory.reservation()).await?;
         body_check.map_or(Ok(()), |check| check.verify(&body))?;
         Ok(WebhookBody::Buffered(body))
     }

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::connection::OutboundSocket;
 #[cfg(test)]
 use super::simulated;
-use super::{local, sockopt};
+use super::{deadline, local, sockopt};
 use crate::policy::egress::Hop;
 
 /// The delay before the next attempt starts beside a pending one (RFC 8305 §5, Connection Attempt Delay).
@@ -119,7 +119,7 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
             None => {}
         }
         let wake_at = if untried.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
-        match timeout_at(wake_at, next_completed(&mut in_flight)).await {
+        match deadline::timeout_at(wake_at, next_completed(&mut in_flight)).await {
             Ok((hop, started, result)) => {
                 let outcome = result.as_ref().map_or_else(ConnectFailure::as_str, |_| "connected");
                 attempts.push(ConnectAttempt { hop, outcome, elapsed: started.elapsed() });

@@ -17,11 +17,12 @@ use jiff::Timestamp;
 use rustls::{ClientConnection, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::connection::{MaybeTlsStream, OutboundSocket};
+use super::deadline;
 use crate::config::VerifyMode;
 use crate::names::{Host, TenantName};
 use crate::policy::expiry::certificate_timestamp;
@@ -87,7 +88,7 @@ pub async fn handshake(
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
     let (connected, CapturedVerification { leaf, rejection: refused }) =
-        verify::capture(timeout_at(deadline, connect)).await;
+        verify::capture(deadline::timeout_at(deadline, connect)).await;
     let connected = connected
         .map_err(|_| TlsError::Timeout)
         .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsError::from)));

@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
-use crate::net::fd_limit;
+use crate::net::{fd_limit, memory_limit};
 use config::ActiveConfig;
 
 /// The state of a running proxy; one for the process.
@@ -59,6 +59,7 @@ pub struct Runtime {
     pub failing_tenants: alerts::FailingTenants,
     pub traffic: observability::traffic::TrafficHistory,
     pub captures: observability::captures::CaptureQueue,
+    pub body_memory: Arc<limits::body_memory::BodyMemory>,
     pub started_at: Timestamp,
     pub config_status: config::status::ConfigStatus,
     pub reload_queue: Arc<config::reload_queue::ReloadQueue>,
@@ -113,6 +114,7 @@ impl Runtime {
             failing_tenants: alerts::FailingTenants::default(),
             traffic: observability::traffic::TrafficHistory::new(Instant::now()),
             captures: observability::captures::CaptureQueue::default(),
+            body_memory: Arc::new(limits::body_memory::BodyMemory::new(memory_limit::memory_max())),
             started_at: Timestamp::now(),
             config_status: config::status::ConfigStatus::default(),
             reload_queue: Arc::default(),

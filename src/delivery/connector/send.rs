@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::UpstreamConnector;
 use super::interim::InterimForwarder;
@@ -12,6 +13,7 @@ use crate::delivery::record::{Record, Step};
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::webhook::SignedRequest;
 use crate::http_message::{Fields, Response};
+use crate::net::deadline;
 use crate::net::http_client::{self, SendError, TargetBody, Unprocessed};
 use crate::state::upstreams::pool::PooledConnection;
 
@@ -57,7 +59,7 @@ impl UpstreamConnector<'_> {
         let timed_out = || async {
             match &progress {
                 Some(progress) => progress.stalled(response_timeout).await,
-                None => tokio::time::sleep(response_timeout(Duration::ZERO)).await,
+                None => deadline::passed(Instant::now() + response_timeout(Duration::ZERO)).await,
             }
         };
         let mut budget = ResendBudget::default();

@@ -132,6 +132,9 @@ impl From<RequestBodyError> for Refusal {
             RequestBodyError::Malformed => Refusal::malformed(detail),
             RequestBodyError::ClientGone => Refusal::malformed(detail).client_gone(),
             RequestBodyError::TooLarge => Refusal::new(Code::BodyTooLarge, detail),
+            RequestBodyError::NoMemory => {
+                busy("the proxy as a whole is busy: the bodies that it holds have reached a quarter of its memory")
+            }
             RequestBodyError::Timeout => Refusal::new(Code::BodyTimeout, detail),
         }
     }

@@ -15,11 +15,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::{RequestBody, RequestBodyError};
+use crate::net::deadline;
 use crate::net::http_client::Upload;
+use crate::state::limits::body_memory::{BodyMemoryFull, BodyReservation};
 
 /// The largest buffer that outgate allocates for an announced length, in bytes. Above it, the buffer grows with the bytes
 /// that arrive.
 const PREALLOCATE_MAX: u64 = 64 * 1024;
+
+/// The part of each body that does not count in the memory of all bodies, in bytes. Most webhooks are smaller.
+const UNCOUNTED_MAX: usize = 16 * 1024;
 
 /// Checks an announced length before the first byte, so that a client gets no `100 Continue` for a body that is refused.
 pub(in crate::delivery) fn check_length(body: &RequestBody, max: u64) -> Result<(), RequestBodyError> {
@@ -94,8 +99,24 @@ impl Body for TimeoutBody {
     }
 }
 
-/// Reads the whole body.
-pub(in crate::delivery) async fn buffer(mut body: RequestBody, max: u64) -> Result<Bytes, RequestBodyError> {
+/// A whole body, and the memory that it takes.
+struct HeldBody {
+    bytes: BytesMut,
+    _reservation: BodyReservation,
+}
+
+impl AsRef<[u8]> for HeldBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads the whole body. All but small bodies count in the memory of bodies, until the last part of them is dropped.
+pub(in crate::delivery) async fn buffer(
+    mut body: RequestBody,
+    max: u64,
+    mut reservation: BodyReservation,
+) -> Result<Bytes, RequestBodyError> {
     let expected = body.size_hint().lower();
     let mut single_frame = Bytes::new();
     let mut buffer = BytesMut::new();
@@ -112,9 +133,16 @@ pub(in crate::delivery) async fn buffer(mut body: RequestBody, max: u64) -> Resu
             buffer.reserve(usize::try_from(expected.min(PREALLOCATE_MAX)).unwrap_or(0));
             buffer.extend_from_slice(&std::mem::take(&mut single_frame));
         }
+        let counted = buffer.len().saturating_sub(UNCOUNTED_MAX);
         buffer.extend_from_slice(&data);
+        let growth = buffer.len().saturating_sub(UNCOUNTED_MAX) - counted;
+        reservation.grow(growth).map_err(|BodyMemoryFull| RequestBodyError::NoMemory)?;
     }
-    Ok(if buffer.is_empty() { single_frame } else { buffer.freeze() })
+    Ok(match buffer.len() {
+        0 => single_frame,
+        1..=UNCOUNTED_MAX => buffer.freeze(),
+        _ => Bytes::from_owner(HeldBody { bytes: buffer, _reservation: reservation }),
+    })
 }
 
 /// Returns a body that streams, and its progress.
@@ -203,7 +231,7 @@ impl UploadProgress {
                 UploadStage::Client => self.changed.notified().await,
                 UploadStage::Target(since) | UploadStage::Ended(since) => match wait {
                     Some((begun, due)) if begun == since && due <= Instant::now() => return,
-                    Some((begun, due)) if begun == since => tokio::time::sleep_until(due).await,
+                    Some((begun, due)) if begun == since => deadline::passed(due).await,
                     _ => wait = Some((since, since + timeout(waited))),
                 },
             }

@@ -46,6 +46,8 @@ pub enum RequestBodyError {
     Timeout,
     /// The client closed the connection before the end of the body.
     ClientGone,
+    /// The bodies that outgate holds have reached their maximum.
+    NoMemory,
 }
 
 impl fmt::Display for RequestBodyError {
@@ -55,6 +57,7 @@ impl fmt::Display for RequestBodyError {
             RequestBodyError::TooLarge => "the body is larger than the route allows",
             RequestBodyError::Timeout => "the body did not arrive in time",
             RequestBodyError::ClientGone => "the client closed the connection",
+            RequestBodyError::NoMemory => "outgate holds too many bodies",
         })
     }
 }

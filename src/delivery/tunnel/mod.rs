@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::Method;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::connector::UpstreamConnector;
 use super::context::{Delivery, TIMER_SLACK};
@@ -22,6 +22,7 @@ use super::request::tunnel_mode::TunnelMode;
 use super::response::{self, ResponseBody};
 use super::{circuit_breaker, errors, steps};
 use crate::http_message::Response;
+use crate::net::deadline;
 use crate::policy::authn::TunnelContext;
 use crate::state::Runtime;
 use crate::state::upstreams::breaker::UpstreamSuccess;
@@ -54,7 +55,7 @@ pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOu
     drop(request);
     let deadline = Instant::from_std(record.started()) + routed.route.timeouts.total;
     let delivery = Delivery::new(runtime, &active, &routed, record.started());
-    let opened = timeout_at(deadline + TIMER_SLACK, open(&delivery, &routed, &mut record)).await;
+    let opened = deadline::timeout_at(deadline + TIMER_SLACK, open(&delivery, &routed, &mut record)).await;
     let timed_out = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
     match opened.unwrap_or_else(|_| Err(timed_out())) {
         Ok(TunnelSetup::Passthrough(connection, permits)) => {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::head::{self, RequestHead};
 use crate::delivery::RequestBodyError;
 use crate::net::body_framing::{Decoded, Framing};
+use crate::net::deadline;
 use crate::server::client_io::{ClientIo, Rewind, poll_read};
 use crate::server::request_error::InvalidRequest;
 
@@ -119,7 +120,7 @@ impl Conn {
                 }
                 Poll::Pending
             });
-            match tokio::time::timeout_at(deadline, read).await {
+            match deadline::timeout_at(deadline, read).await {
                 Ok(Ok(length)) if length > 0 => {}
                 _ => return Err(ReadHeadError::Closed),
             }

@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod bandwidth;
+pub mod body_memory;
 mod byte_bucket;
 mod byte_queue;
 mod decisions;
