@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::bystander::{Processor, pin};
 use crate::support::TEST_TIMEOUT;
 
 #[derive(Clone, Copy)]
 pub(crate) enum Behaviour {
+    /// Responds at once, and closes: the control of the other behaviours.
+    Respond,
     /// Takes the request and sends nothing.
     Stall,
     /// Resets the connection after the request.
@@ -37,6 +40,7 @@ pub(crate) fn start(behaviour: Behaviour) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
+        let _pinned = pin(Processor::Fault);
         for stream in listener.incoming().map_while(Result::ok) {
             std::thread::spawn(move || behave(stream, behaviour));
         }
@@ -58,6 +62,10 @@ fn behave(mut stream: TcpStream, behaviour: Behaviour) {
         }
     }
     match behaviour {
+        Behaviour::Respond => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+            return;
+        }
         Behaviour::Stall => {}
         Behaviour::Reset => return SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
         Behaviour::TrickleHead => trickle(&mut stream, b"HTTP/1.1 200 OK\r\nX-Long: ", b'x'),

@@ -13,20 +13,63 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::support::law::{Counts, assert_law};
 use crate::support::{Client, Outgate, Response, eventually, post};
 
 /// The keep-alive clients of the bystander, and the pause of each between two deliveries.
 const CLIENTS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(5);
+/// The longest wait of a client of the bystander: longer than the time for which a fault stops outgate.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The pause between two deliveries of a client of the fault: the load with the fault is that of the control, not as much
+/// as possible.
+const LOAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the figure of this form of the run.
 pub(crate) fn pick<T>(short: T, long: T) -> T {
     if std::env::var_os("OUTGATE_FAULTS").is_some_and(|form| form == "long") { long } else { short }
 }
 
+/// The rounds of a control and a fault, in turn: what else the machine does meets both.
+fn rounds() -> usize {
+    pick(1, 3)
+}
+
 fn period() -> Duration {
-    pick(Duration::from_secs(1), Duration::from_secs(20))
+    pick(Duration::from_secs(1), Duration::from_secs(10))
+}
+
+/// The processor of outgate, the bystander and its target; and that of the clients and targets of a fault.
+#[derive(Clone, Copy)]
+pub(crate) enum Processor {
+    Own = 0,
+    Fault = 1,
+}
+
+/// Restores the processors of the thread.
+pub(crate) struct Pinned(Option<CpuSet>);
+
+/// Keeps this thread, and the threads and processes that it starts, on one processor. Only where timings are measured: what
+/// the parties of a fault compute must not look like a delay of outgate.
+pub(crate) fn pin(processor: Processor) -> Pinned {
+    let before = sched_getaffinity(None).unwrap();
+    if pick(true, false) || before.count() < 2 {
+        return Pinned(None);
+    }
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).filter(|index| before.is_set(*index)).nth(processor as usize).unwrap());
+    sched_setaffinity(None, &one).unwrap();
+    Pinned(Some(before))
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            sched_setaffinity(None, before).unwrap();
+        }
+    }
 }
 
 /// Repeats this at least once, and until the period of a fault has ended.
@@ -54,6 +97,7 @@ impl Bystander {
             let started_clients = Arc::clone(&started_clients);
             std::thread::spawn(move || {
                 let (mut client, mut durations) = (Client::connect(proxy), Vec::new());
+                client.set_patience(PATIENCE);
                 while !is_over.load(Ordering::Relaxed) {
                     let started = Instant::now();
                     client.send(&request);
@@ -113,15 +157,26 @@ impl Harm {
         response
     }
 
+    /// Does something for which a party of the fault waits.
+    pub(crate) fn wait_for(&mut self, act: impl FnOnce()) {
+        let started = Instant::now();
+        act();
+        self.longest = self.longest.max(started.elapsed());
+    }
+
     pub(crate) fn add(&mut self, code: &str, count: u64) {
         *self.counts.entry(code.to_owned()).or_default() += count;
     }
 
     /// Sends deliveries over parallel connections until the period of the fault has ended.
-    pub(crate) fn send_for_a_period(&mut self, proxy: SocketAddr, url: &str) {
+    pub(crate) fn send_for_a_period(&mut self, proxy: SocketAddr, url: &(dyn Fn() -> String + Sync)) {
         let run = || {
+            let _pinned = pin(Processor::Fault);
             let mut harm = Self::default();
-            for_a_period(|| drop(harm.send(proxy, url)));
+            for_a_period(|| {
+                harm.send(proxy, &url());
+                std::thread::sleep(LOAD_PAUSE); // the offered load
+            });
             harm
         };
         std::thread::scope(|scope| {
@@ -158,14 +213,10 @@ impl Fault {
     /// Runs the fault beside traffic to the healthy target at `url`. Returns the outcomes that the clients of the fault saw
     /// and the deliveries of the bystander, each of which succeeded.
     pub(crate) fn run(&self, proxy: SocketAddr, url: &str, fault: impl FnOnce(&mut Harm)) -> (Harm, u64) {
-        let quiet = Bystander::start(proxy, url);
-        std::thread::sleep(period()); // the traffic without the fault is what is measured
-        let without = quiet.finish();
-        let beside = Bystander::start(proxy, url);
+        // The traffic without the fault is what is measured.
+        let without = beside(proxy, url, || std::thread::sleep(period()));
         let mut harm = Harm::default();
-        fault(&mut harm);
-        let with = beside.finish();
-        assert!(!with.is_empty(), "the bystander had no delivery");
+        let with = beside(proxy, url, || fault(&mut harm));
         self.report(&harm, &without, &with);
         (harm, (without.len() + with.len()) as u64)
     }
@@ -180,12 +231,33 @@ impl Fault {
         fault: impl FnOnce(&mut Harm),
     ) -> Harm {
         let (harm, delivered) = self.run(outgate.proxy, url, fault);
-        let mut sent = Counts::from([("delivered".to_owned(), delivered)]);
-        for (code, count) in &harm.counts {
-            let code = recorded.iter().find(|(seen, _)| seen == code).map_or(&**code, |(_, recorded)| recorded);
-            *sent.entry(code.to_owned()).or_default() += count;
+        assert_harm_counts(outgate, &harm, delivered, recorded);
+        harm
+    }
+
+    /// Sends the same load to the target of the fault and, as its control, to a healthy target, in turn. The bystander must
+    /// not notice which of the two it is. Asserts the law as [`Fault::run_by_law`] does.
+    pub(crate) fn run_load_by_law(
+        &self,
+        outgate: &Outgate,
+        url: &str,
+        recorded: &[(&str, &str)],
+        [control, bad]: [&str; 2],
+    ) -> Harm {
+        let (mut harm, mut healthy) = (Harm::default(), Harm::default());
+        let [mut without, mut with] = [Vec::new(), Vec::new()];
+        for _ in 0..rounds() {
+            without.extend(beside(outgate.proxy, url, || {
+                healthy.send_for_a_period(outgate.proxy, &|| control.to_owned())
+            }));
+            with.extend(beside(outgate.proxy, url, || harm.send_for_a_period(outgate.proxy, &|| bad.to_owned())));
         }
-        assert_law(outgate, &sent);
+        assert_eq!(healthy.counts.keys().collect::<Vec<_>>(), ["delivered"], "the control");
+        without.sort();
+        with.sort();
+        self.report(&harm, &without, &with);
+        let delivered = (without.len() + with.len()) as u64 + healthy.counts["delivered"];
+        assert_harm_counts(outgate, &harm, delivered, recorded);
         harm
     }
 
@@ -211,6 +283,23 @@ impl Fault {
             table.write_all(format!("{head}{row}").as_bytes()).unwrap();
         }
     }
+}
+
+/// Runs the bystander while `act` runs. Returns the durations of its deliveries in ascending order.
+fn beside(proxy: SocketAddr, url: &str, act: impl FnOnce()) -> Vec<Duration> {
+    let bystander = Bystander::start(proxy, url);
+    act();
+    bystander.finish()
+}
+
+/// Asserts that the delivery log and the metrics count these outcomes and `delivered` further deliveries.
+fn assert_harm_counts(outgate: &Outgate, harm: &Harm, delivered: u64, recorded: &[(&str, &str)]) {
+    let mut sent = Counts::from([("delivered".to_owned(), delivered)]);
+    for (code, count) in &harm.counts {
+        let code = recorded.iter().find(|(seen, _)| seen == code).map_or(&**code, |(_, recorded)| recorded);
+        *sent.entry(code.to_owned()).or_default() += count;
+    }
+    assert_law(outgate, &sent);
 }
 
 fn p99(ascending: &[Duration]) -> Duration {

@@ -4,17 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::bystander::{Fault, Harm, for_a_period};
+use crate::bystander::{Fault, Harm};
 use crate::support::configuration::Config;
 use crate::support::name_server::{A, NameServer, Query, Reply};
 use crate::support::scene::{Scene, scene_of};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SERVFAIL: u8 = 2;
+/// The longest wait of a client, on a busy machine. The timeout of a query is 300 ms.
+const WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// The usual scene with a name server. The names of the healthy target are pinned. Those below `example.net` are not.
 fn scene(server: &NameServer) -> Scene {
@@ -29,17 +32,19 @@ fn scene(server: &NameServer) -> Scene {
 
 /// Delivers to names that no delivery used before, beside the healthy target. Returns the outcomes.
 fn run(name: &'static str, zone: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> (Scene, Harm) {
-    let server = NameServer::start(zone);
+    run_with(name, NameServer::start(zone))
+}
+
+fn run_with(name: &'static str, server: NameServer) -> (Scene, Harm) {
     let scene = scene(&server);
     let fault = Fault { name, harmed: "clients of names that are not cached", reported: "records, metrics" };
     let port = scene.plain.port();
     let harm = fault.run_by_law(&scene.outgate, &scene.plain_url(), &[], |harm| {
-        let mut number = 0;
-        for_a_period(|| {
-            number += 1;
-            harm.send(scene.outgate.proxy, &format!("http://n{number}.example.net:{port}/in"));
-        });
+        let number = AtomicUsize::new(0);
+        let next = || format!("http://n{}.example.net:{port}/in", number.fetch_add(1, Ordering::Relaxed));
+        harm.send_for_a_period(scene.outgate.proxy, &next);
     });
+    assert!(harm.longest < WAIT_MAX, "a client waited {:?}", harm.longest);
     assert!(!server.queries().is_empty(), "the name server was asked");
     (scene, harm)
 }
@@ -52,6 +57,29 @@ fn codes(harm: &Harm) -> BTreeSet<&str> {
 fn name_server_that_does_not_answer_harms_names_that_need_it_only() {
     let (_scene, harm) = run("DNS times out", |_| Reply::Timeout);
     assert_eq!(codes(&harm), BTreeSet::from(["name_timeout"]));
+}
+
+/// The name server says over UDP that its answer is too long, takes the connection, and sends nothing.
+#[test]
+fn name_server_that_hangs_over_tcp_harms_names_that_need_it_only() {
+    let (tcp, udp) = loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+            break (tcp, udp);
+        }
+    };
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&accepted);
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in tcp.incoming().map_while(Result::ok) {
+            counted.fetch_add(1, Ordering::Relaxed);
+            held.push(stream);
+        }
+    });
+    let (_scene, harm) = run_with("DNS hangs over TCP", NameServer::on_socket(udp, |_| Reply::Truncated));
+    assert_eq!(codes(&harm), BTreeSet::from(["name_timeout"]));
+    assert!(accepted.load(Ordering::Relaxed) > 0, "outgate asked over TCP");
 }
 
 /// RFC 6890: this network, private, shared, link-local with the metadata service, documentation, multicast.

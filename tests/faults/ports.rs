@@ -7,12 +7,15 @@
 
 use std::net::IpAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use crate::bystander::{Fault, for_a_period};
-use crate::support::namespace::{inside_namespace, run};
+use crate::bystander::{Fault, Harm, for_a_period};
+use crate::support::namespace::{self, inside_namespace, run};
 use crate::support::pki::Pki;
 use crate::support::process::Process;
-use crate::support::receiver::{Receiver, ok, respond_and_close};
+use crate::support::receiver::{Reaction, Receiver, ok, respond_and_close};
 use crate::support::scene::folder;
 use crate::support::scrape::Scrape;
 use crate::support::{Outgate, eventually, required};
@@ -21,8 +24,13 @@ const SOURCES: [[u8; 4]; 2] = [[198, 51, 100, 16], [198, 51, 100, 17]];
 /// The pool of the bystander.
 const OTHER: &str = "198.51.100.32";
 const CLOSING: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
-/// The ports of the namespace. Those of its few listeners lead to no target, and outgate counts them as left.
+/// The ports of the namespace. Four have listeners, and no connection gets them: two of outgate, and one of each target.
 const PORTS: usize = 256;
+const LISTENERS: usize = 4;
+/// The longest wait of a client for a refusal, on a busy machine.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// The response timeout of the busy target.
+const RESPONSE: Duration = Duration::from_secs(2);
 
 /// Connects from a source until no port is left, and then frees some. IP_BIND_ADDRESS_NO_PORT (24, ip(7)): a port that
 /// is taken at `bind` would be taken towards every target. A connection without linger frees its port at once.
@@ -51,25 +59,21 @@ struct Scene {
     healthy: Receiver,
 }
 
-/// A pool of two sources for `busy.example`, and a pool of another source for the healthy target.
-fn scene() -> Scene {
+/// A pool of two sources for `busy.example` and `beside.example`, and a pool of another source for the healthy target.
+fn scene(reaction: Reaction) -> Scene {
     run("ip addr add 203.0.113.5/32 dev lo");
-    run("ip route add local 198.51.100.16/31 dev lo");
+    SOURCES.iter().for_each(|source| route("add", *source));
     run(&format!("ip route add local {OTHER}/32 dev lo"));
     let pki = Pki::new();
     // The target closes first: an idle connection of outgate, or TIME_WAIT, would free a port when the test expects none.
-    let target = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["busy.example"]), respond_and_close(CLOSING));
-    let healthy = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["healthy.example"]), ok());
-    let config = format!(
+    let target = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["busy.example"]), reaction);
+    let healthy = Receiver::tls_at("203.0.113.5:0", pki.leaf(&["healthy.example", "beside.example"]), ok());
+    let config = namespace::config(&format!(
         r#"
-[server]
-listen = ["127.0.0.1:0"]
-allow_anonymous = true
-[admin]
-listen = ["127.0.0.1:0"]
 [egress.default]
 ranges = ["198.51.100.16/31"]
 notice = "0s"
+select = "spread"
 [egress.other]
 ranges = ["{OTHER}/32"]
 notice = "0s"
@@ -80,12 +84,16 @@ failures = 0
 [resolver.hosts]
 "busy.example" = ["203.0.113.5"]
 "healthy.example" = ["203.0.113.5"]
-[trust.public]
-roots = ["{{dir}}/ca.pem"]
+"beside.example" = ["203.0.113.5"]
 [[routes]]
 name = "busy"
 hosts = ["busy.example"]
 ports = [{busy}]
+timeouts = {{ response = "{RESPONSE:?}" }}
+[[routes]]
+name = "beside"
+hosts = ["beside.example"]
+ports = [{healthy}]
 [[routes]]
 name = "healthy"
 hosts = ["healthy.example"]
@@ -94,13 +102,23 @@ egress = "other"
 "#,
         busy = target.port(),
         healthy = healthy.port(),
-    );
+    ));
     Scene { outgate: Outgate::run(folder(&pki), &config), target, healthy }
+}
+
+/// Adds the source address to the host, or removes it.
+fn route(verb: &str, source: [u8; 4]) {
+    run(&format!("ip route {verb} local {}/32 dev lo", IpAddr::from(source)));
 }
 
 impl Scene {
     fn url(&self) -> String {
         format!("https://busy.example:{}/in", self.target.port())
+    }
+
+    /// The URL of the healthy target, from the sources of the busy one.
+    fn beside_url(&self) -> String {
+        format!("https://beside.example:{}/in", self.healthy.port())
     }
 
     fn healthy_url(&self) -> String {
@@ -134,18 +152,21 @@ fn exhausted_ports_lead_to_another_source_and_then_to_no_egress_without_a_wait()
         return;
     }
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("40000 {}", 40000 + PORTS - 1)).unwrap();
-    let scene = scene();
+    let scene = scene(respond_and_close(CLOSING));
     let fault = Fault {
         name: "ports exhausted",
         harmed: "clients of this target, once no source has a port",
         reported: "outgate_egress_ports_left, OutgatePortsNearlyOut, no_egress",
     };
-    fault.run_by_law(&scene.outgate, &scene.healthy_url(), &[], |harm| {
-        // The alert comes while deliveries succeed.
+    let harm = fault.run_by_law(&scene.outgate, &scene.healthy_url(), &[], |harm| {
+        // The alert comes while deliveries succeed, and the metric is exact.
+        scene.outgate.wait_for_metric(&format!("outgate_egress_ports {}", PORTS - LISTENERS));
         let nearly = SOURCES.map(|source| scene.occupy(source, 3));
         for source in SOURCES {
             let alert = format!("{} has ", IpAddr::from(source));
-            scene.outgate.log.wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", &alert, "ports left"]);
+            let left = format!("has 3 of {} ports left", PORTS - LISTENERS);
+            scene.outgate.log.wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", &alert, &left]);
+            eventually("the metric counts three", || scene.ports_left(source) == Some(3.0));
         }
         assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200);
         drop(nearly);
@@ -153,9 +174,7 @@ fn exhausted_ports_lead_to_another_source_and_then_to_no_egress_without_a_wait()
         // One source has no port: the other one delivers, whichever is the first choice.
         for (full, free) in [(SOURCES[0], SOURCES[1]), (SOURCES[1], SOURCES[0])] {
             let occupied = scene.occupy(full, 0);
-            eventually("the metric shows the shortage", || {
-                scene.ports_left(full).is_some_and(|left| left < PORTS as f64 / 10.0)
-            });
+            eventually("the metric counts none", || scene.ports_left(full) == Some(0.0));
             let before = scene.target.requests().len();
             for _ in 0..8 {
                 assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200);
@@ -165,16 +184,23 @@ fn exhausted_ports_lead_to_another_source_and_then_to_no_egress_without_a_wait()
             drop(occupied);
         }
 
-        // No source has a port: a refusal that names the cause.
+        // The last port of the last source delivers.
+        let last = [scene.occupy(SOURCES[0], 0), scene.occupy(SOURCES[1], 1)];
+        assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200);
+        drop(last);
+
+        // No source has a port: a refusal that names the cause. Another target has all ports of the same sources.
         let occupied = SOURCES.map(|source| scene.occupy(source, 0));
         for_a_period(|| {
             let response = harm.send(scene.outgate.proxy, &scene.url());
             assert_eq!((response.status, response.code()), (503, "no_egress"), "{response:?}");
             assert_eq!(scene.outgate.record_of(&response)["attempts"].as_array().unwrap().len(), 2);
+            assert_eq!(harm.send(scene.outgate.proxy, &scene.beside_url()).status, 200);
         });
         drop(occupied);
         assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200, "the ports are free again");
     });
+    assert!(harm.longest < WAIT_MAX, "a client waited {:?}", harm.longest);
 }
 
 #[test]
@@ -182,7 +208,7 @@ fn source_address_that_is_lost_harms_no_delivery_from_another() {
     if !inside_namespace("ports::source_address_that_is_lost_harms_no_delivery_from_another") {
         return;
     }
-    let scene = scene();
+    let scene = scene(respond_and_close(CLOSING));
     let fault = Fault {
         name: "source addresses removed",
         harmed: "clients of the pool, while no address is left",
@@ -190,15 +216,72 @@ fn source_address_that_is_lost_harms_no_delivery_from_another() {
     };
     fault.run_by_law(&scene.outgate, &scene.healthy_url(), &[], |harm| {
         assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200);
-        run("ip route del local 198.51.100.16/31 dev lo");
+        SOURCES.iter().for_each(|source| route("del", *source));
         scene.outgate.log.wait_for_lines(1, &[": 0 usable addresses, "]);
         for_a_period(|| {
             let response = harm.send(scene.outgate.proxy, &scene.url());
             assert_eq!((response.status, response.code()), (503, "no_egress"), "{response:?}");
         });
         scene.outgate.log.wait_for_lines(1, &["alert OutgatePoolEmpty"]);
-        run("ip route add local 198.51.100.16/31 dev lo");
+        SOURCES.iter().for_each(|source| route("add", *source));
         scene.outgate.log.wait_for_lines(1, &["2 usable addresses, 0 before"]);
         assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200);
     });
+}
+
+/// The connections of the removed address stay open, and the response to them finds no way back.
+#[test]
+fn source_address_that_is_removed_in_flight_harms_its_own_deliveries_until_the_response_timeout() {
+    const IN_FLIGHT: usize = 16;
+    let name = "source_address_that_is_removed_in_flight_harms_its_own_deliveries_until_the_response_timeout";
+    if !inside_namespace(&format!("ports::{name}")) {
+        return;
+    }
+    let (begun, held) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(true)));
+    let (sources, wait) = (Arc::clone(&begun), Arc::clone(&held));
+    let scene = scene(Arc::new(move |request| {
+        sources.lock().unwrap().push(request.from);
+        eventually("the address is removed", || !wait.load(Ordering::Relaxed));
+        (CLOSING.into(), false)
+    }));
+    let fault = Fault {
+        name: "source address removed in flight",
+        harmed: "deliveries in flight from this address, until the response timeout",
+        reported: "response_timeout, OutgateAddressLost",
+    };
+    let removed = SOURCES[0];
+    let harm = fault.run_by_law(&scene.outgate, &scene.healthy_url(), &[], |harm| {
+        std::thread::scope(|scope| {
+            let send = || {
+                let mut harm = Harm::default();
+                let response = harm.send(scene.outgate.proxy, &scene.url());
+                (harm, scene.outgate.record_of(&response))
+            };
+            let senders: Vec<_> = (0..IN_FLIGHT).map(|_| scope.spawn(send)).collect();
+            eventually("the target has the requests", || begun.lock().unwrap().len() == IN_FLIGHT);
+            let lost = begun.lock().unwrap().iter().filter(|from| **from == IpAddr::from(removed)).count();
+            assert!((1..IN_FLIGHT).contains(&lost), "{lost} of {IN_FLIGHT} from {removed:?}");
+            route("del", removed);
+            held.store(false, Ordering::Relaxed);
+            for sender in senders {
+                let (of_sender, record) = sender.join().unwrap();
+                let (code, source) = (record["code"].as_str().unwrap(), record["source"].as_str().unwrap());
+                let is_lost = source == IpAddr::from(removed).to_string();
+                assert_eq!(code, if is_lost { "response_timeout" } else { "delivered" }, "{record}");
+                harm.longest = harm.longest.max(of_sender.longest);
+                harm.add(code, 1);
+            }
+            assert_eq!(harm.counts.get("response_timeout"), Some(&(lost as u64)));
+        });
+        // Later deliveries leave from the other address.
+        scene.outgate.log.wait_for_lines(1, &[": 1 usable address, 2 before"]);
+        let before = scene.target.requests().len();
+        for_a_period(|| assert_eq!(harm.send(scene.outgate.proxy, &scene.url()).status, 200));
+        let received = scene.target.requests().split_off(before);
+        assert!(received.iter().all(|request| request.from == IpAddr::from(SOURCES[1])), "{received:?}");
+        scene.outgate.log.wait_for_lines(1, &["alert OutgateAddressLost"]);
+        route("add", removed);
+        scene.outgate.log.wait_for_lines(1, &[": 2 usable addresses, 1 before"]);
+    });
+    assert!((RESPONSE..WAIT_MAX).contains(&harm.longest), "{:?}", harm.longest);
 }

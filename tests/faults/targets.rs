@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::bad_target::{Behaviour, start};
-use crate::bystander::{BROKEN_OFF, Fault, Harm};
+use crate::bystander::{BROKEN_OFF, Fault, Harm, Processor, pin};
 use crate::support::configuration::Config;
 use crate::support::ports::refusing;
 use crate::support::scene::{Scene, scene_of};
@@ -16,10 +16,10 @@ use crate::support::scene::{Scene, scene_of};
 const RESPONSE: Duration = Duration::from_millis(300);
 const TOTAL: Duration = Duration::from_millis(800);
 
-/// The usual scene with a route to a bad target. No circuit opens: each delivery meets the fault.
-pub(crate) fn scene(port: u16) -> Scene {
+/// The usual scene with a route to a bad target and to its healthy control. No circuit opens: each delivery meets the fault.
+fn scene(port: u16, control: u16) -> Scene {
     let bad = format!(
-        "[circuit]\nfailures = 0\n[[routes]]\nname = \"bad\"\nhosts = [\"bad.example\"]\nports = [{port}]\n\
+        "[circuit]\nfailures = 0\n[[routes]]\nname = \"bad\"\nhosts = [\"bad.example\"]\nports = [{port}, {control}]\n\
          plaintext = \"allow\"\ntimeouts = {{ response = \"{RESPONSE:?}\", total = \"{TOTAL:?}\" }}\n"
     );
     scene_of(&|config: &Config| config.host("bad.example", "127.0.0.1").and(&bad))
@@ -28,12 +28,14 @@ pub(crate) fn scene(port: u16) -> Scene {
 /// Runs deliveries to the bad target beside those to a healthy one. Each must have the outcome `seen` for its client and
 /// `recorded` in its record.
 fn run(name: &'static str, port: u16, seen: &str, recorded: &str) -> Harm {
-    let scene = scene(port);
+    let control = start(Behaviour::Respond);
+    let pinned = pin(Processor::Own);
+    let scene = scene(port, control);
     let fault = Fault { name, harmed: "clients of this target", reported: "records, outgate_deliveries_total" };
-    let url = format!("http://bad.example:{port}/in");
-    let harm = fault.run_by_law(&scene.outgate, &scene.plain_url(), &[(seen, recorded)], |harm| {
-        harm.send_for_a_period(scene.outgate.proxy, &url);
-    });
+    let urls = [control, port].map(|port| format!("http://bad.example:{port}/in"));
+    let [control, bad] = &urls;
+    let harm = fault.run_load_by_law(&scene.outgate, &scene.plain_url(), &[(seen, recorded)], [control, bad]);
+    drop(pinned);
     assert_eq!(harm.counts.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from([seen]));
     // The fault ends with its deliveries: no connection to the target stays.
     scene.outgate.wait_for_metric("outgate_client_connections 0");

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::netns::{Host, inside_namespace, run};
+use crate::support::namespace;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::folder;
@@ -122,13 +123,8 @@ fn moved_address_loses_no_webhook_but_those_on_the_wire() {
     let v4 = receiver(format!("{}:0", TARGET.0));
     let v6 = receiver(format!("[{}]:{}", TARGET.1, v4.port()));
     network.watch(v4.port());
-    let config = format!(
+    let config = namespace::config(&format!(
         r#"
-[server]
-listen = ["127.0.0.1:0"]
-allow_anonymous = true
-[admin]
-listen = ["127.0.0.1:0"]
 [egress.default]
 ranges = ["198.51.100.16/28", "{FLOATING}", "2001:db8:5::/64"]
 select = "spread"
@@ -138,15 +134,13 @@ ports = [{port}]
 [resolver.hosts]
 "v4.example" = ["192.0.2.5"]
 "v6.example" = ["2001:db8:99::5"]
-[trust.public]
-roots = ["{{dir}}/ca.pem"]
 [[routes]]
 name = "all"
 hosts = ["*"]
 timeouts = {{ connect = "3s", response = "1s" }}
 "#,
         port = v4.port()
-    );
+    ));
     let outgate = Outgate::run(folder(&pki), &config);
     let floating: IpAddr = FLOATING.parse().unwrap();
     let with_it = || v4.requests().iter().filter(|request| request.from == floating).count();

@@ -74,7 +74,7 @@ fn check(page: &str, tests: &BTreeSet<String>) -> (usize, Vec<String>) {
 fn every_threat_of_the_security_page_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     assert!(page.lines().count() <= SECURITY_LINES_MAX, "{} lines", page.lines().count());
-    let tests = ["tests/it", "tests/privileged", "src"].into_iter().flat_map(tests_below).collect();
+    let tests = ["tests/it", "tests/privileged", "tests/faults", "src"].into_iter().flat_map(tests_below).collect();
     let (threats, problems) = check(&page, &tests);
     assert!(threats > 50, "only {threats} threats");
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));

@@ -412,6 +412,11 @@ impl Client {
         socket.set_nodelay(true).unwrap();
         Self { stream: Box::new(socket.try_clone().unwrap()), socket, buffer: Vec::new() }
     }
+    /// Sets the longest wait, in place of `TEST_TIMEOUT`.
+    pub fn set_patience(&self, patience: Duration) {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        self.socket.set_write_timeout(Some(patience)).unwrap();
+    }
     pub fn send(&mut self, text: impl AsRef<[u8]>) {
         self.stream.write_all(text.as_ref()).expect("the other side reads");
     }

@@ -24,6 +24,8 @@ pub enum Reply {
     /// The response code of a failure.
     Code(u8),
     Timeout,
+    /// The answer does not fit: outgate must ask over TCP.
+    Truncated,
     After(Duration, IpAddr),
 }
 
@@ -91,7 +93,7 @@ fn response(datagram: &[u8], query: &Query, reply: Reply) -> Option<Vec<u8>> {
     let (address, code) = match reply {
         Reply::Timeout => return None,
         Reply::Code(code) => (None, code),
-        Reply::NoData => (None, 0),
+        Reply::NoData | Reply::Truncated => (None, 0),
         Reply::Address(address) => (Some(address), 0),
         Reply::After(wait, address) => {
             std::thread::sleep(wait);
@@ -100,7 +102,8 @@ fn response(datagram: &[u8], query: &Query, reply: Reply) -> Option<Vec<u8>> {
     };
     let count = u8::from(address.is_some());
     let mut response = datagram[..2].to_vec();
-    response.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+    let truncated = if matches!(reply, Reply::Truncated) { 2 } else { 0 };
+    response.extend([0x81 | truncated, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
     response.extend(&datagram[12..end_of_query(datagram)]);
     if let Some(address) = address {
         let bytes = match address {

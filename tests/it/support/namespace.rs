@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use super::configuration::Config;
 use super::required;
 
 /// An environment variable of the process in the namespace.
@@ -36,4 +37,18 @@ pub fn run(command: &str) {
     let mut words = command.split(' ');
     let out = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Returns a configuration of an outgate in the namespace. `more` has the pools, the guard, the names and the routes.
+pub fn config(more: &str) -> Config {
+    let common = r#"
+[server]
+listen = ["127.0.0.1:0"]
+allow_anonymous = true
+[admin]
+listen = ["127.0.0.1:0"]
+[trust.public]
+roots = ["{dir}/ca.pem"]
+"#;
+    Config::parse(common).and(more)
 }
