@@ -34,11 +34,11 @@ pub(crate) fn pick<T>(short: T, long: T) -> T {
 
 /// The rounds of a control and a fault, in turn: what else the machine does meets both.
 fn rounds() -> usize {
-    pick(1, 3)
+    pick(1, 4)
 }
 
 fn period() -> Duration {
-    pick(Duration::from_secs(1), Duration::from_secs(10))
+    pick(Duration::from_secs(1), Duration::from_secs(5))
 }
 
 /// The processor of outgate, the bystander and its target; and that of the clients and targets of a fault.
