@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +25,8 @@ const SOURCES: [[u8; 4]; 2] = [[198, 51, 100, 16], [198, 51, 100, 17]];
 /// The pool of the bystander.
 const OTHER: &str = "198.51.100.32";
 const CLOSING: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
-/// The ports of the namespace. Four have listeners, and no connection gets them: two of outgate, and one of each target.
+/// The ports of the namespace.
 const PORTS: usize = 256;
-const LISTENERS: usize = 4;
 /// The longest wait of a client for a refusal, on a busy machine.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// The response timeout of the busy target.
@@ -134,6 +134,12 @@ impl Scene {
         process
     }
 
+    /// Returns the number of ports without a listener. Listeners at different addresses may share one.
+    fn available_ports(&self) -> usize {
+        let listeners = [self.outgate.proxy, self.outgate.admin, self.target.address, self.healthy.address];
+        PORTS - listeners.map(|address| address.port()).into_iter().collect::<BTreeSet<_>>().len()
+    }
+
     fn ports_left(&self, source: [u8; 4]) -> Option<f64> {
         let address = IpAddr::from(source).to_string();
         Scrape::of(&self.outgate).value("outgate_egress_ports_left", &[("address", &*address)])
@@ -160,11 +166,11 @@ fn exhausted_ports_lead_to_another_source_and_then_to_no_egress_without_a_wait()
     };
     let harm = fault.run_by_law(&scene.outgate, &scene.healthy_url(), &[], |harm| {
         // The alert comes while deliveries succeed, and the metric is exact.
-        scene.outgate.wait_for_metric(&format!("outgate_egress_ports {}", PORTS - LISTENERS));
+        scene.outgate.wait_for_metric(&format!("outgate_egress_ports {}", scene.available_ports()));
         let nearly = SOURCES.map(|source| scene.occupy(source, 3));
         for source in SOURCES {
             let alert = format!("{} has ", IpAddr::from(source));
-            let left = format!("has 3 of {} ports left", PORTS - LISTENERS);
+            let left = format!("has 3 of {} ports left", scene.available_ports());
             scene.outgate.log.wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", &alert, &left]);
             eventually("the metric counts three", || scene.ports_left(source) == Some(3.0));
         }

@@ -293,8 +293,8 @@ fn verify_and_list_know_the_ranges() {
     assert_eq!(egress(&["verify"]).0, Some(1));
 }
 
-/// The test occupies 19 of 20 ports of one source address towards the receiver. Three of the ports have listeners: that of
-/// the receivers, and two of outgate. No connection of outgate gets them.
+/// The test occupies 19 of 20 ports of one source address towards the receiver. Some of the ports have listeners, which may
+/// share one at different addresses. No connection of outgate gets them, so that at most one port is left.
 #[test]
 fn source_address_with_few_ports_left_raises_an_alert() {
     if !inside("source_address_with_few_ports_left_raises_an_alert") {
@@ -309,8 +309,5 @@ fn source_address_with_few_ports_left_raises_an_alert() {
         socket
     };
     let _occupied: Vec<Socket> = (0..19).map(connect).collect();
-    scene
-        .outgate
-        .log
-        .wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", "198.51.100.17 has ", " of 17 ports left"]);
+    scene.outgate.log.wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", "198.51.100.17 has ", " ports left"]);
 }
