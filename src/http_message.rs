@@ -1,13 +1,15 @@
 //! HTTP messages as outgate reads, changes and writes them, in any HTTP version.
 //! Which parts does a message have?
 
+mod field;
 mod fields;
 
 use std::borrow::Cow;
 
 use http::{Method, StatusCode, Version};
 
-pub use fields::{FieldName, FieldValue, Fields, NotText};
+pub use field::{FieldName, FieldValue, NotText, Text};
+pub use fields::Fields;
 
 /// A request for a target.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,6 +178,34 @@ pub fn invalid_target_character(target: &str) -> Option<&'static str> {
     })
 }
 
+/// The id of a request: hexadecimal digits, without a buffer of their own.
+#[derive(Clone, Copy)]
+pub struct RequestId {
+    digits: [u8; 32],
+    length: usize,
+}
+
+impl RequestId {
+    pub fn new(random: u64, count: u64) -> Self {
+        let mut digits = [0; 32];
+        let mut free = &mut digits[..];
+        // 16 digits each are the most that both numbers have, so the array has room.
+        let _ = write!(free, "{random:016x}{count:08x}");
+        let length = 32 - free.len();
+        Self { digits, length }
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.digits.get(..self.length).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The target of a webhook: scheme, host and port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Target {
@@ -188,12 +217,11 @@ pub struct Target {
 impl Target {
     /// Returns the authority in the form of the Host field: the default port is left out (RFC 9110 §7.2, RFC 3986
     /// §6.2.3).
-    pub fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() {
-            self.host.to_string()
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+    pub fn authority(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| match self.port == self.scheme.default_port() {
+            true => fmt::Display::fmt(&self.host, f),
+            false => write!(f, "{}:{}", self.host, self.port),
+        })
     }
 }
 

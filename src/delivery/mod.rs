@@ -61,7 +61,7 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
     let mut record = Box::new(Record::open(runtime, &active.plan, Some(&request.method), &request.caller));
-    webhook_id::well_formed(&request.fields).into_iter().for_each(|id| record.webhook_id(id));
+    webhook_id::well_formed(&request.fields).into_iter().for_each(|id| record.webhook_id(id.to_owned()));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,
         Ok(JudgmentOutcome::LocalOptions) => return response::options(record, pseudonym),

@@ -2,6 +2,7 @@
 //! May this delivery contact its target now, and over which hops?
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -117,6 +118,6 @@ pub(super) fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, Ho
 pub(super) fn affinity_hash(tenant: Option<&TenantName>, host: &Host) -> u64 {
     let mut fingerprint = Fingerprint::default();
     fingerprint.part(tenant.map_or("", TenantName::as_str).as_bytes());
-    fingerprint.bytes(host.to_string().as_bytes());
+    let _ = write!(fingerprint, "{host}"); // a hash takes every text
     leading_number(&fingerprint.finish())
 }

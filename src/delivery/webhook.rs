@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::request::body::{self, UploadProgress};
 use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards, webhook_id};
 use crate::config::InterimPolicy;
-use crate::http_message::{FieldValue, Fields, Request};
+use crate::http_message::{Fields, Request, Text};
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::WHOLE_BODY_MAX;
@@ -69,10 +69,7 @@ impl<'a> Webhook<'a> {
         fields::strip(&mut fields);
         authn::strip_credentials(&mut fields);
         fields.remove(header::EXPECT);
-        let authority = target.authority();
-        let host = FieldValue::new(authority.as_bytes())
-            .ok_or_else(|| Refusal::malformed("the target's host is malformed"))?;
-        fields.insert_first(header::HOST, host);
+        fields.insert_first(header::HOST, Text(target.authority()));
         fields::add_via(&mut fields, version, delivery.pseudonym());
 
         let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == InterimPolicy::Forward);
@@ -105,9 +102,7 @@ impl<'a> Webhook<'a> {
         if trace.parent.is_none() {
             self.fields.remove(&TRACESTATE);
         }
-        if let Some(value) = FieldValue::new(trace.traceparent().as_bytes()) {
-            self.fields.insert(&TRACEPARENT, value);
-        }
+        self.fields.insert(&TRACEPARENT, Text(trace.traceparent()));
     }
 
     /// Sets the route's credential, in place of a field of this name that the client sent.
@@ -151,7 +146,7 @@ impl<'a> Webhook<'a> {
         let allows_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
         match length {
             Some(0) if !allows_body => self.fields.remove(header::CONTENT_LENGTH),
-            Some(length) => self.fields.insert(header::CONTENT_LENGTH, &HeaderValue::from(length)),
+            Some(length) => self.fields.insert(header::CONTENT_LENGTH, Text(length)),
             None => {
                 self.fields.remove(header::CONTENT_LENGTH);
                 self.fields.insert(header::TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
@@ -164,7 +159,7 @@ impl<'a> Webhook<'a> {
         if route.signers.is_empty() {
             return Ok(()); // the body is buffered for the client's signature only
         }
-        let id = webhook_id::given_or_generated(&self.fields, record.request_id())?;
+        let id = webhook_id::given_or_generated(&self.fields, record.request_id())?.into_owned();
         for signer in &route.signers {
             let mutations = signer.mutations(&self.signing_input(body, now, &id));
             let mutations = mutations.map_err(|error| errors::unsigned(signer, error))?;

@@ -9,6 +9,8 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::field::{FieldName, FieldValue, Sensitivity, ToFieldValue};
+
 /// The capacity for the fields that outgate adds to a message on its way: their number, and their bytes.
 const ADDED_LINES: usize = 8;
 const ADDED_BYTES: usize = 512;
@@ -45,21 +47,6 @@ impl Line {
     }
 }
 
-/// A name as its sender wrote it. Names are equal without regard to case (RFC 9110 §5.1).
-#[derive(Clone, Copy)]
-pub struct FieldName<'a>(&'a str);
-
-/// A valid field value (RFC 9110 §5.5): it has no control character but the tab.
-#[derive(Clone, Copy)]
-pub struct FieldValue<'a> {
-    bytes: &'a [u8],
-    is_sensitive: bool,
-}
-
-/// A value has a character other than visible ASCII, space and tab.
-#[derive(Debug)]
-pub struct NotText;
-
 impl Fields {
     /// Returns fields with room for those of a message of this size, and for those that outgate adds.
     pub fn with_capacity(lines: usize, bytes: usize) -> Self {
@@ -67,9 +54,16 @@ impl Fields {
         Self { buffer: Vec::with_capacity(bytes), lines: Vec::with_capacity(lines), filter: 0 }
     }
 
+    /// Removes all lines, and keeps the memory for those of another message.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.lines.clear();
+        self.filter = 0;
+    }
+
     /// Appends a field that httparse has found, and therefore checked.
     pub fn append_parsed(&mut self, field: &httparse::Header<'_>) {
-        self.push(field.name, FieldValue { bytes: field.value, is_sensitive: false });
+        self.push(field.name, &FieldValue { bytes: field.value, is_sensitive: false });
     }
 
     /// Returns the number of lines. A field may have several.
@@ -106,29 +100,30 @@ impl Fields {
         self.lines.iter().map(|line| (self.name(line), self.value(line)))
     }
 
-    /// Appends a line.
-    pub fn append<'v>(&mut self, name: impl Borrow<HeaderName>, value: impl Into<FieldValue<'v>>) {
-        self.push(name.borrow().as_str(), value.into());
+    /// Appends a line, unless the value is not a valid one.
+    pub fn append(&mut self, name: impl Borrow<HeaderName>, value: impl ToFieldValue) {
+        self.push(name.borrow().as_str(), &value);
     }
 
-    /// Sets a field. It keeps its place and the spelling of its name; a new field becomes the last.
-    pub fn insert<'v>(&mut self, name: impl Borrow<HeaderName>, value: impl Into<FieldValue<'v>>) {
-        let (name, value) = (name.borrow().as_str(), value.into());
+    /// Sets a field. It keeps its place and the spelling of its name; a new field becomes the last. A value that is not a
+    /// valid one changes nothing.
+    pub fn insert(&mut self, name: impl Borrow<HeaderName>, value: impl ToFieldValue) {
+        let name = name.borrow().as_str();
         let Some(at) = self.may_contain(name).then(|| self.position(name)).flatten() else {
-            return self.push(name, value);
+            return self.push(name, &value);
         };
         let Some(first) = self.lines.get(at).copied() else { return };
-        let line = self.rewrite(&first, value);
+        let Some(line) = self.rewrite(&first, &value) else { return };
         let mut is_first = true;
         self.retain(|_, is_named| !is_named || std::mem::take(&mut is_first), name);
         self.lines.iter_mut().skip(at).take(1).for_each(|first| *first = line);
     }
 
     /// Sets a field, and makes it the first if it is new. A request begins with `Host` (RFC 9110 §7.2).
-    pub fn insert_first<'v>(&mut self, name: impl Borrow<HeaderName>, value: impl Into<FieldValue<'v>>) {
-        let is_new = !self.contains(name.borrow());
+    pub fn insert_first(&mut self, name: impl Borrow<HeaderName>, value: impl ToFieldValue) {
+        let (is_new, before) = (!self.contains(name.borrow()), self.lines.len());
         self.insert(name, value);
-        if is_new {
+        if is_new && self.lines.len() > before {
             self.lines.rotate_right(1);
         }
     }
@@ -138,7 +133,7 @@ impl Fields {
         let mut lines = Vec::with_capacity(self.lines.len());
         for line in std::mem::take(&mut self.lines) {
             let new = self.is_named(&line, name.as_str()).then(|| replace(self.value(&line)));
-            lines.extend(new.map_or(Some(line), |value| Some(self.rewrite(&line, FieldValue::from(&value?)))));
+            lines.extend(new.map_or(Some(line), |value| self.rewrite(&line, &&value?)));
         }
         self.lines = lines;
     }
@@ -172,26 +167,33 @@ impl Fields {
         out.extend_from_slice(&self.buffer[run]);
     }
 
-    fn push(&mut self, name: &str, value: FieldValue<'_>) {
-        let (start, name_len, value_len) = (self.buffer.len(), name.len(), value.bytes.len());
+    fn push(&mut self, name: &str, value: &impl ToFieldValue) {
+        let start = self.buffer.len();
         self.buffer.extend_from_slice(name.as_bytes());
-        self.push_value(value);
-        self.lines.push(Line { start, name_len, value_len, is_sensitive: value.is_sensitive });
-        self.filter |= filter_bit(name);
+        if let Some(line) = self.finish_line(start, name.len(), value) {
+            self.lines.push(line);
+            self.filter |= filter_bit(name);
+        }
     }
 
     /// Writes a line with the name of this one, and returns its place.
-    fn rewrite(&mut self, line: &Line, value: FieldValue<'_>) -> Line {
-        let (start, name_len, value_len) = (self.buffer.len(), line.name_len, value.bytes.len());
-        self.buffer.extend_from_within(line.start..line.start + name_len);
-        self.push_value(value);
-        Line { start, name_len, value_len, is_sensitive: value.is_sensitive }
+    fn rewrite(&mut self, line: &Line, value: &impl ToFieldValue) -> Option<Line> {
+        let start = self.buffer.len();
+        self.buffer.extend_from_within(line.start..line.start + line.name_len);
+        self.finish_line(start, line.name_len, value)
     }
 
-    fn push_value(&mut self, value: FieldValue<'_>) {
+    /// Writes the rest of a line whose name is written.
+    fn finish_line(&mut self, start: usize, name_len: usize, value: &impl ToFieldValue) -> Option<Line> {
         self.buffer.extend_from_slice(SEPARATOR);
-        self.buffer.extend_from_slice(value.bytes);
+        let value_start = self.buffer.len();
+        let Some(Sensitivity(is_sensitive)) = value.write(&mut self.buffer) else {
+            self.buffer.truncate(start);
+            return None;
+        };
+        let value_len = self.buffer.len() - value_start;
         self.buffer.extend_from_slice(LINE_END);
+        Some(Line { start, name_len, value_len, is_sensitive })
     }
 
     fn retain(&mut self, mut keeps: impl FnMut(FieldName<'_>, bool) -> bool, name: &str) {
@@ -211,7 +213,7 @@ impl Fields {
     }
 
     fn is_named(&self, line: &Line, name: &str) -> bool {
-        line.name_len == name.len() && self.name(line) == *name
+        line.name_len == name.len() && name_in(&self.buffer, line).eq_ignore_ascii_case(name.as_bytes())
     }
 
     fn name(&self, line: &Line) -> FieldName<'_> {
@@ -225,9 +227,8 @@ impl Fields {
     }
 }
 
-fn name_in<'a>(buffer: &'a [u8], line: &Line) -> &'a str {
-    let bytes = buffer.get(line.start..line.start + line.name_len).unwrap_or_default();
-    std::str::from_utf8(bytes).unwrap_or_default() // a name is ASCII
+fn name_in<'a>(buffer: &'a [u8], line: &Line) -> &'a [u8] {
+    buffer.get(line.start..line.start + line.name_len).unwrap_or_default()
 }
 
 /// Returns a bit that is the same for a name in any case. Names of messages rarely share one.
@@ -238,91 +239,9 @@ fn filter_bit(name: &str) -> u64 {
     1 << ((lower(bytes.first()) ^ lower(bytes.last()).rotate_left(3) ^ length.rotate_left(1)) % 64)
 }
 
-impl<'a> FieldName<'a> {
-    /// Returns the name as its sender wrote it. It must not be compared: see [`FieldName::starts_with`], and `==`.
-    pub fn as_written(self) -> &'a str {
-        self.0
-    }
-
-    /// Returns whether the name begins with this text, without regard to case.
-    pub fn starts_with(self, prefix: &str) -> bool {
-        self.0.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    }
-
-    pub fn to_lowercase(self) -> String {
-        self.0.to_ascii_lowercase()
-    }
-}
-
-impl<'a> From<&'a str> for FieldName<'a> {
-    fn from(name: &'a str) -> Self {
-        Self(name)
-    }
-}
-
-impl PartialEq<str> for FieldName<'_> {
-    fn eq(&self, name: &str) -> bool {
-        self.0.eq_ignore_ascii_case(name)
-    }
-}
-
-impl PartialEq<HeaderName> for FieldName<'_> {
-    fn eq(&self, name: &HeaderName) -> bool {
-        *self == *name.as_str()
-    }
-}
-
-impl<'a> FieldValue<'a> {
-    /// Returns a value, unless the bytes are not one (RFC 9110 §5.5).
-    pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        let is_valid = bytes.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..));
-        is_valid.then_some(Self { bytes, is_sensitive: false })
-    }
-
-    pub fn as_bytes(self) -> &'a [u8] {
-        self.bytes
-    }
-
-    pub fn to_str(self) -> Result<&'a str, NotText> {
-        std::str::from_utf8(self.bytes).ok().filter(|text| text.is_ascii()).ok_or(NotText)
-    }
-
-    /// Returns whether the value is a secret of outgate or its operator.
-    pub fn is_sensitive(self) -> bool {
-        self.is_sensitive
-    }
-}
-
-impl<'a> From<&'a HeaderValue> for FieldValue<'a> {
-    fn from(value: &'a HeaderValue) -> Self {
-        Self { bytes: value.as_bytes(), is_sensitive: value.is_sensitive() }
-    }
-}
-
-impl PartialEq<str> for FieldValue<'_> {
-    fn eq(&self, text: &str) -> bool {
-        self.bytes == text.as_bytes()
-    }
-}
-
-impl PartialEq<&str> for FieldValue<'_> {
-    fn eq(&self, text: &&str) -> bool {
-        *self == **text
-    }
-}
-
-impl fmt::Debug for FieldValue<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.is_sensitive {
-            true => f.write_str("Sensitive"),
-            false => fmt::Debug::fmt(&String::from_utf8_lossy(self.bytes), f),
-        }
-    }
-}
-
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter().map(|(name, value)| (name.0, value))).finish()
+        f.debug_map().entries(self.iter().map(|(name, value)| (name.as_written(), value))).finish()
     }
 }
 
@@ -350,8 +269,7 @@ impl From<&Fields> for HeaderMap {
         let mut map = Self::with_capacity(fields.len());
         for (name, value) in fields.iter() {
             // Both are valid: httparse or these types have checked them.
-            let (Ok(name), Ok(mut sent)) =
-                (HeaderName::from_bytes(name.0.as_bytes()), HeaderValue::from_bytes(value.bytes))
+            let (Ok(name), Ok(mut sent)) = (HeaderName::from_bytes(name.0), HeaderValue::from_bytes(value.bytes))
             else {
                 continue;
             };

@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
+use crate::names::RequestId;
 use crate::net::{fd_limit, memory_limit};
 use config::ActiveConfig;
 
@@ -206,8 +207,8 @@ impl Runtime {
     }
 
     /// Returns an id that is unique in this process, and in practice beyond it.
-    pub fn next_request_id(&self) -> String {
+    pub fn next_request_id(&self) -> RequestId {
         let count = self.request_count.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{count:08x}", self.random.hash_one((count, "request")))
+        RequestId::new(self.random.hash_one((count, "request")), count)
     }
 }

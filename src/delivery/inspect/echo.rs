@@ -31,7 +31,7 @@ where
         let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| error.to_string())?;
         let driver = tokio::spawn(connection);
         let request = Request::get(path)
-            .header(header::HOST, target.authority())
+            .header(header::HOST, target.authority().to_string())
             .header(header::ACCEPT, "text/plain, application/json")
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())

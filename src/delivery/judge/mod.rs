@@ -175,7 +175,7 @@ pub(super) fn judge_request<'p>(
         && !route.signers.is_empty()
     {
         let id = webhook_id::given_or_generated(fields, record.request_id())?;
-        record.webhook_id(&id);
+        record.webhook_id(id.into_owned());
     }
     outcome
 }

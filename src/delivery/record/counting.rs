@@ -22,7 +22,7 @@ impl Record {
         if is_report_only || !self.is_success(code) {
             return Sampling::ALWAYS;
         }
-        let sampling = self.runtime.records.sample(&self.request_id);
+        let sampling = self.runtime.records.sample(self.request_id());
         if !sampling.is_kept {
             self.runtime.metrics.records_sampled_out.inc();
         }

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
 use super::request::webhook_id::is_generated;
-use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
+use crate::names::{ClientName, KeyId, RequestId, RouteName, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::authn::Caller;
 use crate::policy::redact::{Redacted, Redactor, RoutePaths};
@@ -46,7 +46,7 @@ pub(super) struct Record {
     runtime: Arc<Runtime>,
     redactor: Arc<Redactor>,
     timer: StepTimer,
-    request_id: String,
+    request_id: RequestId,
     peer: Option<IpAddr>,
     /// `None`: the server could not read the request.
     method: Option<Method>,
@@ -164,7 +164,7 @@ impl Record {
         self.timer.started()
     }
     pub(super) fn request_id(&self) -> &str {
-        &self.request_id
+        self.request_id.as_str()
     }
     pub(super) fn redactor(&self) -> &Redactor {
         &self.redactor
@@ -190,8 +190,8 @@ impl Record {
     pub(super) fn claimed(&mut self, client: Option<&str>) {
         self.evidence.claimed_client = client.map(str::to_owned);
     }
-    pub(super) fn webhook_id(&mut self, id: &str) {
-        self.evidence.webhook_id = Some(id.to_owned());
+    pub(super) fn webhook_id(&mut self, id: String) {
+        self.evidence.webhook_id = Some(id);
     }
     pub(super) fn route(&mut self, route: &Route) {
         (self.evidence.route, self.evidence.side, self.evidence.route_paths) =
@@ -217,7 +217,10 @@ impl Record {
         self.target = Some((target, path));
     }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
-        self.evidence.signatures.extend(keys);
+        match self.evidence.signatures.is_empty() {
+            true => self.evidence.signatures = keys,
+            false => self.evidence.signatures.extend(keys),
+        }
     }
     /// Adds the refusal of a report-only rule of this kind and name. A limit has a key.
     pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code, key: LimitKeyParts) {
@@ -339,10 +342,10 @@ impl Drop for Record {
         self.count_denial(code);
         let sampling = self.sample(code);
         let (redactor, target) = (&self.redactor, self.target.as_ref());
-        let webhook_id = |id| redactor.webhook_id(id, is_generated(id, &self.request_id));
+        let webhook_id = |id| redactor.webhook_id(id, is_generated(id, self.request_id()));
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
-            request_id: &self.request_id,
+            request_id: self.request_id(),
             trace_id: self.evidence.trace.as_ref().map(|trace| trace.trace_id),
             peer: self.peer,
             client: self.evidence.client.as_ref().map(ClientName::as_str),

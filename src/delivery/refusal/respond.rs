@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::table::Blame;
 use super::{Code, Refusal};
-use crate::http_message::Response;
+use crate::http_message::{Response, Text};
 use crate::policy::limits;
 use crate::policy::redact::{Redacted, Redactor};
 
@@ -44,7 +44,7 @@ impl Refusal {
             fields.append(header::PROXY_AUTHENTICATE, &HeaderValue::from_static("Bearer realm=\"outgate\""));
         }
         if let Some(wait) = self.context.retry_after {
-            fields.insert(header::RETRY_AFTER, &HeaderValue::from(limits::whole_seconds(wait)));
+            fields.insert(header::RETRY_AFTER, Text(limits::whole_seconds(wait)));
         }
         if matches!(self.code, Code::Draining | Code::BodyTimeout) {
             fields.insert(header::CONNECTION, &HeaderValue::from_static("close"));

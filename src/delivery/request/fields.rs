@@ -3,7 +3,7 @@
 
 use http::{HeaderName, Version, header};
 
-use crate::http_message::{FieldName, FieldValue, Fields};
+use crate::http_message::{FieldName, FieldValue, Fields, Text};
 use crate::net::http_client::parse_content_length;
 
 /// Fields of the connection, never of the message (RFC 9110 §7.6.1).
@@ -48,14 +48,12 @@ pub(in crate::delivery) fn connection_names_end_to_end(fields: &Fields) -> bool 
 /// those of a target are forged.
 pub(in crate::delivery) fn strip(fields: &mut Fields) {
     let named: Vec<_> = named_by_connection(fields).filter(|name| !END_TO_END.contains(&name.as_str())).collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        fields.remove(name);
-    }
-    fields.retain_names(|name| !is_outgate_field(name));
+    fields.retain_names(|name| !is_of_hop(name) && !named.iter().any(|named| name == *named));
 }
 
-fn is_outgate_field(name: FieldName<'_>) -> bool {
-    name.starts_with("outgate-")
+/// Returns whether a field is of one hop in any case, or for outgate.
+fn is_of_hop(name: FieldName<'_>) -> bool {
+    name.starts_with("outgate-") || HOP_BY_HOP.iter().any(|hop_by_hop| name == *hop_by_hop)
 }
 
 fn named_by_connection(fields: &Fields) -> impl Iterator<Item = HeaderName> {
@@ -95,9 +93,7 @@ pub(in crate::delivery) fn add_via(fields: &mut Fields, version: Version, pseudo
         Version::HTTP_2 => "2",
         _ => "1.1",
     };
-    if let Some(value) = FieldValue::new(format!("{version} {pseudonym}").as_bytes()) {
-        fields.append(header::VIA, value);
-    }
+    fields.append(header::VIA, Text(format_args!("{version} {pseudonym}")));
 }
 
 /// Returns whether the message has passed a proxy of this pseudonym.

@@ -1,11 +1,11 @@
 //! The field `Max-Forwards` of an `OPTIONS` request.
 //! Does outgate itself respond to this request, and how many more proxies may forward it?
 
-use http::{HeaderValue, Method, header};
+use http::{Method, header};
 
 use super::target::single_value;
 use crate::delivery::refusal::Refusal;
-use crate::http_message::Fields;
+use crate::http_message::{Fields, Text};
 
 /// Returns whether outgate itself must respond to a request: `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
 pub(in crate::delivery) fn is_for_outgate(method: &Method, fields: Option<&Fields>) -> Result<bool, Refusal> {
@@ -29,12 +29,14 @@ fn max_forwards(method: &Method, fields: &Fields) -> Result<Option<u64>, Refusal
 /// Decrements `Max-Forwards`, as a proxy must that forwards the request (RFC 9110 §7.6.2).
 pub(in crate::delivery) fn decrement(method: &Method, fields: &mut Fields) {
     if let Ok(Some(remaining)) = max_forwards(method, fields) {
-        fields.insert(header::MAX_FORWARDS, &HeaderValue::from(remaining.saturating_sub(1)));
+        fields.insert(header::MAX_FORWARDS, Text(remaining.saturating_sub(1)));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

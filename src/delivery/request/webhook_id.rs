@@ -1,6 +1,8 @@
 //! The id of a webhook, in the field `Webhook-Id`.
 //! Which id does a webhook have, and is it well-formed?
 
+use std::borrow::Cow;
+
 use http::HeaderName;
 
 use crate::delivery::refusal::Refusal;
@@ -13,12 +15,15 @@ const GENERATED_PREFIX: &str = "msg_";
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 /// Returns the id of a webhook that is signed: the client's own, or one that contains the request's id.
-pub(in crate::delivery) fn given_or_generated(fields: &Fields, request_id: &str) -> Result<String, Refusal> {
-    Ok(given(fields)?.map_or_else(|| generate(request_id), str::to_owned))
+pub(in crate::delivery) fn given_or_generated<'a>(
+    fields: &'a Fields,
+    request_id: &str,
+) -> Result<Cow<'a, str>, Refusal> {
+    Ok(given(fields)?.map_or_else(|| generate(request_id).into(), Cow::Borrowed))
 }
 
 fn generate(request_id: &str) -> String {
-    format!("{GENERATED_PREFIX}{request_id}")
+    [GENERATED_PREFIX, request_id].concat()
 }
 
 pub(in crate::delivery) fn is_generated(id: &str, request_id: &str) -> bool {

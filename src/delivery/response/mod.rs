@@ -6,9 +6,11 @@ mod check;
 mod unread;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
+use httpdate::HttpDate;
 use tokio::time::Instant;
 
 use super::capture::CaptureTap;
@@ -16,7 +18,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::request::fields;
 use super::throttle::Throttled;
-use crate::http_message::{FieldValue, Fields, Response};
+use crate::http_message::{Fields, Response, Text};
 use crate::net::http_client::TargetBody;
 use crate::policy::message::has_connection_option;
 use crate::state::limits::LimitPermit;
@@ -72,13 +74,9 @@ pub(super) fn relay(
     fields::add_via(&mut fields, version, pseudonym);
     if !fields.contains(header::DATE) {
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date that is missing.
-        let now = httpdate::fmt_http_date(std::time::SystemTime::now());
-        FieldValue::new(now.as_bytes()).into_iter().for_each(|now| fields.append(header::DATE, now));
+        fields.append(header::DATE, Text(HttpDate::from(SystemTime::now())));
     }
-    let proxy_status = format!("{pseudonym}; received-status={}", status.as_u16());
-    if let Some(value) = FieldValue::new(proxy_status.as_bytes()) {
-        fields.append(&PROXY_STATUS, value);
-    }
+    fields.append(&PROXY_STATUS, Text(format_args!("{pseudonym}; received-status={}", status.as_u16())));
     add_outgate_fields(&mut fields, &record);
     record.answered(status.as_u16());
     let has_body = allows_body(method, status);
@@ -129,20 +127,19 @@ pub(super) fn add_own_fields(fields: &mut Fields, record: &Record, pseudonym: &s
     // outgate received this response in no version of HTTP: its semantics are those of HTTP/1.1.
     fields::add_via(fields, Version::HTTP_11, pseudonym);
     // A refusal has set this field with its error.
-    if let Some(name) = FieldValue::new(pseudonym.as_bytes()).filter(|_| !fields.contains(&PROXY_STATUS)) {
-        fields.append(&PROXY_STATUS, name);
+    if !fields.contains(&PROXY_STATUS) {
+        fields.append(&PROXY_STATUS, Text(pseudonym));
     }
     add_outgate_fields(fields, record);
 }
 
 /// Adds the fields that show that the response has passed outgate.
 fn add_outgate_fields(fields: &mut Fields, record: &Record) {
-    if let Some(id) = FieldValue::new(record.request_id().as_bytes()) {
-        fields.insert(&OUTGATE_REQUEST_ID, id);
+    fields.insert(&OUTGATE_REQUEST_ID, Text(record.request_id()));
+    match record.source() {
+        Some(source) => fields.insert(&OUTGATE_EGRESS, Text(source)),
+        None => fields.insert(&OUTGATE_EGRESS, &NO_EGRESS),
     }
-    let source = record.source().map(|source| source.to_string());
-    let source = source.as_ref().and_then(|source| FieldValue::new(source.as_bytes()));
-    fields.insert(&OUTGATE_EGRESS, source.unwrap_or(FieldValue::from(&NO_EGRESS)));
 }
 
 /// Returns whether a response to `method` with this status has a body (RFC 9112 §6.3, rule 1).

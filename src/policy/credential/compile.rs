@@ -181,7 +181,7 @@ fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Pr
         ClientAuth::Body => None,
     };
     let body = form(written);
-    let authority = endpoint.authority();
+    let authority = endpoint.authority().to_string();
     let proof = authorization.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
     let fingerprinted: [&[u8]; 5] =
         [name.as_str().as_bytes(), authority.as_bytes(), path_and_query.as_str().as_bytes(), proof, &body];

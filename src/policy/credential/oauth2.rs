@@ -76,7 +76,7 @@ pub fn backoff(failures: u32) -> Duration {
 impl OAuth2 {
     /// Returns the token request.
     pub fn request(&self) -> Request<Bytes> {
-        let host = HeaderValue::try_from(self.endpoint.authority()).ok().map(|host| (header::HOST, host));
+        let host = HeaderValue::try_from(self.endpoint.authority().to_string()).ok().map(|host| (header::HOST, host));
         let fields = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded")),
             (header::ACCEPT, HeaderValue::from_static("application/json")),

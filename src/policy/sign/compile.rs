@@ -75,7 +75,18 @@ fn compile_signer(
         .as_ref()
         .map(|key_dir| TenantKeyrings::compile(name, spec.name, scheme.as_ref(), key_dir, previous, problems));
     let name = name.clone();
-    Some(Signer { name, scheme_name: spec.name, scheme, key_format, shared, is_complete, tenants, span: written.span })
+    let headers = scheme.headers();
+    Some(Signer {
+        name,
+        scheme_name: spec.name,
+        scheme,
+        headers,
+        key_format,
+        shared,
+        is_complete,
+        tenants,
+        span: written.span,
+    })
 }
 
 /// Reports keys that begin at the same time. A receiver that reads one signature gets that of the key that began last.

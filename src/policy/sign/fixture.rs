@@ -33,7 +33,7 @@ impl<'a> Sample<'a> {
 
     pub(super) fn headers(&self) -> Fields {
         let mut headers = Fields::default();
-        headers.insert(header::HOST, &HeaderValue::try_from(self.target.authority()).unwrap());
+        headers.insert(header::HOST, &HeaderValue::try_from(self.target.authority().to_string()).unwrap());
         for (name, value) in &self.fields {
             headers.append(HeaderName::try_from(*name).unwrap(), &HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }

@@ -50,21 +50,21 @@ impl SecretKey {
     }
 
     /// Returns the raw signature of the concatenated parts.
-    pub(super) fn sign(&self, message: &[&[u8]]) -> Result<Vec<u8>, SignError> {
-        let concatenated = || message.concat();
+    /// `message`: its parts, in order.
+    pub(super) fn sign(&self, message: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<u8>, SignError> {
         let signature = match self {
             Self::Hmac(_, key) => {
                 let mut context = hmac::Context::with_key(key);
-                message.iter().for_each(|part| context.update(part));
+                message.into_iter().for_each(|part| context.update(part.as_ref()));
                 Ok(context.sign().as_ref().to_vec())
             }
-            Self::Ed25519(pair) => pair.try_sign(&concatenated()).map(|signature| signature.as_ref().to_vec()),
+            Self::Ed25519(pair) => pair.try_sign(&concat(message)).map(|signature| signature.as_ref().to_vec()),
             Self::EcdsaP256(pair) => {
-                pair.sign(&SystemRandom::new(), &concatenated()).map(|signature| signature.as_ref().to_vec())
+                pair.sign(&SystemRandom::new(), &concat(message)).map(|signature| signature.as_ref().to_vec())
             }
             Self::RsaPss(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &concatenated(), &mut signature).map(|()| signature)
+                pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &concat(message), &mut signature).map(|()| signature)
             }
         };
         signature.map_err(|_| SignError::BackendFailed)
@@ -78,6 +78,12 @@ impl SecretKey {
             Self::RsaPss(pair) => PublicKey::rsa(pair.public_key()),
         }
     }
+}
+
+fn concat(parts: impl IntoIterator<Item: AsRef<[u8]>>) -> Vec<u8> {
+    let mut whole = Vec::new();
+    parts.into_iter().for_each(|part| whole.extend_from_slice(part.as_ref()));
+    whole
 }
 
 /// Parses a shared secret in the encoding in which the operator keeps it.
@@ -169,7 +175,7 @@ mod tests {
         ] {
             let key = SecretKey::hmac(algorithm, b"Jefe");
             assert_eq!(
-                HEXLOWER.encode(&key.sign(&[b"what do ya want ", b"for nothing?"]).unwrap()),
+                HEXLOWER.encode(&key.sign([&b"what do ya want "[..], b"for nothing?"]).unwrap()),
                 expected,
                 "{algorithm:?}"
             );

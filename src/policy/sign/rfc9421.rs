@@ -83,7 +83,7 @@ impl Scheme for MessageSignatures {
         if !digests.is_empty() && digests.iter().all(|digest| digest.matches(input.body)) {
             return Ok(Mutations::default());
         }
-        let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256_field(input.body))?;
+        let digest = header(CONTENT_DIGEST.clone(), message::digest::sha256_field(input.body))?;
         Ok(Mutations { headers: vec![digest], path_and_query: None })
     }
 
@@ -99,7 +99,7 @@ impl Scheme for MessageSignatures {
             let mut agents = DictionaryField::parse(input.headers, &SIGNATURE_AGENT)?;
             agents.0.retain(|(label, _)| !labels.contains(label));
             agents.0.extend(labels.iter().map(|label| (label.clone(), format!("{label}=\"{agent}\""))));
-            let (name, value) = header(SIGNATURE_AGENT.clone(), &agents.to_line())?;
+            let (name, value) = header(SIGNATURE_AGENT.clone(), agents.to_line())?;
             fields.to_mut().insert(&name, &value);
             added.push((name, value));
         }
@@ -114,12 +114,12 @@ impl Scheme for MessageSignatures {
             }
             let params = self.signature_params(&covered, input.now.as_second(), key)?;
             base.push_str(&format!("\"@signature-params\": {params}"));
-            let signature = base64(&key.secret.sign(&[base.as_bytes()])?);
+            let signature = base64(&key.secret.sign([base.as_bytes()])?);
             inputs.0.push((label.clone(), format!("{label}={params}")));
             signatures.0.push((label.clone(), format!("{label}=:{signature}:")));
         }
-        added.push(header(SIGNATURE_INPUT.clone(), &inputs.to_line())?);
-        added.push(header(SIGNATURE.clone(), &signatures.to_line())?);
+        added.push(header(SIGNATURE_INPUT.clone(), inputs.to_line())?);
+        added.push(header(SIGNATURE.clone(), signatures.to_line())?);
         Ok(added)
     }
 }

@@ -1,6 +1,7 @@
 //! The trait of signature schemes, and its inputs and outputs.
 //! Which methods does a scheme have, and which data does it get?
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
@@ -99,9 +100,9 @@ pub struct Mutations {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-pub(super) fn header(name: HeaderName, value: &str) -> Result<(HeaderName, HeaderValue), SignError> {
+pub(super) fn header(name: HeaderName, value: String) -> Result<(HeaderName, HeaderValue), SignError> {
     // Digits, signatures and the texts of schemes are valid values; only the id comes from a client.
-    let value = HeaderValue::from_str(value)
+    let value = HeaderValue::from_maybe_shared(Bytes::from(value))
         .map_err(|_| SignError::Unsignable("the webhook id has characters that cannot be signed"))?;
     Ok((name, value))
 }

@@ -45,8 +45,8 @@ impl Scheme for SendGrid {
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let key = keys.first().ok_or(SignError::NoActiveKey)?;
         let timestamp = input.timestamp();
-        let signature = base64(&key.secret.sign(&[timestamp.as_bytes(), input.body])?);
-        Ok(vec![header(SIGNATURE.clone(), &signature)?, header(TIMESTAMP.clone(), &timestamp)?])
+        let signature = base64(&key.secret.sign([timestamp.as_bytes(), input.body])?);
+        Ok(vec![header(SIGNATURE.clone(), signature)?, header(TIMESTAMP.clone(), timestamp)?])
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Signer {
     /// The name of its scheme.
     pub(super) scheme_name: &'static str,
     pub(super) scheme: Box<dyn Scheme>,
+    /// The headers that the scheme owns.
+    pub(super) headers: Vec<HeaderName>,
     /// The format in which its keys were parsed.
     pub(super) key_format: KeyFormat,
     /// The keys of all tenants without keys of their own, if there are any.
@@ -60,8 +62,8 @@ impl Signer {
     }
 
     /// Returns the headers that its scheme owns, in lower case.
-    pub fn headers(&self) -> Vec<HeaderName> {
-        self.scheme.headers()
+    pub fn headers(&self) -> &[HeaderName] {
+        &self.headers
     }
 
     /// Returns the changes that the webhook needs before any signer signs it. A change after a signature would break that

@@ -78,7 +78,7 @@ impl Scheme for StandardWebhooks {
 
     /// Adds the id before other signers sign, so that they can cover it.
     fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
-        Ok(Mutations { headers: vec![header(ID.clone(), input.id)?], path_and_query: None })
+        Ok(Mutations { headers: vec![header(ID.clone(), input.id.to_owned())?], path_and_query: None })
     }
 
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
@@ -91,12 +91,12 @@ impl Scheme for StandardWebhooks {
             }
             let is_shared = key.secret.algorithm() == Algorithm::HmacSha256;
             signatures.push_str(if is_shared { "v1," } else { "v1a," });
-            BASE64_STANDARD.encode_string(key.secret.sign(&message)?, &mut signatures);
+            BASE64_STANDARD.encode_string(key.secret.sign(message)?, &mut signatures);
         }
         Ok(vec![
-            header(ID.clone(), input.id)?,
-            header(TIMESTAMP.clone(), &timestamp)?,
-            header(SIGNATURE.clone(), &signatures)?,
+            header(ID.clone(), input.id.to_owned())?,
+            header(TIMESTAMP.clone(), timestamp)?,
+            header(SIGNATURE.clone(), signatures)?,
         ])
     }
 

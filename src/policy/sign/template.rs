@@ -55,10 +55,8 @@ impl Template {
     }
 
     fn signature(&self, input: &SigningInput<'_>, key: &SignerKey) -> Result<String, SignError> {
-        let parts: Vec<Cow<'_, [u8]>> =
-            self.message.iter().map(|part| render_part(part, input, Some(key), "")).collect();
-        let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
-        Ok(self.encode(&key.secret.sign(&parts)?))
+        let parts = self.message.iter().map(|part| render_part(part, input, Some(key), ""));
+        Ok(self.encode(&key.secret.sign(parts)?))
     }
 }
 
@@ -79,26 +77,31 @@ impl Scheme for Template {
     fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
         let depends_on_key = |part: &TemplatePart| matches!(part, TemplatePart::KeyId | TemplatePart::Signature);
         let headers = self.headers.iter().filter(|(_, parts)| !parts.iter().any(depends_on_key));
-        let headers = headers.map(|(name, parts)| header(name.clone(), &render(parts, input, None, "")));
+        let headers = headers.map(|(name, parts)| header(name.clone(), render(parts, input, None, "")));
         Ok(Mutations { headers: headers.collect::<Result<_, _>>()?, path_and_query: None })
     }
 
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let (first, others) = keys.split_first().ok_or(SignError::NoActiveKey)?;
         let signature = self.signature(input, first)?;
-        let mut values: Vec<String> =
-            self.headers.iter().map(|(_, parts)| render(parts, input, Some(first), &signature)).collect();
-        if let (Some(additional), Some(value)) = (&self.additional, values.first_mut()) {
-            for key in others {
-                value.push_str(&render(additional, input, Some(key), &self.signature(input, key)?));
+        let mut headers = Headers::with_capacity(self.headers.len());
+        for (name, parts) in &self.headers {
+            let mut value = render(parts, input, Some(first), &signature);
+            if let Some(additional) = self.additional.as_ref().filter(|_| headers.is_empty()) {
+                for key in others {
+                    value.push_str(&render(additional, input, Some(key), &self.signature(input, key)?));
+                }
             }
+            headers.push(header(name.clone(), value)?);
         }
-        self.headers.iter().zip(values).map(|((name, _), value)| header(name.clone(), &value)).collect()
+        Ok(headers)
     }
 }
 
 fn render(parts: &[TemplatePart], input: &SigningInput<'_>, key: Option<&SignerKey>, signature: &str) -> String {
-    parts.iter().map(|part| String::from_utf8_lossy(&render_part(part, input, key, signature)).into_owned()).collect()
+    let mut text = String::with_capacity(2 * signature.len());
+    parts.iter().for_each(|part| text.push_str(&String::from_utf8_lossy(&render_part(part, input, key, signature))));
+    text
 }
 
 fn render_part<'a>(

@@ -103,9 +103,9 @@ impl Scheme for Twilio {
             return Err(SignError::Unsignable("the form has more than 4096 parameters, which receivers do not accept"));
         }
         let text = string_to_sign(&input.url(), form_urlencoded::parse(form));
-        let mut headers = vec![header(SIGNATURE.clone(), &base64(&key.secret.sign(&[text.as_bytes()])?))?];
+        let mut headers = vec![header(SIGNATURE.clone(), base64(&key.secret.sign([text.as_bytes()])?))?];
         if self.algorithm == HmacAlgorithm::Sha256 {
-            headers.push(header(SETTINGS.clone(), &format!("key={},algorithm=HMAC_SHA256", key.id))?);
+            headers.push(header(SETTINGS.clone(), format!("key={},algorithm=HMAC_SHA256", key.id))?);
         }
         Ok(headers)
     }
@@ -154,7 +154,7 @@ mod tests {
                 let field = |name: &str| vector[name].as_str().unwrap();
                 let key = SecretKey::hmac(algorithm, field(secret).as_bytes());
                 let text = string_to_sign(field("signed_url"), parameters(vector).into_iter());
-                assert_eq!(base64(&key.sign(&[text.as_bytes()]).unwrap()), field("expected"), "{}", field("name"));
+                assert_eq!(base64(&key.sign([text.as_bytes()]).unwrap()), field("expected"), "{}", field("name"));
             }
         }
         assert_eq!(vectors["sha1"].as_array().unwrap().len(), 22);

@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
+use httpdate::HttpDate;
 
 use super::conn::Conn;
 use crate::delivery::ResponseBody;
-use crate::http_message::{FieldValue, Fields, Response};
+use crate::http_message::{Fields, Response, Text};
 
 /// The size to which small chunks of the body are coalesced, in bytes. Larger ones are written directly.
 const COALESCE_MAX: usize = 16 * 1024;
@@ -50,8 +51,7 @@ impl ResponseWriter {
             fields.insert(header::CONNECTION, &HeaderValue::from_static("close"));
         }
         if !fields.contains(header::DATE) {
-            let now = httpdate::fmt_http_date(SystemTime::now());
-            FieldValue::new(now.as_bytes()).into_iter().for_each(|now| fields.append(header::DATE, now));
+            fields.append(header::DATE, Text(HttpDate::from(SystemTime::now())));
         }
         let status = response.status;
         let opens_tunnel = *method == Method::CONNECT && status.is_success();
@@ -154,7 +154,7 @@ fn set_framing(response: &mut Response<ResponseBody>, method: &Method, version: 
     }
     match length {
         Some(length) => {
-            fields.insert(header::CONTENT_LENGTH, &HeaderValue::from(length));
+            fields.insert(header::CONTENT_LENGTH, Text(length));
             ResponseFraming::Length
         }
         None if version == Version::HTTP_11 => {

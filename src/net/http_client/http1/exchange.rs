@@ -45,6 +45,8 @@ pub(super) struct Exchange<S> {
     /// The length of the prefix of `buffer` that is known to hold no complete head.
     scanned: usize,
     outgoing: Option<Outgoing>,
+    /// Empty fields, with the memory of those of the request: the response gets it.
+    spare_fields: Fields,
     incoming: Incoming,
     /// Bytes that were read since the last request.
     response_bytes: usize,
@@ -75,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             buffer: BytesMut::new(),
             scanned: 0,
             outgoing: None,
+            spare_fields: Fields::default(),
             incoming: Incoming::Nothing,
             response_bytes: 0,
             is_unwritable: false,
@@ -129,7 +132,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     pub(super) fn begin(&mut self, request: Request<Upload>) {
         self.incoming = Incoming::Head(request.method.clone());
-        self.outgoing = Some(Outgoing::new(request));
+        let (outgoing, spare_fields) = Outgoing::new(request);
+        (self.outgoing, self.spare_fields) = (Some(outgoing), spare_fields);
         (self.response_bytes, self.scanned) = (0, 0);
     }
 
@@ -216,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         loop {
             let Incoming::Head(method) = &self.incoming else { return Poll::Ready(Err(Http1Error::Incomplete)) };
             if !self.buffer.is_empty() && head::may_be_complete(&self.buffer, self.scanned, self.head_max) {
-                if let Some(head) = head::parse_response(&mut self.buffer, self.head_max)? {
+                if let Some(head) = head::parse_response(&mut self.buffer, self.head_max, &mut self.spare_fields)? {
                     self.scanned = 0;
                     let is_interim = head.status.is_informational();
                     if is_interim && head.status != StatusCode::SWITCHING_PROTOCOLS {

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::config::ResponseHeadMax;
-use crate::http_message::{FieldValue, Request, Response};
+use crate::http_message::{Fields, Request, Response, Text};
 use crate::net::body_framing::Framing;
 use crate::net::field_lines;
 use crate::net::http_client::http1_error::{HeadLimit, Http1Error};
@@ -53,9 +53,7 @@ fn set_framing(request: &mut Request<Upload>) -> RequestFraming {
         Some(length) => {
             // A request without a body says so only if its sender did, or must (RFC 9110 §8.6).
             if length > 0 || fields.contains(header::CONTENT_LENGTH) {
-                let mut digits = itoa::Buffer::new();
-                let length = FieldValue::new(digits.format(length).as_bytes());
-                length.iter().for_each(|length| fields.insert(header::CONTENT_LENGTH, *length));
+                fields.insert(header::CONTENT_LENGTH, Text(length));
             }
             RequestFraming::Length(length)
         }
@@ -74,7 +72,12 @@ pub(super) fn may_be_complete(buffer: &[u8], scanned: usize, max: ResponseHeadMa
 }
 
 /// Takes a complete response head from the front of `buffer`. Returns `None` while the head is incomplete.
-pub(super) fn parse_response(buffer: &mut BytesMut, max: ResponseHeadMax) -> Result<Option<Response<()>>, Http1Error> {
+/// `spare`: empty fields, whose memory the response gets.
+pub(super) fn parse_response(
+    buffer: &mut BytesMut,
+    max: ResponseHeadMax,
+    spare: &mut Fields,
+) -> Result<Option<Response<()>>, Http1Error> {
     let mut stack = [const { MaybeUninit::uninit() }; STACK_FIELDS];
     let mut heap = Vec::new();
     let slots = match stack.get_mut(..max.count) {
@@ -96,7 +99,8 @@ pub(super) fn parse_response(buffer: &mut BytesMut, max: ResponseHeadMax) -> Res
     };
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Http1Error::Status)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let fields = field_lines::read(parsed.headers, length);
+    let mut fields = std::mem::take(spare);
+    parsed.headers.iter().for_each(|field| fields.append_parsed(field));
     buffer.advance(length);
     Ok(Some(Response { version, fields, ..Response::new(status, ()) }))
 }
@@ -144,7 +148,7 @@ mod tests {
     const MAX: ResponseHeadMax = ResponseHeadMax { count: 4, bytes: 200 };
 
     fn parse(text: &str) -> Result<Option<Response<()>>, Http1Error> {
-        parse_response(&mut BytesMut::from(text), MAX)
+        parse_response(&mut BytesMut::from(text), MAX, &mut Fields::default())
     }
 
     fn framing(fields: &str, method: &Method) -> Result<ResponseFraming, Http1Error> {
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn response_head_is_taken_from_the_front_of_the_buffer() {
         let mut buffer = BytesMut::from("HTTP/1.1 207 Multi\r\nA : b\r\na:c \r\n\r\nbody");
-        let head = parse_response(&mut buffer, MAX).unwrap().unwrap();
+        let head = parse_response(&mut buffer, MAX, &mut Fields::default()).unwrap().unwrap();
         assert_eq!((head.status.as_u16(), head.version, &buffer[..]), (207, Version::HTTP_11, &b"body"[..]));
         assert_eq!(head.fields.get_all("a").collect::<Vec<_>>(), ["b", "c"]);
         assert!(parse("HTTP/1.1 200 OK\r\nA: b\r\n").unwrap().is_none());

@@ -10,7 +10,7 @@ use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use super::head::{RequestFraming, write_request};
-use crate::http_message::Request;
+use crate::http_message::{Fields, Request};
 use crate::net::http_client::Upload;
 use crate::net::http_client::http1_error::Http1Error;
 
@@ -42,18 +42,15 @@ pub(super) enum OutgoingError {
 }
 
 impl Outgoing {
-    pub(super) fn new(mut request: Request<Upload>) -> Self {
+    /// Returns the request to write, and empty fields with the memory of its fields.
+    pub(super) fn new(mut request: Request<Upload>) -> (Self, Fields) {
         let mut before = Vec::with_capacity(1024);
         let framing = write_request(&mut request, &mut before);
-        Self {
-            before,
-            written: 0,
-            chunk: Bytes::new(),
-            after: b"",
-            body: Some(request.body),
-            framing,
-            is_flushed: false,
-        }
+        let Request { mut fields, body, .. } = request;
+        fields.clear();
+        let outgoing =
+            Self { before, written: 0, chunk: Bytes::new(), after: b"", body: Some(body), framing, is_flushed: false };
+        (outgoing, fields)
     }
 
     /// Writes until the whole request is written.

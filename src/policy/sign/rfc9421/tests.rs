@@ -65,7 +65,7 @@ fn message_signatures_match_published_vectors() {
     for vector in vectors["signatures"].as_array().unwrap() {
         if vector["keyid"] == "test-key-ed25519" {
             let text = |name: &str| vector[name].as_str().unwrap();
-            let made = ed25519.sign(&[text("signature_base").as_bytes()]).unwrap();
+            let made = ed25519.sign([text("signature_base").as_bytes()]).unwrap();
             assert_eq!(made, signature(text("signature")), "{}", text("name"));
             count += 1;
         }
@@ -74,7 +74,7 @@ fn message_signatures_match_published_vectors() {
     // B.2.5
     let base = "\"date\": Tue, 20 Apr 2021 02:07:55 GMT\n\"@authority\": example.com\n\"content-type\": application/json\n\
                 \"@signature-params\": (\"date\" \"@authority\" \"content-type\");created=1618884473;keyid=\"test-shared-secret\"";
-    assert_eq!(base64(&shared.sign(&[base.as_bytes()]).unwrap()), "pxcQw6G3AjtMBQjwo8XzkZf/bws5LelbaMk5rGIGtE8=");
+    assert_eq!(base64(&shared.sign([base.as_bytes()]).unwrap()), "pxcQw6G3AjtMBQjwo8XzkZf/bws5LelbaMk5rGIGtE8=");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn message_signatures_verify_for_each_algorithm() {
         assert!(key.verify_sig(base.replace("POST", "PUT").as_bytes(), &made).is_err(), "{input}");
     }
     let again = SecretKey::hmac(HmacAlgorithm::Sha256, &[7; 32]);
-    assert_eq!(again.sign(&[base(&sample, inputs[3], &received).as_bytes()]).unwrap(), signature(signatures[3]));
+    assert_eq!(again.sign([base(&sample, inputs[3], &received).as_bytes()]).unwrap(), signature(signatures[3]));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn request(settings: &Traces, message: &[u8]) -> io::Result<Request<Full<Bytes>>
     let target = &settings.endpoint.value;
     let request = match settings.protocol {
         OtlpProtocol::Http => Request::post(settings.path.as_str())
-            .header(header::HOST, target.authority())
+            .header(header::HOST, target.authority().to_string())
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .body(Bytes::copy_from_slice(message)),
         OtlpProtocol::Grpc => Request::post(format!("{target}{GRPC_PATH}"))
