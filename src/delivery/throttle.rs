@@ -8,8 +8,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::request::RequestBody;
+use crate::net::splice::MaybeSocket;
 use crate::state::limits::bandwidth::BandwidthLimiter;
 
 /// Bytes that one read of a tunnel takes at most.
@@ -98,6 +100,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Throttled<S> {
         }
         buf.put_slice(&ready!(throttle.poll_release(cx, buf.remaining())));
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: MaybeSocket> MaybeSocket for Throttled<S> {
+    fn read_socket(&self) -> Option<&TcpStream> {
+        self.inner.read_socket().filter(|_| self.throttle.is_none())
+    }
+
+    fn write_socket(&self) -> Option<&TcpStream> {
+        self.inner.write_socket()
     }
 }
 

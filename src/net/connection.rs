@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use super::simulated::{SimulatedSocket, Wire};
 #[cfg(not(test))]
 use tokio::net::TcpStream as Wire;
+use super::splice::MaybeSocket;
 
 /// The stream that carries HTTP to a target: TLS, or plaintext if the route allows it.
 pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
@@ -114,6 +115,20 @@ impl OutboundSocket {
     /// Returns a stream without TLS.
     pub fn into_plaintext(self) -> MaybeTlsStream {
         MaybeTlsStream::from(TokioIo::new(self))
+    }
+}
+
+impl MaybeSocket for OutboundSocket {
+    fn read_socket(&self) -> Option<&TcpStream> {
+        self.write_socket()
+    }
+
+    fn write_socket(&self) -> Option<&TcpStream> {
+        #[cfg(test)]
+        if self.0.simulated().is_some() {
+            return None;
+        }
+        Some(&self.0)
     }
 }
 

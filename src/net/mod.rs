@@ -28,5 +28,6 @@ pub mod resolve;
 pub(crate) mod simulated;
 pub mod socket_diag;
 mod sockopt;
+pub mod splice;
 pub mod tls;
 pub mod tunnel;

@@ -11,8 +11,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
+use super::splice::{MaybeSocket, Pipe};
+
 /// Bytes that are copied at once.
 const BUFFER_LEN: usize = 64 * 1024;
+/// When as many bytes arrived at once, the next are spliced. For fewer, the kernel's work on a pipe costs more than the
+/// copies.
+const SPLICE_MIN: usize = 16 * 1024;
 
 thread_local! {
     /// The buffer of all tunnels of a thread: bytes are read into it and, almost always, written at once.
@@ -25,6 +30,10 @@ struct CopyDirection {
     /// Bytes that were read and not yet written. The buffer is empty and unallocated unless the reader is slow.
     buffered: Vec<u8>,
     written: usize,
+    /// Holds bytes between two sockets. A direction without bytes to move has none.
+    pipe: Option<Pipe>,
+    /// The bytes that arrived at once last.
+    last_read: usize,
     /// The sender has closed its direction. The buffered bytes are written first, and then the end (RFC 9110 §9.3.6).
     read_closed: bool,
     done: bool,
@@ -45,23 +54,20 @@ pub enum CopyError {
     Second(io::Error),
 }
 
-/// Copies bytes between `first` and `second`. `initial`: bytes that were already read from `first`. `count` is called with
-/// the number of bytes for `second` and the number for `first`.
+/// Copies bytes between `first` and `second`. `count` is called with the number of bytes for `second` and the number for
+/// `first`.
 pub async fn copy_bidirectional<A, B>(
     first: &mut A,
     second: &mut B,
-    initial: Vec<u8>,
     idle: Duration,
     deadline: Instant,
     mut count: impl FnMut(u64, u64),
 ) -> Result<(), CopyError>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + MaybeSocket + Unpin,
+    B: AsyncRead + AsyncWrite + MaybeSocket + Unpin,
 {
-    count(initial.len() as u64, 0);
-    let (mut first_to_second, mut second_to_first) =
-        (CopyDirection { buffered: initial, ..CopyDirection::default() }, CopyDirection::default());
+    let (mut first_to_second, mut second_to_first) = (CopyDirection::default(), CopyDirection::default());
     let mut last_activity = Instant::now();
     let mut timer = pin!(sleep_until(deadline.min(last_activity + idle)));
     poll_fn(|cx| {
@@ -118,8 +124,8 @@ impl CopyDirection {
         moved: &mut u64,
     ) -> Poll<io::Result<()>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + MaybeSocket + Unpin,
+        W: AsyncWrite + MaybeSocket + Unpin,
     {
         Poll::Ready(match ready!(self.poll_advance(cx, from, to, moved)) {
             Ok(()) => Ok(()),
@@ -140,8 +146,8 @@ impl CopyDirection {
         moved: &mut u64,
     ) -> Poll<Result<(), FailedSide>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + MaybeSocket + Unpin,
+        W: AsyncWrite + MaybeSocket + Unpin,
     {
         while !self.done {
             while self.written < self.buffered.len() {
@@ -150,21 +156,46 @@ impl CopyDirection {
             }
             self.buffered.clear();
             self.written = 0;
+            if let (Some(pipe), Some(to)) = (&mut self.pipe, to.write_socket()) {
+                ready!(pipe.poll_drain(cx, to)).map_err(FailedSide::Writer)?;
+            }
             if self.read_closed {
+                self.pipe.take().into_iter().for_each(Pipe::release);
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(FailedSide::Writer)?;
                 self.done = true;
                 break;
             }
-            let Poll::Ready(read) = self.poll_chunk(cx, from, to)? else {
+            let spliced = self.poll_splice(cx, from, to);
+            let Poll::Ready(read) = spliced.unwrap_or_else(|| self.poll_chunk(cx, from, to))? else {
                 self.buffered = Vec::new();
+                self.pipe.take().into_iter().for_each(Pipe::release);
                 // A TLS writer may hold unsent records.
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(FailedSide::Writer)?;
                 return Poll::Pending;
             };
-            self.read_closed = read == 0;
+            (self.read_closed, self.last_read) = (read == 0, read);
             *moved += read as u64;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Moves bytes into a pipe. `None`: the bytes are few, a side is not a socket, or no pipe is free.
+    fn poll_splice<R, W>(&mut self, cx: &mut Context<'_>, from: &R, to: &W) -> Option<Result<Poll<usize>, FailedSide>>
+    where
+        R: MaybeSocket,
+        W: MaybeSocket,
+    {
+        if self.last_read < SPLICE_MIN {
+            return None;
+        }
+        let (from, _) = from.read_socket().zip(to.write_socket())?;
+        let mut pipe = self.pipe.take().or_else(Pipe::acquire)?;
+        let filled = pipe.poll_fill(cx, from);
+        self.pipe = Some(pipe);
+        Some(match filled {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(filled) => filled.map(Poll::Ready).map_err(FailedSide::Reader),
+        })
     }
 
     /// Reads once and writes as much of it as possible; the rest is buffered.
@@ -201,136 +232,4 @@ fn nonzero(written: io::Result<usize>) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-
-    use super::*;
-
-    const LONG_TIMEOUT: Duration = Duration::from_secs(60);
-
-    #[tokio::test]
-    async fn copy_bidirectional_passes_bytes_and_half_closes_for_every_buffer_size() {
-        for size in [1, 7, 1000, 1 << 20] {
-            let ((mut client, mut near), (mut far, mut server)) = (duplex(size), duplex(size));
-            let sent: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
-            let (mut up, mut down) = (0, 0);
-            let initial = sent[..5000].to_vec();
-            let copying = copy_bidirectional(
-                &mut near,
-                &mut far,
-                initial,
-                LONG_TIMEOUT,
-                Instant::now() + LONG_TIMEOUT,
-                |sent, received| {
-                    up += sent;
-                    down += received;
-                },
-            );
-            let server_task = async {
-                let mut received_bytes = Vec::new();
-                server.read_to_end(&mut received_bytes).await.unwrap(); // until the client half-closes
-                server.write_all(&received_bytes).await.unwrap();
-                server.shutdown().await.unwrap();
-            };
-            let client_task = async {
-                client.write_all(&sent[5000..]).await.unwrap();
-                client.shutdown().await.unwrap();
-                let mut received_bytes = Vec::new();
-                client.read_to_end(&mut received_bytes).await.unwrap();
-                assert!(received_bytes == sent);
-            };
-            let (copied, (), ()) = tokio::join!(copying, server_task, client_task);
-            copied.unwrap();
-            assert_eq!((up, down), (20_000, 20_000));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn copy_bidirectional_ends_at_the_idle_timeout_and_the_deadline() {
-        let ((mut client, mut near), (mut far, _server)) = (duplex(64), duplex(1 << 20));
-        let second = Duration::from_secs(1);
-        let started = Instant::now();
-        let result =
-            copy_bidirectional(&mut near, &mut far, Vec::new(), second, started + LONG_TIMEOUT, |_, _| {}).await;
-        assert!(matches!(result, Err(CopyError::Idle)) && started.elapsed() == second, "{result:?}");
-
-        // The server does not read the initial bytes.
-        let ((_client, mut one), (mut other, _server), started) = (duplex(64), duplex(64), Instant::now());
-        let result =
-            copy_bidirectional(&mut one, &mut other, vec![0; 1000], second, started + LONG_TIMEOUT, |_, _| {}).await;
-        assert!(matches!(result, Err(CopyError::Idle)) && started.elapsed() == second, "{result:?}");
-
-        let started = Instant::now();
-        let client_task = async {
-            loop {
-                client.write_all(b".").await.unwrap();
-                tokio::time::sleep(second / 2).await;
-            }
-        };
-        let until = started + 5 * second;
-        let result = tokio::select! {
-            result = copy_bidirectional(&mut near, &mut far, Vec::new(), second, until, |_, _| {}) => result,
-            () = client_task => unreachable!(),
-        };
-        assert!(matches!(result, Err(CopyError::MaxDuration)) && Instant::now() == until, "{result:?}");
-    }
-
-    /// A target may respond, and accept no more of the upload.
-    #[tokio::test]
-    async fn copy_bidirectional_delivers_the_last_bytes_of_a_side_that_refuses_writes() {
-        /// A socket whose peer has sent the bytes and then reset the connection.
-        struct Reset(&'static [u8]);
-        impl AsyncRead for Reset {
-            fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-                buf.put_slice(std::mem::take(&mut self.0));
-                Poll::Ready(Ok(()))
-            }
-        }
-        impl AsyncWrite for Reset {
-            fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
-            }
-            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(Ok(()))
-            }
-            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-            }
-        }
-        for closes in [false, true] {
-            let ((mut client, mut near), mut far) = (duplex(64), Reset(b"413 and a body"));
-            match closes {
-                true => client.shutdown().await.unwrap(),
-                false => client.write_all(b"upload").await.unwrap(),
-            }
-            let result = copy_bidirectional(
-                &mut near,
-                &mut far,
-                Vec::new(),
-                LONG_TIMEOUT,
-                Instant::now() + LONG_TIMEOUT,
-                |_, _| {},
-            )
-            .await;
-            assert!(matches!(result, Err(CopyError::Second(_))), "{result:?}");
-            drop(near);
-            let mut received_bytes = Vec::new();
-            client.read_to_end(&mut received_bytes).await.unwrap();
-            assert_eq!(received_bytes, b"413 and a body");
-        }
-    }
-
-    #[tokio::test]
-    async fn copy_bidirectional_error_names_the_side_that_failed() {
-        let ((client, mut near), (mut far, server)) = (duplex(64), duplex(64));
-        drop(server);
-        let (mut client_read, mut client) = tokio::io::split(client);
-        client.write_all(b"x").await.unwrap();
-        let result =
-            copy_bidirectional(&mut near, &mut far, Vec::new(), LONG_TIMEOUT, Instant::now() + LONG_TIMEOUT, |_, _| {})
-                .await;
-        assert!(matches!(result, Err(CopyError::Second(_))), "{result:?}");
-        drop(near);
-        assert_eq!(client_read.read(&mut [0; 1]).await.unwrap(), 0);
-    }
-}
+mod tests;

@@ -11,15 +11,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use crate::delivery::tunnel::TunnelBytes;
 use crate::net::listen;
+use crate::net::splice::MaybeSocket;
 use crate::net::tls::accept::TlsAcceptError;
 
 /// A client's stream: a socket, TLS over it, a stream of HTTP/2, or the inside of a tunnel.
-pub(super) trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
+pub(super) trait ClientIo: AsyncRead + AsyncWrite + MaybeSocket + Send + Unpin {
     /// Sets whether dropping the stream resets the connection, so that no peer takes its end for the end of a response.
     fn set_abort_on_drop(&mut self, abort: bool);
 
@@ -43,6 +45,8 @@ impl ClientIo for listen::ClientStream {
         listen::ClientStream::quickack(self);
     }
 }
+
+impl MaybeSocket for tokio::io::Empty {}
 
 /// Replaces a stream that was taken out of its connection.
 impl ClientIo for tokio::io::Empty {
@@ -75,6 +79,18 @@ impl ClientIo for Box<dyn ClientIo> {
         (**self).acknowledge();
     }
 }
+
+impl MaybeSocket for Box<dyn ClientIo> {
+    fn read_socket(&self) -> Option<&TcpStream> {
+        (**self).read_socket()
+    }
+
+    fn write_socket(&self) -> Option<&TcpStream> {
+        (**self).write_socket()
+    }
+}
+
+impl<S> MaybeSocket for TlsStream<S> {}
 
 impl<S: ClientIo> ClientIo for TlsStream<S> {
     fn set_abort_on_drop(&mut self, abort: bool) {
@@ -171,6 +187,16 @@ impl<S: ClientIo> Rewind<S> {
     }
 }
 
+impl<S: ClientIo> MaybeSocket for Rewind<S> {
+    fn read_socket(&self) -> Option<&TcpStream> {
+        self.stream.read_socket().filter(|_| self.prefix.is_empty())
+    }
+
+    fn write_socket(&self) -> Option<&TcpStream> {
+        self.stream.write_socket()
+    }
+}
+
 impl<S: ClientIo> ClientIo for Rewind<S> {
     fn set_abort_on_drop(&mut self, abort: bool) {
         self.stream.set_abort_on_drop(abort);
@@ -231,6 +257,8 @@ pub(super) struct CountingStream<S> {
     pub(super) stream: S,
     pub(super) counters: Arc<TunnelBytes>,
 }
+
+impl<S> MaybeSocket for CountingStream<S> {}
 
 impl<S: ClientIo> ClientIo for CountingStream<S> {
     fn set_abort_on_drop(&mut self, abort: bool) {

@@ -12,8 +12,11 @@ use super::listener_shutdown::{ConnContext, ListenerShutdown};
 use super::serve;
 use crate::config::Listen;
 use crate::net::simulated::SimulatedSocket;
+use crate::net::splice::MaybeSocket;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
+
+impl MaybeSocket for SimulatedSocket {}
 
 impl ClientIo for SimulatedSocket {
     fn set_abort_on_drop(&mut self, abort: bool) {

@@ -23,6 +23,7 @@ use crate::delivery::throttle::Throttled;
 use crate::names::Host;
 use crate::net::client_hello::{self, ClientHelloError, SniRequirement};
 use crate::net::connection::OutboundSocket;
+use crate::net::splice::MaybeSocket;
 use crate::net::tunnel::{self, CopyError};
 use crate::policy::egress::Hop;
 use crate::policy::route::Route;
@@ -139,15 +140,16 @@ impl Tunnel {
     }
 
     /// Carries bytes in both directions until both sides have ended.
-    pub async fn carry(mut self: Box<Self>, client: impl AsyncRead + AsyncWrite + Unpin) {
+    pub async fn carry(mut self: Box<Self>, client: impl AsyncRead + AsyncWrite + MaybeSocket + Unpin) {
         let mut client = Throttled::new(client, self.permits.limits.bandwidth_limiter());
-        let greeted = self.forward_hello(&mut client).await;
+        // Boxed, so that the tunnel does not hold the memory of this future afterwards.
+        let greeted = Box::pin(self.forward_hello(&mut client)).await;
         let Self { socket, route, until, mut record, permits, _counted, .. } = *self;
         let carrying = async {
             greeted?;
             let (idle, count) = (route.timeouts.idle, |up, down| record.carried(up, down));
             let mut socket = Throttled::new(socket, permits.limits.bandwidth_limiter());
-            match tunnel::copy_bidirectional(&mut client, &mut socket, Vec::new(), idle, until, count).await {
+            match tunnel::copy_bidirectional(&mut client, &mut socket, idle, until, count).await {
                 Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),
                 Err(error) => Err(Refusal::from(error)),
             }

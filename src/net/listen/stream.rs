@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::net::sockopt;
+use crate::net::splice::MaybeSocket;
 
 /// A client's connection, over TCP or a unix socket.
 #[derive(Debug)]
@@ -102,6 +103,20 @@ impl ClientStream {
                 Poll::Pending
             }
             Err(errno) => Poll::Ready(Err(errno.into())),
+        }
+    }
+}
+
+impl MaybeSocket for ClientStream {
+    fn read_socket(&self) -> Option<&TcpStream> {
+        // Only `poll_read` makes tokio's readiness right again.
+        self.write_socket().filter(|_| !self.readiness_cleared)
+    }
+
+    fn write_socket(&self) -> Option<&TcpStream> {
+        match &self.socket {
+            ClientSocket::Tcp(stream) => Some(stream),
+            ClientSocket::Unix(_) => None,
         }
     }
 }

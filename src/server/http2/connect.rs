@@ -17,6 +17,7 @@ use super::respond::Responder;
 use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
 use crate::http_message::{Fields, Response};
+use crate::net::splice::MaybeSocket;
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
 use crate::server::hangup::run_until_hangup;
@@ -88,6 +89,8 @@ impl Drop for UpgradedStream {
         }
     }
 }
+
+impl MaybeSocket for UpgradedStream {}
 
 impl ClientIo for UpgradedStream {
     /// Does nothing: the stream is always reset on drop.
