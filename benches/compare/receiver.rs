@@ -144,7 +144,16 @@ impl Receiver {
 
     async fn requests<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, port: u16, close: bool) -> io::Result<()> {
         let mut conn = Conn::new(stream);
-        while let Some(head) = conn.request().await? {
+        loop {
+            let head = match conn.request().await {
+                Ok(Some(head)) => head,
+                Ok(None) => return Ok(()),
+                // As servers do. A proxy that offers TLS learns that this port does not speak it.
+                Err(error) => {
+                    conn.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await?;
+                    return Err(error);
+                }
+            };
             let close = close || head.close;
             match &head.get {
                 Some(target) => self.send_bytes(&mut conn, target).await?,
@@ -154,7 +163,6 @@ impl Receiver {
                 return conn.shutdown().await;
             }
         }
-        Ok(())
     }
 
     async fn delivery<S: AsyncRead + AsyncWrite + Unpin>(

@@ -20,7 +20,7 @@ use crate::net::connection::OutboundSocket;
 use crate::net::dial::{DialError, DialledSocket};
 use crate::net::tls::TlsError;
 use crate::policy::egress::Hop;
-use crate::state::upstreams::verified::VerifiedTargetKey;
+use crate::state::upstreams::verified::{TargetProof, VerifiedTargetKey};
 
 /// Wait before the second attempt at the tunnel's connection, for a target that refused the first as too soon.
 pub(super) const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -42,27 +42,36 @@ impl UpstreamConnector<'_> {
             return Ok(TunnelConnection { socket, hop, host: None });
         }
         let key = VerifiedTargetKey::of(hop, &target.host, &route.trust);
-        let host = Some(target.host.clone());
-        if let Some(handshake) = runtime.verified_targets.get(&key, std::time::Instant::now(), Timestamp::now()) {
-            record.set_handshake(&handshake);
-            return Ok(TunnelConnection { socket, hop, host });
+        let now = std::time::Instant::now();
+        // The route allows plaintext, and the port is not known to speak TLS.
+        let may_be_plaintext = route.plaintext == PlaintextPolicy::Allow && target.port != 443;
+        match runtime.verified_targets.get(&key, now, Timestamp::now()) {
+            Some(TargetProof::Verified(handshake)) => {
+                record.set_handshake(&handshake);
+                return Ok(TunnelConnection { socket, hop, host: Some(target.host.clone()) });
+            }
+            Some(TargetProof::Plaintext) if may_be_plaintext => {
+                return Ok(TunnelConnection { socket, hop, host: None });
+            }
+            _ => {}
         }
-        let host = match self.verify(socket, record).await {
+        // Boxed: few tunnels verify their target.
+        let host = match Box::pin(self.verify(socket, record)).await {
             Ok(handshake) => {
                 record.set_handshake(&handshake);
-                runtime.verified_targets.insert(key, handshake, std::time::Instant::now());
-                host
+                runtime.verified_targets.insert(key, TargetProof::Verified(handshake), now);
+                Some(target.host.clone())
             }
-            // The route allows plaintext, and the port is not known to speak TLS. The target sent something else, or
-            // closed the connection after the ClientHello.
-            Err(TlsError::Plaintext | TlsError::Lost(_))
-                if route.plaintext == PlaintextPolicy::Allow && target.port != 443 =>
-            {
+            Err(TlsError::Plaintext) if may_be_plaintext => {
+                runtime.verified_targets.insert(key, TargetProof::Plaintext, now);
                 None
             }
+            // The target closed the connection after the ClientHello. It may do so for another reason than TLS, so the
+            // next tunnel asks again.
+            Err(TlsError::Lost(_)) if may_be_plaintext => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(TunnelConnection { socket: self.dial_again(hop, record).await?, hop, host })
+        Ok(TunnelConnection { socket: Box::pin(self.dial_again(hop, record)).await?, hop, host })
     }
 
     /// Dials the hop on which the target was verified. If the target refuses the connection, dials it once more.

@@ -1,5 +1,5 @@
-//! The targets whose certificate was verified recently. Opaque tunnels use it, since outgate does not see their handshake.
-//! Must outgate verify the certificate of this target again?
+//! The targets that were verified recently, or that do not speak TLS. Opaque tunnels use it, since outgate does not see
+//! their handshake. Must outgate verify the certificate of this target again?
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use crate::policy::trust::Trust;
 
 /// The time for which a verification serves other tunnels.
 const VALID_FOR: Duration = Duration::from_secs(60);
+/// The time for which a target that responded in plaintext is not asked for TLS again. If it begins to speak TLS, outgate
+/// verifies it after this time.
+const PLAINTEXT_FOR: Duration = Duration::from_secs(10);
 const TARGETS_MAX: usize = 10_000;
 
 /// The addresses, the name and the trust that a verification was about.
@@ -24,8 +27,16 @@ pub struct VerifiedTargetKey {
     trust: [u8; 32],
 }
 
+/// The outcome of a verification that permits a tunnel.
+#[derive(Clone)]
+pub enum TargetProof {
+    Verified(HandshakeInfo),
+    /// The target responded to the ClientHello in plaintext, and the route allows plaintext.
+    Plaintext,
+}
+
 /// The cache of verifications. A new one evicts the least recently used one.
-pub struct VerifiedTargetCache(Mutex<LruCache<VerifiedTargetKey, (Instant, HandshakeInfo)>>);
+pub struct VerifiedTargetCache(Mutex<LruCache<VerifiedTargetKey, (Instant, TargetProof)>>);
 
 impl Default for VerifiedTargetCache {
     fn default() -> Self {
@@ -40,15 +51,19 @@ impl VerifiedTargetKey {
 }
 
 impl VerifiedTargetCache {
-    /// Returns a recent verification whose certificate is valid at `wall_clock`.
-    pub fn get(&self, key: &VerifiedTargetKey, now: Instant, wall_clock: Timestamp) -> Option<HandshakeInfo> {
+    /// Returns a recent verification. A certificate must be valid at `wall_clock`.
+    pub fn get(&self, key: &VerifiedTargetKey, now: Instant, wall_clock: Timestamp) -> Option<TargetProof> {
         let mut verified = self.0.lock();
-        let (since, handshake) = verified.get(key)?;
-        let is_valid = now.saturating_duration_since(*since) < VALID_FOR && wall_clock < handshake.expires;
-        is_valid.then(|| handshake.clone())
+        let (since, proof) = verified.get(key)?;
+        let age = now.saturating_duration_since(*since);
+        let is_valid = match proof {
+            TargetProof::Verified(handshake) => age < VALID_FOR && wall_clock < handshake.expires,
+            TargetProof::Plaintext => age < PLAINTEXT_FOR,
+        };
+        is_valid.then(|| proof.clone())
     }
 
-    pub fn insert(&self, key: VerifiedTargetKey, handshake: HandshakeInfo, now: Instant) {
-        self.0.lock().insert(key, (now, handshake));
+    pub fn insert(&self, key: VerifiedTargetKey, proof: TargetProof, now: Instant) {
+        self.0.lock().insert(key, (now, proof));
     }
 }

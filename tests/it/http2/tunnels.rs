@@ -185,7 +185,7 @@ async fn open(
     sender: &SendRequest<Bytes>,
 ) -> (RecvStream, SendStream<Bytes>, std::net::TcpStream) {
     let exchange = send_request(sender, connect_request(&scene.authority()));
-    let accepting = async { tokio::task::block_in_place(|| (scene.reject_tls(), scene.accept()).1) };
+    let accepting = async { tokio::task::block_in_place(|| (scene.close_on_tls(), scene.accept()).1) };
     let ((response, outgoing), stream) = tokio::join!(exchange, accepting);
     assert_eq!(code(&response), (200, ""));
     (response.into_body(), outgoing, stream)

@@ -106,7 +106,7 @@ impl ManualScene {
         stream
     }
 
-    /// Opens a tunnel. The first connection tests for TLS and gets plaintext. The second carries the tunnel.
+    /// Opens a tunnel. The first connection tests for TLS and is closed. The second carries the tunnel.
     pub fn open(&self) -> (Client, TcpStream) {
         self.open_and_send("")
     }
@@ -115,11 +115,19 @@ impl ManualScene {
     pub fn open_and_send(&self, first: &str) -> (Client, TcpStream) {
         let mut client = self.outgate.connect();
         client.send(connect(&self.authority(), "") + first);
-        self.reject_tls();
+        self.close_on_tls();
         let stream = self.accept();
         let response = client.response_to("CONNECT");
         assert_eq!(response.status, 200, "{response:?}");
         (client, stream)
+    }
+
+    /// Closes the connection of the verification without a response, which outgate does not remember. Returns the address
+    /// of its source.
+    pub fn close_on_tls(&self) -> SocketAddr {
+        let mut verification = self.accept();
+        assert!(verification.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");
+        verification.peer_addr().unwrap()
     }
 
     /// Responds to the verification in plaintext, and returns the address of its source.

@@ -269,3 +269,27 @@ fn target_that_closes_on_a_client_hello_is_treated_as_plaintext() {
     client.send("ping");
     assert_eq!(read(&mut target, 4), b"ping");
 }
+
+#[test]
+fn plaintext_response_to_a_client_hello_serves_the_next_tunnels_from_the_same_source() {
+    let scene = manual_scene("");
+    let port = scene.listener.local_addr().unwrap().port();
+    let one_source = config(port, "").set("egress.default.ranges", ["127.0.7.1/32"]);
+    scene.outgate.reconfigure(&one_source);
+    for verifies in [true, false] {
+        let mut client = scene.outgate.connect();
+        client.send(connect(&scene.authority(), "") + "ping");
+        if verifies {
+            scene.reject_tls();
+        }
+        let mut target = scene.accept();
+        assert_eq!(client.response_to("CONNECT").status, 200);
+        assert_eq!(read(&mut target, 4), b"ping"); // and no ClientHello of outgate
+    }
+    // A route that does not allow plaintext verifies the same target again.
+    scene.outgate.reconfigure(&one_source.remove("routes.plain.plaintext"));
+    let mut client = scene.outgate.connect();
+    client.send(connect(&scene.authority(), ""));
+    scene.reject_tls();
+    assert_eq!(client.response_to("CONNECT").code(), "tls_failed");
+}

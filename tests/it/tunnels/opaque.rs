@@ -209,7 +209,7 @@ fn tunnel_uses_the_source_address_that_was_verified() {
     for _ in 0..4 {
         let mut client = scene.outgate.connect();
         client.send(connect(&scene.authority(), ""));
-        let verified = scene.reject_tls();
+        let verified = scene.close_on_tls();
         let tunnel = scene.accept();
         assert_eq!(tunnel.peer_addr().unwrap().ip(), verified.ip());
         assert!(pool().contains(&verified.ip()));
