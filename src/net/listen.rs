@@ -77,7 +77,7 @@ pub fn bind(bind: &Bind, successor: Successor, reserved_ports: &mut ReservedPort
             let reserved = reserved_ports.take(*address);
             let socket = reserved.map_or_else(|| bound_socket(*address, successor), Ok)?;
             socket.listen(BACKLOG)?;
-            Ok(vec![Listener::Tcp(TcpListener::from_std(socket.into())?)])
+            Ok(vec![Listener::tcp(socket.into())?])
         }
         Listen::Unix(path) => Ok(vec![bind_unix(path, bind, successor)?]),
         Listen::Systemd => take_systemd_sockets(ListenFd::from_env()),
@@ -85,15 +85,18 @@ pub fn bind(bind: &Bind, successor: Successor, reserved_ports: &mut ReservedPort
 }
 
 impl Listener {
+    /// Returns a listener whose connections send small responses at once: they inherit TCP_NODELAY.
+    fn tcp(listener: std::net::TcpListener) -> io::Result<Self> {
+        socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
+        Ok(Self::Tcp(TcpListener::from_std(listener)?))
+    }
+
     /// Accepts the next client. An error concerns this process or host (no descriptors, no memory): the caller should
     /// wait and retry. A connection that failed before it was accepted is skipped.
     pub async fn accept(&self) -> io::Result<(ClientStream, Option<SocketAddr>)> {
         loop {
             let accepted = match self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
-                    // Responses are small and complete. The call fails only if the connection has ended, and the next
-                    // read reports that.
-                    let _ = stream.set_nodelay(true);
                     // A dual-stack socket reports an IPv4 client as an IPv4-mapped address.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     (ClientStream::tcp(stream), Some(peer))
@@ -312,7 +315,7 @@ fn take_systemd_sockets(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
     for index in 0..passed.len() {
         if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
             listener.set_nonblocking(true)?;
-            listeners.push(Listener::Tcp(TcpListener::from_std(listener)?));
+            listeners.push(Listener::tcp(listener)?);
         } else if let Some(listener) = passed.take_unix_listener(index)? {
             listener.set_nonblocking(true)?;
             listeners.push(Listener::Unix(UnixListener::from_std(listener)?, None));

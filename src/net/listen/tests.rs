@@ -115,3 +115,12 @@ async fn unix_listener_takes_over_the_path_of_a_running_one() {
 fn systemd_listener_without_sockets_is_an_error() {
     assert_eq!(take_systemd_sockets(ListenFd::empty()).unwrap_err().kind(), io::ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn accepted_connection_sends_small_responses_at_once() {
+    let listener = bind_one(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let ClientSocket::Tcp(stream) = accepted.socket() else { panic!("a TCP socket") };
+    assert!(stream.nodelay().unwrap());
+}
