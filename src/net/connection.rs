@@ -19,9 +19,9 @@ use tokio::net::TcpStream;
 
 #[cfg(test)]
 use super::simulated::{SimulatedSocket, Wire};
+use super::splice::MaybeSocket;
 #[cfg(not(test))]
 use tokio::net::TcpStream as Wire;
-use super::splice::MaybeSocket;
 
 /// The stream that carries HTTP to a target: TLS, or plaintext if the route allows it.
 pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;

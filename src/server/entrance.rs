@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
@@ -77,11 +78,24 @@ impl fmt::Display for RejectedConnection {
 
 /// A connection that is ready for HTTP.
 pub(super) struct Established {
+    /// Counts the connection as open.
+    pub(super) conn: OpenConnection,
     pub(super) stream: Box<dyn ClientIo>,
     /// The properties of the client that the connection shows.
-    pub(super) caller: Caller,
+    pub(super) caller: Arc<Caller>,
     pub(super) evictable: Evictable,
     pub(super) transport: Transport,
+}
+
+impl Established {
+    /// Returns the fields, and frees the box.
+    #[expect(clippy::boxed_local, reason = "an async function that takes the box apart would hold its memory")]
+    pub(super) fn into_parts(
+        self: Box<Self>,
+    ) -> (OpenConnection, Box<dyn ClientIo>, Arc<Caller>, Evictable, Transport) {
+        let Self { conn, stream, caller, evictable, transport } = *self;
+        (conn, stream, caller, evictable, transport)
+    }
 }
 
 /// The transport that carries HTTP.
@@ -96,19 +110,19 @@ pub(super) enum Transport {
 /// Reads the PROXY header and accepts TLS, under the configuration that is active now. The connection may be evicted
 /// meanwhile, like that of every unidentified peer.
 pub(super) async fn establish(
-    runtime: &Runtime,
+    runtime: Arc<Runtime>,
     stream: listen::ClientStream,
     peer: Option<IpAddr>,
-    conn: &mut OpenConnection,
+    mut conn: OpenConnection,
     (caller, mut evictable): (Caller, Evictable),
-) -> Result<Established, RejectedConnection> {
+) -> Result<Box<Established>, RejectedConnection> {
     let active = runtime.active_config();
     let rejected = |reason| RejectedConnection { peer, reason };
     // A peer on a unix socket is on this host: the connection needs no encryption.
     let wants_tls = matches!(stream.socket(), listen::ClientSocket::Tcp(_));
     let reading_header = read_proxy_protocol(&active, stream, peer);
     let (stream, address) = unless_evicted(&evictable, reading_header).await.map_err(rejected)?;
-    enforce_per_ip_limit(runtime, &active, conn, address)?;
+    enforce_per_ip_limit(&runtime, &active, &mut conn, address)?;
     if active.plan.listener.proxy_protocol.is_some() {
         // A connection that waits for capacity is not evictable.
         drop(evictable);
@@ -118,7 +132,8 @@ pub(super) async fn establish(
     let caller = caller.with_address(address);
     let tls = caller.listen().and_then(|listen| active.listener_tls(listen)).filter(|_| wants_tls);
     let Some((config, fingerprint)) = tls else {
-        return Ok(Established { stream, caller, evictable, transport: Transport::Plaintext });
+        let (caller, transport) = (Arc::new(caller), Transport::Plaintext);
+        return Ok(Box::new(Established { conn, stream, caller, evictable, transport }));
     };
     let deadline = Instant::now() + active.plan.timeouts.tls;
     let accepting = async {
@@ -131,8 +146,8 @@ pub(super) async fn establish(
     };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(rejected)?;
     let transport = if certificate.is_some() { Transport::Tls } else { Transport::UnexpectedPlaintext };
-    let caller = caller.with_certificate(certificate.unwrap_or_default());
-    Ok(Established { stream, caller, evictable, transport })
+    let caller = Arc::new(caller.with_certificate(certificate.unwrap_or_default()));
+    Ok(Box::new(Established { conn, stream, caller, evictable, transport }))
 }
 
 /// Runs a step whose duration the peer controls, until the connection is evicted.

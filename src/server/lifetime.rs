@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connections::Evictable;
-use super::listener_shutdown::{ConnContext, FIRST_REQUEST_TIMEOUT, ListenerShutdown};
+use super::listener_shutdown::{ConnContext, FIRST_REQUEST_TIMEOUT};
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 
@@ -92,38 +92,39 @@ impl ConnectionLifetime {
     }
 
     /// Resolves when the deadline passes, a drain begins, or the listener closes.
+    ///
+    /// The timers are boxed, because few connections need one of them: an idle connection holds this future.
     pub(super) async fn expired(&self) {
-        let drain = async {
-            match self.accepted_during_drain {
-                true => sleep(FIRST_REQUEST_TIMEOUT).await,
-                false => {
-                    let _ = self.runtime.drain_signal().wait_for(|draining| *draining).await;
-                    if self.awaits_first_request() {
-                        sleep(FIRST_REQUEST_TIMEOUT).await;
-                    }
-                }
-            }
-        };
-        let end = async {
-            match &self.context {
-                Some(context) => tokio::select! {
-                    biased;
-                    () = drain => {}
-                    () = listener_closed(&context.shutdown) => {}
-                },
-                None => drain.await,
-            }
-        };
-        match self.deadline {
-            Some(deadline) => drop(timeout_at(deadline, end).await),
-            None => end.await,
+        tokio::select! {
+            biased;
+            () = self.drained() => {}
+            () = self.listener_closed() => {}
+            () = self.deadline_passed() => {}
         }
     }
-}
 
-async fn listener_closed(shutdown: &ListenerShutdown) {
-    shutdown.closing().await;
-    sleep(FIRST_REQUEST_TIMEOUT).await;
+    async fn drained(&self) {
+        if !self.accepted_during_drain {
+            let _ = self.runtime.drain_signal().wait_for(|draining| *draining).await;
+            if !self.awaits_first_request() {
+                return;
+            }
+        }
+        Box::pin(sleep(FIRST_REQUEST_TIMEOUT)).await;
+    }
+
+    async fn listener_closed(&self) {
+        let Some(context) = &self.context else { return pending().await };
+        context.shutdown.closing().await;
+        Box::pin(sleep(FIRST_REQUEST_TIMEOUT)).await;
+    }
+
+    async fn deadline_passed(&self) {
+        match self.deadline {
+            Some(deadline) => Box::pin(sleep_until(deadline)).await,
+            None => pending().await,
+        }
+    }
 }
 
 pub(super) async fn wait_for_eviction(evictable: Option<&Evictable>) {

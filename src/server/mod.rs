@@ -34,8 +34,7 @@ use crate::policy::authn::Caller;
 use crate::state::Runtime;
 use accept_queue::AcceptQueue;
 pub use connections::Connections;
-use entrance::{Established, RejectedConnection, Transport};
-use listener_shutdown::ConnContext;
+use entrance::RejectedConnection;
 pub use listener_shutdown::{ListenerShutdown, ShutdownHandle};
 use throttled_log::{ThrottledLog, WarningKind};
 
@@ -98,21 +97,14 @@ pub async fn accept(
                 let (runtime, throttled_log) = (Arc::clone(&runtime), Arc::clone(&throttled_log));
                 let caller = Caller::on_listener(Arc::clone(&listen));
                 let (connections, shutdown) = (connections.clone(), shutdown.clone());
+                // Boxed, because a task holds the memory of its captures and of the largest future until its end.
+                let establishing =
+                    Box::pin(entrance::establish(Arc::clone(&runtime), stream, peer, conn, (caller, evictable)));
                 serving.spawn(async move {
-                    match entrance::establish(&runtime, stream, peer, &mut conn, (caller, evictable)).await {
-                        Ok(Established { stream, caller, evictable, transport }) => {
-                            let context = ConnContext { connections, shutdown, id: conn.id() };
-                            let (caller, context) = (Arc::new(caller), (context, evictable));
-                            match transport {
-                                Transport::UnexpectedPlaintext => {
-                                    serve::refuse_plaintext(runtime, stream, caller, context).await
-                                }
-                                _ => serve::serve(runtime, stream, transport, caller, context).await,
-                            }
-                        }
+                    match establishing.await {
+                        Ok(established) => serve::serve(runtime, established, connections, shutdown).await,
                         Err(rejected) => warn_rejected(&throttled_log, &rejected),
                     }
-                    drop(conn);
                 });
             }
             Err(error) => {

@@ -10,11 +10,12 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::client_io::{ClientIo, Rewind, poll_read};
-use super::connections::Evictable;
-use super::entrance::Transport;
+use super::connections::Connections;
+use super::entrance::{Established, Transport};
+use super::http1::{Upgrade, serve_tunnel};
 use super::inspect::{self, InspectedStream};
 use super::lifetime::ConnectionLifetime;
-use super::listener_shutdown::ConnContext;
+use super::listener_shutdown::{ConnContext, ListenerShutdown};
 use super::{http1, http2};
 use crate::delivery::{self, tunnel::InspectedTunnel};
 use crate::net::frame::PREFACE;
@@ -26,31 +27,26 @@ const TLS_HANDSHAKE_BYTE: &[u8] = &[0x16];
 /// The time from the first byte to the byte that determines the version.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection until it closes. `caller` holds what the connection shows of the client. The connection is
-/// evictable from its arrival to the first request.
+/// Serves a connection until it closes. The connection is evictable from its arrival to the first request.
 pub(super) async fn serve(
     runtime: Arc<Runtime>,
-    stream: Box<dyn ClientIo>,
-    transport: Transport,
-    caller: Arc<Caller>,
-    context: (ConnContext, Evictable),
+    established: Box<Established>,
+    connections: Connections,
+    shutdown: ListenerShutdown,
 ) {
-    let lifetime = ConnectionLifetime::new(&runtime, &caller, None, Some(context));
-    if let Some((outer, inspection)) = serve_stream(&runtime, stream, transport, &caller, lifetime).await {
-        serve_inspected(runtime, outer, inspection, caller).await;
+    let (conn, stream, caller, evictable, transport) = established.into_parts();
+    let upgraded = {
+        let context = ConnContext { connections, shutdown, id: conn.id() };
+        let lifetime = ConnectionLifetime::new(&runtime, &caller, None, Some((context, evictable)));
+        // Boxed, so that a tunnel does not hold the memory of this future.
+        Box::pin(serve_stream(&runtime, stream, transport, &caller, &lifetime)).await
+    };
+    match upgraded {
+        Some((stream, Upgrade::Tunnel(tunnel))) => Box::pin(serve_tunnel(&runtime, stream, tunnel, &caller)).await,
+        Some((stream, Upgrade::Inspect(inspection))) => serve_inspected(runtime, stream, inspection, caller).await,
+        None => {}
     }
-}
-
-/// Refuses a client that speaks plain HTTP to a listener with TLS, and closes the connection.
-pub(super) async fn refuse_plaintext(
-    runtime: Arc<Runtime>,
-    stream: Box<dyn ClientIo>,
-    caller: Arc<Caller>,
-    context: (ConnContext, Evictable),
-) {
-    let lifetime = ConnectionLifetime::new(&runtime, &caller, None, Some(context));
-    let response = delivery::refuse_plaintext(&runtime, &caller);
-    http1::refuse(&runtime, stream, response, &lifetime).await;
+    drop(conn);
 }
 
 /// Serves HTTP inside an inspected tunnel; a [`ServeInspected`](inspect::ServeInspected).
@@ -67,7 +63,7 @@ fn serve_inspected(
         match accepted {
             InspectedStream::Http(stream) => {
                 // A tunnel contains no further tunnel: the returned value is always `None`.
-                serve_stream(&runtime, stream, Transport::Tls, &caller, lifetime).await;
+                serve_stream(&runtime, stream, Transport::Tls, &caller, &lifetime).await;
                 inspection.end();
             }
             InspectedStream::UnexpectedPlaintext(stream) => {
@@ -79,20 +75,24 @@ fn serve_inspected(
     })
 }
 
-/// Serves HTTP on one stream. Returns the tunnel to inspect if the client opens one.
+/// Serves HTTP on one stream. Returns the stream and the tunnel if the client opens one over HTTP/1.
 async fn serve_stream(
     runtime: &Arc<Runtime>,
     mut stream: Box<dyn ClientIo>,
     transport: Transport,
     caller: &Arc<Caller>,
-    lifetime: ConnectionLifetime,
-) -> Option<(Box<dyn ClientIo>, Box<InspectedTunnel>)> {
+    lifetime: &ConnectionLifetime,
+) -> Option<(Box<dyn ClientIo>, Upgrade)> {
+    if transport == Transport::UnexpectedPlaintext {
+        Box::pin(http1::refuse(runtime, stream, delivery::refuse_plaintext(runtime, caller), lifetime)).await;
+        return None;
+    }
     let mut preface = BytesMut::new();
-    if !read_preface(runtime, &lifetime, &mut stream, &mut preface).await {
+    if !read_preface(runtime, lifetime, &mut stream, &mut preface).await {
         return None;
     }
     if transport == Transport::Plaintext && preface.starts_with(TLS_HANDSHAKE_BYTE) {
-        http1::refuse(runtime, stream, delivery::refuse_tls(runtime, caller), &lifetime).await;
+        Box::pin(http1::refuse(runtime, stream, delivery::refuse_tls(runtime, caller), lifetime)).await;
         return None;
     }
     if preface.starts_with(PREFACE) {

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use super::client_io::ClientIo;
 use super::connections::Connections;
-use super::entrance::{self, Transport};
-use super::listener_shutdown::{ConnContext, ListenerShutdown};
+use super::entrance::{self, Established, Transport};
+use super::listener_shutdown::ListenerShutdown;
 use super::serve;
 use crate::config::Listen;
 use crate::net::simulated::SimulatedSocket;
@@ -42,9 +42,9 @@ pub(crate) async fn serve_client(
     }
     // As after a PROXY header, many connections may wait at once.
     conn.wait_for_capacity(active.plan.max_connections).await;
-    let (evictable, id) = (conn.mark_unidentified(), conn.id());
+    let evictable = conn.mark_unidentified();
     let caller = Arc::new(Caller::on_listener(listen).with_address(Some(peer)));
-    let context = ConnContext { connections, shutdown, id };
-    serve::serve(runtime, Box::new(socket), Transport::Plaintext, caller, (context, evictable)).await;
-    drop(conn);
+    let (stream, transport) = (Box::new(socket), Transport::Plaintext);
+    let established = Box::new(Established { conn, stream, caller, evictable, transport });
+    serve::serve(runtime, established, connections, shutdown).await;
 }

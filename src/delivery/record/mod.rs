@@ -88,7 +88,8 @@ struct DeliveryEvidence {
     certificate: Option<FailedCertificate>,
     signatures: Vec<KeyId>,
     would_refuse: Vec<WouldRefuse>,
-    limit: Option<RefusingLimit>,
+    /// Boxed, because few records have one and an open tunnel holds its record.
+    limit: Option<Box<RefusingLimit>>,
     /// Set if outgate could not fetch the token of the route's credential.
     token_endpoint: Option<Box<TokenEndpointEvidence>>,
     status_class: Option<&'static str>,
@@ -227,7 +228,7 @@ impl Record {
         self.evidence.would_refuse.push(WouldRefuse { kind, name: name.to_owned(), code: code.name(), key });
     }
     pub(super) fn limited(&mut self, name: &str, key: LimitKeyParts) {
-        self.evidence.limit = Some(RefusingLimit { name: name.to_owned(), key });
+        self.evidence.limit = Some(Box::new(RefusingLimit { name: name.to_owned(), key }));
     }
     /// Sets the status class of the target's response.
     pub(super) fn responded(&mut self, status: StatusCode) {
@@ -379,7 +380,7 @@ impl Drop for Record {
             detail,
             cause,
             token_endpoint: self.evidence.token_endpoint.as_deref(),
-            limit: self.evidence.limit.as_ref(),
+            limit: self.evidence.limit.as_deref(),
             would_take: self.evidence.would_take.as_ref().map(RouteName::as_str),
             would_refuse: &self.evidence.would_refuse,
             bytes_sent: self.evidence.sent.bytes(),

@@ -7,6 +7,7 @@ mod passthrough;
 mod replies;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::Method;
@@ -55,7 +56,11 @@ pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOu
     drop(request);
     let deadline = Instant::from_std(record.started()) + routed.route.timeouts.total;
     let delivery = Delivery::new(runtime, &active, &routed, record.started());
-    let opened = deadline::timeout_at(deadline + TIMER_SLACK, open(&delivery, &routed, &mut record)).await;
+    // `pin!` avoids a copy of the future's state into the timeout.
+    let opened = {
+        let opening = pin!(open(&delivery, &routed, &mut record));
+        deadline::timeout_at(deadline + TIMER_SLACK, opening).await
+    };
     let timed_out = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
     match opened.unwrap_or_else(|_| Err(timed_out())) {
         Ok(TunnelSetup::Passthrough(connection, permits)) => {

@@ -5,7 +5,7 @@ mod lingering_close;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -90,14 +90,16 @@ impl Conn {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Reads the next request head. `close` ends the wait before the first byte of the head, `evicted` at any time.
+    /// Reads the next request head. `close` ends the wait before the first byte of the head, and is dropped then; `evicted`
+    /// ends it at any time.
+    ///
+    /// Both are references: an argument of an async function that is moved into a local would take its memory twice.
     pub(super) async fn read_head(
         &self,
         idle: Duration,
-        close: impl Future<Output = ()>,
-        evicted: impl Future<Output = ()>,
+        mut close: Pin<&mut Option<impl Future<Output = ()>>>,
+        mut evicted: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<RequestHead, ReadHeadError> {
-        let (mut close, mut evicted) = (pin!(Some(close)), pin!(evicted));
         let mut deadline = Instant::now() + idle;
         let mut has_begun = false;
         self.0.lock().release_buffer();
@@ -159,10 +161,13 @@ impl Conn {
     }
 
     /// Takes the stream out of the connection. It begins with the bytes that were read ahead.
-    pub(super) fn take_stream(&self) -> Rewind<Box<dyn ClientIo>> {
+    pub(super) fn take_stream(&self) -> Box<dyn ClientIo> {
         let mut state = self.0.lock();
         let stream = std::mem::replace(&mut state.stream, Box::new(tokio::io::empty()));
-        Rewind::new(std::mem::take(&mut state.buffer), stream)
+        match std::mem::take(&mut state.buffer) {
+            buffer if buffer.is_empty() => stream,
+            buffer => Box::new(Rewind::new(buffer, stream)),
+        }
     }
 
     pub(super) fn body(&self) -> Http1Body {
@@ -367,6 +372,7 @@ impl Body for Http1Body {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::pin::pin;
 
     use tokio::io::AsyncWriteExt;
 
@@ -378,7 +384,7 @@ mod tests {
         let head = b"POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n";
         client.write_all(&[&head[..], &[7; 200_000]].concat()).await.unwrap();
         let conn = Conn::new(Box::new(server), BytesMut::new());
-        assert!(conn.read_head(HEAD_TIMEOUT, pending(), pending()).await.is_ok());
+        assert!(conn.read_head(HEAD_TIMEOUT, pin!(Some(pending())), pin!(pending())).await.is_ok());
         let mut cx = Context::from_waker(Waker::noop());
         let mut poll_and_measure = || {
             assert!(conn.0.lock().poll_hangup(&mut cx).is_pending());

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use http::{Method, Version};
 
-use super::AfterResponse;
 use super::conn::Conn;
 use super::head::RequestHead;
 use super::response::ResponseWriter;
+use super::{AfterResponse, Upgrade};
 use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
 use crate::http_message::Response;
@@ -40,12 +40,12 @@ pub(super) async fn serve(
             false => AfterResponse::Abort,
         },
         ConnectOutcome::Tunnel(tunnel) => match write_response(conn, tunnel.answer(), version, idle, true).await {
-            true => AfterResponse::Tunnel(tunnel),
+            true => AfterResponse::Upgrade(Upgrade::Tunnel(tunnel)),
             false => AfterResponse::Abort,
         },
         ConnectOutcome::Inspected(inspection) => {
             match write_response(conn, inspection.answer(), version, idle, true).await {
-                true => AfterResponse::Inspect(inspection),
+                true => AfterResponse::Upgrade(Upgrade::Inspect(inspection)),
                 false => AfterResponse::Abort,
             }
         }

@@ -32,46 +32,52 @@ use head::RequestHead;
 use response::ResponseWriter;
 pub(super) use tunnel::serve_tunnel;
 
-/// Serves a connection until it closes. Returns the stream and the tunnel if the client opens a tunnel that is to be
-/// inspected. `buffered` holds the bytes that were read already.
+/// The tunnel to which the client has changed the connection.
+pub(super) enum Upgrade {
+    Tunnel(Box<Tunnel>),
+    /// outgate serves the requests inside.
+    Inspect(Box<InspectedTunnel>),
+}
+
+/// Serves a connection until it closes or becomes a tunnel. The caller serves the tunnel, so that it does not hold the
+/// memory of this future. `buffered` holds the bytes that were read already.
 pub(super) async fn serve(
     runtime: &Arc<Runtime>,
     stream: Box<dyn ClientIo>,
     buffered: BytesMut,
     caller: &Arc<Caller>,
-    lifetime: ConnectionLifetime,
-) -> Option<(Box<dyn ClientIo>, Box<InspectedTunnel>)> {
+    lifetime: &ConnectionLifetime,
+) -> Option<(Box<dyn ClientIo>, Upgrade)> {
     let conn = Conn::new(stream, buffered);
     loop {
         let idle = runtime.active_config().plan.timeouts.idle;
-        let head = conn.read_head(idle, lifetime.closed(), lifetime.evicted_unidentified()).await;
+        let head = {
+            let (mut close, mut evicted) = (pin!(Some(lifetime.closed())), pin!(lifetime.evicted_unidentified()));
+            conn.read_head(idle, close.as_mut(), evicted.as_mut()).await
+        };
         lifetime.begin_request();
         // Boxed, so that a connection that waits for its next request does not hold the memory of these futures.
         let next = match head {
             Ok(head) if head.method == Method::CONNECT => {
                 Box::pin(connect::serve(runtime, &conn, head, caller, idle)).await
             }
-            Ok(head) => Box::pin(serve_request(runtime, &conn, head, caller, &lifetime)).await,
+            Ok(head) => Box::pin(serve_request(runtime, &conn, head, caller, lifetime)).await,
             Err(ReadHeadError::Invalid(error)) => Box::pin(refuse_invalid(runtime, &conn, error, caller, idle)).await,
             Err(ReadHeadError::Closed) => return None,
         };
         match next {
             AfterResponse::KeepAlive if conn.body_has_ended() => {}
             AfterResponse::KeepAlive => {
-                if !Box::pin(discard_rest(runtime, &conn, &lifetime, true)).await {
+                if !Box::pin(discard_rest(runtime, &conn, lifetime, true)).await {
                     return None;
                 }
             }
             AfterResponse::Close => {
-                Box::pin(discard_rest(runtime, &conn, &lifetime, false)).await;
+                Box::pin(discard_rest(runtime, &conn, lifetime, false)).await;
                 return None;
             }
             AfterResponse::Abort => return None,
-            AfterResponse::Tunnel(tunnel) => {
-                Box::pin(serve_tunnel(runtime, Box::new(conn.take_stream()), tunnel, caller)).await;
-                return None;
-            }
-            AfterResponse::Inspect(inspection) => return Some((Box::new(conn.take_stream()), inspection)),
+            AfterResponse::Upgrade(upgrade) => return Some((conn.take_stream(), upgrade)),
         }
     }
 }
@@ -99,9 +105,7 @@ enum AfterResponse {
     /// The client is gone, or must notice that its response is incomplete.
     Abort,
     /// The following bytes belong to the tunnel.
-    Tunnel(Box<Tunnel>),
-    /// The following bytes are TLS, which outgate accepts in the target's place.
-    Inspect(Box<InspectedTunnel>),
+    Upgrade(Upgrade),
 }
 
 async fn serve_request(

@@ -23,8 +23,8 @@ pub(in crate::server) async fn serve_tunnel(
         Ok((true, stream)) => {
             let response = tunnel.refuse_plaintext();
             drop(tunnel); // closes the target's connection before the client has read the response
-            super::refuse(runtime, Box::new(stream), response, &ConnectionLifetime::new(runtime, caller, None, None))
-                .await;
+            let lifetime = ConnectionLifetime::new(runtime, caller, None, None);
+            Box::pin(super::refuse(runtime, Box::new(stream), response, &lifetime)).await;
         }
         Err(error) => tunnel.cut(error.into()),
     }

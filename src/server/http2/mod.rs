@@ -61,7 +61,7 @@ pub(super) async fn serve(
     runtime: Arc<Runtime>,
     stream: impl ClientIo,
     caller: Arc<Caller>,
-    lifetime: ConnectionLifetime,
+    lifetime: &ConnectionLifetime,
     serve_inspected: ServeInspected,
 ) {
     let handshake = Builder::new()
@@ -91,7 +91,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     runtime: Arc<Runtime>,
     mut connection: Connection<S, Bytes>,
     caller: Arc<Caller>,
-    lifetime: ConnectionLifetime,
+    lifetime: &ConnectionLifetime,
     serve_inspected: ServeInspected,
 ) {
     let mut tasks = JoinSet::new();
