@@ -13,7 +13,7 @@
 //! | 2 | [`audit`] | writes and verifies the audit log: a chain of changes and security events |
 //! | 2 | [`capture_store`] | stores, lists and erases sealed captures |
 //! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
-//! | 0 | [`names`], [`host`], [`http_message`], [`digest`], [`lru`], [`single_flight`] | shared types; HTTP messages; SHA-256; a bounded cache; one call for concurrent callers |
+//! | 0 | [`names`], [`host`], [`http_message`], [`digest`], [`lru`], [`panics`], [`single_flight`] | shared types; HTTP messages; SHA-256; a bounded cache; containment of panics; one call for concurrent callers |
 //!
 //! The steps of a webhook, in the order of `delivery::deliver`: judge the request (client, tenant, route), check the
 //! circuit breaker, acquire the permits of the limits and a place in flight, obtain the credential, read the body,
@@ -37,6 +37,7 @@ pub mod http_message;
 pub mod lru;
 pub mod names;
 pub mod net;
+pub mod panics;
 pub mod policy;
 pub mod reload;
 pub mod sandbox;

@@ -21,6 +21,7 @@ use super::{response, steps};
 use crate::http_message::Response;
 use crate::names::ClientName;
 use crate::net::http_client::{TargetBody, Upload};
+use crate::panics;
 use crate::policy::credential::{CredentialValue, Grant, OAuth2, rejects_token};
 use crate::policy::route::Route;
 use crate::state::Runtime;
@@ -84,7 +85,7 @@ async fn await_token(
         let (lookup, guard) = delivery.runtime.tokens.find(key, Instant::now().into_std());
         if let Some(guard) = guard {
             // A task of its own: the first client may hang up while other deliveries wait for the same token.
-            tokio::spawn(TokenFetch::new(delivery, oauth2, guard).run());
+            panics::spawn(TokenFetch::new(delivery, oauth2, guard).run());
         }
         match lookup {
             TokenLookup::Token(token) => return Ok(token),

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::WarningCode;
 use crate::config::{self, Problem};
 use crate::names::Host;
+use crate::panics;
 use crate::policy::egress::Families;
 use answer::FamilyAnswer;
 use cache::{CacheLookup, DnsCache, QueryKey, QueryWaiter};
@@ -155,7 +156,7 @@ impl Resolver {
             CacheLookup::Miss(guard, waiter) => {
                 let (servers, name) = (Arc::clone(&self.servers), Arc::clone(name));
                 let kind = if v6 { RecordType::AAAA } else { RecordType::A };
-                tokio::spawn(async move {
+                panics::spawn(async move {
                     let found = tokio::select! {
                         biased;
                         found = servers.find(&name, kind, guard.flight()) => found,

@@ -25,6 +25,7 @@ use crate::config::Listen;
 use crate::net::listen::{ClientStream, Listener};
 use crate::net::peer::{self, Peer};
 use crate::net::tls::accept;
+use crate::panics::contain;
 use crate::policy::authn::PeerCertificate;
 use crate::state::Runtime;
 
@@ -107,7 +108,7 @@ pub(super) async fn accept(
             Ok((stream, peer)) => {
                 let (runtime, shutdown) = (Arc::clone(&runtime), shutdown.clone());
                 let (listen, throttled_log) = (listen.clone(), Arc::clone(&throttled_log));
-                let task = serving.spawn(async move {
+                let task = serving.spawn(contain(async move {
                     let remote = match peer {
                         None => Remote::Unix(peer::from_stream(&stream)),
                         Some(address) => Remote::Tcp { address, certificate: None },
@@ -115,7 +116,7 @@ pub(super) async fn accept(
                     let connection = ServiceConnection { listen, remote };
                     establish(&runtime, stream, connection, &shutdown, &throttled_log, service).await;
                     drop(permit);
-                });
+                }));
                 if let Some(peer) = peer {
                     connections.insert(peer.ip(), task, service);
                 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use crate::panics::Mutex;
 use crate::state::Runtime;
 
 /// The time for an evicted connection to close before another is evicted as well. It closes at once, but a loaded host

@@ -5,11 +5,11 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connections::Evictable;
 use super::listener_shutdown::{ConnContext, FIRST_REQUEST_TIMEOUT};
+use crate::panics::Mutex;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 

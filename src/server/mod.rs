@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Listen;
 use crate::net::listen::Listener;
+use crate::panics::contain;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 use accept_queue::AcceptQueue;
@@ -100,12 +101,12 @@ pub async fn accept(
                 // Boxed, because a task holds the memory of its captures and of the largest future until its end.
                 let establishing =
                     Box::pin(entrance::establish(Arc::clone(&runtime), stream, peer, conn, (caller, evictable)));
-                serving.spawn(async move {
+                serving.spawn(contain(async move {
                     match establishing.await {
                         Ok(established) => serve::serve(runtime, established, connections, shutdown).await,
                         Err(rejected) => warn_rejected(&throttled_log, &rejected),
                     }
-                });
+                }));
             }
             Err(error) => {
                 throttled_log.warn(WarningKind::Accept(error.raw_os_error()), || {

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tracing::warn;
+
+use crate::panics::Mutex;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 

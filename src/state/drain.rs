@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -13,6 +12,7 @@ use tracing::info;
 
 use super::Runtime;
 use crate::config::Listen;
+use crate::panics::Mutex;
 
 /// The drain of the process.
 #[derive(Default)]

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use crate::names::ClientName;
+use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 
 /// The number of signatures of one client, and of all clients. A request that does not fit is refused: evicting a signature

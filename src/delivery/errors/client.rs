@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::request::RequestBodyError;
 use crate::names::Host;
+use crate::panics::Panicked;
 use crate::policy::authn::AuthnError;
 use crate::policy::limits;
 use crate::policy::redact::{Redactor, RoutePaths};
@@ -28,6 +29,15 @@ impl From<Draining> for Refusal {
             Code::Draining,
             "this proxy is shutting down: send the webhook again, to another proxy or after the restart",
         )
+    }
+}
+
+/// A mistake in outgate itself.
+impl From<Panicked> for Refusal {
+    fn from(panicked: Panicked) -> Self {
+        Refusal::new(Code::Internal, "outgate made an error while it handled this request")
+            .with_details("panic")
+            .with_cause(panicked)
     }
 }
 

@@ -23,6 +23,7 @@ use super::request::tunnel_mode::TunnelMode;
 use super::request::{ProxyRequest, max_forwards, webhook_id};
 use crate::config::AuthMethod;
 use crate::names::{ClientName, Target, TenantName};
+use crate::panics;
 use crate::policy::Plan;
 use crate::policy::authn::{Authenticated, BodyCheck};
 use crate::policy::route::Route;
@@ -143,6 +144,15 @@ fn choose_route<'p>(
 
 /// Judges a request that a client has sent, and records the decisions.
 pub(super) fn judge_request<'p>(
+    runtime: &Runtime,
+    plan: &'p Plan,
+    request: &ProxyRequest,
+    record: &mut Record,
+) -> Result<JudgmentOutcome<'p>, Refusal> {
+    panics::catch(|| judge_and_record(runtime, plan, request, record))?
+}
+
+fn judge_and_record<'p>(
     runtime: &Runtime,
     plan: &'p Plan,
     request: &ProxyRequest,

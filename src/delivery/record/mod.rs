@@ -21,6 +21,7 @@ use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
 use super::request::webhook_id::is_generated;
 use crate::names::{ClientName, KeyId, RequestId, RouteName, Target, TenantName};
+use crate::panics::Panicked;
 use crate::policy::Plan;
 use crate::policy::authn::Caller;
 use crate::policy::redact::{Redacted, Redactor, RoutePaths};
@@ -218,10 +219,8 @@ impl Record {
         self.target = Some((target, path));
     }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
-        match self.evidence.signatures.is_empty() {
-            true => self.evidence.signatures = keys,
-            false => self.evidence.signatures.extend(keys),
-        }
+        let earlier = std::mem::replace(&mut self.evidence.signatures, keys);
+        self.evidence.signatures.splice(..0, earlier);
     }
     /// Adds the refusal of a report-only rule of this kind and name. A limit has a key.
     pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code, key: LimitKeyParts) {
@@ -316,8 +315,12 @@ impl Drop for Record {
         if !self.is_written {
             return;
         }
+        if std::thread::panicking() {
+            self.aborted(Code::Internal, Some(Panicked::last().to_string()));
+        }
         let elapsed = self.timer.finish();
         let (status, code, blame) = match &self.evidence.outcome {
+            RecordOutcome::Pending if std::thread::panicking() => (None, Code::Internal.name(), "outgate"),
             RecordOutcome::Pending if self.runtime.is_hard_stopped() => (None, Code::Draining.name(), "outgate"),
             RecordOutcome::Pending => (None, "client_gone", "client"),
             RecordOutcome::Responded { status, error: Some(code), .. } => {

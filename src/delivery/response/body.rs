@@ -17,6 +17,7 @@ use crate::delivery::record::Record;
 use crate::delivery::refusal::Code;
 use crate::delivery::throttle::Throttled;
 use crate::net::http_client::{ExchangeError, TargetBody};
+use crate::panics;
 use crate::state::upstreams::pool::PooledConnection;
 
 /// The body of every response. Dropping it ends the delivery: it frees the permits and writes the record.
@@ -179,8 +180,8 @@ async fn await_end(mut body: Throttled<TargetBody>, connection: PooledConnection
 
 impl Drop for RelayedBody {
     fn drop(&mut self) {
-        // A response without a body is never polled.
-        if !self.is_whole() {
+        // A response without a body is never polled. After a panic, no other exchange gets the connection.
+        if std::thread::panicking() || !self.is_whole() {
             return;
         }
         if self.has_ended() {
@@ -189,7 +190,7 @@ impl Drop for RelayedBody {
         }
         self.complete();
         if let (Some(body), Some(connection)) = (self.body.take(), self.connection.take()) {
-            tokio::spawn(await_end(body, connection, self.is_reusable));
+            panics::spawn(await_end(body, connection, self.is_reusable));
         }
     }
 }

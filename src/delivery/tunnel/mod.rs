@@ -24,6 +24,7 @@ use super::response::{self, ResponseBody};
 use super::{circuit_breaker, errors, steps};
 use crate::http_message::Response;
 use crate::net::deadline;
+use crate::panics::contain;
 use crate::policy::authn::TunnelContext;
 use crate::state::Runtime;
 use crate::state::upstreams::breaker::UpstreamSuccess;
@@ -58,11 +59,11 @@ pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOu
     let delivery = Delivery::new(runtime, &active, &routed, record.started());
     // `pin!` avoids a copy of the future's state into the timeout.
     let opened = {
-        let opening = pin!(open(&delivery, &routed, &mut record));
+        let opening = pin!(contain(open(&delivery, &routed, &mut record)));
         deadline::timeout_at(deadline + TIMER_SLACK, opening).await
     };
     let timed_out = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
-    match opened.unwrap_or_else(|_| Err(timed_out())) {
+    match opened.unwrap_or_else(|_| Ok(Err(timed_out()))).unwrap_or_else(|panicked| Err(panicked.into())) {
         Ok(TunnelSetup::Passthrough(connection, permits)) => {
             ConnectOutcome::Tunnel(Box::new(Tunnel::new(&delivery, connection, permits, record)))
         }

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::streams::UploadPermit;
 use crate::net::connection::Liveness;
+use crate::panics;
 
 /// Time to write pending bytes and close in order after the last handle is dropped. A target that does not read would
 /// delay the end forever.
@@ -85,7 +86,7 @@ impl Driver {
     /// the last handle is dropped. If an exchange is open then, the kernel discards what the target has not received.
     pub(super) fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
         let driver = self.clone();
-        tokio::spawn(async move {
+        panics::spawn(async move {
             let mut task = pin!(task);
             let ended = driver.run_until_released(&mut task).await;
             if !ended || driver.state.exchanges.load(Ordering::Relaxed) > 0 {
@@ -140,6 +141,6 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Driver {
                 driver.state.liveness.set_linger_zero();
             }
         };
-        tokio::spawn(UPLOAD.scope(Cell::new(None), driving));
+        panics::spawn(UPLOAD.scope(Cell::new(None), driving));
     }
 }

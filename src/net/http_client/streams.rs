@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+
+use crate::panics::Mutex;
 
 /// The largest number of concurrent exchanges on a connection, even if its target allows more.
 pub(super) const STREAMS_MAX: u32 = 128;

@@ -121,6 +121,15 @@ impl MaybeSocket for ClientStream {
     }
 }
 
+/// A panic resets the connection: no peer takes its end for the end of a response or of a tunnel.
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.set_abort_on_drop(true);
+        }
+    }
+}
+
 impl AsFd for ClientSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {

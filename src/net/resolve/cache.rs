@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-
 use super::answer::{AnswerWithTtl, FamilyAnswer};
+use crate::panics::{Mutex, MutexGuard};
 use crate::single_flight::{Flight, Follower, Leader};
 
 const SHARDS: usize = 16;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::panics::Mutex;
 
 /// The time without a response to a probe after which a query timeout counts as an outage.
 const PROBE_GRACE: Duration = Duration::from_millis(100);

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::SingleCertAndKey;
@@ -17,6 +16,7 @@ use super::verify::TrustVerifier;
 use crate::config::{TlsVersion, VerifyMode};
 use crate::lru::LruCache;
 use crate::names::TenantName;
+use crate::panics::Mutex;
 use crate::policy::trust::Trust;
 
 /// The largest number of stored TLS sessions of deliveries without a tenant. rustls stores up to eight for each of the

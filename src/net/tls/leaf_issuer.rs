@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -14,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::lru::LruCache;
 use crate::names::Host;
+use crate::panics::Mutex;
 use crate::policy::inspect::InspectionCa;
 
 /// The tolerance for clients whose clocks are slow.

@@ -1,6 +1,7 @@
 //! A client's HTTP/1 connection: its stream, its read buffer, and the body of the current request.
 //! Which task reads from the socket while a delivery is in progress?
 
+mod body;
 mod lingering_close;
 
 use std::future::poll_fn;
@@ -11,11 +12,11 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use self::body::Http1Body;
 use super::head::{self, RequestHead};
 use crate::delivery::RequestBodyError;
 use crate::net::body_framing::{Decoded, Framing};
@@ -341,39 +342,12 @@ impl ConnState {
     }
 }
 
-/// The body of the request whose head was read last.
-pub(super) struct Http1Body {
-    conn: Weak<Mutex<ConnState>>,
-    generation: u64,
-}
-
-impl Body for Http1Body {
-    type Data = Bytes;
-    type Error = RequestBodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let Some(conn) = self.conn.upgrade() else { return Poll::Ready(Some(Err(RequestBodyError::ClientGone))) };
-        conn.lock().poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.conn.upgrade().is_some_and(|conn| {
-            let state = conn.lock();
-            state.generation == self.generation && state.framing.has_ended()
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let remaining = self.conn.upgrade().and_then(|conn| conn.lock().framing.remaining());
-        remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::pending;
     use std::pin::pin;
 
+    use http_body::Body;
     use tokio::io::AsyncWriteExt;
 
     use super::*;

@@ -31,6 +31,7 @@ use super::request_error::{HEAD_MAX, RequestError};
 use crate::delivery::{self, ProxyRequest, ResponseBody};
 use crate::http_message::Fields;
 use crate::net::field_filter::Violation;
+use crate::panics::contain;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 use body::Http2Body;
@@ -117,10 +118,10 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
                     lifetime.begin_request();
                     let (runtime, caller, open_stream) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
                     let pending_response = PendingResponse::start(&pending);
-                    tasks.spawn(async move {
+                    tasks.spawn(contain(async move {
                         serve_request(&runtime, request, responder, &caller, serve_inspected, pending_response).await;
                         drop(open_stream);
-                    });
+                    }));
                     false
                 }
                 _ => return,

@@ -4,10 +4,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::lru::LruCache;
 use crate::names::TenantName;
+use crate::panics::Mutex;
 
 /// The tenants with failures that are known. A new one evicts the one that failed least recently.
 const TENANTS_MAX: usize = 10_000;

@@ -75,6 +75,9 @@ alert_kinds! {
     SIGNING_KEY_ENDS = "OutgateSigningKeyEnds", Warning,
         "outgate refuses webhooks that this signer cannot sign",
         "add a key that follows: `outgate keys new`";
+    PANICKED = "OutgatePanicked", Critical,
+        "a delivery or a connection ended early, and the cause may come back",
+        "search the log for `has a bug`, and report the line: it names the place in the source";
     RELOAD_FAILED = "OutgateReloadFailed", Warning,
         "the former configuration stays active",
         "run `outgate check`, correct the problems, and run `outgate reload`";

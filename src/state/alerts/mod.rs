@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::panics::Mutex;
 use crate::state::sinks::SinkStatus;
 
 pub use failing_tenants::FailingTenants;

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use crate::audit::{ADMIN_CALLED, Actor, Event, EventType};
 use crate::names::pluralize;
+use crate::panics::Mutex;
 
 /// The time that one record covers.
 const WINDOW: Duration = Duration::from_secs(60);

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use crate::audit::AuditSettings;
+use crate::panics::Mutex;
 use crate::state::sinks::SinkStatus;
 
 /// The status of the audit log.

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
+use crate::panics::Mutex;
 use crate::state::config::ActiveConfig;
 
 #[derive(Default)]

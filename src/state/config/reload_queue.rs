@@ -3,10 +3,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::SourceSnapshot;
+use crate::panics::Mutex;
 use crate::state::config::status::{ReloadOutcome, ReloadSource};
 
 /// The pending requests. Their number is bounded: file changes and signals are one request each, however often they come,

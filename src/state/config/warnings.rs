@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
 
+use crate::panics::Mutex;
 use crate::policy::expiry::Expiry;
 
 const REPEAT_INTERVAL: SignedDuration = SignedDuration::from_hours(24);

@@ -1,7 +1,6 @@
 //! Background threads for long work, such as reading a hundred thousand routes or dropping them.
 //! How does long work run without delaying the traffic?
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -51,7 +50,6 @@ fn run_jobs(jobs: Receiver<Job>) {
         warn!("cannot lower the priority of the {name} thread; its jobs may add latency to the traffic: {error}");
     }
     for job in jobs {
-        // A job that panics does not end the thread.
-        let _ = catch_unwind(AssertUnwindSafe(job));
+        job();
     }
 }

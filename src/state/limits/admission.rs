@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use crate::panics::Mutex;
 use crate::state::limits::wait_queue::{Ticket, WaitQueue};
 
 /// The length of the queue. Each waiter holds a connection and a request head. A newcomer to a full queue evicts the

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
-
 use crate::names::LimitName;
+use crate::panics::RwLock;
 
 /// The decisions of one limit so far, and its keys now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::panics::Mutex;
 use crate::policy::limits::{Quota, RateStatus};
 use crate::state::limits::byte_bucket::ByteBucket;
 use crate::state::limits::byte_queue::ByteQueue;

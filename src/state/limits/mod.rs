@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, Reference};
-use parking_lot::RwLock;
 use tokio::task::yield_now;
 
 use crate::names::LimitName;
+use crate::panics::RwLock;
 use crate::policy::limits::{Limit, LimitDescriptor, LimitStatus, RateStatus};
 use crate::state::limits::bandwidth::BandwidthLimiter;
 pub use crate::state::limits::decisions::LimitReport;

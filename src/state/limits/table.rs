@@ -6,8 +6,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-
+use crate::panics::{Mutex, MutexGuard};
 use crate::state::limits::decisions::LimitDecisions;
 use crate::state::limits::limiter_state::LimiterState;
 use crate::state::limits::rate::saturating_nanos;

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::names::ClientName;
+use crate::panics::Mutex;
 
 /// The number of deliveries that may wait for a limit. Each holds a connection or a stream, the head of its request, and
 /// the bytes read ahead to notice a hang-up: over HTTP/1 about 8 KiB of the body.

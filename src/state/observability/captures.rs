@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::audit::CAPTURE_EXPIRED;
 use crate::capture_store::{ObjectDigest, ObjectName, Store};
 use crate::names::{CaptureName, TenantName, pluralize};
+use crate::panics::Mutex;
 use crate::policy::capture::{Capture, CapturedExchange, Recipients};
 use crate::policy::redact::Redactor;
 use crate::state::Runtime;

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use crate::panics::CriticalSection;
 use crate::state::observability::delivery_line::{Gap, GapLine};
 use crate::state::observability::line_sink::{LineSink, WriteError, count_lines};
 
@@ -136,6 +137,7 @@ impl LineQueue {
 
     /// Appends whole lines, each with its line feed, unless the queue is full. Never blocks on the sink.
     pub(in crate::state) fn push(&self, text: &[u8]) {
+        let _section = CriticalSection::enter();
         let mut queue = self.shared.queue.lock();
         let (before, config) = (queue.lines.len(), &self.shared.config);
         if queue.closed || before > config.backlog_max {

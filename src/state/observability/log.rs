@@ -19,6 +19,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use self::format::{EventFormat, LogStyle};
 use crate::config::{Log, LogFormat};
 use crate::names::pluralize;
+use crate::panics;
 use crate::policy::redact::Redactor;
 use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting};
 use crate::state::observability::line_sink::StreamSink;
@@ -46,14 +47,25 @@ pub fn start() -> io::Result<()> {
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));
         let thread = std::thread::current();
         // A failed assertion may show a part of a request.
-        let message = panic.to_string();
+        let message = panic.to_string().replacen(":\n", ": ", 1);
         let message = Redactor::default().message(&message).into_owned();
+        let is_contained = panics::observe(panic);
+        let consequence = match is_contained {
+            true => "only this delivery or connection ends",
+            false => "the process ends",
+        };
         text(
             Level::ERROR,
-            &format!("thread {} {message}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()),
+            &format!(
+                "outgate has a bug: thread {} {message}; {consequence}; please report it{}",
+                thread.name().unwrap_or("?"),
+                backtrace.unwrap_or_default()
+            ),
         );
-        // A panic aborts the release build: this is the last chance to write.
-        flush();
+        if !is_contained {
+            flush(); // the last chance to write
+            std::process::abort();
+        }
     }));
     Ok(())
 }

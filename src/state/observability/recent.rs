@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::Mutex;
+use crate::panics::Mutex;
 
 /// The bounds of the ring. A line has about 900 bytes.
 const LINES_MAX: usize = 1000;

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::config::{DeliveryLog, Log, SampleRate};
 use crate::digest::{leading_number, sha256};
 use crate::names::pluralize;
+use crate::panics::Mutex;
 use crate::state::observability::file_log::{self, FileLog, FileLogState};
 use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LossReporting, Losses};
 use crate::state::observability::line_sink::{self, JournalSink, LineSink, StreamSink};

@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tracing::{info, warn};
+
+use crate::panics::Mutex;
 
 /// The status of one sink.
 pub struct SinkStatus {

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::names::ClientName;
+use crate::panics::{Mutex, MutexGuard};
 use crate::policy::breaker::{BreakerConfig, BreakerOpen, BreakerPermit, CircuitBreaker};
 use crate::state::upstreams::fair_share::FairShareLru;
 pub use key::{BreakerKey, UpstreamFailure, UpstreamSuccess};
 use key::{CircuitScope, RouteRequirements, Upstream};
-use parking_lot::{Mutex, MutexGuard};
 pub use report::CircuitReport;
 
 /// The number of circuits: of targets that failed within the window, and open ones. A new circuit in a full table evicts the

@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 
 use crate::names::{Host, TenantName};
+use crate::panics::Mutex;
 use crate::policy::egress::Hop;
 use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
 use crate::policy::egress::ejection::{self, NETWORKS_MIN, TimeoutObservation};

@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::lru::LruCache;
 use crate::names::Target;
+use crate::panics::Mutex;
 
 /// The time for which a target is offered only HTTP/1.1. The next request after it offers HTTP/2 again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use crate::config::{ResponseHeadMax, Timeouts};
 use crate::http_message::Fields;
 use crate::names::{ClientName, Target, TenantName};
 use crate::net::fd_limit;
 use crate::net::http_client::Connection;
+use crate::panics::{self, Mutex};
 use crate::policy::egress::Pool;
 use crate::state::upstreams::fair_share::FairShareLru;
 use crate::state::upstreams::keep_alive;
@@ -359,7 +359,7 @@ impl PooledConnection {
         } else {
             // The target has responded early. It may still want the rest of the request.
             let mut this = self;
-            tokio::spawn(async move {
+            panics::spawn(async move {
                 if this.connection.upload_finished().await {
                     this.return_to_pool(now, reusable);
                 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use crate::net::local::{self, LocalPrefixes};
+use crate::panics::Mutex;
 use crate::policy::egress::Pool;
 use crate::policy::guard::LocalAddresses;
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use parking_lot::Mutex;
 
 use crate::lru::LruCache;
 use crate::names::{PoolName, TenantName};
+use crate::panics::Mutex;
 use crate::policy::credential::{Grant, backoff};
 use crate::single_flight::{Flight, Follower, Leader};
 

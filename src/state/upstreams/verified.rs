@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use crate::lru::LruCache;
 use crate::names::Host;
 use crate::net::tls::HandshakeInfo;
+use crate::panics::Mutex;
 use crate::policy::egress::Hop;
 use crate::policy::trust::Trust;
 

@@ -1,13 +1,14 @@
 //! The conditions that an operator should look at, found in the state that the proxy keeps.
 //! What is wrong now?
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::VerifyMode;
 use crate::names::pluralize;
 use crate::net::socket_diag;
+use crate::panics;
 use crate::policy::Plan;
 use crate::policy::egress::notice::EarlyRange;
 use crate::policy::expiry::CertificateUse;
@@ -23,6 +24,8 @@ const REFUSAL_DIVISOR: u64 = 5;
 const DELIVERIES_MIN: u64 = 30;
 /// The part of its ports, as a divisor, that a source address must have left towards a target.
 const PORTS_DIVISOR: u32 = 10;
+/// The time for which the alert of a panic lasts.
+const PANIC_PERIOD: Duration = Duration::from_secs(3600);
 /// The time before a signer has no key.
 const KEY_NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
 
@@ -66,6 +69,10 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
         let what =
             format!("no name server has responded for {} s ({})", outage.as_secs(), active.resolver.server_list());
         found.add(&alerts::DNS_OUTAGE, "", what);
+    }
+    if panics::occurred_within(PANIC_PERIOD) {
+        let what = format!("outgate survived {} since its start", pluralize(panics::count() as usize, "panic"));
+        found.add(&alerts::PANICKED, "", what);
     }
     find_expiries(&active.plan, now, &mut found);
     find_drift(runtime, &mut found);

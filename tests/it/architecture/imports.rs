@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("http_message", 0),
     ("digest", 0),
     ("lru", 0),
+    ("panics", 0),
     ("single_flight", 0),
     ("config", 1),
     ("policy", 2),

@@ -28,6 +28,7 @@ mod log_sampling;
 mod metric_formats;
 mod metrics;
 mod output;
+mod panics;
 mod record_log;
 mod records;
 mod redaction;

@@ -27,6 +27,7 @@ use super::{SendError, Unprocessed, Upload};
 use crate::config::ResponseHeadMax;
 use crate::http_message::{Request, Response};
 use crate::net::connection::{Liveness, MaybeTlsStream};
+use crate::panics::{self, Panicked};
 use exchange::Exchange;
 pub use exchange::OnInterim;
 #[cfg(any(test, fuzzing))]
@@ -50,7 +51,7 @@ pub(super) struct Http1Connection {
 }
 
 /// A task that ends when this is dropped.
-struct UploadTask(JoinHandle<()>);
+struct UploadTask(JoinHandle<Result<(), Panicked>>);
 
 /// The body of a response. It reads from the connection while the connection exists.
 pub struct Http1Body(SharedExchange);
@@ -85,7 +86,7 @@ impl Http1Connection {
                 if !self.is_upload_finished() {
                     let exchange = Arc::clone(&self.exchange);
                     let writing = async move { poll_fn(|cx| exchange.lock().poll_upload_end(cx)).await };
-                    self.upload = Some(UploadTask(tokio::spawn(writing)));
+                    self.upload = Some(UploadTask(panics::spawn(writing)));
                 }
                 Ok(head.map(|()| Http1Body(Arc::clone(&self.exchange))))
             }

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::config::Rotate;
+use crate::panics::Mutex;
 
 /// The settings of the rotation, which a reload changes, and what the log shows of the file.
 #[derive(Default)]

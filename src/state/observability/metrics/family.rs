@@ -9,9 +9,10 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
+
+use crate::panics::Mutex;
 
 /// The most series of one family, besides those for all further labels. Each takes at most some 250 bytes of a scrape, so
 /// a family takes 125 kB.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
+use crate::panics::Mutex;
 use crate::policy::trace::TraceId;
 
 /// The upper bounds of the buckets in seconds, for every step and the total.

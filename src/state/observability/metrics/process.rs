@@ -16,6 +16,8 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 
+use crate::panics;
+
 /// `process_*`.
 #[derive(Debug)]
 pub(super) struct ProcessCollector {
@@ -99,6 +101,12 @@ impl Collector for RuntimeCollector {
             busy.as_secs_f64(),
         )?;
         let tasks = metrics.num_alive_tasks() as f64;
+        encode(
+            &mut encoder,
+            ("panics", None),
+            "Panics that ended one delivery or connection and not the process",
+            &ConstCounter::new(panics::count()),
+        )?;
         gauge(&mut encoder, ("runtime_tasks", None), "Tasks that have not ended", tasks)?;
         let queued = metrics.global_queue_depth() as f64;
         gauge(&mut encoder, ("runtime_queue_depth", None), "Tasks in the queue that all workers share", queued)

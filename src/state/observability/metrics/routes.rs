@@ -6,13 +6,13 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use super::histogram::DurationHistogram;
 use super::labels::RouteLabel;
 use crate::names::RouteName;
+use crate::panics::RwLock;
 use crate::policy::route::Route;
 use crate::policy::trace::TraceId;
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use http::HeaderName;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -19,6 +18,7 @@ use tracing::{info, warn};
 use self::export::ExportError;
 use crate::config::Traces;
 use crate::http_message::Fields;
+use crate::panics::Mutex;
 use crate::policy::trace::{ParentSpan, TraceContext};
 use crate::state::Runtime;
 #[cfg(any(test, fuzzing))]
