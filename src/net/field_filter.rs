@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::filter_output::FilterOutput;
 use super::frame::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PREFACE, PRIORITY,
-    PUSH_PROMISE, RST_STREAM, stream_id,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PING, PREFACE,
+    PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, stream_id,
 };
 use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, RewrittenBlock};
 use super::leaky_bucket::LeakyBucket;
@@ -40,6 +40,11 @@ const EXPANSION_MAX: u64 = 2 * 1024 * 1024;
 const EXPANSION_LEAK_PER_SECOND: u64 = 4 * 1024 * 1024;
 /// The open bodies that are remembered. Above it the lowest stream is forgotten, and its trailers are taken for a head.
 const OPEN_BODIES_MAX: usize = 1024;
+
+/// The PING and SETTINGS frames that a peer may send in a burst. An honest peer sends a few in a second at most, to measure the
+/// connection.
+const CONTROL_FRAMES_MAX: u64 = 1000;
+const CONTROL_FRAMES_LEAK_PER_SECOND: u64 = 100;
 
 /// The kind of messages that the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,8 @@ pub struct FieldFilter {
     interim_counts: InterimCounts,
     /// The frames since the last call of [`FieldFilter::take_frame_count`].
     frame_count: usize,
+    /// The PING and SETTINGS frames of late, each of which h2 acknowledges.
+    control_frames: LeakyBucket,
     /// h2's dynamic table is empty, so blocks are rewritten without references to it.
     is_rewriting: bool,
     /// The connection must end before the next frame.
@@ -98,6 +105,7 @@ impl FieldFilter {
             open_bodies: BTreeSet::new(),
             interim_counts: InterimCounts::default(),
             frame_count: 0,
+            control_frames: LeakyBucket::new(CONTROL_FRAMES_LEAK_PER_SECOND),
             is_rewriting: false,
             end_requested: false,
             resettable: 0,
@@ -221,6 +229,7 @@ impl FieldFilter {
         match kind {
             DATA if self.open_bodies.contains(&stream) => {}
             DATA | PRIORITY => self.resettable += 1,
+            PING | SETTINGS if self.control_frames.add(1, Instant::now()) > CONTROL_FRAMES_MAX => self.end_connection(),
             _ => {}
         }
         if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {

@@ -1,6 +1,8 @@
 //! Tests with frames of one connection.
 //! Which frames pass unchanged, and which replacements does h2 get?
 
+mod control_frames;
+
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 
