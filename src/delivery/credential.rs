@@ -148,7 +148,14 @@ impl TokenFetch {
     }
 
     async fn run(self) {
-        let fetched = self.fetch().await;
+        let fetched = match panics::contain(self.fetch()).await {
+            Ok(fetched) => fetched,
+            // A failure like any other: the next fetch waits for its backoff.
+            Err(panicked) => {
+                self.runtime.metrics.token_request(&self.oauth2.credential, Code::Internal.name());
+                return self.guard.failed(Arc::new(panicked), Instant::now().into_std());
+            }
+        };
         let result = fetched.as_ref().map_or_else(|error| error.refusal.code.name(), |_| "granted");
         self.runtime.metrics.token_request(&self.oauth2.credential, result);
         match fetched {

@@ -48,6 +48,11 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
+    /// Returns the number of bytes in the pipe.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Returns an empty pipe; `None`: all pipes are in use, or the process has no descriptor for another.
     pub(super) fn acquire() -> Option<Self> {
         if let Some(idle) = IDLE_PIPES.lock().pop() {

@@ -72,6 +72,7 @@ where
     let mut timer = pin!(sleep_until(deadline.min(last_activity + idle)));
     poll_fn(|cx| {
         let (mut sent, mut received) = (0, 0);
+        let waiting = first_to_second.waiting() + second_to_first.waiting();
         let polled = (
             first_to_second.poll_copy(cx, first, second, &mut sent),
             second_to_first.poll_copy(cx, second, first, &mut received),
@@ -90,6 +91,9 @@ where
         };
         if sent + received > 0 {
             count(sent, received);
+        }
+        // A receiver that takes bytes slowly is not idle.
+        if sent + received > 0 || first_to_second.waiting() + second_to_first.waiting() < waiting {
             last_activity = Instant::now();
         }
         // The timer is not reset for every byte. When it fires, the deadlines are compared again.
@@ -136,6 +140,11 @@ impl CopyDirection {
                 Ok(())
             }
         })
+    }
+
+    /// Returns the number of bytes that were read and not yet written.
+    fn waiting(&self) -> usize {
+        self.buffered.len() - self.written + self.pipe.as_ref().map_or(0, Pipe::len)
     }
 
     fn poll_advance<R, W>(

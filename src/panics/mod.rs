@@ -42,6 +42,8 @@ impl fmt::Display for Panicked {
     }
 }
 
+impl std::error::Error for Panicked {}
+
 impl Panicked {
     /// Returns the last panic of this thread.
     pub fn last() -> Self {

@@ -41,6 +41,27 @@ async fn copy_bidirectional_passes_bytes_and_half_closes_for_every_buffer_size()
 }
 
 #[tokio::test(start_paused = true)]
+async fn receiver_that_takes_bytes_slowly_is_not_idle() {
+    let ((mut client, mut near), (mut far, mut server)) = (duplex(1000), duplex(1));
+    let idle = Duration::from_secs(2);
+    let copying = copy_bidirectional(&mut near, &mut far, idle, Instant::now() + LONG_TIMEOUT, |_, _| {});
+    let client_task = async {
+        client.write_all(&[7; 20]).await.unwrap(); // one read takes them all
+        client.shutdown().await.unwrap();
+    };
+    let server_task = async {
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(server.read_u8().await.unwrap(), 7);
+        }
+        drop(server);
+    };
+    let all = async { tokio::join!(copying, client_task, server_task) };
+    let (copied, (), ()) = tokio::time::timeout(LONG_TIMEOUT, all).await.expect("the tunnel ended early");
+    copied.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn copy_bidirectional_ends_at_the_idle_timeout_and_the_deadline() {
     let ((mut sender, mut near), (mut far, _server)) = (duplex(64), duplex(1 << 20));
     let second = Duration::from_secs(1);
