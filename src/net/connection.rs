@@ -16,12 +16,12 @@ use rustix::net::{RecvFlags, Shutdown};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+#[cfg(not(test))]
+use tokio::net::TcpStream as Wire;
 
 #[cfg(test)]
 use super::simulated::{SimulatedSocket, Wire};
 use super::splice::MaybeSocket;
-#[cfg(not(test))]
-use tokio::net::TcpStream as Wire;
 
 /// The stream that carries HTTP to a target: TLS, or plaintext if the route allows it.
 pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
@@ -115,6 +115,15 @@ impl OutboundSocket {
     /// Returns a stream without TLS.
     pub fn into_plaintext(self) -> MaybeTlsStream {
         MaybeTlsStream::from(TokioIo::new(self))
+    }
+}
+
+/// A panic resets the connection: no target takes its end for the end of a request or of a tunnel.
+impl Drop for OutboundSocket {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.liveness().set_linger_zero();
+        }
     }
 }
 
@@ -297,5 +306,17 @@ mod tests {
         drop(near);
         assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
         assert!(!liveness.is_idle_and_open());
+    }
+
+    #[tokio::test]
+    async fn panic_resets_the_connection_to_the_target() {
+        let (near, mut far) = pair().await;
+        let delivery = move || {
+            let _connection = near;
+            panic!("a mistake");
+        };
+        assert!(crate::panics::catch(delivery).is_err());
+        let error = far.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }
