@@ -23,7 +23,6 @@ mod webhook;
 use std::pin::pin;
 use std::sync::Arc;
 
-use crate::http_message::Response;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -46,6 +45,7 @@ pub use record::milliseconds;
 pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};
 pub use response::{ResponseAborted, ResponseBody, refuse_plaintext, refuse_tls, refuse_unread};
 
+use crate::http_message::Response;
 use crate::net::deadline;
 use crate::net::http_client::TargetBody;
 use crate::panics::contain;
@@ -86,11 +86,11 @@ pub(in crate::delivery) async fn deliver_routed(
     let delivery = Delivery { capture: capture.as_ref(), ..Delivery::new(runtime, active, routed, record.started()) };
     // `pin!` avoids a copy of the whole delivery's state into the timeout.
     let forwarded = {
-        let forwarding = pin!(contain(forward(&delivery, routed, request, &mut record)));
+        let forwarding = pin!(async { contain(forward(&delivery, routed, request, &mut record)).await? });
         deadline::timeout_at(deadline + TIMER_SLACK, forwarding).await
     };
     let timed_out = || Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");
-    match forwarded.unwrap_or_else(|_| Ok(Err(timed_out()))).unwrap_or_else(|panicked| Err(panicked.into())) {
+    match forwarded.unwrap_or_else(|_| Err(timed_out())) {
         Ok(upstream) => response::relay(&method, upstream, record, deadline, pseudonym),
         Err(refusal) => {
             capture.iter().for_each(|capture| capture.failed(refusal.code.name()));

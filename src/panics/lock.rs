@@ -31,15 +31,31 @@ impl Drop for CriticalSection {
     }
 }
 
+/// A lock and its critical section, which end together.
+pub struct LockGuard<G> {
+    guard: G,
+    _section: CriticalSection,
+}
+
+impl<G: Deref> Deref for LockGuard<G> {
+    type Target = G::Target;
+
+    fn deref(&self) -> &G::Target {
+        &self.guard
+    }
+}
+
+impl<G: DerefMut> DerefMut for LockGuard<G> {
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.guard
+    }
+}
+
+pub type MutexGuard<'a, T> = LockGuard<parking_lot::MutexGuard<'a, T>>;
+
 /// A mutex that no panic leaves unlocked with a wrong value. It is not poisoned, because the process ends.
 #[derive(Debug, Default)]
 pub struct Mutex<T>(parking_lot::Mutex<T>);
-
-/// The lock and its critical section, which end together.
-pub struct MutexGuard<'a, T> {
-    guard: parking_lot::MutexGuard<'a, T>,
-    _section: CriticalSection,
-}
 
 impl<T> Mutex<T> {
     pub const fn new(value: T) -> Self {
@@ -47,7 +63,7 @@ impl<T> Mutex<T> {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard { guard: self.0.lock(), _section: CriticalSection::enter() }
+        LockGuard { guard: self.0.lock(), _section: CriticalSection::enter() }
     }
 
     #[cfg(test)]
@@ -56,50 +72,16 @@ impl<T> Mutex<T> {
     }
 }
 
-impl<T> Deref for MutexGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.guard
-    }
-}
-
-impl<T> DerefMut for MutexGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
-    }
-}
-
 /// The same for one writer and many readers. A reader changes nothing, so it may panic.
 #[derive(Debug, Default)]
 pub struct RwLock<T>(parking_lot::RwLock<T>);
-
-/// The lock of a writer and its critical section, which end together.
-pub struct RwLockWriteGuard<'a, T> {
-    guard: parking_lot::RwLockWriteGuard<'a, T>,
-    _section: CriticalSection,
-}
 
 impl<T> RwLock<T> {
     pub fn read(&self) -> parking_lot::RwLockReadGuard<'_, T> {
         self.0.read()
     }
 
-    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        RwLockWriteGuard { guard: self.0.write(), _section: CriticalSection::enter() }
-    }
-}
-
-impl<T> Deref for RwLockWriteGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.guard
-    }
-}
-
-impl<T> DerefMut for RwLockWriteGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
+    pub fn write(&self) -> LockGuard<parking_lot::RwLockWriteGuard<'_, T>> {
+        LockGuard { guard: self.0.write(), _section: CriticalSection::enter() }
     }
 }

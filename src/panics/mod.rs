@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 
-pub use lock::{CriticalSection, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub use lock::{CriticalSection, Mutex, MutexGuard, RwLock};
 
 thread_local! {
     /// The thread runs a future that is contained.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::http_message::Response;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::time::Instant;
@@ -15,6 +14,7 @@ use crate::delivery::context::Delivery;
 use crate::delivery::errors::InspectError;
 use crate::delivery::record::Record;
 use crate::delivery::response::ResponseBody;
+use crate::http_message::Response;
 use crate::net::tls::leaf_issuer::IssueError;
 use crate::policy::authn::TunnelContext;
 use crate::policy::redact::Redacted;

@@ -59,11 +59,11 @@ pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOu
     let delivery = Delivery::new(runtime, &active, &routed, record.started());
     // `pin!` avoids a copy of the future's state into the timeout.
     let opened = {
-        let opening = pin!(contain(open(&delivery, &routed, &mut record)));
+        let opening = pin!(async { contain(open(&delivery, &routed, &mut record)).await? });
         deadline::timeout_at(deadline + TIMER_SLACK, opening).await
     };
     let timed_out = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
-    match opened.unwrap_or_else(|_| Ok(Err(timed_out()))).unwrap_or_else(|panicked| Err(panicked.into())) {
+    match opened.unwrap_or_else(|_| Err(timed_out())) {
         Ok(TunnelSetup::Passthrough(connection, permits)) => {
             ConnectOutcome::Tunnel(Box::new(Tunnel::new(&delivery, connection, permits, record)))
         }

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http_message::Response;
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,6 +19,7 @@ use crate::delivery::refusal::Refusal;
 use crate::delivery::response::ResponseBody;
 use crate::delivery::steps;
 use crate::delivery::throttle::Throttled;
+use crate::http_message::Response;
 use crate::names::Host;
 use crate::net::client_hello::{self, ClientHelloError, SniRequirement};
 use crate::net::connection::OutboundSocket;
