@@ -160,17 +160,8 @@ async fn exchange(
 /// Returns whether the whole request was written.
 async fn write(io: &SimulatedSocket, request: &RequestPlan, random: &mut Random) -> bool {
     let (length, hangup) = request.hangup.map_or((request.bytes.len(), None), |(at, hangup)| (at, Some(hangup)));
-    let mut bytes = &request.bytes[..length];
-    let is_slow = random.permille(250);
-    while !bytes.is_empty() {
-        let count = if is_slow { random.between(1, 300) } else { 8192 }.min(bytes.len());
-        if wire::write_all(io, &bytes[..count]).await.is_err() {
-            return false;
-        }
-        bytes = &bytes[count..];
-        if is_slow && random.permille(500) {
-            sleep(random.millis(0, 60)).await;
-        }
+    if !wire::write_in_pieces(io, &request.bytes[..length], random).await {
+        return false;
     }
     match hangup {
         None => return true,

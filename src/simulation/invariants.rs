@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::ledger::Facts;
 use super::scenario::TOTAL_MAX;
 use super::world::World;
 use crate::server::Connections;
 use crate::state::Runtime;
 use crate::state::observability::delivery_line::{DeliveryLine, LogLine};
-use tokio::time::sleep;
 
 /// The time after which nothing is kept: it exceeds the idle timeouts and the refill of every limit.
 const IDLE_TIME: Duration = Duration::from_secs(900);

@@ -60,7 +60,7 @@ pub(super) async fn serve(world: Arc<World>, io: SimulatedSocket, mut random: Ra
         }
         let sent = &bytes[..cut.unwrap_or(bytes.len())];
         world.trace(format_args!("target answers request {}: {status}, {} bytes", request.id, sent.len()));
-        let is_written = write_in_pieces(&io, sent, &mut random).await;
+        let is_written = wire::write_in_pieces(&io, sent, &mut random).await;
         world.trace(format_args!("target has answered request {}: {is_written}", request.id));
         // Unread bytes of the request make the close a reset.
         let is_ended = !is_until_close || (end == End::Close && !io.resets());
@@ -192,22 +192,6 @@ async fn read_more(io: &SimulatedSocket, inbox: &mut Vec<u8>, random: &mut Rando
         sleep(random.millis(1, 100)).await;
     }
     matches!(wire::read(io, inbox, random.one_of(&[10, 100, 4096])).await, Ok(1..))
-}
-
-/// Returns whether every byte was written.
-async fn write_in_pieces(io: &SimulatedSocket, mut bytes: &[u8], random: &mut Random) -> bool {
-    let is_slow = random.permille(200);
-    while !bytes.is_empty() {
-        let count = if is_slow { random.between(1, 200) } else { 4096 }.min(bytes.len());
-        if wire::write_all(io, &bytes[..count]).await.is_err() {
-            return false;
-        }
-        bytes = &bytes[count..];
-        if is_slow && random.permille(500) {
-            sleep(random.millis(1, 40)).await;
-        }
-    }
-    true
 }
 
 fn draw_reply(world: &Arc<World>, request: &Request, random: &mut Random) -> Reply {

@@ -5,7 +5,9 @@ use std::future::poll_fn;
 use std::io;
 
 use tokio::io::ReadBuf;
+use tokio::time::sleep;
 
+use super::random::Random;
 use crate::net::simulated::SimulatedSocket;
 
 /// The bytes that a peer reads at once.
@@ -43,6 +45,22 @@ pub(super) async fn write_all(io: &SimulatedSocket, mut bytes: &[u8]) -> io::Res
         bytes = &bytes[count..];
     }
     Ok(())
+}
+
+/// Writes in pieces, some peers slowly. Returns whether every byte was written.
+pub(super) async fn write_in_pieces(io: &SimulatedSocket, bytes: &[u8], random: &mut Random) -> bool {
+    let (mut rest, is_slow) = (bytes, random.permille(250));
+    while !rest.is_empty() {
+        let count = if is_slow { random.between(1, 300) } else { 8192 }.min(rest.len());
+        if write_all(io, &rest[..count]).await.is_err() {
+            return false;
+        }
+        rest = &rest[count..];
+        if is_slow && random.permille(500) {
+            sleep(random.millis(0, 60)).await;
+        }
+    }
+    true
 }
 
 /// Returns the length of the head with which the bytes begin; `None`: it is not complete.
