@@ -4,28 +4,35 @@
 //! The proxy runs in this process, on one thread, because an allocator can count only its own process. The count does not
 //! depend on the load of the machine.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test plays client and target, and may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test plays client and target"
+)]
+
+#[path = "../it/support/mod.rs"]
+mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use outgate::app::{Proxy, StartupConfig};
 use outgate::{config, policy};
 use tokio::sync::oneshot;
 
+use support::receiver::{Receiver, ok};
+use support::{Client, Folder, TEST_TIMEOUT, post};
+
 /// The calls of the allocator that one delivery makes, at most. A call that resizes a block counts. A change may only lower it.
 const BUDGET: usize = 34;
 
 const WARM_UP: usize = 200;
 const DELIVERIES: usize = 1000;
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Calls of the allocator on the threads that count.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
@@ -64,41 +71,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 }
 
-/// Reads one HTTP message with a Content-Length.
-fn read_message(reader: &mut impl BufRead) -> Option<String> {
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let before = head.len();
-        if reader.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-        let line = head[before..].trim_end().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        length = line.strip_prefix("content-length: ").map_or(length, |text| text.parse().unwrap());
-    }
-    reader.read_exact(&mut vec![0; length]).ok()?;
-    Some(head)
-}
-
-/// Starts a target that accepts one connection, and responds to each signed request on it.
-fn start_target() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        while let Some(head) = read_message(&mut reader) {
-            assert!(head.contains("x-signature: sha256="), "{head}");
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok").unwrap();
-        }
-    });
-    address
-}
-
-fn configuration(folder: &Path, target: SocketAddr) -> String {
-    let (folder, port) = (folder.display(), target.port());
+fn configuration(port: u16) -> String {
     format!(
         r#"
         [server]
@@ -117,7 +90,7 @@ fn configuration(folder: &Path, target: SocketAddr) -> String {
         plaintext = "allow"
         [signers.platform]
         scheme = "hmac"
-        keys = [{{ id = "k1", secret = "file:{folder}/key" }}]
+        keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
         headers = ["X-Signature: sha256={{signature}}"]
         [limits.all]
         rate = "1000000/s"
@@ -129,14 +102,14 @@ fn configuration(folder: &Path, target: SocketAddr) -> String {
         [resolver.hosts]
         "hook.example" = ["127.0.0.1"]
         [log]
-        deliveries = "file:{folder}/deliveries.log"
+        deliveries = "file:{{dir}}/deliveries.log"
         "#
     )
 }
 
 /// Starts the proxy on a thread that counts. Returns its address, and the sender that stops it.
-fn start_proxy(text: &str, folder: &Path) -> (SocketAddr, oneshot::Sender<()>, std::thread::JoinHandle<()>) {
-    let Ok(config) = config::parse(text, &folder.join("config.toml")) else { panic!("{text}") };
+fn start_proxy(text: &str, folder: &Folder) -> (SocketAddr, oneshot::Sender<()>, std::thread::JoinHandle<()>) {
+    let Ok(config) = config::parse(text, &folder.path("config.toml")) else { panic!("{text}") };
     let config = config.config;
     let Ok((plan, warnings)) = policy::compile(&config, Timestamp::now()) else { panic!("{text}") };
     let start = StartupConfig { path: None, config, plan, warnings, reserved_ports: Default::default() };
@@ -153,31 +126,24 @@ fn start_proxy(text: &str, folder: &Path) -> (SocketAddr, oneshot::Sender<()>, s
             proxy.stop().await;
         });
     });
-    (address.recv_timeout(TIMEOUT).unwrap(), stop, thread)
+    (address.recv_timeout(TEST_TIMEOUT).unwrap(), stop, thread)
 }
 
 #[test]
 fn delivery_with_one_hmac_signer_stays_within_its_budget_of_allocations() {
-    let folder = std::env::temp_dir().join(format!("outgate-allocations-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("key"), "0123456789abcdef0123456789abcdef").unwrap();
-    let target = start_target();
-    let (proxy, stop, thread) = start_proxy(&configuration(&folder, target), &folder);
+    let folder = Folder::new();
+    folder.write("key", "0123456789abcdef0123456789abcdef");
+    let target = Receiver::plain(ok());
+    let (proxy, stop, thread) = start_proxy(&folder.placed(&configuration(target.port())), &folder);
 
-    let mut client = TcpStream::connect(proxy).unwrap();
-    client.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let mut reader = BufReader::new(client.try_clone().unwrap());
-    let request = format!(
-        "POST http://hook.example:{}/in HTTP/1.1\r\nHost: hook.example\r\nUser-Agent: platform/1\r\n\
-         Content-Type: application/json\r\nAccept: */*\r\nContent-Length: 1024\r\n\r\n{}",
-        target.port(),
-        "x".repeat(1024)
-    );
+    let mut client = Client::connect(proxy);
+    let fields = "User-Agent: platform/1\r\nContent-Type: application/json\r\nAccept: */*\r\n";
+    let request = post(&format!("http://hook.example:{}/in", target.port()), fields, &"x".repeat(1024));
     let mut deliver = |count: usize| {
         for _ in 0..count {
-            client.write_all(request.as_bytes()).unwrap();
-            let head = read_message(&mut reader).unwrap();
-            assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+            client.send(&request);
+            let response = client.response();
+            assert_eq!(response.status, 200, "{response:?}");
         }
     };
     deliver(WARM_UP);
@@ -186,7 +152,7 @@ fn delivery_with_one_hmac_signer_stays_within_its_budget_of_allocations() {
     let calls = CALLS.load(Ordering::Relaxed) - before;
     stop.send(()).unwrap();
     thread.join().unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(target.requests().iter().all(|request| request.field("x-signature").starts_with("sha256=")));
     // Other tasks of the proxy, such as its timers, allocate now and then.
     let each = (calls + DELIVERIES / 2) / DELIVERIES;
     assert!(each <= BUDGET, "a delivery makes {each} calls of the allocator, and its budget is {BUDGET}: {calls}");
