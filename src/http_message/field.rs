@@ -98,8 +98,7 @@ impl ToFieldValue for FieldValue<'_> {
 
 impl ToFieldValue for &HeaderValue {
     fn write(&self, out: &mut Vec<u8>) -> Option<Sensitivity> {
-        out.extend_from_slice(self.as_bytes());
-        Some(Sensitivity(self.is_sensitive()))
+        FieldValue::from(*self).write(out)
     }
 }
 

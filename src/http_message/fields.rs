@@ -48,10 +48,10 @@ impl Line {
 }
 
 impl Fields {
-    /// Returns fields with room for those of a message of this size, and for those that outgate adds.
-    pub fn with_capacity(lines: usize, bytes: usize) -> Self {
-        let (lines, bytes) = (lines + ADDED_LINES, bytes + ADDED_BYTES);
-        Self { buffer: Vec::with_capacity(bytes), lines: Vec::with_capacity(lines), filter: 0 }
+    /// Makes room for the fields of a message of this size, and for those that outgate adds.
+    fn reserve(&mut self, lines: usize, bytes: usize) {
+        self.lines.reserve(lines + ADDED_LINES);
+        self.buffer.reserve(bytes + ADDED_BYTES);
     }
 
     /// Removes all lines, and keeps the memory for those of another message.
@@ -61,9 +61,12 @@ impl Fields {
         self.filter = 0;
     }
 
-    /// Appends a field that httparse has found, and therefore checked.
-    pub fn append_parsed(&mut self, field: &httparse::Header<'_>) {
-        self.push(field.name, &FieldValue { bytes: field.value, is_sensitive: false });
+    /// Appends the fields that httparse has found, and therefore checked, in a head of this length.
+    pub fn append_parsed(&mut self, parsed: &[httparse::Header<'_>], head_length: usize) {
+        self.reserve(parsed.len(), head_length);
+        for field in parsed {
+            self.push(field.name, &FieldValue { bytes: field.value, is_sensitive: false });
+        }
     }
 
     /// Returns the number of lines. A field may have several.
@@ -81,8 +84,7 @@ impl Fields {
 
     /// Returns the value of the first line of a field.
     pub fn get(&self, name: impl AsRef<str>) -> Option<FieldValue<'_>> {
-        let name = name.as_ref();
-        self.may_contain(name).then(|| self.lines.iter().find(|line| self.is_named(line, name)))?.map(|l| self.value(l))
+        self.lines.get(self.position(name.as_ref())?).map(|line| self.value(line))
     }
 
     /// Returns the values of all lines of a field, in order.
@@ -92,7 +94,7 @@ impl Fields {
     ) -> impl DoubleEndedIterator<Item = FieldValue<'a>> {
         let name = name.as_ref();
         let lines: &[Line] = if self.may_contain(name) { &self.lines } else { &[] };
-        lines.iter().filter(move |line| self.is_named(line, name)).map(|line| self.value(line))
+        lines.iter().filter(move |line| self.name(line) == *name).map(|line| self.value(line))
     }
 
     /// Returns all lines, in order.
@@ -109,13 +111,10 @@ impl Fields {
     /// valid one changes nothing.
     pub fn insert(&mut self, name: impl Borrow<HeaderName>, value: impl ToFieldValue) {
         let name = name.borrow().as_str();
-        let Some(at) = self.may_contain(name).then(|| self.position(name)).flatten() else {
-            return self.push(name, &value);
-        };
-        let Some(first) = self.lines.get(at).copied() else { return };
-        let Some(line) = self.rewrite(&first, &value) else { return };
+        let Some(at) = self.position(name) else { return self.push(name, &value) };
+        let Some(line) = self.lines.get(at).copied().and_then(|first| self.rewrite(&first, &value)) else { return };
         let mut is_first = true;
-        self.retain(|_, is_named| !is_named || std::mem::take(&mut is_first), name);
+        self.retain_names(|own| own != *name || std::mem::take(&mut is_first));
         self.lines.iter_mut().skip(at).take(1).for_each(|first| *first = line);
     }
 
@@ -132,7 +131,7 @@ impl Fields {
     pub fn replace_lines(&mut self, name: &HeaderName, replace: impl Fn(FieldValue<'_>) -> Option<HeaderValue>) {
         let mut lines = Vec::with_capacity(self.lines.len());
         for line in std::mem::take(&mut self.lines) {
-            let new = self.is_named(&line, name.as_str()).then(|| replace(self.value(&line)));
+            let new = (self.name(&line) == *name).then(|| replace(self.value(&line)));
             lines.extend(new.map_or(Some(line), |value| self.rewrite(&line, &&value?)));
         }
         self.lines = lines;
@@ -142,13 +141,14 @@ impl Fields {
     pub fn remove(&mut self, name: impl AsRef<str>) {
         let name = name.as_ref();
         if self.may_contain(name) {
-            self.retain(|_, is_named| !is_named, name);
+            self.retain_names(|own| own != *name);
         }
     }
 
     /// Removes the lines whose name is not to be kept.
     pub fn retain_names(&mut self, mut keeps: impl FnMut(FieldName<'_>) -> bool) {
-        self.retain(|name, _| keeps(name), "");
+        let buffer = &self.buffer;
+        self.lines.retain(|line| keeps(name_in(buffer, line)));
     }
 
     /// Writes the lines as HTTP/1.1 does, without the empty line that ends the head.
@@ -196,28 +196,18 @@ impl Fields {
         Some(Line { start, name_len, value_len, is_sensitive })
     }
 
-    fn retain(&mut self, mut keeps: impl FnMut(FieldName<'_>, bool) -> bool, name: &str) {
-        let buffer = &self.buffer;
-        self.lines.retain(|line| {
-            let own = FieldName(name_in(buffer, line));
-            keeps(own, own == *name)
-        });
-    }
-
     fn may_contain(&self, name: &str) -> bool {
         self.filter & filter_bit(name) != 0
     }
 
+    /// Returns the place of the first line of a field.
     fn position(&self, name: &str) -> Option<usize> {
-        self.lines.iter().position(|line| self.is_named(line, name))
-    }
-
-    fn is_named(&self, line: &Line, name: &str) -> bool {
-        line.name_len == name.len() && name_in(&self.buffer, line).eq_ignore_ascii_case(name.as_bytes())
+        let lines: &[Line] = if self.may_contain(name) { &self.lines } else { &[] };
+        lines.iter().position(|line| self.name(line) == *name)
     }
 
     fn name(&self, line: &Line) -> FieldName<'_> {
-        FieldName(name_in(&self.buffer, line))
+        name_in(&self.buffer, line)
     }
 
     fn value(&self, line: &Line) -> FieldValue<'_> {
@@ -227,8 +217,8 @@ impl Fields {
     }
 }
 
-fn name_in<'a>(buffer: &'a [u8], line: &Line) -> &'a [u8] {
-    buffer.get(line.start..line.start + line.name_len).unwrap_or_default()
+fn name_in<'a>(buffer: &'a [u8], line: &Line) -> FieldName<'a> {
+    FieldName(buffer.get(line.start..line.start + line.name_len).unwrap_or_default())
 }
 
 /// Returns a bit that is the same for a name in any case. Names of messages rarely share one.
@@ -256,9 +246,11 @@ impl<N: Borrow<HeaderName>> FromIterator<(N, HeaderValue)> for Fields {
 impl From<&HeaderMap> for Fields {
     /// Takes the fields of a message in HTTP/2, for which the library h2 keeps no order among different names.
     fn from(map: &HeaderMap) -> Self {
-        let bytes =
-            map.iter().map(|(name, value)| name.as_str().len() + value.len() + SEPARATOR.len() + LINE_END.len());
-        let mut fields = Self::with_capacity(map.len(), bytes.sum());
+        let line_len = |(name, value): (&HeaderName, &HeaderValue)| {
+            name.as_str().len() + SEPARATOR.len() + value.len() + LINE_END.len()
+        };
+        let mut fields = Self::default();
+        fields.reserve(map.len(), map.iter().map(line_len).sum());
         map.iter().for_each(|(name, value)| fields.append(name, value));
         fields
     }

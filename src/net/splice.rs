@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use crate::panics::Mutex;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use crate::panics::Mutex;
 
 /// The bytes that one call moves at most: the size of a pipe. The kernel permits it without privilege
 /// (/proc/sys/fs/pipe-max-size).
@@ -48,11 +49,6 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// Returns the number of bytes in the pipe.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Returns an empty pipe; `None`: all pipes are in use, or the process has no descriptor for another.
     pub(super) fn acquire() -> Option<Self> {
         if let Some(idle) = IDLE_PIPES.lock().pop() {
@@ -74,6 +70,11 @@ impl Pipe {
         if self.len == 0 {
             IDLE_PIPES.lock().push(self);
         }
+    }
+
+    /// Returns the number of bytes in the pipe.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// Moves bytes that have arrived at `from` into the empty pipe, and returns their number, or 0 at the end.

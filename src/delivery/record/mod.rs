@@ -219,6 +219,7 @@ impl Record {
         self.target = Some((target, path));
     }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
+        // A delivery of one signer keeps its list.
         let earlier = std::mem::replace(&mut self.evidence.signatures, keys);
         self.evidence.signatures.splice(..0, earlier);
     }

@@ -15,6 +15,7 @@ use crate::names::Target;
 use crate::policy::redact::{Redacted, Redactor};
 
 pub use reason::ReasonPhrase;
+pub(in crate::delivery) use respond::PROXY_STATUS;
 pub use table::{Blame, Code, Row, TABLE};
 
 /// One refusal: a code, and the context of this case. The context is boxed, so that a `Result` stays small.

@@ -12,7 +12,7 @@ use crate::policy::limits;
 use crate::policy::redact::{Redacted, Redactor};
 
 static OUTGATE_ERROR: HeaderName = HeaderName::from_static("outgate-error");
-static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(in crate::delivery) static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 impl Refusal {
     /// Returns the response: RFC 9457 problem details, with the fields that distinguish it from a target's response.

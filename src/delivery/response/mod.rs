@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::capture::CaptureTap;
 use super::record::Record;
-use super::refusal::Refusal;
+use super::refusal::{PROXY_STATUS, Refusal};
 use super::request::fields;
 use super::throttle::Throttled;
 use crate::http_message::{Fields, Response, Text};
@@ -30,7 +30,6 @@ pub use body::{ResponseAborted, ResponseBody};
 pub(super) use check::check;
 pub use unread::{refuse_plaintext, refuse_tls, refuse_unread};
 
-static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 static OUTGATE_REQUEST_ID: HeaderName = HeaderName::from_static("outgate-request-id");
 static OUTGATE_EGRESS: HeaderName = HeaderName::from_static("outgate-egress");
 /// The value of `Outgate-Egress` if no source address was chosen.

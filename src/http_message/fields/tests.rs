@@ -8,9 +8,9 @@ use super::*;
 
 fn parse(lines: &[(&str, &str)]) -> Fields {
     let mut fields = Fields::default();
-    lines.iter().for_each(|(name, value)| {
-        fields.append_parsed(&httparse::Header { name, value: value.as_bytes() });
-    });
+    for (name, value) in lines {
+        fields.append_parsed(&[httparse::Header { name, value: value.as_bytes() }], 0);
+    }
     fields
 }
 
@@ -72,7 +72,7 @@ proptest! {
             let first = list.iter().position(|(own, _)| own.eq_ignore_ascii_case(name));
             match change {
                 0 => {
-                    fields.append_parsed(&httparse::Header { name, value: value.as_bytes() });
+                    fields.append_parsed(&[httparse::Header { name, value: value.as_bytes() }], 0);
                     list.push((name.clone(), value.clone()));
                 }
                 1 => {

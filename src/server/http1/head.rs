@@ -8,7 +8,7 @@ use http::{HeaderName, Method, StatusCode, Version, header};
 
 use crate::http_message::Fields;
 use crate::net::body_framing::Framing;
-use crate::net::field_lines;
+use crate::net::head_end;
 use crate::net::http_client::parse_content_length;
 use crate::policy::message::has_connection_option;
 use crate::server::request_error::{
@@ -62,7 +62,8 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
     };
     let request_line = check_request_line(line)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let fields = field_lines::read(parsed.headers, length);
+    let mut fields = Fields::default();
+    fields.append_parsed(parsed.headers, length);
     let checked = if has_bare_line_feed(buffer.get(..length).unwrap_or_default()) {
         Err(bad_request("a line ends in a bare line feed"))
     } else {
@@ -110,7 +111,7 @@ fn check_fields(fields: &Fields, version: Version, method: &Method) -> Result<(F
 /// bytes always are parsed, so that input other than HTTP is refused at once.
 pub(super) fn may_be_complete(buffer: &[u8], scanned: usize) -> bool {
     let crosses = |limit| scanned <= limit && limit < buffer.len();
-    scanned == 0 || field_lines::have_end(buffer, scanned) || crosses(TARGET_MAX) || crosses(HEAD_MAX)
+    scanned == 0 || head_end::has_arrived(buffer, scanned) || crosses(TARGET_MAX) || crosses(HEAD_MAX)
 }
 
 /// Skips the empty lines before the request line (RFC 9112 §2.2).

@@ -10,7 +10,7 @@ use http_body::Body;
 use crate::config::ResponseHeadMax;
 use crate::http_message::{Fields, Request, Response, Text};
 use crate::net::body_framing::Framing;
-use crate::net::field_lines;
+use crate::net::head_end;
 use crate::net::http_client::http1_error::{HeadLimit, Http1Error};
 use crate::net::http_client::{Upload, parse_content_length};
 
@@ -68,7 +68,7 @@ fn set_framing(request: &mut Request<Upload>) -> RequestFraming {
 /// Returns whether `buffer` should be parsed, given that its first `scanned` bytes hold no complete head.
 pub(super) fn may_be_complete(buffer: &[u8], scanned: usize, max: ResponseHeadMax) -> bool {
     // The first bytes always are parsed, so that bytes other than HTTP are refused at once.
-    scanned == 0 || field_lines::have_end(buffer, scanned) || buffer.len() > max.bytes
+    scanned == 0 || head_end::has_arrived(buffer, scanned) || buffer.len() > max.bytes
 }
 
 /// Takes a complete response head from the front of `buffer`. Returns `None` while the head is incomplete.
@@ -100,7 +100,7 @@ pub(super) fn parse_response(
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Http1Error::Status)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let mut fields = std::mem::take(spare);
-    parsed.headers.iter().for_each(|field| fields.append_parsed(field));
+    fields.append_parsed(parsed.headers, length);
     buffer.advance(length);
     Ok(Some(Response { version, fields, ..Response::new(status, ()) }))
 }

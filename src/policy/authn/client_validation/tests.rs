@@ -30,7 +30,9 @@ fn clients(name: &str, der: &[u8]) -> Clients {
 
 fn fields(list: &[(&str, &str)]) -> Fields {
     let mut fields = Fields::default();
-    list.iter().for_each(|(name, value)| fields.append_parsed(&httparse::Header { name, value: value.as_bytes() }));
+    for (name, value) in list {
+        fields.append_parsed(&[httparse::Header { name, value: value.as_bytes() }], 0);
+    }
     fields
 }
 

@@ -36,7 +36,9 @@ fn clients(keys: &[(&str, Vec<u8>)]) -> Clients {
 
 fn fields(list: &[(&str, &str)]) -> Fields {
     let mut fields = Fields::default();
-    list.iter().for_each(|(name, value)| fields.append_parsed(&httparse::Header { name, value: value.as_bytes() }));
+    for (name, value) in list {
+        fields.append_parsed(&[httparse::Header { name, value: value.as_bytes() }], 0);
+    }
     fields
 }
 
