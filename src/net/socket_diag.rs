@@ -55,7 +55,7 @@ const BOUND_INACTIVE: u8 = 13;
 
 /// Returns the ports of the host, and the use of each source address that `is_source` accepts.
 pub fn port_usage(is_source: impl Fn(IpAddr) -> bool) -> io::Result<PortUsage> {
-    let Some((low, high)) = sockopt::local_port_range() else { return Ok(PortUsage::default()) };
+    let Some((low, high)) = sockopt::read_port_range() else { return Ok(PortUsage::default()) };
     let mut unavailable: HashSet<u16> = HashSet::new();
     for (first, last) in sockopt::reserved_ports() {
         unavailable.extend(first.max(low)..=last.min(high));

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::c_int;
 
@@ -30,21 +30,33 @@ const RESERVED_PORTS_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 /// sandbox), connections still leave from the bound address, but fewer fit: this is not an error.
 pub(super) fn defer_port_selection(socket: BorrowedFd<'_>) -> io::Result<()> {
     ignore_unsupported(set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1))?;
-    match local_port_range() {
-        Some((low, high)) => {
-            // The option has the upper bound in the upper half.
-            let range = u32::from(high) << 16 | u32::from(low);
-            ignore_unsupported(set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range.cast_signed()))
+    let range = match RANGE.load(Ordering::Relaxed) {
+        UNREAD => {
+            read_port_range();
+            RANGE.load(Ordering::Relaxed)
         }
-        None => Ok(()),
+        range => range,
+    };
+    match range {
+        UNREAD | UNREADABLE => Ok(()),
+        range => ignore_unsupported(set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range.cast_signed())),
     }
 }
 
-/// Returns the first and the last port of the system's range, as they were at the first call.
+/// The system's range when it was last read, as IP_LOCAL_PORT_RANGE has it: the upper bound in the upper half.
+static RANGE: AtomicU32 = AtomicU32::new(UNREAD);
+const UNREAD: u32 = 0;
+/// No range: its upper bound would be below its lower bound.
+const UNREADABLE: u32 = 1;
+
+/// Reads the first and the last port of the system's range. Connections from now on use it: an operator may widen the
+/// range of a host that runs out of ports.
 #[expect(clippy::disallowed_methods, reason = "the kernel's range of local ports")]
-pub(super) fn local_port_range() -> Option<(u16, u16)> {
-    static RANGE: OnceLock<Option<(u16, u16)>> = OnceLock::new();
-    *RANGE.get_or_init(|| fs::read_to_string(PORT_RANGE_SYSCTL).ok().and_then(|text| port_range(&text)))
+pub(super) fn read_port_range() -> Option<(u16, u16)> {
+    let range = fs::read_to_string(PORT_RANGE_SYSCTL).ok().and_then(|text| port_range(&text));
+    let value = range.map_or(UNREADABLE, |(low, high)| u32::from(high) << 16 | u32::from(low));
+    RANGE.store(value, Ordering::Relaxed);
+    range
 }
 
 /// Returns the ranges of ports that the kernel gives to no outgoing connection, as they are now.

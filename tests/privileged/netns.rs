@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use socket2::{Domain, Socket, Type};
-use support::Outgate;
 use support::audit::until_recorded;
 use support::configuration::Replace;
 use support::namespace;
@@ -24,6 +23,7 @@ pub(crate) use support::namespace::{inside_namespace, run};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
+use support::{Client, Outgate};
 
 /// Runs the test `name` of this file again in a new network namespace. Returns true inside the namespace.
 fn inside(name: &str) -> bool {
@@ -135,8 +135,37 @@ timeouts = {{ connect = "3s" }}
 }
 
 impl Scene {
+    fn url(&self, host: &str) -> String {
+        format!("https://{host}:{}/", self.v4.port())
+    }
+
     fn post(&self, host: &str) -> support::Response {
-        self.outgate.post(&format!("https://{host}:{}/", self.v4.port()), "", "x")
+        self.outgate.post(&self.url(host), "", "x")
+    }
+
+    /// Sets the range of local ports to `count` ports, and waits until outgate has read it. `admin` is a connection from
+    /// before: outgate has read the former range for it, and each new connection would take a port.
+    fn set_ports(&self, admin: &mut Client, count: u16) {
+        let mut metrics = || {
+            admin.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            admin.response_to("GET").text()
+        };
+        let line = format!("\noutgate_egress_ports {count}\n");
+        assert!(!metrics().contains(&line));
+        let range = format!("20000 {}", 20000 + count - 1);
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap();
+        support::eventually(&line, || metrics().contains(&line));
+    }
+
+    /// Opens `count` connections from 198.51.100.`last` to the receiver.
+    fn occupy(&self, last: u8, count: usize) -> Vec<Socket> {
+        let connect = |_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([198, 51, 100, last], 0)).into()).unwrap();
+            socket.connect(&SocketAddr::from(([203, 0, 113, 5], self.v4.port())).into()).unwrap();
+            socket
+        };
+        (0..count).map(connect).collect()
     }
 }
 
@@ -301,16 +330,31 @@ fn source_address_with_few_ports_left_raises_an_alert() {
         return;
     }
     let scene = scene("sticky");
-    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 20019").unwrap();
-    let connect = |_| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([198, 51, 100, 17], 0)).into()).unwrap();
-        socket.connect(&SocketAddr::from(([203, 0, 113, 5], scene.v4.port())).into()).unwrap();
-        socket
-    };
-    let _occupied: Vec<Socket> = (0..19).map(connect).collect();
+    scene.set_ports(&mut Client::connect(scene.outgate.admin), 20);
+    let _occupied = scene.occupy(17, 19);
     scene
         .outgate
         .log
         .wait_for_lines(1, &["ERROR", "alert OutgatePortsNearlyOut", "198.51.100.17 has 1 of 20 ports left"]);
+}
+
+/// A host that has no port left has one as soon as an operator widens the range of local ports.
+#[test]
+fn wider_range_of_local_ports_holds_without_a_restart() {
+    if !inside("wider_range_of_local_ports_holds_without_a_restart") {
+        return;
+    }
+    let scene = scene("sticky");
+    // The occupied ports are missing to new connections of the test, too.
+    let (mut client, mut admin) = (scene.outgate.connect(), Client::connect(scene.outgate.admin));
+    let mut post = || {
+        client.send(support::post(&scene.url("v4.example"), "", "x"));
+        client.response()
+    };
+    scene.set_ports(&mut admin, 20);
+    let _occupied: Vec<_> = (16..32).map(|last| scene.occupy(last, 20)).collect();
+    let response = post();
+    assert_eq!((response.status, response.code()), (503, "no_egress"));
+    scene.set_ports(&mut admin, 200);
+    assert_eq!(post().status, 200);
 }
