@@ -101,7 +101,7 @@ impl Body for TimeoutBody {
 
 /// A whole body, and the memory that it takes.
 struct HeldBody {
-    bytes: BytesMut,
+    bytes: Bytes,
     _reservation: BodyReservation,
 }
 
@@ -122,9 +122,13 @@ pub(in crate::delivery) async fn buffer(
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if (single_frame.len() + buffer.len() + data.len()) as u64 > max {
+        let before = single_frame.len() + buffer.len();
+        let length = before + data.len();
+        if length as u64 > max {
             return Err(RequestBodyError::TooLarge);
         }
+        let growth = length.saturating_sub(UNCOUNTED_MAX) - before.saturating_sub(UNCOUNTED_MAX);
+        reservation.grow(growth).map_err(|BodyMemoryFull| RequestBodyError::NoMemory)?;
         if single_frame.is_empty() && buffer.is_empty() && (data.len() as u64) == expected {
             single_frame = data; // most webhooks arrive in one frame, which is not copied
             continue;
@@ -133,15 +137,12 @@ pub(in crate::delivery) async fn buffer(
             buffer.reserve(usize::try_from(expected.min(PREALLOCATE_MAX)).unwrap_or(0));
             buffer.extend_from_slice(&std::mem::take(&mut single_frame));
         }
-        let counted = buffer.len().saturating_sub(UNCOUNTED_MAX);
         buffer.extend_from_slice(&data);
-        let growth = buffer.len().saturating_sub(UNCOUNTED_MAX) - counted;
-        reservation.grow(growth).map_err(|BodyMemoryFull| RequestBodyError::NoMemory)?;
     }
-    Ok(match buffer.len() {
-        0 => single_frame,
-        1..=UNCOUNTED_MAX => buffer.freeze(),
-        _ => Bytes::from_owner(HeldBody { bytes: buffer, _reservation: reservation }),
+    let whole = if buffer.is_empty() { single_frame } else { buffer.freeze() };
+    Ok(match whole.len() {
+        0..=UNCOUNTED_MAX => whole,
+        _ => Bytes::from_owner(HeldBody { bytes: whole, _reservation: reservation }),
     })
 }
 
@@ -312,5 +313,28 @@ impl Body for LimitedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::state::limits::body_memory::BodyMemory;
+
+    #[tokio::test]
+    async fn body_that_arrives_at_once_counts_in_the_memory_of_bodies() {
+        let memory = Arc::new(BodyMemory::new(4 * 1024)); // 1 KiB for bodies
+        let buffered = async |length: usize| {
+            let body = Full::from(vec![7; length]).map_err(|never| match never {});
+            buffer(Box::pin(body), u64::MAX, memory.reservation()).await
+        };
+        let held = buffered(UNCOUNTED_MAX + 1024).await.unwrap();
+        assert_eq!(held.len(), UNCOUNTED_MAX + 1024);
+        assert_eq!(buffered(UNCOUNTED_MAX + 1).await, Err(RequestBodyError::NoMemory));
+        assert!(buffered(UNCOUNTED_MAX).await.is_ok());
+        drop(held);
+        assert!(buffered(UNCOUNTED_MAX + 1).await.is_ok());
     }
 }
