@@ -6,6 +6,7 @@
 //! with a malformed field is replaced by a block for which h2 resets the stream. From then on each block is rewritten
 //! without references to earlier blocks, because h2's dynamic table lacks entries. All other bytes pass unchanged.
 
+mod frame_limits;
 mod interim;
 mod replacement;
 mod violation;
@@ -18,11 +19,12 @@ use tokio::time::Instant;
 
 use super::filter_output::FilterOutput;
 use super::frame::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PING, PREFACE,
-    PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, stream_id,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_HEADER_LEN, HAS_PRIORITY, HEADERS, PADDED, PREFACE, PRIORITY,
+    PUSH_PROMISE, RST_STREAM, stream_id,
 };
 use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, RewrittenBlock};
 use super::leaky_bucket::LeakyBucket;
+use frame_limits::FrameLimits;
 pub use interim::INTERIM_MAX;
 use interim::InterimCounts;
 use replacement::HeadersFrame;
@@ -40,11 +42,6 @@ const EXPANSION_MAX: u64 = 2 * 1024 * 1024;
 const EXPANSION_LEAK_PER_SECOND: u64 = 4 * 1024 * 1024;
 /// The open bodies that are remembered. Above it the lowest stream is forgotten, and its trailers are taken for a head.
 const OPEN_BODIES_MAX: usize = 1024;
-
-/// The PING and SETTINGS frames that a peer may send in a burst. An honest peer sends a few in a second at most, to measure the
-/// connection.
-const CONTROL_FRAMES_MAX: u64 = 1000;
-const CONTROL_FRAMES_LEAK_PER_SECOND: u64 = 100;
 
 /// The kind of messages that the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +72,7 @@ pub struct FieldFilter {
     interim_counts: InterimCounts,
     /// The frames since the last call of [`FieldFilter::take_frame_count`].
     frame_count: usize,
-    /// The PING and SETTINGS frames of late, each of which h2 acknowledges.
-    control_frames: LeakyBucket,
+    frame_limits: FrameLimits,
     /// h2's dynamic table is empty, so blocks are rewritten without references to it.
     is_rewriting: bool,
     /// The connection must end before the next frame.
@@ -105,7 +101,7 @@ impl FieldFilter {
             open_bodies: BTreeSet::new(),
             interim_counts: InterimCounts::default(),
             frame_count: 0,
-            control_frames: LeakyBucket::new(CONTROL_FRAMES_LEAK_PER_SECOND),
+            frame_limits: FrameLimits::default(),
             is_rewriting: false,
             end_requested: false,
             resettable: 0,
@@ -152,6 +148,11 @@ impl FieldFilter {
     /// Returns whether no more bytes pass.
     pub fn has_ended(&self) -> bool {
         self.has_ended
+    }
+
+    /// Records bytes that were written to the peer.
+    pub fn record_written(&mut self, length: usize) {
+        self.frame_limits.record_written(length);
     }
 
     /// Forgets a stream that was reset.
@@ -226,11 +227,11 @@ impl FieldFilter {
 
     /// Tracks a frame that carries no block.
     fn observe_frame(&mut self, kind: u8, flags: u8, stream: u32) {
-        match kind {
-            DATA if self.open_bodies.contains(&stream) => {}
-            DATA | PRIORITY => self.resettable += 1,
-            PING | SETTINGS if self.control_frames.add(1, Instant::now()) > CONTROL_FRAMES_MAX => self.end_connection(),
-            _ => {}
+        if kind == PRIORITY || kind == DATA && !self.open_bodies.contains(&stream) {
+            self.resettable += 1;
+        }
+        if self.frame_limits.exceed_max_with(kind) {
+            self.end_connection();
         }
         if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {
             self.open_bodies.remove(&stream);

@@ -31,6 +31,11 @@ impl LeakyBucket {
         self.count = self.count.saturating_add(count);
         self.count
     }
+
+    /// Removes units.
+    pub fn subtract(&mut self, count: u64) {
+        self.count = self.count.saturating_sub(count);
+    }
 }
 
 #[cfg(test)]
@@ -44,6 +49,11 @@ mod tests {
         assert_eq!(leaky.add(1, start), 4097);
         let later = start + Duration::from_secs(1);
         assert_eq!(leaky.add(1, later), 4098 - 1024);
+        assert_eq!(leaky.add(1, later + Duration::from_secs(60)), 1);
+        leaky.add(9, later + Duration::from_secs(60));
+        leaky.subtract(7);
+        assert_eq!(leaky.add(1, later + Duration::from_secs(60)), 4);
+        leaky.subtract(5);
         assert_eq!(leaky.add(1, later + Duration::from_secs(60)), 1);
         // Many small steps leak no less than a large one.
         let mut leaky = LeakyBucket::new(1024);

@@ -201,9 +201,12 @@ impl TappedStream {
 
     /// Returns the result of a write of `length` bytes. A failed write is reported as complete: see the module's
     /// documentation.
-    fn absorb_write_error(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+    fn absorb_write_error(&mut self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Ready(Ok(count)) if count > 0 || length == 0 => Poll::Ready(Ok(count)),
+            Poll::Ready(Ok(count)) if count > 0 || length == 0 => {
+                self.filter.record_written(count);
+                Poll::Ready(Ok(count))
+            }
             Poll::Pending => Poll::Pending,
             Poll::Ready(_) => {
                 self.observer.0.is_unwritable.store(true, Ordering::Relaxed);

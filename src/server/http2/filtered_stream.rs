@@ -66,6 +66,7 @@ impl<S> FilteredStream<S> {
     fn observe_write<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
         self.writes_all &= written.is_ready();
         let Poll::Ready(Ok(mut count)) = *written else { return };
+        self.filter.record_written(count);
         for slice in slices {
             let (part, _) = slice.split_at(count.min(slice.len()));
             count -= part.len();
