@@ -14,17 +14,23 @@ use crate::Error;
 /// The name of the target.
 pub(crate) const TARGET: &str = "hook.bench.test";
 
-/// Writes the root `ca.pem`, a chain that it issued, and one that an unknown root issued. As with most public
-/// certificates, the keys are P-256 and an intermediate authority is in between.
+/// The name in a valid certificate that is not the target's.
+const OTHER: &str = "other.bench.test";
+
+/// Writes the root `ca.pem`, a chain that it issued to the target, one that it issued to another name, and one that an
+/// unknown root issued to the target. As with most public certificates, the keys are P-256 and an intermediate authority
+/// is in between.
 pub(crate) fn write(folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(folder)?;
     let root = CertifiedIssuer::self_signed(issuer("Bench Root")?, KeyPair::generate()?)?;
     let intermediate = CertifiedIssuer::signed_by(issuer("Bench Intermediate")?, KeyPair::generate()?, &root)?;
     let unknown = CertifiedIssuer::self_signed(issuer("Unknown Root")?, KeyPair::generate()?)?;
     fs::write(folder.join("ca.pem"), root.pem())?;
-    for (name, issuer) in [("known", &intermediate), ("unknown", &unknown)] {
-        let mut leaf = CertificateParams::new(vec![TARGET.to_owned()])?;
-        leaf.distinguished_name.push(DnType::CommonName, TARGET);
+    for (name, issuer, host) in
+        [("known", &intermediate, TARGET), ("other", &intermediate, OTHER), ("unknown", &unknown, TARGET)]
+    {
+        let mut leaf = CertificateParams::new(vec![host.to_owned()])?;
+        leaf.distinguished_name.push(DnType::CommonName, host);
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.use_authority_key_identifier_extension = true;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::authority::TARGET;
 use crate::http1::Conn;
-use crate::receiver::{PLAIN, TLS_UNKNOWN};
+use crate::receiver::PLAIN;
 use crate::workload::{DOWNLOAD, Kind, Workload};
 
 /// The port of a contender that is a proxy.
@@ -60,9 +60,9 @@ impl Way {
         }
     }
 
-    /// The way to the receiver that presents a chain from an unknown root.
-    pub(crate) fn untrusted(listeners: bool, fields: &[String]) -> Self {
-        let workload = Workload { name: "", title: "", kind: Kind::Deliver, port: TLS_UNKNOWN, clients: 1, rate: None };
+    /// The way to another port of the receiver.
+    pub(crate) fn to_port(port: u16, listeners: bool, fields: &[String]) -> Self {
+        let workload = Workload { name: "", title: "", kind: Kind::Deliver, port, clients: 1, rate: None };
         Self::new(&workload, listeners, fields)
     }
 

@@ -24,5 +24,5 @@ pub(crate) async fn measure(way: &Way, count: usize, pid: u32) -> Result<Row, Er
     }
     tokio::time::sleep(SETTLE).await;
     let bytes = (process::memory(pid)? - before) / count as f64;
-    Ok(Row { deliveries: count as f64, bytes, at_rest: before, ..Row::default() })
+    Ok(Row { deliveries: count as f64, sent: count as f64, bytes, at_rest: before, ..Row::default() })
 }

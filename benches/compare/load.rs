@@ -18,6 +18,10 @@ use crate::{Error, idle, process};
 const SOURCE: &str = "127.0.0.2";
 /// The time in which a number of deliveries must end. A proxy under valgrind is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The time in which the deliveries end that are under way at the end of a measurement.
+const LAST: Duration = Duration::from_secs(5);
+/// The most connections to the target for each delivery of a contender that reuses them, beyond one for each client.
+const NEW_CONNECTIONS_MAX: f64 = 0.1;
 /// A pause after an error: a proxy that refuses is not flooded.
 const AFTER_ERROR: Duration = Duration::from_millis(5);
 /// The time between two scrapes of the metrics.
@@ -74,6 +78,8 @@ struct Run {
     over: Cell<bool>,
     /// Deliveries that no client has taken.
     left: Cell<u64>,
+    /// Deliveries that succeeded, and those within the measurement.
+    sent: Cell<u64>,
     done: Cell<u64>,
     latencies: RefCell<Vec<Duration>>,
     errors: RefCell<BTreeMap<String, u64>>,
@@ -86,7 +92,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
     way.wait_until_it_listens().await?;
     way.exchange(&mut way.open().await?).await?;
     if workload.port >= receiver::TLS {
-        refuses_an_unknown_authority(&arguments, &receiver).await?;
+        refuses_other_certificates(&arguments, &receiver).await?;
     }
     let before = receiver.seen();
     let mut row = match workload.kind {
@@ -94,28 +100,43 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
         _ => measure(&arguments, workload, way).await?,
     };
     (row.contender, row.workload, row.round) = (arguments.contender, arguments.workload, arguments.round);
-    describe(&mut row, &before, &receiver.seen())?;
+    describe(&mut row, &before, &receiver.seen());
+    checks(&row, workload, arguments.fresh)?;
     println!("{}", serde_json::to_string(&row)?);
     Ok(())
 }
 
 /// A contender that would send to a target without a valid certificate does another, cheaper job.
-async fn refuses_an_unknown_authority(arguments: &Arguments, receiver: &receiver::Handle) -> Result<(), Error> {
-    let way = Way::untrusted(arguments.listeners, &arguments.field);
-    let refused = way.exchange(&mut way.open().await?).await;
-    if refused.is_ok() || receiver.seen().untrusted > 0 {
-        return Err("the contender accepts a certificate from an unknown root".into());
+async fn refuses_other_certificates(arguments: &Arguments, receiver: &receiver::Handle) -> Result<(), Error> {
+    for (port, certificate) in
+        [(receiver::TLS_UNKNOWN, "from an unknown root"), (receiver::TLS_OTHER_NAME, "for another name")]
+    {
+        let connections = receiver.seen().connections;
+        let way = Way::to_port(port, arguments.listeners, &arguments.field);
+        let refused = way.exchange(&mut way.open().await?).await.is_err();
+        let seen = receiver.seen();
+        if !refused || seen.untrusted > 0 {
+            return Err(format!("the contender accepts a certificate {certificate}").into());
+        }
+        if seen.connections == connections {
+            return Err(format!("the contender did not look at the certificate {certificate}").into());
+        }
     }
     Ok(())
 }
 
 /// Adds what the receiver saw.
-fn describe(row: &mut Row, before: &Seen, after: &Seen) -> Result<(), Error> {
+fn describe(row: &mut Row, before: &Seen, after: &Seen) {
     let deliveries = (after.deliveries - before.deliveries).max(1) as f64;
+    row.received = (after.deliveries - before.deliveries) as f64;
     row.signed = (after.signed - before.signed) as f64 / deliveries;
     row.new_connections = (after.connections - before.connections) as f64 / deliveries;
     row.resumed = (after.resumed - before.resumed) as f64 / (after.connections - before.connections).max(1) as f64;
     row.sources = after.sources.iter().map(ToString::to_string).collect();
+}
+
+/// Returns an error if the contender did another job than the others, or did not do all of it.
+fn checks(row: &Row, workload: &Workload, fresh: bool) -> Result<(), Error> {
     if row.sources != [SOURCE] {
         return Err(format!("the target saw the sources {:?}", row.sources).into());
     }
@@ -124,6 +145,19 @@ fn describe(row: &mut Row, before: &Seen, after: &Seen) -> Result<(), Error> {
     }
     if row.errors > 0.001 * row.deliveries {
         return Err(format!("{} errors in {} deliveries: {}", row.errors, row.deliveries, row.error).into());
+    }
+    // A delivery that failed for its client may have reached the target.
+    if row.received < row.sent || row.received > row.sent + row.errors {
+        let Row { sent, received, errors, .. } = row;
+        return Err(format!("{sent} deliveries succeeded and {errors} failed, and the target saw {received}").into());
+    }
+    if row.signed > 0.0 && row.signed < 1.0 {
+        return Err(format!("the signature of {} % of the deliveries is valid", row.signed * 100.0).into());
+    }
+    let new = row.new_connections * row.received - workload.clients as f64;
+    let reuses = workload.kind == Kind::Deliver && !fresh && [receiver::PLAIN, receiver::TLS].contains(&workload.port);
+    if reuses && new > NEW_CONNECTIONS_MAX * row.received {
+        return Err(format!("{} connections to the target for each delivery", row.new_connections).into());
     }
     Ok(())
 }
@@ -141,12 +175,13 @@ async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result
         measuring: Cell::new(matches!(end, End::Deliveries(_))),
         over: Cell::new(false),
         left: Cell::new(if let End::Deliveries(count) = end { count } else { u64::MAX }),
+        sent: Cell::new(0),
         done: Cell::new(0),
         latencies: RefCell::default(),
         errors: RefCell::default(),
     });
     if let Some(address) = arguments.scrape {
-        tokio::task::spawn_local(scrape(address));
+        tokio::task::spawn_local(run.clone().scrape(address));
     }
     let clients: Vec<_> = (0..arguments.clients.unwrap_or(workload.clients))
         .map(|_| tokio::task::spawn_local(run.clone().client()))
@@ -162,13 +197,14 @@ async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result
     }
     let elapsed = started.0.elapsed().as_secs_f64();
     let mut cpu = process::cpu_seconds(arguments.pid)? - started.1;
-    // What is under way at the end does not count: a client may wait for a delivery that is never due.
-    let patience = if let End::After(_) = end { Duration::ZERO } else { PATIENCE };
+    // The target sees what is under way at the end: it is waited for, and does not count.
+    let patience = if let End::After(_) = end { LAST } else { PATIENCE };
     let deadline = tokio::time::Instant::now() + patience;
     for client in clients {
         let abort = client.abort_handle();
         if tokio::time::timeout_at(deadline, client).await.is_err() {
             abort.abort();
+            run.error("a delivery that did not end".to_owned());
         }
     }
     if let End::Deliveries(_) = end {
@@ -187,14 +223,17 @@ impl Run {
                 None => Instant::now(),
             };
             match self.delivery(&mut conn).await {
-                Ok(()) if self.measuring.get() => {
-                    self.done.set(self.done.get() + 1);
-                    self.latencies.borrow_mut().push(due.elapsed());
+                Ok(()) => {
+                    self.sent.set(self.sent.get() + 1);
+                    // A download has counted its MiB.
+                    if self.measuring.get() && self.kind != Kind::Bulk {
+                        self.done.set(self.done.get() + 1);
+                        self.latencies.borrow_mut().push(due.elapsed());
+                    }
                 }
-                Ok(()) => {}
                 Err(error) => {
                     conn = None;
-                    *self.errors.borrow_mut().entry(error.to_string()).or_default() += 1;
+                    self.error(error.to_string());
                     tokio::time::sleep(AFTER_ERROR).await;
                 }
             }
@@ -229,6 +268,28 @@ impl Run {
         Ok(true)
     }
 
+    fn error(&self, error: String) {
+        *self.errors.borrow_mut().entry(error).or_default() += 1;
+    }
+
+    /// Reads the metrics until the measurement ends.
+    async fn scrape(self: Rc<Self>, address: std::net::SocketAddr) {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        while !self.over.get() {
+            let answer = async {
+                let mut conn = crate::http1::Conn::new(tokio::net::TcpStream::connect(address).await?);
+                conn.send(request.as_bytes()).await?;
+                let head = conn.response(false).await?;
+                conn.body(head.framing, &mut |_| ()).await?;
+                if head.status == 200 { Ok(()) } else { Err(std::io::Error::other(format!("status {}", head.status))) }
+            };
+            if let Err(error) = answer.await {
+                self.error(format!("a scrape of the metrics: {error}"));
+            }
+            tokio::time::sleep(SCRAPE).await;
+        }
+    }
+
     fn row(&self, cpu: f64, elapsed: f64) -> Row {
         let mut latencies = self.latencies.borrow_mut();
         latencies.sort_unstable();
@@ -240,6 +301,7 @@ impl Run {
         let errors = self.errors.borrow();
         Row {
             deliveries: done,
+            sent: self.sent.get() as f64,
             cpu_us: cpu * 1e6 / done,
             per_second: done / elapsed,
             p50_us: quantile(0.5),
@@ -252,17 +314,3 @@ impl Run {
 }
 
 const MIB: usize = 1 << 20;
-
-async fn scrape(address: std::net::SocketAddr) {
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    loop {
-        let answer = async {
-            let mut conn = crate::http1::Conn::new(tokio::net::TcpStream::connect(address).await?);
-            conn.send(request.as_bytes()).await?;
-            let head = conn.response(false).await?;
-            conn.body(head.framing, &mut |_| ()).await
-        };
-        answer.await.expect("the metrics are read");
-        tokio::time::sleep(SCRAPE).await;
-    }
-}

@@ -29,6 +29,8 @@ pub(crate) const TLS_TICKETS: u16 = 9444;
 pub(crate) const TLS_NEW: u16 = 9445;
 /// TLS with a chain from an unknown root: a contender must send nothing to it.
 pub(crate) const TLS_UNKNOWN: u16 = 9446;
+/// TLS with a valid chain for another name: a contender must send nothing to it.
+pub(crate) const TLS_OTHER_NAME: u16 = 9447;
 
 /// The key of the contenders that sign.
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -39,13 +41,14 @@ const WRITE: usize = 256 * 1024;
 /// What the receiver saw.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
+    /// Requests that reached the target whole.
     pub(crate) deliveries: u64,
     /// Deliveries whose signature is valid.
     pub(crate) signed: u64,
     pub(crate) connections: u64,
     pub(crate) resumed: u64,
     pub(crate) sources: BTreeSet<IpAddr>,
-    /// Deliveries over TLS with the unknown chain.
+    /// Deliveries over TLS whose certificate does not prove the target.
     pub(crate) untrusted: u64,
 }
 
@@ -58,12 +61,13 @@ struct Receiver {
 /// A port: its number, the chain that it presents, whether it issues tickets, whether it closes after each response.
 type Port = (u16, Option<&'static str>, bool, bool);
 
-const PORTS: [Port; 5] = [
+const PORTS: [Port; 6] = [
     (PLAIN, None, false, false),
     (TLS, Some("known"), true, false),
     (TLS_TICKETS, Some("known"), true, true),
     (TLS_NEW, Some("known"), false, true),
     (TLS_UNKNOWN, Some("unknown"), false, false),
+    (TLS_OTHER_NAME, Some("other"), false, false),
 ];
 
 /// The running receiver.
@@ -90,14 +94,15 @@ pub(crate) fn start(folder: &Path) -> Result<Handle, Error> {
     Ok(Handle(receiver))
 }
 
-/// The key exchange is X25519 for every contender, whatever else a contender offers.
+/// The version is TLS 1.3 and the key exchange X25519 for every contender, whatever else a contender offers.
 fn acceptor(folder: &Path, chain: &str, tickets: bool) -> Result<TlsAcceptor, Error> {
     let (certificates, key) = authority::read(folder, chain)?;
     let provider = rustls::crypto::CryptoProvider {
         kx_groups: vec![provider::kx_group::X25519, provider::kx_group::SECP256R1],
         ..provider::default_provider()
     };
-    let config = ServerConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions()?;
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[&rustls::version::TLS13])?;
     let mut config = config.with_no_client_auth().with_single_cert(certificates, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     if tickets {
@@ -156,7 +161,10 @@ impl Receiver {
             };
             let close = close || head.close;
             match &head.get {
-                Some(target) => self.send_bytes(&mut conn, target).await?,
+                Some(target) => {
+                    self.seen.borrow_mut().deliveries += 1;
+                    self.send_bytes(&mut conn, target).await?;
+                }
                 None => self.delivery(&mut conn, &head, port, close).await?,
             }
             if close {
@@ -183,7 +191,7 @@ impl Receiver {
             let mut seen = self.seen.borrow_mut();
             seen.deliveries += 1;
             seen.signed += u64::from(valid);
-            seen.untrusted += u64::from(port == TLS_UNKNOWN);
+            seen.untrusted += u64::from([TLS_UNKNOWN, TLS_OTHER_NAME].contains(&port));
         }
         conn.send(response(close)).await
     }

@@ -14,8 +14,10 @@ const END: &str = "<!-- to here -->";
 
 /// The contender that the ratios divide by.
 const BASE: &str = "outgate";
+/// outgate with two workers.
+const WORKERS: &str = "outgate-workers";
 /// The features, as each is added to the ones before, and what a table calls them.
-const FEATURES: &[(&str, &str)] = &[
+pub(crate) const FEATURES: &[(&str, &str)] = &[
     ("outgate-bare", "routing and guard"),
     ("outgate-limit", "a limit"),
     ("outgate-signature", "an HMAC signature"),
@@ -52,6 +54,9 @@ pub(crate) fn write(arguments: &Arguments) -> Result<(), Error> {
     table(&mut text, &results, &arguments.contenders)?;
     latencies(&mut text, &results, &arguments.contenders)?;
     features(&mut text, &results)?;
+    memory(&mut text, &results, &arguments.contenders)?;
+    workers(&mut text, &results)?;
+    seen(&mut text, &results, &arguments.contenders)?;
     fs::write(&arguments.document, format!("{before}{BEGIN}\n{text}{END}{after}"))?;
     plot::write(&arguments.plot, &results, &arguments.contenders, BASE)
 }
@@ -117,8 +122,7 @@ fn table(text: &mut String, results: &Results, contenders: &[String]) -> Result<
 
 fn latencies(text: &mut String, results: &Results, contenders: &[String]) -> Result<(), Error> {
     writeln!(text, "\n### Latency at 2,000 deliveries a second, outgate = 1\n")?;
-    writeln!(text, "| | median | 99th percentile | valid signatures | connections to the target per delivery |")?;
-    writeln!(text, "| --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| | median | 99th percentile |\n| --- | --- | --- |")?;
     let rows = |name: &str| results.get(&(name.to_owned(), "rate".to_owned()));
     let Some(base) = rows(BASE) else { return Ok(()) };
     for contender in contenders {
@@ -127,11 +131,67 @@ fn latencies(text: &mut String, results: &Results, contenders: &[String]) -> Res
             let ratio = |(round, row): (&u32, &Row)| Some(of(row) / of(base.get(round)?));
             cell(own.iter().filter_map(ratio).collect())
         };
-        let share = |of: fn(&Row) -> f64| summary(own.values().map(of).collect()).map_or(0.0, |(median, ..)| median);
-        let signed = share(|row| row.signed) * 100.0;
-        let new = share(|row| row.new_connections);
-        let (median, late) = (ratio(|row| row.p50_us), ratio(|row| row.p99_us));
-        writeln!(text, "| {contender} | {median} | {late} | {signed:.0} % | {new:.2} |")?;
+        writeln!(text, "| {contender} | {} | {} |", ratio(|row| row.p50_us), ratio(|row| row.p99_us))?;
+    }
+    Ok(())
+}
+
+/// Returns the median of a figure, or a dash if the contender has no such measurement.
+fn median(results: &Results, contender: &str, workload: &str, unit: &str, of: fn(&Row) -> f64) -> String {
+    let rows = results.get(&(contender.to_owned(), workload.to_owned()));
+    let numbers = rows.map(|rows| rows.values().map(of).collect()).unwrap_or_default();
+    summary(numbers).map_or("—".to_owned(), |(median, ..)| match unit {
+        "%" => format!("{:.0} %", median * 100.0),
+        unit => format!("{median:.2}{unit}"),
+    })
+}
+
+fn memory(text: &mut String, results: &Results, contenders: &[String]) -> Result<(), Error> {
+    writeln!(text, "\n### Memory\n\n| | at rest | an idle client | an idle tunnel |\n| --- | --- | --- | --- |")?;
+    for contender in contenders {
+        let of = |workload, unit, of| median(results, contender, workload, unit, of);
+        let rest = of("idle-clients", " MiB", |row| row.at_rest / 1024.0 / 1024.0);
+        let (client, tunnel) = (
+            of("idle-clients", " KiB", |row| row.bytes / 1024.0),
+            of("idle-tunnels", " KiB", |row| row.bytes / 1024.0),
+        );
+        writeln!(text, "| {contender} | {rest} | {client} | {tunnel} |")?;
+    }
+    Ok(())
+}
+
+/// What shows that the contenders did the same job, and all of it.
+fn seen(text: &mut String, results: &Results, contenders: &[String]) -> Result<(), Error> {
+    writeln!(text, "\n### What the target saw\n")?;
+    writeln!(
+        text,
+        "| | deliveries | errors | valid signatures | new connections per delivery: plain | TLS | new TLS | resumed: new TLS, tickets |"
+    )?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for contender in contenders {
+        let rows = results.iter().filter(|((name, _), _)| name == contender).flat_map(|(_, rounds)| rounds.values());
+        let (received, errors) = rows.fold((0.0, 0.0), |sum, row| (sum.0 + row.received, sum.1 + row.errors));
+        let of = |workload, unit, of| median(results, contender, workload, unit, of);
+        let signed = of("plain", "%", |row| row.signed);
+        let new = ["plain", "tls", "tls-new"].map(|workload| of(workload, "", |row| row.new_connections)).join(" | ");
+        let resumed = of("tls-tickets", "%", |row| row.resumed);
+        writeln!(text, "| {contender} | {received} | {errors} | {signed} | {new} | {resumed} |")?;
+    }
+    Ok(())
+}
+
+/// Two workers on two cores that they share with the load: the time in which they wait for each other shows only as far as
+/// they spin.
+fn workers(text: &mut String, results: &Results) -> Result<(), Error> {
+    writeln!(text, "\n### Two workers, one worker = 1\n")?;
+    writeln!(text, "| | CPU time of a delivery | throughput that two cores of their own would give |")?;
+    writeln!(text, "| --- | --- | --- |")?;
+    for workload in compared() {
+        let ratios = ratios(results, workload, WORKERS, BASE);
+        if !ratios.is_empty() {
+            let gains = ratios.iter().map(|ratio| 2.0 / ratio).collect();
+            writeln!(text, "| {} | {} | {} |", workload.title, cell(ratios), cell(gains))?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Result {
     pub(crate) contender: String,
     pub(crate) workload: String,
@@ -24,6 +25,9 @@ pub(crate) struct Result {
     /// Memory of one connection that waits, and of the proxy before.
     pub(crate) bytes: f64,
     pub(crate) at_rest: f64,
+    /// Requests that succeeded for the clients, and that the receiver saw: in the warm-up and after the end, too.
+    pub(crate) sent: f64,
+    pub(crate) received: f64,
     pub(crate) errors: f64,
     pub(crate) error: String,
     /// The share of deliveries with a valid signature, and connections to the target for each delivery.

@@ -27,7 +27,7 @@ start() {
 			    server target 127.0.0.1:9080 source $source
 		END
 		local port tls
-		for port in 9080 9443 9444 9445 9446; do
+		for port in 9080 9443 9444 9445 9446 9447; do
 			tls="ssl verify required ca-file $authority/ca.pem sni str($target) verifyhost $target"
 			[ $port = 9080 ] && tls=
 			printf 'listen target%s\n    bind 127.0.0.1:%s\n%s' $port $((port - 6000)) "$sign"

@@ -32,7 +32,7 @@ start() {
 			proxy_ssl_server_name on;
 			proxy_ssl_protocols TLSv1.2 TLSv1.3;
 		END
-		for port in 9080 9443 9444 9445 9446; do
+		for port in 9080 9443 9444 9445 9446 9447; do
 			scheme=https
 			[ $port = 9080 ] && scheme=http
 			echo "upstream u$port { server 127.0.0.1:$port; keepalive 128; keepalive_requests 1000000000; }"

@@ -15,7 +15,7 @@ start() {
 		[server]
 		listen = ["127.0.0.1:3128"]
 		allow_anonymous = $(has token && echo false || echo true)
-		workers = 1
+		workers = ${WORKERS:-1}
 		[admin]
 		listen = [$(has metrics && echo '"127.0.0.1:3127"')]
 		[egress.default]
@@ -34,7 +34,7 @@ start() {
 		roots = ["$authority/ca.pem"]
 		[guard]
 		allow = ["127.0.0.1/32"]
-		ports = [9080, 9443, 9444, 9445, 9446]
+		ports = [9080, 9443, 9444, 9445, 9446, 9447]
 		[resolver.hosts]
 		"$target" = ["127.0.0.1"]
 		[log]
