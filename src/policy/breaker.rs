@@ -284,13 +284,44 @@ mod tests {
     }
 
     #[test]
+    fn breaker_counts_a_failure_at_the_end_of_the_window() {
+        for (last, opens) in [(30 * SECOND, true), (30 * SECOND + Duration::from_nanos(1), false)] {
+            let start = Instant::now();
+            let mut breaker = CircuitBreaker::new(start);
+            assert!(
+                ![Duration::ZERO, 15 * SECOND]
+                    .map(|at| observe_normal_failure(&mut breaker, start + at))
+                    .contains(&true)
+            );
+            assert_eq!(observe_normal_failure(&mut breaker, start + last), opens, "{last:?}");
+            assert_eq!(breaker.open_period().is_some(), opens);
+        }
+    }
+
+    #[test]
     fn breaker_is_idle_when_its_failures_no_longer_count() {
         let (mut breaker, now) = opened_breaker();
         let closed = CircuitBreaker::new(now);
-        assert_eq!([29, 31].map(|second| closed.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
-        assert_eq!([69, 71].map(|second| breaker.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
+        let idle = [29, 30, 31].map(|second| closed.is_idle(&breaker_config(), now + second * SECOND));
+        assert_eq!(idle, [false, false, true]);
+        let idle = [69, 70, 71].map(|second| breaker.is_idle(&breaker_config(), now + second * SECOND));
+        assert_eq!(idle, [false, false, true]);
         assert_eq!(breaker.acquire(now + 30 * SECOND), Ok(BreakerPermit::Probe));
         assert_eq!([90, 92].map(|second| breaker.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
+    }
+
+    #[test]
+    fn breaker_backoff_has_a_jitter_of_up_to_a_tenth() {
+        let backoff = |jitter| breaker_config().backoff(0, jitter).as_millis();
+        assert_eq!([0, 256, 512, 1023, 1024, 1536].map(backoff), [10_000, 10_250, 10_500, 10_999, 10_000, 10_500]);
+    }
+
+    #[test]
+    fn breaker_configuration_has_no_breaker_without_failures_and_no_open_max_below_open() {
+        let config = config::Circuit { failures: 0, window: SECOND, open: 3 * SECOND, open_max: SECOND };
+        assert_eq!(BreakerConfig::compile(&config), None);
+        let compiled = BreakerConfig::compile(&config::Circuit { failures: 1, ..config }).unwrap();
+        assert_eq!([0, 1, 100].map(|failed_probes| compiled.backoff(failed_probes, 0)), [3 * SECOND; 3]);
     }
 
     proptest! {

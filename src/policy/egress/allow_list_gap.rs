@@ -114,6 +114,8 @@ mod tests {
         );
         let odd: Vec<String> = (0..20).map(|n| format!("198.51.100.{}", 2 * n + 1)).collect();
         let odd: Vec<&str> = odd.iter().map(String::as_str).collect();
+        let listed = join_ranges(&exactly(&odd[..LISTED_MAX]));
+        assert!(listed.ends_with("198.51.100.13 and 198.51.100.15"), "{listed}");
         assert!(join_ranges(&exactly(&odd)).ends_with("198.51.100.15 and 12 more"), "{}", join_ranges(&exactly(&odd)));
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
+use super::actions::customer_actions;
 use super::*;
 use crate::config::{Located, PoolRange, SourceSpan};
 use crate::host::canonical;
@@ -87,6 +88,49 @@ fn hops_interleave_families_and_then_fail_over() {
     let alone =
         select_hops(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 7, january(2026), &only).unwrap();
     assert_eq!(alone, hops[1..4]);
+}
+
+#[test]
+fn sticky_sources_are_those_of_the_first_hop_of_each_family() {
+    let pool = pool(&["198.51.100.0/28", "2001:db8:5::/124"], &[], SelectionPolicy::Sticky);
+    let targets = cleared(&["1.1.1.1", "2001:db8::1"]);
+    for affinity in 0..100 {
+        let hops = select_hops(&pool, &targets, affinity, 7, january(2026), ALL).unwrap();
+        let sources: Vec<_> = pool.sticky_sources(affinity, january(2026)).collect();
+        assert_eq!(sources, [hops[0].from(), hops[1].from()]);
+    }
+}
+
+/// Customers may route by the source address, so an upgrade must not move a target to another source.
+#[test]
+fn sticky_sources_survive_upgrades() {
+    let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "2001:db8:5::/64"], &[], SelectionPolicy::Sticky);
+    let sources = |affinity| pool.sticky_sources(affinity, january(2026)).map(|ip| ip.to_string()).collect::<Vec<_>>();
+    assert_eq!(sources(0), ["2001:db8:5:0:9b2b:76b:c12b:ad63", "198.51.100.6"]);
+    assert_eq!(sources(1), ["2001:db8:5:0:c9a8:c824:a455:d39e", "198.51.100.4"]);
+    assert_eq!(sources(0x0123_4567_89ab_cdef), ["2001:db8:5:0:35f1:1b67:5a5d:f073", "198.51.100.10"]);
+    assert_eq!(sources(u64::MAX), ["2001:db8:5:0:968a:40ea:da94:90e5", "198.51.100.15"]);
+}
+
+/// A connection of an ended range outlives it, and another range may have its addresses by then.
+#[test]
+fn seen_as_translates_by_the_active_range_of_the_address_family() {
+    let ranges = [
+        "10.0.0.0/31 as 198.51.100.0/31 from 2026",
+        "10.0.0.0/31 as 203.0.113.0/31 until 2026",
+        "10.0.1.0/31",
+        "::a00:100/127 as 2001:db8:5::/127",
+        "10.0.2.0/31 as 192.0.2.0/31 until 2025",
+    ];
+    let pool = pool(&ranges, &[], SelectionPolicy::Sticky);
+    let seen = |source: &str, year| pool.seen_as(source.parse().unwrap(), january(year)).to_string();
+    assert_eq!(seen("10.0.0.1", 2025), "203.0.113.1");
+    assert_eq!(seen("10.0.0.1", 2026), "198.51.100.1");
+    assert_eq!(seen("10.0.2.0", 2026), "192.0.2.0", "the range ended, and no other has the address");
+    // The IPv4 address 10.0.1.1 and the IPv6 address ::a00:101 are one number.
+    assert_eq!(seen("10.0.1.1", 2026), "10.0.1.1");
+    assert_eq!(seen("::a00:101", 2026), "2001:db8:5::1");
+    assert_eq!(seen("10.0.3.0", 2026), "10.0.3.0");
 }
 
 #[test]
@@ -233,6 +277,26 @@ fn pool_check_reports_each_problem() {
             &["warning: `8.8.8.8/32` is shared by egress.p0 and egress.p1"],
         ),
         (&[(&["8.8.8.0/28 until 2027"], &[]), (&["8.8.8.8/32 from 2027", "8.8.9.0/28"], &[])], &[]),
+        (&[(&["8.8.8.0/28"], &[]), (&["2600::/64"], &[])], &[]),
+        // NAT
+        (&[(&["10.0.0.0/31 as 8.8.8.0/31", "10.0.1.0/31 as 8.8.8.2/31"], &[])], &[]),
+        (
+            &[(&["10.0.0.0/31 as 2600::/31"], &[])],
+            &["`10.0.0.0/31` cannot be seen as `2600::/31`, which is of another address family"],
+        ),
+        (
+            &[(&["10.0.0.0/31 as 8.8.8.0/30"], &[])],
+            &["`10.0.0.0/31` cannot be seen as `8.8.8.0/30`, which has another size"],
+        ),
+        (
+            &[(&["10.0.0.0/31 as 8.8.8.0/31", "10.0.1.0/31 as 8.8.8.0/31"], &[])],
+            &["targets see two ranges with the same addresses, of `8.8.8.0/31`"],
+        ),
+        (
+            &[(&["10.0.0.0/31 as 8.8.8.0/31", "8.8.8.0/28"], &[])],
+            &["targets see two ranges with the same addresses, of `8.8.8.0/28`"],
+        ),
+        (&[(&["10.0.0.0/31 as 8.8.8.0/31 until 2027", "8.8.8.0/28 from 2027", "8.8.9.0/28"], &[])], &[]),
     ];
     for (pools, expected) in table {
         let written = pools.iter().enumerate().map(|(index, (ranges, exclude))| {
@@ -242,6 +306,23 @@ fn pool_check_reports_each_problem() {
         check::check(&written.collect(), january(2026), &mut problems);
         assert_eq!(messages(&problems), *expected, "{pools:?}");
     }
+}
+
+#[test]
+fn customers_must_allow_a_range_that_has_begun_at_once() {
+    let pools = |ranges: &[&str]| {
+        let pool = pool(ranges, &[], SelectionPolicy::Sticky);
+        BTreeMap::from([(pool.name().clone(), Arc::new(pool))])
+    };
+    let actions = |from: &str| {
+        let (before, after) = (["8.8.8.0/28".to_owned()], ["8.8.8.0/28".to_owned(), format!("8.8.9.0/28 from {from}")]);
+        let [before, after] =
+            [&before[..], &after].map(|texts| pools(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+        customer_actions(&before, &after, january(2026))
+    };
+    assert_eq!(actions("2025"), ["egress.test: customers must allow 8.8.9.0/28 at once"]);
+    assert_eq!(actions("2026"), ["egress.test: customers must allow 8.8.9.0/28 at once"]);
+    assert_eq!(actions("2027"), ["egress.test: customers must allow 8.8.9.0/28 before 2027-01-01T00:00:00Z"]);
 }
 
 fn selects() -> impl Strategy<Value = SelectionPolicy> {

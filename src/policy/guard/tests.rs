@@ -265,3 +265,17 @@ fn guard_allow_reports_each_problem() {
         assert_eq!(messages, *expected);
     }
 }
+
+#[test]
+fn guard_knows_the_addresses_of_literals_and_pinned_names_without_dns() {
+    let guard = guard(&[], &["?1.1.1.0/24", "9.9.9.0/24", "?8.8.8.0/24"]);
+    let addresses = |host: &str| {
+        let host = canonical(host).unwrap();
+        guard.pinned_addresses(&host).map(|addresses| addresses.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(addresses("good.example"), Some(vec!["127.0.0.2".to_owned()]));
+    assert_eq!(addresses("[2606:4700::1111]"), Some(vec!["2606:4700::1111".to_owned()]));
+    assert_eq!(addresses("hooks.acme.com"), None);
+    let reported: Vec<_> = guard.report_only_denials().iter().map(ToString::to_string).collect();
+    assert_eq!(reported, ["1.1.1.0/24", "8.8.8.0/24"]);
+}

@@ -103,6 +103,7 @@ fn limits_compile_or_report_each_problem() {
     let nothing = Vec::<String>::new();
     assert_eq!(compiled(Some((50, second)), None, None, &[]), (Some(quota(50, 1, 50)), nothing.clone()));
     assert_eq!(compiled(Some((50, second)), Some(7), Some(1), &[]), (Some(quota(50, 1, 7)), nothing.clone()));
+    assert_eq!(compiled(Some((1, HOUR)), Some(720), None, &[]), (Some(quota(1, 3600, 720)), nothing.clone()));
     assert_eq!(compiled(None, None, Some(1), &[LimitScope::Host, LimitScope::Tenant]), (None, nothing));
     for ((count, burst, concurrency, per), expected) in [
         ((None, None, None, &[][..]), "the limit l limits nothing"),

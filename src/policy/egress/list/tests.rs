@@ -256,3 +256,43 @@ fn five_thousand_ranges_are_rendered_in_every_format() {
             .all(|(format, length)| format.name == "aws-ipv6" || length > 5000 * "198.18.0.0".len())
     );
 }
+
+#[test]
+fn list_name_has_the_slug_of_its_pool() {
+    let version = ListVersion::of([].iter(), GRACE, None, time("2026-01-01T00:00:00Z"), time("2026-01-01T00:00:00Z"));
+    let name = |pool: Option<&str>| {
+        let (pools, pool): ([Pool; 0], _) = ([], pool.map(PoolName::new));
+        EgressList::new(&pools, pool.as_ref(), GRACE, &version, time("2026-01-01T00:00:00Z")).name()
+    };
+    assert_eq!([None, Some("eu-1")].map(name), ["outgate", "outgate-eu-1"]);
+}
+
+#[test]
+fn documents_have_the_keys_and_priorities_of_their_products() {
+    let pools = [pool("default", vec![range("192.0.2.0/28"), range("192.0.2.32/32"), range("2001:db8::/64")], &[])];
+    let list = list_at(&pools, "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z");
+    let render = |name: &str| FORMATS.iter().find(|format| format.name == name).unwrap().render(&list);
+    let keys = |name: &str| {
+        let document: Value = serde_json::from_str(&render(name)).unwrap();
+        let prefixes = document["prefixes"].as_array().unwrap().clone();
+        let pair = |prefix: &Value| ["ipv4Prefix", "ipv6Prefix"].map(|key| prefix[key].as_str().map(str::to_owned));
+        prefixes.iter().map(pair).collect::<Vec<_>>()
+    };
+    let v4 = |text: &str| [Some(text.to_owned()), None];
+    let expected = [v4("192.0.2.0/28"), v4("192.0.2.32/32"), [None, Some("2001:db8::/64".to_owned())]];
+    assert_eq!(keys("jafar"), expected);
+    assert!(render("asa").contains(" network-object host 192.0.2.32\n"), "{}", render("asa"));
+
+    let many = (0..255u32).map(|index| {
+        let cidr = IpNet::new(Ipv4Addr::from_bits(0xc612_0000 + 2 * index).into(), 32).unwrap();
+        PoolRange { cidr, seen_as: None, from: None, until: None }
+    });
+    let list = list_at(&[pool("default", many.collect(), &[])], "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z");
+    let document = FORMATS.iter().find(|format| format.name == "gcp").unwrap().render(&list);
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let rules = document["rules"].as_array().unwrap().iter();
+    let priorities: Vec<_> = rules.map(|rule| rule["priority"].as_u64().unwrap()).collect();
+    let allowed: Vec<u64> = (1000..1000 + priorities.len() as u64 - 1).collect();
+    assert!(allowed.len() > 1);
+    assert_eq!(priorities, [allowed, vec![2_147_483_647]].concat());
+}
