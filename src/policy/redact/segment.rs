@@ -155,3 +155,63 @@ fn is_uuid(text: &[u8]) -> bool {
     let groups = text.split(|byte| *byte == b'-').map(|group| (group.len(), group.iter().all(u8::is_ascii_hexdigit)));
     groups.eq(GROUPS.map(|length| (length, true)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_random(expected: bool, texts: &[&str]) {
+        for text in texts {
+            assert_eq!(is_random(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn random_text_changes_its_kind_of_character_at_a_fifth_of_its_places() {
+        assert_random(true, &["oioioi12oioioi12", "--oioioi12oioioi12", "a/oioioi12oioioi12/a"]);
+        // Two changes; 15 letters and digits; the change from a capital to a small letter.
+        assert_random(false, &["oioioi12oioioioi", "oioioi12oioioi1", "oioioi12oioioi1-", "OioioiOioioiOioi"]);
+    }
+
+    #[test]
+    fn random_text_has_many_hexadecimal_digits_with_letters_and_figures() {
+        assert_random(true, &["aaaaaaaaaaaa111111111111", "oaaaaaaaaaaaa111111111111o"]);
+        assert_random(
+            false,
+            &[
+                "aaaaaaaaaaa111111111111",
+                "aaaaaaaaaaaao111111111111",
+                "111111111111111111111111",
+                "eaeaeaeaeaeaeaeaeaeaeaea",
+            ],
+        );
+    }
+
+    #[test]
+    fn random_text_has_more_consonants_in_a_row_than_words_have() {
+        assert_random(true, &["aeiouaeiobcdfghj", "AEIOUAEIOBCDFGHJ", "bcdfghjaeiouaeio"]);
+        assert_random(false, &["aeiouaeioabcdfgh", "aeiouaeiobcdf-ghj", "aeiouaeiouaeioua"]);
+    }
+
+    #[test]
+    fn random_text_of_the_length_of_a_key_has_as_many_capitals_as_small_letters_of_a_random_text() {
+        let (capitals, small) = ("OIOIOIOIOIOI", "aeiou".repeat(6));
+        let text = |capital: usize, letters: usize| format!("{}{}", &capitals[..capital], &small[..letters]);
+        assert_random(true, &[&text(7, 25), &text(7, 28)]);
+        assert_random(false, &[&text(6, 26), &text(7, 29), &text(7, 24), &"1".repeat(40)]);
+    }
+
+    #[test]
+    fn uuid_of_figures_alone_is_random() {
+        assert_random(true, &["11111111-1111-1111-1111-111111111111"]);
+        assert_random(
+            false,
+            &[
+                "11111111-1111-1111-1111-1111111111111",
+                "11111111-1111-1111-1111111111111111",
+                "1111111g-1111-1111-1111-111111111111",
+                "1111111111111111-1111-1111-111111111111",
+            ],
+        );
+    }
+}

@@ -106,9 +106,25 @@ fn redact_masks_random_segments_and_uuids() {
     }
 }
 
+/// Outgate decodes four further layers. What is encoded more often may hide a secret.
+#[test]
+fn redact_masks_segments_with_more_layers_of_encoding_than_it_removes() {
+    for (path, written) in [
+        ("/hooks/%255A/x", "/hooks/%255A/x"),
+        ("/hooks/%252525255A/x", "/hooks/%252525255A/x"),
+        ("/hooks/%25252525255A/x", "/hooks/***/x"),
+    ] {
+        assert_eq!(masked("a.example", path), written);
+    }
+}
+
 #[test]
 fn redact_removes_the_last_four_digits_of_phone_numbers() {
     for (path, written) in [
+        ("/sms/+1234567", "/sms/+123XXXX"),
+        ("/sms/+123456", "/sms/+123456"),
+        ("/sms/+4420794601%202024", "/sms/+442079XXXX%202024"),
+        ("/sms/415%20%20555-0123", "/sms/415%20%20555-0123"),
         ("/sms/+819012345678", "/sms/+81901234XXXX"),
         ("/sms/%2B819012345678/in", "/sms/%2B81901234XXXX/in"),
         // IIS decodes %uXXXX.
