@@ -190,6 +190,11 @@ mod tests {
             SignatureAlgorithm::EcdsaP256Sha256.replay_key(&one),
             SignatureAlgorithm::EcdsaP256Sha256.replay_key(&other)
         );
+        let unrelated = [[4; 32], [2; 32]].concat();
+        assert_ne!(
+            SignatureAlgorithm::EcdsaP256Sha256.replay_key(&one),
+            SignatureAlgorithm::EcdsaP256Sha256.replay_key(&unrelated)
+        );
         assert_ne!(SignatureAlgorithm::Ed25519.replay_key(&one), SignatureAlgorithm::Ed25519.replay_key(&other));
     }
 }

@@ -81,3 +81,20 @@ fn decode_basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
     name.truncate(colon);
     Some((String::from_utf8(name).ok()?, token))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credential_longer_than_the_maximum_is_not_read() {
+        let user = |length: usize| {
+            // Leading spaces of the proof are ignored, so any length is possible.
+            let (scheme, proof) = ("Basic ", "YmlsbGluZzp4");
+            let padding = " ".repeat(length - scheme.len() - proof.len());
+            basic_user(format!("{scheme}{padding}{proof}").as_bytes())
+        };
+        assert_eq!(user(CREDENTIAL_MAX).as_deref(), Some("billing"));
+        assert_eq!([CREDENTIAL_MAX + 1, CREDENTIAL_MAX + 2].map(user), [None, None]);
+    }
+}

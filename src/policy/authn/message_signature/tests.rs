@@ -178,6 +178,11 @@ fn message_signature_accepts_a_covering_signature() {
         (Case { covered: all, ..Case::default() }, "billing until 300"),
         (Case { covered: form, ..Case::default() }, "billing until 300"),
         (Case { params: more, ..Case::default() }, "billing until 50"),
+        (Case { params: r#";created=1735689600;keyid="billing";tag="outgate""#, ..Case::default() }, "billing until 0"),
+        (
+            Case { params: r#";created=1735689960;keyid="billing";tag="outgate""#, ..Case::default() },
+            "billing until 360",
+        ),
         (Case { covered: empty, has_body: false, ..Case::default() }, "billing until 300"),
         (
             Case { covered: own, target: "/x", fields: vec![("host", "p:1"), digest, target], ..Case::default() },
