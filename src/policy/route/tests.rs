@@ -2,6 +2,7 @@
 //! Is the best match found, and does an ambiguous path have a route only if its readings agree?
 
 use super::*;
+use crate::config::RouteTimeouts;
 use crate::policy::fixture::{self, at, config, route};
 use crate::policy::{egress, trust};
 use proptest::prelude::*;
@@ -22,13 +23,17 @@ fn routes(written: &[Written<'_>]) -> Routes {
             config.clients.insert(ClientName::new(name), at(98, client));
         }
     }
+    compile(&config)
+}
+
+fn compile(config: &crate::config::Config) -> Routes {
     let mut problems = vec![];
     let (pools, trusts) =
-        (egress::compile(&config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(&config, &mut vec![]));
+        (egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(config, &mut vec![]));
     let (signers, credentials, limits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let tables =
         NamedTables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
-    let routes = Routes::compile(&config, &tables, &mut problems);
+    let routes = Routes::compile(config, &tables, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
     routes
 }
@@ -43,6 +48,32 @@ fn names(routes: &Routes, host: &str, path: &str, tenant: &str, client: &str) ->
         assert_eq!(first.map(Arc::as_ptr), candidates.first().map(|(_, found)| Arc::as_ptr(found.route)));
     }
     candidates.iter().map(|(_, found)| found.route.name.to_string()).collect()
+}
+
+#[test]
+fn each_timeout_of_a_route_precedes_that_of_the_configuration() {
+    let compiled = |timeouts: RouteTimeouts| {
+        let mut config = config();
+        let mut written = route(100, "a", "hooks.acme.example");
+        written.value.timeouts = timeouts;
+        config.routes.push(written);
+        let Timeouts { dns, connect, tls, body, response, idle, total, tunnel, reuse } =
+            compile(&config).all().next().unwrap().timeouts.clone();
+        [dns, connect, tls, body, response, idle, total, tunnel, reuse].map(|timeout| timeout.as_secs())
+    };
+    let own = |seconds| Some(Duration::from_secs(seconds));
+    let timeouts = RouteTimeouts {
+        dns: own(2),
+        connect: own(3),
+        tls: own(4),
+        body: own(5),
+        response: own(6),
+        idle: own(7),
+        total: own(8),
+        tunnel: own(9),
+    };
+    assert_eq!(compiled(RouteTimeouts::default()), [1; 9]);
+    assert_eq!(compiled(timeouts), [2, 3, 4, 5, 6, 7, 8, 9, 1]);
 }
 
 #[test]

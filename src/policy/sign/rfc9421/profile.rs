@@ -250,6 +250,28 @@ mod tests {
     }
 
     #[test]
+    fn profile_accepts_the_longest_lifetime_and_list_of_components() {
+        let hours = |hours: u64| config::SignatureParams {
+            lifetime: Some(at(43, Duration::from_secs(3600 * hours))),
+            ..config::SignatureParams::default()
+        };
+        assert_eq!(compiled(hours(24)).0.unwrap().lifetime, 86_400);
+        assert_eq!(compiled(hours(0)).1, ["this is not a lifetime of a signature"]);
+        let fields: Vec<String> = (1..=COMPONENTS_MAX).map(|n| format!("x-{n}")).collect();
+        let with_body = |fields: &[String]| {
+            let names: Vec<&str> = ["content-digest"].into_iter().chain(fields.iter().map(String::as_str)).collect();
+            compiled(components(&names, "acme")).1
+        };
+        assert_eq!(with_body(&fields[1..]), [""; 0]);
+        assert_eq!(with_body(&fields), ["there are 65 components"]);
+        let agent = config::SignatureParams {
+            signature_agent: Some(at(42, "https://".to_owned())),
+            ..config::SignatureParams::default()
+        };
+        assert_eq!(compiled(agent).1, ["this is not the URL of a key directory"]);
+    }
+
+    #[test]
     fn profile_skips_labels_in_use() {
         let label = |label: Option<&str>| {
             let label = label.map(|label| at(42, label.to_owned()));
