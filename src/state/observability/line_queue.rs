@@ -6,11 +6,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -35,19 +35,22 @@ pub(in crate::state) enum LossReporting {
 
 /// The lines that the successive destinations of one log have lost.
 #[derive(Default)]
-pub struct Losses {
-    count: AtomicU64,
+pub struct Losses(Mutex<LossSummary>);
+
+#[derive(Default)]
+struct LossSummary {
+    count: u64,
     /// The cause of the last loss, after the name of its destination.
-    cause: Mutex<String>,
+    cause: String,
 }
 
 impl Losses {
     pub(in crate::state) fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.0.lock().count
     }
 
     pub(in crate::state) fn cause(&self) -> String {
-        self.cause.lock().clone()
+        self.0.lock().cause.clone()
     }
 }
 
@@ -74,17 +77,17 @@ struct LineQueueInner {
     drained: Condvar,
     /// The sink has been open once.
     is_open: AtomicBool,
-    lost: AtomicU64,
-    /// The lost lines that the destination has a gap for, or whose number the writer has reported.
-    reported: AtomicU64,
-    errors: Mutex<SinkErrors>,
+    losses: Mutex<QueueLosses>,
 }
 
-/// Errors of the sink, in words.
+/// The lines that the queue has lost.
 #[derive(Default)]
-struct SinkErrors {
+struct QueueLosses {
+    count: u64,
+    /// The lost lines that the destination has a gap for, or whose number the writer has reported.
+    reported: u64,
     /// The write error of the last loss; `None`: the queue was full.
-    write: Option<String>,
+    error: Option<String>,
     /// The time of the first loss that is not reported.
     lost_since: Option<Timestamp>,
 }
@@ -106,9 +109,7 @@ impl LineQueue {
             wake: Condvar::new(),
             drained: Condvar::new(),
             is_open: AtomicBool::new(false),
-            lost: AtomicU64::new(0),
-            reported: AtomicU64::new(0),
-            errors: Mutex::default(),
+            losses: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -160,12 +161,13 @@ impl LineQueue {
 
     /// Returns the number of lines that could not be written.
     pub(in crate::state) fn lost_count(&self) -> u64 {
-        self.shared.lost.load(Ordering::Relaxed)
+        self.shared.losses.lock().count
     }
 
     /// Returns the number of lines lost since lines were written again.
     pub(in crate::state) fn unreported(&self) -> u64 {
-        self.lost_count().saturating_sub(self.shared.reported.load(Ordering::Relaxed))
+        let losses = self.shared.losses.lock();
+        losses.count - losses.reported
     }
 
     pub(in crate::state) fn drain(&self) -> Vec<u8> {
@@ -174,10 +176,15 @@ impl LineQueue {
 
     /// Waits until all lines are written, for at most `patience`.
     pub(in crate::state) fn flush(&self, patience: Duration) {
-        let mut queue = self.shared.queue.lock();
-        self.shared.wake.notify_one();
-        let is_busy = |queue: &mut PendingLines| queue.is_writing || !queue.lines.is_empty();
-        self.shared.drained.wait_while_for(&mut queue, is_busy, patience);
+        self.shared.wait_until_drained(self.shared.queue.lock(), patience);
+    }
+
+    /// Appends the last line of a process that a panic ends, and waits until all lines are written. Returns `false` if they
+    /// are not: the thread that panicked may hold the lock of the queue, or be its writer.
+    pub(in crate::state) fn push_last(&self, line: &[u8], patience: Duration) -> bool {
+        let Some(mut queue) = self.shared.queue.try_lock_for(patience) else { return false };
+        queue.lines.extend_from_slice(line);
+        self.shared.wait_until_drained(queue, patience)
     }
 
     /// Writes the waiting lines, for at most `patience`. Later lines are lost.
@@ -196,6 +203,13 @@ impl Drop for LineQueue {
 }
 
 impl LineQueueInner {
+    /// Waits until all lines are written, for at most `patience`. Returns whether they are.
+    fn wait_until_drained(&self, mut queue: MutexGuard<'_, PendingLines>, patience: Duration) -> bool {
+        self.wake.notify_one();
+        let is_busy = |queue: &mut PendingLines| queue.is_writing || !queue.lines.is_empty();
+        !self.drained.wait_while_for(&mut queue, is_busy, patience).timed_out()
+    }
+
     fn write_out(&self, mut sink: Box<dyn LineSink>) {
         let mut lines = Vec::new();
         let mut gap_due = Instant::now();
@@ -240,14 +254,15 @@ impl LineQueueInner {
 
     /// Counts lost lines. `error`: the sink could not be written; otherwise the queue was full.
     fn lose(&self, error: Option<String>, lines: u64) {
-        let mut errors = self.errors.lock();
+        let mut own = self.losses.lock();
         if lines > 0 {
-            errors.lost_since.get_or_insert_with(Timestamp::now);
-            self.lost.fetch_add(lines, Ordering::Relaxed);
+            own.lost_since.get_or_insert_with(Timestamp::now);
+            own.count += lines;
         }
         if let (LossReporting::Gap { losses, destination }, true) = (&self.reporting, lines > 0) {
-            losses.count.fetch_add(lines, Ordering::Relaxed);
-            *losses.cause.lock() = match &error {
+            let mut all = losses.0.lock();
+            all.count += lines;
+            all.cause = match &error {
                 Some(error) => format!("{destination} cannot be written: {error}"),
                 None => format!(
                     "{destination} does not accept them fast enough: more than {} MiB wait",
@@ -255,36 +270,37 @@ impl LineQueueInner {
                 ),
             };
         }
-        errors.write = error; // the sink may have failed before: this loss may have another cause
+        own.error = error; // the sink may have failed before: this loss may have another cause
     }
 
     /// Writes a line about the lost lines, if there are any that the destination has no such line for.
     fn write_gap(&self, sink: &mut dyn LineSink) -> io::Result<()> {
         let (lost, gap, now) = {
-            let errors = self.errors.lock();
-            let lost = self.lost.load(Ordering::Relaxed);
-            let more = lost - self.reported.load(Ordering::Relaxed);
+            let losses = self.losses.lock();
+            let more = losses.count - losses.reported;
             if more == 0 {
                 return Ok(());
             }
             let now = Timestamp::now();
-            let why = errors.write.clone().unwrap_or_else(|| {
+            let why = losses.error.clone().unwrap_or_else(|| {
                 format!("records came faster than they could be written: {} MiB waited", self.config.backlog_max >> 20)
             });
-            (lost, Gap { lost: more, since: errors.lost_since.unwrap_or(now), until: now, why }, now)
+            (losses.count, Gap { lost: more, since: losses.lost_since.unwrap_or(now), until: now, why }, now)
         };
         sink.write(&GapLine { time: now, gap }.to_line()?).map_err(|failed| failed.error)?;
-        let mut errors = self.errors.lock();
-        self.reported.store(lost, Ordering::Relaxed);
-        errors.lost_since = (self.lost.load(Ordering::Relaxed) > lost).then_some(now);
+        let mut losses = self.losses.lock();
+        losses.reported = lost;
+        losses.lost_since = (losses.count > lost).then_some(now);
         Ok(())
     }
 
     fn report(&self, report: fn(u64)) {
-        let lost = self.lost.load(Ordering::Relaxed);
-        let before = self.reported.swap(lost, Ordering::Relaxed);
-        if lost > before {
-            report(lost - before);
+        let mut losses = self.losses.lock();
+        let more = losses.count - losses.reported;
+        losses.reported = losses.count;
+        drop(losses);
+        if more > 0 {
+            report(more);
         }
     }
 }

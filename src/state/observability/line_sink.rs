@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::PIPE_BUF;
 
 use crate::names::SyslogSeverity;
 use crate::state::observability::delivery_line::{LogLine, one_line};
@@ -85,6 +86,17 @@ impl StreamSink {
     #[expect(clippy::disallowed_methods, reason = "duplicates the descriptor: no write passes through the stream")]
     pub(in crate::state) fn stderr() -> io::Result<Self> {
         Ok(Self { file: io::stderr().as_fd().try_clone_to_owned()?.into(), is_torn: false, is_terminal: false })
+    }
+}
+
+impl StreamSink {
+    /// Writes a line if the stream takes it without a wait.
+    pub(in crate::state) fn write_now(&mut self, line: &[u8]) {
+        let ready = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], Some(&Timespec::default()));
+        if ready.is_ok_and(|count| count > 0) {
+            // A pipe that is ready has room for this many bytes (pipe(7)).
+            let _ = self.file.write(&line[..line.len().min(PIPE_BUF)]); // there is no other place to report to
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub fn start() -> io::Result<()> {
             true => "only this delivery or connection ends",
             false => "the process ends",
         };
-        text(
+        let line = format::text(
             Level::ERROR,
             &format!(
                 "outgate has a bug: thread {} {message}; {consequence}; please report it{}",
@@ -62,8 +62,10 @@ pub fn start() -> io::Result<()> {
                 backtrace.unwrap_or_default()
             ),
         );
-        if !is_contained {
-            flush(); // the last chance to write
+        if is_contained {
+            push(line.as_bytes());
+        } else {
+            push_last(line.as_bytes());
             std::process::abort();
         }
     }));
@@ -139,6 +141,14 @@ pub fn flush() {
 
 fn push(line: &[u8]) {
     LOG.get().into_iter().for_each(|lines| lines.push(line));
+}
+
+/// Writes the last line of a process that a panic ends, by itself if the panic has stopped the queue.
+fn push_last(line: &[u8]) {
+    let is_written = LOG.get().is_some_and(|lines| lines.push_last(line, CLOSE_PATIENCE));
+    if let (false, Ok(mut stderr)) = (is_written, StreamSink::stderr()) {
+        stderr.write_now(line);
+    }
 }
 
 /// The writer of one event: the subscriber writes a whole line at once.
