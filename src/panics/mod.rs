@@ -11,9 +11,10 @@ mod lock;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -89,7 +90,30 @@ pub fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
 
 /// Contains the panics of a future: it then resolves to an error. The future is dropped at once.
 pub fn contain<F: Future>(future: F) -> Contained<F> {
-    Contained { future: Some(future) }
+    Contained { future: Some(future), owner: None }
+}
+
+/// The futures of one owner, such as the requests of a connection: they end with it. If the owner panics, their drop unwinds
+/// them, as if the panic had been their own. The owner holds this value.
+#[derive(Default)]
+pub struct Group(Arc<OwnerPanic>);
+
+/// The place of the owner's panic, if it is known. Empty: the owner has not panicked.
+type OwnerPanic = OnceLock<Option<String>>;
+
+impl Group {
+    /// Contains the panics of a future of this group.
+    pub fn contain<F: Future>(&self, future: F) -> Contained<F> {
+        Contained { future: Some(future), owner: Some(Arc::clone(&self.0)) }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.set(PLACE.with_borrow(Clone::clone)); // only the owner sets it
+        }
+    }
 }
 
 /// Spawns a task whose panic harms only the delivery or the connection that it works for.
@@ -102,15 +126,36 @@ pin_project! {
     pub struct Contained<F> {
         #[pin]
         future: Option<F>,
+        owner: Option<Arc<OwnerPanic>>,
     }
 
     impl<F> PinnedDrop for Contained<F> {
         fn drop(this: Pin<&mut Self>) {
-            let mut future = this.project().future;
-            if future.is_some() {
-                let _ = catch(|| future.set(None));
+            let this = this.project();
+            if this.future.is_some() {
+                let future = DropOnUnwind(this.future);
+                let _ = catch(|| future.end(this.owner.as_deref().and_then(OnceLock::get)));
             }
         }
+    }
+}
+
+/// A future that is dropped with this value.
+struct DropOnUnwind<'a, F>(Pin<&'a mut Option<F>>);
+
+impl<F> DropOnUnwind<'_, F> {
+    /// Drops the future, and unwinds meanwhile if its owner has panicked. The hook has reported that panic.
+    fn end(self, panic: Option<&Option<String>>) {
+        if let Some(place) = panic {
+            PLACE.set(place.clone());
+            resume_unwind(Box::new(()));
+        }
+    }
+}
+
+impl<F> Drop for DropOnUnwind<'_, F> {
+    fn drop(&mut self) {
+        self.0.set(None);
     }
 }
 

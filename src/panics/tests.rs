@@ -75,3 +75,31 @@ fn critical_section_lasts_as_long_as_a_lock_for_writing() {
     let read: &i32 = &rwlock.read();
     assert!(*read == 0 && !CriticalSection::is_entered(), "a reader changes nothing");
 }
+
+#[test]
+fn futures_of_a_group_are_unwound_if_the_owner_of_the_group_panics() {
+    struct Observed<'a>(&'a Cell<Option<bool>>);
+    impl Drop for Observed<'_> {
+        fn drop(&mut self) {
+            self.0.set(Some(std::thread::panicking()));
+        }
+    }
+    for owner_panics in [false, true] {
+        let was_unwound = Cell::new(None);
+        let group = Group::default();
+        let mut future = Box::pin(group.contain(async {
+            let _observed = Observed(&was_unwound);
+            pending::<()>().await;
+        }));
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let owner = catch(move || {
+            let _group = group;
+            PLACE.set(Some("here".to_owned())); // as the hook does
+            assert!(!owner_panics, "a mistake");
+        });
+        PLACE.set(None); // the future may be dropped by another thread
+        drop(future);
+        assert_eq!(was_unwound.get(), Some(owner_panics));
+        assert_eq!(owner.is_err().then(Panicked::last), owner.err(), "the panic is the owner's");
+    }
+}

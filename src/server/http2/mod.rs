@@ -31,7 +31,7 @@ use super::request_error::{HEAD_MAX, RequestError};
 use crate::delivery::{self, ProxyRequest, ResponseBody};
 use crate::http_message::Fields;
 use crate::net::field_filter::Violation;
-use crate::panics::contain;
+use crate::panics;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 use body::Http2Body;
@@ -96,6 +96,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     serve_inspected: ServeInspected,
 ) {
     let mut tasks = JoinSet::new();
+    let requests = panics::Group::default(); // dropped before the tasks, which must know of a panic
     let pending = Arc::new(watch::Sender::new(0));
     let mut pending_changed = pending.subscribe();
     let mut expired = pin!(lifetime.expired());
@@ -118,7 +119,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
                     lifetime.begin_request();
                     let (runtime, caller, open_stream) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
                     let pending_response = PendingResponse::start(&pending);
-                    tasks.spawn(contain(async move {
+                    tasks.spawn(requests.contain(async move {
                         serve_request(&runtime, request, responder, &caller, serve_inspected, pending_response).await;
                         drop(open_stream);
                     }));

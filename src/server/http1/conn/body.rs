@@ -7,22 +7,27 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::ConnState;
 use crate::delivery::RequestBodyError;
 use crate::net::body_framing::Framing;
 
-/// The body of the request whose head was read last. After a panic, no request follows: the decoder may be out of step.
+/// The body of the request whose head was read last.
 pub(in crate::server::http1) struct Http1Body {
     pub(super) conn: Weak<Mutex<ConnState>>,
     pub(super) generation: u64,
 }
 
-impl Drop for Http1Body {
+/// The connection during one poll of the body. If the poll panics, no request follows, because the decoder may have lost its
+/// place. The mark is set before another task can lock the connection.
+struct Decoding<'a>(MutexGuard<'a, ConnState>);
+
+impl Drop for Decoding<'_> {
     fn drop(&mut self) {
-        let conn = self.conn.upgrade().filter(|_| std::thread::panicking());
-        conn.into_iter().for_each(|conn| conn.lock().framing = Framing::Malformed);
+        if std::thread::panicking() {
+            self.0.framing = Framing::Malformed;
+        }
     }
 }
 
@@ -32,7 +37,8 @@ impl Body for Http1Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let Some(conn) = self.conn.upgrade() else { return Poll::Ready(Some(Err(RequestBodyError::ClientGone))) };
-        conn.lock().poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
+        let mut decoding = Decoding(conn.lock());
+        decoding.0.poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -45,5 +51,65 @@ impl Body for Http1Body {
     fn size_hint(&self) -> SizeHint {
         let remaining = self.conn.upgrade().and_then(|conn| conn.lock().framing.remaining());
         remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use bytes::BytesMut;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::super::Conn;
+    use super::*;
+    use crate::net::splice::MaybeSocket;
+    use crate::server::client_io::ClientIo;
+
+    /// A stream whose second read panics.
+    struct PanickingStream(bool);
+
+    impl AsyncRead for PanickingStream {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            assert!(!std::mem::replace(&mut self.0, true), "a mistake");
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for PanickingStream {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl MaybeSocket for PanickingStream {}
+
+    impl ClientIo for PanickingStream {
+        fn set_abort_on_drop(&mut self, _: bool) {}
+
+        fn poll_read_closed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
+    }
+
+    /// A target's connection holds the body of an upload for longer than the task that panicked.
+    #[test]
+    fn panic_while_a_body_is_polled_makes_the_rest_of_the_connection_unusable() {
+        let conn = Conn::new(Box::new(PanickingStream(false)), BytesMut::new());
+        conn.0.lock().framing = Framing::length(5);
+        let mut body = conn.body();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        assert!(conn.can_discard_body(5, false));
+        assert!(crate::panics::catch(|| Pin::new(&mut body).poll_frame(&mut cx).is_pending()).is_err());
+        assert!(!conn.can_discard_body(5, false), "the body still exists: {:?}", body.size_hint());
     }
 }
