@@ -3,12 +3,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::panics::Mutex;
 
@@ -19,8 +19,8 @@ const PIPE_LEN: usize = 256 * 1024;
 /// its bytes.
 const PIPES_MAX: usize = 32;
 
-/// The number of pipes that exist.
-static PIPE_COUNT: AtomicUsize = AtomicUsize::new(0);
+/// A permit for each pipe that may still be created.
+static PIPES: Semaphore = Semaphore::const_new(PIPES_MAX);
 /// The pipes that no direction uses. They are empty.
 static IDLE_PIPES: Mutex<Vec<Pipe>> = Mutex::new(Vec::new());
 
@@ -46,6 +46,7 @@ pub(super) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
     len: usize,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Pipe {
@@ -54,15 +55,11 @@ impl Pipe {
         if let Some(idle) = IDLE_PIPES.lock().pop() {
             return Some(idle);
         }
-        let count = |count| (count < PIPES_MAX).then_some(count + 1);
-        PIPE_COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).ok()?;
-        let Ok((reader, writer)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) else {
-            PIPE_COUNT.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        };
+        let permit = PIPES.try_acquire().ok()?;
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // A smaller pipe works too: a user may have reached the limit of pipe-user-pages-soft.
         let _ = fcntl_setpipe_size(&writer, PIPE_LEN);
-        Some(Self { reader, writer, len: 0 })
+        Some(Self { reader, writer, len: 0, _permit: permit })
     }
 
     /// Returns the pipe for use by others. A pipe with bytes is closed instead.
@@ -98,12 +95,6 @@ impl Pipe {
     }
 }
 
-impl Drop for Pipe {
-    fn drop(&mut self) {
-        PIPE_COUNT.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 fn transfer(from: impl AsFd, to: impl AsFd, max_bytes: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, max_bytes, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
 }
@@ -129,5 +120,5 @@ fn poll_io(
 
 #[cfg(test)]
 pub(super) fn pipe_count() -> usize {
-    PIPE_COUNT.load(Ordering::Relaxed)
+    PIPES_MAX - PIPES.available_permits()
 }

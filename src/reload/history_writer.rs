@@ -3,12 +3,12 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -47,7 +47,8 @@ pub struct HistoryWriter {
     startup_config: Option<AdoptedConfig>,
     /// The only thread that accesses the folder: a disk that hangs delays nothing else.
     writer: BackgroundWorker,
-    pending_writes: Arc<AtomicUsize>,
+    /// A permit for each configuration that may still wait for the disk.
+    write_permits: Arc<Semaphore>,
 }
 
 impl HistoryWriter {
@@ -60,7 +61,7 @@ impl HistoryWriter {
             runtime: Arc::clone(runtime),
             startup_config: None,
             writer,
-            pending_writes: Arc::default(),
+            write_permits: Arc::new(Semaphore::new(PENDING_WRITES_MAX)),
         }
     }
 
@@ -191,15 +192,13 @@ impl HistoryWriter {
         if matches!(self.history.get(), Some(None)) {
             return;
         }
-        if self.pending_writes.fetch_add(1, Ordering::Relaxed) >= PENDING_WRITES_MAX {
-            self.pending_writes.fetch_sub(1, Ordering::Relaxed);
+        let Ok(permit) = Arc::clone(&self.write_permits).try_acquire_owned() else {
             return report_result(
                 &self.runtime,
                 Err(io::Error::other("the disk has not stored the previous configurations yet")),
             );
-        }
-        let (history, runtime, pending_writes) =
-            (Arc::clone(&self.history), Arc::clone(&self.runtime), Arc::clone(&self.pending_writes));
+        };
+        let (history, runtime) = (Arc::clone(&self.history), Arc::clone(&self.runtime));
         let max_entries = self.max_entries;
         let writing = self.writer.run(move || {
             if let Some(mut history) = history.get().cloned().flatten() {
@@ -214,7 +213,7 @@ impl HistoryWriter {
                 }
                 report_result(&runtime, added);
             }
-            pending_writes.fetch_sub(1, Ordering::Relaxed);
+            drop(permit);
         });
         let _ = timeout(WRITE_TIMEOUT, writing).await;
     }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use super::{RequestBody, RequestBodyError};
 use crate::net::deadline;
 use crate::net::http_client::Upload;
-use crate::state::limits::body_memory::{BodyMemoryFull, BodyReservation};
+use crate::state::limits::memory_budget::{MemoryFull, MemoryReservation};
 
 /// The largest buffer that outgate allocates for an announced length, in bytes. Above it, the buffer grows with the bytes
 /// that arrive.
@@ -102,7 +102,7 @@ impl Body for TimeoutBody {
 /// A whole body, and the memory that it takes.
 struct HeldBody {
     bytes: Bytes,
-    _reservation: BodyReservation,
+    _reservation: MemoryReservation,
 }
 
 impl AsRef<[u8]> for HeldBody {
@@ -115,7 +115,7 @@ impl AsRef<[u8]> for HeldBody {
 pub(in crate::delivery) async fn buffer(
     mut body: RequestBody,
     max: u64,
-    mut reservation: BodyReservation,
+    mut reservation: MemoryReservation,
 ) -> Result<Bytes, RequestBodyError> {
     let expected = body.size_hint().lower();
     let mut single_frame = Bytes::new();
@@ -128,7 +128,7 @@ pub(in crate::delivery) async fn buffer(
             return Err(RequestBodyError::TooLarge);
         }
         let growth = length.saturating_sub(UNCOUNTED_MAX) - before.saturating_sub(UNCOUNTED_MAX);
-        reservation.grow(growth).map_err(|BodyMemoryFull| RequestBodyError::NoMemory)?;
+        reservation.grow(growth).map_err(|MemoryFull| RequestBodyError::NoMemory)?;
         if single_frame.is_empty() && buffer.is_empty() && (data.len() as u64) == expected {
             single_frame = data; // most webhooks arrive in one frame, which is not copied
             continue;
@@ -321,11 +321,11 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::state::limits::body_memory::BodyMemory;
+    use crate::state::limits::memory_budget::MemoryBudget;
 
     #[tokio::test]
     async fn body_that_arrives_at_once_counts_in_the_memory_of_bodies() {
-        let memory = Arc::new(BodyMemory::new(4 * 1024)); // 1 KiB for bodies
+        let memory = MemoryBudget::for_bodies(4 * 1024); // 1 KiB for bodies
         let buffered = async |length: usize| {
             let body = Full::from(vec![7; length]).map_err(|never| match never {});
             buffer(Box::pin(body), u64::MAX, memory.reservation()).await

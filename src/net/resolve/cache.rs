@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{AnswerWithTtl, FamilyAnswer};
 use crate::panics::{Mutex, MutexGuard};
@@ -28,7 +29,8 @@ const PARTIAL_TTL: Duration = Duration::from_secs(10);
 pub(super) struct DnsCache {
     shards: [Mutex<CacheShard>; SHARDS],
     seed: RandomState,
-    queries: AtomicUsize,
+    /// A permit for each query that may still begin.
+    queries: Arc<Semaphore>,
 }
 
 type CacheShard = HashMap<QueryKey, CacheEntry>;
@@ -99,13 +101,14 @@ const ABANDONED: &str = "the query was abandoned";
 pub(super) struct QueryGuard {
     cache: Arc<DnsCache>,
     key: QueryKey,
+    _permit: OwnedSemaphorePermit, // returned before the leader wakes the callers
     leader: Leader<FamilyAnswer, QueryProgress>,
 }
 
 impl DnsCache {
     pub(super) fn new() -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self { shards, seed: RandomState::new(), queries: AtomicUsize::new(0) }
+        Self { shards, seed: RandomState::new(), queries: Arc::new(Semaphore::new(QUERIES_MAX)) }
     }
 
     pub(super) fn lookup(self: &Arc<Self>, key: QueryKey, now: Instant) -> CacheLookup {
@@ -120,14 +123,11 @@ impl DnsCache {
         if !shard.contains_key(&key) && shard.len() >= SHARD_CAPACITY && !evict(&mut shard, now) {
             return CacheLookup::Full;
         }
-        if self.queries.fetch_add(1, Ordering::Relaxed) >= QUERIES_MAX {
-            self.queries.fetch_sub(1, Ordering::Relaxed);
-            return CacheLookup::Full;
-        }
+        let Ok(permit) = Arc::clone(&self.queries).try_acquire_owned() else { return CacheLookup::Full };
         let leader = Flight::begin(QueryProgress::new(now));
         shard.insert(key.clone(), CacheEntry::InFlight(leader.flight().clone()));
         let waiter = QueryWaiter(leader.flight().join());
-        CacheLookup::Miss(QueryGuard { cache: Arc::clone(self), key, leader }, waiter)
+        CacheLookup::Miss(QueryGuard { cache: Arc::clone(self), key, leader, _permit: permit }, waiter)
     }
 
     /// Returns the shard of a name, which holds both of its families.
@@ -163,7 +163,6 @@ impl QueryGuard {
 
 impl Drop for QueryGuard {
     fn drop(&mut self) {
-        self.cache.queries.fetch_sub(1, Ordering::Relaxed);
         if !self.leader.is_finished() {
             // The leader wakes the callers afterwards: they find no flight, and may begin another.
             self.cache.shard(&self.key).remove(&self.key);

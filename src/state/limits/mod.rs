@@ -3,11 +3,11 @@
 
 pub mod admission;
 pub mod bandwidth;
-pub mod body_memory;
 mod byte_bucket;
 mod byte_queue;
 mod decisions;
 mod limiter_state;
+pub mod memory_budget;
 mod rate;
 mod table;
 mod token_queue;

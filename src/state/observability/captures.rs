@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::audit::CAPTURE_EXPIRED;
@@ -19,6 +19,7 @@ use crate::policy::capture::{Capture, CapturedExchange, Recipients};
 use crate::policy::redact::Redactor;
 use crate::state::Runtime;
 use crate::state::config::worker::BackgroundWorker;
+use crate::state::limits::memory_budget::{MemoryBudget, MemoryReservation};
 
 /// The most bytes of copied messages in memory: of deliveries in flight, and of those that wait for the store.
 const HELD_MAX: usize = 64 << 20;
@@ -35,11 +36,11 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub const LISTED_MAX: usize = 20;
 
 /// The queue of captures, and what is known of their stores.
-#[derive(Default)]
 pub struct CaptureQueue {
     /// Bytes of copied messages.
-    held: AtomicUsize,
-    waiting: AtomicUsize,
+    memory: MemoryBudget,
+    /// A permit for each capture that may still wait for the store.
+    permits: Arc<Semaphore>,
     /// Started with the first capture.
     worker: OnceLock<BackgroundWorker>,
     stores: Mutex<HashMap<(CaptureName, PathBuf), StoreState>>,
@@ -53,7 +54,7 @@ pub struct PendingCapture {
     recipients: Arc<Recipients>,
     redactor: Arc<Redactor>,
     tenant: TenantName,
-    reserved: usize,
+    reserved: MemoryReservation,
     runtime: Arc<Runtime>,
 }
 
@@ -73,7 +74,7 @@ impl PendingCapture {
             recipients: Arc::clone(recipients),
             redactor: Arc::clone(redactor),
             tenant: tenant.clone(),
-            reserved: 0,
+            reserved: runtime.captures.memory.reservation(),
             runtime: Arc::clone(runtime),
         };
         if pending.reserve(head) {
@@ -85,37 +86,34 @@ impl PendingCapture {
 
     /// Reserves memory for a copy of this many bytes. Returns whether there is room.
     pub fn reserve(&mut self, bytes: usize) -> bool {
-        let held = &self.runtime.captures.held;
-        let has_room = held.fetch_add(bytes, Ordering::Relaxed) + bytes <= HELD_MAX;
-        if has_room {
-            self.reserved += bytes;
-        } else {
-            held.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        has_room
+        self.reserved.grow(bytes).is_ok()
     }
 
     /// Hands the capture to the background thread. It is lost if too many wait.
     pub fn submit(self) {
         let runtime = Arc::clone(&self.runtime);
-        let waiting = &runtime.captures.waiting;
-        if waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+        let Ok(permit) = Arc::clone(&runtime.captures.permits).try_acquire_owned() else {
             runtime.metrics.capture(&self.capture.name, "dropped");
             return;
-        }
+        };
         runtime.captures.run(move || {
             let queue = &self.runtime.captures;
             let result = StoreState::of(&mut queue.stores.lock(), &self.capture).store(&self);
             self.runtime.metrics.capture(&self.capture.name, result);
-            queue.waiting.fetch_sub(1, Ordering::Relaxed);
+            drop(permit);
         });
     }
 }
 
-impl Drop for PendingCapture {
-    fn drop(&mut self) {
-        self.runtime.captures.held.fetch_sub(self.reserved, Ordering::Relaxed);
+impl Default for CaptureQueue {
+    fn default() -> Self {
+        Self {
+            memory: MemoryBudget::new(HELD_MAX),
+            permits: Arc::new(Semaphore::new(WAITING_MAX)),
+            worker: OnceLock::new(),
+            stores: Mutex::default(),
+            swept: Mutex::default(),
+        }
     }
 }
 
@@ -129,7 +127,7 @@ impl CaptureQueue {
         let mut swept = self.swept.lock();
         let interval =
             captures.iter().map(|capture| capture.section.keep / 2).min().unwrap_or(SWEEP_EVERY).min(SWEEP_EVERY);
-        let is_idle = self.waiting.load(Ordering::Relaxed) < WAITING_MAX;
+        let is_idle = self.permits.available_permits() > 0;
         if !captures.is_empty() && is_idle && swept.is_none_or(|at| at.elapsed() >= interval) {
             *swept = Some(Instant::now());
             let (runtime, captures) = (Arc::clone(runtime), captures.to_vec());
@@ -149,7 +147,7 @@ impl CaptureQueue {
         if let Some(worker) = self.worker.get()
             && tokio::time::timeout(CLOSE_PATIENCE, worker.run(|| ())).await.is_err()
         {
-            let waiting = pluralize(self.waiting.load(Ordering::Relaxed) as u128, "capture");
+            let waiting = pluralize((WAITING_MAX - self.permits.available_permits()) as u128, "capture");
             warn!("{waiting} are lost: the store did not take them within {} s", CLOSE_PATIENCE.as_secs());
         }
     }
