@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::rt::Executor;
@@ -14,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::streams::UploadPermit;
 use crate::net::connection::Liveness;
-use crate::panics;
+use crate::panics::{self, Mutex};
 
 /// Time to write pending bytes and close in order after the last handle is dropped. A target that does not read would
 /// delay the end forever.
@@ -40,15 +39,17 @@ pub(super) struct Driver {
 
 struct DriverState {
     liveness: Liveness,
-    /// The number of open exchanges.
-    exchanges: AtomicUsize,
-    /// An exchange was aborted.
-    is_aborted: AtomicBool,
+    exchanges: Mutex<Exchanges>,
+}
+
+#[derive(Default)]
+struct Exchanges {
+    open: usize,
+    is_one_aborted: bool,
 }
 
 pub(super) fn pair(liveness: &Liveness) -> (Arc<DriverHandle>, Driver) {
-    let (exchanges, is_aborted) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let state = Arc::new(DriverState { liveness: liveness.clone(), exchanges, is_aborted });
+    let state = Arc::new(DriverState { liveness: liveness.clone(), exchanges: Mutex::default() });
     let (_released, released) = watch::channel(());
     (Arc::new(DriverHandle { state: Arc::clone(&state), _released }), Driver { state, released })
 }
@@ -56,20 +57,20 @@ pub(super) fn pair(liveness: &Liveness) -> (Arc<DriverHandle>, Driver) {
 impl DriverHandle {
     /// Counts a new exchange, which must be ended or aborted.
     pub(super) fn begin_exchange(&self) {
-        self.state.exchanges.fetch_add(1, Ordering::Relaxed);
+        self.state.exchanges.lock().open += 1;
     }
 
     pub(super) fn end_exchange(&self) {
-        self.state.exchanges.fetch_sub(1, Ordering::Relaxed);
+        self.state.exchanges.lock().open -= 1;
     }
 
     pub(super) fn abort_exchange(&self) {
-        self.state.is_aborted.store(true, Ordering::Relaxed);
-        self.end_exchange();
+        let mut exchanges = self.state.exchanges.lock();
+        (exchanges.open, exchanges.is_one_aborted) = (exchanges.open - 1, true);
     }
 
     pub(super) fn is_aborted(&self) -> bool {
-        self.state.is_aborted.load(Ordering::Relaxed)
+        self.state.exchanges.lock().is_one_aborted
     }
 }
 
@@ -89,7 +90,7 @@ impl Driver {
         panics::spawn(async move {
             let mut task = pin!(task);
             let ended = driver.run_until_released(&mut task).await;
-            if !ended || driver.state.exchanges.load(Ordering::Relaxed) > 0 {
+            if !ended || driver.state.exchanges.lock().open > 0 {
                 driver.state.liveness.set_linger_zero();
             }
         });

@@ -2,7 +2,6 @@
 //! Is there room for another exchange, is its upload finished, and how long was the connection idle?
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -14,12 +13,17 @@ pub(super) const STREAMS_MAX: u32 = 128;
 
 /// The stream count that all handles on one connection share.
 pub(super) struct Streams {
-    open: AtomicUsize,
+    usage: Mutex<StreamUse>,
     /// The target's last SETTINGS_MAX_CONCURRENT_STREAMS; `None`: not received yet. Until then only one exchange is
     /// allowed.
     max_streams: watch::Sender<Option<usize>>,
     poll_requested: Notify,
-    last_used: Mutex<Instant>,
+}
+
+struct StreamUse {
+    open: usize,
+    /// The time at which the last exchange ended.
+    last_used: Instant,
 }
 
 /// A permit for one stream. The stream stays counted until the permit and all [`UploadPermit`]s of it are dropped.
@@ -41,15 +45,19 @@ struct OpenStreamGuard(Arc<Streams>);
 
 impl Streams {
     pub(super) fn new() -> Self {
-        let (open, max_streams) = (AtomicUsize::new(0), watch::Sender::new(None));
-        Self { open, max_streams, poll_requested: Notify::new(), last_used: Mutex::new(Instant::now()) }
+        let usage = Mutex::new(StreamUse { open: 0, last_used: Instant::now() });
+        Self { usage, max_streams: watch::Sender::new(None), poll_requested: Notify::new() }
     }
 
     /// Acquires a permit within the limits. h2 would queue a stream above the target's limit for an unbounded time.
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<StreamPermit> {
         let max_streams = self.max_streams.borrow().unwrap_or(1).min(STREAMS_MAX as usize);
-        let increment = |open| (open < max_streams).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, increment).ok()?;
+        let mut usage = self.usage.lock();
+        if usage.open >= max_streams {
+            return None;
+        }
+        usage.open += 1;
+        drop(usage);
         Some(StreamPermit { stream: Arc::new(OpenStreamGuard(Arc::clone(self))), uploading: watch::Sender::new(()) })
     }
 
@@ -80,10 +88,8 @@ impl Streams {
 
     /// Returns the time since the last exchange ended.
     pub(super) fn idle_time(&self) -> Duration {
-        match self.open.load(Ordering::Relaxed) {
-            0 => self.last_used.lock().elapsed(),
-            _ => Duration::ZERO,
-        }
+        let usage = self.usage.lock();
+        if usage.open == 0 { usage.last_used.elapsed() } else { Duration::ZERO }
     }
 }
 
@@ -112,8 +118,9 @@ impl UploadPermit {
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
-        *self.0.last_used.lock() = Instant::now();
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let mut usage = self.0.usage.lock();
+        (usage.open, usage.last_used) = (usage.open - 1, now);
     }
 }
 

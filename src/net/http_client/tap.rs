@@ -25,6 +25,7 @@ use super::super::frame_budget::FrameBudget;
 use super::super::tls::TlsError;
 use super::frame_scanner::{FrameEvent, FrameScanner};
 use super::streams::Streams;
+use crate::panics::Mutex;
 
 /// Bytes that are read at once while they are observed. They are copied.
 const SCRATCH_LEN: usize = 16 * 1024;
@@ -48,16 +49,22 @@ struct ConnObservations {
     is_unwritable: AtomicBool,
     /// the target's SETTINGS_MAX_HEADER_LIST_SIZE plus 1; 0: not announced.
     head_max: AtomicU64,
-    /// the number of responses that have begun.
-    responses_begun: AtomicUsize,
-    /// the number of responses that their exchanges have received.
-    responses_received: AtomicUsize,
+    responses: Mutex<ResponseCounts>,
     /// the target ended the connection with HTTP_1_1_REQUIRED.
     requires_http1: AtomicBool,
     /// the error code of the target's last GOAWAY plus 1; 0: none.
     goaway: AtomicU64,
     /// the number of malformed responses, whose streams were reset.
     malformed_responses: AtomicUsize,
+}
+
+/// The numbers of responses over HTTP/2. They change together: a response that has begun for an exchange without one is
+/// counted in the first number and not in the second.
+#[derive(Default)]
+struct ResponseCounts {
+    begun: usize,
+    /// The responses that their exchanges have received.
+    received: usize,
 }
 
 impl ConnObserver {
@@ -99,23 +106,24 @@ impl ConnObserver {
 
     /// Returns how many responses have begun over HTTP/2.
     pub(super) fn responses_begun(&self) -> usize {
-        self.0.responses_begun.load(Ordering::Relaxed)
+        self.0.responses.lock().begun
     }
 
     /// Counts a response that its exchange has received over HTTP/2.
     pub(super) fn count_response(&self) {
-        self.0.responses_received.fetch_add(1, Ordering::Relaxed);
+        self.0.responses.lock().received += 1;
     }
 
     /// Returns whether a response may have begun for an exchange that has received none; `before`: the count before its
     /// request. The response may belong to another pending exchange, because h2 does not expose the stream identifier.
     pub(super) fn may_have_responded(&self, before: usize) -> bool {
-        self.responses_begun() > before.max(self.0.responses_received.load(Ordering::Relaxed))
+        let counts = self.0.responses.lock();
+        counts.begun > before.max(counts.received)
     }
 
     fn record_frame(&self, event: FrameEvent) {
         match event {
-            FrameEvent::Response => drop(self.0.responses_begun.fetch_add(1, Ordering::Relaxed)),
+            FrameEvent::Response => self.0.responses.lock().begun += 1,
             FrameEvent::Settings { header_list_max: Some(max) } => {
                 self.0.head_max.store(u64::from(max) + 1, Ordering::Relaxed);
             }
