@@ -170,16 +170,15 @@ impl FileLog {
 
     /// Compresses and deletes finished files on a thread of its own, whose priority is low.
     fn tidy_if_due(&mut self) {
-        let Some(rotate) = self.state.get().filter(|_| self.open.as_ref().is_some_and(|open| open.is_regular)) else {
+        if !self.open.as_ref().is_some_and(|open| open.is_regular) {
             return;
-        };
+        }
         let pause = if self.state.error.lock().is_some() { RETRY_PAUSE } else { TIDY_INTERVAL };
-        let is_due = self.state.has_changed.load(Ordering::Relaxed)
-            || self.tidied.is_none_or(|tidied| tidied.elapsed() >= pause);
+        let is_due = self.state.has_changed() || self.tidied.is_none_or(|tidied| tidied.elapsed() >= pause);
         if !is_due || self.tidying.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
-        self.state.has_changed.store(false, Ordering::Relaxed);
+        let Some(rotate) = self.state.take() else { return };
         self.tidied = Some(Instant::now());
         let (path, state) = (self.path.clone(), Arc::clone(&self.state));
         let tidy = move || {

@@ -12,8 +12,7 @@ use crate::panics::Mutex;
 /// The settings of the rotation, which a reload changes, and what the log shows of the file.
 #[derive(Default)]
 pub(in crate::state) struct FileLogState {
-    rotate: Mutex<Option<Rotate>>,
-    pub(super) has_changed: AtomicBool,
+    rotate: Mutex<RotateSetting>,
     /// The error of the last compression or deletion.
     pub(super) error: Mutex<Option<String>>,
     /// Another program has moved the file: the writer opens it again.
@@ -22,12 +21,18 @@ pub(in crate::state) struct FileLogState {
     pub(super) reopen_error: Mutex<Option<String>>,
 }
 
+#[derive(Default)]
+struct RotateSetting {
+    value: Option<Rotate>,
+    /// The value has changed since [`FileLogState::take`].
+    has_changed: bool,
+}
+
 impl FileLogState {
     pub(in crate::state) fn set(&self, rotate: Option<&Rotate>) {
         let mut current = self.rotate.lock();
-        if current.as_ref() != rotate {
-            *current = rotate.cloned();
-            self.has_changed.store(true, Ordering::Relaxed);
+        if current.value.as_ref() != rotate {
+            *current = RotateSetting { value: rotate.cloned(), has_changed: true };
         }
     }
 
@@ -47,7 +52,18 @@ impl FileLogState {
     }
 
     pub(super) fn get(&self) -> Option<Rotate> {
-        self.rotate.lock().clone()
+        self.rotate.lock().value.clone()
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.rotate.lock().has_changed
+    }
+
+    /// Returns the current value, which has not changed from now on.
+    pub(super) fn take(&self) -> Option<Rotate> {
+        let mut current = self.rotate.lock();
+        current.has_changed = false;
+        current.value.clone()
     }
 
     pub(super) fn set_error(&self, path: &Path, error: Option<String>) {
