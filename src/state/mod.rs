@@ -4,6 +4,7 @@
 pub mod alerts;
 pub mod audit;
 pub mod config;
+mod counters;
 pub mod drain;
 pub mod limits;
 pub mod observability;
@@ -14,7 +15,7 @@ pub mod upstreams;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;

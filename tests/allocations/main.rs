@@ -52,7 +52,11 @@ fn count() {
     }
 }
 
-#[allow(unsafe_code, reason = "the trait is unsafe; every call goes to the system's allocator unchanged")]
+#[allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    reason = "every call goes to the system's allocator unchanged"
+)]
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();

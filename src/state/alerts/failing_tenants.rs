@@ -1,12 +1,12 @@
 //! The tenants whose deliveries all fail, in a bounded table.
 //! Which tenants have had no success lately?
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::lru::LruCache;
 use crate::names::TenantName;
 use crate::panics::Mutex;
+use crate::state::counters::TableSize;
 
 /// The tenants with failures that are known. A new one evicts the one that failed least recently.
 const TENANTS_MAX: usize = 10_000;
@@ -26,13 +26,13 @@ struct Failures {
 
 pub struct FailingTenants {
     /// While no tenant is known, a success takes no lock.
-    is_empty: AtomicBool,
+    size: TableSize,
     tenants: Mutex<LruCache<TenantName, Failures>>,
 }
 
 impl Default for FailingTenants {
     fn default() -> Self {
-        Self { is_empty: AtomicBool::new(true), tenants: Mutex::new(LruCache::new(TENANTS_MAX)) }
+        Self { size: TableSize::default(), tenants: Mutex::new(LruCache::new(TENANTS_MAX)) }
     }
 }
 
@@ -44,11 +44,11 @@ impl FailingTenants {
             failures.first = now;
         }
         (failures.count, failures.last) = (failures.count.saturating_add(1), now);
-        self.is_empty.store(false, Ordering::Relaxed);
+        self.size.set(tenants.len());
     }
 
     pub fn succeeded(&self, tenant: &TenantName) {
-        if !self.is_empty.load(Ordering::Relaxed)
+        if !self.size.is_zero()
             && let Some(failures) = self.tenants.lock().peek(tenant)
         {
             failures.count = 0;
@@ -66,7 +66,7 @@ impl FailingTenants {
             }
             *count > 0 && now.saturating_duration_since(*last) < WINDOW
         });
-        self.is_empty.store(tenants.is_empty(), Ordering::Relaxed);
+        self.size.set(tenants.len());
         failing.sort();
         failing
     }
@@ -94,6 +94,6 @@ mod tests {
             1,
             "the last look forgets"
         );
-        assert!(tenants.is_empty.load(Ordering::Relaxed));
+        assert!(tenants.size.is_zero());
     }
 }

@@ -4,19 +4,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::state::counters::PeriodCounter;
+
 /// The minutes that are kept.
 pub const MINUTES: usize = 60;
 /// The parties that a delivery is counted for. `none`: the target got the webhook.
 pub const BLAMES: [&str; 4] = ["none", "client", "target", "outgate"];
 
-/// A counter has the number of its minute in the upper bits and the count in these lower bits.
-const COUNT_BITS: u32 = 40;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
-
 /// The counters of the last hour. A counter that has an older minute counts as zero.
 pub struct TrafficHistory {
     start: Instant,
-    counters: [[AtomicU64; BLAMES.len()]; MINUTES],
+    counters: [[PeriodCounter; BLAMES.len()]; MINUTES],
     /// The deliveries since the start.
     totals: [AtomicU64; BLAMES.len()],
 }
@@ -35,10 +33,7 @@ impl TrafficHistory {
         self.totals[party].fetch_add(1, Ordering::Relaxed);
         let Some(ended) = ended else { return };
         let minute = self.minute(ended);
-        let counter = &self.counters[minute as usize % MINUTES][party];
-        let update =
-            |value: u64| Some(if value >> COUNT_BITS == minute { value + 1 } else { minute << COUNT_BITS | 1 });
-        let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update); // `update` never returns `None`
+        self.counters[minute as usize % MINUTES][party].increment(minute, u32::MAX);
     }
 
     /// Returns the deliveries since the start, by [`BLAMES`].
@@ -49,21 +44,16 @@ impl TrafficHistory {
     /// Returns the counts by minute, the oldest first. The last minute is not over.
     pub fn minutes(&self, now: Instant) -> Vec<MinuteCount> {
         let last = self.minute(now);
-        let first = (last + 1).saturating_sub(MINUTES as u64).max(1);
+        let first = (last + 1).saturating_sub(MINUTES as u32).max(1);
         (first..=last)
-            .map(|minute| self.counters[minute as usize % MINUTES].each_ref().map(|counter| read(counter, minute)))
+            .map(|minute| self.counters[minute as usize % MINUTES].each_ref().map(|counter| counter.read(minute)))
             .collect()
     }
 
     /// Returns the number of the minute since the start, from 1: a counter of 0 has never counted.
-    fn minute(&self, now: Instant) -> u64 {
-        1 + now.saturating_duration_since(self.start).as_secs() / Duration::from_mins(1).as_secs()
+    fn minute(&self, now: Instant) -> u32 {
+        1 + (now.saturating_duration_since(self.start).as_secs() / Duration::from_mins(1).as_secs()) as u32
     }
-}
-
-fn read(counter: &AtomicU64, minute: u64) -> u64 {
-    let value = counter.load(Ordering::Relaxed);
-    if value >> COUNT_BITS == minute { value & COUNT_MASK } else { 0 }
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::names::ClientName;
 use crate::panics::{Mutex, MutexGuard};
 use crate::policy::breaker::{BreakerConfig, BreakerOpen, BreakerPermit, CircuitBreaker};
+use crate::state::counters::TableSize;
 use crate::state::upstreams::fair_share::FairShareLru;
 pub use key::{BreakerKey, UpstreamFailure, UpstreamSuccess};
 use key::{CircuitScope, RouteRequirements, Upstream};
@@ -55,7 +55,7 @@ type CircuitShard = HashMap<Upstream, UpstreamCircuits>;
 pub struct CircuitBreakers {
     shards: [Mutex<CircuitShard>; SHARDS],
     /// The number of circuits. While it is zero, a check takes no lock.
-    count: AtomicUsize,
+    count: TableSize,
     /// Lock order: a shard first, then this.
     shares: Mutex<FairShareLru<ClientName, CircuitKey>>,
     events: Mutex<Vec<CircuitEvent>>,
@@ -99,7 +99,7 @@ impl CircuitBreakers {
     fn with_capacity(circuits: usize) -> Self {
         Self {
             shards: Default::default(),
-            count: AtomicUsize::new(0),
+            count: TableSize::default(),
             shares: Mutex::new(FairShareLru::new(circuits)),
             events: Mutex::default(),
             random: RandomState::new(),
@@ -108,7 +108,7 @@ impl CircuitBreakers {
 
     /// Refuses a delivery whose circuit is open. It begins no attempt and no probe.
     pub fn check(&self, key: &BreakerKey, now: Instant) -> Result<(), BreakerOpen> {
-        if self.count.load(Ordering::Relaxed) == 0 {
+        if self.count.is_zero() {
             return Ok(());
         }
         let shard = self.shard(&key.upstream);
@@ -167,7 +167,7 @@ impl CircuitBreakers {
 
     /// Returns the number of open circuits.
     pub fn open_count(&self) -> usize {
-        if self.count.load(Ordering::Relaxed) == 0 {
+        if self.count.is_zero() {
             return 0;
         }
         let open_of = |tracked: &UpstreamCircuits| {
@@ -188,7 +188,7 @@ impl CircuitBreakers {
         tracked.circuits.retain(|key, owned| {
             let is_kept = keep(key, &owned.circuit);
             if !is_kept {
-                self.count.fetch_sub(1, Ordering::Relaxed);
+                self.count.decrement();
                 self.shares.lock().remove(&owned.owner, owned.number);
             }
             is_kept
@@ -201,7 +201,7 @@ impl CircuitBreakers {
         let Some(tracked) = shard.get_mut(&upstream) else { return };
         if tracked.circuits.get(&circuit).is_some_and(|owned| owned.number == number) {
             tracked.circuits.remove(&circuit);
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.count.decrement();
         }
         if !tracked.is_needed() {
             shard.remove(&upstream);
@@ -308,7 +308,7 @@ impl UpstreamAttempt {
             }
             Entry::Vacant(entry) => {
                 let (number, evicted) = shares.add(&self.key.client, (self.key.upstream.clone(), entry.key().clone()));
-                self.breakers.count.fetch_add(1, Ordering::Relaxed);
+                self.breakers.count.increment();
                 let owner = self.key.client.clone();
                 (entry.insert(OwnedCircuit { circuit: CircuitBreaker::new(now), owner, number }), evicted)
             }

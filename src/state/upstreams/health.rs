@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::policy::egress::Hop;
 use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
 use crate::policy::egress::ejection::{self, NETWORKS_MIN, TimeoutObservation};
 use crate::policy::egress::observations::{RESPONSE_FRESH_FOR, TargetObservations};
+use crate::state::counters::TableSize;
 
 /// The number of target addresses that left a source without an answer within [`WINDOW`]. With 64 sources each they take some
 /// 20 MiB. A new one evicts the least recently used one without a suspected gap. So a client that names targets that do not
@@ -40,7 +41,7 @@ const EVENTS_MAX: usize = 100;
 pub struct SourceHealth {
     state: Mutex<HealthState>,
     /// The number of known targets. While it is zero, no delivery takes the lock.
-    count: AtomicUsize,
+    size: TableSize,
     ejected: ArcSwap<HashSet<IpAddr>>,
     last_responses: LastResponses,
     /// The tenant of the first delivery, which may be `None`.
@@ -116,7 +117,7 @@ impl SourceHealth {
     pub fn new(now: Instant) -> Self {
         Self {
             state: Mutex::default(),
-            count: AtomicUsize::new(0),
+            size: TableSize::default(),
             ejected: ArcSwap::default(),
             last_responses: LastResponses::new(now),
             first_tenant: OnceLock::new(),
@@ -144,7 +145,7 @@ impl SourceHealth {
         if let Some(hop) = answered {
             self.responded(hop.from(), now);
         }
-        if unanswered.is_empty() && self.count.load(Ordering::Relaxed) == 0 {
+        if unanswered.is_empty() && self.size.is_zero() {
             return;
         }
         let mut state = self.state.lock();
@@ -158,7 +159,7 @@ impl SourceHealth {
         for hop in unanswered {
             state.unanswered(&TargetAddress { host: host.clone(), address: hop.to() }, tenant, hop.from(), now);
         }
-        self.count.store(state.targets.len(), Ordering::Relaxed);
+        self.size.set(state.targets.len());
     }
 
     /// Returns whether deliveries should prefer other sources.
@@ -174,7 +175,7 @@ impl SourceHealth {
 
     /// Returns the number of targets that answer some sources and not others.
     pub fn gap_count(&self) -> usize {
-        if self.count.load(Ordering::Relaxed) == 0 {
+        if self.size.is_zero() {
             return 0;
         }
         self.state.lock().targets.values().filter(|(observations, _)| observations.gap().is_some()).count()
@@ -194,7 +195,7 @@ impl SourceHealth {
         let mut events =
             state.update_ejections(now, &self.last_responses, self.has_several_tenants.load(Ordering::Relaxed));
         events.extend(state.update_gaps(seen_as));
-        self.count.store(state.targets.len(), Ordering::Relaxed);
+        self.size.set(state.targets.len());
         let ejected: HashSet<IpAddr> = state.ejected.keys().copied().collect();
         if ejected != **self.ejected.load() {
             self.ejected.store(Arc::new(ejected));

@@ -21,6 +21,7 @@ use crate::http_message::Fields;
 use crate::panics::Mutex;
 use crate::policy::trace::{ParentSpan, TraceContext};
 use crate::state::Runtime;
+use crate::state::counters::PeriodCounter;
 #[cfg(any(test, fuzzing))]
 pub use otlp::otlp_responses;
 pub use otlp::{Message, SpanKind};
@@ -47,8 +48,8 @@ pub struct TraceExporter {
     wake: Notify,
     is_closed: AtomicBool,
     pub dropped: AtomicU64,
-    /// A second of Unix time, and how many traces that callers have sampled began in it: 32 bits each.
-    callers: AtomicU64,
+    /// The traces that callers have sampled, by the second of Unix time in which they began.
+    callers: PeriodCounter,
 }
 
 impl TraceExporter {
@@ -67,12 +68,7 @@ impl TraceExporter {
 
     /// Counts a trace that a caller has sampled. Returns `false` once this second has as many as it may.
     fn admits_caller(&self, max: u32) -> bool {
-        let (second, mask) = (Timestamp::now().as_second() as u64 & 0xffff_ffff, 0xffff_ffff);
-        let count = |state: u64| {
-            let before = if state >> 32 == second { state & mask } else { 0 };
-            (before < u64::from(max)).then_some(second << 32 | (before + 1))
-        };
-        self.callers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok()
+        self.callers.increment(Timestamp::now().as_second() as u32, max)
     }
 
     /// Queues the spans of a delivery. Never waits.
@@ -108,11 +104,13 @@ impl TraceExporter {
 /// Sends spans to the collector of the active configuration, until the exporter is closed.
 pub async fn run(runtime: Arc<Runtime>) {
     let (exporter, mut reported) = (&runtime.traces, None);
-    while !exporter.is_closed() {
+    let mut is_closed = false;
+    while !is_closed {
         exporter.wake.notified().await;
         if !exporter.is_closed() {
             let _ = timeout(FLUSH_AFTER, exporter.wake.notified()).await;
         }
+        is_closed = exporter.is_closed(); // before the queue is read: what is pushed before the close is sent
         while let Some(spans) = exporter.next_batch() {
             let count = spans.len() as u64;
             let dropped = export(&runtime, &otlp::request(&spans), &mut reported).await.unwrap_or(count).min(count);
