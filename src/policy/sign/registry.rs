@@ -79,3 +79,46 @@ pub(super) fn reject_unsupported_options(spec: &SchemeSpec, written: &config::Si
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixture::{at, signer};
+    use crate::policy::sign::fixture::Sample;
+
+    /// Outgate removes the headers of a scheme that the client sent. A client could forge a header that the scheme did
+    /// not own.
+    #[test]
+    fn every_scheme_owns_the_headers_that_it_writes() {
+        for spec in &SCHEMES {
+            let mut written = signer(spec.name);
+            if spec.name == hmac::SPEC.name {
+                let lines = ["X-Acme-Time: {timestamp}", "X-Acme-Signature: {signature}"];
+                written.headers = Some(lines.map(|line| at(1, line.to_owned())).into());
+            }
+            let mut problems = Vec::new();
+            let scheme = (spec.build)(&written, &mut problems).expect("a scheme");
+            let key = scheme.parse_key(new_key(spec.name, None).unwrap().as_bytes()).ok().unwrap();
+            let sample = Sample::body("{}");
+            let early = sample.mutations(scheme.as_ref()).unwrap().headers;
+            let early: Vec<&str> = early.iter().map(|(name, _)| name.as_str()).collect();
+            let signed = sample.sign_with(scheme.as_ref(), vec![key]).unwrap();
+            let owned = scheme.headers();
+            // `Content-Digest` describes the body, whoever wrote it, and several signers may cover it.
+            let unsigned = early.iter().copied().filter(|name| *name != "content-digest");
+            for name in unsigned.chain(signed.iter().map(|(name, _)| name.as_str())) {
+                assert!(owned.iter().any(|own| own == name), "{}: {name}", spec.name);
+            }
+            assert!(!signed.is_empty(), "{}", spec.name);
+            // Signers that come later cover these.
+            let expected: &[&str] = match spec.name {
+                "standard-webhooks" => &["webhook-id"],
+                "rfc9421" => &["content-digest"],
+                "slack" => &["x-slack-request-timestamp"],
+                "hmac" => &["x-acme-time"],
+                _ => &[],
+            };
+            assert_eq!(early, expected, "{}", spec.name);
+        }
+    }
+}
