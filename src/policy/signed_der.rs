@@ -155,7 +155,7 @@ pub(super) fn authority_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Opti
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 
     #[test]
     fn signed_der_verifies_with_its_key_only() {
@@ -172,6 +172,36 @@ mod tests {
         *tampered.last_mut().unwrap() ^= 1;
         assert_eq!(verify(&tampered, &key), Err(SignatureError::Invalid));
         assert_eq!(wrap_sequence(sequence_contents(&der)), der);
+    }
+
+    #[test]
+    fn sequence_has_the_short_form_of_a_length_below_128() {
+        // X.690 §8.1.3.4 and §8.1.3.5
+        let head = |length: usize| {
+            let der = wrap_sequence(&vec![7; length]);
+            der[..der.len() - length].to_vec()
+        };
+        assert_eq!([0, 127].map(head), [[0x30, 0], [0x30, 127]]);
+        assert_eq!(head(128), [0x30, 0x81, 128]);
+        assert_eq!(head(256), [0x30, 0x82, 1, 0]);
+    }
+
+    #[test]
+    fn authority_signs_what_its_key_usage_permits() {
+        let signs = |usages: &[KeyUsagePurpose]| {
+            let mut params = CertificateParams::new([]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = usages.to_vec();
+            params.use_authority_key_identifier_extension = true;
+            let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+            let authority = parse_certificate(&der).unwrap();
+            let (own, issuer) = (subject_key_id(&authority), authority_key_id(&authority));
+            assert!(own.is_some_and(|id| id.len() > 1) && own == issuer, "{own:?} {issuer:?}");
+            (may_sign_certificates(&authority).unwrap(), may_sign_crls(&authority))
+        };
+        assert_eq!(signs(&[]), (true, true));
+        assert_eq!(signs(&[KeyUsagePurpose::KeyCertSign]), (true, false));
+        assert_eq!(signs(&[KeyUsagePurpose::CrlSign]), (false, true));
     }
 
     #[test]

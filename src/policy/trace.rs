@@ -123,6 +123,10 @@ mod tests {
     fn traceparent_is_valid_or_begins_a_new_trace() {
         let parent = ParentSpan::parse(VALID).unwrap();
         assert!(parent.is_sampled() && parent.span_id == [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+        for unsampled in ["00", "02"] {
+            let text = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{unsampled}");
+            assert!(!ParentSpan::parse(&text).unwrap().is_sampled(), "{text}");
+        }
         for valid in [
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff",

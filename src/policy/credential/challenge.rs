@@ -67,6 +67,7 @@ mod tests {
             (r#"bearer realm="a, b", error="invalid_token", error_description="expired""#, true),
             (r#"Basic realm="x", Bearer realm="y",error=invalid_token"#, true),
             (r#"Negotiate, Bearer error = "invalid_token""#, true),
+            (r#"Bearer realm="y", error = "invalid_token""#, true),
             (r#"Bearer realm="a\"b, Bearer error=x", ERROR="invalid_token""#, true),
             (r#"Bearer error="insufficient_scope""#, false),
             (r#"Bearer realm="error=invalid_token""#, false),
