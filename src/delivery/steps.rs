@@ -13,7 +13,7 @@ use super::refusal::{Code, Refusal};
 use crate::config::SelectionPolicy;
 use crate::digest::{Fingerprint, leading_number};
 use crate::names::{Host, LimitName, TenantName};
-use crate::policy::egress::{self, Families, Hop, HopError, Pool};
+use crate::policy::egress::{self, Families, HopError, Hops, Pool};
 use crate::policy::guard::ClearedAddresses;
 use crate::policy::route::Route;
 use crate::state::Runtime;
@@ -74,7 +74,7 @@ pub(super) fn begin_attempt(delivery: &Delivery<'_>, key: BreakerKey) -> Result<
 
 /// Resolves the target, and chooses the hops: each leads from a usable source of the pool to an address that the guard
 /// clears.
-pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> Result<Vec<Hop>, Refusal> {
+pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> Result<Hops, Refusal> {
     let &Delivery { runtime, active, route, tenant, target, .. } = delivery;
     record.begin(Step::Resolve);
     let families = pool_now(runtime, route)?.families(Timestamp::now());

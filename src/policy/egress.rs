@@ -25,6 +25,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
+use smallvec::SmallVec;
 
 use super::guard::ClearedAddresses;
 use crate::config::{self, Config, Problem, SelectionPolicy};
@@ -69,6 +70,9 @@ impl Hop {
     }
 }
 
+/// The hops of one delivery, in the order of attempts. Most deliveries have few.
+pub type Hops = SmallVec<[Hop; 4]>;
+
 /// The reason why no hop exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HopError {
@@ -97,7 +101,7 @@ pub fn select_hops(
     sequence: u64,
     now: Timestamp,
     is_usable: &dyn Fn(IpAddr) -> bool,
-) -> Result<Vec<Hop>, HopError> {
+) -> Result<Hops, HopError> {
     let has_family = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
     let select = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.select_source(v6, affinity, sequence, now, usable);
     // Indexed by family: IPv4 at 0 and IPv6 at 1.
@@ -110,7 +114,7 @@ pub fn select_hops(
     let other = |from: IpAddr| select(from.is_ipv6(), &|ip| ip != from && is_usable(ip));
     let others = sources.map(|from| from.filter(has_more).and_then(other));
 
-    let mut hops = Vec::with_capacity(2 * cleared.addresses().len().min(TARGET_ADDRESSES_MAX));
+    let mut hops = Hops::new();
     for sources in [sources, others] {
         let sources = sources.map(|from| from.map(|from| (from, pool.seen_as(from, now))));
         let candidates = interleave(cleared.addresses()).filter_map(|to| {

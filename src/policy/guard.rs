@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::addresses::{SpecialRange, embedded_ipv4, overlaps, registered_range, special_range, special_ranges};
 use crate::config::WarningCode;
@@ -76,7 +77,7 @@ pub enum Forbidden {
 /// The checked addresses of a target, which may be dialled. Only [`Guard::clear`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClearedAddresses {
-    addresses: Vec<IpAddr>,
+    addresses: SmallVec<[IpAddr; 4]>,
     port: u16,
     would_deny: Option<IpNet>,
 }

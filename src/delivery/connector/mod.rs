@@ -19,7 +19,7 @@ use crate::net::connection::{MaybeTlsStream, OutboundSocket};
 use crate::net::dial::{self, DialError, DialReport, DialledSocket};
 use crate::net::http_client::Connection;
 use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
-use crate::policy::egress::Hop;
+use crate::policy::egress::{Hop, Hops};
 use crate::state::Runtime;
 use crate::state::upstreams::pool::{ConnectionKey, PooledConnection};
 
@@ -29,11 +29,11 @@ pub(super) use send::LARGE_REQUEST_HEAD;
 pub(super) struct UpstreamConnector<'a> {
     delivery: &'a Delivery<'a>,
     /// The hops in the order of trying. All come from the pool, and the guard has cleared all.
-    hops: Vec<Hop>,
+    hops: Hops,
 }
 
 impl<'a> UpstreamConnector<'a> {
-    pub(super) fn new(delivery: &'a Delivery<'a>, hops: Vec<Hop>) -> Self {
+    pub(super) fn new(delivery: &'a Delivery<'a>, hops: Hops) -> Self {
         Self { delivery, hops }
     }
 

@@ -83,11 +83,11 @@ fn hops_interleave_families_and_then_fail_over() {
     assert_eq!(text, expected);
 
     let single = Pool { failover: false, ..pool(&ranges, &[], SelectionPolicy::Spread) };
-    assert_eq!(select_hops(&single, &targets, 0, 0, january(2026), ALL).unwrap(), hops[..4]);
+    assert_eq!(select_hops(&single, &targets, 0, 0, january(2026), ALL).unwrap()[..], hops[..4]);
     let only = |ip: IpAddr| ip == hops[1].from();
     let alone =
         select_hops(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 7, january(2026), &only).unwrap();
-    assert_eq!(alone, hops[1..4]);
+    assert_eq!(alone[..], hops[1..4]);
 }
 
 #[test]

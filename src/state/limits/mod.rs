@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, Reference};
+use smallvec::SmallVec;
 use tokio::task::yield_now;
 
 use crate::names::LimitName;
@@ -59,10 +60,13 @@ pub struct Limits<C: Clock = LimitsClock> {
 
 /// The permits of one delivery under all of its limits. Keep it until the last byte of the response: dropping it frees them.
 pub struct LimitPermit {
-    claims: Vec<LimitClaim>,
+    claims: LimitClaims,
     /// The limits that only report, and that would have refused the delivery.
     would_refuse: Vec<(LimitKind, LimitName)>,
 }
+
+/// The claims of one delivery. Most routes have one limit or none.
+type LimitClaims = SmallVec<[LimitClaim; 1]>;
 
 /// The claim of one delivery on one limit.
 struct LimitClaim {
@@ -166,7 +170,7 @@ impl<C: Clock> Limits<C> {
         limits: &[Arc<Limit>],
         descriptor: &LimitDescriptor<'_>,
     ) -> Result<LimitPermit, LimitExceeded> {
-        let mut claims: Vec<LimitClaim> = limits.iter().map(|limit| self.claim(limit, descriptor)).collect();
+        let mut claims: LimitClaims = limits.iter().map(|limit| self.claim(limit, descriptor)).collect();
         let mut wait = LimitWait::new(&self.wait_slots, descriptor.client);
         for claim in claims.iter_mut().filter(|claim| claim.is_enforced()) {
             if let Err(Exhausted(retry_after)) = claim.acquire_permit(&mut wait).await {
@@ -327,7 +331,7 @@ impl LimitClaim {
 }
 
 impl LimitExceeded {
-    fn new(kind: LimitKind, limit: LimitName, retry_after: Duration, claims: Vec<LimitClaim>) -> Self {
+    fn new(kind: LimitKind, limit: LimitName, retry_after: Duration, claims: LimitClaims) -> Self {
         let enforced = claims.into_iter().filter(LimitClaim::is_enforced);
         Self { kind, limit, retry_after, statuses: enforced.map(|claim| claim.status).collect() }
     }
