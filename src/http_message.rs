@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use http::{Method, StatusCode, Version};
 
-pub use field::{FieldName, FieldValue, NotText, Text};
+pub use field::{FieldName, FieldText, FieldValue, NotText, Text};
 pub use fields::Fields;
 
 /// A request for a target.

@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::request::body::{self, UploadProgress};
 use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards, webhook_id};
 use crate::config::InterimPolicy;
-use crate::http_message::{Fields, Request, Text};
+use crate::http_message::{FieldText, Fields, Request, Text};
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::WHOLE_BODY_MAX;
@@ -185,7 +185,7 @@ impl<'a> Webhook<'a> {
         SigningInput { method, target, tenant, path_and_query, headers: &self.fields, body, now, id }
     }
 
-    fn set_fields(&mut self, fields: Vec<(HeaderName, HeaderValue)>) {
+    fn set_fields(&mut self, fields: impl IntoIterator<Item = (HeaderName, FieldText)>) {
         for (name, value) in fields {
             self.fields.insert(name, &value);
         }

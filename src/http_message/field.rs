@@ -19,6 +19,10 @@ pub struct Sensitivity(pub(super) bool);
 /// A value of outgate's own, such as a number. It is written without a buffer of its own.
 pub struct Text<T>(pub T);
 
+/// A valid value of outgate's own, such as a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldText(String);
+
 /// A name as its sender wrote it. Names are equal without regard to case (RFC 9110 §5.1).
 #[derive(Clone, Copy)]
 pub struct FieldName<'a>(pub(super) &'a [u8]);
@@ -86,6 +90,24 @@ impl<'a> FieldValue<'a> {
     /// Returns whether the value is a secret of outgate or its operator.
     pub fn is_sensitive(self) -> bool {
         self.is_sensitive
+    }
+}
+
+impl FieldText {
+    /// Returns a value, unless the text is not one (RFC 9110 §5.5).
+    pub fn new(text: String) -> Option<Self> {
+        FieldValue::new(text.as_bytes()).is_some().then_some(Self(text))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ToFieldValue for &FieldText {
+    fn write(&self, out: &mut Vec<u8>) -> Option<Sensitivity> {
+        out.extend_from_slice(self.0.as_bytes());
+        Some(Sensitivity(false))
     }
 }
 

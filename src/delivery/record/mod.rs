@@ -20,12 +20,13 @@ use jiff::Timestamp;
 use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
 use super::request::webhook_id::is_generated;
-use crate::names::{ClientName, KeyId, RequestId, RouteName, Target, TenantName};
+use crate::names::{ClientName, RequestId, RouteName, Target, TenantName};
 use crate::panics::Panicked;
 use crate::policy::Plan;
 use crate::policy::authn::Caller;
 use crate::policy::redact::{Redacted, Redactor, RoutePaths};
 use crate::policy::route::Route;
+use crate::policy::sign::KeyIds;
 use crate::policy::trace::TraceContext;
 use crate::state::Runtime;
 use crate::state::observability::metrics::RouteSeries;
@@ -87,7 +88,7 @@ struct DeliveryEvidence {
     http: Option<&'static str>,
     tls: Option<TlsEvidence>,
     certificate: Option<FailedCertificate>,
-    signatures: Vec<KeyId>,
+    signatures: KeyIds,
     would_refuse: Vec<WouldRefuse>,
     /// Boxed, because few records have one and an open tunnel holds its record.
     limit: Option<Box<RefusingLimit>>,
@@ -218,10 +219,8 @@ impl Record {
         let path = self.target.take().and_then(|(_, path)| path);
         self.target = Some((target, path));
     }
-    pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
-        // A delivery of one signer keeps its list.
-        let earlier = std::mem::replace(&mut self.evidence.signatures, keys);
-        self.evidence.signatures.splice(..0, earlier);
+    pub(super) fn signed_by(&mut self, keys: KeyIds) {
+        self.evidence.signatures.extend(keys);
     }
     /// Adds the refusal of a report-only rule of this kind and name. A limit has a key.
     pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code, key: LimitKeyParts) {

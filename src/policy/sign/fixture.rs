@@ -82,7 +82,7 @@ impl<'a> Sample<'a> {
         let path_and_query = changes.path_and_query.unwrap_or(self.path_and_query.clone());
         let changed = Self { path_and_query, fields: vec![], target: self.target.clone(), ..*self };
         let signed = changed.with_headers(&headers, |input| scheme.sign(input, &keys.iter().collect::<Vec<_>>()))?;
-        Ok(signed.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect())
+        Ok(signed.iter().map(|(name, value)| (name.to_string(), value.as_str().to_owned())).collect())
     }
 
     /// Signs with these secrets, which may be shorter than a scheme accepts: published ones are.

@@ -7,6 +7,7 @@ use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PSS_SHA512
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use data_encoding::HEXLOWER_PERMISSIVE;
+use smallvec::{SmallVec, smallvec};
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
@@ -19,6 +20,9 @@ const SHARED_BYTES_MIN: usize = 16;
 
 /// The length of a generated secret: that of SHA-256. A longer one is no stronger (RFC 2104 §3).
 const SHARED_BYTES_NEW: usize = 32;
+
+/// A signature as its algorithm makes it. All but those of RSA are inline: the longest is ECDSA P-256 in DER.
+pub(super) type RawSignature = SmallVec<[u8; 72]>;
 
 /// A key that signs. The cryptographic library wipes it when it is dropped.
 pub(super) enum SecretKey {
@@ -51,19 +55,19 @@ impl SecretKey {
 
     /// Returns the raw signature of the concatenated parts.
     /// `message`: its parts, in order.
-    pub(super) fn sign(&self, message: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<u8>, SignError> {
+    pub(super) fn sign(&self, message: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<RawSignature, SignError> {
         let signature = match self {
             Self::Hmac(_, key) => {
                 let mut context = hmac::Context::with_key(key);
                 message.into_iter().for_each(|part| context.update(part.as_ref()));
-                Ok(context.sign().as_ref().to_vec())
+                Ok(context.sign().as_ref().into())
             }
-            Self::Ed25519(pair) => pair.try_sign(&concat(message)).map(|signature| signature.as_ref().to_vec()),
+            Self::Ed25519(pair) => pair.try_sign(&concat(message)).map(|signature| signature.as_ref().into()),
             Self::EcdsaP256(pair) => {
-                pair.sign(&SystemRandom::new(), &concat(message)).map(|signature| signature.as_ref().to_vec())
+                pair.sign(&SystemRandom::new(), &concat(message)).map(|signature| signature.as_ref().into())
             }
             Self::RsaPss(pair) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
+                let mut signature: RawSignature = smallvec![0; pair.public_modulus_len()];
                 pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &concat(message), &mut signature).map(|()| signature)
             }
         };

@@ -36,4 +36,4 @@ pub(super) use pem::parse_ed25519_key;
 pub use public::PublicKey;
 pub use registry::{new_key, schemes};
 pub use scheme::{Mutations, SigningInput};
-pub use signer::{Signature, Signer, Signers, valid_id};
+pub use signer::{KeyIds, Signature, Signer, Signers, valid_id};

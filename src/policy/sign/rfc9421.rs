@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use aws_lc_rs::rand;
 use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
 use http::HeaderName;
+use smallvec::smallvec;
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, SignError, key_parse_error};
@@ -84,7 +85,7 @@ impl Scheme for MessageSignatures {
             return Ok(Mutations::default());
         }
         let digest = header(CONTENT_DIGEST.clone(), message::digest::sha256_field(input.body))?;
-        Ok(Mutations { headers: vec![digest], path_and_query: None })
+        Ok(Mutations { headers: smallvec![digest], path_and_query: None })
     }
 
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {

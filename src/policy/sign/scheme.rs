@@ -1,9 +1,9 @@
 //! The trait of signature schemes, and its inputs and outputs.
 //! Which methods does a scheme have, and which data does it get?
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, Method};
 use jiff::Timestamp;
+use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
@@ -11,10 +11,11 @@ use super::error::{KeyParseError, NewKeyError, SignError};
 use super::key::SecretKey;
 use super::public::PublicKey;
 use crate::config::{self, Problem};
-use crate::http_message::Fields;
+use crate::http_message::{FieldText, Fields};
 use crate::names::{KeyId, Target, TenantName};
 
-pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+/// The headers that a signer sets. No scheme owns more than three, apart from templates.
+pub(super) type Headers = SmallVec<[(HeaderName, FieldText); 3]>;
 
 /// A signature scheme with its options: which kinds of keys it takes, and how its headers carry signatures.
 pub(super) trait Scheme: Send + Sync {
@@ -97,12 +98,12 @@ impl SigningInput<'_> {
 #[derive(Debug, Default)]
 pub struct Mutations {
     pub path_and_query: Option<String>,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: Headers,
 }
 
-pub(super) fn header(name: HeaderName, value: String) -> Result<(HeaderName, HeaderValue), SignError> {
+pub(super) fn header(name: HeaderName, value: String) -> Result<(HeaderName, FieldText), SignError> {
     // Digits, signatures and the texts of schemes are valid values; only the id comes from a client.
-    let value = HeaderValue::from_maybe_shared(Bytes::from(value))
-        .map_err(|_| SignError::Unsignable("the webhook id has characters that cannot be signed"))?;
+    let value =
+        FieldText::new(value).ok_or(SignError::Unsignable("the webhook id has characters that cannot be signed"))?;
     Ok((name, value))
 }

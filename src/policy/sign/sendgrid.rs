@@ -5,6 +5,7 @@
 
 use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
 use http::HeaderName;
+use smallvec::smallvec;
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, SignError, key_parse_error};
@@ -46,7 +47,7 @@ impl Scheme for SendGrid {
         let key = keys.first().ok_or(SignError::NoActiveKey)?;
         let timestamp = input.timestamp();
         let signature = base64(&key.secret.sign([timestamp.as_bytes(), input.body])?);
-        Ok(vec![header(SIGNATURE.clone(), signature)?, header(TIMESTAMP.clone(), timestamp)?])
+        Ok(smallvec![header(SIGNATURE.clone(), signature)?, header(TIMESTAMP.clone(), timestamp)?])
     }
 }
 

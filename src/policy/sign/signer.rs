@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use super::error::SignError;
 use super::keyring::Keyring;
-use super::scheme::{Mutations, Scheme, SignerKey, SigningInput};
+use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput};
 use super::tenants::TenantKeyrings;
 use crate::config::{Encoding, HmacAlgorithm, Problem, SourceSpan, WarningCode, truncate_similar};
 use crate::names::{KeyId, SignerName, TenantName};
@@ -17,9 +18,12 @@ use crate::names::{KeyId, SignerName, TenantName};
 /// The headers of a signature, and the keys that made it.
 #[derive(Debug)]
 pub struct Signature {
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub keys: Vec<KeyId>,
+    pub headers: Headers,
+    pub keys: KeyIds,
 }
+
+/// The keys that sign one webhook: one, or two while they rotate.
+pub type KeyIds = SmallVec<[KeyId; 2]>;
 
 pub type Signers = BTreeMap<SignerName, Arc<Signer>>;
 
@@ -78,7 +82,7 @@ impl Signer {
         if !valid_id(input.id) {
             return Err(SignError::Unsignable("the webhook id has characters that cannot be signed"));
         }
-        let keys: Vec<&SignerKey> =
+        let keys: SmallVec<[&SignerKey; 2]> =
             self.keys_of(input.tenant)?.signing_keys(input.now, self.scheme.is_single_signature()).collect();
         if keys.is_empty() {
             return Err(SignError::NoActiveKey);

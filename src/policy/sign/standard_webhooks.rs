@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderName;
+use smallvec::smallvec;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
@@ -78,7 +79,7 @@ impl Scheme for StandardWebhooks {
 
     /// Adds the id before other signers sign, so that they can cover it.
     fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
-        Ok(Mutations { headers: vec![header(ID.clone(), input.id.to_owned())?], path_and_query: None })
+        Ok(Mutations { headers: smallvec![header(ID.clone(), input.id.to_owned())?], path_and_query: None })
     }
 
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
@@ -93,7 +94,7 @@ impl Scheme for StandardWebhooks {
             signatures.push_str(if is_shared { "v1," } else { "v1a," });
             BASE64_STANDARD.encode_string(key.secret.sign(message)?, &mut signatures);
         }
-        Ok(vec![
+        Ok(smallvec![
             header(ID.clone(), input.id.to_owned())?,
             header(TIMESTAMP.clone(), timestamp)?,
             header(SIGNATURE.clone(), signatures)?,

@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 use http::HeaderName;
 
 use super::error::{KeyParseError, SignError};
-use super::key::{SecretKey, parse_shared_secret};
+use super::key::{RawSignature, SecretKey, parse_shared_secret};
 use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};
 
@@ -34,6 +34,12 @@ pub(super) const fn text(text: &'static str) -> TemplatePart {
     TemplatePart::Text(Cow::Borrowed(text))
 }
 
+/// The length for which the value of a header gets memory at first: a signature in hexadecimal, and some text.
+const VALUE_LEN: usize = 160;
+
+/// A key, and the signature by it.
+type Signed<'a> = (&'a SignerKey, &'a RawSignature);
+
 /// The templates of the signed text and of the headers.
 pub(super) struct Template {
     pub(super) algorithm: HmacAlgorithm,
@@ -46,17 +52,28 @@ pub(super) struct Template {
 }
 
 impl Template {
-    fn encode(&self, signature: &[u8]) -> String {
+    fn encode(&self, signature: &[u8], text: &mut String) {
         match self.encoding {
-            Encoding::Base64 => BASE64_STANDARD.encode(signature),
-            Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode(signature),
-            Encoding::Hex | Encoding::Text => HEXLOWER.encode(signature),
+            Encoding::Base64 => BASE64_STANDARD.encode_string(signature, text),
+            Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode_string(signature, text),
+            Encoding::Hex | Encoding::Text => HEXLOWER.encode_append(signature, text),
         }
     }
 
-    fn signature(&self, input: &SigningInput<'_>, key: &SignerKey) -> Result<String, SignError> {
-        let parts = self.message.iter().map(|part| render_part(part, input, Some(key), ""));
-        Ok(self.encode(&key.secret.sign(parts)?))
+    fn sign_message(&self, input: &SigningInput<'_>, key: &SignerKey) -> Result<RawSignature, SignError> {
+        key.secret.sign(self.message.iter().map(|part| render_part(part, input, Some(key))))
+    }
+
+    fn render(&self, parts: &[TemplatePart], input: &SigningInput<'_>, signed: Option<Signed<'_>>, text: &mut String) {
+        for part in parts {
+            match (part, &signed) {
+                (TemplatePart::Signature, Some((_, signature))) => self.encode(signature, text),
+                _ => {
+                    let key = signed.map(|(key, _)| key);
+                    text.push_str(&String::from_utf8_lossy(&render_part(part, input, key)));
+                }
+            }
+        }
     }
 }
 
@@ -77,19 +94,25 @@ impl Scheme for Template {
     fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
         let depends_on_key = |part: &TemplatePart| matches!(part, TemplatePart::KeyId | TemplatePart::Signature);
         let headers = self.headers.iter().filter(|(_, parts)| !parts.iter().any(depends_on_key));
-        let headers = headers.map(|(name, parts)| header(name.clone(), render(parts, input, None, "")));
+        let headers = headers.map(|(name, parts)| {
+            let mut value = String::new();
+            self.render(parts, input, None, &mut value);
+            header(name.clone(), value)
+        });
         Ok(Mutations { headers: headers.collect::<Result<_, _>>()?, path_and_query: None })
     }
 
     fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let (first, others) = keys.split_first().ok_or(SignError::NoActiveKey)?;
-        let signature = self.signature(input, first)?;
-        let mut headers = Headers::with_capacity(self.headers.len());
+        let signature = self.sign_message(input, first)?;
+        let mut headers = Headers::new();
         for (name, parts) in &self.headers {
-            let mut value = render(parts, input, Some(first), &signature);
+            let mut value = String::with_capacity(VALUE_LEN);
+            self.render(parts, input, Some((first, &signature)), &mut value);
             if let Some(additional) = self.additional.as_ref().filter(|_| headers.is_empty()) {
                 for key in others {
-                    value.push_str(&render(additional, input, Some(key), &self.signature(input, key)?));
+                    let signature = self.sign_message(input, key)?;
+                    self.render(additional, input, Some((key, &signature)), &mut value);
                 }
             }
             headers.push(header(name.clone(), value)?);
@@ -98,18 +121,7 @@ impl Scheme for Template {
     }
 }
 
-fn render(parts: &[TemplatePart], input: &SigningInput<'_>, key: Option<&SignerKey>, signature: &str) -> String {
-    let mut text = String::with_capacity(2 * signature.len());
-    parts.iter().for_each(|part| text.push_str(&String::from_utf8_lossy(&render_part(part, input, key, signature))));
-    text
-}
-
-fn render_part<'a>(
-    part: &'a TemplatePart,
-    input: &SigningInput<'a>,
-    key: Option<&'a SignerKey>,
-    signature: &'a str,
-) -> Cow<'a, [u8]> {
+fn render_part<'a>(part: &'a TemplatePart, input: &SigningInput<'a>, key: Option<&'a SignerKey>) -> Cow<'a, [u8]> {
     match part {
         TemplatePart::Text(text) => text.as_bytes().into(),
         TemplatePart::Method => input.method.as_str().as_bytes().into(),
@@ -121,6 +133,6 @@ fn render_part<'a>(
         TemplatePart::TimestampMillis => input.now.as_millisecond().to_string().into_bytes().into(),
         TemplatePart::TimestampRfc3339 => format!("{:.0}", input.now).into_bytes().into(),
         TemplatePart::KeyId => key.map_or("", |key| key.id.as_str()).as_bytes().into(),
-        TemplatePart::Signature => signature.as_bytes().into(),
+        TemplatePart::Signature => b"".into(), // only a header has one: see `render`
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use data_encoding::HEXLOWER;
 use http::{HeaderName, header::CONTENT_TYPE};
+use smallvec::smallvec;
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, SignError};
@@ -89,7 +90,7 @@ impl Scheme for Twilio {
                     Some(_) => "&",
                 };
                 let path_and_query = format!("{}{separator}{BODY_HASH}={hash}", input.path_and_query);
-                Ok(Mutations { path_and_query: Some(path_and_query), headers: vec![] })
+                Ok(Mutations { path_and_query: Some(path_and_query), headers: Headers::new() })
             }
             [(_, sent)] if *sent == hash => Ok(Mutations::default()),
             _ => Err(SignError::Unsignable("the query has a bodySHA256 that does not match the body")),
@@ -103,7 +104,7 @@ impl Scheme for Twilio {
             return Err(SignError::Unsignable("the form has more than 4096 parameters, which receivers do not accept"));
         }
         let text = string_to_sign(&input.url(), form_urlencoded::parse(form));
-        let mut headers = vec![header(SIGNATURE.clone(), base64(&key.secret.sign([text.as_bytes()])?))?];
+        let mut headers: Headers = smallvec![header(SIGNATURE.clone(), base64(&key.secret.sign([text.as_bytes()])?))?];
         if self.algorithm == HmacAlgorithm::Sha256 {
             headers.push(header(SETTINGS.clone(), format!("key={},algorithm=HMAC_SHA256", key.id))?);
         }

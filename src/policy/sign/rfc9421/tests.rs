@@ -66,7 +66,7 @@ fn message_signatures_match_published_vectors() {
         if vector["keyid"] == "test-key-ed25519" {
             let text = |name: &str| vector[name].as_str().unwrap();
             let made = ed25519.sign([text("signature_base").as_bytes()]).unwrap();
-            assert_eq!(made, signature(text("signature")), "{}", text("name"));
+            assert_eq!(made[..], signature(text("signature")), "{}", text("name"));
             count += 1;
         }
     }
@@ -115,7 +115,7 @@ fn message_signatures_verify_for_each_algorithm() {
         assert!(key.verify_sig(base.replace("POST", "PUT").as_bytes(), &made).is_err(), "{input}");
     }
     let again = SecretKey::hmac(HmacAlgorithm::Sha256, &[7; 32]);
-    assert_eq!(again.sign([base(&sample, inputs[3], &received).as_bytes()]).unwrap(), signature(signatures[3]));
+    assert_eq!(again.sign([base(&sample, inputs[3], &received).as_bytes()]).unwrap()[..], signature(signatures[3]));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn content_digest_is_kept_if_it_matches_and_replaced_if_not() {
     ] {
         let sample = Sample { fields: vec![("content-digest", &there)], ..Sample::body(BODY) };
         let changes = sample.mutations(&default_scheme()).unwrap().headers;
-        let set: Vec<_> = changes.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let set: Vec<_> = changes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let expected = if stays { vec![] } else { vec![("content-digest", right.as_str())] };
         assert_eq!(set, expected, "{there}");
     }
