@@ -32,7 +32,8 @@ use context::{Delivery, TIMER_SLACK};
 use judge::{JudgmentOutcome, Routed, judge_request};
 use record::{Record, Step};
 use refusal::{Code, Refusal};
-use request::{body, webhook_id};
+use request::body;
+use request::webhook_id::{self, WebhookId};
 use response::{HeldPermits, UpstreamResponse};
 use webhook::Webhook;
 
@@ -62,7 +63,9 @@ pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
     let mut record = Box::new(Record::open(runtime, &active.plan, Some(&request.method), &request.caller));
-    webhook_id::well_formed(&request.fields).into_iter().for_each(|id| record.webhook_id(id.to_owned()));
+    webhook_id::well_formed(&request.fields)
+        .into_iter()
+        .for_each(|id| record.webhook_id(WebhookId::Given(id.to_owned())));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,
         Ok(JudgmentOutcome::LocalOptions) => return response::options(record, pseudonym),

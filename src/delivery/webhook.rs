@@ -16,7 +16,8 @@ use super::judge::Routed;
 use super::record::Record;
 use super::refusal::Refusal;
 use super::request::body::{self, UploadProgress};
-use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards, webhook_id};
+use super::request::webhook_id::{self, GeneratedId};
+use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards};
 use crate::config::InterimPolicy;
 use crate::http_message::{FieldText, Fields, Request, Text};
 use crate::net::http_client::Upload;
@@ -159,9 +160,11 @@ impl<'a> Webhook<'a> {
         if route.signers.is_empty() {
             return Ok(()); // the body is buffered for the client's signature only
         }
-        let id = webhook_id::given_or_generated(&self.fields, record.request_id())?.into_owned();
+        let generated = GeneratedId::of(record.request_id());
+        let given = webhook_id::given(&self.fields)?.map(str::to_owned);
+        let id = given.as_deref().unwrap_or(generated.as_str());
         for signer in &route.signers {
-            let mutations = signer.mutations(&self.signing_input(body, now, &id));
+            let mutations = signer.mutations(&self.signing_input(body, now, id));
             let mutations = mutations.map_err(|error| errors::unsigned(signer, error))?;
             self.set_fields(mutations.headers);
             if let Some(path_and_query) = mutations.path_and_query {
@@ -169,7 +172,7 @@ impl<'a> Webhook<'a> {
             }
         }
         for signer in &route.signers {
-            let signature = signer.sign(&self.signing_input(body, now, &id));
+            let signature = signer.sign(&self.signing_input(body, now, id));
             let signature = signature.map_err(|error| errors::unsigned(signer, error))?;
             // A target must not take the client's fields for the signer's, even if this signature sets none of them.
             signer.headers().iter().for_each(|name| self.fields.remove(name));

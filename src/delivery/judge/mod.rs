@@ -184,8 +184,7 @@ fn judge_and_record<'p>(
     if let Ok(JudgmentOutcome::Routed(Routed { route, tunnel_mode: None, .. })) = &outcome
         && !route.signers.is_empty()
     {
-        let id = webhook_id::given_or_generated(fields, record.request_id())?;
-        record.webhook_id(id.into_owned());
+        record.webhook_id(webhook_id::given_or_generated(fields)?);
     }
     outcome
 }

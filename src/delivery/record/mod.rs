@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
-use super::request::webhook_id::is_generated;
+use super::request::webhook_id::{GeneratedId, WebhookId};
 use crate::names::{ClientName, RequestId, RouteName, Target, TenantName};
 use crate::panics::Panicked;
 use crate::policy::Plan;
@@ -77,7 +77,7 @@ struct DeliveryEvidence {
     side: Option<&'static str>,
     /// The route that the request would take if report-only routes were enforced.
     would_take: Option<RouteName>,
-    webhook_id: Option<String>,
+    webhook_id: Option<WebhookId>,
     source: Option<IpAddr>,
     /// The address of this host behind NAT, where targets see `source`.
     local: Option<IpAddr>,
@@ -193,7 +193,7 @@ impl Record {
     pub(super) fn claimed(&mut self, client: Option<&str>) {
         self.evidence.claimed_client = client.map(str::to_owned);
     }
-    pub(super) fn webhook_id(&mut self, id: String) {
+    pub(super) fn webhook_id(&mut self, id: WebhookId) {
         self.evidence.webhook_id = Some(id);
     }
     pub(super) fn route(&mut self, route: &Route) {
@@ -346,7 +346,8 @@ impl Drop for Record {
         self.count_denial(code);
         let sampling = self.sample(code);
         let (redactor, target) = (&self.redactor, self.target.as_ref());
-        let webhook_id = |id| redactor.webhook_id(id, is_generated(id, self.request_id()));
+        let generated = GeneratedId::of(self.request_id());
+        let webhook_id = self.evidence.webhook_id.as_ref().map(|id| id.redact(redactor, &generated));
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: self.request_id(),
@@ -358,7 +359,7 @@ impl Drop for Record {
             tenant: self.evidence.tenant.as_ref().map(|tenant| redactor.tenant(tenant, self.evidence.is_tenant_proven)),
             route,
             side: self.evidence.side,
-            webhook_id: self.evidence.webhook_id.as_deref().map(webhook_id),
+            webhook_id,
             method: self.method.as_ref().map(|method| redactor.claim(method.as_str())),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| redactor.host(&target.host)),

@@ -1,12 +1,12 @@
 //! The id of a webhook, in the field `Webhook-Id`.
 //! Which id does a webhook have, and is it well-formed?
 
-use std::borrow::Cow;
-
 use http::HeaderName;
+use smallvec::SmallVec;
 
 use crate::delivery::refusal::Refusal;
 use crate::http_message::Fields;
+use crate::policy::redact::{Redacted, Redactor};
 use crate::policy::sign;
 
 /// Begins the ids that outgate generates.
@@ -14,20 +14,42 @@ const GENERATED_PREFIX: &str = "msg_";
 
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
+/// The id of a webhook.
+pub(in crate::delivery) enum WebhookId {
+    /// The client's own.
+    Given(String),
+    /// outgate's own. It contains the request's id.
+    Generated,
+}
+
+impl WebhookId {
+    /// Returns the id as a record has it. `generated`: the id that outgate would generate for the request.
+    pub(in crate::delivery) fn redact<'a>(&'a self, redactor: &Redactor, generated: &'a GeneratedId) -> Redacted<'a> {
+        match self {
+            Self::Given(id) => redactor.webhook_id(id, false),
+            Self::Generated => redactor.webhook_id(generated.as_str(), true),
+        }
+    }
+}
+
+/// The text of an id that outgate has generated, without a buffer of its own.
+pub(in crate::delivery) struct GeneratedId(SmallVec<[u8; 36]>);
+
+impl GeneratedId {
+    pub(in crate::delivery) fn of(request_id: &str) -> Self {
+        let mut text = SmallVec::from_slice(GENERATED_PREFIX.as_bytes());
+        text.extend_from_slice(request_id.as_bytes());
+        Self(text)
+    }
+
+    pub(in crate::delivery) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 /// Returns the id of a webhook that is signed: the client's own, or one that contains the request's id.
-pub(in crate::delivery) fn given_or_generated<'a>(
-    fields: &'a Fields,
-    request_id: &str,
-) -> Result<Cow<'a, str>, Refusal> {
-    Ok(given(fields)?.map_or_else(|| generate(request_id).into(), Cow::Borrowed))
-}
-
-fn generate(request_id: &str) -> String {
-    [GENERATED_PREFIX, request_id].concat()
-}
-
-pub(in crate::delivery) fn is_generated(id: &str, request_id: &str) -> bool {
-    id.strip_prefix(GENERATED_PREFIX) == Some(request_id)
+pub(in crate::delivery) fn given_or_generated(fields: &Fields) -> Result<WebhookId, Refusal> {
+    Ok(given(fields)?.map_or(WebhookId::Generated, |id| WebhookId::Given(id.to_owned())))
 }
 
 /// Returns the id that the client gave, if it gave one. A malformed id is refused.
