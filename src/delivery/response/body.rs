@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::HeldPermits;
 use crate::delivery::capture::CaptureTap;
@@ -43,7 +43,9 @@ pub struct RelayedBody {
     pub(super) record: Box<Record>,
     pub(super) capture: Option<Arc<CaptureTap>>,
     pub(super) _permits: HeldPermits,
-    pub(super) deadline: Pin<Box<Sleep>>,
+    pub(super) deadline: Instant,
+    /// Set once the delivery has waited for the target.
+    pub(super) sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// The target or outgate has aborted the response, so the client's connection must not end cleanly.
@@ -62,7 +64,9 @@ impl RelayedBody {
         let frame = match polled {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                ready!(self.deadline.as_mut().poll(cx));
+                let deadline = self.deadline;
+                let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                ready!(sleep.as_mut().poll(cx));
                 return Poll::Ready(Some(Err(self.abort(Code::ResponseTimeout, None))));
             }
         };
@@ -200,7 +204,7 @@ impl ResponseBody {
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             ResponseBody::Full(_) => None,
-            ResponseBody::Relayed(relayed) => Some(relayed.deadline.deadline()),
+            ResponseBody::Relayed(relayed) => Some(relayed.deadline),
         }
     }
 }

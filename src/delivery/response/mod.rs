@@ -92,7 +92,8 @@ pub(super) fn relay(
         record,
         capture,
         _permits: permits,
-        deadline: Box::pin(tokio::time::sleep_until(deadline)),
+        deadline,
+        sleep: None,
     };
     Response { version, fields, ..Response::new(status, ResponseBody::Relayed(Box::new(relayed))) }
 }
