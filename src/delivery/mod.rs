@@ -32,7 +32,6 @@ use context::{Delivery, TIMER_SLACK};
 use judge::{JudgmentOutcome, Routed, judge_request};
 use record::{Record, Step};
 use refusal::{Code, Refusal};
-use request::body;
 use request::webhook_id::{self, WebhookId};
 use response::{HeldPermits, UpstreamResponse};
 use webhook::Webhook;
@@ -115,13 +114,9 @@ async fn forward(
     // A delivery that waits for a limit of its own must not take a place among those in flight.
     let limits = steps::acquire_limits(delivery, record).await?;
     let permits = HeldPermits { limits, _in_flight: steps::acquire_slot(delivery, record).await? };
-    // The timeout is inside the throttle, so the client's time excludes the waits for the bandwidth limit.
-    let observer = delivery.capture.map(CaptureTap::request_observer);
-    let body = body::with_timeout(request.body, route.timeouts.body, observer);
-    let request = ProxyRequest { body: throttle::request_body(body, permits.limits.bandwidth_limiter()), ..request };
     let credential = credential::obtain(delivery, record).await?;
     record.begin(Step::ReadBody);
-    let mut webhook = Webhook::prepare(delivery, routed, request).await?;
+    let mut webhook = Webhook::prepare(delivery, routed, request, permits.limits.bandwidth_limiter()).await?;
     record.step(Step::ReadBody);
 
     credential.iter().for_each(|credential| webhook.set_credential(credential.header()));

@@ -10,7 +10,6 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::request::RequestBody;
 use crate::net::splice::MaybeSocket;
 use crate::state::limits::bandwidth::BandwidthLimiter;
 
@@ -27,11 +26,6 @@ pub(super) struct Throttled<T> {
 struct Throttle {
     limiter: BandwidthLimiter,
     pending: Bytes,
-}
-
-/// Returns the body under a bandwidth limit.
-pub(super) fn request_body(body: RequestBody, limiter: Option<BandwidthLimiter>) -> RequestBody {
-    if limiter.is_some() { Box::pin(Throttled::new(body, limiter)) } else { body }
 }
 
 impl<T> Throttled<T> {

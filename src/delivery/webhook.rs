@@ -10,14 +10,16 @@ use http::{HeaderName, HeaderValue, Method, Version, header};
 use http_body::Body;
 use jiff::Timestamp;
 
+use super::capture::CaptureTap;
 use super::context::Delivery;
 use super::errors;
 use super::judge::Routed;
 use super::record::Record;
 use super::refusal::Refusal;
-use super::request::body::{self, UploadProgress};
+use super::request::body::{self, TimeoutBody, UploadProgress};
 use super::request::webhook_id::{self, GeneratedId};
-use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards};
+use super::request::{InterimCallback, ProxyRequest, fields, max_forwards};
+use super::throttle::Throttled;
 use crate::config::InterimPolicy;
 use crate::http_message::{FieldText, Fields, Request, Text};
 use crate::net::http_client::Upload;
@@ -25,6 +27,7 @@ use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::WHOLE_BODY_MAX;
 use crate::policy::sign::SigningInput;
 use crate::policy::trace::TraceContext;
+use crate::state::limits::bandwidth::BandwidthLimiter;
 use crate::state::observability::traces::{TRACEPARENT, TRACESTATE};
 
 /// A webhook before it is signed. Its body is buffered or about to stream.
@@ -55,11 +58,12 @@ impl<'a> Webhook<'a> {
     /// Takes the fields that outgate forwards, and buffers the body or prepares to stream it.
     ///
     /// The body is buffered if outgate signs it or the client has signed it. Either way it is at most as long as the
-    /// route allows.
+    /// route allows. `limiter`: of the bandwidth of the body.
     pub(super) async fn prepare(
         delivery: &'a Delivery<'a>,
         routed: &'a Routed<'_>,
         request: ProxyRequest,
+        limiter: Option<BandwidthLimiter>,
     ) -> Result<Self, Refusal> {
         let &Delivery { route, target, .. } = delivery;
         let ProxyRequest { method, version, mut fields, body, interim, .. } = request;
@@ -74,6 +78,9 @@ impl<'a> Webhook<'a> {
         fields::add_via(&mut fields, version, delivery.pseudonym());
 
         let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == InterimPolicy::Forward);
+        // The timeout is inside the throttle, so the client's time excludes the waits for the bandwidth limit.
+        let observer = delivery.capture.map(CaptureTap::request_observer);
+        let body = Throttled::new(body::with_timeout(body, route.timeouts.body, observer), limiter);
         let body = Self::prepare_body(delivery, body, routed.body_check.as_ref()).await?;
         let path_and_query = Cow::Borrowed(routed.request_target.path_and_query.as_str());
         Ok(Self { delivery, method, path_and_query, fields, body, interim })
@@ -81,7 +88,7 @@ impl<'a> Webhook<'a> {
 
     async fn prepare_body(
         delivery: &Delivery<'_>,
-        body: RequestBody,
+        body: Throttled<TimeoutBody>,
         body_check: Option<&BodyCheck>,
     ) -> Result<WebhookBody, Refusal> {
         let route = delivery.route;

@@ -27,7 +27,7 @@ const PREALLOCATE_MAX: u64 = 64 * 1024;
 const UNCOUNTED_MAX: usize = 16 * 1024;
 
 /// Checks an announced length before the first byte, so that a client gets no `100 Continue` for a body that is refused.
-pub(in crate::delivery) fn check_length(body: &RequestBody, max: u64) -> Result<(), RequestBodyError> {
+pub(in crate::delivery) fn check_length(body: &impl Body, max: u64) -> Result<(), RequestBodyError> {
     if body.size_hint().lower() > max { Err(RequestBodyError::TooLarge) } else { Ok(()) }
 }
 
@@ -39,19 +39,19 @@ pub(in crate::delivery) fn with_timeout(
     body: RequestBody,
     timeout: Duration,
     observer: Option<BodyObserver>,
-) -> RequestBody {
+) -> TimeoutBody {
     if body.is_end_stream() {
         observer.iter().for_each(|observe| observe(None));
-        return body;
     }
-    Box::pin(TimeoutBody { body, remaining: timeout, sleep: None, observer })
+    let observer = observer.filter(|_| !body.is_end_stream());
+    TimeoutBody { body, remaining: timeout, sleep: None, observer }
 }
 
 /// A body with a timeout that runs only while outgate waits for the client.
 ///
 /// The delivery polls for no frame, and the timeout stops, while the target accepts no more bytes or a bandwidth limit
 /// holds them back.
-struct TimeoutBody {
+pub(in crate::delivery) struct TimeoutBody {
     body: RequestBody,
     /// The time that the client has left.
     remaining: Duration,
@@ -113,7 +113,7 @@ impl AsRef<[u8]> for HeldBody {
 
 /// Reads the whole body. All but small bodies count in the memory of bodies, until the last part of them is dropped.
 pub(in crate::delivery) async fn buffer(
-    mut body: RequestBody,
+    mut body: impl Body<Data = Bytes, Error = RequestBodyError> + Unpin,
     max: u64,
     mut reservation: MemoryReservation,
 ) -> Result<Bytes, RequestBodyError> {
@@ -147,7 +147,10 @@ pub(in crate::delivery) async fn buffer(
 }
 
 /// Returns a body that streams, and its progress.
-pub(in crate::delivery) fn stream(body: RequestBody, max: u64) -> (Upload, Arc<UploadProgress>) {
+pub(in crate::delivery) fn stream(
+    body: impl Body<Data = Bytes, Error = RequestBodyError> + Unpin + Send + 'static,
+    max: u64,
+) -> (Upload, Arc<UploadProgress>) {
     let progress = Arc::new(UploadProgress::default());
     if body.is_end_stream() {
         progress.finish();
@@ -267,17 +270,19 @@ impl UploadProgress {
 }
 
 /// A body that fails when it exceeds its limit.
-struct LimitedBody {
-    body: RequestBody,
+struct LimitedBody<B> {
+    body: B,
     /// Bytes that the client may still send.
     remaining: u64,
     progress: Arc<UploadProgress>,
 }
 
-impl LimitedBody {
+impl<B: Body<Data = Bytes, Error = RequestBodyError> + Unpin> LimitedBody<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         self.progress.on_poll();
-        let Some(frame) = ready!(self.body.as_mut().poll_frame(cx)).transpose()? else { return Poll::Ready(None) };
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()? else {
+            return Poll::Ready(None);
+        };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.remaining = self.remaining.checked_sub(length).ok_or(RequestBodyError::TooLarge)?;
         self.progress.on_data(length);
@@ -285,13 +290,13 @@ impl LimitedBody {
     }
 }
 
-impl Drop for LimitedBody {
+impl<B> Drop for LimitedBody<B> {
     fn drop(&mut self) {
         self.progress.finish();
     }
 }
 
-impl Body for LimitedBody {
+impl<B: Body<Data = Bytes, Error = RequestBodyError> + Unpin> Body for LimitedBody<B> {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
