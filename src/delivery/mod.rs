@@ -42,7 +42,7 @@ pub use inspect::{
 };
 pub use own::deliver_own;
 pub use record::milliseconds;
-pub use request::{InterimCallback, ProxyRequest, RequestBody, RequestBodyError};
+pub use request::{InterimSender, ProxyRequest, RequestBody, RequestBodyError, SendInterim};
 pub use response::{ResponseAborted, ResponseBody, refuse_plaintext, refuse_tls, refuse_unread};
 
 use crate::http_message::Response;

@@ -18,7 +18,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::request::body::{self, TimeoutBody, UploadProgress};
 use super::request::webhook_id::{self, GeneratedId};
-use super::request::{InterimCallback, ProxyRequest, fields, max_forwards};
+use super::request::{InterimSender, ProxyRequest, fields, max_forwards};
 use super::throttle::Throttled;
 use crate::config::InterimPolicy;
 use crate::http_message::{FieldText, Fields, Request, Text};
@@ -38,7 +38,7 @@ pub(super) struct Webhook<'a> {
     path_and_query: Cow<'a, str>,
     fields: Fields,
     body: WebhookBody,
-    interim: Option<InterimCallback>,
+    interim: Option<InterimSender>,
 }
 
 enum WebhookBody {
@@ -51,7 +51,7 @@ pub(super) struct SignedRequest {
     pub(super) request: Request<Upload>,
     /// `None`: the body is buffered.
     pub(super) progress: Option<Arc<UploadProgress>>,
-    pub(super) interim: Option<InterimCallback>,
+    pub(super) interim: Option<InterimSender>,
 }
 
 impl<'a> Webhook<'a> {

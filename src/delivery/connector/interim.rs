@@ -3,19 +3,19 @@
 
 use http::StatusCode;
 
-use crate::delivery::request::{InterimCallback, fields};
+use crate::delivery::request::{InterimSender, fields};
 use crate::http_message::Fields;
 use crate::net::field_filter::INTERIM_MAX;
 
 /// Forwards the interim responses to one request to its client (RFC 9110 §15.2).
 pub(super) struct InterimForwarder {
-    /// Sends a response to the client. `None`: the client gets no interim responses.
-    client: Option<InterimCallback>,
+    /// `None`: the client gets no interim responses.
+    client: Option<InterimSender>,
     count: usize,
 }
 
 impl InterimForwarder {
-    pub(super) fn new(client: Option<InterimCallback>) -> Self {
+    pub(super) fn new(client: Option<InterimSender>) -> Self {
         Self { client, count: 0 }
     }
 
@@ -27,11 +27,11 @@ impl InterimForwarder {
         }
         // 100 Continue ends here: outgate has sent the client its own.
         if status != StatusCode::CONTINUE
-            && let Some(client) = &self.client
+            && let Some(client) = self.client.as_ref().and_then(InterimSender::upgrade)
         {
             let mut fields = fields.clone();
             fields::strip_interim(&mut fields);
-            client(status, &fields);
+            client.send_interim(status, &fields);
         }
         true
     }

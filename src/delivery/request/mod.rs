@@ -10,7 +10,7 @@ pub(super) mod webhook_id;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
@@ -30,11 +30,16 @@ pub struct ProxyRequest {
     pub body: RequestBody,
     pub caller: Arc<Caller>,
     /// `None`: the client does not understand interim responses.
-    pub interim: Option<InterimCallback>,
+    pub interim: Option<InterimSender>,
 }
 
-/// Sends an interim response (1xx) to the client at once.
-pub type InterimCallback = Box<dyn Fn(StatusCode, &Fields) + Send + Sync>;
+/// Sends interim responses to the client of one request, while the client is connected.
+pub type InterimSender = Weak<dyn SendInterim>;
+
+pub trait SendInterim: Send + Sync {
+    /// Sends an interim response (1xx) to the client at once.
+    fn send_interim(&self, status: StatusCode, fields: &Fields);
+}
 
 /// A request body as the server reads it from the client's connection.
 pub type RequestBody = Pin<Box<dyn Body<Data = Bytes, Error = RequestBodyError> + Send>>;

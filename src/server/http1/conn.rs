@@ -12,13 +12,16 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use self::body::Http1Body;
 use super::head::{self, RequestHead};
-use crate::delivery::RequestBodyError;
+use super::response::write_head;
+use crate::delivery::{InterimSender, RequestBodyError, SendInterim};
+use crate::http_message::Fields;
 use crate::net::body_framing::{Decoded, Framing};
 use crate::net::deadline;
 use crate::server::client_io::{ClientIo, Rewind, poll_read};
@@ -36,9 +39,6 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A connection. The task that serves its requests is the only owner, and dropping it closes the connection. A body
 /// holds only a weak reference, because a delivery may keep the body for longer than the client stays connected.
 pub(super) struct Conn(Arc<Mutex<ConnState>>);
-
-/// Sends interim responses while the connection exists.
-pub(super) struct InterimWriter(Weak<Mutex<ConnState>>);
 
 struct ConnState {
     stream: Box<dyn ClientIo>,
@@ -175,8 +175,10 @@ impl Conn {
         Http1Body { generation: self.0.lock().generation, conn: Arc::downgrade(&self.0) }
     }
 
-    pub(super) fn interim_writer(&self) -> InterimWriter {
-        InterimWriter(Arc::downgrade(&self.0))
+    /// Returns a sender that lasts as long as the connection.
+    pub(super) fn interim_sender(&self) -> InterimSender {
+        let state: Weak<Mutex<ConnState>> = Arc::downgrade(&self.0);
+        state
     }
 
     /// Resolves when the client hangs up while it waits for a response: it closes, resets, or ends its sending
@@ -207,12 +209,11 @@ impl Conn {
     }
 }
 
-impl InterimWriter {
+impl SendInterim for Mutex<ConnState> {
     /// Queues an interim response. The task in [`Conn::hangup`] writes it.
-    pub(super) fn write(&self, head: &[u8]) {
-        let Some(conn) = self.0.upgrade() else { return };
-        let mut state = conn.lock();
-        state.pending_interim.extend_from_slice(head);
+    fn send_interim(&self, status: StatusCode, fields: &Fields) {
+        let mut state = self.lock();
+        write_head(&mut state.pending_interim, status, status.canonical_reason().unwrap_or_default(), fields);
         if let Some(waker) = state.hangup_waker.take() {
             waker.wake();
         }

@@ -18,7 +18,7 @@ use http::{Method, Version};
 use tokio::time::Instant;
 
 use crate::delivery::tunnel::{InspectedTunnel, Tunnel};
-use crate::delivery::{self, InterimCallback, ProxyRequest, ResponseBody};
+use crate::delivery::{self, ProxyRequest, ResponseBody};
 use crate::http_message::Response;
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
@@ -118,7 +118,7 @@ async fn serve_request(
     let idle = runtime.active_config().plan.timeouts.idle;
     let RequestHead { method, target, version, fields, keep_alive, .. } = head;
     // HTTP/1.0 has no interim responses (RFC 9110 §15.2).
-    let interim = (version == Version::HTTP_11).then(|| interim_callback(conn));
+    let interim = (version == Version::HTTP_11).then(|| conn.interim_sender());
     let arrival = ProxyRequest {
         method: method.clone(),
         version,
@@ -162,15 +162,6 @@ async fn serve_request(
         Ok(()) if closes_connection => AfterResponse::Close,
         Ok(()) => AfterResponse::KeepAlive,
     }
-}
-
-fn interim_callback(conn: &Conn) -> InterimCallback {
-    let writer = conn.interim_writer();
-    Box::new(move |status, fields| {
-        let mut head = Vec::new();
-        response::write_head(&mut head, status, status.canonical_reason().unwrap_or_default(), fields);
-        writer.write(&head);
-    })
 }
 
 /// Discards the rest of the request, so that the response arrives at a client that is still sending. Returns whether

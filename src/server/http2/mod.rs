@@ -216,7 +216,7 @@ async fn serve_request(
                 fields: Fields::from(&head.headers),
                 body: Box::pin(body),
                 caller: Arc::clone(caller),
-                interim: Some(responder.interim_callback()),
+                interim: Some(responder.interim_sender()),
             };
             let delivering = pin!(delivery::deliver(runtime, arrival));
             let Some(response) = run_until_hangup(responder.reset_by_client(), delivering).await else { return };

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 use parking_lot::Mutex;
 
-use crate::delivery::{InterimCallback, ResponseBody};
+use crate::delivery::{InterimSender, ResponseBody, SendInterim};
 use crate::http_message::{Fields, Response};
 
 /// The connection-specific fields, which HTTP/2 forbids (RFC 9113 §8.2.2).
@@ -39,6 +39,14 @@ impl From<h2::Error> for IncompleteResponse {
     }
 }
 
+impl SendInterim for Mutex<SendResponse<Bytes>> {
+    fn send_interim(&self, status: StatusCode, fields: &Fields) {
+        let head = head(status, HeaderMap::from(fields));
+        // An error means that the stream is gone, which the delivery notices by itself.
+        let _ = self.lock().send_informational(head);
+    }
+}
+
 impl Responder {
     pub(super) fn new(inner: SendResponse<Bytes>) -> Self {
         Self(Arc::new(Mutex::new(inner)))
@@ -46,18 +54,13 @@ impl Responder {
 
     /// Sends `100 Continue`.
     pub(super) fn send_continue(&self) {
-        self.send_informational(StatusCode::CONTINUE, &Fields::default());
+        self.0.send_interim(StatusCode::CONTINUE, &Fields::default());
     }
 
-    pub(super) fn interim_callback(&self) -> InterimCallback {
-        let responder = self.clone();
-        Box::new(move |status, fields| responder.send_informational(status, fields))
-    }
-
-    fn send_informational(&self, status: StatusCode, fields: &Fields) {
-        let head = head(status, HeaderMap::from(fields));
-        // An error means that the stream is gone, which the delivery notices by itself.
-        let _ = self.0.lock().send_informational(head);
+    /// Returns a sender that lasts as long as the responder.
+    pub(super) fn interim_sender(&self) -> InterimSender {
+        let responder: Weak<Mutex<SendResponse<Bytes>>> = Arc::downgrade(&self.0);
+        responder
     }
 
     /// Resolves when the client resets the stream or disconnects.
