@@ -6,10 +6,15 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+/// The number of clients up to which one that has no more entries keeps its memory for the next. The only connection of a
+/// client leaves the pool for each delivery.
+const EMPTY_CLIENTS: usize = 16;
+
 /// The entries of all clients, each identified by the number of its last use. There are never more than `capacity`.
 ///
 /// One client may use the whole capacity while others need none. No client evicts entries of another below its even share.
 pub(in crate::state) struct FairShareLru<C, K> {
+    /// A client without entries may stay for its next one: see [`EMPTY_CLIENTS`].
     clients: HashMap<C, BTreeMap<u64, K>>,
     total: usize,
     uses: u64,
@@ -36,7 +41,7 @@ impl<C: Hash + Eq + Clone, K> FairShareLru<C, K> {
         if entries.remove(&number).is_some() {
             self.total -= 1;
         }
-        if entries.is_empty() {
+        if entries.is_empty() && self.clients.len() > EMPTY_CLIENTS {
             self.clients.remove(client);
         }
     }
@@ -60,7 +65,8 @@ impl<C: Hash + Eq + Clone, K> FairShareLru<C, K> {
             let count = entries.len() + usize::from(*client == newcomer);
             (count, Reverse(entries.first_key_value().map(|(number, _)| *number)))
         };
-        let client = self.clients.iter().max_by_key(weight)?.0.clone();
+        let with_entries = self.clients.iter().filter(|(_, entries)| !entries.is_empty());
+        let client = with_entries.max_by_key(weight)?.0.clone();
         let (number, key) = self.clients.get_mut(&client)?.pop_first()?;
         self.total -= 1;
         if self.clients.get(&client).is_some_and(BTreeMap::is_empty) {
@@ -102,7 +108,26 @@ mod tests {
         let (number, _) = shares.add(&"client", "a");
         shares.remove(&"client", number);
         shares.remove(&"client", number);
-        assert_eq!((shares.total(), shares.clients.len()), (0, 0));
+        assert_eq!(shares.total(), 0);
         assert_eq!(shares.add(&"client", "b").1, None);
+    }
+
+    #[test]
+    fn fair_share_evicts_from_clients_that_have_entries() {
+        let mut shares = FairShareLru::new(1);
+        let (number, _) = shares.add(&"empty", "a");
+        shares.remove(&"empty", number);
+        assert_eq!(shares.add(&"client", "b").1, None);
+        assert_eq!(shares.add(&"empty", "c").1.unwrap().0, "b");
+    }
+
+    #[test]
+    fn fair_share_forgets_clients_without_entries() {
+        let mut shares = FairShareLru::new(1);
+        for client in 0..10 * EMPTY_CLIENTS {
+            let (number, _) = shares.add(&client, ());
+            shares.remove(&client, number);
+        }
+        assert!(shares.clients.len() <= EMPTY_CLIENTS, "{}", shares.clients.len());
     }
 }
