@@ -3,6 +3,7 @@
 
 mod field;
 mod fields;
+mod shared_text;
 
 use std::borrow::Cow;
 
@@ -10,13 +11,14 @@ use http::{Method, StatusCode, Version};
 
 pub use field::{FieldName, FieldText, FieldValue, NotText, Text};
 pub use fields::Fields;
+pub use shared_text::SharedText;
 
 /// A request for a target.
 #[derive(Debug)]
 pub struct Request<B> {
     pub method: Method,
     /// The request target in origin-form, or `*` (RFC 9112 §3.2).
-    pub target: String,
+    pub target: SharedText,
     pub fields: Fields,
     pub body: B,
 }
@@ -34,8 +36,8 @@ pub struct Response<B> {
 }
 
 impl<B> Request<B> {
-    pub fn new(method: Method, target: String, body: B) -> Self {
-        Self { method, target, fields: Fields::default(), body }
+    pub fn new(method: Method, target: impl Into<SharedText>, body: B) -> Self {
+        Self { method, target: target.into(), fields: Fields::default(), body }
     }
 
     pub fn map<C>(self, f: impl FnOnce(B) -> C) -> Request<C> {

@@ -83,7 +83,7 @@ impl CaptureTap {
 
     /// Replaces the head by that of the request that the target gets.
     pub(super) fn signed<B>(&self, request: &Request<B>) {
-        self.update(|pending| pending.exchange.path = request.target.clone());
+        self.update(|pending| pending.exchange.path = request.target.to_string());
         self.copy_head(|exchange| &mut exchange.request, &request.fields);
     }
 

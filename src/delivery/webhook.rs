@@ -1,7 +1,6 @@
 //! The request that the target gets: the client's request, without the fields for outgate, and with outgate's own.
 //! Which fields and which body are forwarded, and which signatures are added?
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +20,7 @@ use super::request::webhook_id::{self, GeneratedId};
 use super::request::{InterimSender, ProxyRequest, fields, max_forwards};
 use super::throttle::Throttled;
 use crate::config::InterimPolicy;
-use crate::http_message::{FieldText, Fields, Request, Text};
+use crate::http_message::{FieldText, Fields, Request, SharedText, Text};
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::WHOLE_BODY_MAX;
@@ -35,7 +34,7 @@ pub(super) struct Webhook<'a> {
     delivery: &'a Delivery<'a>,
     method: Method,
     /// The request's own, unless a signer changes it.
-    path_and_query: Cow<'a, str>,
+    path_and_query: SharedText,
     fields: Fields,
     body: WebhookBody,
     interim: Option<InterimSender>,
@@ -82,7 +81,7 @@ impl<'a> Webhook<'a> {
         let observer = delivery.capture.map(CaptureTap::request_observer);
         let body = Throttled::new(body::with_timeout(body, route.timeouts.body, observer), limiter);
         let body = Self::prepare_body(delivery, body, routed.body_check.as_ref()).await?;
-        let path_and_query = Cow::Borrowed(routed.request_target.path_and_query.as_str());
+        let path_and_query = routed.request_target.path_and_query.clone();
         Ok(Self { delivery, method, path_and_query, fields, body, interim })
     }
 
@@ -133,16 +132,7 @@ impl<'a> Webhook<'a> {
                 (upload, Some(progress))
             }
         };
-        // The request's own path is checked already; a signer may have changed it.
-        if matches!(&self.path_and_query, Cow::Owned(changed) if changed.parse::<PathAndQuery>().is_err()) {
-            return Err(Refusal::malformed("the target's path or query has a character that is not allowed there"));
-        }
-        let request = Request {
-            method: self.method,
-            target: self.path_and_query.into_owned(),
-            fields: self.fields,
-            body: upload,
-        };
+        let request = Request { method: self.method, target: self.path_and_query, fields: self.fields, body: upload };
         self.delivery.capture.iter().for_each(|capture| capture.signed(&request));
         Ok(SignedRequest { request, progress, interim: self.interim })
     }
@@ -175,7 +165,13 @@ impl<'a> Webhook<'a> {
             let mutations = mutations.map_err(|error| errors::unsigned(signer, error))?;
             self.set_fields(mutations.headers);
             if let Some(path_and_query) = mutations.path_and_query {
-                self.path_and_query = Cow::Owned(path_and_query);
+                // The request's own is checked already.
+                if path_and_query.parse::<PathAndQuery>().is_err() {
+                    return Err(Refusal::malformed(
+                        "the target's path or query has a character that is not allowed there",
+                    ));
+                }
+                self.path_and_query = path_and_query.into();
             }
         }
         for signer in &route.signers {

@@ -212,10 +212,10 @@ pub(super) fn judge_own<'p>(
 fn record_requested(read: &Result<RequestTarget, InvalidTarget>, method: &Method, record: &mut Record) {
     match read {
         Ok(target) => {
-            let path = (*method != Method::CONNECT).then(|| target.path());
+            let path = (*method != Method::CONNECT).then(|| target.shared_path());
             record.target(target.requested(), path);
         }
-        Err(InvalidTarget { readable: Some((target, path)), .. }) => record.target(target.clone(), path.as_deref()),
+        Err(InvalidTarget { readable: Some((target, path)), .. }) => record.target(target.clone(), path.clone()),
         Err(InvalidTarget { readable: None, .. }) => {}
     }
 }

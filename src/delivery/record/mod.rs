@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use super::refusal::{Blame, Code, Refusal};
 use super::request::body::UploadProgress;
 use super::request::webhook_id::{GeneratedId, WebhookId};
+use crate::http_message::SharedText;
 use crate::names::{ClientName, RequestId, RouteName, Target, TenantName};
 use crate::panics::Panicked;
 use crate::policy::Plan;
@@ -55,7 +56,7 @@ pub(super) struct Record {
     /// The series that count the delivery.
     series: Arc<RouteSeries>,
     /// The target, and the path as it was sent, if outgate sees it.
-    target: Option<(Target, Option<String>)>,
+    target: Option<(Target, Option<SharedText>)>,
     evidence: DeliveryEvidence,
 }
 
@@ -211,8 +212,8 @@ impl Record {
         }
     }
     /// Sets the target as the client asks for it. `path`: without the query.
-    pub(super) fn target(&mut self, target: Target, path: Option<&str>) {
-        self.target = Some((target, path.map(str::to_owned)));
+    pub(super) fn target(&mut self, target: Target, path: Option<SharedText>) {
+        self.target = Some((target, path));
     }
     /// Sets the target under the policy of the route. The path stays the same.
     pub(super) fn route_target(&mut self, target: Target) {
@@ -345,8 +346,7 @@ impl Drop for Record {
         self.count(code, blame, elapsed);
         self.count_denial(code);
         let sampling = self.sample(code);
-        let (redactor, target) = (&self.redactor, self.target.as_ref());
-        let generated = GeneratedId::of(self.request_id());
+        let (redactor, target, generated) = (&self.redactor, self.target.as_ref(), GeneratedId::of(self.request_id()));
         let webhook_id = self.evidence.webhook_id.as_ref().map(|id| id.redact(redactor, &generated));
         let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),

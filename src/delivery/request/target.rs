@@ -10,7 +10,7 @@ use super::ProxyRequest;
 use crate::config::PlaintextPolicy;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::host;
-use crate::http_message::Fields;
+use crate::http_message::{Fields, SharedText};
 use crate::names::{Host, Scheme, TENANT_NAME_MAX, Target, TenantName, encode_path, invalid_target_character};
 use crate::policy::authn::TunnelContext;
 use crate::policy::route::Route;
@@ -26,7 +26,7 @@ pub(in crate::delivery) struct RequestTarget {
     port: Option<u16>,
     /// The bytes that the client sent, except for characters that [`encode_path`] encodes. `*`: an `OPTIONS` request
     /// about the server as a whole.
-    pub(in crate::delivery) path_and_query: String,
+    pub(in crate::delivery) path_and_query: SharedText,
     pub(in crate::delivery) tenant: Option<TenantName>,
     /// The client sent `Outgate-TLS: 1`.
     wants_tls: bool,
@@ -40,7 +40,7 @@ pub(in crate::delivery) struct InvalidTarget {
 }
 
 /// A target and its path, without the query. A CONNECT has no path.
-pub(in crate::delivery) type ReadableTarget = (Target, Option<String>);
+pub(in crate::delivery) type ReadableTarget = (Target, Option<SharedText>);
 
 impl From<Refusal> for InvalidTarget {
     fn from(refusal: Refusal) -> Self {
@@ -65,7 +65,7 @@ impl RequestTarget {
         match parsed.check(request, wants_tls) {
             Ok(tenant) => Ok(RequestTarget { tenant, ..parsed }),
             Err(refusal) => {
-                let readable = Some((parsed.requested(), Some(parsed.path().to_owned())));
+                let readable = Some((parsed.requested(), Some(parsed.shared_path())));
                 Err(InvalidTarget { refusal, readable })
             }
         }
@@ -130,13 +130,18 @@ impl RequestTarget {
     pub(in crate::delivery) fn path(&self) -> &str {
         self.path_and_query.split('?').next().unwrap_or_default()
     }
+
+    /// Returns the path in the memory of the path and query.
+    pub(in crate::delivery) fn shared_path(&self) -> SharedText {
+        self.path_and_query.before('?')
+    }
 }
 
 /// Returns the target and the path of a request that is refused before its fields are read.
 pub(in crate::delivery) fn readable(method: &Method, target: &str) -> Option<ReadableTarget> {
     match RequestTarget::parse(method, target, None) {
         Ok(parsed) => {
-            let path = (*method != Method::CONNECT).then(|| parsed.path().to_owned());
+            let path = (*method != Method::CONNECT).then(|| parsed.shared_path());
             Some((parsed.requested(), path))
         }
         Err(_) => readable_url(target),
@@ -147,7 +152,7 @@ pub(in crate::delivery) fn readable(method: &Method, target: &str) -> Option<Rea
 fn readable_url(url: &str) -> Option<ReadableTarget> {
     let (scheme, host, port, path) = split_url(url).ok()?;
     let target = Target { scheme, host, port: port.unwrap_or(scheme.default_port()) };
-    Some((target, path.split(['?', '#']).next().map(str::to_owned)))
+    Some((target, path.split(['?', '#']).next().map(SharedText::from)))
 }
 
 /// Checks the head of a CONNECT, and returns the tenant that it names.
@@ -246,7 +251,7 @@ fn parse_connect_target(authority: &str) -> Result<RequestTarget, Refusal> {
     if port.is_none() {
         return Err(Refusal::malformed("a CONNECT must name a host and a port"));
     }
-    let path_and_query = String::new();
+    let path_and_query = "".into();
     Ok(RequestTarget { scheme: Scheme::Https, host, port, path_and_query, tenant: None, wants_tls: false })
 }
 
@@ -262,9 +267,9 @@ fn parse_url(url: &str, method: &Method) -> Result<RequestTarget, Refusal> {
     let path = &*encode_path(path);
     let path_and_query = match path {
         // RFC 9112 §3.2.4: the last proxy turns this into the asterisk-form.
-        "" if method == Method::OPTIONS => "*".to_owned(),
-        path if path.starts_with('/') => path.to_owned(),
-        path => format!("/{path}"),
+        "" if method == Method::OPTIONS => "*".into(),
+        path if path.starts_with('/') => path.into(),
+        path => format!("/{path}").into(),
     };
     Ok(RequestTarget { scheme, host, port, path_and_query, tenant: None, wants_tls: false })
 }
@@ -314,7 +319,7 @@ mod tests {
 
     fn parts(url: &str) -> Option<(Scheme, String, Option<u16>, String)> {
         let target = parse_url(url, &Method::POST).ok()?;
-        Some((target.scheme, target.host.to_string(), target.port, target.path_and_query))
+        Some((target.scheme, target.host.to_string(), target.port, target.path_and_query.to_string()))
     }
 
     #[test]

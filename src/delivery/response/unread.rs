@@ -24,7 +24,7 @@ pub fn refuse_unread(
     let plan = &runtime.active_config().plan;
     let mut record = Box::new(Record::open(runtime, plan, request_line.map(|(method, _)| method), caller));
     if let Some((target, path)) = request_line.and_then(|(method, target)| target::readable(method, target)) {
-        record.target(target, path.as_deref());
+        record.target(target, path);
     }
     refuse(Refusal::malformed(detail).status(status), record, &plan.pseudonym)
 }

@@ -37,7 +37,7 @@ pub(super) fn into_http2(request: Request<Upload>) -> Result<http::Request<Uploa
     fields.remove(header::TRANSFER_ENCODING);
     let mut parts = http::uri::Parts::default();
     (parts.scheme, parts.authority) = (host.is_some().then_some(Scheme::HTTPS), host);
-    parts.path_and_query = Some(PathAndQuery::try_from(target)?);
+    parts.path_and_query = Some(PathAndQuery::try_from(&*target)?);
     let mut converted = http::Request::new(body);
     (*converted.method_mut(), *converted.uri_mut()) = (method, Uri::from_parts(parts)?);
     (*converted.headers_mut(), *converted.version_mut()) = (HeaderMap::from(&fields), http::Version::HTTP_2);

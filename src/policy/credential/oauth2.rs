@@ -84,7 +84,7 @@ impl OAuth2 {
         ];
         let authorization = self.authorization.clone().map(|value| (header::AUTHORIZATION, value));
         let fields = host.into_iter().chain(fields).chain(authorization).collect();
-        let target = self.path_and_query.as_str().to_owned();
+        let target = self.path_and_query.as_str();
         Request { fields, ..Request::new(Method::POST, target, self.body.clone()) }
     }
 

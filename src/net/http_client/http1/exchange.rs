@@ -334,7 +334,7 @@ mod tests {
         let head_max = ResponseHeadMax { count: 10, bytes: 1000 };
         let mut exchange = Exchange::new(ScriptedTarget::new(pieces, step), true, head_max);
         assert!(exchange.is_quiet());
-        exchange.begin(Request::new(Method::GET, "/".to_owned(), Upload::whole(Bytes::new())));
+        exchange.begin(Request::new(Method::GET, "/", Upload::whole(Bytes::new())));
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(matches!(exchange.poll_response(&mut |_, _| true, cx), Poll::Ready(Ok(_))));
         while !matches!(exchange.poll_body(cx), Poll::Ready(Ok(None) | Err(_))) {}
@@ -356,7 +356,7 @@ mod tests {
         let head_max = ResponseHeadMax { count: 10, bytes: 100 };
         let lines = b"\r\n".repeat(1000);
         let mut exchange = Exchange::new(ScriptedTarget::new(&lines, 64), true, head_max);
-        exchange.begin(Request::new(Method::GET, "/".to_owned(), Upload::whole(Bytes::new())));
+        exchange.begin(Request::new(Method::GET, "/", Upload::whole(Bytes::new())));
         let polled = exchange.poll_response(&mut |_, _| true, &mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Err(Http1Error::HeadTooLarge(_)))));
         assert!(exchange.must_reset() && exchange.is_closed());

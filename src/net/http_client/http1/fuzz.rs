@@ -86,7 +86,7 @@ pub fn responses(data: &[u8]) {
 /// Returns the final response to a POST; `None`: it is malformed or incomplete.
 fn read(data: &[u8], step: usize) -> Option<ReadResponse> {
     let mut exchange = Exchange::new(ScriptedTarget::new(data, step), true, HEAD_MAX);
-    exchange.begin(Request::new(http::Method::POST, "/".to_owned(), Upload::whole(Bytes::new())));
+    exchange.begin(Request::new(http::Method::POST, "/", Upload::whole(Bytes::new())));
     let cx = &mut Context::from_waker(Waker::noop());
     let Poll::Ready(head) = exchange.poll_response(&mut |_, _| true, cx) else {
         unreachable!("the target never waits")

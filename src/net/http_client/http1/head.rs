@@ -163,7 +163,7 @@ mod tests {
             (Some("chunked"), RequestFraming::Chunked, "\r\n\r\n"),
         ] {
             let body = Upload::whole(Bytes::from_static(b"hi"));
-            let mut request = Request::new(Method::GET, "/a?b".to_owned(), body);
+            let mut request = Request::new(Method::GET, "/a?b", body);
             let coding = coding.map(|coding| (header::TRANSFER_ENCODING, HeaderValue::from_static(coding)));
             request.fields = coding.into_iter().collect();
             let mut head = Vec::new();

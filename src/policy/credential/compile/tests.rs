@@ -118,7 +118,7 @@ fn token_request_follows_the_client_credentials_grant() {
     }))
     .unwrap();
     let request = oauth2_of(&credential).request();
-    assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/token?x=1"));
+    assert_eq!((request.method.as_str(), &*request.target), ("POST", "/token?x=1"));
     // RFC 6749 §2.3.1.
     assert_eq!(
         request.fields.get(header::AUTHORIZATION).unwrap(),
