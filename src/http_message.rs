@@ -4,6 +4,7 @@
 mod field;
 mod fields;
 mod shared_text;
+mod spare;
 
 use std::borrow::Cow;
 
@@ -12,6 +13,7 @@ use http::{Method, StatusCode, Version};
 pub use field::{FieldName, FieldText, FieldValue, NotText, Text};
 pub use fields::Fields;
 pub use shared_text::SharedText;
+pub use spare::{HeadBuffer, keep_read_buffer, take_read_buffer};
 
 /// A request for a target.
 #[derive(Debug)]

@@ -10,10 +10,14 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::field::{FieldName, FieldValue, Sensitivity, ToFieldValue};
+use super::spare::{HeadBuffer, Spares};
 
 /// The capacity for the fields that outgate adds to a message on its way: their number, and their bytes.
 const ADDED_LINES: usize = 8;
 const ADDED_BYTES: usize = 512;
+
+/// The largest list of lines that a thread keeps for another message.
+const LINES_KEPT: usize = 64;
 
 const SEPARATOR: &[u8] = b": ";
 const LINE_END: &[u8] = b"\r\n";
@@ -22,7 +26,7 @@ const LINE_END: &[u8] = b"\r\n";
 #[derive(Clone, Default)]
 pub struct Fields {
     /// `name: value\r\n`, for each line and for lines that were replaced or removed.
-    buffer: Vec<u8>,
+    buffer: HeadBuffer,
     lines: Vec<Line>,
     /// The union of the [`filter_bit`]s of all names. A name whose bit is missing is not among the fields.
     filter: u64,
@@ -50,6 +54,12 @@ impl Line {
 impl Fields {
     /// Makes room for the fields of a message of this size, and for those that outgate adds.
     fn reserve(&mut self, lines: usize, bytes: usize) {
+        if self.buffer.capacity() == 0 {
+            self.buffer = HeadBuffer::take();
+        }
+        if self.lines.capacity() == 0 {
+            self.lines = LINES.try_with(Spares::take).ok().flatten().unwrap_or_default();
+        }
         self.lines.reserve(lines + ADDED_LINES);
         self.buffer.reserve(bytes + ADDED_BYTES);
     }
@@ -227,6 +237,21 @@ fn filter_bit(name: &str) -> u64 {
     let bytes = name.as_bytes();
     let length = bytes.len() as u32 & 0xff;
     1 << ((lower(bytes.first()) ^ lower(bytes.last()).rotate_left(3) ^ length.rotate_left(1)) % 64)
+}
+
+thread_local! {
+    static LINES: Spares<Vec<Line>> = const { Spares::new() };
+}
+
+/// Keeps the memory of the lines for another message. The buffer keeps its own.
+impl Drop for Fields {
+    fn drop(&mut self) {
+        if (ADDED_LINES..=LINES_KEPT).contains(&self.lines.capacity()) {
+            self.lines.clear();
+            let lines = std::mem::take(&mut self.lines);
+            let _ = LINES.try_with(|spares| spares.keep(lines)); // an ending thread frees it
+        }
+    }
 }
 
 impl fmt::Debug for Fields {

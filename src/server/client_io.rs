@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use crate::delivery::tunnel::TunnelBytes;
+use crate::http_message::{keep_read_buffer, take_read_buffer};
 use crate::net::listen;
 use crate::net::splice::MaybeSocket;
 use crate::net::tls::accept::TlsAcceptError;
@@ -118,18 +119,22 @@ thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8; 2 * READ_BUFFER_LEN]>> = RefCell::new(Box::new([0; 2 * READ_BUFFER_LEN]));
 }
 
-/// Reads available bytes into `buffer`. A buffer without capacity gets exactly as much as has arrived, and only then:
+/// Reads available bytes into `buffer`. An empty buffer gets about as much as has arrived, and only then:
 /// an idle connection holds no memory for its next request.
 pub(super) fn poll_read(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    if buffer.capacity() == 0 {
+    if buffer.is_empty() && buffer.capacity() < READ_BUFFER_MIN {
         return SCRATCH_BUFFER.with_borrow_mut(|scratch| {
             let mut read = ReadBuf::new(&mut scratch[..]);
             ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-            buffer.extend_from_slice(read.filled());
+            let length = read.filled().len();
+            if length > 0 {
+                keep_read_buffer(std::mem::replace(buffer, take_read_buffer(length, length)));
+                buffer.extend_from_slice(read.filled());
+            }
             Poll::Ready(Ok(read.filled().len()))
         });
     }

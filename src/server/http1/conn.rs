@@ -21,7 +21,7 @@ use self::body::Http1Body;
 use super::head::{self, RequestHead};
 use super::response::write_head;
 use crate::delivery::{InterimSender, RequestBodyError, SendInterim};
-use crate::http_message::Fields;
+use crate::http_message::{Fields, keep_read_buffer};
 use crate::net::body_framing::{Decoded, Framing};
 use crate::net::deadline;
 use crate::server::client_io::{ClientIo, Rewind, poll_read};
@@ -249,10 +249,10 @@ impl ConnState {
         Ok(head)
     }
 
-    /// Frees the buffer if it is empty.
+    /// Passes the memory of the buffer on if it is empty.
     fn release_buffer(&mut self) {
         if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
+            keep_read_buffer(std::mem::take(&mut self.buffer));
         }
     }
 

@@ -15,7 +15,7 @@ use httpdate::HttpDate;
 
 use super::conn::Conn;
 use crate::delivery::ResponseBody;
-use crate::http_message::{Fields, Response, Text};
+use crate::http_message::{Fields, HeadBuffer, Response, Text};
 
 /// The size to which small chunks of the body are coalesced, in bytes. Larger ones are written directly.
 const COALESCE_MAX: usize = 16 * 1024;
@@ -74,7 +74,7 @@ impl ResponseWriter {
         // Where the end of the connection marks the end of the response, an early drop must not look like that end.
         conn.set_abort_on_drop(self.framing == ResponseFraming::UntilClose);
         let Response { status, fields, mut body, .. } = self.response;
-        let mut out = Vec::with_capacity(1024);
+        let mut out = HeadBuffer::take();
         write_head(&mut out, status, &self.reason, &fields);
         // Counted independently of the body: the client finds the next response by Content-Length.
         let mut remaining = if self.framing == ResponseFraming::Length { body.size_hint().exact() } else { None };

@@ -19,7 +19,7 @@ use tokio::task::unconstrained;
 use super::head::{self, ResponseFraming};
 use super::outgoing::{Outgoing, OutgoingError};
 use crate::config::ResponseHeadMax;
-use crate::http_message::{Fields, Request, Response};
+use crate::http_message::{Fields, Request, Response, keep_read_buffer, take_read_buffer};
 use crate::net::body_framing::{Decoded, Framing};
 use crate::net::http_client::Upload;
 use crate::net::http_client::http1_error::Http1Error;
@@ -292,6 +292,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        if self.buffer.capacity() == 0 {
+            self.buffer = take_read_buffer(READ_BUFFER_MIN, HEAD_BUFFER_LEN);
+        }
         if self.buffer.capacity() - self.buffer.len() < READ_BUFFER_MIN {
             let is_body = matches!(self.incoming, Incoming::Body(_));
             self.buffer.reserve(if is_body { BODY_BUFFER_LEN } else { HEAD_BUFFER_LEN });
@@ -316,10 +319,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         }
     }
 
-    /// Frees the buffer of a connection that reads nothing more.
+    /// Passes the memory of the buffer on if the connection reads nothing more.
     fn release_buffer(&mut self) {
         if self.buffer.is_empty() && matches!(self.incoming, Incoming::Nothing) {
-            self.buffer = BytesMut::new();
+            keep_read_buffer(std::mem::take(&mut self.buffer));
         }
     }
 }

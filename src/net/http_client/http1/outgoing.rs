@@ -10,7 +10,7 @@ use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use super::head::{RequestFraming, write_request};
-use crate::http_message::{Fields, Request};
+use crate::http_message::{Fields, HeadBuffer, Request};
 use crate::net::http_client::Upload;
 use crate::net::http_client::http1_error::Http1Error;
 
@@ -21,7 +21,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// A request that is being written.
 pub(super) struct Outgoing {
     /// The head, or the size of a chunk.
-    before: Vec<u8>,
+    before: HeadBuffer,
     /// The bytes of `before` that are written.
     written: usize,
     /// A part of the body, in the buffer into which it was read.
@@ -44,7 +44,7 @@ pub(super) enum OutgoingError {
 impl Outgoing {
     /// Returns the request to write, and empty fields with the memory of its fields.
     pub(super) fn new(mut request: Request<Upload>) -> (Self, Fields) {
-        let mut before = Vec::with_capacity(1024);
+        let mut before = HeadBuffer::take();
         let framing = write_request(&mut request, &mut before);
         let Request { mut fields, body, .. } = request;
         fields.clear();
