@@ -4,6 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -177,9 +178,12 @@ impl Connections {
         }
     }
 
-    /// Marks an identified connection as idle, and thus evictable, until the value is dropped.
-    pub(super) fn mark_idle(&self, id: ConnectionId) -> Evictable {
-        let notify = Arc::new(Notify::new());
+    /// Marks an identified connection as idle, and thus evictable, until the value is dropped. `notify`: of this
+    /// connection, which is marked once at a time.
+    pub(super) fn mark_idle(&self, id: ConnectionId, notify: &Arc<Notify>) -> Evictable {
+        let notify = Arc::clone(notify);
+        // An earlier eviction may have come too late. No other can come while the connection is not in the queue.
+        pin!(notify.notified()).enable();
         let mut evictions = self.0.evictions.lock();
         let seq = evictions.next_seq();
         evictions.idle.insert(seq, (id.seq, Arc::clone(&notify)));

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connections::Evictable;
@@ -23,6 +24,8 @@ pub(super) struct ConnectionLifetime {
     deadline: Option<Instant>,
     /// `None`: the connection is inside a tunnel. The outer connection is counted, and ends when its listener closes.
     context: Option<ConnContext>,
+    /// Notified when the idle connection is evicted.
+    idle_eviction: Arc<Notify>,
     /// Set while no client is identified and no request is in progress.
     unidentified: Mutex<Option<Arc<Evictable>>>,
 }
@@ -38,7 +41,8 @@ impl ConnectionLifetime {
         let (context, evictable) = context.unzip();
         let unidentified = Mutex::new(evictable.map(Arc::new));
         let (accepted_during_drain, has_requested) = (runtime.is_draining(), AtomicBool::new(false));
-        Self { accepted_during_drain, has_requested, runtime, caller, deadline, context, unidentified }
+        let idle_eviction = Arc::default();
+        Self { accepted_during_drain, has_requested, runtime, caller, deadline, context, idle_eviction, unidentified }
     }
 
     /// Returns whether the current request is the last one.
@@ -62,7 +66,7 @@ impl ConnectionLifetime {
         self.context
             .as_ref()
             .filter(|_| self.is_authenticated())
-            .map(|context| context.connections.mark_idle(context.id))
+            .map(|context| context.connections.mark_idle(context.id, &self.idle_eviction))
     }
 
     /// Resolves when a connection without an identified client should close, whether or not part of a head has arrived.

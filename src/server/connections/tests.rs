@@ -2,7 +2,7 @@
 //! Which connection is evicted, and how many are?
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
 use jiff::Timestamp;
@@ -45,7 +45,7 @@ async fn max_connections_waits_for_connections_that_the_limit_of_their_address_h
     stranger.register_client(address, 1).unwrap();
     let evictable = stranger.mark_unidentified();
     let identified = connections.open(&runtime);
-    let _idle = connections.mark_idle(identified.id());
+    let _idle = connections.mark_idle(identified.id(), &Arc::default());
     newcomer.register_client(address, 1).unwrap();
     let mut capacity = pin!(newcomer.wait_for_capacity(2));
     assert!(is_pending(capacity.as_mut()).await);
