@@ -29,7 +29,7 @@ use support::receiver::{Receiver, ok};
 use support::{Client, Folder, TEST_TIMEOUT, post};
 
 /// The calls of the allocator that one delivery makes, at most. A call that resizes a block counts. A change may only lower it.
-const BUDGET: usize = 18;
+const BUDGET: usize = 8;
 
 const WARM_UP: usize = 200;
 const DELIVERIES: usize = 1000;
