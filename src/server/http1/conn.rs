@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::body::Http1Body;
 use super::head::{self, RequestHead};
-use super::response::write_head;
+use super::response_head::write_head;
 use crate::delivery::{InterimSender, RequestBodyError, SendInterim};
 use crate::http_message::{Fields, keep_read_buffer};
 use crate::net::body_framing::{Decoded, Framing};

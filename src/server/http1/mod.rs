@@ -7,6 +7,7 @@ mod connect;
 pub(crate) mod fuzz;
 mod head;
 mod response;
+mod response_head;
 mod tunnel;
 
 use std::pin::pin;

@@ -14,8 +14,9 @@ use http_body::Body;
 use httpdate::HttpDate;
 
 use super::conn::Conn;
+use super::response_head::write_head;
 use crate::delivery::ResponseBody;
-use crate::http_message::{Fields, HeadBuffer, Response, Text};
+use crate::http_message::{HeadBuffer, Response, Text};
 
 /// The size to which small chunks of the body are coalesced, in bytes. Larger ones are written directly.
 const COALESCE_MAX: usize = 16 * 1024;
@@ -167,14 +168,4 @@ fn set_framing(response: &mut Response<ResponseBody>, method: &Method, version: 
             ResponseFraming::UntilClose
         }
     }
-}
-
-pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, reason: &str, fields: &Fields) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(reason.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    fields.write(out);
-    out.extend_from_slice(b"\r\n");
 }
