@@ -62,6 +62,8 @@ fn exhausted_descriptors_close_idle_clients_and_no_delivery() {
 fn stopped_process_delays_deliveries_and_loses_none() {
     const IN_FLIGHT: usize = 20;
     const TIMEOUT: &str = "4s";
+    // A delivery that outgate has not sent when it is stopped may still be sent.
+    const TOTAL: &str = "3m";
     let (stopped, held) = (pick(Duration::from_secs(5), Duration::from_secs(60)), Arc::new(AtomicBool::new(true)));
     let begun = Arc::new(AtomicUsize::new(0));
     let (wait, count) = (Arc::clone(&held), Arc::clone(&begun));
@@ -75,7 +77,7 @@ fn stopped_process_delays_deliveries_and_loses_none() {
         }),
     );
     let plain = Receiver::plain(ok());
-    let text = config(&slow, &plain, &format!("[timeouts]\nidle = \"{TIMEOUT}\"\n"));
+    let text = config(&slow, &plain, &format!("[timeouts]\nidle = \"{TIMEOUT}\"\ntotal = \"{TOTAL}\"\n"));
     let text = text.set("routes.signed.timeouts.response", TIMEOUT);
     let outgate = Outgate::run(folder(&pki), &text);
     let fault = Fault { name: "SIGSTOP", harmed: "every delivery, until SIGCONT", reported: "nothing: nothing failed" };
