@@ -29,7 +29,24 @@ const LOAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the figure of this form of the run.
 pub(crate) fn pick<T>(short: T, long: T) -> T {
-    if std::env::var_os("OUTGATE_FAULTS").is_some_and(|form| form == "long") { long } else { short }
+    if is_form("long") || has_circuits() { long } else { short }
+}
+
+/// Returns whether circuits open for bad targets, as they do by default. In the other forms each delivery meets the fault.
+pub(crate) fn has_circuits() -> bool {
+    is_form("circuits")
+}
+
+/// The configuration of the circuit breaker in this form of the run.
+pub(crate) fn circuit() -> &'static str {
+    if has_circuits() { "" } else { "[circuit]\nfailures = 0\n" }
+}
+
+/// The outcome of a delivery whose target's circuit is open.
+pub(crate) const CIRCUIT_OPEN: &str = "target_circuit_open";
+
+fn is_form(name: &str) -> bool {
+    std::env::var_os("OUTGATE_FAULTS").is_some_and(|form| form == name)
 }
 
 /// The rounds of a control and a fault, in turn: what else the machine does meets both.
