@@ -35,8 +35,8 @@ pub(crate) fn write(file: &Path, results: &Results, contenders: &[String], base:
         }
         drawing.y += GAP;
     }
-    let (first, first_title) = FEATURES[0];
-    drawing.title(&format!("outgate with more and more features, plain; {first_title} = 1"))?;
+    let (first, _) = FEATURES[0];
+    drawing.title("features, added one by one")?;
     for (number, (name, title)) in FEATURES.iter().enumerate() {
         let title = if number == 0 { (*title).to_owned() } else { format!("+ {title}") };
         drawing.bar(&title, *name == base, ratios(results, &WORKLOADS[0], name, first))?;

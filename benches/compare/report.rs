@@ -155,7 +155,9 @@ fn memory(text: &mut String, results: &Results, contenders: &[String]) -> Result
             of("idle-clients", " KiB", |row| row.bytes / 1024.0),
             of("idle-tunnels", " KiB", |row| row.bytes / 1024.0),
         );
-        writeln!(text, "| {contender} | {rest} | {client} | {tunnel} |")?;
+        if results.contains_key(&(contender.clone(), "idle-clients".to_owned())) {
+            writeln!(text, "| {contender} | {rest} | {client} | {tunnel} |")?;
+        }
     }
     Ok(())
 }
