@@ -10,7 +10,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::field::{FieldName, FieldValue, Sensitivity, ToFieldValue};
-use super::spare::{HeadBuffer, Spares};
+use super::spare::{self, HeadBuffer, Spares};
 
 /// The capacity for the fields that outgate adds to a message on its way: their number, and their bytes.
 const ADDED_LINES: usize = 8;
@@ -58,7 +58,7 @@ impl Fields {
             self.buffer = HeadBuffer::take();
         }
         if self.lines.capacity() == 0 {
-            self.lines = LINES.try_with(Spares::take).ok().flatten().unwrap_or_default();
+            self.lines = spare::take(&LINES).unwrap_or_default();
         }
         self.lines.reserve(lines + ADDED_LINES);
         self.buffer.reserve(bytes + ADDED_BYTES);
@@ -248,8 +248,7 @@ impl Drop for Fields {
     fn drop(&mut self) {
         if (ADDED_LINES..=LINES_KEPT).contains(&self.lines.capacity()) {
             self.lines.clear();
-            let lines = std::mem::take(&mut self.lines);
-            let _ = LINES.try_with(|spares| spares.keep(lines)); // an ending thread frees it
+            spare::keep(&LINES, std::mem::take(&mut self.lines));
         }
     }
 }

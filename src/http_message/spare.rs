@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
 
 use bytes::BytesMut;
 
@@ -24,19 +25,22 @@ impl<T> Spares<T> {
     pub(super) const fn new() -> Self {
         Self(RefCell::new(Vec::new()))
     }
+}
 
-    pub(super) fn take(&self) -> Option<T> {
-        self.0.try_borrow_mut().ok()?.pop()
-    }
+/// Takes a value that this thread has kept.
+pub(super) fn take<T>(spares: &'static LocalKey<Spares<T>>) -> Option<T> {
+    spares.try_with(|spares| spares.0.try_borrow_mut().ok()?.pop()).ok().flatten()
+}
 
-    /// Keeps the value, unless the thread has enough of them.
-    pub(super) fn keep(&self, value: T) {
-        if let Ok(mut spares) = self.0.try_borrow_mut()
+/// Keeps the value for this thread, unless the thread has enough of them or ends.
+pub(super) fn keep<T>(spares: &'static LocalKey<Spares<T>>, value: T) {
+    let _ = spares.try_with(|spares| {
+        if let Ok(mut spares) = spares.0.try_borrow_mut()
             && spares.len() < SPARES_MAX
         {
             spares.push(value);
         }
-    }
+    });
 }
 
 thread_local! {
@@ -51,8 +55,7 @@ pub struct HeadBuffer(Vec<u8>);
 impl HeadBuffer {
     /// Returns an empty buffer with the memory of an earlier one, or else with new memory.
     pub fn take() -> Self {
-        let spare = HEADS.try_with(Spares::take).ok().flatten();
-        Self(spare.unwrap_or_else(|| Vec::with_capacity(HEAD_LEN)))
+        Self(take(&HEADS).unwrap_or_else(|| Vec::with_capacity(HEAD_LEN)))
     }
 }
 
@@ -60,8 +63,7 @@ impl Drop for HeadBuffer {
     fn drop(&mut self) {
         if (HEAD_LEN..=CAPACITY_MAX).contains(&self.0.capacity()) {
             self.0.clear();
-            let buffer = std::mem::take(&mut self.0);
-            let _ = HEADS.try_with(|heads| heads.keep(buffer)); // an ending thread frees it
+            keep(&HEADS, std::mem::take(&mut self.0));
         }
     }
 }
@@ -95,7 +97,7 @@ impl fmt::Debug for HeadBuffer {
 
 /// Returns an empty buffer for bytes that are read. `min`: the least capacity that will do; `length`: that of a new buffer.
 pub fn take_read_buffer(min: usize, length: usize) -> BytesMut {
-    let spare = if min <= CAPACITY_MAX { READ_BUFFERS.try_with(Spares::take).ok().flatten() } else { None };
+    let spare = if min <= CAPACITY_MAX { take(&READ_BUFFERS) } else { None };
     if let Some(mut spare) = spare {
         // All of its memory, or the rest if a part of the last message is still in use.
         if (spare.try_reclaim(CAPACITY_MAX) || spare.try_reclaim(min)) && spare.capacity() <= CAPACITY_MAX {
@@ -107,10 +109,10 @@ pub fn take_read_buffer(min: usize, length: usize) -> BytesMut {
 
 /// Keeps the memory of a buffer whose bytes are all taken. Parts of it may still be in use.
 pub fn keep_read_buffer(buffer: BytesMut) {
-    if buffer.capacity() == 0 {
-        return; // it may have no memory at all
+    // It may have no memory at all.
+    if buffer.capacity() > 0 {
+        keep(&READ_BUFFERS, buffer);
     }
-    let _ = READ_BUFFERS.try_with(|buffers| buffers.keep(buffer)); // an ending thread frees it
 }
 
 #[cfg(test)]
