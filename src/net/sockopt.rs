@@ -15,6 +15,12 @@ const IP_LOCAL_PORT_RANGE: c_int = 51;
 const PORT_RANGE_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const RESERVED_PORTS_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
+/// The system's range when it was last read, as IP_LOCAL_PORT_RANGE has it: the upper bound in the upper half.
+static RANGE: AtomicU32 = AtomicU32::new(UNREAD);
+const UNREAD: u32 = 0;
+/// No range: its upper bound would be below its lower bound.
+const UNREADABLE: u32 = 1;
+
 /// Defers the choice of the source port from `bind` to `connect`. It must be called before `bind`.
 ///
 /// A plain `bind(address, 0)` reserves a port for all destinations. Measured with the default range, one source address
@@ -42,12 +48,6 @@ pub(super) fn defer_port_selection(socket: BorrowedFd<'_>) -> io::Result<()> {
         range => ignore_unsupported(set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range.cast_signed())),
     }
 }
-
-/// The system's range when it was last read, as IP_LOCAL_PORT_RANGE has it: the upper bound in the upper half.
-static RANGE: AtomicU32 = AtomicU32::new(UNREAD);
-const UNREAD: u32 = 0;
-/// No range: its upper bound would be below its lower bound.
-const UNREADABLE: u32 = 1;
 
 /// Reads the first and the last port of the system's range. Connections from now on use it: an operator may widen the
 /// range of a host that runs out of ports.

@@ -40,10 +40,13 @@ pub(in crate::delivery) fn with_timeout(
     timeout: Duration,
     observer: Option<BodyObserver>,
 ) -> TimeoutBody {
-    if body.is_end_stream() {
-        observer.iter().for_each(|observe| observe(None));
-    }
-    let observer = observer.filter(|_| !body.is_end_stream());
+    let observer = match observer {
+        Some(observe) if body.is_end_stream() => {
+            observe(None);
+            None
+        }
+        observer => observer,
+    };
     TimeoutBody { body, remaining: timeout, sleep: None, observer }
 }
 
