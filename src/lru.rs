@@ -82,7 +82,8 @@ impl<K: Hash + Eq + Clone, V> LruCache<K, V> {
         self.entries.is_empty()
     }
 
-    fn pop_oldest(&mut self) -> Option<(K, V)> {
+    /// Removes and returns the least recently used entry.
+    pub fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.by_use.pop_first()?;
         let entry = self.entries.remove(&key)?;
         Some((key, entry.value))

@@ -6,6 +6,7 @@ mod certificate;
 mod client_tls;
 mod error;
 pub mod leaf_issuer;
+mod sessions;
 mod verify;
 
 use std::io;

@@ -12,6 +12,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, SupportedProtocolVersion, version};
 
+use super::sessions::SessionStore;
 use super::verify::TrustVerifier;
 use crate::config::{TlsVersion, VerifyMode};
 use crate::lru::LruCache;
@@ -19,8 +20,7 @@ use crate::names::TenantName;
 use crate::panics::Mutex;
 use crate::policy::trust::Trust;
 
-/// The largest number of stored TLS sessions of deliveries without a tenant. rustls stores up to eight for each of the
-/// most recent hosts.
+/// The largest number of stored TLS sessions of deliveries without a tenant.
 const SESSIONS_WITHOUT_TENANT_MAX: usize = 4096;
 /// The largest number of stored TLS sessions of each tenant.
 const SESSIONS_PER_TENANT_MAX: usize = 128;
@@ -93,7 +93,7 @@ fn client_config(trust: &Arc<Trust>) -> ClientConfig {
 
 fn resumption(trust: &Trust, sessions: usize) -> Resumption {
     match trust.verify {
-        VerifyMode::Full => Resumption::in_memory_sessions(sessions),
+        VerifyMode::Full => Resumption::store(Arc::new(SessionStore::new(sessions))),
         // A resumed session is verified by the certificates of its first handshake; this trust verifies none.
         VerifyMode::None => Resumption::disabled(),
     }

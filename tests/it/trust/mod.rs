@@ -4,3 +4,4 @@ mod ca;
 mod certificates;
 mod check;
 mod policies;
+mod sessions;

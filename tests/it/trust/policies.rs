@@ -22,13 +22,13 @@ use support::{Folder, Outgate, Response};
 
 /// How a target handles client certificates.
 #[derive(Clone, Copy)]
-enum ClientCertificate {
+pub(super) enum ClientCertificate {
     NotRequested,
     Optional,
     Required,
 }
 
-fn server(identity: Identity, client_certificate: ClientCertificate, clients: &Pki) -> ServerConfig {
+pub(super) fn server(identity: Identity, client_certificate: ClientCertificate, clients: &Pki) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let mut roots = RootCertStore::empty();
@@ -44,7 +44,7 @@ fn server(identity: Identity, client_certificate: ClientCertificate, clients: &P
     config.with_single_cert(identity.chain, identity.key).unwrap()
 }
 
-const CLOSING: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+pub(super) const CLOSING: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 const KEEP_ALIVE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn client_of(pki: &Pki, name: &str) -> Identity {
@@ -58,7 +58,7 @@ fn write_identity(folder: &Folder, name: &str, identity: &Identity) {
 }
 
 /// Returns a configuration in which the path `/NAME` of `hook.example` has the trust `[trust.NAME]`.
-fn text(port: u16, trusts: &[(&str, &str)]) -> String {
+pub(super) fn text(port: u16, trusts: &[(&str, &str)]) -> String {
     let mut text = "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
                     [clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n\
                     [egress.default]\nranges = [\"127.0.7.0\"]\n[guard]\nallow = [\"127.0.0.0/8\"]\n\
@@ -76,9 +76,9 @@ fn text(port: u16, trusts: &[(&str, &str)]) -> String {
     text
 }
 
-const ROOTS: &str = "roots = [\"{dir}/ca.pem\"]";
+pub(super) const ROOTS: &str = "roots = [\"{dir}/ca.pem\"]";
 
-fn send(outgate: &Outgate, port: u16, path: &str, tenant: &str) -> Response {
+pub(super) fn send(outgate: &Outgate, port: u16, path: &str, tenant: &str) -> Response {
     let field = if tenant.is_empty() { String::new() } else { format!("Outgate-Tenant: {tenant}\r\n") };
     outgate.post(&format!("https://hook.example:{port}{path}"), &field, "x")
 }
