@@ -6,6 +6,7 @@ pub mod audit;
 pub mod config;
 mod counters;
 pub mod drain;
+pub mod hashed;
 pub mod limits;
 pub mod observability;
 pub mod publication;

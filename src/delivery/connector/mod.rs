@@ -21,6 +21,7 @@ use crate::net::http_client::Connection;
 use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
 use crate::policy::egress::{Hop, Hops};
 use crate::state::Runtime;
+use crate::state::hashed::Hashed;
 use crate::state::upstreams::pool::{ConnectionKey, PooledConnection};
 
 pub(super) use send::LARGE_REQUEST_HEAD;
@@ -152,16 +153,16 @@ impl<'a> UpstreamConnector<'a> {
         self.delivery.runtime.http1_only.contains(self.delivery.target, std::time::Instant::now())
     }
 
-    fn pool_key(&self, from: IpAddr) -> ConnectionKey {
+    fn pool_key(&self, from: IpAddr) -> Hashed<ConnectionKey> {
         let &Delivery { route, client, tenant, target, separates_clients, .. } = self.delivery;
-        ConnectionKey {
+        Hashed::new(ConnectionKey {
             from,
             target: target.clone(),
             trust: route.trust.fingerprint,
             tenant: tenant.cloned(),
             client: separates_clients.then(|| client.clone()),
             head_max: route.response_head_max,
-        }
+        })
     }
 
     /// Returns the time that a step may take from now on, in which outgate waits for the target.

@@ -1,12 +1,12 @@
 //! The keys that one limit counts separately, bounded in number.
 //! Which limiter counts for this key?
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::panics::{Mutex, MutexGuard};
+use crate::state::hashed::HashedMap;
 use crate::state::limits::decisions::LimitDecisions;
 use crate::state::limits::limiter_state::LimiterState;
 use crate::state::limits::rate::saturating_nanos;
@@ -37,25 +37,9 @@ impl Hash for KeyHash {
     }
 }
 
-/// The hasher of a map whose keys are hashes.
-#[derive(Default)]
-struct IdentityHasher(u64);
-
-impl Hasher for IdentityHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
-    }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 #[derive(Default)]
 struct TableShard {
-    limiters: HashMap<KeyHash, Arc<LimiterState>, std::hash::BuildHasherDefault<IdentityHasher>>,
+    limiters: HashedMap<KeyHash, Arc<LimiterState>>,
     swept_at: Option<u64>,
     /// The keys that were near full at the last sweep.
     near_full: usize,

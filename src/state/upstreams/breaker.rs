@@ -14,6 +14,7 @@ use crate::names::ClientName;
 use crate::panics::{Mutex, MutexGuard};
 use crate::policy::breaker::{BreakerConfig, BreakerOpen, BreakerPermit, CircuitBreaker};
 use crate::state::counters::TableSize;
+use crate::state::hashed::{Hashed, HashedMap};
 use crate::state::upstreams::fair_share::FairShareLru;
 pub use key::{BreakerKey, UpstreamFailure, UpstreamSuccess};
 use key::{CircuitScope, RouteRequirements, Upstream};
@@ -31,7 +32,7 @@ const SHARDS: usize = 16;
 const EVENTS_MAX: usize = 100;
 
 /// The key of a circuit: a target, and the deliveries that the circuit stops.
-type CircuitKey = (Upstream, (RouteRequirements, CircuitScope));
+type CircuitKey = (Hashed<Upstream>, (RouteRequirements, CircuitScope));
 
 /// A target with attempts in flight, or with circuits.
 #[derive(Default)]
@@ -50,7 +51,7 @@ struct OwnedCircuit {
     number: u64,
 }
 
-type CircuitShard = HashMap<Upstream, UpstreamCircuits>;
+type CircuitShard = HashedMap<Hashed<Upstream>, UpstreamCircuits>;
 
 pub struct CircuitBreakers {
     shards: [Mutex<CircuitShard>; SHARDS],
@@ -64,7 +65,7 @@ pub struct CircuitBreakers {
 
 /// A circuit that opened or closed.
 pub struct CircuitEvent {
-    upstream: Upstream,
+    upstream: Hashed<Upstream>,
     scope: CircuitScope,
     pub transition: CircuitTransition,
 }
@@ -176,8 +177,8 @@ impl CircuitBreakers {
         self.shards.iter().map(|shard| shard.lock().values().map(open_of).sum::<usize>()).sum()
     }
 
-    fn shard(&self, upstream: &Upstream) -> MutexGuard<'_, CircuitShard> {
-        self.shards[(self.random.hash_one(upstream) % SHARDS as u64) as usize].lock()
+    fn shard(&self, upstream: &Hashed<Upstream>) -> MutexGuard<'_, CircuitShard> {
+        self.shards[upstream.shard(SHARDS)].lock()
     }
 
     fn retain(
@@ -339,7 +340,7 @@ impl Drop for UpstreamAttempt {
 
 impl std::fmt::Display for CircuitEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Upstream { target, pool, trial } = &self.upstream;
+        let Upstream { target, pool, trial } = &*self.upstream;
         if let Some(route) = trial {
             write!(f, "on the split side of route {route}, ")?;
         }

@@ -1,7 +1,6 @@
 //! The pool of connections to targets.
 //! Is there an open connection that is equal to a new one in every respect?
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use crate::net::fd_limit;
 use crate::net::http_client::Connection;
 use crate::panics::{self, Mutex};
 use crate::policy::egress::Pool;
+use crate::state::hashed::{Hashed, HashedMap};
 use crate::state::upstreams::fair_share::FairShareLru;
 use crate::state::upstreams::keep_alive;
 
@@ -42,12 +42,14 @@ const TOTAL_MAX: usize = 10_000;
 const SHARDS: usize = 16;
 
 pub struct ConnectionPool {
-    shards: [Mutex<HashMap<ConnectionKey, PoolEntry>>; SHARDS],
+    shards: [Mutex<PoolShard>; SHARDS],
     /// The shares of the clients in all connections. Lock order: a shard first, then this.
-    shares: Mutex<FairShareLru<Option<ClientName>, ConnectionKey>>,
+    shares: Mutex<FairShareLru<Option<ClientName>, Hashed<ConnectionKey>>>,
     /// The pools whose source addresses connections may have. The pool closes a released connection from another source.
     allowed_sources: ArcSwapOption<Vec<Arc<Pool>>>,
 }
+
+type PoolShard = HashedMap<Hashed<ConnectionKey>, PoolEntry>;
 
 /// The connections of one key.
 #[derive(Default)]
@@ -92,7 +94,7 @@ impl IdleTimeout {
 /// [`PooledConnection::release`] returns it to the pool.
 pub struct PooledConnection {
     connection: Connection,
-    key: ConnectionKey,
+    key: Hashed<ConnectionKey>,
     pool: Arc<ConnectionPool>,
     idle_timeout: IdleTimeout,
 }
@@ -110,7 +112,7 @@ impl ConnectionPool {
     /// Adds a new connection, whose route has the idle timeout `idle_timeout`, and takes it into use.
     pub fn lease(
         self: &Arc<Self>,
-        key: ConnectionKey,
+        key: Hashed<ConnectionKey>,
         connection: Connection,
         idle_timeout: Duration,
     ) -> PooledConnection {
@@ -132,7 +134,7 @@ impl ConnectionPool {
     }
 
     /// Takes a new connection into use for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
-    pub fn lease_dedicated(self: &Arc<Self>, key: ConnectionKey, connection: Connection) -> PooledConnection {
+    pub fn lease_dedicated(self: &Arc<Self>, key: Hashed<ConnectionKey>, connection: Connection) -> PooledConnection {
         let connection = connection.share().unwrap_or(connection);
         PooledConnection {
             connection,
@@ -147,7 +149,7 @@ impl ConnectionPool {
     /// to an address that the guard denies, stay in the pool.
     pub async fn acquire(
         self: &Arc<Self>,
-        key: &ConnectionKey,
+        key: &Hashed<ConnectionKey>,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: impl Fn(&Connection) -> bool,
@@ -162,7 +164,7 @@ impl ConnectionPool {
 
     async fn take_shared(
         &self,
-        key: &ConnectionKey,
+        key: &Hashed<ConnectionKey>,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
@@ -197,7 +199,7 @@ impl ConnectionPool {
     /// Takes an idle connection, and the timeout of its target's `Keep-Alive`.
     async fn take_idle(
         &self,
-        key: &ConnectionKey,
+        key: &Hashed<ConnectionKey>,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
@@ -237,14 +239,14 @@ impl ConnectionPool {
         }
     }
 
-    fn pop(&self, key: &ConnectionKey) -> Option<IdleConnection> {
+    fn pop(&self, key: &Hashed<ConnectionKey>) -> Option<IdleConnection> {
         let mut shard = self.shard(key).lock();
         let idle = shard.get_mut(key)?.idle.pop()?;
         self.shares.lock().remove(&key.client, idle.number);
         Some(idle)
     }
 
-    fn push(&self, key: &ConnectionKey, connection: Connection, since: Instant, idle_timeout: IdleTimeout) {
+    fn push(&self, key: &Hashed<ConnectionKey>, connection: Connection, since: Instant, idle_timeout: IdleTimeout) {
         if !idle_timeout.effective().is_zero() && !connection.is_closed() && self.allows_source(key.from) {
             self.store(key, |entry, number| {
                 let oldest = (entry.idle.len() >= PER_KEY_MAX).then(|| entry.idle.remove(0));
@@ -266,7 +268,7 @@ impl ConnectionPool {
 
     /// Stores a connection, which `put` adds under its number. A full pool, or a full key, evicts its least recently used
     /// connection.
-    fn store(&self, key: &ConnectionKey, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
+    fn store(&self, key: &Hashed<ConnectionKey>, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
         let (oldest, evicted) = {
             let mut shard = self.shard(key).lock();
             let (number, evicted) = self.shares.lock().add(&key.client, key.clone());
@@ -282,7 +284,7 @@ impl ConnectionPool {
     }
 
     /// Removes a connection. `None`: another delivery has taken it meanwhile.
-    fn remove(&self, key: &ConnectionKey, number: u64) -> Option<Connection> {
+    fn remove(&self, key: &Hashed<ConnectionKey>, number: u64) -> Option<Connection> {
         let mut shard = self.shard(key).lock();
         let entry = shard.get_mut(key)?;
         let idle = entry.idle.iter().position(|idle| idle.number == number);
@@ -296,13 +298,8 @@ impl ConnectionPool {
         connection
     }
 
-    fn shard(&self, key: &ConnectionKey) -> &Mutex<HashMap<ConnectionKey, PoolEntry>> {
-        // Any even spread will do, since the map hashes the key itself.
-        let low = match key.from {
-            IpAddr::V4(ip) => ip.octets()[3],
-            IpAddr::V6(ip) => ip.octets()[15],
-        };
-        &self.shards[(usize::from(low) + usize::from(key.target.port)) % SHARDS]
+    fn shard(&self, key: &Hashed<ConnectionKey>) -> &Mutex<PoolShard> {
+        &self.shards[key.shard(SHARDS)]
     }
 
     /// Drops the connections that are closed, idle for too long or older than `max_age`, and those from a source

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::names::{ClientName, PoolName, RouteName, Target, TenantName};
 use crate::policy::route::Route;
+use crate::state::hashed::Hashed;
 
 /// The target that a delivery contacts, its requirements, and its client and tenant.
 #[derive(Clone, Debug)]
 pub struct BreakerKey {
-    pub(super) upstream: Upstream,
+    pub(super) upstream: Hashed<Upstream>,
     pub(super) requirements: RouteRequirements,
     pub(super) client: ClientName,
     pub(super) tenant: Option<TenantName>,
@@ -72,7 +73,7 @@ impl BreakerKey {
         let trial = route.is_split_variant().then(|| route.name.clone());
         let times = &route.timeouts;
         Self {
-            upstream: Upstream { target: target.clone(), pool: route.pool.name().clone(), trial },
+            upstream: Hashed::new(Upstream { target: target.clone(), pool: route.pool.name().clone(), trial }),
             requirements: RouteRequirements {
                 timeouts: [times.dns, times.connect, times.tls, times.body, times.response, times.total],
                 trust: route.trust.fingerprint,

@@ -10,7 +10,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn key(client: &str, target: &str, tenant: Option<&str>) -> BreakerKey {
     let target = Target { scheme: Scheme::Https, host: Host::Name(target.into()), port: 443 };
     BreakerKey {
-        upstream: Upstream { target, pool: PoolName::new("default"), trial: None },
+        upstream: Hashed::new(Upstream { target, pool: PoolName::new("default"), trial: None }),
         requirements: RouteRequirements { timeouts: [Duration::from_secs(1); 6], trust: [0; 32] },
         client: ClientName::new(client),
         tenant: tenant.map(TenantName::new),
