@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Level, info, warn};
 
 use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, Source};
-use crate::config::{Config, Problem};
+use crate::config::{self, Config, Problem};
 use crate::names::pluralize;
 use crate::net::fd_limit;
 use crate::net::listen::ReservedPorts;
@@ -27,6 +28,7 @@ use crate::server::{Connections, admin};
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::config::status::ReloadSource;
+use crate::state::fleet::Fleet;
 use crate::state::observability::log;
 use crate::state::observability::records::{RecordDestination, Records};
 use crate::state::observability::traces;
@@ -135,6 +137,9 @@ impl Proxy {
         }
         let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
         let mut tasks = JoinSet::new();
+        if let Some(fleet) = &config.fleet {
+            join_fleet(fleet, &runtime, &mut tasks)?;
+        }
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         tasks.spawn(upkeep::addresses::follow(Arc::clone(&runtime)));
         tasks.spawn(upkeep::alerts::run(Arc::clone(&runtime)));
@@ -268,6 +273,15 @@ impl Proxy {
         // Ready for systemd even if no source is usable: the service listens, and refuses webhooks that it cannot send.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
+}
+
+/// Joins the fleet, with one connection to its store for each worker.
+fn join_fleet(config: &config::Fleet, runtime: &Runtime, tasks: &mut JoinSet<()>) -> Result<(), StartError> {
+    let fleet = Fleet::new(config, Handle::current().metrics().num_workers())
+        .map_err(|error| StartError(sysexits::CONFIG, format!("cannot use the store of the fleet: {error}")))?;
+    let fleet = Arc::clone(runtime.fleet.get_or_init(|| Arc::new(fleet)));
+    tasks.spawn(fleet.run());
+    Ok(())
 }
 
 /// The signals by which an operator controls the process.

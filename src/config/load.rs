@@ -17,8 +17,8 @@ use super::reader::{Environment, Reader, Table, Value};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
-    Config, KeyDirs, alerts, audit, captures, credential, log, named_sections, notices, redaction, schema, sections,
-    signer, syntax, traces, trust, warning,
+    Config, KeyDirs, alerts, audit, captures, credential, fleet, log, named_sections, notices, redaction, schema,
+    sections, signer, syntax, traces, trust, warning,
 };
 use crate::names::folder_of;
 
@@ -326,6 +326,7 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         alerts: alerts::read_alerts(&mut reader, file),
         publish,
         notices: notices::read_notices(&mut reader, file),
+        fleet: fleet::read_fleet(&mut reader, file),
         acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

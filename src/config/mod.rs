@@ -11,6 +11,7 @@ mod decimal;
 mod declared;
 pub mod difference;
 mod files;
+mod fleet;
 mod key_dir;
 mod key_index;
 mod listener;
@@ -65,6 +66,7 @@ pub use control_paths::ControlPaths;
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
 pub use files::StatFingerprint;
+pub use fleet::{Fleet, StoreAddress, StoreTopology};
 #[cfg(any(test, fuzzing))]
 pub use key_dir::key_files;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
@@ -133,6 +135,8 @@ pub struct Config {
     pub alerts: Alerts,
     pub publish: Publish,
     pub notices: Notices,
+    /// `None`: the state of this process is its own.
+    pub fleet: Option<Fleet>,
     /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file; the spans of problems refer to it.

@@ -7,6 +7,7 @@ mod audit;
 mod captures;
 mod credential;
 mod egress;
+mod fleet;
 mod guard;
 mod limit;
 mod listener;
@@ -29,6 +30,7 @@ pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
 pub(super) use egress::{POOL, RANGE};
+pub(super) use fleet::FLEET;
 pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
@@ -84,6 +86,7 @@ pub(super) static FILE: Schema = Schema {
         "alerts",
         "publish",
         "notices",
+        "fleet",
     ],
     reserved: &[],
     aliases: &[
@@ -119,6 +122,9 @@ pub(super) static FILE: Schema = Schema {
         ("rate_limit", "limits"),
         ("rate_limits", "limits"),
         ("includes", "include"),
+        ("cluster", "fleet"),
+        ("redis", "fleet"),
+        ("valkey", "fleet"),
     ],
 };
 
@@ -285,7 +291,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-pub(super) static SCHEMAS: [&Schema; 40] = [
+pub(super) static SCHEMAS: [&Schema; 41] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -326,6 +332,7 @@ pub(super) static SCHEMAS: [&Schema; 40] = [
     &PUBLISH,
     &PUBLISH_LISTEN,
     &NOTICES,
+    &FLEET,
 ];
 
 /// The classification of a key that its table does not have.

@@ -116,7 +116,7 @@ fn read_trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
     }
 }
 
-fn read_identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientIdentity>> {
+pub(super) fn read_identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientIdentity>> {
     let table = Table::open(reader, value, &schema::TRUST_IDENTITY)?;
     table.require(reader, "certificate", "write certificate = \"client.pem\": the chain that outgate sends to targets");
     table.require(reader, "key", "write key = \"client.key\", or \"credential:NAME\" (systemd)");

@@ -29,5 +29,6 @@ pub(crate) mod simulated;
 pub mod socket_diag;
 mod sockopt;
 pub mod splice;
+pub mod store;
 pub mod tls;
 pub mod tunnel;

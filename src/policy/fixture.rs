@@ -72,6 +72,7 @@ pub(crate) fn config() -> Config {
         alerts: crate::config::Alerts::default(),
         publish: crate::config::Publish::default(),
         notices: crate::config::Notices::default(),
+        fleet: None,
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),

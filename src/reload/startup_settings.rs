@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, Listen};
+use crate::config::{self, Config, Listen};
 
 /// The startup settings of a configuration. The rest is not retained: its secrets would outlive their files.
 pub(super) struct StartupSettings {
@@ -12,6 +12,7 @@ pub(super) struct StartupSettings {
     reuse_port: bool,
     workers: Option<usize>,
     state: Option<PathBuf>,
+    fleet: [u8; 32],
 }
 
 impl StartupSettings {
@@ -19,7 +20,9 @@ impl StartupSettings {
         let systemd_sockets = [&config.server.listen, &config.admin.listen]
             .map(|list| list.iter().any(|bind| bind.address == Listen::Systemd));
         let workers = config.server.workers;
-        Self { systemd_sockets, reuse_port: config.server.reuse_port, workers, state: config.server.state.clone() }
+        let fleet = config.fleet.as_ref().map(config::Fleet::fingerprint).unwrap_or_default();
+        let (reuse_port, state) = (config.server.reuse_port, config.server.state.clone());
+        Self { systemd_sockets, reuse_port, workers, state, fleet }
     }
 
     /// Returns the keys that differ in `after`, and thus require a restart.
@@ -30,6 +33,7 @@ impl StartupSettings {
             ("server.reuse_port", self.reuse_port == after.reuse_port),
             ("server.workers", self.workers == after.workers),
             ("server.state", self.state == after.state),
+            ("fleet", self.fleet == after.fleet),
         ];
         keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key.to_owned()).collect()
     }

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod config;
 mod counters;
 pub mod drain;
+pub mod fleet;
 pub mod hashed;
 pub mod limits;
 pub mod observability;
@@ -15,8 +16,8 @@ pub mod sinks;
 pub mod upstreams;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{self, AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -62,6 +63,8 @@ pub struct Runtime {
     pub failing_tenants: alerts::FailingTenants,
     pub traffic: observability::traffic::TrafficHistory,
     pub captures: observability::captures::CaptureQueue,
+    /// Empty: the configuration has no fleet.
+    pub fleet: OnceLock<Arc<fleet::Fleet>>,
     pub body_memory: limits::memory_budget::MemoryBudget,
     pub started_at: Timestamp,
     pub config_status: config::status::ConfigStatus,
@@ -117,6 +120,7 @@ impl Runtime {
             failing_tenants: alerts::FailingTenants::default(),
             traffic: observability::traffic::TrafficHistory::new(Instant::now()),
             captures: observability::captures::CaptureQueue::default(),
+            fleet: OnceLock::new(),
             body_memory: limits::memory_budget::MemoryBudget::for_bodies(memory_limit::memory_max()),
             started_at: Timestamp::now(),
             config_status: config::status::ConfigStatus::default(),

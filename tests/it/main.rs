@@ -14,6 +14,7 @@ mod credentials;
 mod documents;
 mod egress;
 mod examples;
+mod fleet;
 mod http2;
 mod identity;
 mod limits;

@@ -58,6 +58,9 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     let count = |name| alerts.iter().filter(|alert| alert.kind.name == name).count();
     metrics.set_alerts(ALERT_KINDS.iter().map(|kind| (kind.name, count(kind.name))));
     update_audit(runtime);
+    if let Some(fleet) = runtime.fleet.get() {
+        metrics.fleet(fleet.is_up(), fleet.live(), fleet.call_counts());
+    }
 }
 
 /// Sets the metrics of the audit log and its sinks.

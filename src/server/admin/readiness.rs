@@ -68,6 +68,7 @@ impl Readiness {
                 active.resolver.server_list()
             ));
         }
+        degraded.extend(runtime.fleet.get().and_then(|fleet| fleet.degraded_reason()));
         if runtime.sources.are_stale() {
             degraded.push(
                 "the kernel does not list the addresses of this host: outgate uses the last list that it read"

@@ -69,6 +69,9 @@ alert_kinds! {
     DNS_OUTAGE = "OutgateDnsOutage", Critical,
         "names that are not cached fail with name_timeout",
         "look at the name servers and at the way to them";
+    FLEET_STORE_AWAY = "OutgateFleetStoreAway", Critical,
+        "this instance continues with its share of each limit of the fleet, as the number of instances last was",
+        "look at the store of the fleet, and at the way to it";
     CERTIFICATE_ENDS = "OutgateCertificateEnds", Warning,
         "peers refuse a certificate after its end",
         "replace the file: outgate loads it at once";

@@ -110,6 +110,10 @@ metrics! {
     signing_key_end_timestamp: BoundedFamily<SignerLabels, Gauge> =
         "When a signer first has no key in force for one of its owners, as Unix time",
     tenants_with_keys: BoundedFamily<TenantLabels, Gauge> = "Tenants with a folder of keys of their own, by signer",
+    fleet_store_up: BoundedFamily<NoLabels, Gauge> = "0 while the store of the fleet is away",
+    pub fleet_instances: Gauge = "Live instances of the fleet when its store last answered",
+    pub fleet_store_calls: Counter = "Calls to the store of the fleet",
+    pub fleet_store_errors: Counter = "Calls to the store of the fleet that failed",
     pub records_sampled_out: Counter = "Delivery records that log.sample left out",
     pub records_lost: Counter = "Delivery records that could not be written",
     pub spans_exported: Counter = "Spans that the collector took",
@@ -302,6 +306,14 @@ impl Metrics {
         if let Some(is_writable) = is_writable {
             self.audit_writable.get(&NoLabels {}).set(is_writable.into());
         }
+    }
+
+    /// Sets the state of the fleet's store: without a fleet, the metric has no series.
+    pub fn fleet(&self, is_up: bool, live: u32, [calls, errors]: [u64; 2]) {
+        self.fleet_store_up.get(&NoLabels {}).set(is_up.into());
+        self.fleet_instances.set(i64::from(live));
+        self.fleet_store_calls.inner().fetch_max(calls, Ordering::Relaxed);
+        self.fleet_store_errors.inner().fetch_max(errors, Ordering::Relaxed);
     }
 
     /// Sets, for each sink of the audit log, the number of records that it did not get.

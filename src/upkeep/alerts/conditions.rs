@@ -70,6 +70,9 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
             format!("no name server has responded for {} s ({})", outage.as_secs(), active.resolver.server_list());
         found.add(&alerts::DNS_OUTAGE, "", what);
     }
+    if let Some(reason) = runtime.fleet.get().and_then(|fleet| fleet.degraded_reason()) {
+        found.add(&alerts::FLEET_STORE_AWAY, "", reason);
+    }
     if panics::occurred_within(PANIC_PERIOD) {
         let what = format!("outgate survived {} since its start", pluralize(panics::count() as usize, "panic"));
         found.add(&alerts::PANICKED, "", what);

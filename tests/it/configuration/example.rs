@@ -77,8 +77,8 @@ fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
             found.insert(path.clone());
         }
         match value.get_ref() {
-            // The settings of `server.tls`, which has them.
-            DeValue::Table(_) if ["admin.listen.tls", "publish.listen.tls"].contains(&&*path) => {}
+            // The settings of `server.tls` and `trust.NAME.identity`, which have them.
+            DeValue::Table(_) if ["admin.listen.tls", "publish.listen.tls", "fleet.identity"].contains(&&*path) => {}
             DeValue::Table(table) => keys(table, &path, found),
             DeValue::Array(array) => {
                 let tables = array.iter().filter_map(|element| element.get_ref().as_table());

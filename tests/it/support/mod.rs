@@ -20,6 +20,7 @@ pub mod receiver;
 pub mod scene;
 pub mod scrape;
 pub mod signature;
+pub mod store;
 pub mod tenants;
 pub mod tunnel;
 pub mod tunnel_scene;

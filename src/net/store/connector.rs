@@ -1,0 +1,184 @@
+//! Connections to the servers of the store: one server of several, the master that sentinels name, or a cluster.
+//! Which server is the store now?
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
+    RedisConnectionInfo, RedisResult, ScriptInvocation, TlsCertificates, TlsMode,
+};
+use tokio::sync::Mutex;
+
+use super::StoreError;
+use crate::config::{self, ClientIdentity, PemFile, StoreTopology};
+
+/// How often a cluster's call follows a redirection or a slot that moves, within its timeout.
+const CLUSTER_RETRIES: u32 = 2;
+
+/// The servers to connect to, with the credentials and the certificates.
+pub(super) enum StoreConnector {
+    Single(Vec<Client>),
+    Sentinel(Box<Mutex<SentinelClient>>),
+    Cluster(Box<ClusterClient>),
+}
+
+/// A connection on which calls do not wait for each other. A clone is the same connection.
+#[derive(Clone)]
+pub(super) enum StoreConnection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl StoreConnection {
+    /// Runs a script by its hash, and loads it if the server does not have it: after a restart or a failover.
+    pub(super) async fn run<T: FromRedisValue>(mut self, invocation: &ScriptInvocation<'_>) -> RedisResult<T> {
+        match &mut self {
+            Self::Single(connection) => invocation.invoke_async(connection).await,
+            Self::Cluster(connection) => invocation.invoke_async(connection).await,
+        }
+    }
+}
+
+impl StoreConnector {
+    pub(super) fn new(fleet: &config::Fleet) -> Result<Self, StoreError> {
+        // The library takes the provider of the process. Another part may have installed it: it is the same one.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let certificates = fleet.store.uses_tls.then(|| TlsCertificates {
+            client_tls: fleet.identity.as_ref().map(|identity| client_tls(identity)),
+            root_cert: fleet.ca.as_ref().map(|ca| to_pem(ca)),
+        });
+        let nodes = fleet.store.nodes.iter().map(|node| address(node, fleet.store.uses_tls));
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let password = fleet.password.as_ref().map(|password| text(password.expose())).transpose()?;
+        let user = fleet.user.as_ref().map(|user| user.value.as_str());
+        Ok(match &fleet.store.topology {
+            StoreTopology::Single(database) => {
+                let mut settings = RedisConnectionInfo::default().set_db(i64::from(*database));
+                if let Some(user) = user {
+                    settings = settings.set_username(user);
+                }
+                if let Some(password) = password {
+                    settings = settings.set_password(password);
+                }
+                let clients = nodes.map(|node| {
+                    let info: ConnectionInfo = node.into_connection_info()?;
+                    let info = info.set_redis_settings(settings.clone()).set_tcp_settings(tcp.clone());
+                    match &certificates {
+                        Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+                        None => Client::open(info),
+                    }
+                });
+                Self::Single(clients.collect::<RedisResult<_>>()?)
+            }
+            StoreTopology::Sentinel(master) => {
+                let mut builder = SentinelClientBuilder::new(nodes, master, SentinelServerType::Master)?
+                    .set_client_to_redis_tcp_settings(tcp.clone())
+                    .set_client_to_sentinel_tcp_settings(tcp);
+                if let Some(certificates) = certificates {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_redis_certificates(certificates.clone())
+                        .set_client_to_sentinel_certificates(certificates);
+                }
+                if let Some(user) = user {
+                    builder = builder.set_client_to_redis_username(user);
+                }
+                if let Some(password) = password {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                if let Some(password) = &fleet.sentinel_password {
+                    builder = builder.set_client_to_sentinel_password(text(password.expose())?);
+                }
+                Self::Sentinel(Box::new(Mutex::new(builder.build()?)))
+            }
+            StoreTopology::Cluster => {
+                let mut builder = ClusterClient::builder(nodes)
+                    .retries(CLUSTER_RETRIES)
+                    .tcp_settings(tcp)
+                    .connection_timeout(fleet.timeout)
+                    .response_timeout(fleet.timeout);
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates);
+                }
+                if let Some(user) = user {
+                    builder = builder.username(user);
+                }
+                if let Some(password) = password {
+                    builder = builder.password(password);
+                }
+                Self::Cluster(Box::new(builder.build()?))
+            }
+        })
+    }
+
+    /// Connects to the first server that accepts. A response on the connection takes at most `timeout`.
+    pub(super) async fn connect(&self, timeout: Duration) -> Result<StoreConnection, StoreError> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
+        match self {
+            Self::Single(clients) => {
+                let mut last = StoreError("it has no address".to_owned());
+                for client in clients {
+                    match connect_to_master(client, &config).await {
+                        Ok(connection) => return Ok(StoreConnection::Single(connection)),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+            Self::Sentinel(client) => {
+                let connection = client.lock().await.get_async_connection_with_config(&config).await?;
+                Ok(StoreConnection::Single(connection))
+            }
+            Self::Cluster(client) => Ok(StoreConnection::Cluster(client.get_async_connection().await?)),
+        }
+    }
+}
+
+/// Connects to a server that accepts writes. A replica refuses them, and the next address may be that of its master.
+async fn connect_to_master(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, StoreError> {
+    let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
+    // An ACL may forbid the command: then the first write tells.
+    let role: RedisResult<Vec<redis::Value>> = redis::cmd("ROLE").query_async(&mut connection).await;
+    let role = role.ok().and_then(|role| redis::from_redis_value::<String>(role.into_iter().next()?).ok());
+    match role.as_deref() {
+        None | Some("master") => Ok(connection),
+        Some(role) => {
+            Err(StoreError(format!("{:?} is a {role}, and not a master", client.get_connection_info().addr())))
+        }
+    }
+}
+
+fn address((host, port): &(String, u16), uses_tls: bool) -> ConnectionAddr {
+    match uses_tls {
+        true => ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None },
+        false => ConnectionAddr::Tcp(host.clone(), *port),
+    }
+}
+
+fn text(secret: &[u8]) -> Result<&str, StoreError> {
+    std::str::from_utf8(secret).map_err(|_| StoreError("its password is not UTF-8".to_owned()))
+}
+
+fn client_tls(identity: &ClientIdentity) -> ClientTlsConfig {
+    ClientTlsConfig { client_cert: to_pem(&identity.certificate), client_key: identity.key.expose().to_vec() }
+}
+
+/// Returns certificates as the library takes them.
+fn to_pem(certificates: &PemFile) -> Vec<u8> {
+    let pem = |der: &Vec<u8>| {
+        let lines = STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n")
+    };
+    certificates.parts.iter().map(pem).collect::<String>().into_bytes()
+}

@@ -1,0 +1,168 @@
+//! The connection of an instance to its store: TLS and ACL users, sentinels, clusters, and stores that go away.
+//! Does an instance find its store, and report one that is away?
+
+use rcgen::ExtendedKeyUsagePurpose;
+
+use super::{Scenery, instance, instance_with, wait_until_all_live, wait_until_up};
+use crate::support::configuration::Config;
+use crate::support::eventually;
+use crate::support::pki::Pki;
+use crate::support::receiver::{Receiver, ok};
+use crate::support::scene::{Scene, folder};
+use crate::support::store::{self, StoreServer, sentinel_of};
+
+fn unchanged(config: &Config) -> Config {
+    config.clone()
+}
+
+fn wait_until_away(scene: &Scene) {
+    scene.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+}
+
+#[test]
+fn fleet_counts_its_live_instances_and_forgets_one_that_was_killed() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let fleet = format!("store = \"redis://127.0.0.1:{}\"", server.port);
+    let [first, second] = ["egress-1", "egress-2"].map(|name| instance(name, &fleet, &unchanged));
+    wait_until_all_live(&[&first, &second]);
+    let keys = server.cli(&["keys", "*"]);
+    assert_eq!(keys.trim(), "outgate:{instances}");
+    first.outgate.signal("KILL");
+    // Its announcement ends after five seconds.
+    wait_until_all_live(&[&second]);
+}
+
+#[test]
+fn fleet_store_that_goes_away_is_reported_and_found_again() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let scene = instance("egress-1", &format!("store = \"redis://127.0.0.1:{}\"", server.port), &unchanged);
+    wait_until_up(&scene);
+    server.kill();
+    wait_until_away(&scene);
+    let ready = scene.outgate.admin("/readyz");
+    assert_eq!(ready.status, 200, "an instance without its store serves traffic");
+    assert!(ready.text().contains("the store of the fleet has been away for"), "{}", ready.text());
+    scene.outgate.wait_for_metric("outgate_alerts{name=\"OutgateFleetStoreAway\"} 1");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    server.restart_empty();
+    wait_until_up(&scene);
+    assert!(!scene.outgate.admin("/readyz").text().contains("fleet"));
+    scene.outgate.log.wait_for_lines(1, &["the store of the fleet answers again"]);
+    // A server that is stopped accepts connections and answers nothing.
+    server.signal("STOP");
+    wait_until_away(&scene);
+    assert!(scene.outgate.admin("/readyz").text().contains("the store of the fleet"), "a slow store is reported, too");
+    server.signal("CONT");
+    wait_until_up(&scene);
+}
+
+/// The server accepts only TLS, a client certificate of its authority, and an ACL user with the rights of docs/fleet.md.
+#[test]
+fn fleet_store_is_reached_over_tls_as_an_acl_user() {
+    if !store::is_installed() {
+        return;
+    }
+    let pki = Pki::new();
+    let files = crate::support::Folder::new();
+    let server = pki.leaf(&["localhost"]);
+    let client =
+        pki.leaf_with(&["egress-1"], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    files.write("ca.pem", &pki.pem);
+    for (name, identity) in [("server", &server), ("client", &client)] {
+        files.write(&format!("{name}.pem"), identity.chain_pem());
+        files.write(&format!("{name}.key"), identity.key_pem());
+    }
+    let tls = ["--tls-port", "{port}", "--tls-cert-file", "{dir}/server.pem", "--tls-key-file", "{dir}/server.key"];
+    let client_tls = ["--tls", "--cacert", "{dir}/ca.pem", "--cert", "{dir}/client.pem", "--key", "{dir}/client.key"];
+    let settings = [&tls[..], &["--tls-ca-cert-file", "{dir}/ca.pem"]].concat();
+    let server = StoreServer::start_in(files, &settings, &client_tls);
+    let documented = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fleet.md"));
+    let acl = documented.lines().find(|line| line.starts_with("ACL SETUSER")).expect("docs/fleet.md has the ACL");
+    let acl: Vec<_> = acl.split(' ').map(|word| if word == ">PASSWORD" { ">hunter2" } else { word }).collect();
+    assert_eq!(server.cli(&acl).trim(), "OK");
+    assert_eq!(server.cli(&["config", "set", "requirepass", "another"]).trim(), "OK");
+
+    let start = |ca: &str, password: &str| {
+        let scenery = Scenery { pki: Pki::new(), good: Receiver::plain(ok()), plain: Receiver::plain(ok()) };
+        let folder = folder(&scenery.pki);
+        folder.write("password", password);
+        std::fs::set_permissions(folder.path("password"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let fleet = format!(
+            "store = \"rediss://localhost:{}\"\nuser = \"outgate\"\npassword = \"file:{{dir}}/password\"\nca = \"{ca}\"\n\
+             identity = {{ certificate = \"{}\", key = \"{}\" }}",
+            server.port,
+            server.path("client.pem"),
+            server.path("client.key")
+        );
+        instance_with("egress-1", &fleet, &unchanged, folder, scenery)
+    };
+    wait_until_up(&start(&server.path("ca.pem"), "hunter2\n"));
+    for (ca, password, error) in [
+        ("{dir}/ca.pem", "hunter2", "certificate"), // the authority of other certificates
+        (server.path("ca.pem").as_str(), "wrong", "password authentication failed"),
+    ] {
+        let scene = start(ca, password);
+        let line = scene.outgate.log.wait_for("the error", |lines| {
+            lines.iter().find(|line| line.contains("the store of the fleet is away")).cloned()
+        });
+        assert!(line.to_lowercase().contains(&error.to_lowercase()) && !line.contains("hunter2"), "{line}");
+        assert!(scene.outgate.has_metric("outgate_fleet_store_up{} 0"));
+    }
+}
+
+#[test]
+fn fleet_store_is_the_master_that_the_sentinels_name() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut master = StoreServer::start();
+    let port = master.port.to_string();
+    let replica = StoreServer::start_with(&["--replicaof", "127.0.0.1", &port], &[]);
+    eventually("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
+    let sentinel = sentinel_of(master.port);
+    eventually("the sentinel knows the replica", || {
+        sentinel.cli(&["sentinel", "replicas", "outgate"]).contains("slave")
+    });
+    let fleet = format!("store = \"redis-sentinel://127.0.0.1:{}/outgate\"", sentinel.port);
+    let scene = instance("egress-1", &fleet, &unchanged);
+    wait_until_up(&scene);
+    master.kill();
+    wait_until_away(&scene);
+    // The sentinels make the replica the master.
+    wait_until_up(&scene);
+    assert!(replica.cli(&["info", "replication"]).contains("role:master"));
+    assert_eq!(replica.cli(&["exists", "outgate:{instances}"]).trim(), "1");
+}
+
+#[test]
+fn fleet_store_of_several_addresses_is_the_one_that_accepts_writes() {
+    if !store::is_installed() {
+        return;
+    }
+    let master = StoreServer::start();
+    let port = master.port.to_string();
+    let replica = StoreServer::start_with(&["--replicaof", "127.0.0.1", &port], &[]);
+    let fleet = format!("store = \"redis://127.0.0.1:{},127.0.0.1:{port}\"", replica.port);
+    let scene = instance("egress-1", &fleet, &unchanged);
+    wait_until_up(&scene);
+    assert_eq!(master.cli(&["exists", "outgate:{instances}"]).trim(), "1");
+}
+
+#[test]
+fn fleet_store_may_be_a_cluster() {
+    if !store::is_installed() {
+        return;
+    }
+    let nodes = store::cluster();
+    let fleet = format!("store = \"redis-cluster://127.0.0.1:{}\"", nodes[0].port);
+    let [first, second] = ["egress-1", "egress-2"].map(|name| instance(name, &fleet, &unchanged));
+    wait_until_all_live(&[&first, &second]);
+    let has_key = |node: &&store::StoreServer| node.cli(&["keys", "*"]).contains("outgate:{instances}");
+    eventually("one master and its replica have the key", || nodes.iter().filter(has_key).count() == 2);
+}

@@ -1,0 +1,135 @@
+//! Servers that fleets share: Debian's redis-server on loopback, alone, with sentinels, and as a cluster.
+//! Which store do the instances of a test have in common?
+
+use std::process::Command;
+
+use socket2::{Domain, Socket, Type};
+
+use super::process::Process;
+use super::{Folder, eventually, required};
+
+/// A redis-server that keeps nothing on a disk. Dropping it kills it.
+pub struct StoreServer {
+    process: Process,
+    pub port: u16,
+    arguments: Vec<String>,
+    /// Arguments of `redis-cli` that a command of the test needs.
+    cli: Vec<String>,
+    folder: Folder,
+    _held: Socket,
+}
+
+/// Reserves a port for a program that binds with SO_REUSEADDR, as redis-server does.
+fn reserve() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    (socket, port)
+}
+
+/// Returns whether redis-server and redis-cli can run. Without `OUTGATE_TEST_ALL=1`, a test without them is skipped.
+pub fn is_installed() -> bool {
+    let is_installed =
+        ["redis-server", "redis-cli"].iter().all(|program| Command::new(program).arg("--version").output().is_ok());
+    assert!(is_installed || !required(), "missing: redis-server");
+    if !is_installed {
+        eprintln!("skipped: redis-server is missing");
+    }
+    is_installed
+}
+
+impl StoreServer {
+    pub fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    /// Starts a server with more settings; `{dir}` in them stands for `folder`'s path, and `{port}` for the port.
+    pub fn start_with(settings: &[&str], cli: &[&str]) -> Self {
+        Self::start_in(Folder::new(), settings, cli)
+    }
+
+    pub fn start_in(folder: Folder, settings: &[&str], cli: &[&str]) -> Self {
+        let (held, port) = reserve();
+        let (port_text, dir) = (port.to_string(), folder.path("").display().to_string());
+        let is_tls = settings.contains(&"--tls-port");
+        let first =
+            ["--port", if is_tls { "0" } else { &port_text }, "--bind", "127.0.0.1", "--save", "", "--dir", &dir];
+        let fill = |text: &&str| text.replace("{dir}", dir.trim_end_matches('/')).replace("{port}", &port_text);
+        let arguments: Vec<String> = first.iter().chain(settings).map(fill).collect();
+        let process = Process::start(Command::new("redis-server").args(&arguments));
+        let cli = cli.iter().map(fill).collect();
+        let server = Self { process, port, arguments, cli, folder, _held: held };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&self) {
+        eventually("redis-server answers", || self.cli(&["ping"]).contains("PONG"));
+    }
+
+    /// Runs a command on the server, and returns what redis-cli prints.
+    pub fn cli(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-h", "127.0.0.1", "-p", &port]).args(&self.cli).args(command);
+        String::from_utf8_lossy(&cli.output().expect("redis-cli runs").stdout).into_owned()
+    }
+
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Kills the server.
+    pub fn kill(&mut self) {
+        self.process.signal("KILL");
+        self.process.wait();
+    }
+
+    /// Starts the killed server again, without its data.
+    pub fn restart_empty(&mut self) {
+        self.process = Process::start(Command::new("redis-server").args(&self.arguments));
+        self.wait_until_ready();
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.folder.path(name).display().to_string()
+    }
+}
+
+/// Sentinels that watch a master, which they call `outgate`.
+pub fn sentinel_of(master: u16) -> StoreServer {
+    let folder = Folder::new();
+    let (held, port) = reserve();
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor outgate 127.0.0.1 {master} 1\n\
+         sentinel down-after-milliseconds outgate 300\nsentinel failover-timeout outgate 2000\n",
+        folder.path("").display()
+    );
+    let file = folder.write("sentinel.conf", text).display().to_string();
+    let arguments = vec![file, "--sentinel".to_owned()];
+    let process = Process::start(Command::new("redis-server").args(&arguments));
+    let sentinel = StoreServer { process, port, arguments, cli: Vec::new(), folder, _held: held };
+    sentinel.wait_until_ready();
+    sentinel
+}
+
+/// A cluster of three masters with a replica each.
+pub fn cluster() -> Vec<StoreServer> {
+    let node = |_| {
+        let (bus, bus_port) = reserve();
+        let bus_port = bus_port.to_string();
+        let settings = ["--cluster-enabled", "yes", "--cluster-port", &bus_port, "--cluster-node-timeout", "1000"];
+        let server = StoreServer::start_with(&settings, &[]);
+        drop(bus);
+        server
+    };
+    let nodes: Vec<_> = (0..6).map(node).collect();
+    let mut create = Command::new("redis-cli");
+    create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+    let created = create.args(["--cluster-replicas", "1", "--cluster-yes"]).output().unwrap();
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+    let is_complete = |node: &StoreServer| node.cli(&["cluster", "info"]).contains("cluster_state:ok");
+    eventually("the cluster has all slots", || nodes.iter().all(is_complete));
+    nodes
+}
