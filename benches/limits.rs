@@ -70,6 +70,7 @@ fn limit(name: &str, rate: bool, concurrency: bool) -> Arc<Limit> {
         per: vec![LimitScope::Tenant, LimitScope::Host],
         wait: Duration::ZERO,
         bandwidth: None,
+        is_fleet_wide: false,
         report_only: false,
     })
 }

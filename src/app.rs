@@ -280,6 +280,7 @@ fn join_fleet(config: &config::Fleet, runtime: &Runtime, tasks: &mut JoinSet<()>
     let fleet = Fleet::new(config, Handle::current().metrics().num_workers())
         .map_err(|error| StartError(sysexits::CONFIG, format!("cannot use the store of the fleet: {error}")))?;
     let fleet = Arc::clone(runtime.fleet.get_or_init(|| Arc::new(fleet)));
+    runtime.limits.join_fleet(&fleet);
     tasks.spawn(fleet.run());
     Ok(())
 }

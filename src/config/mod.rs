@@ -320,7 +320,18 @@ pub struct Limit {
     pub wait: Duration,
     /// Bytes per second.
     pub bandwidth: Option<Located<u64>>,
+    /// `None`: each host has a limit of its own.
+    pub scope: Option<Located<LimitReach>>,
     pub report_only: bool,
+}
+
+/// The deliveries that one limit counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitReach {
+    /// Those of this host.
+    Host,
+    /// Those of all instances of the fleet.
+    Fleet,
 }
 
 /// `N/s`, `N/m`, `N/h`.

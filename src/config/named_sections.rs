@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::reader::{Reader, Table, Value};
 use super::{
-    AuthMethod, Client, ConnectPolicy, InterimPolicy, Limit, LimitScope, Located, PlaintextPolicy, Pool, PoolRange,
-    Route, RouteMetrics, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, route_metrics, schema, units,
-    upstream,
+    AuthMethod, Client, ConnectPolicy, InterimPolicy, Limit, LimitReach, LimitScope, Located, PlaintextPolicy, Pool,
+    PoolRange, Route, RouteMetrics, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, route_metrics,
+    schema, units, upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
 
@@ -304,6 +304,11 @@ fn read_limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
         per: per.unwrap_or_default(),
         wait: wait.map_or_else(Default::default, |wait| wait.value),
         bandwidth: table.read(reader, "bandwidth", |reader, value| reader.parse(value, units::bandwidth)),
+        scope: table.read(reader, "scope", |reader, value| reader.parse_choice(value, &LimitReach::CHOICES)),
         report_only: report_only.is_some_and(|report_only| report_only.value),
     }
+}
+
+impl LimitReach {
+    const CHOICES: [(&str, Self); 2] = [("host", Self::Host), ("fleet", Self::Fleet)];
 }

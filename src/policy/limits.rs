@@ -7,10 +7,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::WarningCode;
-use crate::config::{self, Config, LimitScope, Located, Problem};
+use crate::config::{self, Config, LimitReach, LimitScope, Located, Problem};
+use crate::digest::Fingerprint;
 use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
 use crate::policy::redact::{Redacted, Redactor};
 
@@ -20,6 +22,9 @@ const REFILL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The maximum wait. A waiting delivery holds a connection and memory.
 const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// The bytes of the hash in the name of a fleet's key. The chance that any two of ten million keys collide is 1 in 10^24.
+const FLEET_KEY_BYTES: usize = 16;
 
 /// A maximum rate, concurrency or bandwidth of deliveries for each key.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct Limit {
     pub wait: Duration,
     /// Bytes per second, both directions together.
     pub bandwidth: Option<u64>,
+    /// Whether all instances of the fleet count together.
+    pub is_fleet_wide: bool,
     /// Whether the limit is recorded and counted but not enforced.
     pub report_only: bool,
 }
@@ -95,6 +102,26 @@ impl LimitKey<'_> {
 }
 
 impl Limit {
+    /// Returns the name of a delivery's key in the store of the fleet: a hash, so that the store has no names of tenants.
+    pub fn fleet_key(&self, descriptor: &LimitDescriptor<'_>) -> String {
+        let key = self.key(descriptor);
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.part(self.name.as_str().as_bytes());
+        let mut part = |dimension: LimitScope, value: Option<Option<&str>>| {
+            if let Some(value) = value {
+                fingerprint.part(dimension.as_str().as_bytes());
+                fingerprint.number(u64::from(value.is_some()));
+                fingerprint.part(value.unwrap_or_default().as_bytes());
+            }
+        };
+        part(LimitScope::Client, key.client.map(|client| Some(client.as_str())));
+        part(LimitScope::Tenant, key.tenant.map(|tenant| tenant.map(TenantName::as_str)));
+        part(LimitScope::Route, key.route.map(|route| Some(route.as_str())));
+        part(LimitScope::Host, key.host.map(ToString::to_string).as_deref().map(Some));
+        part(LimitScope::Egress, key.egress.map(|egress| Some(egress.as_str())));
+        HEXLOWER.encode(&fingerprint.finish()[..FLEET_KEY_BYTES])
+    }
+
     /// Returns the key of a delivery. It is unambiguous within this limit; every limit has its own counters.
     pub fn key<'a>(&self, descriptor: &LimitDescriptor<'a>) -> LimitKey<'a> {
         let per = |dimension| self.per.contains(&dimension);
@@ -183,7 +210,26 @@ fn push_item(list: &mut String, name: &LimitName, suffix: &str, parameters: std:
 pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitName, Arc<Limit>> {
     let limits =
         config.limits.iter().map(|(name, written)| (name.clone(), Arc::new(compile_limit(name, written, problems))));
-    limits.collect()
+    let limits = limits.collect();
+    for written in config.limits.values() {
+        check_scope(written, config.fleet.is_some(), problems);
+    }
+    limits
+}
+
+/// Checks `scope = "fleet"`, which needs a store and something to count.
+fn check_scope(written: &config::Limit, has_fleet: bool, problems: &mut Vec<Problem>) {
+    let Some(scope) = written.scope.as_ref().filter(|scope| scope.value == LimitReach::Fleet) else { return };
+    let mut report = |message, help| problems.push(Problem::at(scope.span, message).help(help));
+    if !has_fleet {
+        report("this limit is one of a fleet, and there is no section [fleet]", "add [fleet] with its store");
+    }
+    if written.rate.is_none() && written.concurrency.is_none() {
+        report("the bandwidth of a limit is that of each host", "add a rate or a concurrency, or remove scope");
+    }
+    if written.report_only {
+        report("a limit that only reports counts on each host", "remove scope until you enforce the limit");
+    }
 }
 
 fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<Problem>) -> Limit {
@@ -225,6 +271,7 @@ fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &
         per: written.per.iter().map(|per| per.value).collect(),
         wait: written.wait.min(WAIT_MAX),
         bandwidth: written.bandwidth.as_ref().map(|bandwidth| bandwidth.value),
+        is_fleet_wide: written.scope.as_ref().is_some_and(|scope| scope.value == LimitReach::Fleet),
         report_only: written.report_only,
     }
 }

@@ -15,6 +15,7 @@ pub mod egress;
 pub mod expiry;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod fleet;
 pub mod guard;
 pub mod inspect;
 pub mod limits;

@@ -175,6 +175,7 @@ fn draw_limit(random: &mut Random) -> Limit {
             Duration::from_secs(9),
         ]),
         bandwidth: random.permille(300).then(|| at(54, random.between(2_000, 60_000) as u64)),
+        scope: None,
         report_only: random.permille(100),
     }
 }

@@ -6,7 +6,7 @@ use super::Schema;
 pub(in crate::config) static LIMIT: Schema = Schema {
     path: "limits.*",
     title: "[limits.NAME]",
-    keys: &["rate", "burst", "concurrency", "per", "wait", "bandwidth", "report_only"],
+    keys: &["rate", "burst", "concurrency", "per", "wait", "bandwidth", "scope", "report_only"],
     reserved: &[],
     aliases: &[
         ("requests", "rate"),
@@ -18,6 +18,7 @@ pub(in crate::config) static LIMIT: Schema = Schema {
         ("delay", "wait"),
         ("queue_timeout", "wait"),
         ("throughput", "bandwidth"),
+        ("reach", "scope"),
         ("dry_run", "report_only"),
         ("shadow", "report_only"),
     ],

@@ -42,6 +42,13 @@ pub struct Store {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError(String);
 
+impl StoreError {
+    /// Returns the error of an answer that the script does not give.
+    pub fn unexpected() -> Self {
+        Self("its answer is not that of the script".to_owned())
+    }
+}
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

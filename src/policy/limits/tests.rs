@@ -22,8 +22,65 @@ fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[Limi
         per: per.into(),
         wait,
         bandwidth: None,
+        is_fleet_wide: false,
         report_only: false,
     })
+}
+
+#[test]
+fn fleet_keys_are_the_same_in_each_process_and_differ_by_limit_and_dimension() {
+    let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
+    let (acme, other) = (TenantName::new("acme"), TenantName::new("other"));
+    let host = Host::Name("hooks.example".into());
+    let descriptor = |tenant| LimitDescriptor { client: &client, tenant, route: &route, host: &host, egress: &egress };
+    let limit = |name: &str, per: &[LimitScope]| Limit {
+        name: LimitName::new(name),
+        quota: None,
+        concurrency: Some(1),
+        per: per.to_vec(),
+        wait: Duration::ZERO,
+        bandwidth: None,
+        is_fleet_wide: true,
+        report_only: false,
+    };
+    let per_tenant = limit("l", &[LimitScope::Tenant]);
+    let keys = [
+        per_tenant.fleet_key(&descriptor(Some(&acme))),
+        per_tenant.fleet_key(&descriptor(Some(&other))),
+        per_tenant.fleet_key(&descriptor(None)),
+        limit("m", &[LimitScope::Tenant]).fleet_key(&descriptor(Some(&acme))),
+        limit("l", &[LimitScope::Tenant, LimitScope::Host]).fleet_key(&descriptor(Some(&acme))),
+        limit("l", &[]).fleet_key(&descriptor(Some(&acme))),
+    ];
+    assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len(), "{keys:?}");
+    // Other versions of outgate in the fleet must find the same key.
+    assert_eq!(keys[0], "ec0a538ba6d14a72b80fb8138fa7941c");
+}
+
+#[test]
+fn fleet_limit_needs_a_fleet_and_something_to_count() {
+    let scope = Some(at(2, LimitReach::Fleet));
+    let problems = |limit: config::Limit| {
+        let mut config = config();
+        config.limits.insert(LimitName::new("l"), at(1, limit));
+        let mut problems = Vec::new();
+        compile(&config, &mut problems);
+        messages(&problems)
+    };
+    let limit = |concurrency: Option<u32>, report_only| config::Limit {
+        concurrency: concurrency.map(|concurrency| at(1, concurrency)),
+        bandwidth: Some(at(1, 1000)),
+        scope: scope.clone(),
+        report_only,
+        ..config::Limit::default()
+    };
+    let no_fleet = "this limit is one of a fleet, and there is no section [fleet]";
+    assert_eq!(problems(limit(Some(1), false)), [no_fleet]);
+    let found = problems(limit(None, true));
+    assert_eq!(
+        found[found.len() - 2..],
+        ["the bandwidth of a limit is that of each host", "a limit that only reports counts on each host",]
+    );
 }
 
 #[test]

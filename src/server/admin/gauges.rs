@@ -59,7 +59,8 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.set_alerts(ALERT_KINDS.iter().map(|kind| (kind.name, count(kind.name))));
     update_audit(runtime);
     if let Some(fleet) = runtime.fleet.get() {
-        metrics.fleet(fleet.is_up(), fleet.live(), fleet.call_counts());
+        let [calls, errors] = fleet.call_counts();
+        metrics.fleet(fleet.is_up(), fleet.live(), [calls, errors, fleet.share_decisions()]);
     }
 }
 

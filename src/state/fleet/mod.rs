@@ -1,8 +1,9 @@
 //! The fleet that this process belongs to: its store, and the number of live instances.
 //! Is the store of the fleet up, and how many instances share its limits?
 
+use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -12,6 +13,7 @@ use crate::config;
 use crate::names::pluralize;
 use crate::net::store::{Store, StoreError, StoreScript};
 use crate::panics::Mutex;
+use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
 
 /// How often an instance announces itself, and for how long an announcement lasts.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,6 +31,10 @@ pub struct Fleet {
     live: AtomicU32,
     /// `None`: the store is up.
     away_since: Mutex<Option<Instant>>,
+    wait: Duration,
+    /// The epoch of [`Fleet::now`].
+    epoch: Instant,
+    share_decisions: AtomicU64,
 }
 
 impl Fleet {
@@ -40,6 +46,9 @@ impl Fleet {
             instance: config.instance.clone(),
             live: AtomicU32::new(1),
             away_since: Mutex::new(Some(Instant::now())),
+            wait: config.wait,
+            epoch: Instant::now(),
+            share_decisions: AtomicU64::new(0),
         })
     }
 
@@ -93,6 +102,11 @@ impl Fleet {
         format!("{}:{{{name}}}", self.prefix)
     }
 
+    /// Returns the key of one kind of state of a name.
+    fn key_of(&self, name: &str, kind: &str) -> String {
+        format!("{}:{kind}", self.key(name))
+    }
+
     /// Returns the number of live instances, this one included, as the store last stated it.
     pub fn live(&self) -> u32 {
         self.live.load(Ordering::Relaxed)
@@ -111,6 +125,53 @@ impl Fleet {
             "the store of the fleet has been away for {seconds} s ({error}): this instance continues with its share, \
              1/{share}, of each limit of the fleet"
         ))
+    }
+
+    /// Returns the longest time that a delivery waits for the store.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// Returns the monotonic time of this instance in nanoseconds.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes and returns tokens of a key.
+    pub async fn take_tokens(&self, name: &str, request: &TokenRequest) -> Result<TokenGrant, StoreError> {
+        let TokenRequest { quota, wanted, returned, returned_until, returned_arrival, used } = request;
+        let (period, hold) = (quota.period.as_micros(), quota.hold().as_micros());
+        let arguments: [&(dyn Display + Sync); 9] =
+            [&quota.count, &period, &quota.burst, &hold, wanted, returned, returned_until, returned_arrival, used];
+        let answer = self.store.run(StoreScript::TakeTokens, &self.key_of(name, "rate"), &arguments).await?;
+        let [tokens, until, now, arrival, wait, is_spaced] = answer[..] else { return Err(StoreError::unexpected()) };
+        let tokens = u32::try_from(tokens).unwrap_or_default();
+        Ok(TokenGrant { tokens, until, now, arrival, wait, is_spaced: is_spaced == 1 })
+    }
+
+    /// Leases permits of a key, and returns those of this instance and those of the others.
+    pub async fn lease_permits(
+        &self,
+        name: &str,
+        wanted: u32,
+        in_flight: u32,
+        max: u32,
+    ) -> Result<(u32, u32), StoreError> {
+        let length = PERMIT_LEASE.as_millis();
+        let arguments: [&(dyn Display + Sync); 5] = [&self.instance, &wanted, &in_flight, &max, &length];
+        let answer = self.store.run(StoreScript::LeasePermits, &self.key_of(name, "permits"), &arguments).await?;
+        let [permits, others] = answer[..] else { return Err(StoreError::unexpected()) };
+        let number = |number: i64| u32::try_from(number).unwrap_or_default();
+        Ok((number(permits), number(others)))
+    }
+
+    /// Counts a delivery that this instance's share allowed, without the store.
+    pub fn count_share_decision(&self) {
+        self.share_decisions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn share_decisions(&self) -> u64 {
+        self.share_decisions.load(Ordering::Relaxed)
     }
 
     /// Returns the number of calls to the store, and of those that failed.

@@ -6,21 +6,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::panics::Mutex;
 use crate::policy::limits::{Quota, RateStatus};
 use crate::state::limits::byte_bucket::ByteBucket;
 use crate::state::limits::byte_queue::ByteQueue;
+use crate::state::limits::fleet_key::FleetKey;
 use crate::state::limits::rate::GcraState;
 use crate::state::limits::token_queue::{TokenQueue, TokenTurns};
 use crate::state::limits::wait_queue::{Ticket, WaitQueue};
 
 /// The length of each of the two queues of deliveries; more are refused at once.
-const WAITING_PER_KEY_MAX: usize = 1000;
+pub(super) const WAITING_PER_KEY_MAX: usize = 1000;
 
 /// The advice to a delivery that gets no permit. When the deliveries in flight end is unknown, so it is short.
-const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
+pub(super) const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 
 /// The use at which a key is reported as near full.
 const NEAR_FULL_PERCENT: u32 = 90;
@@ -32,20 +34,21 @@ const GRANTS_PER_SECOND: u64 = 8;
 
 /// The state of one key. There may be millions of them: each takes 64 bytes with the counts of its `Arc`.
 #[derive(Default)]
-pub(in crate::state) struct LimiterState(Mutex<LimiterInner>);
+pub(in crate::state) struct LimiterState(pub(super) Mutex<LimiterInner>);
 
 #[derive(Default)]
-struct LimiterInner {
-    rate: GcraState,
-    in_flight: u32,
-    /// The limit of the newest arrival: after a reload it also applies to the deliveries that wait.
-    max_in_flight: u32,
-    extras: Option<Box<Extras>>,
+pub(super) struct LimiterInner {
+    pub(super) rate: GcraState,
+    pub(super) in_flight: u32,
+    /// The limit of the newest arrival: after a reload it also applies to the deliveries that wait. Of a key that the fleet
+    /// counts, it is the part of this instance.
+    pub(super) max_in_flight: u32,
+    pub(super) extras: Option<Box<Extras>>,
 }
 
 /// The state that few keys need.
 #[derive(Default)]
-struct Extras {
+pub(super) struct Extras {
     /// The grant is a permit; its value is the number of permits left.
     ///
     /// Deliveries that wait for a token hold a permit already, so they must not wait behind these.
@@ -53,16 +56,26 @@ struct Extras {
     tokens: TokenQueue,
     byte_bucket: Option<ByteBucket>,
     bytes: ByteQueue,
+    /// `None`: the key is that of this host alone.
+    pub(super) fleet: Option<Box<FleetKey>>,
 }
 
 impl Extras {
     fn is_unused(&self) -> bool {
-        self.permits.is_empty() && self.tokens.len() == 0 && self.byte_bucket.is_none() && self.bytes.is_empty()
+        let has_waiting = !self.permits.is_empty() || self.tokens.len() > 0 || !self.bytes.is_empty();
+        !has_waiting && self.byte_bucket.is_none() && self.fleet.is_none()
     }
 }
 
 /// One delivery in flight. Dropping it frees its place for the next delivery.
 pub(in crate::state) struct ConcurrencyPermit(Arc<LimiterState>);
+
+impl ConcurrencyPermit {
+    /// Makes the permit of a delivery that is counted as in flight.
+    pub(super) fn new(limiter: Arc<LimiterState>) -> Self {
+        Self(limiter)
+    }
+}
 
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
@@ -111,19 +124,22 @@ impl LimiterState {
         self: &Arc<Self>,
         deadline: Instant,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
-        let mut waiter = {
-            let mut inner = self.0.lock();
-            if inner.waiting_for_permit() >= WAITING_PER_KEY_MAX {
-                return Err(Exhausted(CONCURRENCY_RETRY));
-            }
-            let ticket = inner.extras.get_or_insert_default().permits.join(());
-            inner.grant_permits();
-            PermitWaiter { limiter: self, ticket }
-        };
+        let mut waiter = self.join_permit_queue()?;
         match timeout_at(deadline, &mut waiter.ticket).await {
             Ok(Some(left)) => Ok((ConcurrencyPermit(Arc::clone(self)), left)),
             Ok(None) | Err(_) => Err(Exhausted(CONCURRENCY_RETRY)),
         }
+    }
+
+    /// Joins the queue for a permit, unless it is full.
+    pub(super) fn join_permit_queue(&self) -> Result<PermitWaiter<'_>, Exhausted> {
+        let mut inner = self.0.lock();
+        if inner.waiting_for_permit() >= WAITING_PER_KEY_MAX {
+            return Err(Exhausted(CONCURRENCY_RETRY));
+        }
+        let ticket = inner.extras.get_or_insert_default().permits.join(());
+        inner.grant_permits();
+        Ok(PermitWaiter { limiter: self, ticket })
     }
 
     /// Takes a token without waiting, unless other deliveries wait. Returns the status after it. A new quota also
@@ -149,14 +165,7 @@ impl LimiterState {
         clock: impl Fn() -> u64,
         deadline: Instant,
     ) -> Result<RateStatus, Exhausted> {
-        let waiter = {
-            let mut inner = self.0.lock();
-            let ahead = inner.waiting_for_token();
-            if ahead >= WAITING_PER_KEY_MAX || Instant::now() + time_of_tokens(quota, ahead) > deadline {
-                return Err(Exhausted(time_of_tokens(quota, ahead + 1)));
-            }
-            TokenWaiter { limiter: self, turns: inner.extras.get_or_insert_default().tokens.join() }
-        };
+        let waiter = self.join_token_queue(quota, deadline)?;
         let turn = timeout_at(deadline, waiter.turns.turn()).await;
         let _turn = turn.map_err(|_| Exhausted(quota.interval()))?;
         loop {
@@ -168,6 +177,16 @@ impl LimiterState {
                 decided => return decided.map_err(Exhausted),
             }
         }
+    }
+
+    /// Joins the queue for a token, unless it is full or the token would come after the deadline.
+    pub(super) fn join_token_queue(&self, quota: &Quota, deadline: Instant) -> Result<TokenWaiter<'_>, Exhausted> {
+        let mut inner = self.0.lock();
+        let ahead = inner.waiting_for_token();
+        if ahead >= WAITING_PER_KEY_MAX || Instant::now() + time_of_tokens(quota, ahead) > deadline {
+            return Err(Exhausted(time_of_tokens(quota, ahead + 1)));
+        }
+        Ok(TokenWaiter { limiter: self, turns: inner.extras.get_or_insert_default().tokens.join() })
     }
 
     /// Sets the bytes a second that all deliveries of the key share, including those in flight.
@@ -237,7 +256,8 @@ impl LimiterState {
     /// Returns whether the burst or the concurrency is in use to [`NEAR_FULL_PERCENT`].
     pub(in crate::state) fn is_near_full(&self, now: u64) -> bool {
         let inner = self.0.lock();
-        let max_in_flight = u64::from(inner.max_in_flight);
+        let fleet = inner.extras.as_ref().and_then(|extras| extras.fleet.as_ref());
+        let max_in_flight = u64::from(fleet.map_or(inner.max_in_flight, |key| key.max_in_flight));
         let has_few_permits =
             max_in_flight > 0 && u64::from(inner.in_flight) * 100 >= max_in_flight * u64::from(NEAR_FULL_PERCENT);
         has_few_permits || inner.rate.is_used(NEAR_FULL_PERCENT, now)
@@ -248,7 +268,10 @@ impl LimiterState {
         let inner = self.0.lock();
         let rate = quota.map(|quota| {
             let mut rate = inner.rate;
-            rate.set_quota(quota, now);
+            match inner.extras.as_ref().is_some_and(|extras| extras.fleet.is_some()) {
+                true => rate.set_limits(quota),
+                false => _ = rate.set_quota(quota, now),
+            }
             rate.status(now)
         });
         let waiting = inner.waiting_for_permit() + inner.waiting_for_token();
@@ -257,7 +280,7 @@ impl LimiterState {
 }
 
 /// Returns the time in which the quota gives this many tokens.
-fn time_of_tokens(quota: &Quota, tokens: usize) -> Duration {
+pub(super) fn time_of_tokens(quota: &Quota, tokens: usize) -> Duration {
     quota.interval().saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
@@ -267,21 +290,24 @@ fn try_take_grant(bucket: &mut ByteBucket, max_bytes: u64, now: Instant) -> Resu
 }
 
 impl LimiterInner {
-    fn waiting_for_permit(&self) -> usize {
+    pub(super) fn waiting_for_permit(&self) -> usize {
         self.extras.as_ref().map_or(0, |extras| extras.permits.len())
     }
 
-    fn waiting_for_token(&self) -> usize {
+    pub(super) fn waiting_for_token(&self) -> usize {
         self.extras.as_ref().map_or(0, |extras| extras.tokens.len())
     }
 
     fn release_permit(&mut self) {
         self.in_flight -= 1;
         self.grant_permits();
+        if let Some(key) = self.extras.as_ref().and_then(|extras| extras.fleet.as_ref()) {
+            key.permit_released(self.in_flight, self.max_in_flight);
+        }
     }
 
     /// Grants the free permits to the deliveries that wait.
-    fn grant_permits(&mut self) {
+    pub(super) fn grant_permits(&mut self) {
         let Some(extras) = &mut self.extras else { return };
         while self.in_flight < self.max_in_flight && !extras.permits.is_empty() {
             let left = self.max_in_flight - self.in_flight - 1;
@@ -324,9 +350,15 @@ impl Drop for BytesGrant {
 }
 
 /// A delivery that waits for a permit. Dropping it leaves the queue, and releases a permit that was granted meanwhile.
-struct PermitWaiter<'a> {
+pub(super) struct PermitWaiter<'a> {
     limiter: &'a LimiterState,
     ticket: Ticket<u32>,
+}
+
+impl PermitWaiter<'_> {
+    pub(super) fn ticket(&mut self) -> &mut Ticket<u32> {
+        &mut self.ticket
+    }
 }
 
 impl Drop for PermitWaiter<'_> {
@@ -341,9 +373,16 @@ impl Drop for PermitWaiter<'_> {
 }
 
 /// A delivery that waits for a token. Dropping it leaves the queue.
-struct TokenWaiter<'a> {
+pub(super) struct TokenWaiter<'a> {
     limiter: &'a LimiterState,
     turns: Arc<TokenTurns>,
+}
+
+impl TokenWaiter<'_> {
+    /// Waits for the turn, which ends when the guard is dropped.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turns.turn().await
+    }
 }
 
 impl Drop for TokenWaiter<'_> {
@@ -356,32 +395,4 @@ impl Drop for TokenWaiter<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limiter_state_takes_64_bytes() {
-        assert_eq!(size_of::<LimiterState>() + 2 * size_of::<usize>(), 64);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn concurrency_permit_that_is_granted_to_a_gone_delivery_goes_to_the_next() {
-        let limiter = Arc::new(LimiterState::default());
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let (first, _) = limiter.try_acquire_permit(1).ok().unwrap();
-        let (second, third) = (Arc::clone(&limiter), Arc::clone(&limiter));
-        let second = tokio::spawn(async move { second.acquire_permit(deadline).await.map(drop) });
-        tokio::task::yield_now().await;
-        let third = tokio::spawn(async move { third.acquire_permit(deadline).await.map(drop) });
-        tokio::task::yield_now().await;
-        assert_eq!(limiter.usage(None, 0).waiting, 2);
-        drop(first);
-        // The second delivery has got the permit, and is not polled again.
-        second.abort();
-        assert!(second.await.unwrap_err().is_cancelled());
-        assert!(third.await.unwrap().is_ok());
-        let usage = limiter.usage(None, 0);
-        assert_eq!((usage.in_flight, usage.waiting), (0, 0));
-        assert!(limiter.0.lock().extras.is_none());
-    }
-}
+mod tests;

@@ -6,6 +6,8 @@ pub mod bandwidth;
 mod byte_bucket;
 mod byte_queue;
 mod decisions;
+mod fleet_key;
+mod fleet_limiter;
 mod limiter_state;
 pub mod memory_budget;
 mod rate;
@@ -16,7 +18,7 @@ mod wait_slots;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use governor::clock::{Clock, Reference};
@@ -26,6 +28,7 @@ use tokio::task::yield_now;
 use crate::names::LimitName;
 use crate::panics::RwLock;
 use crate::policy::limits::{Limit, LimitDescriptor, LimitStatus, RateStatus};
+use crate::state::fleet::Fleet;
 use crate::state::limits::bandwidth::BandwidthLimiter;
 pub use crate::state::limits::decisions::LimitReport;
 use crate::state::limits::decisions::{DecisionTable, LimitDecisions};
@@ -56,6 +59,8 @@ pub struct Limits<C: Clock = LimitsClock> {
     epoch: C::Instant,
     keys_max: usize,
     wait_slots: WaitSlots,
+    /// Empty: this process belongs to no fleet, and each limit is its own.
+    fleet: OnceLock<Arc<Fleet>>,
 }
 
 /// The permits of one delivery under all of its limits. Keep it until the last byte of the response: dropping it frees them.
@@ -72,6 +77,8 @@ type LimitClaims = SmallVec<[LimitClaim; 1]>;
 struct LimitClaim {
     status: LimitStatus,
     limiter: Arc<LimiterState>,
+    /// `None`: this host alone counts.
+    fleet: Option<Arc<Fleet>>,
     decisions: Arc<LimitDecisions>,
     permit: Option<ConcurrencyPermit>,
     /// The limit has delayed the delivery.
@@ -153,7 +160,13 @@ impl<C: Clock> Limits<C> {
             epoch,
             keys_max: KEYS_MAX,
             wait_slots: WaitSlots::default(),
+            fleet: OnceLock::new(),
         }
+    }
+
+    /// Shares the limits of the fleet with its other instances, from now on.
+    pub fn join_fleet(&self, fleet: &Arc<Fleet>) {
+        let _ = self.fleet.set(Arc::clone(fleet));
     }
 
     /// Acquires all of the limits. A refusal returns the permits, and not the tokens.
@@ -244,7 +257,11 @@ impl<C: Clock> Limits<C> {
     fn claim(&self, limit: &Arc<Limit>, descriptor: &LimitDescriptor<'_>) -> LimitClaim {
         let status = LimitStatus { limit: limit.clone(), rate: None, concurrency_left: None };
         let (limiter, decisions) = self.limiter(limit, descriptor);
-        LimitClaim { status, limiter, decisions, permit: None, has_waited: false }
+        let fleet = if limit.is_fleet_wide { self.fleet.get().cloned() } else { None };
+        if fleet.is_some() {
+            limiter.join_fleet(limit, || limit.fleet_key(descriptor));
+        }
+        LimitClaim { status, limiter, fleet, decisions, permit: None, has_waited: false }
     }
 
     fn limiter(&self, limit: &Limit, descriptor: &LimitDescriptor<'_>) -> (Arc<LimiterState>, Arc<LimitDecisions>) {
@@ -276,6 +293,11 @@ impl LimitClaim {
     /// Takes a permit if the limit has a concurrency.
     async fn acquire_permit(&mut self, wait: &mut LimitWait<'_>) -> Result<(), Exhausted> {
         let Some(max_in_flight) = self.status.limit.concurrency else { return Ok(()) };
+        if let Some(fleet) = &self.fleet {
+            let (acquired, has_waited) = self.limiter.acquire_fleet_permit(fleet, wait, self.status.limit.wait).await;
+            self.has_waited |= has_waited;
+            return self.permit_acquired(acquired);
+        }
         let acquired = match self.limiter.try_acquire_permit(max_in_flight) {
             Err(exhausted) => match wait.deadline(self.status.limit.wait) {
                 Some(deadline) => {
@@ -286,6 +308,10 @@ impl LimitClaim {
             },
             acquired => acquired,
         };
+        self.permit_acquired(acquired)
+    }
+
+    fn permit_acquired(&mut self, acquired: Result<(ConcurrencyPermit, u32), Exhausted>) -> Result<(), Exhausted> {
         self.status.concurrency_left = Some(acquired.as_ref().map_or(0, |(_, left)| *left));
         self.permit = Some(acquired?.0);
         Ok(())
@@ -295,6 +321,11 @@ impl LimitClaim {
     async fn take_token(&mut self, now: impl Fn() -> u64, wait: &mut LimitWait<'_>) -> Result<(), Exhausted> {
         let limit = &self.status.limit;
         let Some(quota) = &limit.quota else { return Ok(()) };
+        if let Some(fleet) = &self.fleet {
+            let (taken, has_waited) = self.limiter.take_fleet_token(fleet, quota, wait, limit.wait).await;
+            self.has_waited |= has_waited;
+            return self.token_taken(taken);
+        }
         let taken = match self.limiter.try_take_token(quota, now()) {
             Err(exhausted) => match wait.deadline(limit.wait) {
                 Some(deadline) => {
@@ -305,6 +336,10 @@ impl LimitClaim {
             },
             taken => taken,
         };
+        self.token_taken(taken)
+    }
+
+    fn token_taken(&mut self, taken: Result<RateStatus, Exhausted>) -> Result<(), Exhausted> {
         let status = match &taken {
             Ok(status) => *status,
             Err(Exhausted(retry_after)) => RateStatus { remaining: 0, retry_after: *retry_after },

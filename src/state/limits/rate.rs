@@ -41,6 +41,16 @@ impl GcraState {
         true
     }
 
+    /// Sets the quota, and keeps the time at which the whole burst is available again: the same part of the burst stays used.
+    pub(in crate::state) fn set_limits(&mut self, quota: &Quota) {
+        (self.interval, self.burst) = (saturating_nanos(quota.interval()).max(1), quota.burst.get());
+    }
+
+    /// Sets the time at which the whole burst is available again.
+    pub(in crate::state) fn set_arrival(&mut self, arrival: u64) {
+        self.theoretical_arrival = arrival;
+    }
+
     /// Takes one token, and returns the status after it. The error is the time until there is one.
     pub(in crate::state) fn try_take(&mut self, now: u64) -> Result<RateStatus, Duration> {
         let (Some(burst), Some(pace)) =

@@ -41,6 +41,7 @@ fn limit(count: u32, burst: u32, concurrency: u32) -> Arc<Limit> {
         per: vec![LimitScope::Host],
         wait: Duration::ZERO,
         bandwidth: None,
+        is_fleet_wide: false,
         report_only: false,
     })
 }

@@ -38,11 +38,17 @@ pub(in crate::state) struct LimitWait<'a> {
     slots: &'a WaitSlots,
     client: &'a ClientName,
     begun: Option<(Instant, WaitSlotGuard)>,
+    store_deadline: Option<Instant>,
 }
 
 impl<'a> LimitWait<'a> {
     pub(in crate::state) fn new(slots: &'a WaitSlots, client: &'a ClientName) -> Self {
-        Self { slots, client, begun: None }
+        Self { slots, client, begun: None, store_deadline: None }
+    }
+
+    /// Returns the time until which the delivery may wait for the store of the fleet, for all of its limits together.
+    pub(in crate::state) fn store_deadline(&mut self, max_wait: Duration) -> Instant {
+        *self.store_deadline.get_or_insert_with(|| Instant::now() + max_wait)
     }
 
     /// Returns the end of a wait of `max_wait` from its beginning. `None`: the limit allows no wait, or no slot is free.

@@ -4,6 +4,8 @@
 //! Needs redis-server and redis-cli: skipped where one is missing, required with `OUTGATE_TEST_ALL=1`.
 
 mod connections;
+mod limits;
+mod properties;
 
 use crate::support::Folder;
 use crate::support::configuration::Config;

@@ -23,7 +23,7 @@ type Attempt<'a> = Pin<Box<dyn Future<Output = Result<LimitPermit, LimitExceeded
 
 fn limit(quota: Option<Quota>, concurrency: Option<u32>, wait: Duration) -> [Arc<Limit>; 1] {
     let (name, per) = (LimitName::new("l"), vec![LimitScope::Host]);
-    [Arc::new(Limit { name, quota, concurrency, per, wait, bandwidth: None, report_only: false })]
+    [Arc::new(Limit { name, quota, concurrency, per, wait, bandwidth: None, is_fleet_wide: false, report_only: false })]
 }
 
 fn quota(count: u32, period: Duration, burst: u32) -> Quota {

@@ -85,6 +85,7 @@ fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, wait: Durat
         per: vec![LimitScope::Host],
         wait,
         bandwidth: None,
+        is_fleet_wide: false,
         report_only: false,
     })
 }

@@ -1,0 +1,347 @@
+//! The arithmetic of limits that a fleet shares: slices of a rate, leases of permits, and shares without the store.
+//! How much of a limit may this instance use now, and how much should it ask for?
+//!
+//! Times are nanoseconds of the instance's monotonic clock, or microseconds of the store's clock. They are never compared:
+//! a slice is valid for a duration from the moment at which the instance asked.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::policy::limits::Quota;
+
+/// The longest time for which an instance holds tokens that the rate has just given.
+const HOLD_MAX: Duration = Duration::from_millis(250);
+/// The part of the burst, as a divisor, whose time an instance may hold tokens. That part is not available as a burst.
+const HOLD_DIVISOR: u32 = 4;
+/// The part of a slice's or a lease's time, as a divisor, that is left for clocks that run at different speeds.
+const CLOCK_MARGIN: u64 = 128;
+/// The least time between two looks for idle tokens.
+const IDLE_LOOK_MIN: Duration = Duration::from_millis(20);
+/// The least time between two requests for permits of which there are too few.
+pub const PERMIT_PAUSE: Duration = Duration::from_millis(50);
+/// The length of a lease of permits, and the time after which an instance renews it.
+pub const PERMIT_LEASE: Duration = Duration::from_secs(5);
+pub const PERMIT_RENEWAL: Duration = Duration::from_secs(2);
+
+impl Quota {
+    /// Returns the quota of one of `live` instances while the store is away.
+    pub fn share(&self, live: u32) -> Self {
+        let live = NonZeroU32::new(live).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(self.burst.get() / live).unwrap_or(NonZeroU32::MIN);
+        Self { count: self.count, period: self.period.saturating_mul(live.get()), burst }
+    }
+
+    /// Returns the time for which an instance may hold new tokens. It is within the time of the burst, so that tokens that
+    /// are held and a burst together are not more than the burst.
+    pub fn hold(&self) -> Duration {
+        let tolerance = self.period.saturating_mul(self.burst.get() - 1) / self.count.get();
+        (tolerance / HOLD_DIVISOR).min(HOLD_MAX)
+    }
+
+    /// Returns the time for whose deliveries an instance takes tokens at once.
+    pub fn horizon(&self) -> Duration {
+        self.hold() / 2
+    }
+}
+
+/// Returns the permits of one of `live` instances while the store is away. None is left without any.
+pub fn permit_share(max: u32, live: u32) -> u32 {
+    (max / live.max(1)).max(1)
+}
+
+/// Returns the permits that an instance should lease: those in use, and a few more if it is busy.
+pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
+    match in_use.saturating_add(waiting) {
+        0 => 0,
+        needed => needed.saturating_add(max / (8 * live.max(1))).min(max),
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns the time at which something ends that was valid for `nanos` when the instance asked for it, at `asked_at`.
+fn end_of(asked_at: u64, nanos: u64) -> u64 {
+    asked_at.saturating_add(nanos - nanos / CLOCK_MARGIN)
+}
+
+/// Tokens that the store has granted together. Each is valid until its slot, the time at which the rate alone would give it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    granted: u32,
+    left: u32,
+    asked_at: u64,
+    /// The nanoseconds from the request to the slot of the first token, and between two slots. Zero: all have the first.
+    valid: u64,
+    interval: u64,
+    /// The slot of the first token, and the end of all, in microseconds of the store's clock.
+    store_until: i64,
+    store_arrival: i64,
+}
+
+impl Slice {
+    /// Returns the nanoseconds from the first slot to that of the next token.
+    fn offset(&self) -> u64 {
+        u64::from(self.granted - self.left).saturating_mul(self.interval)
+    }
+
+    /// Drops the tokens whose slots are over.
+    fn expire(&mut self, now: u64) {
+        while self.left > 0 && end_of(self.asked_at, self.valid.saturating_add(self.offset())) <= now {
+            self.left = if self.interval == 0 { 0 } else { self.left - 1 };
+        }
+    }
+
+    /// Returns the slot of the next token, in microseconds of the store's clock.
+    fn store_end(&self) -> i64 {
+        self.store_until.saturating_add(i64::try_from(self.offset() / 1000).unwrap_or(i64::MAX))
+    }
+}
+
+/// The tokens of one key that this instance may use.
+#[derive(Debug, Default)]
+pub struct TokenSlices {
+    /// The slice in use, and the one that follows.
+    slices: [Slice; 2],
+    /// The store has no token before this time.
+    none_until: u64,
+    /// The deliveries since the last request, with those that were refused.
+    demand: u32,
+    /// The tokens that the deliveries of the next moments will take.
+    expected: u32,
+    /// Whether a delivery has come since the last look for idle tokens, and the time of the next look.
+    is_in_use: bool,
+    look_at: u64,
+    asked_at: u64,
+    /// Tokens of the share that were used since the store last answered.
+    unsettled: u32,
+}
+
+/// A request to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRequest {
+    pub quota: Quota,
+    pub wanted: u32,
+    /// Unused tokens, the slot of the first, and the end of the slice that they are the last of. Zero: of several slices.
+    pub returned: u32,
+    pub returned_until: i64,
+    pub returned_arrival: i64,
+    /// Tokens of the share that the store does not know of.
+    pub used: u32,
+}
+
+/// The answer of the store, in its own microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenGrant {
+    pub tokens: u32,
+    pub until: i64,
+    pub now: i64,
+    /// The time at which the whole burst is available again.
+    pub arrival: i64,
+    /// The time until a token is due, if there was none.
+    pub wait: i64,
+    /// Whether each token has a slot of its own. Otherwise, all have the first.
+    pub is_spaced: bool,
+}
+
+impl TokenGrant {
+    /// Returns the time at which the whole burst is available again, on the clock of the instance.
+    pub fn arrival_after(&self, asked_at: u64) -> u64 {
+        asked_at.saturating_add(micros_as_nanos(self.arrival - self.now))
+    }
+}
+
+fn micros_as_nanos(micros: i64) -> u64 {
+    u64::try_from(micros).unwrap_or_default().saturating_mul(1000)
+}
+
+/// The decision of the slices about one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SliceDecision {
+    /// The delivery has taken a token.
+    Taken,
+    /// The store has no token for this long.
+    Exhausted(Duration),
+    /// Only the store knows.
+    Ask,
+}
+
+impl TokenSlices {
+    /// Takes a token for a delivery.
+    pub fn take(&mut self, now: u64) -> SliceDecision {
+        self.demand = self.demand.saturating_add(1);
+        self.is_in_use = true;
+        self.expire(now);
+        match &mut self.slices[0] {
+            slice if slice.left > 0 => {
+                slice.left -= 1;
+                SliceDecision::Taken
+            }
+            _ if now < self.none_until => SliceDecision::Exhausted(Duration::from_nanos(self.none_until - now)),
+            _ => SliceDecision::Ask,
+        }
+    }
+
+    fn expire(&mut self, now: u64) {
+        self.slices.iter_mut().for_each(|slice| slice.expire(now));
+        if self.slices[0].left == 0 {
+            self.slices.swap(0, 1);
+        }
+    }
+
+    /// Returns the tokens that are left.
+    pub fn left(&self) -> u32 {
+        self.slices[0].left.saturating_add(self.slices[1].left)
+    }
+
+    /// Returns the time for which neither this instance nor the store has a token.
+    pub fn time_without(&self, now: u64) -> Option<Duration> {
+        let is_empty = self.left() == 0 && now < self.none_until;
+        is_empty.then(|| Duration::from_nanos(self.none_until - now))
+    }
+
+    /// Returns whether the slice in use is half empty, and no other follows.
+    pub fn needs_refill(&self, now: u64) -> bool {
+        let [current, next] = &self.slices;
+        current.granted > 1 && current.left <= current.granted / 2 && next.left == 0 && now >= self.none_until
+    }
+
+    /// Counts a token of the share, which the store must learn of.
+    pub fn use_share(&mut self) {
+        self.unsettled = self.unsettled.saturating_add(1);
+    }
+
+    /// Makes the request for the deliveries that wait and those of the next moments.
+    pub fn request(&mut self, quota: Quota, live: u32, waiting: u32, now: u64) -> TokenRequest {
+        let period = now.saturating_sub(self.asked_at).max(1);
+        let lately = u128::from(self.demand) * quota.horizon().as_nanos() / u128::from(period);
+        let most = (quota.burst.get() / (2 * live.max(1))).max(1);
+        let lately = u32::try_from(lately).unwrap_or(u32::MAX).min(most);
+        // The mean with the estimates before, so that two deliveries side by side are no high rate.
+        self.expected = self.expected.min(most).midpoint(lately);
+        let wanted = waiting.saturating_add(self.expected).clamp(1, quota.burst.get());
+        (self.demand, self.asked_at) = (0, now);
+        TokenRequest { wanted, ..self.settlement(quota, live) }
+    }
+
+    /// Returns the time until the next look for idle tokens. `None`: the instance holds no token.
+    pub fn next_look(&self, now: u64) -> Option<Duration> {
+        (self.left() > 0).then(|| Duration::from_nanos(self.look_at.saturating_sub(now)))
+    }
+
+    /// Makes the request that returns the tokens of an idle key. `None`: there are none, the key is in use, or the last look
+    /// was just now.
+    pub fn return_if_idle(&mut self, quota: Quota, live: u32, now: u64) -> Option<TokenRequest> {
+        self.expire(now);
+        if now < self.look_at || self.left() == 0 {
+            return None;
+        }
+        self.look_at = now.saturating_add(nanos(quota.horizon().max(IDLE_LOOK_MIN)));
+        if std::mem::take(&mut self.is_in_use) {
+            return None;
+        }
+        let slices = std::mem::take(&mut self.slices);
+        let [current, next] = slices;
+        let (returned_until, returned_arrival) = match next.left {
+            0 => (current.store_end(), current.store_arrival),
+            _ => (current.store_end().min(next.store_end()), 0),
+        };
+        let returned = current.left.saturating_add(next.left);
+        Some(TokenRequest { returned, returned_until, returned_arrival, ..self.settlement(quota, live) })
+    }
+
+    /// A token of the share is owed for as long as the share needs to replace it: not more than its burst.
+    fn settlement(&self, quota: Quota, live: u32) -> TokenRequest {
+        let used = self.unsettled.min(quota.share(live).burst.get());
+        TokenRequest { quota, wanted: 0, returned: 0, returned_until: 0, returned_arrival: 0, used }
+    }
+
+    /// Takes the answer to a request that was made at `asked_at`: `handed_out` of its tokens went to deliveries that waited.
+    pub fn granted(&mut self, request: &TokenRequest, grant: &TokenGrant, handed_out: u32, asked_at: u64, now: u64) {
+        self.unsettled = 0;
+        self.expire(now);
+        let left = grant.tokens.saturating_sub(handed_out);
+        let interval = nanos(request.quota.period / request.quota.count.get());
+        let mut slice = Slice {
+            granted: grant.tokens,
+            left,
+            asked_at,
+            valid: micros_as_nanos(grant.until - grant.now),
+            interval: if grant.is_spaced { interval } else { 0 },
+            store_until: grant.until,
+            store_arrival: grant.arrival,
+        };
+        slice.expire(now);
+        if slice.left > 0 {
+            self.slices[usize::from(self.slices[0].left > 0)] = slice;
+        }
+        if grant.tokens < request.wanted {
+            let pause = micros_as_nanos(grant.wait).max(nanos(request.quota.horizon()));
+            self.none_until = now.saturating_add(pause);
+        }
+    }
+}
+
+/// The permits of one key that this instance may use.
+#[derive(Debug, Default)]
+pub struct PermitLease {
+    permits: u32,
+    /// The permits of the other instances when the store last answered.
+    others: u32,
+    until: u64,
+    renew_at: u64,
+    /// The store has no more permits before this time.
+    none_until: u64,
+    /// The time at which unused permits go back to the store. `None`: all are in use.
+    return_at: Option<u64>,
+}
+
+impl PermitLease {
+    /// Returns the permits that this instance may use, in flight or not.
+    pub fn leased(&self, now: u64) -> u32 {
+        if now < self.until { self.permits } else { 0 }
+    }
+
+    /// Returns the permits of the fleet that are not in use, as far as this instance knows.
+    pub fn left(&self, max: u32, in_flight: u32) -> u32 {
+        max.saturating_sub(self.others).saturating_sub(in_flight)
+    }
+
+    /// Returns whether the store has just stated that there are no more permits.
+    pub fn is_exhausted(&self, now: u64) -> bool {
+        now < self.none_until
+    }
+
+    /// Returns whether unused permits wait for their return.
+    pub fn is_returning(&self) -> bool {
+        self.return_at.is_some()
+    }
+
+    /// Returns the time until the next request of an instance that wants so many permits; zero if it is due. `None`: there
+    /// is nothing to ask.
+    ///
+    /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them.
+    pub fn next_request(&mut self, wanted: u32, now: u64) -> Option<Duration> {
+        let leased = self.leased(now);
+        self.return_at = match wanted < leased {
+            true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(nanos(PERMIT_PAUSE)))),
+            false => None,
+        };
+        let grown = (wanted > leased).then_some(self.none_until);
+        let renewed = (leased > 0).then_some(self.renew_at);
+        let due = grown.into_iter().chain(self.return_at).chain(renewed).min();
+        due.map(|at| Duration::from_nanos(at.saturating_sub(now)))
+    }
+
+    /// Takes the answer to a request for `wanted` permits that was made at `asked_at`.
+    pub fn granted(&mut self, permits: u32, others: u32, wanted: u32, asked_at: u64, now: u64) {
+        (self.permits, self.others, self.return_at) = (permits, others, None);
+        self.until = end_of(asked_at, nanos(PERMIT_LEASE));
+        self.renew_at = asked_at.saturating_add(nanos(PERMIT_RENEWAL));
+        self.none_until = if permits < wanted { now.saturating_add(nanos(PERMIT_PAUSE)) } else { now };
+    }
+}
+
+#[cfg(test)]
+mod tests;

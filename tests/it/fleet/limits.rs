@@ -1,0 +1,213 @@
+//! Limits with `scope = "fleet"`: rates and concurrency of several instances together, with a store that comes and goes.
+//! Does one limit hold for the whole fleet?
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{instance, wait_until_all_live, wait_until_up};
+use crate::support::configuration::Config;
+use crate::support::scene::Scene;
+use crate::support::scrape::Scrape;
+use crate::support::store::{self, StoreServer};
+use crate::support::{Client, eventually};
+
+/// Starts instances whose routes have this limit.
+fn instances<const N: usize>(server: &StoreServer, limit: &str) -> [Scene; N] {
+    let limited = |config: &Config| {
+        config.and(&format!("[limits.l]\nscope = \"fleet\"\n{limit}\n")).add("routes.*.limits", ["l"])
+    };
+    // Other tests and compilers share the processors, so a round trip may take longer than the default of 5 ms.
+    let fleet = format!("store = \"redis://127.0.0.1:{}\"\nwait = \"500ms\"\ntimeout = \"1s\"", server.port);
+    let scenes = std::array::from_fn(|number| instance(&format!("egress-{number}"), &fleet, &limited));
+    wait_until_all_live(&scenes.iter().collect::<Vec<_>>());
+    scenes
+}
+
+fn is_delivered(scene: &Scene) -> bool {
+    let response = scene.outgate.post(&scene.plain_url(), "", "x");
+    assert!(response.status == 200 || response.code() == "rate_limited", "{response:?}");
+    response.status == 200
+}
+
+/// Returns how many deliveries the instances admit while each gets as many as it can take.
+fn hammer(scenes: &[Scene], time: Duration) -> (u32, Duration) {
+    let (delivered, begun) = (AtomicU32::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        for scene in scenes {
+            scope.spawn(|| {
+                while begun.elapsed() < time {
+                    delivered.fetch_add(u32::from(is_delivered(scene)), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (delivered.into_inner(), begun.elapsed())
+}
+
+fn calls(scene: &Scene) -> f64 {
+    Scrape::of(&scene.outgate).sum("outgate_fleet_store_calls_total", &[])
+}
+
+#[test]
+fn fleet_rate_holds_for_all_instances_together() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let scenes: [Scene; 2] = instances(&server, "rate = \"40/s\"\nburst = 40");
+    let (delivered, time) = hammer(&scenes, Duration::from_secs(4));
+    let most = 40.0 * time.as_secs_f64() + 40.0;
+    assert!(f64::from(delivered) <= most, "{delivered} in {time:?}");
+    // A part of the burst is in the time for which instances may hold tokens.
+    assert!(f64::from(delivered) >= 0.8 * most, "{delivered} in {time:?}");
+    assert!(server.cli(&["keys", "*"]).lines().any(|key| key.starts_with("outgate:{") && key.ends_with("}:rate")));
+}
+
+/// The limit gives ten deliveries and then none for an hour.
+#[test]
+fn fleet_rate_continues_with_the_share_of_what_was_left_while_the_store_is_away() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let scenes: [Scene; 2] = instances(&server, "rate = \"1/h\"\nburst = 10");
+    let [first, second] = &scenes;
+    assert!((0..4).all(|_| is_delivered(first)));
+    assert!(is_delivered(second), "the second instance learns that five of ten are left");
+    // Idle tokens go back, so that all of the burst is counted.
+    let counted = || server.cli(&["--raw", "eval", "return #redis.call('keys', '*:rate')", "0"]).trim() == "1";
+    eventually("the key is in the store", counted);
+    server.kill();
+    for scene in &scenes {
+        scene.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    }
+    let admitted = |scene: &Scene| (0..12).filter(|_| is_delivered(scene)).count();
+    let away = [admitted(first), admitted(second)];
+    assert!(away.iter().all(|count| (1..=5).contains(count)), "neither nothing nor everything: {away:?}");
+    assert!(away.iter().sum::<usize>() <= 6, "the share of what was left: {away:?}");
+    let shares: f64 =
+        scenes.iter().map(|scene| Scrape::of(&scene.outgate).sum("outgate_fleet_share_deliveries_total", &[])).sum();
+    assert!(shares > 0.0 && shares <= 6.0, "{shares}");
+    // The store has lost its data. What the shares gave is counted when it returns.
+    server.restart_empty();
+    scenes.iter().for_each(wait_until_up);
+    let after: usize = scenes.iter().map(admitted).sum();
+    assert!((1..=10).contains(&after), "the burst of an empty store, less what the shares gave: {after}");
+    assert_eq!(scenes.iter().map(admitted).sum::<usize>(), 0);
+}
+
+/// A stopped server accepts connections and answers nothing. A delivery waits for `fleet.wait`, and not for the timeout.
+#[test]
+fn fleet_delivery_does_not_wait_for_a_store_that_hangs() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let limited = |config: &Config| {
+        let limit = "[limits.l]\nscope = \"fleet\"\nrate = \"100/s\"\nper = [\"host\"]\n";
+        config.and(limit).add("routes.*.limits", ["l"])
+    };
+    let fleet = format!("store = \"redis://127.0.0.1:{}\"\ntimeout = \"10s\"", server.port);
+    let scene = instance("egress-1", &fleet, &limited);
+    wait_until_up(&scene);
+    server.signal("STOP");
+    let begun = Instant::now();
+    assert!(is_delivered(&scene));
+    // The wait is 5 ms and the timeout 10 s: the rest is left for a busy machine.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    server.signal("CONT");
+    wait_until_up(&scene);
+}
+
+/// Starts a delivery that is in flight until its client sends the body. `None`: it is refused.
+fn start_upload(scene: &Scene) -> Option<Client> {
+    let mut client = scene.outgate.connect();
+    let url = scene.plain_url();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"));
+    let response = client.next_response("POST");
+    assert!(response.status == 100 || response.code() == "concurrency_limited", "{response:?}");
+    (response.status == 100).then_some(client)
+}
+
+#[test]
+fn fleet_concurrency_holds_for_all_instances_and_returns_from_one_that_was_killed() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first, second]: [Scene; 2] = instances(&server, "concurrency = 4");
+    let mut uploads: Vec<Client> = (0..3).filter_map(|_| start_upload(&first)).collect();
+    assert_eq!(uploads.len(), 3);
+    let last = start_upload(&second).expect("one of four is left");
+    for scene in [&first, &second] {
+        assert!(start_upload(scene).is_none(), "four are in flight");
+    }
+    // A delivery that ends leaves its permit to the whole fleet.
+    let mut ended = uploads.pop().expect("three uploads");
+    ended.send("12345");
+    assert_eq!(ended.next_response("POST").status, 200);
+    let mut taken = None;
+    eventually("the permit reaches the other instance", || {
+        taken = start_upload(&second);
+        taken.is_some()
+    });
+    assert!(start_upload(&first).is_none());
+    // The leases of an instance that dies end after five seconds.
+    first.outgate.signal("KILL");
+    let mut more = Vec::new();
+    eventually("the permits of the killed instance return", || {
+        more.extend(start_upload(&second));
+        more.len() == 2
+    });
+    assert!(start_upload(&second).is_none());
+    drop(last);
+}
+
+#[test]
+fn fleet_concurrency_continues_with_a_share_while_the_store_is_away() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let scenes: [Scene; 2] = instances(&server, "concurrency = 4");
+    server.kill();
+    for scene in &scenes {
+        scene.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    }
+    let uploads: Vec<Vec<Client>> =
+        scenes.iter().map(|scene| (0..4).filter_map(|_| start_upload(scene)).collect()).collect();
+    assert_eq!(uploads.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    server.restart_empty();
+    scenes.iter().for_each(wait_until_up);
+    // The deliveries in flight count in the empty store, too.
+    eventually("the store knows the deliveries in flight", || {
+        let leases = server.cli(&["--raw", "eval", "local n = 0 for _, key in ipairs(redis.call('keys', '*:permits')) do for _, lease in ipairs(redis.call('hvals', key)) do n = n + string.match(lease, '^%d+') end end return n", "0"]);
+        leases.trim() == "4"
+    });
+    assert!(scenes.iter().all(|scene| start_upload(scene).is_none()));
+}
+
+/// A burst of deliveries takes tokens ahead; the rest goes back.
+#[test]
+fn fleet_rate_costs_few_calls_for_a_busy_key_and_returns_the_tokens_of_an_idle_one() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let scenes: [Scene; 1] = instances(&server, "rate = \"1000/s\"\nburst = 1000");
+    let before = calls(&scenes[0]);
+    let mut client = scenes[0].outgate.connect();
+    let begun = Instant::now();
+    let mut delivered = 0_u32;
+    while begun.elapsed() < Duration::from_secs(3) {
+        client.send(crate::support::post(&scenes[0].plain_url(), "", "x"));
+        assert_eq!(client.next_response("POST").status, 200);
+        delivered += 1;
+    }
+    // Announcements are calls, too: one a second.
+    let cost = (calls(&scenes[0]) - before) / f64::from(delivered);
+    eprintln!("{delivered} deliveries, {cost:.3} calls each");
+    assert!(cost < 0.3, "{delivered} deliveries cost {cost} calls each");
+    let arrival_is_past = "local key = redis.call('keys', '*:rate')[1] if not key then return 1 end local time = redis.call('TIME') return (redis.call('HGET', key, 'arrival') - time[1] * 1000000 - time[2] <= 0) and 1 or 0";
+    eventually("the tokens are back", || server.cli(&["--raw", "eval", arrival_is_past, "0"]).trim() == "1");
+}

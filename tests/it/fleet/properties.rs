@@ -1,0 +1,247 @@
+//! The promise of a fleet's rate, with instances whose clocks disagree and a model of the store's script.
+//! Can the instances together exceed the rate and its burst?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use outgate::policy::fleet::{SliceDecision, TokenGrant, TokenRequest, TokenSlices};
+use outgate::policy::limits::Quota;
+use proptest::prelude::*;
+
+use crate::support::store::{self, StoreServer};
+
+/// The arithmetic of `take_tokens.lua`.
+#[derive(Clone, Copy, Debug, Default)]
+struct StoreModel {
+    arrival: i64,
+    spare: i64,
+    spare_until: i64,
+}
+
+impl StoreModel {
+    fn take(&mut self, request: &TokenRequest, now: i64) -> TokenGrant {
+        let Quota { count, period, burst } = request.quota;
+        let (count, period) = (i64::from(count.get()), i64::try_from(period.as_micros()).unwrap());
+        let time_of = |tokens: i64| (tokens * period + count - 1) / count;
+        let (hold, wanted) = (i64::try_from(request.quota.hold().as_micros()).unwrap(), i64::from(request.wanted));
+        self.arrival = self.arrival.max(now);
+        if self.spare_until <= now {
+            self.spare = 0;
+        }
+        if request.returned > 0 && request.returned_arrival == self.arrival {
+            self.arrival -= i64::from(request.returned) * period / count;
+        } else if request.returned > 0 && request.returned_until > now {
+            let until = request.returned_until;
+            self.spare_until = if self.spare > 0 { self.spare_until.min(until) } else { until };
+            self.spare += i64::from(request.returned);
+        }
+        if request.used > 0 {
+            self.arrival = self.arrival.max(now) + time_of(i64::from(request.used));
+        }
+        let (mut granted, mut until, mut wait, mut is_spaced) = (0, 0, 0, true);
+        if self.spare > 0 && wanted > 0 {
+            granted = self.spare.min(wanted);
+            (until, is_spaced) = (self.spare_until, false);
+            self.spare -= granted;
+        }
+        let tolerance = (i64::from(burst.get()) - 1) * period / count;
+        let first = self.arrival.max(now + hold);
+        let room = now + tolerance - first;
+        if granted < wanted && room >= 0 {
+            let fresh = (wanted - granted).min(room * count / period + 1);
+            until = if granted > 0 { until.min(first) } else { first };
+            granted += fresh;
+            self.arrival = first + time_of(fresh);
+        } else if granted == 0 && wanted > 0 {
+            wait = -room;
+        }
+        TokenGrant { tokens: u32::try_from(granted).unwrap(), until, now, arrival: self.arrival, wait, is_spaced }
+    }
+}
+
+/// One instance, whose clock has an offset and a speed of its own.
+struct Instance {
+    slices: TokenSlices,
+    offset: u64,
+    /// The parts in a thousand by which its clock is fast.
+    speed: i64,
+}
+
+impl Instance {
+    fn clock(&self, micros: i64) -> u64 {
+        self.offset + u64::try_from(micros * (1000 + self.speed)).unwrap()
+    }
+}
+
+fn quota(count: u32, burst: u32) -> Quota {
+    let [count, burst] = [count, burst].map(|number| NonZeroU32::new(number).unwrap());
+    Quota { count, period: Duration::from_secs(1), burst }
+}
+
+/// Asserts that deliveries at these times (µs) exceed the quota in no window of time.
+fn assert_within(quota: Quota, admitted: &mut [i64]) {
+    admitted.sort_unstable();
+    let interval = 1e6 / f64::from(quota.count.get());
+    let mut arrival = 0.0_f64;
+    for time in admitted.iter().map(|time| *time as f64) {
+        arrival = arrival.max(time) + interval;
+        let used = (arrival - time) / interval;
+        assert!(used <= f64::from(quota.burst.get()) + 1e-3, "{used} tokens at once at {time}: {quota:?}");
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Turn {
+    instance: usize,
+    /// The time since the turn before, and the delays of a request and of its answer (µs).
+    pause: i64,
+    delays: [i64; 2],
+    deliveries: u32,
+    is_idle: bool,
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    // Some turns follow at once and have many deliveries, so that held tokens and the burst are used together.
+    let pause = prop_oneof![0..2_000_i64, 0..400_000_i64];
+    let deliveries = prop_oneof![0..4_u32, 0..400_u32];
+    let turn = (0..4_usize, pause, [0..5_000_i64, 0..5_000_i64], deliveries, proptest::bool::weighted(0.1));
+    let turn = turn.prop_map(|(instance, pause, delays, deliveries, is_idle)| Turn {
+        instance,
+        pause,
+        delays,
+        deliveries,
+        is_idle,
+    });
+    prop::collection::vec(turn, 1..200)
+}
+
+proptest! {
+    /// A delivery that the store has answered counts at the store's time: until then it waited. A delivery that takes a
+    /// token of a slice counts when it comes.
+    #[test]
+    fn fleet_rate_is_never_exceeded_by_instances_whose_clocks_disagree(
+        turns in turns(),
+        offsets in [0..u64::MAX / 4, 0..u64::MAX / 4, 0..u64::MAX / 4, 0..u64::MAX / 4],
+        speeds in [-7..8_i64, -7..8_i64, -7..8_i64, -7..8_i64],
+        count in 1..400_u32,
+        burst in 1..400_u32,
+    ) {
+        let (quota, mut store) = (quota(count, burst), StoreModel::default());
+        let mut instances = [0, 1, 2, 3].map(|i| Instance {
+            slices: TokenSlices::default(), offset: offsets[i], speed: speeds[i],
+        });
+        let (mut now, mut admitted) = (1_000_000_i64, Vec::new());
+        for Turn { instance, pause, delays: [there, back], deliveries, is_idle } in turns {
+            now += pause;
+            let instance = &mut instances[instance];
+            let mut waiting = 0;
+            for _ in 0..deliveries {
+                match instance.slices.take(instance.clock(now)) {
+                    SliceDecision::Taken => admitted.push(now),
+                    SliceDecision::Ask => waiting += 1,
+                    SliceDecision::Exhausted(_) => {}
+                }
+            }
+            let asked_at = instance.clock(now);
+            let request = match is_idle {
+                true => instance.slices.return_if_idle(quota, 4, asked_at),
+                false if waiting > 0 || instance.slices.needs_refill(asked_at) => {
+                    Some(instance.slices.request(quota, 4, waiting, asked_at))
+                }
+                false => None,
+            };
+            let Some(request) = request else { continue };
+            let grant = store.take(&request, now + there);
+            let handed_out = grant.tokens.min(waiting);
+            admitted.extend((0..handed_out).map(|_| now + there));
+            now += there + back;
+            let answered = instance.clock(now);
+            instance.slices.granted(&request, &grant, handed_out, asked_at, answered);
+        }
+        assert_within(quota, &mut admitted);
+    }
+}
+
+/// Four busy instances get the whole rate, and a delivery costs a small part of a call.
+#[test]
+fn fleet_rate_of_a_busy_key_is_used_up_with_few_calls() {
+    let (quota, mut store) = (quota(1000, 1000), StoreModel::default());
+    let mut instances = [0, 1, 2, 3].map(|i| Instance { slices: TokenSlices::default(), offset: i << 40, speed: 0 });
+    let (mut admitted, mut calls) = (Vec::new(), 0);
+    // A delivery to each instance every 2.5 ms: 1,600 a second for a rate of 1,000.
+    for now in (1_000_000..61_000_000_i64).step_by(2_500) {
+        for instance in &mut instances {
+            let clock = instance.clock(now);
+            let waiting = match instance.slices.take(clock) {
+                SliceDecision::Taken => {
+                    admitted.push(now);
+                    0
+                }
+                SliceDecision::Ask => 1,
+                SliceDecision::Exhausted(_) => 0,
+            };
+            if waiting > 0 || instance.slices.needs_refill(clock) {
+                let request = instance.slices.request(quota, 4, waiting, clock);
+                let grant = store.take(&request, now + 200);
+                calls += 1;
+                let handed_out = grant.tokens.min(waiting);
+                admitted.extend((0..handed_out).map(|_| now + 200));
+                instance.slices.granted(&request, &grant, handed_out, clock, instance.clock(now + 400));
+            }
+        }
+    }
+    let count = admitted.len();
+    assert_within(quota, &mut admitted);
+    // A minute of the rate, and the burst at its beginning.
+    assert!((60_400..=61_000).contains(&count), "{count}");
+    assert!(f64::from(calls) / count as f64 <= 0.05, "{calls} calls for {count} deliveries");
+}
+
+/// The script of the store and the model give the same answers, at the time that the server states.
+#[test]
+fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/net/store/take_tokens.lua");
+    let take = |key: &str, request: &TokenRequest| {
+        let TokenRequest { quota, wanted, returned, returned_until, returned_arrival, used } = *request;
+        let Quota { count, period, burst } = quota;
+        let numbers = [i64::from(count.get()), i64::try_from(period.as_micros()).unwrap(), burst.get().into()];
+        let hold = i64::try_from(quota.hold().as_micros()).unwrap();
+        let more = [hold, wanted.into(), returned.into(), returned_until, returned_arrival, used.into()];
+        let arguments: Vec<String> = numbers.iter().chain(&more).map(i64::to_string).collect();
+        let mut command = vec!["--raw", "--eval", script, key, ","];
+        command.extend(arguments.iter().map(String::as_str));
+        let printed = server.cli(&command);
+        let answer: Vec<i64> =
+            printed.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("{printed}"))).collect();
+        let [tokens, until, now, arrival, wait, is_spaced] = answer[..] else { panic!("{printed}") };
+        TokenGrant { tokens: u32::try_from(tokens).unwrap(), until, now, arrival, wait, is_spaced: is_spaced == 1 }
+    };
+    for (count, burst) in [(7, 1), (50, 50), (3000, 100), (1, 1_000_000)] {
+        let (quota, key) = (quota(count, burst), format!("key-{count}-{burst}"));
+        let (mut model, mut last) =
+            (StoreModel::default(), TokenGrant { tokens: 0, until: 0, now: 0, arrival: 0, wait: 0, is_spaced: true });
+        let mut seen = [false; 3];
+        for turn in 0..60_u32 {
+            let wanted = if turn % 5 == 4 { 0 } else { turn % 17 };
+            let returned = if turn % 4 == 3 { last.tokens / 2 } else { 0 };
+            let returned_arrival = if turn % 8 == 3 { last.arrival } else { 0 };
+            let used = u32::from(turn % 11 == 10);
+            let request = TokenRequest { quota, wanted, returned, returned_until: last.until, returned_arrival, used };
+            let grant = take(&key, &request);
+            // Of a key that nothing holds back, the server keeps nothing.
+            assert_eq!(grant, model.take(&request, grant.now), "{request:?}");
+            seen[0] |= grant.tokens > 0;
+            seen[1] |= grant.wait > 0;
+            seen[2] |= !grant.is_spaced;
+            last = grant;
+        }
+        assert!(seen[0], "{quota:?}: {seen:?}");
+        assert!(burst != 50 || seen == [true; 3], "tokens, none, and returned ones: {seen:?}");
+    }
+}
