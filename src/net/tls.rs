@@ -87,7 +87,8 @@ pub async fn handshake(
         AlpnOffer::None => Vec::new(),
     };
     let connector = TlsConnector::from(Arc::clone(&config));
-    let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
+    // Boxed, because every delivery has room for this future, and few begin a handshake.
+    let connect = Box::pin(connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket))));
     let (connected, CapturedVerification { leaf, rejection: refused }) =
         verify::capture(deadline::timeout_at(deadline, connect)).await;
     let connected = connected

@@ -130,7 +130,8 @@ impl Connection {
                 connection.send(request, on_interim).await.map(|response| response.map(TargetBody::Http1))
             }
             Protocol::Http2(connection) => {
-                connection.send(request).await.map(|response| response.map(TargetBody::Http2))
+                // Boxed, so that a delivery over HTTP/1.1 has no room for it.
+                Box::pin(connection.send(request)).await.map(|response| response.map(TargetBody::Http2))
             }
         }
     }
