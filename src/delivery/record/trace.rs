@@ -43,7 +43,7 @@ pub(super) fn spans(line: &RecordLine<'_>, times: &StepTimes, trace: &TraceConte
     let has_ended_early = line.code != "delivered" && line.status_class.is_none();
     let last = steps.clone().map(|(step, _)| step).next_back().filter(|_| has_ended_early);
     let steps = steps.map(|(step, time)| {
-        let times = (at(time.began), at(time.began + time.took));
+        let times = (at(time.began()), at(time.began() + time.took()));
         let step_span = || Message::span(trace, step as u8 + 2, STEPS[step], SpanKind::Internal, times);
         let span = match line.tls {
             _ if step == Step::Response as usize => requested(line, http(1, SpanKind::Client, times)),
