@@ -140,26 +140,32 @@ impl Tunnel {
     }
 
     /// Carries bytes in both directions until both sides have ended.
-    pub async fn carry(mut self: Box<Self>, client: impl AsyncRead + AsyncWrite + MaybeSocket + Unpin) {
+    ///
+    /// No async function: it would hold its arguments twice for the tunnel's lifetime.
+    pub fn carry(
+        mut self: Box<Self>,
+        client: impl AsyncRead + AsyncWrite + MaybeSocket + Unpin,
+    ) -> impl Future<Output = ()> {
         let mut client = Throttled::new(client, self.permits.limits.bandwidth_limiter());
-        // Boxed, so that the tunnel does not hold the memory of this future afterwards.
-        let greeted = Box::pin(self.forward_hello(&mut client)).await;
-        let Self { socket, route, until, mut record, permits, _counted, .. } = *self;
-        let carrying = async {
-            greeted?;
-            let (idle, count) = (route.timeouts.idle, |up, down| record.carried(up, down));
+        async move {
+            // Boxed, so that the tunnel does not hold the memory of this future afterwards.
+            let greeted = Box::pin(self.forward_hello(&mut client)).await;
+            let Self { socket, route, until, mut record, permits, _counted, .. } = *self;
             let mut socket = Throttled::new(socket, permits.limits.bandwidth_limiter());
-            match tunnel::copy_bidirectional(&mut client, &mut socket, idle, until, count).await {
-                Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),
-                Err(error) => Err(Refusal::from(error)),
+            let (idle, count) = (route.timeouts.idle, |up, down| record.carried(up, down));
+            let result = match greeted {
+                Err(refusal) => Err(refusal),
+                Ok(()) => match tunnel::copy_bidirectional(&mut client, &mut socket, idle, until, count).await {
+                    Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),
+                    Err(error) => Err(Refusal::from(error)),
+                },
+            };
+            match result {
+                Ok(()) => record.complete(),
+                // Many programs close with RST after they have got their data.
+                Err(_) if record.has_bytes_both_ways() => record.complete(),
+                Err(refusal) => record.tunnel_closed(&refusal),
             }
-        };
-        let result = carrying.await;
-        match result {
-            Ok(()) => record.complete(),
-            // Many programs close with RST after they have got their data.
-            Err(_) if record.has_bytes_both_ways() => record.complete(),
-            Err(refusal) => record.tunnel_closed(&refusal),
         }
     }
 }
