@@ -84,7 +84,7 @@ fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
         let Ok(identified) = clients.authenticate(black_box(&credentials), now) else {
             panic!("{name} {algorithm}: unknown")
         };
-        let body_check = identified.into_body_check().unwrap();
+        let body_check = identified.into_checks().1.unwrap();
         assert!(body_check.verify(black_box(body.as_bytes())).is_ok(), "{name} {algorithm}: another body");
     });
     println!("{name:<26} {algorithm:<20} {cost:>8.1}");

@@ -46,6 +46,17 @@ pub struct Fleet {
     pub wait: Duration,
     /// The longest time for a connection attempt or a response, after which the store counts as away.
     pub timeout: Duration,
+    pub replay: FleetReplay,
+}
+
+/// The handling of a signed request while the store cannot tell whether its signature was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FleetReplay {
+    /// outgate refuses the request.
+    #[default]
+    Refuse,
+    /// The memory of this instance alone decides.
+    Local,
 }
 
 /// The servers of the store.
@@ -75,9 +86,9 @@ impl Fleet {
         secrets.into_iter().chain([key]).for_each(|secret| fingerprint.part(secret.unwrap_or_default()));
         let files = self.ca.iter().chain(self.identity.as_ref().map(|identity| &identity.certificate));
         files.flat_map(|file| &file.parts).for_each(|part| fingerprint.part(part));
-        let Self { store, user, prefix, instance, wait, timeout, .. } = self;
+        let Self { store, user, prefix, instance, wait, timeout, replay, .. } = self;
         let user = user.as_ref().map(|user| &user.value);
-        fingerprint.part(format!("{:?}", (&store.value, user, prefix, instance, wait, timeout)).as_bytes());
+        fingerprint.part(format!("{:?}", (&store.value, user, prefix, instance, wait, timeout, replay)).as_bytes());
         fingerprint.finish()
     }
 }
@@ -95,6 +106,8 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
     let wait = table.read(reader, "wait", |reader, value| reader.parse(value, |text| duration_up_to(WAIT_MAX, text)));
     let timeout =
         table.read(reader, "timeout", |reader, value| reader.parse(value, |text| duration_up_to(TIMEOUT_MAX, text)));
+    let choices = [("fleet-or-refuse", FleetReplay::Refuse), ("fleet-or-local", FleetReplay::Local)];
+    let replay = table.read(reader, "replay", |reader, value| reader.parse_choice(value, &choices));
     if let (false, Some(span)) = (table.has("store"), table.key_spans().first()) {
         let problem = Problem::at(*span, "the section `fleet` has no effect without `fleet.store`");
         reader.problems.push(problem.help("add store = \"rediss://valkey.internal:6379\", or remove the section"));
@@ -125,6 +138,7 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
         instance: instance.map_or_else(host::own_name, |instance| instance.value),
         wait: wait.map_or(WAIT_DEFAULT, |wait| wait.value),
         timeout: timeout.map_or(TIMEOUT_DEFAULT, |timeout| timeout.value),
+        replay: replay.map_or_else(FleetReplay::default, |replay| replay.value),
     })
 }
 

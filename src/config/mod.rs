@@ -66,7 +66,7 @@ pub use control_paths::ControlPaths;
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
 pub use files::StatFingerprint;
-pub use fleet::{Fleet, StoreAddress, StoreTopology};
+pub use fleet::{Fleet, FleetReplay, StoreAddress, StoreTopology};
 #[cfg(any(test, fuzzing))]
 pub use key_dir::key_files;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};

@@ -110,6 +110,7 @@ async fn forward(
 ) -> Result<UpstreamResponse, Refusal> {
     let &Delivery { runtime, route, .. } = delivery;
     let breaker_key = delivery.breaker_key();
+    steps::claim_signature(delivery, routed).await?;
     steps::check_breaker(delivery, &breaker_key)?;
     // A delivery that waits for a limit of its own must not take a place among those in flight.
     let limits = steps::acquire_limits(delivery, record).await?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::context::Delivery;
+use super::judge::Routed;
 use super::record::{Record, Step};
 use super::refusal::{Code, Refusal};
 use crate::config::SelectionPolicy;
@@ -20,6 +21,13 @@ use crate::state::Runtime;
 use crate::state::limits::LimitPermit;
 use crate::state::limits::admission::InFlightGuard;
 use crate::state::upstreams::breaker::{BreakerKey, UpstreamAttempt};
+
+/// Uses up the client's signature in the whole fleet. A process that belongs to no fleet has done so when it authenticated
+/// the client.
+pub(super) async fn claim_signature(delivery: &Delivery<'_>, routed: &Routed<'_>) -> Result<(), Refusal> {
+    let (Some(token), Some(fleet)) = (&routed.replay_token, delivery.runtime.fleet.get()) else { return Ok(()) };
+    Ok(fleet.claim_signature(delivery.client, token, Timestamp::now()).await?)
+}
 
 /// Refuses a delivery to a target whose circuit is open. The refused delivery has cost no token of a limit, no memory for
 /// its body, and no wait.

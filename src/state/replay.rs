@@ -44,6 +44,8 @@ pub enum ReplayError {
     Replayed,
     /// The cache is full.
     CacheFull,
+    /// The store of the fleet did not tell whether the signature was used.
+    StoreAway,
 }
 
 impl fmt::Display for ReplayError {
@@ -51,6 +53,7 @@ impl fmt::Display for ReplayError {
         f.write_str(match self {
             Self::Replayed => "the signature was used before",
             Self::CacheFull => "the cache of used signatures is full",
+            Self::StoreAway => "the store of the fleet does not answer",
         })
     }
 }

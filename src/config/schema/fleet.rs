@@ -17,6 +17,7 @@ pub(in crate::config) static FLEET: Schema = Schema {
         "instance",
         "wait",
         "timeout",
+        "replay",
     ],
     reserved: &[],
     aliases: &[

@@ -75,6 +75,12 @@ impl From<ReplayError> for Refusal {
                               replayed one";
                 Refusal::new(Code::RateLimited, detail).retry_after(BUSY_RETRY_AFTER)
             }
+            ReplayError::StoreAway => {
+                let detail = "outgate cannot tell whether another instance has accepted this signature: sign the request \
+                              anew, and send it again";
+                let refusal = Refusal::new(Code::Internal, detail).retry_after(BUSY_RETRY_AFTER);
+                refusal.with_details("fleet_store_away").with_cause(error)
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::config::AuthMethod;
 use crate::names::{ClientName, Target, TenantName};
 use crate::panics;
 use crate::policy::Plan;
-use crate::policy::authn::{Authenticated, BodyCheck};
+use crate::policy::authn::{Authenticated, BodyCheck, ReplayToken};
 use crate::policy::route::Route;
 use crate::state::Runtime;
 
@@ -66,6 +66,7 @@ pub(super) struct Judgment<'p> {
     pub(super) outcome: Result<JudgmentOutcome<'p>, Refusal>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly every request is routed: a box would cost each an allocation")]
 pub(super) enum JudgmentOutcome<'p> {
     /// outgate itself responds to `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
     LocalOptions,
@@ -77,6 +78,8 @@ pub(super) struct Routed<'p> {
     pub(super) request_target: RequestTarget,
     pub(super) client: &'p ClientName,
     pub(super) proof: Option<AuthMethod>,
+    /// The client's signature, which no other instance of the fleet may have accepted.
+    pub(super) replay_token: Option<ReplayToken>,
     /// The check of the body that the client's signature covers.
     pub(super) body_check: Option<BodyCheck>,
     pub(super) route: &'p Arc<Route>,
@@ -118,8 +121,17 @@ fn decide<'p>(
     let target = decisions::decide_by_route(plan, route, &request_target, head, decisions)?;
     let tunnel_mode = decisions.tunnel_mode;
     let proof = authenticated.as_ref().and_then(Authenticated::proof);
-    let body_check = authenticated.and_then(Authenticated::into_body_check);
-    Ok(JudgmentOutcome::Routed(Routed { request_target, client, proof, body_check, route, target, tunnel_mode }))
+    let (replay_token, body_check) = authenticated.map_or((None, None), Authenticated::into_checks);
+    Ok(JudgmentOutcome::Routed(Routed {
+        request_target,
+        client,
+        proof,
+        replay_token,
+        body_check,
+        route,
+        target,
+        tunnel_mode,
+    }))
 }
 
 fn choose_route<'p>(
@@ -205,7 +217,16 @@ pub(super) fn judge_own<'p>(
     let (fields, now) = (Some(&request.fields), Timestamp::now());
     let head = RequestHead { method: &request.method, fields, body_min: 0, now };
     let target = decisions::decide_by_route(plan, route, &request_target, head, &mut Decisions::default())?;
-    Ok(Routed { request_target, client, proof: None, body_check: None, route, target, tunnel_mode: None })
+    Ok(Routed {
+        request_target,
+        client,
+        proof: None,
+        replay_token: None,
+        body_check: None,
+        route,
+        target,
+        tunnel_mode: None,
+    })
 }
 
 /// Records the host and the path that the client asks for, as far as they can be read.

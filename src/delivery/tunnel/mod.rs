@@ -82,6 +82,7 @@ enum TunnelSetup {
 /// Takes the steps after the judgment. A tunnel that outgate serves takes those up to the limits only.
 async fn open(delivery: &Delivery<'_>, routed: &Routed<'_>, record: &mut Record) -> Result<TunnelSetup, Refusal> {
     let breaker_key = delivery.breaker_key();
+    steps::claim_signature(delivery, routed).await?;
     steps::check_breaker(delivery, &breaker_key)?;
     let limits = steps::acquire_limits(delivery, record).await?;
     if routed.tunnel_mode != Some(TunnelMode::Passthrough) {

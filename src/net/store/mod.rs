@@ -99,6 +99,15 @@ impl Store {
         self.call(async |connection| connection.run(&invocation).await).await
     }
 
+    /// Writes a key that ends after `lifetime`. Returns whether there was no such key.
+    pub async fn set_once(&self, key: &str, value: &str, lifetime: Duration) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("SET");
+        let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
+        command.arg(key).arg(value).arg("NX").arg("PX").arg(milliseconds);
+        let set: Option<String> = self.call(async |connection| connection.query(&command).await).await?;
+        Ok(set.is_some())
+    }
+
     async fn call<T>(&self, call: impl AsyncFnOnce(StoreConnection) -> RedisResult<T>) -> Result<T, StoreError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let slot = &self.connections[worker() % self.connections.len()];

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, header};
 use ipnet::IpNet;
@@ -114,9 +115,10 @@ impl<'p> Authenticated<'p> {
         self.signature.as_ref().map(|signature| &signature.replay_token)
     }
 
-    /// Returns the check that the signature requires of a body that has not been read yet.
-    pub fn into_body_check(self) -> Option<BodyCheck> {
-        self.signature.and_then(|signature| signature.body_check)
+    /// Returns what remains to check: the identity of the signature, which the fleet may have seen, and the check of a body
+    /// that has not been read yet.
+    pub fn into_checks(self) -> (Option<ReplayToken>, Option<BodyCheck>) {
+        self.signature.map_or((None, None), |signature| (Some(signature.replay_token), signature.body_check))
     }
 }
 
@@ -136,6 +138,13 @@ impl ReplayToken {
     /// Returns a hash that is equal for every encoding of the same signature.
     pub fn key(&self) -> &[u8; 32] {
         &self.key
+    }
+
+    /// Returns the time for which the other instances of a fleet must know that the signature was used. Their clocks may be
+    /// behind.
+    pub fn lifetime(&self, now: i64) -> Duration {
+        let seconds = self.valid_until.saturating_sub(now).saturating_add(2 * CLOCK_SKEW);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(1).max(1))
     }
 
     /// Returns the last second, since 1970, in which the signature is acceptable.

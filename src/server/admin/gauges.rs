@@ -60,7 +60,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     update_audit(runtime);
     if let Some(fleet) = runtime.fleet.get() {
         let [calls, errors] = fleet.call_counts();
-        metrics.fleet(fleet.is_up(), fleet.live(), [calls, errors, fleet.share_decisions()]);
+        metrics.fleet(fleet.is_up(), fleet.live(), [calls, errors, fleet.share_decisions(), fleet.local_signatures()]);
     }
 }
 

@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config;
-use crate::names::pluralize;
+use crate::config::{self, FleetReplay};
+use crate::digest::Fingerprint;
+use crate::names::{ClientName, pluralize};
 use crate::net::store::{Store, StoreError, StoreScript};
 use crate::panics::Mutex;
+use crate::policy::authn::ReplayToken;
 use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
+use crate::state::replay::ReplayError;
 
 /// How often an instance announces itself, and for how long an announcement lasts.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +40,8 @@ pub struct Fleet {
     /// The epoch of [`Fleet::now`].
     epoch: Instant,
     share_decisions: AtomicU64,
+    replay: FleetReplay,
+    local_signatures: AtomicU64,
 }
 
 impl Fleet {
@@ -49,6 +56,8 @@ impl Fleet {
             wait: config.wait,
             epoch: Instant::now(),
             share_decisions: AtomicU64::new(0),
+            replay: config.replay,
+            local_signatures: AtomicU64::new(0),
         })
     }
 
@@ -163,6 +172,35 @@ impl Fleet {
         let [permits, others] = answer[..] else { return Err(StoreError::unexpected()) };
         let number = |number: i64| u32::try_from(number).unwrap_or_default();
         Ok((number(permits), number(others)))
+    }
+
+    /// Records the first use of a signature in the fleet. A second use is an error, on whichever instance the first was.
+    ///
+    /// A late answer counts as none. The store may have recorded the signature then, so that it is used up.
+    pub async fn claim_signature(
+        &self,
+        client: &ClientName,
+        token: &ReplayToken,
+        now: Timestamp,
+    ) -> Result<(), ReplayError> {
+        let hash = Fingerprint::of_parts([client.as_str().as_bytes(), token.key()]);
+        let key = self.key_of(&HEXLOWER.encode(&hash[..16]), "used");
+        let claim = self.store.set_once(&key, &self.instance, token.lifetime(now.as_second()));
+        let answer = if self.is_up() { timeout(self.wait, claim).await.ok() } else { None };
+        match (answer, self.replay) {
+            (Some(Ok(true)), _) => Ok(()),
+            (Some(Ok(false)), _) => Err(ReplayError::Replayed),
+            (None | Some(Err(_)), FleetReplay::Refuse) => Err(ReplayError::StoreAway),
+            (None | Some(Err(_)), FleetReplay::Local) => {
+                self.local_signatures.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns the number of signatures that only the memory of this instance has checked.
+    pub fn local_signatures(&self) -> u64 {
+        self.local_signatures.load(Ordering::Relaxed)
     }
 
     /// Counts a delivery that this instance's share allowed, without the store.

@@ -114,6 +114,8 @@ metrics! {
     pub fleet_instances: Gauge = "Live instances of the fleet when its store last answered",
     pub fleet_share_deliveries: Counter =
         "Tokens and permits of limits of the fleet that this instance's share gave, without the store",
+    pub fleet_local_signatures: Counter =
+        "Signatures that only this instance checked for an earlier use, because the store was away or late",
     pub fleet_store_calls: Counter = "Calls to the store of the fleet",
     pub fleet_store_errors: Counter = "Calls to the store of the fleet that failed",
     pub records_sampled_out: Counter = "Delivery records that log.sample left out",
@@ -311,11 +313,12 @@ impl Metrics {
     }
 
     /// Sets the state of the fleet's store: without a fleet, the metric has no series.
-    pub fn fleet(&self, is_up: bool, live: u32, [calls, errors, shares]: [u64; 3]) {
+    pub fn fleet(&self, is_up: bool, live: u32, [calls, errors, shares, local_signatures]: [u64; 4]) {
         self.fleet_store_up.get(&NoLabels {}).set(is_up.into());
         self.fleet_instances.set(i64::from(live));
         self.fleet_store_calls.inner().fetch_max(calls, Ordering::Relaxed);
         self.fleet_share_deliveries.inner().fetch_max(shares, Ordering::Relaxed);
+        self.fleet_local_signatures.inner().fetch_max(local_signatures, Ordering::Relaxed);
         self.fleet_store_errors.inner().fetch_max(errors, Ordering::Relaxed);
     }
 

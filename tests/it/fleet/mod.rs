@@ -6,6 +6,7 @@
 mod connections;
 mod limits;
 mod properties;
+mod signatures;
 
 use crate::support::Folder;
 use crate::support::configuration::Config;

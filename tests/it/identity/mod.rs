@@ -3,5 +3,5 @@
 mod connections;
 mod listener_tls;
 mod listeners;
-mod proofs;
+pub(crate) mod proofs;
 mod proxy_protocol;

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod sign;
+pub(crate) mod sign;
 use crate::support;
 
 use sign::{Key, digest, now};
