@@ -14,6 +14,8 @@ use crate::names::Host;
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub listen: Vec<Located<Bind>>,
+    /// Where load balancers read the weight over TCP. Empty: there is no such listener.
+    pub agent: Vec<Located<Bind>>,
     /// Names that a request over TCP may have in Host, besides addresses and `localhost`.
     pub hosts: Vec<Host>,
     /// Users by name. A unix socket needs none: its permissions decide.
@@ -51,12 +53,13 @@ impl AdminRole {
 pub(super) fn read_admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
     let table = file.section(reader, "admin", &schema::ADMIN);
     let listen = table.read_list(reader, "listen", None, listener::read_admin_listen);
+    let agent = table.read_list(reader, "agent", None, listener::read_agent_listen).unwrap_or_default();
     let hosts = table.read_list(reader, "hosts", None, read_admin_host).unwrap_or_default();
     let default = || Bind::new(Listen::Tcp(([127, 0, 0, 1], 4751).into()));
     let listen = listen.unwrap_or_else(|| vec![Located { value: default(), span: table.span }]);
     let users = reader.named_tables(std::slice::from_ref(&table), "users", &schema::ADMIN_USER);
     let users = users.into_iter().filter_map(|(name, table)| Some((name.to_owned(), read_user(reader, &table)?)));
-    Admin { listen, hosts, users: users.collect() }
+    Admin { listen, agent, hosts, users: users.collect() }
 }
 
 fn read_user(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Located<AdminUser>> {

@@ -145,6 +145,19 @@ pub(super) fn read_admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> O
     Some(value.located(bind))
 }
 
+/// Reads an entry of `admin.agent`: an address and port, since an agent check uses TCP without TLS.
+pub(super) fn read_agent_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
+    let address = reader.parse(value, units::listen)?;
+    if !matches!(address.value, Listen::Tcp(_)) {
+        let problem = Problem::at(value.span, format!("`{}` is no address and port", address.value));
+        reader
+            .problems
+            .push(problem.help("write an address and port, \"10.0.0.5:4753\": load balancers check over TCP"));
+        return None;
+    }
+    Some(value.located(Bind::new(address.value)))
+}
+
 /// Reads an entry of `publish.listen`.
 pub(super) fn read_publish_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
     let bind = read_own_tls_bind(reader, value, &schema::PUBLISH_LISTEN)?;
@@ -204,7 +217,7 @@ fn read_bind<'a>(
 
 /// Reports two entries of the lists with the same socket. Port 0 is another port each time, but two such entries may not have
 /// settings, because nothing tells them apart.
-pub(super) fn reject_duplicate_sockets(reader: &mut Reader<'_>, lists: [&Vec<Located<Bind>>; 3]) {
+pub(super) fn reject_duplicate_sockets(reader: &mut Reader<'_>, lists: [&Vec<Located<Bind>>; 4]) {
     let mut seen: Vec<&Located<Bind>> = Vec::new();
     for bind in lists.into_iter().flatten() {
         let is_any_port = matches!(bind.address, Listen::Tcp(address) if address.port() == 0);

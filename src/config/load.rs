@@ -302,7 +302,10 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
     let server = sections::read_server(&mut reader, file);
     let admin = super::admin::read_admin(&mut reader, file);
     let publish = super::publish::read_publish(&mut reader, file);
-    super::listener::reject_duplicate_sockets(&mut reader, [&server.listen, &admin.listen, &publish.listen]);
+    super::listener::reject_duplicate_sockets(
+        &mut reader,
+        [&server.listen, &admin.listen, &admin.agent, &publish.listen],
+    );
     let mut config = Config {
         server,
         admin,

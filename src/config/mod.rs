@@ -157,7 +157,7 @@ pub struct Config {
 impl Config {
     /// Returns the entries of every `listen`.
     pub fn binds(&self) -> impl Iterator<Item = &Located<Bind>> {
-        self.server.listen.iter().chain(&self.admin.listen).chain(&self.publish.listen)
+        self.server.listen.iter().chain(&self.admin.listen).chain(&self.admin.agent).chain(&self.publish.listen)
     }
 }
 

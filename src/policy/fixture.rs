@@ -34,7 +34,7 @@ pub(crate) fn config() -> Config {
             tls: None,
             proxy_protocol: None,
         },
-        admin: Admin { listen: vec![], hosts: vec![], users: Default::default() },
+        admin: Admin { listen: vec![], agent: vec![], hosts: vec![], users: Default::default() },
         egress: BTreeMap::from([(PoolName::new("default"), at(2, pool()))]),
         clients: BTreeMap::new(),
         routes: vec![],

@@ -20,6 +20,7 @@ pub mod guard;
 pub mod inspect;
 pub mod limits;
 pub mod listener;
+pub mod load;
 pub mod message;
 pub mod own_webhook;
 mod percent;

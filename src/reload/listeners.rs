@@ -19,6 +19,7 @@ use crate::state::config::status::BoundAddresses;
 enum ListenerKind {
     Server,
     Admin,
+    Agent,
     Publish,
 }
 
@@ -155,6 +156,7 @@ impl Listeners {
         self.runtime.config_status.set_bound_addresses(BoundAddresses {
             server: names(ListenerKind::Server).collect(),
             admin: names(ListenerKind::Admin).collect(),
+            agent: names(ListenerKind::Agent).collect(),
             publish: names(ListenerKind::Publish).collect(),
         });
         self.runtime.sources.set_listeners(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
@@ -183,6 +185,9 @@ impl Listeners {
             }
             ListenerKind::Admin => {
                 tasks.spawn(server::admin::accept(runtime, listener, bind.address.clone(), shutdown))
+            }
+            ListenerKind::Agent => {
+                tasks.spawn(server::agent::accept(runtime, listener, bind.address.clone(), shutdown))
             }
             ListenerKind::Publish => {
                 tasks.spawn(server::publish::accept(runtime, listener, bind.address.clone(), shutdown))
@@ -224,6 +229,7 @@ impl ListenerKind {
         match self {
             ListenerKind::Server => "proxy",
             ListenerKind::Admin => "admin",
+            ListenerKind::Agent => "agent",
             ListenerKind::Publish => "publish",
         }
     }
@@ -240,7 +246,8 @@ impl ListenerChange {
 fn configured_binds(config: &Config) -> impl Iterator<Item = (ListenerKind, &Located<Bind>)> {
     let server = config.server.listen.iter().map(|bind| (ListenerKind::Server, bind));
     let admin = config.admin.listen.iter().map(|bind| (ListenerKind::Admin, bind));
-    server.chain(admin).chain(config.publish.listen.iter().map(|bind| (ListenerKind::Publish, bind)))
+    let agent = config.admin.agent.iter().map(|bind| (ListenerKind::Agent, bind));
+    server.chain(admin).chain(agent).chain(config.publish.listen.iter().map(|bind| (ListenerKind::Publish, bind)))
 }
 
 fn addresses(bound: &[Listener]) -> impl Iterator<Item = SocketAddr> {

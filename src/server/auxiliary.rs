@@ -1,8 +1,9 @@
-//! The listeners beside the proxy's: they accept few and short connections, and speak HTTP/1.1.
-//! How does the admin or the publish listener accept a connection?
+//! The listeners beside the proxy's: they accept few and short connections, and speak HTTP/1.1 or write a line.
+//! How does the admin, the agent or the publish listener accept a connection?
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -36,6 +37,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const HEAD_MAX: usize = 16 * 1024;
 /// Limits the lifetime of a connection: one request needs it no longer.
 const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(60);
+/// The longest time for a line, and the bytes that its client may send.
+const LINE_TIMEOUT: Duration = Duration::from_secs(5);
+const LINE_INPUT_MAX: u64 = 1024;
 
 pub(super) type ServiceResponse = Response<Full<Bytes>>;
 
@@ -50,7 +54,15 @@ pub(super) struct Service {
     /// a second, so the oldest connection is the one to close.
     pub(super) connections_max: usize,
     pub(super) connections_per_ip_max: usize,
-    pub(super) respond: for<'a> fn(&'a Arc<Runtime>, Request<Incoming>, &'a ServiceConnection) -> Responding<'a>,
+    pub(super) protocol: Protocol,
+}
+
+/// The protocol of a service.
+#[derive(Clone, Copy)]
+pub(super) enum Protocol {
+    Http(for<'a> fn(&'a Arc<Runtime>, Request<Incoming>, &'a ServiceConnection) -> Responding<'a>),
+    /// The service writes one line to each connection, and closes it.
+    Line(fn(&Runtime) -> String),
 }
 
 /// The connection that a request arrives on.
@@ -163,8 +175,15 @@ async fn serve(
     shutdown: &ListenerShutdown,
     service: Service,
 ) {
+    let respond = match service.protocol {
+        Protocol::Http(respond) => respond,
+        Protocol::Line(line) => {
+            let _ = tokio::time::timeout(LINE_TIMEOUT, write_line(stream, &line(runtime))).await;
+            return;
+        }
+    };
     let responding =
-        service_fn(|request| async move { Ok::<_, Infallible>((service.respond)(runtime, request, connection).await) });
+        service_fn(|request| async move { Ok::<_, Infallible>(respond(runtime, request, connection).await) });
     let mut http1 = hyper::server::conn::http1::Builder::new();
     if connection.address().is_some() {
         http1.max_buf_size(HEAD_MAX);
@@ -182,6 +201,15 @@ async fn serve(
         let _ = serving.await;
     };
     let _ = tokio::time::timeout(CONNECTION_LIFETIME_MAX, served).await;
+}
+
+/// Writes the line, and waits for the client to close. Closing before would reset the connection if the client has sent
+/// something, and the client might lose the line.
+async fn write_line(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str) -> io::Result<()> {
+    stream.write_all(line.as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(LINE_INPUT_MAX), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 /// The connections of one TCP socket, oldest first.

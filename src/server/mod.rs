@@ -3,6 +3,7 @@
 
 mod accept_queue;
 pub mod admin;
+pub mod agent;
 mod auxiliary;
 mod connections;
 mod entrance;

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
-use super::auxiliary::{self, Service, ServiceResponse};
+use super::auxiliary::{self, Protocol, Service, ServiceResponse};
 use super::listener_shutdown::ListenerShutdown;
 use crate::config::Listen;
 use crate::net::listen::Listener;
@@ -24,7 +24,7 @@ const SERVICE: Service = Service {
     name: "publish",
     connections_max: 256,
     connections_per_ip_max: 32,
-    respond: |runtime, request, _| Box::pin(async move { respond(runtime, &request).await }),
+    protocol: Protocol::Http(|runtime, request, _| Box::pin(async move { respond(runtime, &request).await })),
 };
 /// The longest time for which a cache may use a response without asking again.
 const MAX_AGE: Duration = Duration::from_secs(300);

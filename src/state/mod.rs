@@ -9,6 +9,7 @@ pub mod drain;
 pub mod fleet;
 pub mod hashed;
 pub mod limits;
+pub mod load;
 pub mod observability;
 pub mod publication;
 pub mod replay;
@@ -25,7 +26,9 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
 use crate::names::RequestId;
-use crate::net::{fd_limit, memory_limit};
+use crate::net::memory_limit;
+use crate::panics::Mutex;
+use crate::policy::load::Usage;
 use config::ActiveConfig;
 
 /// The state of a running proxy; one for the process.
@@ -66,6 +69,7 @@ pub struct Runtime {
     /// Empty: the configuration has no fleet.
     pub fleet: OnceLock<Arc<fleet::Fleet>>,
     pub body_memory: limits::memory_budget::MemoryBudget,
+    ports_used: Mutex<Usage>,
     pub started_at: Timestamp,
     pub config_status: config::status::ConfigStatus,
     pub reload_queue: Arc<config::reload_queue::ReloadQueue>,
@@ -100,7 +104,7 @@ impl Runtime {
             deferred_drop: Arc::default(),
             limits: Arc::default(),
             admission: Arc::new(limits::admission::AdmissionQueue::new()),
-            tunnel_permits: Arc::new(Semaphore::new(fd_limit::connections_max().min(Semaphore::MAX_PERMITS))),
+            tunnel_permits: Arc::new(Semaphore::new(load::tunnels_max())),
             replay_cache: replay::ReplayCache::new(),
             connection_pool: Arc::new(upstreams::pool::ConnectionPool::new()),
             circuit_breakers: Arc::default(),
@@ -122,6 +126,7 @@ impl Runtime {
             captures: observability::captures::CaptureQueue::default(),
             fleet: OnceLock::new(),
             body_memory: limits::memory_budget::MemoryBudget::for_bodies(memory_limit::memory_max()),
+            ports_used: Mutex::default(),
             started_at: Timestamp::now(),
             config_status: config::status::ConfigStatus::default(),
             reload_queue: Arc::default(),

@@ -7,7 +7,7 @@ use super::listener::LISTEN_ALIASES;
 pub(in crate::config) static ADMIN: Schema = Schema {
     path: "admin",
     title: "[admin]",
-    keys: &["listen", "hosts", "users"],
+    keys: &["listen", "agent", "hosts", "users"],
     reserved: &[],
     aliases: &[("bind", "listen"), ("address", "listen"), ("port", "listen"), ("socket", "listen"), ("user", "users")],
 };

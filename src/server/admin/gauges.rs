@@ -40,6 +40,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     let (in_flight, waiting) = runtime.admission.count();
     metrics.deliveries_in_flight.set(gauge(in_flight));
     metrics.deliveries_waiting.set(gauge(waiting));
+    metrics.load(&runtime.load(now));
     metrics.client_streams.set(gauge(runtime.open_stream_count()));
     metrics.idle_target_connections.set(gauge(runtime.connection_pool.connection_count()));
     metrics.dns_outage.set(i64::from(active.resolver.outage().is_some()));

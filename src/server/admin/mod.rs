@@ -9,6 +9,7 @@ mod egress;
 mod gauges;
 mod host_check;
 mod limits;
+mod load;
 mod page;
 mod problem;
 mod readiness;
@@ -18,13 +19,13 @@ mod text_format;
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::auxiliary::{self, Service, ServiceConnection, ServiceResponse};
+use super::auxiliary::{self, Protocol, Service, ServiceConnection, ServiceResponse};
 use super::listener_shutdown::ListenerShutdown;
 use crate::audit::{ADMIN_CALLED, AUTHENTICATION_FAILED, Actor, EventType, Source};
 use crate::config::Listen;
@@ -47,15 +48,18 @@ const KEYS_CACHE_CONTROL: &str = "public, max-age=3600";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// Marks a host to which Envoy sends only what the other hosts cannot take (Envoy, "Degraded endpoints").
+const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
+
 type AdminResponse = ServiceResponse;
 
 const SERVICE: Service = Service {
     name: "admin",
     connections_max: 32,
     connections_per_ip_max: 16,
-    respond: |runtime, request, connection| {
+    protocol: Protocol::Http(|runtime, request, connection| {
         Box::pin(async move { handle(runtime, request, connection).await.unwrap_or_else(Response::from) })
-    },
+    }),
 };
 
 /// Accepts connections until the listener closes, and returns when all of them are closed.
@@ -151,11 +155,14 @@ async fn public(
     operation: &Operation,
     request: &Request<Incoming>,
 ) -> Result<AdminResponse, AdminProblem> {
+    let query = operation.query(request.uri().query())?;
     // Without a tenant, the key sets contain no tenant's own keys.
-    let tenant = operation.query(request.uri().query())?.text("tenant").map(TenantName::new);
+    let tenant = query.text("tenant").map(TenantName::new);
     match &*operation.id {
         // Rendered here: the response shows that the threads that carry traffic make progress.
         "health" => Ok(build_response(StatusCode::OK, TEXT, "ok\n".into())),
+        // Rendered here, too: it takes microseconds, and load balancers ask several times a second.
+        "load" => load_response(runtime, &query),
         "metrics" => {
             let (worker_runtime, format) = (Arc::clone(runtime), MetricsFormat::negotiate(request.headers()));
             let rendered = runtime.metrics_worker.run(move || {
@@ -217,6 +224,21 @@ fn readiness_response(runtime: &Runtime) -> AdminResponse {
         body.push('\n');
     }
     build_response(status, TEXT, body)
+}
+
+/// Answers a load balancer. The status is 503 while the weight is 0, or below `min` of the query.
+fn load_response(runtime: &Runtime, query: &Query) -> Result<AdminResponse, AdminProblem> {
+    let expected = "write a weight from 1 to 100, below which the status is 503";
+    let parse = |text: &str| text.parse().ok().filter(|min| (1..=100).contains(min)).ok_or(());
+    let min = query.parse("min", expected, parse)?.unwrap_or(1);
+    let load = runtime.load(Timestamp::now());
+    let weight = load.weight();
+    let status = if weight.percent >= min { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = build_response(status, JSON, load::report(&load).to_string());
+    if weight.is_degraded() {
+        response.headers_mut().insert(ENVOY_DEGRADED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 /// Returns a key set that caches may store and scripts of any site may read.

@@ -143,7 +143,7 @@ mod tests {
     fn openapi_document_has_a_role_for_all_but_the_public_resources() {
         let operations = DOCUMENT.paths.values().flat_map(|item| item.get.iter().chain(&item.post));
         let public: Vec<_> = operations.filter(|operation| operation.role.is_none()).map(|found| &*found.id).collect();
-        assert_eq!(public, ["keyDirectory", "health", "keys", "metrics", "readiness"]);
+        assert_eq!(public, ["keyDirectory", "health", "keys", "load", "metrics", "readiness"]);
     }
 
     #[test]

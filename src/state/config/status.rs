@@ -162,6 +162,7 @@ pub enum ReloadVerdict {
 pub struct BoundAddresses {
     pub server: Vec<String>,
     pub admin: Vec<String>,
+    pub agent: Vec<String>,
     pub publish: Vec<String>,
 }
 

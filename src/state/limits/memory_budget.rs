@@ -5,12 +5,17 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::policy::load::Usage;
+
 /// The part of the process's memory that bodies may take: one in this number. A body that grows is copied, and each
 /// allocator keeps some memory, so that a body costs up to twice its length.
 const BODIES_DIVISOR: u64 = 4;
 
-/// The bytes that are still free: a permit for each.
-pub struct MemoryBudget(Arc<Semaphore>);
+/// The bytes that are still free, with a permit for each, and all bytes.
+pub struct MemoryBudget {
+    free: Arc<Semaphore>,
+    max: usize,
+}
 
 /// Bytes of a budget, which count until the value is dropped.
 pub struct MemoryReservation {
@@ -25,7 +30,8 @@ pub struct MemoryFull;
 
 impl MemoryBudget {
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+        let max = bytes.min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(max)), max }
     }
 
     /// Creates the budget of bodies from the memory that the process may use, in bytes.
@@ -35,7 +41,11 @@ impl MemoryBudget {
 
     /// Returns a reservation of no bytes.
     pub fn reservation(&self) -> MemoryReservation {
-        MemoryReservation { budget: Arc::clone(&self.0), bytes: None }
+        MemoryReservation { budget: Arc::clone(&self.free), bytes: None }
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage { used: self.max.saturating_sub(self.free.available_permits()) as u64, max: self.max as u64 }
     }
 }
 
@@ -64,9 +74,10 @@ mod tests {
         assert_eq!(second.grow(41), Err(MemoryFull));
         assert_eq!(second.grow(40), Ok(()));
         assert_eq!(first.grow(1), Err(MemoryFull));
+        assert_eq!(memory.usage(), Usage { used: 100, max: 100 });
         drop(first);
         assert_eq!(second.grow(60), Ok(()));
         drop(second);
-        assert_eq!(memory.0.available_permits(), 100);
+        assert_eq!(memory.usage(), Usage { used: 0, max: 100 });
     }
 }

@@ -23,8 +23,8 @@ use tokio::runtime::Handle;
 use family::BoundedFamily;
 use labels::{
     AlertLabels, BuildLabels, CaptureLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels,
-    NoLabels, PoolLabels, ReasonLabels, ReportLabels, ResultLabels, RouteLabels, SignerLabels, SinkLabels,
-    SourceLabels, SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
+    NoLabels, PoolLabels, ReasonLabels, ReportLabels, ResourceLabels, ResultLabels, RouteLabels, SignerLabels,
+    SinkLabels, SourceLabels, SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
 };
 use routes::{OutcomeFamily, RouteTable};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
@@ -32,6 +32,7 @@ pub use routes::{RouteSeries, STEPS, StepSeconds};
 use crate::names::{CaptureName, CredentialName, LimitName, PoolName, RouteName, SignerName};
 use crate::policy::Plan;
 use crate::policy::expiry::Expiry;
+use crate::policy::load::Load;
 use crate::policy::route::Route;
 use crate::state::limits::LimitReport;
 use crate::state::upstreams::sources::AddressCount;
@@ -69,6 +70,9 @@ metrics! {
     pub deliveries_in_flight: Gauge = "Deliveries of all routes, without tunnels",
     pub deliveries_waiting: Gauge = "Deliveries that wait until fewer than server.max_deliveries are in flight",
     pub deliveries_shed: Counter = "Deliveries refused because server.max_deliveries were already in flight",
+    load_weight: Gauge = "Share of its usual traffic that this instance asks load balancers for, in percent",
+    load_used_ratio: BoundedFamily<ResourceLabels, Gauge<f64, AtomicU64>> =
+        "Used share of each bound that lowers the weight",
     unverified_deliveries: BoundedFamily<RouteLabels, Counter> =
         "Deliveries to targets that proved nothing (verify = \"none\")",
     report_only: BoundedFamily<ReportLabels, Counter> = "Deliveries that a report_only setting would have refused",
@@ -309,6 +313,14 @@ impl Metrics {
         self.audit_writable.clear();
         if let Some(is_writable) = is_writable {
             self.audit_writable.get(&NoLabels {}).set(is_writable.into());
+        }
+    }
+
+    /// Sets the weight, and the used share of each bound that lowers it.
+    pub fn load(&self, load: &Load) {
+        self.load_weight.set(load.weight().percent.into());
+        for (factor, usage) in load.usages() {
+            self.load_used_ratio.get(&ResourceLabels { resource: factor.as_str() }).set(usage.share());
         }
     }
 

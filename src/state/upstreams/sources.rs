@@ -58,6 +58,20 @@ impl SourcesSnapshot {
         AddressCount { configured: total(&ranges), usable: self.count_usable(&ranges) }
     }
 
+    /// Returns the share of a pool's addresses that this host can send from. IPv4 and IPv6 count alike: a /64 has more
+    /// addresses than all of IPv4. `None`: the pool has no range now, on no host.
+    pub fn usable_share(&self, pool: &Pool, now: Timestamp) -> Option<f64> {
+        self.share_of(pool.active_ranges(now))
+    }
+
+    fn share_of(&self, ranges: Vec<IpNet>) -> Option<f64> {
+        let (v4, v6): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|range| matches!(range, IpNet::V4(_)));
+        let families = [v4, v6].into_iter().filter(|ranges| !ranges.is_empty());
+        let shares: Vec<f64> =
+            families.map(|ranges| self.count_usable(&ranges) as f64 / total(&ranges) as f64).collect();
+        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+    }
+
     fn count_usable(&self, ranges: &[IpNet]) -> u128 {
         let count: u128 = match &self.local {
             None => total(ranges),
@@ -159,6 +173,24 @@ mod tests {
         {
             let counted: u128 = overlap(&range.parse().unwrap(), &local).map(size).sum();
             assert_eq!(counted, expected, "{range}");
+        }
+    }
+
+    #[test]
+    fn usable_share_of_a_pool_counts_both_families_alike() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let local = Some(nets(&["198.51.100.16/29", "2001:db8:5::/64"]).into_iter().collect());
+        let snapshot = SourcesSnapshot { local, refused: HashSet::new() };
+        for (ranges, expected) in [
+            (&["198.51.100.16/28"][..], Some(0.5)),
+            (&["198.51.100.16/29", "198.51.100.32/29"], Some(0.5)),
+            (&["2001:db8:5::/64"], Some(1.0)),
+            (&["198.51.100.16/28", "2001:db8:5::/64"], Some(0.75)),
+            (&["198.51.100.16/29", "2001:db8:6::/64"], Some(0.5)),
+            (&["198.51.100.64/28", "2001:db8:6::/64"], Some(0.0)),
+            (&[], None),
+        ] {
+            assert_eq!(snapshot.share_of(nets(ranges)), expected, "{ranges:?}");
         }
     }
 }

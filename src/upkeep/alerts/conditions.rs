@@ -105,6 +105,7 @@ fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Cond
         found.add(&alerts::ADDRESS_CUT_OFF, source, format!("no target responds to the source address {source}"));
     }
     let usage = socket_diag::port_usage(|address| plan.has_source(address, now)).unwrap_or_default();
+    runtime.note_ports(&usage);
     let ports = usage.available;
     for (source, usage) in usage.sources {
         let left = usage.ports_left(ports);

@@ -22,6 +22,7 @@ mod first_request;
 mod handover;
 mod history;
 mod lifecycle;
+mod load;
 mod log;
 mod log_rotation;
 mod log_sampling;

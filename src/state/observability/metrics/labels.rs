@@ -88,6 +88,8 @@ labels! {
     /// The label set of a metric that has one series or none.
     NoLabels {}
 
+    ResourceLabels { resource: &'static str, }
+
     RouteLabels { route: RouteLabel, }
 
     SplitLabels {

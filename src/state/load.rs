@@ -1,0 +1,46 @@
+//! The load of this instance: what it uses of each of its bounds.
+//! Which facts decide how much traffic a load balancer should send here?
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+use super::Runtime;
+use super::drain::DrainStage;
+use crate::net::fd_limit;
+use crate::net::socket_diag::PortUsage;
+use crate::policy::load::{Load, Usage};
+
+/// Returns the tunnels that the process can hold.
+pub(super) fn tunnels_max() -> usize {
+    fd_limit::connections_max().min(Semaphore::MAX_PERMITS)
+}
+
+impl Runtime {
+    /// Returns the load now. The use of ports is that of the last [`Runtime::note_ports`]. It makes no system call that takes
+    /// long, so that a load balancer may ask several times a second.
+    pub fn load(&self, now: Timestamp) -> Load {
+        let (snapshot, active) = (self.sources.snapshot(), self.active_config());
+        let shares = active.plan.pools.values().filter_map(|pool| snapshot.usable_share(pool, now));
+        let (in_flight, waiting) = self.admission.count();
+        let tunnels_max = tunnels_max();
+        let tunnels = tunnels_max.saturating_sub(self.tunnel_permits.available_permits());
+        Load {
+            is_draining: self.drain_stage() != DrainStage::Serving,
+            deliveries: usage(in_flight + waiting, active.plan.max_deliveries),
+            tunnels: usage(tunnels, tunnels_max),
+            memory: self.body_memory.usage(),
+            ports: *self.ports_used.lock(),
+            addresses: shares.fold(1.0, f64::min),
+        }
+    }
+
+    /// Notes the use of ports, which only a list of the host's sockets shows.
+    pub fn note_ports(&self, ports: &PortUsage) {
+        let fullest = ports.sources.values().map(|source| source.fullest_target).max();
+        *self.ports_used.lock() = Usage { used: fullest.unwrap_or(0).into(), max: ports.available.into() };
+    }
+}
+
+fn usage(used: usize, max: usize) -> Usage {
+    Usage { used: used as u64, max: max as u64 }
+}
