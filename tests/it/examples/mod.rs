@@ -6,7 +6,7 @@
 mod bank;
 mod compose;
 mod kubernetes;
-mod load_balancer;
+mod load_balancers;
 mod platform;
 mod senders;
 
