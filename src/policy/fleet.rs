@@ -123,6 +123,8 @@ pub struct TokenSlices {
 pub struct TokenRequest {
     pub quota: Quota,
     pub wanted: u32,
+    /// The least time to the first slot. Zero: a delivery waits for each token, so that the instance holds none.
+    pub hold: Duration,
     /// Unused tokens, the slot of the first, and the end of the slice that they are the last of. Zero: of several slices.
     pub returned: u32,
     pub returned_until: i64,
@@ -222,7 +224,8 @@ impl TokenSlices {
         self.expected = self.expected.min(most).midpoint(lately);
         let wanted = waiting.saturating_add(self.expected).clamp(1, quota.burst.get());
         (self.demand, self.asked_at) = (0, now);
-        TokenRequest { wanted, ..self.settlement(quota, live) }
+        let hold = if wanted > waiting { quota.hold() } else { Duration::ZERO };
+        TokenRequest { wanted, hold, ..self.settlement(quota, live) }
     }
 
     /// Returns the time until the next look for idle tokens. `None`: the instance holds no token.
@@ -254,7 +257,15 @@ impl TokenSlices {
     /// A token of the share is owed for as long as the share needs to replace it: not more than its burst.
     fn settlement(&self, quota: Quota, live: u32) -> TokenRequest {
         let used = self.unsettled.min(quota.share(live).burst.get());
-        TokenRequest { quota, wanted: 0, returned: 0, returned_until: 0, returned_arrival: 0, used }
+        TokenRequest {
+            quota,
+            wanted: 0,
+            hold: Duration::ZERO,
+            returned: 0,
+            returned_until: 0,
+            returned_arrival: 0,
+            used,
+        }
     }
 
     /// Takes the answer to a request that was made at `asked_at`: `handed_out` of its tokens went to deliveries that waited.

@@ -148,8 +148,8 @@ impl Fleet {
 
     /// Takes and returns tokens of a key.
     pub async fn take_tokens(&self, name: &str, request: &TokenRequest) -> Result<TokenGrant, StoreError> {
-        let TokenRequest { quota, wanted, returned, returned_until, returned_arrival, used } = request;
-        let (period, hold) = (quota.period.as_micros(), quota.hold().as_micros());
+        let TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used } = request;
+        let (period, hold) = (quota.period.as_micros(), hold.as_micros());
         let arguments: [&(dyn Display + Sync); 9] =
             [&quota.count, &period, &quota.burst, &hold, wanted, returned, returned_until, returned_arrival, used];
         let answer = self.store.run(StoreScript::TakeTokens, &self.key_of(name, "rate"), &arguments).await?;

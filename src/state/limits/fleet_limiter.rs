@@ -46,23 +46,35 @@ impl LimiterState {
         wait: &mut LimitWait<'_>,
         max_wait: Duration,
     ) -> (Result<(ConcurrencyPermit, u32), Exhausted>, bool) {
-        if let Ok(left) = self.0.lock().try_fleet_permit(fleet, false) {
-            return (Ok((ConcurrencyPermit::new(Arc::clone(self)), left)), false);
+        let permit = |left| (ConcurrencyPermit::new(Arc::clone(self)), left);
+        let (first, is_exhausted) = {
+            let mut inner = self.0.lock();
+            let first = inner.try_fleet_permit(fleet, false);
+            (first, inner.is_exhausted(fleet))
+        };
+        if first.is_ok() || is_exhausted && max_wait.is_zero() {
+            return (first.map(permit), false);
         }
         let mut waiter = match self.join_permit_queue() {
             Ok(waiter) => waiter,
             Err(exhausted) => return (Err(exhausted), false),
         };
         self.wake(fleet);
-        let (answer_by, limit_by) = (wait.store_deadline(fleet.wait()), wait.deadline(max_wait));
-        let deadline = limit_by.map_or(answer_by, |limit_by| limit_by.max(answer_by));
-        let granted = timeout_at(deadline, waiter.ticket()).await.ok().flatten();
-        drop(waiter); // leaves the queue before the last attempt
-        let acquired = match granted {
-            Some(_) => Ok(self.0.lock().permits_left()),
-            None => self.0.lock().try_fleet_permit(fleet, true),
+        // The ticket of a permit that was granted is used up: dropping the waiter leaves the permit.
+        if timeout_at(wait.store_deadline(fleet.wait()), waiter.ticket()).await.is_ok_and(|granted| granted.is_some()) {
+            return (Ok(permit(self.0.lock().permits_left())), false);
+        }
+        let Some(deadline) = wait.deadline(max_wait) else {
+            drop(waiter); // leaves the queue before the last attempt
+            return (self.0.lock().try_fleet_permit(fleet, true).map(permit), false);
         };
-        (acquired.map(|left| (ConcurrencyPermit::new(Arc::clone(self)), left)), limit_by.is_some())
+        let is_granted = timeout_at(deadline, waiter.ticket()).await.is_ok_and(|granted| granted.is_some());
+        drop(waiter);
+        let acquired = match is_granted {
+            true => Ok(self.0.lock().permits_left()),
+            false => self.0.lock().try_fleet_permit(fleet, true),
+        };
+        (acquired.map(permit), true)
     }
 
     /// Takes a token of the fleet, as [`Self::acquire_fleet_permit`] does a permit.
@@ -190,10 +202,15 @@ impl LimiterInner {
         self.key().map_or(0, |key| key.permits.left(key.max_in_flight, self.in_flight))
     }
 
+    /// Returns whether the store has just stated that the fleet has no permit left.
+    fn is_exhausted(&self, fleet: &Fleet) -> bool {
+        fleet.is_up() && self.key().is_some_and(|key| key.permits.is_exhausted(fleet.now()))
+    }
+
     /// Takes a permit without waiting. `is_late`: the store did not answer in time, and counts as away.
     fn try_fleet_permit(&mut self, fleet: &Fleet, is_late: bool) -> Result<u32, Exhausted> {
         let now = fleet.now();
-        let is_up = fleet.is_up() && (!is_late || self.key().is_some_and(|key| key.permits.is_exhausted(now)));
+        let is_up = fleet.is_up() && (!is_late || self.is_exhausted(fleet));
         self.set_allowed_permits(fleet, is_up, now);
         let is_behind = !is_late && self.waiting_for_permit() > 0;
         if is_behind || self.in_flight >= self.max_in_flight {

@@ -4,7 +4,7 @@
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{Scenery, instance, instance_with, wait_until_all_live, wait_until_up};
-use crate::support::configuration::Config;
+use crate::support::configuration::{Config, token_hash};
 use crate::support::eventually;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
@@ -100,9 +100,15 @@ fn fleet_store_is_reached_over_tls_as_an_acl_user() {
             server.path("client.pem"),
             server.path("client.key")
         );
-        instance_with("egress-1", &fleet, &unchanged, folder, scenery)
+        let limit = "[limits.l]\nscope = \"fleet\"\nrate = \"100/s\"\nconcurrency = 10\n";
+        let limited = |config: &Config| config.and(limit).add("routes.*.limits", ["l"]);
+        instance_with("egress-1", &format!("{fleet}\nwait = \"1s\""), &limited, folder, scenery)
     };
-    wait_until_up(&start(&server.path("ca.pem"), "hunter2\n"));
+    let scene = start(&server.path("ca.pem"), "hunter2\n");
+    wait_until_up(&scene);
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    assert_share_gave_nothing(&scene);
+    assert!(scene.outgate.has_metric("outgate_fleet_store_errors_total 0"), "the user may do what outgate does");
     for (ca, password, error) in [
         ("{dir}/ca.pem", "hunter2", "certificate"), // the authority of other certificates
         (server.path("ca.pem").as_str(), "wrong", "password authentication failed"),
@@ -152,6 +158,47 @@ fn fleet_store_of_several_addresses_is_the_one_that_accepts_writes() {
     let scene = instance("egress-1", &fleet, &unchanged);
     wait_until_up(&scene);
     assert_eq!(master.cli(&["exists", "outgate:{instances}"]).trim(), "1");
+}
+
+fn assert_share_gave_nothing(scene: &Scene) {
+    assert!(
+        scene.outgate.has_metric("outgate_fleet_share_deliveries_total 0"),
+        "{}",
+        scene.outgate.admin("/metrics").text()
+    );
+}
+
+/// Each key is in one slot, and each master loads the scripts.
+#[test]
+fn fleet_limits_of_many_keys_are_counted_in_a_cluster() {
+    if !store::is_installed() {
+        return;
+    }
+    let nodes = store::cluster();
+    let fleet = format!("store = \"redis-cluster://127.0.0.1:{}\"\nwait = \"1s\"\ntimeout = \"2s\"", nodes[0].port);
+    let limit = "[limits.l]\nscope = \"fleet\"\nrate = \"1/h\"\nburst = 2\nconcurrency = 1\nper = [\"tenant\"]\n";
+    let client = format!("[clients.billing]\ntokens = [\"{}\"]\ntenants = [\"*\"]\n", token_hash("t0ken"));
+    let tenants =
+        |config: &Config| config.and(limit).and(&client).add("routes.*.limits", ["l"]).remove("server.allow_anonymous");
+    let [first, second] = ["egress-1", "egress-2"].map(|name| instance(name, &fleet, &tenants));
+    wait_until_all_live(&[&first, &second]);
+    for number in 0..12 {
+        let send = |scene: &Scene| {
+            let fields = format!("Proxy-Authorization: Bearer t0ken\r\nOutgate-Tenant: tenant-{number}\r\n");
+            scene.outgate.post(&scene.plain_url(), &fields, "x")
+        };
+        let is_delivered = |scene: &Scene| send(scene).status == 200;
+        // The permit of the first delivery goes back after 50 ms, and the other instance may then have it.
+        let response = send(&first);
+        assert_eq!(response.status, 200, "{response:?}");
+        eventually("the other instance delivers", || is_delivered(&second));
+        for scene in [&first, &second] {
+            eventually("the burst is used up", || send(scene).code() == "rate_limited");
+        }
+    }
+    [&first, &second].iter().for_each(|scene| assert_share_gave_nothing(scene));
+    let masters_with_keys = nodes.iter().filter(|node| node.cli(&["role"]).starts_with("master"));
+    assert_eq!(masters_with_keys.filter(|node| node.cli(&["keys", "*:rate"]).contains("outgate:")).count(), 3);
 }
 
 #[test]

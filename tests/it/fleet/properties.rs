@@ -25,7 +25,7 @@ impl StoreModel {
         let Quota { count, period, burst } = request.quota;
         let (count, period) = (i64::from(count.get()), i64::try_from(period.as_micros()).unwrap());
         let time_of = |tokens: i64| (tokens * period + count - 1) / count;
-        let (hold, wanted) = (i64::try_from(request.quota.hold().as_micros()).unwrap(), i64::from(request.wanted));
+        let (hold, wanted) = (i64::try_from(request.hold.as_micros()).unwrap(), i64::from(request.wanted));
         self.arrival = self.arrival.max(now);
         if self.spare_until <= now {
             self.spare = 0;
@@ -208,10 +208,10 @@ fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
     let server = StoreServer::start();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/net/store/take_tokens.lua");
     let take = |key: &str, request: &TokenRequest| {
-        let TokenRequest { quota, wanted, returned, returned_until, returned_arrival, used } = *request;
+        let TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used } = *request;
         let Quota { count, period, burst } = quota;
         let numbers = [i64::from(count.get()), i64::try_from(period.as_micros()).unwrap(), burst.get().into()];
-        let hold = i64::try_from(quota.hold().as_micros()).unwrap();
+        let hold = i64::try_from(hold.as_micros()).unwrap();
         let more = [hold, wanted.into(), returned.into(), returned_until, returned_arrival, used.into()];
         let arguments: Vec<String> = numbers.iter().chain(&more).map(i64::to_string).collect();
         let mut command = vec!["--raw", "--eval", script, key, ","];
@@ -232,7 +232,9 @@ fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
             let returned = if turn % 4 == 3 { last.tokens / 2 } else { 0 };
             let returned_arrival = if turn % 8 == 3 { last.arrival } else { 0 };
             let used = u32::from(turn % 11 == 10);
-            let request = TokenRequest { quota, wanted, returned, returned_until: last.until, returned_arrival, used };
+            let hold = if turn % 3 == 0 { Duration::ZERO } else { quota.hold() };
+            let returned_until = last.until;
+            let request = TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used };
             let grant = take(&key, &request);
             // Of a key that nothing holds back, the server keeps nothing.
             assert_eq!(grant, model.take(&request, grant.now), "{request:?}");
