@@ -13,6 +13,10 @@ use crate::policy::limits::Quota;
 const HOLD_MAX: Duration = Duration::from_millis(250);
 /// The part of the burst, as a divisor, whose time an instance may hold tokens. That part is not available as a burst.
 const HOLD_DIVISOR: u32 = 4;
+/// The tokens that a request should get while the rate is used up.
+const TOKENS_PER_REQUEST: u32 = 25;
+/// The time after which instances no longer take care of each other's part.
+const CONTENTION: Duration = Duration::from_secs(1);
 /// The part of a slice's or a lease's time, as a divisor, that is left for clocks that run at different speeds.
 const CLOCK_MARGIN: u64 = 128;
 /// The least time between two looks for idle tokens.
@@ -41,6 +45,26 @@ impl Quota {
     /// Returns the time for whose deliveries an instance takes tokens at once.
     pub fn horizon(&self) -> Duration {
         self.hold() / 2
+    }
+
+    /// Returns the time between two requests of one of `live` instances while the rate is used up: long enough that a request
+    /// gets several tokens, and short enough that an instance does not refuse for long what the fleet may admit again.
+    fn pause(&self, live: u32) -> Duration {
+        let several = self.interval().saturating_mul(TOKENS_PER_REQUEST.saturating_mul(live));
+        several.min(self.hold()).max(self.horizon())
+    }
+
+    /// Returns the tokens that are left if the whole burst is available again after `micros`.
+    fn left(&self, micros: i64) -> u32 {
+        let whole = self.interval().saturating_mul(self.burst.get());
+        let left = whole.saturating_sub(Duration::from_micros(u64::try_from(micros).unwrap_or_default()));
+        u32::try_from(left.as_nanos() / self.interval().as_nanos().max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the tokens that the rate gives one of `live` instances in a pause.
+    fn fair_part(&self, live: u32) -> u32 {
+        let tokens = self.pause(live).as_nanos() / self.share(live).interval().as_nanos().max(1);
+        u32::try_from(tokens).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -110,6 +134,10 @@ pub struct TokenSlices {
     demand: u32,
     /// The tokens that the deliveries of the next moments will take.
     expected: u32,
+    /// The end of the competition: the store has lately had fewer tokens than a request wanted.
+    contended_until: u64,
+    /// The tokens that the store had left after the last request: those that other instances do not need.
+    store_left: u32,
     /// Whether a delivery has come since the last look for idle tokens, and the time of the next look.
     is_in_use: bool,
     look_at: u64,
@@ -218,7 +246,11 @@ impl TokenSlices {
     pub fn request(&mut self, quota: Quota, live: u32, waiting: u32, now: u64) -> TokenRequest {
         let period = now.saturating_sub(self.asked_at).max(1);
         let lately = u128::from(self.demand) * quota.horizon().as_nanos() / u128::from(period);
-        let most = (quota.burst.get() / (2 * live.max(1))).max(1);
+        // While the instances compete, the one that asks first must not take what the others need.
+        let most = match now < self.contended_until {
+            true => quota.fair_part(live).saturating_add(self.store_left / 2),
+            false => (quota.burst.get() / (2 * live.max(1))).max(1),
+        };
         let lately = u32::try_from(lately).unwrap_or(u32::MAX).min(most);
         // The mean with the estimates before, so that two deliveries side by side are no high rate.
         self.expected = self.expected.min(most).midpoint(lately);
@@ -233,8 +265,7 @@ impl TokenSlices {
         (self.left() > 0).then(|| Duration::from_nanos(self.look_at.saturating_sub(now)))
     }
 
-    /// Makes the request that returns the tokens of an idle key. `None`: there are none, the key is in use, or the last look
-    /// was just now.
+    /// Makes the request that returns idle tokens. `None`: there are none, the key is in use, or the last look was just now.
     pub fn return_if_idle(&mut self, quota: Quota, live: u32, now: u64) -> Option<TokenRequest> {
         self.expire(now);
         if now < self.look_at || self.left() == 0 {
@@ -269,7 +300,14 @@ impl TokenSlices {
     }
 
     /// Takes the answer to a request that was made at `asked_at`: `handed_out` of its tokens went to deliveries that waited.
-    pub fn granted(&mut self, request: &TokenRequest, grant: &TokenGrant, handed_out: u32, asked_at: u64, now: u64) {
+    pub fn granted(
+        &mut self,
+        request: &TokenRequest,
+        grant: &TokenGrant,
+        handed_out: u32,
+        live: u32,
+        [asked_at, now]: [u64; 2],
+    ) {
         self.unsettled = 0;
         self.expire(now);
         let left = grant.tokens.saturating_sub(handed_out);
@@ -287,8 +325,12 @@ impl TokenSlices {
         if slice.left > 0 {
             self.slices[usize::from(self.slices[0].left > 0)] = slice;
         }
+        self.store_left = request.quota.left(grant.arrival - grant.now);
         if grant.tokens < request.wanted {
-            let pause = micros_as_nanos(grant.wait).max(nanos(request.quota.horizon()));
+            self.contended_until = now.saturating_add(nanos(CONTENTION));
+        }
+        if now < self.contended_until && request.wanted > 0 {
+            let pause = micros_as_nanos(grant.wait).max(nanos(request.quota.pause(live)));
             self.none_until = now.saturating_add(pause);
         }
     }

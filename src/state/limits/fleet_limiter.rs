@@ -311,7 +311,7 @@ impl LimiterInner {
         let key = self.key_mut();
         let Ok(grant) = answer else { return key.answer_all(TokenAnswer::Away) };
         let handed_out = key.hand_out(grant.tokens);
-        key.tokens.granted(request, &grant, handed_out, asked_at, now);
+        key.tokens.granted(request, &grant, handed_out, fleet.live(), [asked_at, now]);
         if let Some(wait) = key.tokens.time_without(now) {
             key.answer_all(TokenAnswer::Exhausted(wait));
         }

@@ -158,7 +158,7 @@ proptest! {
             admitted.extend((0..handed_out).map(|_| now + there));
             now += there + back;
             let answered = instance.clock(now);
-            instance.slices.granted(&request, &grant, handed_out, asked_at, answered);
+            instance.slices.granted(&request, &grant, handed_out, 4, [asked_at, answered]);
         }
         assert_within(quota, &mut admitted);
     }
@@ -169,14 +169,15 @@ proptest! {
 fn fleet_rate_of_a_busy_key_is_used_up_with_few_calls() {
     let (quota, mut store) = (quota(1000, 1000), StoreModel::default());
     let mut instances = [0, 1, 2, 3].map(|i| Instance { slices: TokenSlices::default(), offset: i << 40, speed: 0 });
-    let (mut admitted, mut calls) = (Vec::new(), 0);
+    let (mut admitted, mut calls, mut counts) = (Vec::new(), 0, [0_u32; 4]);
     // A delivery to each instance every 2.5 ms: 1,600 a second for a rate of 1,000.
     for now in (1_000_000..61_000_000_i64).step_by(2_500) {
-        for instance in &mut instances {
+        for (number, instance) in instances.iter_mut().enumerate() {
             let clock = instance.clock(now);
             let waiting = match instance.slices.take(clock) {
                 SliceDecision::Taken => {
                     admitted.push(now);
+                    counts[number] += 1;
                     0
                 }
                 SliceDecision::Ask => 1,
@@ -188,7 +189,9 @@ fn fleet_rate_of_a_busy_key_is_used_up_with_few_calls() {
                 calls += 1;
                 let handed_out = grant.tokens.min(waiting);
                 admitted.extend((0..handed_out).map(|_| now + 200));
-                instance.slices.granted(&request, &grant, handed_out, clock, instance.clock(now + 400));
+                let answered = instance.clock(now + 400);
+                instance.slices.granted(&request, &grant, handed_out, 4, [clock, answered]);
+                counts[number] += handed_out;
             }
         }
     }
@@ -196,6 +199,8 @@ fn fleet_rate_of_a_busy_key_is_used_up_with_few_calls() {
     assert_within(quota, &mut admitted);
     // A minute of the rate, and the burst at its beginning.
     assert!((60_400..=61_000).contains(&count), "{count}");
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(least * 5 > most * 4, "equal demand gets equal parts: {counts:?}");
     assert!(f64::from(calls) / count as f64 <= 0.05, "{calls} calls for {count} deliveries");
 }
 
