@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 pub use crate::audit::audit_logs;
 use crate::audit::{Checkpoint, Verifier};
-pub use crate::cli::probe_targets;
+pub use crate::cli::{archives, probe_targets};
 use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
 pub use crate::config::key_files;
@@ -55,6 +55,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("differences", differences),
     ("redactions", redactions),
     ("delivery_lines", delivery_lines),
+    ("archives", archives),
     ("audit_logs", audit_logs),
     ("checkpoints", checkpoints),
     ("traceparents", traceparents),

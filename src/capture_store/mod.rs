@@ -20,6 +20,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::names::{CaptureName, TenantName};
 pub use erasure::ObjectDigest;
 pub use name::ObjectName;
+pub use s3::open as open_bucket;
 
 /// A sealed capture in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

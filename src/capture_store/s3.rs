@@ -24,7 +24,7 @@ use object_store::{ClientConfigKey, ClientOptions, RetryConfig};
 /// The time for one request. Captures that wait meanwhile are in memory.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) fn open(bucket: &str) -> object_store::Result<AmazonS3> {
+pub fn open(bucket: &str) -> object_store::Result<AmazonS3> {
     // object_store logs each retry, and a service that is gone must not fill the log.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);

@@ -6,7 +6,9 @@
 #[macro_use]
 mod print; // first: its `println!` hides std's in all that follows
 
+mod archive;
 mod audit;
+mod backup;
 mod ca;
 mod check;
 mod completions;
@@ -38,6 +40,8 @@ use crate::net::resolve;
 use crate::policy::{self, Plan};
 use crate::state::observability::log;
 use crate::sysexits;
+#[cfg(any(test, fuzzing))]
+pub use archive::archives;
 #[cfg(any(test, fuzzing))]
 pub use egress::probe_targets;
 
@@ -84,6 +88,10 @@ enum Command {
     /// Verify or show the audit log
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Store what this instance keeps, sealed to the operator's key: history, audit log, lists of captures
+    Backup(backup::Backup),
+    /// Open a backup, check all of it, and write its files to a folder
+    Restore(backup::restore::Restore),
     /// Check this host: limits, clock, name servers, addresses, permissions, and what corrects each problem
     Doctor(doctor::Doctor),
     /// Write one file for support: version, findings, configuration, status, metrics, logs, without secrets
@@ -133,6 +141,8 @@ impl Command {
             Command::Undrain(undrain) => undrain.run(),
             Command::Deliveries(deliveries) => deliveries.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Backup(backup) => backup.run(),
+            Command::Restore(restore) => restore.run(),
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Doctor(doctor) => doctor.run(),

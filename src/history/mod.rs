@@ -32,7 +32,7 @@ use crate::policy::egress::list::ListVersion;
 pub use durable::FolderLock;
 
 /// The state folder of the packages.
-const DEFAULT_STATE: &str = "/var/lib/outgate";
+pub const DEFAULT_STATE: &str = "/var/lib/outgate";
 const HISTORY_DIR: &str = "history";
 const ENTRY_FILE: &str = "entry.json";
 /// The texts of all files of an entry, in their order.

@@ -1,7 +1,6 @@
 //! `outgate support-bundle`: one file for support, with everything that explains a fault, and without secrets.
 //! What does support need to know about this host?
 
-mod archive;
 mod scrub;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::archive;
 use super::control::{AdminSocket, fetch};
 use super::doctor::{EGRESS_CHECKS, Examination, HOST_CHECKS, Host, tail};
 use super::{InvalidConfig, ValidConfig, load_config, new_file};

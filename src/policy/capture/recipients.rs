@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 
+use age::stream::StreamWriter;
 use age::{Encryptor, Recipient};
 
 /// The most recipients of a tenant. Sealing takes a fraction of a millisecond for each.
@@ -16,7 +17,7 @@ pub struct Recipients(Vec<Box<dyn Recipient + Send + Sync>>);
 
 impl Recipients {
     /// Parses a file of recipients. The error says what is wrong with the file.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let lines = text.lines().map(str::trim).enumerate();
         let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         let parse = |(index, line)| {
@@ -32,11 +33,15 @@ impl Recipients {
 
     /// Encrypts a text to all recipients, in the binary format of age (age-encryption.org/v1).
     pub fn seal(&self, plaintext: &[u8]) -> io::Result<Vec<u8>> {
-        let recipients = self.0.iter().map(|recipient| &**recipient as &dyn Recipient);
-        let encryptor = Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
-        let mut writer = encryptor.wrap_output(Vec::with_capacity(plaintext.len() + 1024))?;
+        let mut writer = self.writer(Vec::with_capacity(plaintext.len() + 1024))?;
         writer.write_all(plaintext)?;
         writer.finish()
+    }
+
+    /// Returns a writer that encrypts to all recipients. The output is complete after its `finish`.
+    pub fn writer<W: Write>(&self, output: W) -> io::Result<StreamWriter<W>> {
+        let recipients = self.0.iter().map(|recipient| &**recipient as &dyn Recipient);
+        Encryptor::with_recipients(recipients).map_err(io::Error::other)?.wrap_output(output)
     }
 }
 

@@ -23,14 +23,14 @@ use super::captures::{files, is_age_installed, list, new_recipient, run, text, w
 const SECRET: &str = "s3-secret";
 
 /// A running server with the bucket `captures`. Dropping it kills it.
-struct Server {
+pub(super) struct Server {
     _process: Process,
     port: u16,
 }
 
 impl Server {
     /// `port`: 0 for any.
-    fn start(root: &Path, port: u16) -> Self {
+    pub(super) fn start(root: &Path, port: u16) -> Self {
         let mut command = Command::new("s3s-fs");
         command.args(["--host", "127.0.0.1", "--access-key", "outgate", "--secret-key", SECRET, "--port"]);
         let process = Process::start(command.arg(port.to_string()).arg(root).env("RUST_LOG", "info"));
@@ -41,10 +41,25 @@ impl Server {
     }
 }
 
-fn is_installed() -> bool {
+pub(super) fn is_installed() -> bool {
     let command = Command::new("s3s-fs").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(command.is_ok() || !support::required(), "s3s-fs is missing");
     is_age_installed() && command.is_ok()
+}
+
+/// Returns the variables with which a program reaches the server.
+pub(super) fn environment(server: &Server) -> [(&'static str, String); 5] {
+    environment_with(server, SECRET)
+}
+
+fn environment_with(server: &Server, secret: &str) -> [(&'static str, String); 5] {
+    [
+        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", server.port)),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "outgate".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
+    ]
 }
 
 struct Scene {
@@ -63,13 +78,7 @@ impl Scene {
         folder.write("recipients/a%2Fb", new_recipient(&keys, "a-b"));
         let config = text(&receiver, "").set("captures.support.store", "s3://captures/eu/outgate");
         folder.write_config("config.toml", &config);
-        let environment = [
-            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", server.port)),
-            ("AWS_ALLOW_HTTP", "true".to_owned()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", "outgate".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
-        ];
+        let environment = environment_with(server, secret);
         let variables: Vec<_> = environment.iter().map(|(name, value)| (*name, Path::new(value))).collect();
         let outgate = Outgate::run_in_with(folder, &variables);
         Self { outgate, receiver, keys, root }

@@ -10,6 +10,7 @@ mod audit_disk;
 mod audit_syslog;
 mod audit_syslog_servers;
 mod audit_tampering;
+mod backup;
 mod captures;
 mod captures_s3;
 mod completions;

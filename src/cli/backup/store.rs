@@ -1,0 +1,144 @@
+//! The place of backups: a folder, or a bucket of an S3-compatible service.
+//! How does a stream become an object, and an object a stream?
+
+use std::fs::DirBuilder;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures_util::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
+use tokio::runtime::Runtime;
+
+use crate::capture_store::open_bucket;
+
+/// The bytes that are in memory at a time. S3 takes no smaller part, except the last (5 MiB).
+const PART: usize = 8 << 20;
+
+/// The extension of a backup.
+pub(super) const EXTENSION: &str = ".tar.gz.age";
+
+pub(super) struct BackupStore {
+    objects: Arc<dyn ObjectStore>,
+    runtime: Arc<Runtime>,
+}
+
+impl BackupStore {
+    /// `store`: a folder, or the URL of a bucket, `s3://BUCKET/PREFIX`. A folder is created if it does not exist and
+    /// `creates` is set.
+    pub(super) fn open(store: &Path, creates: bool, runtime: Arc<Runtime>) -> io::Result<Self> {
+        if let Some(bucket) = store.to_str().and_then(|store| store.strip_prefix("s3://")) {
+            let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
+            let objects = Arc::new(PrefixStore::new(open_bucket(bucket)?, prefix));
+            return Ok(Self { objects, runtime });
+        }
+        if creates {
+            DirBuilder::new().recursive(true).mode(0o700).create(store)?;
+        }
+        let files = LocalFileSystem::new_with_prefix(store)?.with_fsync(true);
+        Ok(Self { objects: Arc::new(files), runtime })
+    }
+
+    /// Begins an object, which exists once it is finished.
+    pub(super) fn create(&self, name: &str) -> io::Result<ObjectWriter> {
+        let upload = self.runtime.block_on(self.objects.put_multipart(&name.into()))?;
+        Ok(ObjectWriter {
+            upload,
+            part: Vec::with_capacity(PART),
+            runtime: Arc::clone(&self.runtime),
+            is_finished: false,
+        })
+    }
+
+    pub(super) fn read(&self, name: &str) -> io::Result<ObjectReader> {
+        let location = name.into();
+        let size = self.runtime.block_on(self.objects.head(&location))?.size;
+        let (objects, runtime) = (Arc::clone(&self.objects), Arc::clone(&self.runtime));
+        Ok(ObjectReader { objects, location, runtime, next: 0, size, part: Bytes::new() })
+    }
+
+    /// Returns the name of the newest backup, by the time when it was stored.
+    pub(super) fn newest(&self) -> io::Result<Option<String>> {
+        let objects: Vec<_> = self.runtime.block_on(self.objects.list(None).try_collect())?;
+        let backups = objects.into_iter().filter(|object| object.location.as_ref().ends_with(EXTENSION));
+        let newest = backups.max_by(|a, b| (a.last_modified, &a.location).cmp(&(b.last_modified, &b.location)));
+        Ok(newest.map(|object| object.location.to_string()))
+    }
+}
+
+/// Writes an object in parts.
+pub(super) struct ObjectWriter {
+    upload: Box<dyn MultipartUpload>,
+    part: Vec<u8>,
+    runtime: Arc<Runtime>,
+    is_finished: bool,
+}
+
+impl ObjectWriter {
+    fn put_part(&mut self) -> io::Result<()> {
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
+        Ok(self.runtime.block_on(self.upload.put_part(part.into()))?)
+    }
+
+    /// Writes the last part, after which the object exists.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        if !self.part.is_empty() {
+            self.put_part()?;
+        }
+        self.runtime.block_on(self.upload.complete())?;
+        self.is_finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for ObjectWriter {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // A service keeps the parts of an upload that does not end.
+            let _ = self.runtime.block_on(self.upload.abort());
+        }
+    }
+}
+
+impl Write for ObjectWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PART - self.part.len());
+        self.part.extend_from_slice(&bytes[..taken]);
+        if self.part.len() == PART {
+            self.put_part()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads an object in parts.
+pub(super) struct ObjectReader {
+    objects: Arc<dyn ObjectStore>,
+    location: object_store::path::Path,
+    runtime: Arc<Runtime>,
+    /// The first byte after `part`.
+    next: u64,
+    size: u64,
+    part: Bytes,
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.part.is_empty() && self.next < self.size {
+            let end = self.size.min(self.next + PART as u64);
+            self.part = self.runtime.block_on(self.objects.get_range(&self.location, self.next..end))?;
+            self.next = end;
+        }
+        let length = buffer.len().min(self.part.len());
+        self.part.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
