@@ -241,7 +241,7 @@ mod tests {
             ("http://valkey.internal", "the scheme is not that of a Redis or Valkey server"),
             ("redis-ring://valkey.internal", "the scheme is not that of a Redis or Valkey server"),
             ("rediss://u:hunter2@valkey.internal", "a user or a password, which the configuration must not contain"),
-            ("rediss://valkey.internal,", "the name is empty"),
+            ("rediss://valkey.internal,", "not a host and a port"),
             ("rediss://valkey.internal:0", "the port is not a number from 1 to 65535"),
             ("rediss://valkey.internal/x", "the path is not the number of a database"),
             ("rediss-cluster://valkey.internal/1", "a path, and a cluster has one database"),
