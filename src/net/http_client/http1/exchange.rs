@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     /// Sends a request whose response arrives in these pieces, and reads the response to its end.
-    fn after_response(pieces: &[u8], step: usize) -> Exchange<ScriptedTarget<'_>> {
+    fn after_response(pieces: &[u8], step: usize) -> Exchange<ScriptedTarget> {
         let head_max = ResponseHeadMax { count: 10, bytes: 1000 };
         let mut exchange = Exchange::new(ScriptedTarget::new(pieces, step), true, head_max);
         assert!(exchange.is_quiet());

@@ -25,34 +25,35 @@ const POLLS_MAX: usize = 100_000;
 type ReadResponse = (u16, Vec<(String, Vec<u8>)>, Vec<u8>);
 
 /// A target that takes every byte, and sends these bytes in pieces before it closes the connection.
-pub(super) struct ScriptedTarget<'a> {
-    pieces: std::slice::Chunks<'a, u8>,
-    piece: &'a [u8],
+pub(super) struct ScriptedTarget {
+    rest: Bytes,
+    step: usize,
+    piece: Bytes,
     has_request: bool,
 }
 
-impl<'a> ScriptedTarget<'a> {
-    pub(super) fn new(data: &'a [u8], step: usize) -> Self {
-        Self { pieces: data.chunks(step), piece: b"", has_request: false }
+impl ScriptedTarget {
+    pub(super) fn new(data: &[u8], step: usize) -> Self {
+        Self { rest: Bytes::copy_from_slice(data), step, piece: Bytes::new(), has_request: false }
     }
 }
 
-impl AsyncRead for ScriptedTarget<'_> {
+impl AsyncRead for ScriptedTarget {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.has_request {
             return Poll::Pending; // hyper polls in a loop, and outgate writes first
         }
         if self.piece.is_empty() {
-            self.piece = self.pieces.next().unwrap_or_default();
+            let length = self.step.min(self.rest.len());
+            self.piece = self.rest.split_to(length);
         }
-        let (now, later) = self.piece.split_at(self.piece.len().min(buf.remaining()));
-        buf.put_slice(now);
-        self.piece = later;
+        let length = self.piece.len().min(buf.remaining());
+        buf.put_slice(&self.piece.split_to(length));
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for ScriptedTarget<'_> {
+impl AsyncWrite for ScriptedTarget {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.has_request = true;
         Poll::Ready(Ok(bytes.len()))
@@ -103,8 +104,7 @@ fn read(data: &[u8], step: usize) -> Option<ReadResponse> {
 
 fn read_with_hyper(data: &[u8]) -> Option<ReadResponse> {
     let cx = &mut Context::from_waker(Waker::noop());
-    // hyper needs a stream without a lifetime.
-    let target = ScriptedTarget::new(Vec::leak(data.to_vec()), data.len().max(1));
+    let target = ScriptedTarget::new(data, data.len().max(1));
     let handshake = Builder::new()
         .allow_spaces_after_header_name_in_responses(true)
         .max_headers(HEAD_MAX.count)
