@@ -14,13 +14,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::names::{CaptureName, TenantName};
 pub use erasure::ObjectDigest;
 pub use name::ObjectName;
-pub use s3::open as open_bucket;
+pub use s3::open_bucket;
 
 /// A sealed capture in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +40,11 @@ pub struct Store {
 impl Store {
     /// `store`: a folder, or the URL of a bucket, `s3://BUCKET/PREFIX`.
     pub fn open(store: &Path, capture: &CaptureName) -> io::Result<Self> {
-        if let Some(bucket) = store.to_str().and_then(|store| store.strip_prefix("s3://")) {
-            let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
-            let objects = PrefixStore::new(s3::open(bucket)?, format!("{prefix}/{capture}"));
+        if let Some(objects) = open_bucket(store, capture.as_str())? {
             return Ok(Self { objects: Arc::new(objects), folder: None });
         }
         let folder = store.join(capture.as_str());
-        create(&folder)?;
+        create_folder(&folder)?;
         let files = LocalFileSystem::new_with_prefix(&folder)?.with_automatic_cleanup(true).with_fsync(true);
         Ok(Self { objects: Arc::new(files), folder: Some(folder) })
     }
@@ -59,7 +56,7 @@ impl Store {
 
     /// Stores a sealed capture: completely, or not at all.
     pub async fn put(&self, name: &ObjectName, sealed: Vec<u8>) -> io::Result<()> {
-        self.folder.as_deref().map_or(Ok(()), create)?; // an operator may have deleted it
+        self.folder.as_deref().map_or(Ok(()), create_folder)?; // an operator may have deleted it
         self.objects.put(&name.location()?, sealed.into()).await?;
         Ok(())
     }
@@ -82,9 +79,14 @@ impl Store {
     }
 }
 
-/// Creates a folder for outgate's own user, if it does not exist.
-fn create(folder: &Path) -> io::Result<()> {
+/// Creates a folder, and all folders above it, for the user of this process only.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Returns whether a store is a bucket, and not a folder.
+pub fn is_bucket(store: &Path) -> bool {
+    store.starts_with("s3:")
 }
 
 /// The crate object_store writes the file `NAME#NUMBER` and then renames it. It lists no such file.

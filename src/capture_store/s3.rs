@@ -6,6 +6,7 @@
 //! operator's and no target: the guard and the pools do not apply to it.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,12 +20,20 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
     HttpService,
 };
+use object_store::prefix::PrefixStore;
 use object_store::{ClientConfigKey, ClientOptions, RetryConfig};
 
 /// The time for one request. Captures that wait meanwhile are in memory.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub fn open(bucket: &str) -> object_store::Result<AmazonS3> {
+/// Opens what is below `folder` in the bucket of a URL, `s3://BUCKET/PREFIX`. `None`: `store` is the path of a folder.
+pub fn open_bucket(store: &Path, folder: &str) -> object_store::Result<Option<PrefixStore<AmazonS3>>> {
+    let Some(bucket) = store.to_str().and_then(|store| store.strip_prefix("s3://")) else { return Ok(None) };
+    let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
+    Ok(Some(PrefixStore::new(open(bucket)?, format!("{prefix}/{folder}"))))
+}
+
+fn open(bucket: &str) -> object_store::Result<AmazonS3> {
     // object_store logs each retry, and a service that is gone must not fill the log.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);

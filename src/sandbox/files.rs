@@ -16,6 +16,7 @@ use landlock::{
     path_beneath_rules,
 };
 
+use crate::capture_store;
 use crate::config::{Config, DeliveryLog, Listen, Problem, SourceSpan};
 use crate::names::folder_of;
 
@@ -113,7 +114,7 @@ fn written_paths(config: &Config) -> Vec<WrittenPath<'_>> {
     }
     paths.extend(config.audit.file.as_ref().map(|path| file(path.span, "audit.file", path)));
     let stores = config.captures.values().filter_map(|capture| capture.store.as_ref());
-    let folders = stores.filter(|store| !store.starts_with("s3:"));
+    let folders = stores.filter(|store| !capture_store::is_bucket(store));
     paths.extend(folders.map(|store| WrittenPath {
         span: store.span,
         key: "captures.NAME.store",

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::capture_store::Store;
+use crate::capture_store::{Store, is_bucket};
 use crate::config::Config;
 use crate::names::folder_of;
 
@@ -84,7 +84,7 @@ pub(super) fn capture_indexes(config: &Config, runtime: &Runtime, files: &mut Ve
     for (capture, section) in &config.captures {
         let Some(store) = &section.store else { continue };
         // Opening a folder would create it, with the owner of this command.
-        if !store.starts_with("s3:") && !store.join(capture.as_str()).is_dir() {
+        if !is_bucket(store) && !store.join(capture.as_str()).is_dir() {
             continue;
         }
         let stored = runtime.block_on(Store::open(store, capture)?.list(None))?;

@@ -15,6 +15,7 @@ use flate2::read::MultiGzDecoder;
 use super::manifest::{HashingReader, MANIFEST, Manifest};
 use super::store::BackupStore;
 use super::{Failure, failure};
+use crate::capture_store::create_folder;
 use crate::cli::archive::read_tar;
 use crate::cli::local_runtime::new_tokio_runtime;
 use crate::names::{pluralize, with_suffix};
@@ -169,7 +170,7 @@ fn relative(name: &str) -> io::Result<&Path> {
 
 fn write(path: &Path, content: &mut impl Read) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        create_folder(folder)?;
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     io::copy(content, &mut file)?;

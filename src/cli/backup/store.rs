@@ -1,20 +1,17 @@
 //! The place of backups: a folder, or a bucket of an S3-compatible service.
 //! How does a stream become an object, and an object a stream?
 
-use std::fs::DirBuilder;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
-use crate::capture_store::open_bucket;
+use crate::capture_store::{create_folder, open_bucket};
 
 /// The bytes that are in memory at a time. S3 takes no smaller part, except the last (5 MiB).
 const PART: usize = 8 << 20;
@@ -31,13 +28,11 @@ impl BackupStore {
     /// `store`: a folder, or the URL of a bucket, `s3://BUCKET/PREFIX`. A folder is created if it does not exist and
     /// `creates` is set.
     pub(super) fn open(store: &Path, creates: bool, runtime: Arc<Runtime>) -> io::Result<Self> {
-        if let Some(bucket) = store.to_str().and_then(|store| store.strip_prefix("s3://")) {
-            let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
-            let objects = Arc::new(PrefixStore::new(open_bucket(bucket)?, prefix));
-            return Ok(Self { objects, runtime });
+        if let Some(objects) = open_bucket(store, "")? {
+            return Ok(Self { objects: Arc::new(objects), runtime });
         }
         if creates {
-            DirBuilder::new().recursive(true).mode(0o700).create(store)?;
+            create_folder(store)?;
         }
         let files = LocalFileSystem::new_with_prefix(store)?.with_fsync(true);
         Ok(Self { objects: Arc::new(files), runtime })
