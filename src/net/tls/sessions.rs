@@ -50,11 +50,7 @@ impl SessionStore {
         {
             hosts.sessions -= evicted.len();
         }
-        if let Some(host) = hosts.by_name.get(&name) {
-            hosts.sessions -= host.len();
-            edit(host);
-            hosts.sessions += host.len();
-        }
+        hosts.with(&name, edit);
         while hosts.sessions > self.capacity
             && let Some((_, evicted)) = hosts.by_name.pop_oldest()
         {
@@ -62,14 +58,20 @@ impl SessionStore {
         }
     }
 
-    /// Takes something from the sessions of a host, if it has any.
-    fn take<T>(&self, name: &ServerName<'static>, take: impl FnOnce(&mut HostSessions) -> Option<T>) -> Option<T> {
-        let hosts = &mut *self.hosts.lock();
-        let host = hosts.by_name.get(name)?;
-        hosts.sessions -= host.len();
-        let taken = take(host);
-        hosts.sessions += host.len();
-        taken
+    /// Uses the sessions of a host, if it has any.
+    fn find<T>(&self, name: &ServerName<'static>, find: impl FnOnce(&mut HostSessions) -> Option<T>) -> Option<T> {
+        self.hosts.lock().with(name, find)?
+    }
+}
+
+impl Hosts {
+    /// Gives the sessions of a host to `f`, and counts what `f` adds and takes.
+    fn with<T>(&mut self, name: &ServerName<'static>, f: impl FnOnce(&mut HostSessions) -> T) -> Option<T> {
+        let host = self.by_name.get(name)?;
+        self.sessions -= host.len();
+        let result = f(host);
+        self.sessions += host.len();
+        Some(result)
     }
 }
 
@@ -85,7 +87,7 @@ impl ClientSessionStore for SessionStore {
     }
 
     fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
-        self.take(&name.to_owned(), |host| host.key_exchange)
+        self.find(&name.to_owned(), |host| host.key_exchange)
     }
 
     fn set_tls12_session(&self, name: ServerName<'static>, session: Tls12ClientSessionValue) {
@@ -93,11 +95,11 @@ impl ClientSessionStore for SessionStore {
     }
 
     fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.take(&name.to_owned(), |host| host.tls12.clone())
+        self.find(&name.to_owned(), |host| host.tls12.clone())
     }
 
     fn remove_tls12_session(&self, name: &ServerName<'static>) {
-        self.take(name, |host| host.tls12.take());
+        self.find(name, |host| host.tls12.take());
     }
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
@@ -110,7 +112,7 @@ impl ClientSessionStore for SessionStore {
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.take(name, |host| host.tickets.pop_back())
+        self.find(name, |host| host.tickets.pop_back())
     }
 }
 
