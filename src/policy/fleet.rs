@@ -7,7 +7,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::policy::limits::Quota;
+use crate::policy::limits::{Quota, saturating_nanos};
 
 /// The longest time for which an instance holds tokens that the rate has just given.
 const HOLD_MAX: Duration = Duration::from_millis(250);
@@ -79,10 +79,6 @@ pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
         0 => 0,
         needed => needed.saturating_add(max / (8 * live.max(1))).min(max),
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Returns the time at which something ends that was valid for `nanos` when the instance asked for it, at `asked_at`.
@@ -271,7 +267,7 @@ impl TokenSlices {
         if now < self.look_at || self.left() == 0 {
             return None;
         }
-        self.look_at = now.saturating_add(nanos(quota.horizon().max(IDLE_LOOK_MIN)));
+        self.look_at = now.saturating_add(saturating_nanos(quota.horizon().max(IDLE_LOOK_MIN)));
         if std::mem::take(&mut self.is_in_use) {
             return None;
         }
@@ -311,7 +307,7 @@ impl TokenSlices {
         self.unsettled = 0;
         self.expire(now);
         let left = grant.tokens.saturating_sub(handed_out);
-        let interval = nanos(request.quota.period / request.quota.count.get());
+        let interval = saturating_nanos(request.quota.period / request.quota.count.get());
         let mut slice = Slice {
             granted: grant.tokens,
             left,
@@ -327,10 +323,10 @@ impl TokenSlices {
         }
         self.store_left = request.quota.left(grant.arrival - grant.now);
         if grant.tokens < request.wanted {
-            self.contended_until = now.saturating_add(nanos(CONTENTION));
+            self.contended_until = now.saturating_add(saturating_nanos(CONTENTION));
         }
         if now < self.contended_until && request.wanted > 0 {
-            let pause = micros_as_nanos(grant.wait).max(nanos(request.quota.pause(live)));
+            let pause = micros_as_nanos(grant.wait).max(saturating_nanos(request.quota.pause(live)));
             self.none_until = now.saturating_add(pause);
         }
     }
@@ -378,7 +374,7 @@ impl PermitLease {
     pub fn next_request(&mut self, wanted: u32, now: u64) -> Option<Duration> {
         let leased = self.leased(now);
         self.return_at = match wanted < leased {
-            true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(nanos(PERMIT_PAUSE)))),
+            true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(saturating_nanos(PERMIT_PAUSE)))),
             false => None,
         };
         let grown = (wanted > leased).then_some(self.none_until);
@@ -390,9 +386,9 @@ impl PermitLease {
     /// Takes the answer to a request for `wanted` permits that was made at `asked_at`.
     pub fn granted(&mut self, permits: u32, others: u32, wanted: u32, asked_at: u64, now: u64) {
         (self.permits, self.others, self.return_at) = (permits, others, None);
-        self.until = end_of(asked_at, nanos(PERMIT_LEASE));
-        self.renew_at = asked_at.saturating_add(nanos(PERMIT_RENEWAL));
-        self.none_until = if permits < wanted { now.saturating_add(nanos(PERMIT_PAUSE)) } else { now };
+        self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
+        self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
+        self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { now };
     }
 }
 

@@ -63,6 +63,11 @@ impl Quota {
     }
 }
 
+/// Returns the nanoseconds of a time, and those of 584 years for a longer one.
+pub fn saturating_nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The properties of a delivery that a limit may count by.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitDescriptor<'a> {

@@ -18,6 +18,7 @@ use crate::net::store::{Store, StoreError, StoreScript};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
+use crate::policy::limits::saturating_nanos;
 use crate::state::replay::ReplayError;
 
 /// How often an instance announces itself, and for how long an announcement lasts.
@@ -143,7 +144,7 @@ impl Fleet {
 
     /// Returns the monotonic time of this instance in nanoseconds.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        saturating_nanos(self.epoch.elapsed())
     }
 
     /// Takes and returns tokens of a key.

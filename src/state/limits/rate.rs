@@ -11,7 +11,7 @@ use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota as Pace, RateLimiter};
 
-use crate::policy::limits::{Quota, RateStatus};
+use crate::policy::limits::{Quota, RateStatus, saturating_nanos};
 
 /// The state of GCRA. Times are nanoseconds since the epoch of the limits.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,10 +98,6 @@ impl GcraState {
     fn debt(&self, now: u64) -> u128 {
         u128::from(self.theoretical_arrival.saturating_sub(now))
     }
-}
-
-pub(in crate::state) fn saturating_nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A store of governor for the state of one key.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::panics::{Mutex, MutexGuard};
+use crate::policy::limits::saturating_nanos;
 use crate::state::hashed::HashedMap;
 use crate::state::limits::decisions::LimitDecisions;
 use crate::state::limits::limiter_state::LimiterState;
-use crate::state::limits::rate::saturating_nanos;
 
 /// The number of locks that the keys of one limit are spread over.
 pub(in crate::state) const SHARDS: usize = 64;
