@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use outgate::config::LimitScope;
+use outgate::config::LimitDimension;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
 use outgate::policy::limits::{Limit, LimitDescriptor, Quota};
 use outgate::state::limits::Limits;
@@ -67,7 +67,7 @@ fn limit(name: &str, rate: bool, concurrency: bool) -> Arc<Limit> {
         name: LimitName::new(name),
         quota: rate.then_some(quota),
         concurrency: concurrency.then_some(100),
-        per: vec![LimitScope::Tenant, LimitScope::Host],
+        per: vec![LimitDimension::Tenant, LimitDimension::Host],
         wait: Duration::ZERO,
         bandwidth: None,
         is_fleet_wide: false,

@@ -315,19 +315,19 @@ pub struct Limit {
     pub rate: Option<Located<Rate>>,
     pub burst: Option<Located<u32>>,
     pub concurrency: Option<Located<u32>>,
-    pub per: Vec<Located<LimitScope>>,
+    pub per: Vec<Located<LimitDimension>>,
     /// How long a delivery may wait for the limit before outgate refuses it.
     pub wait: Duration,
     /// Bytes per second.
     pub bandwidth: Option<Located<u64>>,
     /// `None`: each host has a limit of its own.
-    pub scope: Option<Located<LimitReach>>,
+    pub scope: Option<Located<LimitScope>>,
     pub report_only: bool,
 }
 
-/// The deliveries that one limit counts together.
+/// The deliveries that a limit counts together (`scope`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitReach {
+pub enum LimitScope {
     /// Those of this host.
     Host,
     /// Those of all instances of the fleet.
@@ -341,8 +341,9 @@ pub struct Rate {
     pub period: Duration,
 }
 
+/// A property of deliveries by which a limit counts (`per`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LimitScope {
+pub enum LimitDimension {
     Client,
     Tenant,
     Route,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::problem::Problem;
 use super::reader::{Reader, Table, Value};
 use super::{
-    AuthMethod, Client, ConnectPolicy, InterimPolicy, Limit, LimitReach, LimitScope, Located, PlaintextPolicy, Pool,
-    PoolRange, Route, RouteMetrics, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, route_metrics,
+    AuthMethod, Client, ConnectPolicy, InterimPolicy, Limit, LimitDimension, LimitScope, Located, PlaintextPolicy,
+    Pool, PoolRange, Route, RouteMetrics, RouteTimeouts, SelectionPolicy, Split, public_key, redaction, route_metrics,
     schema, units, upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
@@ -278,7 +278,7 @@ pub(super) fn read_limits(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTree
         .collect()
 }
 
-impl LimitScope {
+impl LimitDimension {
     const CHOICES: [(&str, Self); 5] = [
         ("client", Self::Client),
         ("tenant", Self::Tenant),
@@ -288,13 +288,14 @@ impl LimitScope {
     ];
 
     pub fn as_str(self) -> &'static str {
-        Self::CHOICES.iter().find(|(_, scope)| *scope == self).map_or("", |(name, _)| name)
+        Self::CHOICES.iter().find(|(_, dimension)| *dimension == self).map_or("", |(name, _)| name)
     }
 }
 
 fn read_limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
     // `policy::limits` checks that the limit has an effect.
-    let per = table.read_list(reader, "per", None, |reader, value| reader.parse_choice(value, &LimitScope::CHOICES));
+    let per =
+        table.read_list(reader, "per", None, |reader, value| reader.parse_choice(value, &LimitDimension::CHOICES));
     let wait = table.read(reader, "wait", |reader, value| reader.parse(value, units::duration));
     let report_only = table.read(reader, "report_only", |reader, value| reader.boolean(value));
     Limit {
@@ -304,11 +305,11 @@ fn read_limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
         per: per.unwrap_or_default(),
         wait: wait.map_or_else(Default::default, |wait| wait.value),
         bandwidth: table.read(reader, "bandwidth", |reader, value| reader.parse(value, units::bandwidth)),
-        scope: table.read(reader, "scope", |reader, value| reader.parse_choice(value, &LimitReach::CHOICES)),
+        scope: table.read(reader, "scope", |reader, value| reader.parse_choice(value, &LimitScope::CHOICES)),
         report_only: report_only.is_some_and(|report_only| report_only.value),
     }
 }
 
-impl LimitReach {
+impl LimitScope {
     const CHOICES: [(&str, Self); 2] = [("host", Self::Host), ("fleet", Self::Fleet)];
 }

@@ -11,7 +11,7 @@ use data_encoding::HEXLOWER;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::WarningCode;
-use crate::config::{self, Config, LimitReach, LimitScope, Located, Problem};
+use crate::config::{self, Config, LimitDimension, LimitScope, Located, Problem};
 use crate::digest::Fingerprint;
 use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
 use crate::policy::redact::{Redacted, Redactor};
@@ -32,7 +32,7 @@ pub struct Limit {
     pub name: LimitName,
     pub quota: Option<Quota>,
     pub concurrency: Option<u32>,
-    pub per: Vec<LimitScope>,
+    pub per: Vec<LimitDimension>,
     /// How long a delivery may wait before it is refused.
     pub wait: Duration,
     /// Bytes per second, both directions together.
@@ -112,18 +112,18 @@ impl Limit {
         let key = self.key(descriptor);
         let mut fingerprint = Fingerprint::default();
         fingerprint.part(self.name.as_str().as_bytes());
-        let mut part = |dimension: LimitScope, value: Option<Option<&str>>| {
+        let mut part = |dimension: LimitDimension, value: Option<Option<&str>>| {
             if let Some(value) = value {
                 fingerprint.part(dimension.as_str().as_bytes());
                 fingerprint.number(u64::from(value.is_some()));
                 fingerprint.part(value.unwrap_or_default().as_bytes());
             }
         };
-        part(LimitScope::Client, key.client.map(|client| Some(client.as_str())));
-        part(LimitScope::Tenant, key.tenant.map(|tenant| tenant.map(TenantName::as_str)));
-        part(LimitScope::Route, key.route.map(|route| Some(route.as_str())));
-        part(LimitScope::Host, key.host.map(ToString::to_string).as_deref().map(Some));
-        part(LimitScope::Egress, key.egress.map(|egress| Some(egress.as_str())));
+        part(LimitDimension::Client, key.client.map(|client| Some(client.as_str())));
+        part(LimitDimension::Tenant, key.tenant.map(|tenant| tenant.map(TenantName::as_str)));
+        part(LimitDimension::Route, key.route.map(|route| Some(route.as_str())));
+        part(LimitDimension::Host, key.host.map(ToString::to_string).as_deref().map(Some));
+        part(LimitDimension::Egress, key.egress.map(|egress| Some(egress.as_str())));
         HEXLOWER.encode(&fingerprint.finish()[..FLEET_KEY_BYTES])
     }
 
@@ -131,11 +131,11 @@ impl Limit {
     pub fn key<'a>(&self, descriptor: &LimitDescriptor<'a>) -> LimitKey<'a> {
         let per = |dimension| self.per.contains(&dimension);
         LimitKey {
-            client: per(LimitScope::Client).then_some(descriptor.client),
-            tenant: per(LimitScope::Tenant).then_some(descriptor.tenant),
-            route: per(LimitScope::Route).then_some(descriptor.route),
-            host: per(LimitScope::Host).then_some(descriptor.host),
-            egress: per(LimitScope::Egress).then_some(descriptor.egress),
+            client: per(LimitDimension::Client).then_some(descriptor.client),
+            tenant: per(LimitDimension::Tenant).then_some(descriptor.tenant),
+            route: per(LimitDimension::Route).then_some(descriptor.route),
+            host: per(LimitDimension::Host).then_some(descriptor.host),
+            egress: per(LimitDimension::Egress).then_some(descriptor.egress),
         }
     }
 }
@@ -224,7 +224,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitNa
 
 /// Checks `scope = "fleet"`, which needs a store and something to count.
 fn check_scope(written: &config::Limit, has_fleet: bool, problems: &mut Vec<Problem>) {
-    let Some(scope) = written.scope.as_ref().filter(|scope| scope.value == LimitReach::Fleet) else { return };
+    let Some(scope) = written.scope.as_ref().filter(|scope| scope.value == LimitScope::Fleet) else { return };
     let mut report = |message, help| problems.push(Problem::at(scope.span, message).help(help));
     if !has_fleet {
         report("this limit is one of a fleet, and there is no section [fleet]", "add [fleet] with its store");
@@ -276,7 +276,7 @@ fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &
         per: written.per.iter().map(|per| per.value).collect(),
         wait: written.wait.min(WAIT_MAX),
         bandwidth: written.bandwidth.as_ref().map(|bandwidth| bandwidth.value),
-        is_fleet_wide: written.scope.as_ref().is_some_and(|scope| scope.value == LimitReach::Fleet),
+        is_fleet_wide: written.scope.as_ref().is_some_and(|scope| scope.value == LimitScope::Fleet),
         report_only: written.report_only,
     }
 }

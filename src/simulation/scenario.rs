@@ -8,7 +8,7 @@ use super::dns::{DOMAIN, ZONES, Zone};
 use super::random::Random;
 use super::world::Rules;
 use crate::config::{
-    self, Circuit, Config, InterimPolicy, Limit, LimitScope, Located, PathForm, PlaintextPolicy, PoolRange, Rate,
+    self, Circuit, Config, InterimPolicy, Limit, LimitDimension, Located, PathForm, PlaintextPolicy, PoolRange, Rate,
     Secret, SelectionPolicy, SigningKey, Timeouts,
 };
 use crate::names::{KeyId, LimitName, PoolName, SignerName};
@@ -167,7 +167,7 @@ fn draw_limit(random: &mut Random) -> Limit {
         rate: random.permille(500).then(|| at(51, Rate { count, period: Duration::from_secs(1) })),
         burst: None,
         concurrency: Some(at(52, random.one_of(&[1, 1, 2, 3]))),
-        per: if random.permille(500) { vec![at(53, LimitScope::Host)] } else { Vec::new() },
+        per: if random.permille(500) { vec![at(53, LimitDimension::Host)] } else { Vec::new() },
         wait: random.one_of(&[
             Duration::ZERO,
             Duration::from_millis(700),

@@ -13,7 +13,7 @@ fn quota(count: u32, seconds: u64, burst: u32) -> Quota {
     Quota { count, period: Duration::from_secs(seconds), burst }
 }
 
-fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[LimitScope]) -> Arc<Limit> {
+fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[LimitDimension]) -> Arc<Limit> {
     let wait = Duration::ZERO;
     Arc::new(Limit {
         name: LimitName::new(name),
@@ -33,7 +33,7 @@ fn fleet_keys_are_the_same_in_each_process_and_differ_by_limit_and_dimension() {
     let (acme, other) = (TenantName::new("acme"), TenantName::new("other"));
     let host = Host::Name("hooks.example".into());
     let descriptor = |tenant| LimitDescriptor { client: &client, tenant, route: &route, host: &host, egress: &egress };
-    let limit = |name: &str, per: &[LimitScope]| Limit {
+    let limit = |name: &str, per: &[LimitDimension]| Limit {
         name: LimitName::new(name),
         quota: None,
         concurrency: Some(1),
@@ -43,13 +43,13 @@ fn fleet_keys_are_the_same_in_each_process_and_differ_by_limit_and_dimension() {
         is_fleet_wide: true,
         report_only: false,
     };
-    let per_tenant = limit("l", &[LimitScope::Tenant]);
+    let per_tenant = limit("l", &[LimitDimension::Tenant]);
     let keys = [
         per_tenant.fleet_key(&descriptor(Some(&acme))),
         per_tenant.fleet_key(&descriptor(Some(&other))),
         per_tenant.fleet_key(&descriptor(None)),
-        limit("m", &[LimitScope::Tenant]).fleet_key(&descriptor(Some(&acme))),
-        limit("l", &[LimitScope::Tenant, LimitScope::Host]).fleet_key(&descriptor(Some(&acme))),
+        limit("m", &[LimitDimension::Tenant]).fleet_key(&descriptor(Some(&acme))),
+        limit("l", &[LimitDimension::Tenant, LimitDimension::Host]).fleet_key(&descriptor(Some(&acme))),
         limit("l", &[]).fleet_key(&descriptor(Some(&acme))),
     ];
     assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len(), "{keys:?}");
@@ -59,7 +59,7 @@ fn fleet_keys_are_the_same_in_each_process_and_differ_by_limit_and_dimension() {
 
 #[test]
 fn fleet_limit_needs_a_fleet_and_something_to_count() {
-    let scope = Some(at(2, LimitReach::Fleet));
+    let scope = Some(at(2, LimitScope::Fleet));
     let problems = |limit: config::Limit| {
         let mut config = config();
         config.limits.insert(LimitName::new("l"), at(1, limit));
@@ -121,7 +121,7 @@ fn limit_keys_differ_exactly_in_the_dimensions_of_per() {
     let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
     let hosts = ["a.example", "b.example"].map(|name| Host::Name(name.into()));
     let tenants = [None, Some(TenantName::new("")), Some(TenantName::new("a.example"))];
-    let keys = |per: &[LimitScope]| -> usize {
+    let keys = |per: &[LimitDimension]| -> usize {
         let limit = limit("l", None, Some(1), per);
         let mut keys = HashSet::<LimitKey<'_>>::new();
         for host in &hosts {
@@ -134,16 +134,16 @@ fn limit_keys_differ_exactly_in_the_dimensions_of_per() {
         keys.len()
     };
     assert_eq!(keys(&[]), 1);
-    assert_eq!(keys(&[LimitScope::Client, LimitScope::Route, LimitScope::Egress]), 1);
-    assert_eq!(keys(&[LimitScope::Host]), 2);
-    assert_eq!(keys(&[LimitScope::Tenant]), 3);
-    assert_eq!(keys(&[LimitScope::Tenant, LimitScope::Host]), 6);
+    assert_eq!(keys(&[LimitDimension::Client, LimitDimension::Route, LimitDimension::Egress]), 1);
+    assert_eq!(keys(&[LimitDimension::Host]), 2);
+    assert_eq!(keys(&[LimitDimension::Tenant]), 3);
+    assert_eq!(keys(&[LimitDimension::Tenant, LimitDimension::Host]), 6);
 }
 
 #[test]
 fn limits_compile_or_report_each_problem() {
     let compiled =
-        |count: Option<(u32, Duration)>, burst: Option<u32>, concurrency: Option<u32>, per: &[LimitScope]| {
+        |count: Option<(u32, Duration)>, burst: Option<u32>, concurrency: Option<u32>, per: &[LimitDimension]| {
             let limit = config::Limit {
                 rate: count.map(|(count, period)| at(11, Rate { count, period })),
                 burst: burst.map(|burst| at(12, burst)),
@@ -161,7 +161,7 @@ fn limits_compile_or_report_each_problem() {
     assert_eq!(compiled(Some((50, second)), None, None, &[]), (Some(quota(50, 1, 50)), nothing.clone()));
     assert_eq!(compiled(Some((50, second)), Some(7), Some(1), &[]), (Some(quota(50, 1, 7)), nothing.clone()));
     assert_eq!(compiled(Some((1, HOUR)), Some(720), None, &[]), (Some(quota(1, 3600, 720)), nothing.clone()));
-    assert_eq!(compiled(None, None, Some(1), &[LimitScope::Host, LimitScope::Tenant]), (None, nothing));
+    assert_eq!(compiled(None, None, Some(1), &[LimitDimension::Host, LimitDimension::Tenant]), (None, nothing));
     for ((count, burst, concurrency, per), expected) in [
         ((None, None, None, &[][..]), "the limit l limits nothing"),
         ((None, Some(3), Some(1), &[]), "burst has no effect without a rate"),
@@ -169,7 +169,7 @@ fn limits_compile_or_report_each_problem() {
         ((Some((0, second)), None, None, &[]), "a rate of 0 refuses every delivery"),
         ((Some((1, second)), Some(0), None, &[]), "a burst of 0 refuses every delivery"),
         ((Some((1, HOUR)), Some(721), None, &[]), "at this rate the burst takes more than 30 days to refill"),
-        ((None, None, Some(1), &[LimitScope::Host, LimitScope::Host]), "this scope is written twice"),
+        ((None, None, Some(1), &[LimitDimension::Host, LimitDimension::Host]), "this scope is written twice"),
     ] {
         assert_eq!(compiled(count, burst, concurrency, per), (None, vec![expected.into()]));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{NamedTables, Routes};
 use crate::config::{
-    self, Authentication, Config, ConnectPolicy, Credential, Limit, LimitScope, Located, PlaintextPolicy, Problem,
+    self, Authentication, Config, ConnectPolicy, Credential, Limit, LimitDimension, Located, PlaintextPolicy, Problem,
     Rate, Secret, SigningKey,
 };
 use crate::names::{ClientName, CredentialName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
@@ -37,7 +37,7 @@ fn github() -> Located<config::Signer> {
 
 fn limit() -> Located<Limit> {
     let rate = at(51, Rate { count: 1, period: Duration::from_secs(1) });
-    at(50, Limit { rate: Some(rate), per: vec![at(52, LimitScope::Host)], ..Limit::default() })
+    at(50, Limit { rate: Some(rate), per: vec![at(52, LimitDimension::Host)], ..Limit::default() })
 }
 
 /// Returns one route for `hooks.acme.example`, and one section of every kind that it may name.

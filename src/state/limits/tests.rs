@@ -2,7 +2,7 @@
 //! Are keys bounded in number, and is their use reported?
 
 use super::*;
-use crate::config::LimitScope;
+use crate::config::LimitDimension;
 use crate::names::{ClientName, Host, PoolName, RouteName};
 use crate::policy::limits::Quota;
 use governor::clock::FakeRelativeClock;
@@ -38,7 +38,7 @@ fn limit(count: u32, burst: u32, concurrency: u32) -> Arc<Limit> {
         name: LimitName::new("l"),
         quota: Some(Quota { count, period: HOUR, burst }),
         concurrency: Some(concurrency),
-        per: vec![LimitScope::Host],
+        per: vec![LimitDimension::Host],
         wait: Duration::ZERO,
         bandwidth: None,
         is_fleet_wide: false,

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use governor::clock::FakeRelativeClock;
-use outgate::config::LimitScope;
+use outgate::config::LimitDimension;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName};
 use outgate::policy::limits::{Limit, LimitDescriptor, Quota};
 use outgate::state::limits::{LimitExceeded, LimitPermit, Limits};
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(1);
 type Attempt<'a> = Pin<Box<dyn Future<Output = Result<LimitPermit, LimitExceeded>> + 'a>>;
 
 fn limit(quota: Option<Quota>, concurrency: Option<u32>, wait: Duration) -> [Arc<Limit>; 1] {
-    let (name, per) = (LimitName::new("l"), vec![LimitScope::Host]);
+    let (name, per) = (LimitName::new("l"), vec![LimitDimension::Host]);
     [Arc::new(Limit { name, quota, concurrency, per, wait, bandwidth: None, is_fleet_wide: false, report_only: false })]
 }
 

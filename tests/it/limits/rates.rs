@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use governor::clock::FakeRelativeClock;
-use outgate::config::LimitScope;
+use outgate::config::LimitDimension;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName};
 use outgate::policy::limits::{Limit, Quota, rate_limit_headers};
 use outgate::state::limits::{LimitExceeded, LimitKind, LimitPermit, Limits};
@@ -82,7 +82,7 @@ fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, wait: Durat
         name: LimitName::new(name),
         quota,
         concurrency,
-        per: vec![LimitScope::Host],
+        per: vec![LimitDimension::Host],
         wait,
         bandwidth: None,
         is_fleet_wide: false,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use current_state::{CurrentState, explain_current_state};
 
-use crate::config::{AuthMethod, CrlPolicy, LimitScope, SelectionPolicy, Timeouts, TlsVersion, VerifyMode};
+use crate::config::{AuthMethod, CrlPolicy, LimitDimension, SelectionPolicy, Timeouts, TlsVersion, VerifyMode};
 use crate::delivery::judge::{JudgeInput, Judgment, JudgmentOutcome, Routed, judge};
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::request::target::RequestTarget;
@@ -296,7 +296,7 @@ fn describe_limit(limit: &Limit) -> String {
     parts.extend(limit.bandwidth.map(|bytes| format!("{bytes} bytes per second")));
     if !limit.per.is_empty() {
         let per = limit.per.iter().map(|per| match per {
-            LimitScope::Egress => "egress pool",
+            LimitDimension::Egress => "egress pool",
             per => per.as_str(),
         });
         let per: Vec<_> = per.collect();
