@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::{RedisError, RedisResult};
+use redis::{FromRedisValue, RedisError, RedisResult};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -87,14 +87,14 @@ impl Store {
         })
     }
 
-    /// Runs a script on one key, and returns its integers. An error means that the store is away until
+    /// Runs a script on one key, and returns its answer. An error means that the store is away until
     /// [`Store::set_up`].
-    pub async fn run(
+    pub async fn run<T: FromRedisValue>(
         &self,
         script: StoreScript,
         key: &str,
         arguments: &[&(dyn fmt::Display + Sync)],
-    ) -> Result<Vec<i64>, StoreError> {
+    ) -> Result<T, StoreError> {
         let invocation = script.invocation(key, arguments);
         self.call(async |connection| connection.run(&invocation).await).await
     }

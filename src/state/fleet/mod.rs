@@ -92,8 +92,8 @@ impl Fleet {
     async fn announce(&self) -> Result<(), StoreError> {
         self.store.connect().await?;
         let key = self.key("instances");
-        let live = self.store.run(StoreScript::Announce, &key, &[&self.instance, &INSTANCE_LEASE_MS]).await?;
-        let live = live.first().and_then(|live| u32::try_from(*live).ok()).unwrap_or(1);
+        let live: Vec<u32> = self.store.run(StoreScript::Announce, &key, &[&self.instance, &INSTANCE_LEASE_MS]).await?;
+        let live = live.first().copied().unwrap_or(1);
         self.live.store(live.max(1), Ordering::Relaxed);
         self.store.set_up();
         Ok(())
@@ -153,7 +153,7 @@ impl Fleet {
         let (period, hold) = (quota.period.as_micros(), hold.as_micros());
         let arguments: [&(dyn Display + Sync); 9] =
             [&quota.count, &period, &quota.burst, &hold, wanted, returned, returned_until, returned_arrival, used];
-        let answer = self.store.run(StoreScript::TakeTokens, &self.key_of(name, "rate"), &arguments).await?;
+        let answer: Vec<i64> = self.store.run(StoreScript::TakeTokens, &self.key_of(name, "rate"), &arguments).await?;
         let [tokens, until, now, arrival, wait, is_spaced] = answer[..] else { return Err(StoreError::unexpected()) };
         let tokens = u32::try_from(tokens).unwrap_or_default();
         Ok(TokenGrant { tokens, until, now, arrival, wait, is_spaced: is_spaced == 1 })
@@ -169,7 +169,8 @@ impl Fleet {
     ) -> Result<(u32, u32), StoreError> {
         let length = PERMIT_LEASE.as_millis();
         let arguments: [&(dyn Display + Sync); 5] = [&self.instance, &wanted, &in_flight, &max, &length];
-        let answer = self.store.run(StoreScript::LeasePermits, &self.key_of(name, "permits"), &arguments).await?;
+        let answer: Vec<i64> =
+            self.store.run(StoreScript::LeasePermits, &self.key_of(name, "permits"), &arguments).await?;
         let [permits, others] = answer[..] else { return Err(StoreError::unexpected()) };
         let number = |number: i64| u32::try_from(number).unwrap_or_default();
         Ok((number(permits), number(others)))
