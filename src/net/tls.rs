@@ -7,6 +7,7 @@ mod client_tls;
 mod error;
 pub mod leaf_issuer;
 mod sessions;
+mod verified_chains;
 mod verify;
 
 use std::io;
@@ -96,7 +97,7 @@ pub async fn handshake(
         .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsError::from)));
     let stream = connected.map_err(|error| HandshakeError::with_certificate(error, leaf.as_deref()))?;
     let connection = stream.get_ref().1;
-    let info = finish_handshake(connection, terms.trust(), &name, config.time_provider.current_time());
+    let info = finish_handshake(connection, terms, &name, config.time_provider.current_time());
     let leaf = peer_chain(connection).ok().map(|(leaf, _)| leaf.as_ref());
     let info = info.map_err(|error| HandshakeError::with_certificate(error, leaf))?;
     Ok((MaybeTlsStream::from(stream), info))
@@ -106,15 +107,15 @@ pub async fn handshake(
 /// expired since.
 fn finish_handshake(
     connection: &ClientConnection,
-    trust: &Trust,
+    terms: &ClientTls,
     name: &ServerName<'_>,
     now: Option<UnixTime>,
 ) -> Result<HandshakeInfo, TlsError> {
     if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
         let (leaf, intermediates) = peer_chain(connection)?;
-        trust.verify(leaf, intermediates, name, now.ok_or(TlsError::Timeout)?)?;
+        terms.chains().verify(leaf, intermediates, name, now.ok_or(TlsError::Timeout)?)?;
     }
-    handshake_info(connection, trust)
+    handshake_info(connection, terms.trust())
 }
 
 /// Closes a connection on which only a handshake took place. It waits up to [`CLOSE_TIMEOUT`] for the peer to close it

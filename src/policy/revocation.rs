@@ -173,6 +173,11 @@ impl<'a> IssuerKey<'a> {
 }
 
 impl Crl {
+    /// Returns thisUpdate and nextUpdate, in seconds since 1970.
+    pub(super) fn validity(&self) -> [i64; 2] {
+        [self.this_update, self.next_update]
+    }
+
     fn read(der: &[u8]) -> Result<Self, &'static str> {
         let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|_| "it cannot be read")?;
         let (mut key_id, mut scope) = (None, CrlScope::default());

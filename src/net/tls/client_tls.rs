@@ -13,6 +13,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, SupportedProtocolVersion, version};
 
 use super::sessions::SessionStore;
+use super::verified_chains::VerifiedChains;
 use super::verify::TrustVerifier;
 use crate::config::{TlsVersion, VerifyMode};
 use crate::lru::LruCache;
@@ -28,7 +29,7 @@ const SESSIONS_PER_TENANT_MAX: usize = 128;
 const TENANTS_MAX: usize = 1024;
 
 pub struct ClientTls {
-    trust: Arc<Trust>,
+    chains: Arc<VerifiedChains>,
     config: Arc<ClientConfig>,
     /// The configurations with the sessions of each tenant. A new tenant evicts the least recently used one, with its
     /// sessions.
@@ -37,18 +38,24 @@ pub struct ClientTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ClientTls").field(&self.trust).finish()
+        f.debug_tuple("ClientTls").field(&self.chains.trust).finish()
     }
 }
 
 impl ClientTls {
     pub fn new(trust: &Arc<Trust>) -> Self {
         let tenants = Mutex::new(LruCache::new(TENANTS_MAX));
-        Self { trust: Arc::clone(trust), config: Arc::new(client_config(trust)), tenants }
+        let chains = Arc::new(VerifiedChains::new(trust));
+        let config = Arc::new(client_config(trust, &chains));
+        Self { chains, config, tenants }
     }
 
     pub(super) fn trust(&self) -> &Trust {
-        &self.trust
+        &self.chains.trust
+    }
+
+    pub(super) fn chains(&self) -> &VerifiedChains {
+        &self.chains
     }
 
     /// Returns the configuration that stores the sessions of this tenant.
@@ -57,7 +64,7 @@ impl ClientTls {
         let mut tenants = self.tenants.lock();
         let config = tenants.get_or_insert_with(tenant, || {
             let mut config = ClientConfig::clone(&self.config);
-            config.resumption = resumption(&self.trust, SESSIONS_PER_TENANT_MAX);
+            config.resumption = resumption(&self.chains.trust, SESSIONS_PER_TENANT_MAX);
             Arc::new(config)
         });
         Arc::clone(config)
@@ -69,7 +76,7 @@ impl ClientTls {
     }
 }
 
-fn client_config(trust: &Arc<Trust>) -> ClientConfig {
+fn client_config(trust: &Trust, chains: &Arc<VerifiedChains>) -> ClientConfig {
     // The provider is explicit, so that no process-wide default applies.
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions: &[&SupportedProtocolVersion] = match trust.min_version {
@@ -81,7 +88,7 @@ fn client_config(trust: &Arc<Trust>) -> ClientConfig {
         .with_protocol_versions(versions)
         .expect("the provider has suites for both versions")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustVerifier { trust: Arc::clone(trust), algorithms }));
+        .with_custom_certificate_verifier(Arc::new(TrustVerifier { chains: Arc::clone(chains), algorithms }));
     let mut config = match &trust.identity {
         None => config.with_no_client_auth(),
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**identity).clone()))),

@@ -9,7 +9,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::policy::trust::Trust;
+use super::verified_chains::VerifiedChains;
 use crate::policy::trust::error::{CertificateRejection, VerifyError};
 
 tokio::task_local! {
@@ -35,7 +35,7 @@ pub(super) async fn capture<T>(handshake: impl Future<Output = T>) -> (T, Captur
 /// Verifies certificates by the trust. The peer must always prove that it holds the certificate's key.
 #[derive(Debug)]
 pub(super) struct TrustVerifier {
-    pub(super) trust: Arc<Trust>,
+    pub(super) chains: Arc<VerifiedChains>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -53,7 +53,7 @@ impl ServerCertVerifier for TrustVerifier {
             CAPTURED.try_with(|captured| change(&mut captured.borrow_mut())).unwrap_or_default()
         };
         record(&|captured| captured.leaf = Some(leaf.clone().into_owned()));
-        match self.trust.verify(leaf, intermediates, name, now) {
+        match self.chains.verify(leaf, intermediates, name, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(refused) => {
                 record(&|captured| captured.rejection = Some(refused.clone()));

@@ -29,7 +29,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<TrustNa
     trusts
 }
 
-fn compile_trust(
+pub(super) fn compile_trust(
     name: &TrustName,
     written: &Located<config::Trust>,
     provider: &CryptoProvider,

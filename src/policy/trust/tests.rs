@@ -2,12 +2,18 @@
 //! Does each invalid root get its problem, and does every relevant setting change the fingerprint?
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::UnixTime;
 
-use super::compile::{compile_roots, mozilla_roots, warn_unverified};
+use super::compile::{compile_roots, compile_trust, mozilla_roots, warn_unverified};
 use super::*;
-use crate::config::{self, Located, Roots, Severity, SourceSpan};
+use crate::config::{self, Located, PemFile, Roots, Severity, SourceSpan};
 
 const HERE: SourceSpan = SourceSpan { file: 0, start: 3, end: 9 };
 
@@ -164,4 +170,43 @@ fn trust_fingerprint_covers_everything_trusted_and_the_identity() {
 #[test]
 fn mozilla_roots_are_compiled_in() {
     assert!(mozilla_roots().len() > 50);
+}
+
+/// 2027-01-10 at midnight, and the midnights around it that change the verdict.
+#[test]
+fn trust_verdict_may_change_when_a_certificate_or_a_revocation_list_begins_or_ends() {
+    const TODAY: u64 = 1_799_539_200;
+    const DAY: u64 = 24 * 3600;
+    let mut authority = CertificateParams::new([]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "root");
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let leaf = |from: u8, until: u8| {
+        let mut leaf = CertificateParams::new(["hooks.acme.example".to_owned()]).unwrap();
+        (leaf.not_before, leaf.not_after) = (date_time_ymd(2027, 1, from), date_time_ymd(2027, 1, until));
+        leaf.signed_by(&KeyPair::generate().unwrap(), &authority).unwrap().der().clone()
+    };
+    let list = |from: u8, until: u8| CertificateRevocationListParams {
+        this_update: date_time_ymd(2027, 1, from),
+        next_update: date_time_ymd(2027, 1, until),
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let days_until_change = |lists: &[(u8, u8)], leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]| {
+        let parts = lists.iter().map(|(from, until)| list(*from, *until).signed_by(&authority).unwrap().der().to_vec());
+        let mut trust = written(vec![file(&[authority.der()])], VerifyMode::Full);
+        trust.value.crls = vec![at(PemFile { path: PathBuf::from("ca.crl"), parts: parts.collect() })];
+        let trust = compile_trust(&TrustName::new("t"), &trust, &aws_lc_rs::default_provider(), &mut Vec::new());
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(TODAY));
+        let next = trust.next_change(leaf, others, now)?;
+        Some(next.as_secs().saturating_sub(TODAY) / DAY)
+    };
+    assert_eq!(days_until_change(&[], &leaf(9, 15), &[]), Some(5));
+    assert_eq!(days_until_change(&[], &leaf(9, 15), &[leaf(12, 20)]), Some(2), "another path begins");
+    assert_eq!(days_until_change(&[], &leaf(9, 15), &[leaf(1, 10)]), Some(5), "one that has ended changes nothing");
+    assert_eq!(days_until_change(&[(9, 14)], &leaf(9, 15), &[]), Some(4), "nextUpdate");
+    assert_eq!(days_until_change(&[(9, 14), (11, 30)], &leaf(9, 15), &[]), Some(1), "thisUpdate of a later list");
+    assert_eq!(days_until_change(&[], &CertificateDer::from(vec![0]), &[]), None);
 }

@@ -11,6 +11,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
@@ -18,7 +19,7 @@ use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::super::anchors::{self, Purpose};
-use super::super::revocation::{self, RevocationError, RevocationPolicy};
+use super::super::revocation::{self, Crl, RevocationError, RevocationPolicy};
 use super::super::signed_der;
 use super::error::{CertificateRejection, VerifyError};
 use super::{Trust, chain, strict};
@@ -69,6 +70,26 @@ impl Trust {
             _ => CertificateRejection::from(VerifyError::Malformed),
         })?;
         if self.strict { strict::check_web_pki_names(leaf).map_err(CertificateRejection::from) } else { Ok(()) }
+    }
+
+    /// Returns the first moment after `now` at which the verdict about this chain may change: a certificate begins or ends,
+    /// or a revocation list does. `None`: a certificate cannot be read.
+    pub fn next_change(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<UnixTime> {
+        let others = self.path_candidates(presented);
+        let mut moments: Vec<i64> = self.crls.iter().flat_map(Crl::validity).collect();
+        for der in std::iter::once(leaf).chain(others.iter()) {
+            let certificate = signed_der::parse_certificate(der)?;
+            let validity = certificate.validity();
+            moments.extend([validity.not_before.timestamp(), validity.not_after.timestamp()]);
+        }
+        let next = moments.into_iter().filter(|moment| *moment > unix_seconds(now)).min();
+        let next = next.map_or(u64::MAX, |next| u64::try_from(next).unwrap_or_default());
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(next)))
     }
 
     /// Returns the certificates for a path between leaf and root: those that the target sent, and the configured ones.
