@@ -1,19 +1,20 @@
-//! A tar archive in the format ustar (POSIX.1-2017, pax).
+//! Tar archives of regular files, over the crate `tar`.
 //! How do several files become one that every system can open, and how are they read again?
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tar::{Archive, Builder, EntryType, Header};
 
-/// The length of a header, and of the units that contents fill.
-const BLOCK: usize = 512;
-/// The longest name, in bytes.
-const NAME_MAX: usize = 100;
-/// The longest content, in bytes: eleven octal digits.
-const CONTENT_MAX: u64 = (1 << 33) - 1;
-/// The type of a regular file.
-const REGULAR_FILE: u8 = b'0';
+/// The longest name, in bytes: a path of Linux.
+const NAME_MAX: usize = 4096;
+/// Limits the bytes that describe one file: its header, and a long name. The crate reads them into memory.
+const HEADERS_MAX: u64 = 16 << 10;
+/// Limits the files of an archive, whose names are in memory.
+const FILES_MAX: usize = 1 << 18;
 
 /// Returns a compressed archive with these files below one folder, readable by their owner alone.
 pub(super) fn tar_gz(folder: &str, files: &[(String, Vec<u8>)], unix_time: i64) -> io::Result<Vec<u8>> {
@@ -24,101 +25,113 @@ pub(super) fn tar_gz(folder: &str, files: &[(String, Vec<u8>)], unix_time: i64) 
     archive.finish()?.finish()
 }
 
-/// Writes an archive, one file after the other.
-pub(super) struct TarWriter<W> {
-    output: W,
+/// Writes an archive, one file after the other. Equal files make equal bytes.
+pub(super) struct TarWriter<W: Write> {
+    builder: Builder<W>,
     unix_time: i64,
 }
 
 impl<W: Write> TarWriter<W> {
     pub(super) fn new(output: W, unix_time: i64) -> Self {
-        Self { output, unix_time }
+        Self { builder: Builder::new(output), unix_time }
     }
 
     /// Appends the first `length` bytes of `content`, readable by their owner alone.
     ///
     /// # Errors
     ///
-    /// The name or the content is too long for the format, or the content is shorter than `length`.
+    /// The name leads out of the archive, or the content is shorter than `length`.
     pub(super) fn append(&mut self, name: &str, length: u64, content: &mut dyn Read) -> io::Result<()> {
-        self.output.write_all(&header(name, length, self.unix_time)?)?;
-        if io::copy(&mut content.take(length), &mut self.output)? < length {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{name} has become shorter")));
+        check_name(name)?;
+        let mut header = Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(length);
+        header.set_mtime(self.unix_time.try_into().unwrap_or_default());
+        let mut content = content.take(length);
+        self.builder.append_data(&mut header, name, &mut content)?;
+        match content.limit() {
+            0 => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{name} has become shorter"))),
         }
-        self.output.write_all(&[0; BLOCK][..padding(length)])
     }
 
     /// Ends the archive, and returns what it was written to.
-    pub(super) fn finish(mut self) -> io::Result<W> {
-        // Two empty blocks end an archive.
-        self.output.write_all(&[0; 2 * BLOCK])?;
-        Ok(self.output)
+    pub(super) fn finish(self) -> io::Result<W> {
+        self.builder.into_inner()
     }
 }
 
-/// Reads an archive of regular files, and calls `on_file` with the name and the content of each.
+/// Reads an archive of regular files, and calls `on_file` with the name and the content of each. A name is a path that
+/// stays below its folder, and occurs once.
 ///
 /// # Errors
 ///
-/// The archive is cut off or damaged, or has anything else than regular files.
+/// The archive is cut off or damaged, or has anything else than such files.
 pub(super) fn read_tar(
-    mut input: impl Read,
+    input: impl Read,
     mut on_file: impl FnMut(&str, &mut dyn Read) -> io::Result<()>,
 ) -> io::Result<()> {
-    loop {
-        let mut block = [0; BLOCK];
-        input.read_exact(&mut block)?;
-        if block == [0; BLOCK] {
-            // The layers below check their own end only if they are read up to it.
-            io::copy(&mut input, &mut io::sink())?;
-            return Ok(());
+    let (left, is_cut_off) = (Cell::new(HEADERS_MAX), Cell::new(false));
+    let mut archive = Archive::new(BoundedReader { input, left: &left, is_cut_off: &is_cut_off });
+    let mut names = HashSet::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let name = entry.path_bytes();
+        let name = std::str::from_utf8(&name).map_err(|_| damaged("it has a name that is not UTF-8"))?.to_owned();
+        check_name(&name)?;
+        if entry.header().entry_type() != EntryType::Regular {
+            return Err(damaged(&format!("{name} is no regular file")));
         }
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the archive is damaged");
-        let length = u64::from_str_radix(text(&block[124..136]).ok_or_else(damaged)?, 8).map_err(|_| damaged())?;
-        let name = text(&block[..NAME_MAX]).ok_or_else(damaged)?.to_owned();
-        if block[156] != REGULAR_FILE || checksum(&block) != text(&block[148..155]).ok_or_else(damaged)? {
-            return Err(damaged());
+        if names.len() == FILES_MAX || !names.insert(name.clone()) {
+            return Err(damaged(&format!("it has {name} twice, or more than {FILES_MAX} files")));
         }
-        let mut content = (&mut input).take(length);
-        on_file(&name, &mut content)?;
-        io::copy(&mut content, &mut io::sink())?;
-        input.read_exact(&mut [0; BLOCK][..padding(length)])?;
+        left.set(entry.size().saturating_add(HEADERS_MAX));
+        on_file(&name, &mut entry)?;
+        // The crate would skip what is left within the limit of the next header.
+        io::copy(&mut entry, &mut io::sink())?;
+        left.set(HEADERS_MAX);
+    }
+    if is_cut_off.get() {
+        return Err(damaged("it has no end"));
+    }
+    // The layers below check their own end only if they are read up to it.
+    left.set(u64::MAX);
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    Ok(())
+}
+
+/// Reads at most `left` bytes, and notes that the input has ended.
+struct BoundedReader<'a, R> {
+    input: R,
+    left: &'a Cell<u64>,
+    is_cut_off: &'a Cell<bool>,
+}
+
+impl<R: Read> Read for BoundedReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.get() == 0 {
+            return Err(damaged("the description of a file is too long"));
+        }
+        let length = (&mut self.input).take(self.left.get()).read(buffer)?;
+        self.left.set(self.left.get() - length as u64);
+        self.is_cut_off.set(length == 0 && !buffer.is_empty());
+        Ok(length)
     }
 }
 
-fn padding(length: u64) -> usize {
-    (length.next_multiple_of(BLOCK as u64) - length) as usize
+fn damaged(how: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the archive is damaged: {how}"))
 }
 
-/// Returns a field up to its first NUL.
-fn text(field: &[u8]) -> Option<&str> {
-    std::str::from_utf8(field.split(|byte| *byte == 0).next()?).ok()
-}
-
-/// Returns the sum of the bytes, as six octal digits. It counts its own field as spaces.
-fn checksum(header: &[u8; BLOCK]) -> String {
-    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
-    format!("{:06o}", sum(&header[..148]) + 8 * u32::from(b' ') + sum(&header[156..]))
-}
-
-fn header(name: &str, length: u64, unix_time: i64) -> io::Result<[u8; BLOCK]> {
-    if name.len() > NAME_MAX || length > CONTENT_MAX {
-        let what = format!("{name} is too long for an archive: {length} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+/// Checks that a name is a path that stays below its folder: everyone who knows the recipient can make a backup.
+fn check_name(name: &str) -> io::Result<()> {
+    let is_plain = name.split('/').all(|part| !matches!(part, "" | "." | "..")) && !name.contains('\0');
+    match is_plain && name.len() <= NAME_MAX {
+        true => Ok(()),
+        false => Err(damaged(&format!("the name {name:.100?} is too long, or leads out of it"))),
     }
-    let mut header = [0; BLOCK];
-    let mut put = |offset: usize, text: &str| header[offset..offset + text.len()].copy_from_slice(text.as_bytes());
-    put(0, name);
-    put(100, "0000600\0");
-    put(108, "0000000\0");
-    put(116, "0000000\0");
-    put(124, &format!("{length:011o}\0"));
-    put(136, &format!("{:011o}\0", unix_time.max(0)));
-    put(257, "ustar\x0000");
-    header[156] = REGULAR_FILE;
-    let checksum = format!("{}\0 ", checksum(&header));
-    header[148..156].copy_from_slice(checksum.as_bytes());
-    Ok(header)
 }
 
 /// Reads an archive. What was read and is written again must be read as the same.
@@ -181,7 +194,74 @@ mod tests {
             assert!(read_tar(&*damaged, |_, _| Ok(())).is_err(), "byte {at}");
         }
         let mut archive = TarWriter::new(Vec::new(), 0);
-        assert!(archive.append(&"n".repeat(101), 0, &mut io::empty()).is_err());
         assert!(archive.append("shorter", 2, &mut &b"x"[..]).is_err());
+    }
+
+    #[test]
+    fn tar_archive_has_long_names_and_large_files_and_equal_bytes_for_equal_files() {
+        let name = format!("{}/{}", "folder".repeat(40), "n".repeat(200));
+        let whole = archive(&[(&name, 3), ("b", 0)]);
+        assert_eq!(whole, archive(&[(&name, 3), ("b", 0)]));
+        let mut names = Vec::new();
+        let on_file = |name: &str, _: &mut dyn Read| {
+            names.push(name.to_owned());
+            Ok(())
+        };
+        read_tar(&*whole, on_file).unwrap();
+        assert_eq!(names, [name.as_str(), "b"]);
+        // The header of a file of 9 GiB, whose content is cut off.
+        let mut large = TarWriter::new(Vec::new(), 0);
+        let error = large.append("audit.jsonl", 9 << 30, &mut &b"x"[..]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let mut lengths = Vec::new();
+        let large = large.finish().unwrap();
+        let cut_off = read_tar(&*large, |_, content| {
+            lengths.push(content.read_to_end(&mut Vec::new())?);
+            Ok(())
+        });
+        assert!(cut_off.is_err() && lengths == [1536], "{cut_off:?} {lengths:?}");
+    }
+
+    /// Returns an archive with one entry that the writer does not make.
+    fn foreign(name: &[u8], kind: EntryType) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(kind);
+        header.set_link_name("/etc/passwd").unwrap();
+        header.set_size(0);
+        header.set_cksum();
+        let mut builder = Builder::new(Vec::new());
+        builder.append(&header, io::empty()).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn tar_archive_with_anything_else_than_regular_files_below_its_folder_is_refused() {
+        let read = |archive: &[u8]| read_tar(archive, |_, _| Ok(())).map_err(|error| error.to_string());
+        assert_eq!(read(&foreign(b"state/history/1/entry.json", EntryType::Regular)), Ok(()));
+        for name in ["", "/etc/passwd", "../x", "state/../../x", "./x", "a//b", "a/"] {
+            let error = read(&foreign(name.as_bytes(), EntryType::Regular)).unwrap_err();
+            assert!(error.contains("leads out of it"), "{name}: {error}");
+            assert!(TarWriter::new(Vec::new(), 0).append(name, 0, &mut io::empty()).is_err(), "{name}");
+        }
+        assert!(read(&foreign(b"a\xff", EntryType::Regular)).unwrap_err().contains("not UTF-8"));
+        let kinds = [EntryType::Link, EntryType::Symlink, EntryType::Char, EntryType::Block, EntryType::Fifo];
+        for kind in kinds.into_iter().chain([EntryType::Directory, EntryType::XGlobalHeader, EntryType::new(b'V')]) {
+            let error = read(&foreign(b"a", kind)).unwrap_err();
+            assert!(error.contains("a is no regular file"), "{kind:?}: {error}");
+        }
+        assert!(read(&archive(&[("a", 1), ("b", 1), ("a", 1)])).unwrap_err().contains("it has a twice"));
+    }
+
+    #[test]
+    fn tar_archive_cannot_fill_the_memory_with_a_name() {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let bomb = header.as_bytes().chain(io::repeat(b'a'));
+        let error = read_tar(bomb, |_, _| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("the description of a file is too long"), "{error}");
+        assert!(TarWriter::new(Vec::new(), 0).append(&"n".repeat(NAME_MAX + 1), 0, &mut io::empty()).is_err());
     }
 }
