@@ -18,6 +18,7 @@ mod demo;
 mod doctor;
 mod egress;
 mod explain;
+mod fleet;
 mod keys;
 mod local_runtime;
 mod new_file;
@@ -103,6 +104,9 @@ enum Command {
     /// List or verify the source addresses, or probe a target from them
     #[command(subcommand)]
     Egress(egress::Egress),
+    /// Show the instances that share a store
+    #[command(subcommand)]
+    Fleet(fleet::FleetCommand),
     /// List, export or erase the sealed captures of webhooks
     #[command(subcommand)]
     Captures(control::captures::Captures),
@@ -147,6 +151,7 @@ impl Command {
             Command::Demo(demo) => demo.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Egress(egress) => egress.run(),
+            Command::Fleet(fleet) => fleet.run(),
             Command::Captures(captures) => captures.run(),
             Command::SupportBundle(bundle) => bundle.run(),
             Command::Token(token) => token.run(),

@@ -54,17 +54,17 @@ impl AdminSocket {
 }
 
 /// A request to the admin listener.
-pub(super) struct AdminRequest {
+pub(in crate::cli) struct AdminRequest {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Vec<u8>,
 }
 
 impl AdminRequest {
-    pub(super) fn get(path: &str) -> Self {
+    pub(in crate::cli) fn get(path: &str) -> Self {
         Self { method: Method::GET, path: path.to_owned(), body: Vec::new() }
     }
-    pub(super) fn post(path: &str, body: Vec<u8>) -> Self {
+    pub(in crate::cli) fn post(path: &str, body: Vec<u8>) -> Self {
         Self { method: Method::POST, path: path.to_owned(), body }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::escape_control_characters;
 use super::ProxySelector;
-use super::admin_client::{AdminRequest, send};
+use super::admin_client::AdminRequest;
 use crate::config::duration_argument;
 use crate::names::pluralize;
 use crate::sysexits;
@@ -65,7 +65,7 @@ impl Drain {
             .as_ref()
             .map(|grace| form_urlencoded::Serializer::new(String::from("?")).append_pair("grace", grace).finish());
         let path = format!("/v1/drain{}", query.unwrap_or_default());
-        let mut status = match request(&self.proxy, &AdminRequest::post(&path, Vec::new())) {
+        let mut status = match self.proxy.send(&AdminRequest::post(&path, Vec::new())) {
             Ok(status) => status,
             Err(code) => return code,
         };
@@ -77,7 +77,7 @@ impl Drain {
                 return ExitCode::from(sysexits::TEMPORARY);
             }
             std::thread::sleep(POLL);
-            status = match request(&self.proxy, &AdminRequest::get("/v1/status")) {
+            status = match self.proxy.send(&AdminRequest::get("/v1/status")) {
                 Ok(status) => status,
                 Err(code) => return code,
             };
@@ -93,7 +93,7 @@ impl Drain {
 
 impl Undrain {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        match request(&self.proxy, &AdminRequest::post("/v1/undrain", Vec::new())) {
+        match self.proxy.send(&AdminRequest::post("/v1/undrain", Vec::new())) {
             Ok(status) => {
                 print(&status, self.json);
                 ExitCode::SUCCESS
@@ -101,11 +101,6 @@ impl Undrain {
             Err(code) => code,
         }
     }
-}
-
-fn request(proxy: &ProxySelector, request: &AdminRequest) -> Result<Value, ExitCode> {
-    proxy.check()?;
-    send(&proxy.sockets(), request).map_err(|error| error.report())
 }
 
 fn is_drained(status: &Value) -> bool {

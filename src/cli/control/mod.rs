@@ -20,8 +20,8 @@ use serde_json::Value;
 use super::{escape_control_characters, load_or_report};
 use crate::state::config::status::ReloadOutcome;
 use crate::sysexits;
-use admin_client::AdminRequest;
-pub(super) use admin_client::{AdminSocket, fetch};
+use admin_client::AdminError;
+pub(super) use admin_client::{AdminRequest, AdminSocket, fetch};
 
 /// The arguments that select a running proxy.
 #[derive(Args)]
@@ -41,6 +41,12 @@ impl ProxySelector {
         if self.admin.is_some() { Ok(()) } else { file_exists(self.config.as_deref()) }
     }
 
+    /// Sends a request to the proxy, and prints why there is no response.
+    pub(super) fn send(&self, request: &AdminRequest) -> Result<Value, ExitCode> {
+        self.check()?;
+        admin_client::send(&self.sockets(), request).map_err(AdminError::report)
+    }
+
     fn sockets(&self) -> Vec<AdminSocket> {
         match &self.admin {
             Some(socket) => vec![socket.clone()],
@@ -55,7 +61,7 @@ pub(super) fn explain(config: Option<PathBuf>, admin: Option<AdminSocket>, webho
     which.check()?;
     let sockets = which.sockets();
     let request = AdminRequest::post("/v1/explain", webhook.to_string().into_bytes());
-    admin_client::send(&sockets, &request).map_err(admin_client::AdminError::report)
+    admin_client::send(&sockets, &request).map_err(AdminError::report)
 }
 
 /// Reports a configuration file that does not exist, as `explain` does.

@@ -6,6 +6,7 @@ mod captures;
 mod control;
 mod deliveries;
 mod egress;
+mod fleet;
 mod gauges;
 mod host_check;
 mod limits;
@@ -138,6 +139,7 @@ impl Call<'_> {
             "egress" => json(runtime, egress::report).await,
             "limits" => json(runtime, limits::report).await,
             "circuits" => json(runtime, egress::circuits).await,
+            "fleet" => fleet::report(runtime).map(json_response),
             "captures" => captures::list(runtime, &self.query).await.map(json_response),
             "history" => status::history(runtime).await.map(json_response),
             "deliveries" => deliveries::list(runtime, &self.query).await,

@@ -117,6 +117,10 @@ impl Fleet {
         format!("{}:{kind}", self.key(name))
     }
 
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Returns the number of live instances, this one included, as the store last stated it.
     pub fn live(&self) -> u32 {
         self.live.load(Ordering::Relaxed)

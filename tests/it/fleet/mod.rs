@@ -7,6 +7,7 @@ mod connections;
 mod limits;
 mod properties;
 mod signatures;
+mod status;
 
 use crate::support::Folder;
 use crate::support::configuration::Config;
