@@ -20,6 +20,8 @@ const WAIT_DEFAULT: Duration = Duration::from_millis(5);
 const WAIT_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_millis(250);
 const TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// The shortest `key`, in bytes. Who guesses it opens the tokens in the store.
+const KEY_MIN: usize = 32;
 const NODES_MAX: usize = 64;
 const PORT_DEFAULT: u16 = 6379;
 const SENTINEL_PORT_DEFAULT: u16 = 26379;
@@ -47,6 +49,8 @@ pub struct Fleet {
     /// The longest time for a connection attempt or a response, after which the store counts as away.
     pub timeout: Duration,
     pub replay: FleetReplay,
+    /// The key that seals what instances share. `None`: they share no token.
+    pub key: Option<Located<Secret>>,
 }
 
 /// The handling of a signed request while the store cannot tell whether its signature was used.
@@ -81,7 +85,8 @@ impl Fleet {
     /// Returns a hash over the whole section, with its secrets: it differs if a restart would change something.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = Fingerprint::default();
-        let secrets = [&self.password, &self.sentinel_password].map(|secret| secret.as_ref().map(|s| s.expose()));
+        let secrets =
+            [&self.password, &self.sentinel_password, &self.key].map(|secret| secret.as_ref().map(|s| s.expose()));
         let key = self.identity.as_ref().map(|identity| identity.key.expose());
         secrets.into_iter().chain([key]).for_each(|secret| fingerprint.part(secret.unwrap_or_default()));
         let files = self.ca.iter().chain(self.identity.as_ref().map(|identity| &identity.certificate));
@@ -108,6 +113,12 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
         table.read(reader, "timeout", |reader, value| reader.parse(value, |text| duration_up_to(TIMEOUT_MAX, text)));
     let choices = [("fleet-or-refuse", FleetReplay::Refuse), ("fleet-or-local", FleetReplay::Local)];
     let replay = table.read(reader, "replay", |reader, value| reader.parse_choice(value, &choices));
+    let key = table.read(reader, "key", secret::read);
+    if let Some(key) = key.as_ref().filter(|key| key.expose().len() < KEY_MIN) {
+        let message = format!("`fleet.key` has {} bytes and can be guessed", key.expose().len());
+        let help = format!("use a secret of at least {KEY_MIN} random bytes: `openssl rand -hex 32`");
+        reader.problems.push(Problem::at(key.span, message).help(help));
+    }
     if let (false, Some(span)) = (table.has("store"), table.key_spans().first()) {
         let problem = Problem::at(*span, "the section `fleet` has no effect without `fleet.store`");
         reader.problems.push(problem.help("add store = \"rediss://valkey.internal:6379\", or remove the section"));
@@ -139,6 +150,7 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
         wait: wait.map_or(WAIT_DEFAULT, |wait| wait.value),
         timeout: timeout.map_or(TIMEOUT_DEFAULT, |timeout| timeout.value),
         replay: replay.map_or_else(FleetReplay::default, |replay| replay.value),
+        key,
     })
 }
 

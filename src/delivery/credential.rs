@@ -31,6 +31,9 @@ use crate::state::upstreams::tokens::{AccessToken, FetchFailure, FetchGuard, Tok
 /// Size limit of a token endpoint's response, in bytes. A response with a large token has a few thousand.
 const TOKEN_RESPONSE_MAX: usize = 64 << 10;
 
+/// The part of a route's total timeout for which a fetch waits for that of another instance.
+const FLEET_WAIT_DIVISOR: u32 = 4;
+
 /// The header that authenticates outgate at a target.
 pub(super) struct TargetCredential {
     name: HeaderName,
@@ -148,6 +151,15 @@ impl TokenFetch {
     }
 
     async fn run(self) {
+        let fleet = self.runtime.fleet.get().cloned();
+        // A part of the time that a delivery has: the instance that fetches the token may fail.
+        let wait_max = self.route.timeouts.total / FLEET_WAIT_DIVISOR;
+        if let Some(fleet) = &fleet
+            && let Some((grant, granted_at)) = fleet.await_token(&self.guard, wait_max).await
+        {
+            self.runtime.metrics.token_request(&self.oauth2.credential, "shared");
+            return self.guard.granted(grant, granted_at);
+        }
         let fetched = match panics::contain(self.fetch()).await {
             Ok(fetched) => fetched,
             // A failure like any other: the next fetch waits for its backoff.
@@ -158,9 +170,13 @@ impl TokenFetch {
         };
         let result = fetched.as_ref().map_or_else(|error| error.refusal.code.name(), |_| "granted");
         self.runtime.metrics.token_request(&self.oauth2.credential, result);
+        let share = fleet.map(|fleet| fleet.share_token(&self.guard, fetched.as_ref().ok()));
         match fetched {
             Ok(grant) => self.guard.granted(grant, Instant::now().into_std()),
             Err(error) => self.guard.failed(Arc::new(error), Instant::now().into_std()),
+        }
+        if let Some(share) = share {
+            let _ = share.await; // the store's own state reports its errors
         }
     }
 
@@ -173,7 +189,7 @@ impl TokenFetch {
             active,
             route,
             client,
-            tenant: guard.tenant(),
+            tenant: guard.key().tenant.as_ref(),
             target: &oauth2.endpoint,
             separates_clients: false,
             started: record.started(),

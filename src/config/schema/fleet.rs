@@ -18,6 +18,7 @@ pub(in crate::config) static FLEET: Schema = Schema {
         "wait",
         "timeout",
         "replay",
+        "key",
     ],
     reserved: &[],
     aliases: &[

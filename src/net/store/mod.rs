@@ -72,6 +72,11 @@ fn worker() -> usize {
     WORKER.with(Cell::get)
 }
 
+/// Returns the lifetime of a key, which cannot be zero.
+fn milliseconds(lifetime: Duration) -> u64 {
+    u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
 impl Store {
     /// Prepares `workers` connections. It contacts no server.
     pub fn new(fleet: &config::Fleet, workers: usize) -> Result<Self, StoreError> {
@@ -102,10 +107,23 @@ impl Store {
     /// Writes a key that ends after `lifetime`. Returns whether there was no such key.
     pub async fn set_once(&self, key: &str, value: &str, lifetime: Duration) -> Result<bool, StoreError> {
         let mut command = redis::cmd("SET");
-        let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
-        command.arg(key).arg(value).arg("NX").arg("PX").arg(milliseconds);
+        command.arg(key).arg(value).arg("NX").arg("PX").arg(milliseconds(lifetime));
         let set: Option<String> = self.call(async |connection| connection.query(&command).await).await?;
         Ok(set.is_some())
+    }
+
+    /// Writes a key that ends after `lifetime`.
+    pub async fn set(&self, key: &str, value: &[u8], lifetime: Duration) -> Result<(), StoreError> {
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(value).arg("PX").arg(milliseconds(lifetime));
+        self.call(async |connection| connection.query(&command).await).await
+    }
+
+    /// Returns at most `max` bytes of a key's value, which is empty if there is no such key.
+    pub async fn get(&self, key: &str, max: usize) -> Result<Vec<u8>, StoreError> {
+        let mut command = redis::cmd("GETRANGE");
+        command.arg(key).arg(0).arg(max);
+        self.call(async |connection| connection.query(&command).await).await
     }
 
     async fn call<T>(&self, call: impl AsyncFnOnce(StoreConnection) -> RedisResult<T>) -> Result<T, StoreError> {

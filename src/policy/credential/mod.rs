@@ -4,6 +4,7 @@
 mod challenge;
 mod compile;
 mod oauth2;
+mod seal;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::names::CredentialName;
 pub use challenge::rejects_token;
 pub use compile::{check_guard, compile};
 pub use oauth2::{Grant, GrantError, OAuth2, backoff};
+pub use seal::{SEALED_MAX, TokenSeal};
 
 /// A credential that routes refer to.
 pub struct Credential {

@@ -32,7 +32,7 @@ pub struct OAuth2 {
 pub struct Grant {
     pub value: HeaderValue,
     /// The lifetime from the response on.
-    lifetime: Duration,
+    pub(super) lifetime: Duration,
 }
 
 /// The reason why a response is no token.
@@ -53,7 +53,7 @@ const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The maximum margin before the expiry in which a token is not used: the webhook is still in transit, and clocks
 /// differ.
-const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(60);
+pub(super) const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(60);
 
 /// The error codes of RFC 6749 §5.2. `error_description` is ignored, since it may contain what outgate sent.
 const ERROR_CODES: [&str; 6] = [

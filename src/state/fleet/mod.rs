@@ -1,6 +1,8 @@
 //! The fleet that this process belongs to: its store, and the number of live instances.
 //! Is the store of the fleet up, and how many instances share its limits?
 
+mod tokens;
+
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,6 +19,7 @@ use crate::names::{ClientName, pluralize};
 use crate::net::store::{Store, StoreError, StoreScript};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
+use crate::policy::credential::TokenSeal;
 use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
 use crate::state::replay::ReplayError;
@@ -43,6 +46,8 @@ pub struct Fleet {
     share_decisions: AtomicU64,
     replay: FleetReplay,
     local_signatures: AtomicU64,
+    /// `None`: without a key, instances share no token.
+    seal: Option<TokenSeal>,
 }
 
 impl Fleet {
@@ -59,6 +64,7 @@ impl Fleet {
             share_decisions: AtomicU64::new(0),
             replay: config.replay,
             local_signatures: AtomicU64::new(0),
+            seal: config.key.as_ref().and_then(|key| TokenSeal::new(key.expose())),
         })
     }
 
@@ -192,16 +198,20 @@ impl Fleet {
         let hash = Fingerprint::of_parts([client.as_str().as_bytes(), token.key()]);
         let key = self.key_of(&HEXLOWER.encode(&hash[..16]), "used");
         let claim = self.store.set_once(&key, &self.instance, token.lifetime(now.as_second()));
-        let answer = if self.is_up() { timeout(self.wait, claim).await.ok() } else { None };
-        match (answer, self.replay) {
-            (Some(Ok(true)), _) => Ok(()),
-            (Some(Ok(false)), _) => Err(ReplayError::Replayed),
-            (None | Some(Err(_)), FleetReplay::Refuse) => Err(ReplayError::StoreAway),
-            (None | Some(Err(_)), FleetReplay::Local) => {
+        match (self.within_wait(claim).await, self.replay) {
+            (Some(true), _) => Ok(()),
+            (Some(false), _) => Err(ReplayError::Replayed),
+            (None, FleetReplay::Refuse) => Err(ReplayError::StoreAway),
+            (None, FleetReplay::Local) => {
                 self.local_signatures.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
         }
+    }
+
+    /// Returns the answer of a call for which a delivery waits. `None`: the store is away, or late.
+    async fn within_wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+        if self.is_up() { timeout(self.wait, call).await.ok()?.ok() } else { None }
     }
 
     /// Returns the number of signatures that only the memory of this instance has checked.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
+use crate::digest::{Fingerprint, Sha256};
 use crate::lru::LruCache;
 use crate::names::{PoolName, TenantName};
 use crate::panics::Mutex;
@@ -23,6 +24,15 @@ pub struct TokenKey {
     pub trust: [u8; 32],
     /// `None`: the token serves all clients of the route.
     pub tenant: Option<TenantName>,
+}
+
+impl TokenKey {
+    /// Returns the hash by which instances of a fleet know the token.
+    pub fn fingerprint(&self) -> Sha256 {
+        let Self { credential, pool, trust, tenant } = self;
+        let parts: [&[u8]; 3] = [credential, pool.as_str().as_bytes(), trust];
+        Fingerprint::of_parts(parts.into_iter().chain(tenant.as_ref().map(|tenant| tenant.as_str().as_bytes())))
+    }
 }
 
 /// The capacity of the cache. A configuration names far fewer; reloads leave some behind.
@@ -50,8 +60,15 @@ struct TokenEntry {
     failures: u32,
     /// The fetch in flight.
     fetch: Option<Flight<FetchResult>>,
-    /// The last time that the target refused a token, so that the cache dropped it.
-    refused: Option<Instant>,
+    refused: Option<RefusedToken>,
+}
+
+/// The last token that the cache dropped because the target refused it.
+struct RefusedToken {
+    token: AccessToken,
+    at: Instant,
+    /// The end of the time for which another instance may still offer it.
+    until: Instant,
 }
 
 struct CachedToken {
@@ -100,6 +117,7 @@ pub struct FetchGuard {
     key: TokenKey,
     cache: Arc<TokenCache>,
     leader: Leader<FetchResult>,
+    refused: Option<AccessToken>,
 }
 
 impl TokenCache {
@@ -127,7 +145,8 @@ impl TokenCache {
     fn begin_fetch(self: &Arc<Self>, key: &TokenKey, entry: &mut TokenEntry) -> FetchGuard {
         let leader = Flight::begin(());
         entry.fetch = Some(leader.flight().clone());
-        FetchGuard { key: key.clone(), cache: Arc::clone(self), leader }
+        let refused = entry.refused.as_ref().map(|refused| refused.token.clone());
+        FetchGuard { key: key.clone(), cache: Arc::clone(self), leader, refused }
     }
 
     /// Drops a token that the target refused, so that the next delivery fetches another. Refusals within
@@ -136,10 +155,11 @@ impl TokenCache {
         let mut entries = self.0.lock();
         let Some(entry) = entries.peek(key) else { return };
         // Several deliveries may have sent the same token: the cache may hold its successor already.
-        let is_cached = entry.token.as_ref().is_some_and(|cached| Arc::ptr_eq(&cached.token.0, &token.0));
-        if is_cached && entry.refused.is_none_or(|last| now.duration_since(last) >= REFETCH_INTERVAL) {
+        let Some(cached) = entry.token.as_ref().filter(|cached| Arc::ptr_eq(&cached.token.0, &token.0)) else { return };
+        if entry.refused.as_ref().is_none_or(|last| now.duration_since(last.at) >= REFETCH_INTERVAL) {
+            let until = cached.until.max(now + REFETCH_INTERVAL);
+            entry.refused = Some(RefusedToken { token: token.clone(), at: now, until });
             entry.token = None;
-            entry.refused = Some(now);
         }
     }
 
@@ -150,7 +170,7 @@ impl TokenCache {
             let ends = [
                 entry.token.as_ref().map(|cached| cached.until),
                 entry.failure.as_ref().map(|failure| failure.until),
-                entry.refused.map(|last| last + REFETCH_INTERVAL),
+                entry.refused.as_ref().map(|refused| refused.until),
             ];
             entry.fetch.is_some() || is_configured(&key.credential) && !ends.into_iter().all(is_over)
         });
@@ -158,12 +178,17 @@ impl TokenCache {
 }
 
 impl FetchGuard {
-    pub fn tenant(&self) -> Option<&TenantName> {
-        self.key.tenant.as_ref()
+    pub fn key(&self) -> &TokenKey {
+        &self.key
     }
 
-    pub fn granted(self, grant: Grant, now: Instant) {
-        let (refresh, until) = (now + grant.refresh_after(), now + grant.usable_for());
+    /// Returns whether the target has refused this token.
+    pub fn is_refused(&self, grant: &Grant) -> bool {
+        self.refused.as_ref().is_some_and(|refused| *refused.0 == grant.value)
+    }
+
+    pub fn granted(self, grant: Grant, granted_at: Instant) {
+        let (refresh, until) = (granted_at + grant.refresh_after(), granted_at + grant.usable_for());
         let token = AccessToken(Arc::new(grant.value));
         if let Some(entry) = self.cache.0.lock().peek(&self.key) {
             entry.token = Some(CachedToken { token: token.clone(), refresh, until });

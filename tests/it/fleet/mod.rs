@@ -8,6 +8,7 @@ mod limits;
 mod properties;
 mod signatures;
 mod status;
+mod tokens;
 
 use crate::support::Folder;
 use crate::support::configuration::Config;
