@@ -264,7 +264,7 @@ impl Proxy {
                 );
             }
         }
-        let blocked = admin::Readiness::blocked(&self.runtime, now);
+        let blocked = self.runtime.blocked(now);
         if blocked.is_empty() {
             info!("ready");
         } else {
@@ -276,12 +276,12 @@ impl Proxy {
 }
 
 /// Joins the fleet, with one connection to its store for each worker.
-fn join_fleet(config: &config::Fleet, runtime: &Runtime, tasks: &mut JoinSet<()>) -> Result<(), StartError> {
+fn join_fleet(config: &config::Fleet, runtime: &Arc<Runtime>, tasks: &mut JoinSet<()>) -> Result<(), StartError> {
     let fleet = Fleet::new(config, Handle::current().metrics().num_workers())
         .map_err(|error| StartError(sysexits::CONFIG, format!("cannot use the store of the fleet: {error}")))?;
     let fleet = Arc::clone(runtime.fleet.get_or_init(|| Arc::new(fleet)));
     runtime.limits.join_fleet(&fleet);
-    tasks.spawn(fleet.run());
+    tasks.spawn(fleet.run(Arc::clone(runtime)));
     Ok(())
 }
 

@@ -14,7 +14,6 @@ use tracing::{info, warn};
 
 use crate::audit::{ADDRESS_RETRIED, ADDRESS_UNANSWERED};
 use crate::policy::Plan;
-use crate::server::admin::Readiness;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::drain::DrainStage;
@@ -146,7 +145,7 @@ fn log_dns_outage(active: &ActiveConfig, was_outage: &mut bool) {
 
 /// Logs when outgate becomes ready, and when it is no longer ready. The readiness at the start is in the log already.
 fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
-    let blocked = Readiness::blocked(runtime, Timestamp::now());
+    let blocked = runtime.blocked(Timestamp::now());
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),
         (Some(true), false) if runtime.drain_stage() == DrainStage::Serving => {

@@ -7,7 +7,7 @@
 pub mod actions;
 pub mod allow_list_gap;
 mod check;
-mod cover;
+pub(super) mod cover;
 pub mod ejection;
 pub mod list;
 mod mix;
@@ -174,6 +174,13 @@ pub struct AnnouncedRange {
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
     pub phase: RangePhase,
+}
+
+impl AnnouncedRange {
+    /// Returns the addresses that targets see for a part of the range.
+    pub fn seen_part(&self, part: &IpNet) -> IpNet {
+        span::translate(part, &self.cidr, &self.seen_as)
+    }
 }
 
 /// The phase of a range at a point in time.
@@ -363,10 +370,7 @@ impl SourceRange {
 
     /// Returns the CIDR that targets see for a part of the range.
     fn seen_as(&self, part: &IpNet) -> IpNet {
-        let Some(outside) = &self.seen_as else { return *part };
-        let offset = ip_to_u128(part.network()) - ip_to_u128(self.cidr.network());
-        let first = u128_to_ip(ip_to_u128(outside.network()) | offset, is_v6(outside));
-        IpNet::new(first, part.prefix_len()).unwrap_or(*part) // of the same family, as `check` ensures
+        self.seen_as.map_or(*part, |outside| span::translate(part, &self.cidr, &outside))
     }
 
     fn host_bits(&self) -> u8 {

@@ -66,6 +66,7 @@ impl Runtime {
     pub fn drain(&self, handed_over: &[Listen]) {
         self.drain.handed_over.get_or_init(|| handed_over.to_vec());
         self.drain.is_refusing.send_replace(true);
+        self.announce_change();
     }
 
     /// Begins a drain that [`Runtime::undrain`] can end: outgate is not ready from now on, and refuses new deliveries after
@@ -92,6 +93,7 @@ impl Runtime {
                 if let Some(former) = requested.replace(request) {
                     former.timer.abort();
                 }
+                self.announce_change();
             }
         }
         Ok(())
@@ -106,6 +108,7 @@ impl Runtime {
         let Some(request) = requested.take() else { return Ok(false) };
         request.timer.abort();
         self.drain.is_refusing.send_replace(false);
+        self.announce_change();
         info!("drain ended by {by}: outgate accepts new deliveries");
         Ok(true)
     }

@@ -34,6 +34,16 @@ impl Runtime {
         }
     }
 
+    /// Returns the reasons why a load balancer should send traffic elsewhere. It examines no keys: tens of thousands of
+    /// tenants may have some.
+    pub fn blocked(&self, now: Timestamp) -> Vec<String> {
+        let (snapshot, active) = (self.sources.snapshot(), self.active_config());
+        let has_source = active.plan.pools.values().any(|pool| snapshot.count(pool, now).usable > 0);
+        let is_serving = self.drain_stage() == DrainStage::Serving;
+        let draining = (!is_serving).then(|| "draining".to_owned());
+        draining.into_iter().chain((!has_source).then(|| "no source address is usable".to_owned())).collect()
+    }
+
     /// Notes the use of ports, which only a list of the host's sockets shows.
     pub fn note_ports(&self, ports: &PortUsage) {
         let fullest = ports.sources.values().map(|source| source.fullest_target).max();

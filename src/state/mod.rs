@@ -150,6 +150,7 @@ impl Runtime {
         self.config_status.adopt(adopted);
         self.metrics.reloaded(true);
         self.sweep_connections();
+        self.announce_change();
     }
 
     /// Drops former configurations that no delivery holds, on the config thread, which carries no traffic.
@@ -176,6 +177,13 @@ impl Runtime {
     pub fn clear_rejection(&self) {
         self.config_status.clear_rejection();
         self.metrics.reload_failed.set(0);
+    }
+
+    /// Announces a change of this instance to its fleet at once.
+    pub fn announce_change(&self) {
+        if let Some(fleet) = self.fleet.get() {
+            fleet.announce_change();
+        }
     }
 
     /// Closes the idle connections that no delivery may reuse: too old, or from a source that is no longer in a pool.

@@ -35,6 +35,7 @@ pub async fn follow(runtime: Arc<Runtime>) {
                     runtime.sources.refresh();
                     // A request on an idle connection from a lost address would get no response.
                     runtime.sweep_connections();
+                    runtime.announce_change();
                     if !std::mem::replace(&mut is_unlogged, true) {
                         ticks.reset_after(LOG_DELAY);
                     }

@@ -1,4 +1,4 @@
-//! The scripts that the store runs. Each works on one key, and reads the server's clock.
+//! The scripts that the store runs. Each works on one key and those that follow from it, and reads the server's clock.
 //! Which function decides for the whole fleet?
 
 use std::fmt::Display;
@@ -10,6 +10,7 @@ use redis::{Script, ScriptInvocation};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreScript {
     Announce,
+    ReadAnnouncements,
     TakeTokens,
     LeasePermits,
 }
@@ -17,15 +18,29 @@ pub enum StoreScript {
 static TAKE_TOKENS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take_tokens.lua")));
 static LEASE_PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease_permits.lua")));
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
+static READ_ANNOUNCEMENTS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read_announcements.lua")));
 
 impl StoreScript {
+    /// Returns the names that follow the key in the further keys of the script. The slot of a cluster is the same.
+    fn suffixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Announce => &["announcements", "state"],
+            Self::ReadAnnouncements => &["announcements"],
+            Self::TakeTokens | Self::LeasePermits => &[],
+        }
+    }
+
     pub(super) fn invocation(self, key: &str, arguments: &[&(dyn Display + Sync)]) -> ScriptInvocation<'static> {
         let script: &'static Script = match self {
             Self::Announce => &ANNOUNCE,
+            Self::ReadAnnouncements => &READ_ANNOUNCEMENTS,
             Self::TakeTokens => &TAKE_TOKENS,
             Self::LeasePermits => &LEASE_PERMITS,
         };
         let mut invocation = script.key(key);
+        for suffix in self.suffixes() {
+            invocation.key(format!("{key}:{suffix}"));
+        }
         for argument in arguments {
             invocation.arg(argument.to_string());
         }

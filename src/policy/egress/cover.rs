@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 /// The entries with the addresses of a range, and the parts that no entry has.
-pub(super) struct Cover<'a, T> {
+pub(in crate::policy) struct Cover<'a, T> {
     pub(super) entries: Vec<&'a T>,
-    pub(super) missing: Vec<IpNet>,
+    pub(in crate::policy) missing: Vec<IpNet>,
 }
 
 impl<'a, T> Cover<'a, T> {
     /// Finds the cover of a range. If two entries contain it, the one with the longer prefix counts.
-    pub(super) fn of(table: &'a BTreeMap<IpNet, T>, cidr: &IpNet, is_valid: &dyn Fn(&T) -> bool) -> Self {
+    pub(in crate::policy) fn of(table: &'a BTreeMap<IpNet, T>, cidr: &IpNet, is_valid: &dyn Fn(&T) -> bool) -> Self {
         let mut cover = Self { entries: Vec::new(), missing: Vec::new() };
         let wider = std::iter::successors(Some(*cidr), IpNet::supernet);
         match wider.filter_map(|net| table.get(&net)).find(|entry| is_valid(entry)) {

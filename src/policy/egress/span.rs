@@ -41,6 +41,13 @@ impl AddressSpan {
     }
 }
 
+/// Returns the part of `to` that corresponds to a part of `from`. Both have the same family and size, as `check` ensures.
+pub(super) fn translate(part: &IpNet, from: &IpNet, to: &IpNet) -> IpNet {
+    let offset = ip_to_u128(part.network()) - ip_to_u128(from.network());
+    let first = u128_to_ip(ip_to_u128(to.network()) | offset, is_v6(to));
+    IpNet::new(first, part.prefix_len()).unwrap_or(*part)
+}
+
 pub(super) fn is_v6(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(_))
 }

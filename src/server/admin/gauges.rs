@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::readiness::Readiness;
 use crate::names::PoolName;
 use crate::net::socket_diag::{self, PortUsage};
 use crate::policy::Plan;
+use crate::policy::fleet::status::{FleetProblem, FleetProblemKind};
 use crate::state::Runtime;
 use crate::state::alerts::ALERT_KINDS;
 use crate::state::drain::DrainStage;
@@ -47,7 +47,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     metrics.suspected_allow_list_gaps.set(gauge(runtime.source_health.gap_count()));
     metrics.egress_addresses_cut_off.set(gauge(runtime.source_health.ejected().len()));
     metrics.circuits_open.set(gauge(runtime.circuit_breakers.open_count()));
-    metrics.ready.set(i64::from(Readiness::blocked(runtime, now).is_empty()));
+    metrics.ready.set(i64::from(runtime.blocked(now).is_empty()));
     metrics.draining.set(i64::from(runtime.drain_stage() != DrainStage::Serving));
     metrics.config_adopted_timestamp.set(runtime.config_status.adopted().adopted_at.as_second());
     // The maximum, so that a counter never falls.
@@ -61,6 +61,9 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     update_audit(runtime);
     if let Some(fleet) = runtime.fleet.get() {
         let [calls, errors] = fleet.call_counts();
+        let count = |problems: &[FleetProblem], kind| problems.iter().filter(|found| found.problem == kind).count();
+        let counts = |problems: Vec<_>| FleetProblemKind::ALL.map(|kind| (kind.as_str(), count(&problems, kind)));
+        metrics.fleet_problems(fleet.observed_problems().map(counts));
         metrics.fleet(fleet.is_up(), fleet.live(), [calls, errors, fleet.share_decisions(), fleet.local_signatures()]);
     }
 }

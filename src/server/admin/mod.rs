@@ -131,7 +131,10 @@ impl Call<'_> {
         let answered = match self.id {
             "page" => {
                 let (history, request_id) = (status::recent_history(runtime).await, self.query.text("request"));
-                render(runtime, move |runtime| page::response(runtime, request_id.as_deref(), &history)).await
+                let fleet = fleet::announcements(runtime).await.ok();
+                let respond =
+                    move |runtime: &Runtime| page::response(runtime, request_id.as_deref(), &history, fleet.as_deref());
+                render(runtime, respond).await
             }
             "openapi" => Ok(build_response(StatusCode::OK, JSON, OPENAPI.to_owned())),
             "status" => json(runtime, status::status).await,
@@ -139,7 +142,7 @@ impl Call<'_> {
             "egress" => json(runtime, egress::report).await,
             "limits" => json(runtime, limits::report).await,
             "circuits" => json(runtime, egress::circuits).await,
-            "fleet" => fleet::report(runtime).map(json_response),
+            "fleet" => fleet::report(runtime).await.map(json_response),
             "captures" => captures::list(runtime, &self.query).await.map(json_response),
             "history" => status::history(runtime).await.map(json_response),
             "deliveries" => deliveries::list(runtime, &self.query).await,

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use crate::config::Severity;
 use crate::names::pluralize;
 use crate::state::Runtime;
-use crate::state::drain::DrainStage;
 use crate::state::observability::log;
 use crate::state::upstreams::sources::AddressCount;
 
@@ -19,18 +18,8 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Returns the reasons why a load balancer should send traffic elsewhere. Unlike [`Readiness::of`], it examines no
-    /// keys: tens of thousands of tenants may have some.
-    pub fn blocked(runtime: &Runtime, now: Timestamp) -> Vec<String> {
-        let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
-        let has_source = active.plan.pools.values().any(|pool| snapshot.count(pool, now).usable > 0);
-        let is_serving = runtime.drain_stage() == DrainStage::Serving;
-        let draining = (!is_serving).then(|| "draining".to_owned());
-        draining.into_iter().chain((!has_source).then(|| "no source address is usable".to_owned())).collect()
-    }
-
     pub fn of(runtime: &Runtime, now: Timestamp) -> Self {
-        let (blocked, mut degraded) = (Self::blocked(runtime, now), Vec::new());
+        let (blocked, mut degraded) = (runtime.blocked(now), Vec::new());
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         for (name, pool) in &active.plan.pools {
             let AddressCount { configured, usable } = snapshot.count(pool, now);

@@ -72,6 +72,15 @@ alert_kinds! {
     FLEET_STORE_AWAY = "OutgateFleetStoreAway", Critical,
         "this instance continues with its share of each limit of the fleet, as the number of instances last was",
         "look at the store of the fleet, and at the way to it";
+    FLEET_RANGE_WITHOUT_HOST = "OutgateFleetRangeWithoutHost", Critical,
+        "no webhook leaves from addresses that customers allow",
+        "run `outgate fleet status`, and give the addresses to a host";
+    FLEET_RANGE_CLAIMED_TWICE = "OutgateFleetRangeClaimedTwice", Critical,
+        "webhooks of one of the hosts fail, because the responses reach the other",
+        "run `outgate fleet status`, and take the addresses from all hosts but one";
+    FLEET_INSTANCE_DIFFERS = "OutgateFleetInstanceDiffers", Warning,
+        "the instances do not keep the same promises",
+        "run `outgate fleet status`: it names the instance and what differs";
     CERTIFICATE_ENDS = "OutgateCertificateEnds", Warning,
         "peers refuse a certificate after its end",
         "replace the file: outgate loads it at once";

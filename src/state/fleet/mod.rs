@@ -1,6 +1,7 @@
 //! The fleet that this process belongs to: its store, and the number of live instances.
 //! Is the store of the fleet up, and how many instances share its limits?
 
+mod announcement;
 mod tokens;
 
 use std::fmt::Display;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -20,13 +23,19 @@ use crate::net::store::{Store, StoreError, StoreScript};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
+use crate::policy::fleet::status::{FleetProblem, InstanceAnnouncement, problems};
 use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
+use crate::state::Runtime;
 use crate::state::replay::ReplayError;
+use announcement::ConfigDigests;
 
 /// How often an instance announces itself, and for how long an announcement lasts.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 const INSTANCE_LEASE_MS: u64 = 5_000;
+/// How often the observer reads all announcements, and the time after which another process takes over from one that died.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
+const OBSERVER_LEASE_MS: u64 = 3_000;
 /// The pause after an attempt to reach a store that is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -36,6 +45,10 @@ pub struct Fleet {
     /// The start of each key in the store.
     prefix: String,
     instance: String,
+    /// The identity of this process among those that ever had the name.
+    process: String,
+    changed: Notify,
+    observation: Mutex<Option<Observation>>,
     /// The number of live instances when the store last answered.
     live: AtomicU32,
     /// `None`: the store is up.
@@ -50,13 +63,34 @@ pub struct Fleet {
     seal: Option<TokenSeal>,
 }
 
+/// The memory of the task that announces this instance.
+#[derive(Default)]
+struct Announcer {
+    digests: ConfigDigests,
+    clock_offset_ms: Option<i64>,
+}
+
+/// The problems of the fleet, as its observer sees them.
+struct Observation {
+    at: Instant,
+    /// The problems of the last look, and those of the look before as well: a move of addresses takes a moment.
+    last: Vec<FleetProblem>,
+    lasting: Vec<FleetProblem>,
+}
+
 impl Fleet {
     /// Joins the fleet. It contacts no server: [`Fleet::run`] does.
     pub fn new(config: &config::Fleet, workers: usize) -> Result<Self, StoreError> {
+        let mut process = [0; 8];
+        aws_lc_rs::rand::fill(&mut process).map_err(|_| StoreError::unexpected())?;
+        let process = HEXLOWER.encode(&process);
         Ok(Self {
             store: Store::new(config, workers)?,
             prefix: config.prefix.clone(),
             instance: config.instance.clone(),
+            process,
+            changed: Notify::new(),
+            observation: Mutex::default(),
             live: AtomicU32::new(1),
             away_since: Mutex::new(Some(Instant::now())),
             wait: config.wait,
@@ -69,17 +103,24 @@ impl Fleet {
     }
 
     /// Announces this instance, and reaches for a store that is away.
-    pub async fn run(self: Arc<Self>) {
-        let mut was_reported = false;
+    pub async fn run(self: Arc<Self>, runtime: Arc<Runtime>) {
+        let (mut was_reported, mut announcer) = (false, Announcer::default());
         loop {
-            match self.announce().await {
+            match self.announce(&runtime, &mut announcer).await {
                 Ok(()) => {
                     self.report_up(was_reported);
                     was_reported = false;
-                    let _ = timeout(ANNOUNCE_INTERVAL, self.store.lost()).await;
+                    let _ = timeout(ANNOUNCE_INTERVAL, async {
+                        tokio::select! {
+                            () = self.store.lost() => {}
+                            () = self.changed.notified() => {}
+                        }
+                    })
+                    .await;
                 }
                 Err(error) => {
                     self.store.disconnect();
+                    *self.observation.lock() = None;
                     self.away_since.lock().get_or_insert_with(Instant::now);
                     if !was_reported {
                         let share = self.live();
@@ -95,14 +136,66 @@ impl Fleet {
         }
     }
 
-    async fn announce(&self) -> Result<(), StoreError> {
+    async fn announce(&self, runtime: &Runtime, announcer: &mut Announcer) -> Result<(), StoreError> {
         self.store.connect().await?;
-        let key = self.key("instances");
-        let live: Vec<u32> = self.store.run(StoreScript::Announce, &key, &[&self.instance, &INSTANCE_LEASE_MS]).await?;
-        let live = live.first().copied().unwrap_or(1);
-        self.live.store(live.max(1), Ordering::Relaxed);
+        announcer.digests.update(runtime, &self.instance).await;
+        let announcement =
+            announcement::announce(runtime, self, &announcer.digests, announcer.clock_offset_ms, Timestamp::now());
+        let observer_lease = if announcement.stopping { 0 } else { OBSERVER_LEASE_MS };
+        let document = json!(announcement);
+        let arguments: [&(dyn Display + Sync); 4] = [&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease];
+        let (asked, asked_at) = (Instant::now(), Timestamp::now());
+        let answer: Vec<i64> = self.store.run(StoreScript::Announce, &self.key("instances"), &arguments).await?;
+        let [live, server_micros, is_observer] = answer[..] else { return Err(StoreError::unexpected()) };
+        let at = asked_at.as_microsecond() + i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or_default();
+        announcer.clock_offset_ms = Some((at - server_micros) / 1000);
+        self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
         self.store.set_up();
+        if is_observer == 1 {
+            return self.observe().await;
+        }
+        *self.observation.lock() = None;
         Ok(())
+    }
+
+    /// Reads all announcements, now and then.
+    async fn observe(&self) -> Result<(), StoreError> {
+        let is_due = |observation: &Observation| observation.at.elapsed() >= OBSERVE_INTERVAL;
+        if !self.observation.lock().as_ref().is_none_or(is_due) {
+            return Ok(());
+        }
+        let found = problems(&self.announcements().await?);
+        let mut observation = self.observation.lock();
+        let former = observation.take().map_or_else(Vec::new, |former| former.last);
+        let is_known = |problem: &&FleetProblem| {
+            former.iter().any(|known| (known.problem, &known.subject) == (problem.problem, &problem.subject))
+        };
+        let lasting = found.iter().filter(is_known).cloned().collect();
+        *observation = Some(Observation { at: Instant::now(), last: found, lasting });
+        Ok(())
+    }
+
+    /// Reads the announcements of the live processes, by the name of the instance.
+    pub async fn announcements(&self) -> Result<Vec<InstanceAnnouncement>, StoreError> {
+        let rows: Vec<(f64, String)> =
+            self.store.run(StoreScript::ReadAnnouncements, &self.key("instances"), &[]).await?;
+        let read = |(lease_end, text): (f64, String)| {
+            let announcement = serde_json::from_str::<InstanceAnnouncement>(&text).ok()?;
+            Some(InstanceAnnouncement { announced_ms: lease_end as i64 - INSTANCE_LEASE_MS as i64, ..announcement })
+        };
+        let mut announcements: Vec<_> = rows.into_iter().filter_map(read).collect();
+        announcements.sort_by(|a, b| (&a.instance, &a.process).cmp(&(&b.instance, &b.process)));
+        Ok(announcements)
+    }
+
+    /// Returns the problems of the fleet that last. `None`: another process observes the fleet.
+    pub fn observed_problems(&self) -> Option<Vec<FleetProblem>> {
+        self.observation.lock().as_ref().map(|observation| observation.lasting.clone())
+    }
+
+    /// Announces this instance at once, because it has changed.
+    pub fn announce_change(&self) {
+        self.changed.notify_one();
     }
 
     fn report_up(&self, was_reported: bool) {

@@ -2,6 +2,7 @@
 //! How many deliveries were there, how did they end, and how long did they take?
 
 mod family;
+mod fleet;
 mod histogram;
 mod labels;
 mod process;
@@ -23,8 +24,8 @@ use tokio::runtime::Handle;
 use family::BoundedFamily;
 use labels::{
     AlertLabels, BuildLabels, CaptureLabels, ConnectLabels, DecisionLabels, ExpiryLabels, HandshakeLabels, LimitLabels,
-    NoLabels, PoolLabels, ReasonLabels, ReportLabels, ResourceLabels, ResultLabels, RouteLabels, SignerLabels,
-    SinkLabels, SourceLabels, SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
+    NoLabels, PoolLabels, ProblemLabels, ReasonLabels, ReportLabels, ResourceLabels, ResultLabels, RouteLabels,
+    SignerLabels, SinkLabels, SourceLabels, SourceStateLabels, SplitLabels, TenantLabels, TokenLabels,
 };
 use routes::{OutcomeFamily, RouteTable};
 pub use routes::{RouteSeries, STEPS, StepSeconds};
@@ -115,6 +116,7 @@ metrics! {
         "When a signer first has no key in force for one of its owners, as Unix time",
     tenants_with_keys: BoundedFamily<TenantLabels, Gauge> = "Tenants with a folder of keys of their own, by signer",
     fleet_store_up: BoundedFamily<NoLabels, Gauge> = "0 while the store of the fleet is away",
+    fleet_problems: BoundedFamily<ProblemLabels, Gauge> = "Problems of the fleet, on the instance that observes it",
     pub fleet_instances: Gauge = "Live instances of the fleet when its store last answered",
     pub fleet_share_deliveries: Counter =
         "Tokens and permits of limits of the fleet that this instance's share gave, without the store",
@@ -322,16 +324,6 @@ impl Metrics {
         for (factor, usage) in load.usages() {
             self.load_used_ratio.get(&ResourceLabels { resource: factor.as_str() }).set(usage.share());
         }
-    }
-
-    /// Sets the state of the fleet's store: without a fleet, the metric has no series.
-    pub fn fleet(&self, is_up: bool, live: u32, [calls, errors, shares, local_signatures]: [u64; 4]) {
-        self.fleet_store_up.get(&NoLabels {}).set(is_up.into());
-        self.fleet_instances.set(i64::from(live));
-        self.fleet_store_calls.inner().fetch_max(calls, Ordering::Relaxed);
-        self.fleet_share_deliveries.inner().fetch_max(shares, Ordering::Relaxed);
-        self.fleet_local_signatures.inner().fetch_max(local_signatures, Ordering::Relaxed);
-        self.fleet_store_errors.inner().fetch_max(errors, Ordering::Relaxed);
     }
 
     /// Sets, for each sink of the audit log, the number of records that it did not get.

@@ -54,8 +54,16 @@ impl SourcesSnapshot {
 
     /// Counts the addresses of a pool's active ranges.
     pub fn count(&self, pool: &Pool, now: Timestamp) -> AddressCount {
-        let ranges = pool.active_ranges(now);
-        AddressCount { configured: total(&ranges), usable: self.count_usable(&ranges) }
+        self.count_ranges(&pool.active_ranges(now))
+    }
+
+    pub fn count_ranges(&self, ranges: &[IpNet]) -> AddressCount {
+        AddressCount { configured: total(ranges), usable: self.count_usable(ranges) }
+    }
+
+    /// Counts the addresses that this host has, including those that the kernel has refused.
+    pub fn count_present(&self, ranges: &[IpNet]) -> u128 {
+        total(&self.usable_ranges(ranges))
     }
 
     /// Returns the share of a pool's addresses that this host can send from. IPv4 and IPv6 count alike: a /64 has more

@@ -12,6 +12,7 @@ use crate::panics;
 use crate::policy::Plan;
 use crate::policy::egress::notice::EarlyRange;
 use crate::policy::expiry::CertificateUse;
+use crate::policy::fleet::status::{FleetProblem, FleetProblemKind};
 use crate::state::Runtime;
 use crate::state::alerts::{self, AlertKind, Condition};
 use crate::state::observability::log;
@@ -72,6 +73,15 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
     }
     if let Some(reason) = runtime.fleet.get().and_then(|fleet| fleet.degraded_reason()) {
         found.add(&alerts::FLEET_STORE_AWAY, "", reason);
+    }
+    let problems = runtime.fleet.get().and_then(|fleet| fleet.observed_problems());
+    for FleetProblem { problem, subject, what } in problems.unwrap_or_default() {
+        let kind = match problem {
+            FleetProblemKind::RangeWithoutHost => &alerts::FLEET_RANGE_WITHOUT_HOST,
+            FleetProblemKind::RangeClaimedTwice => &alerts::FLEET_RANGE_CLAIMED_TWICE,
+            _ => &alerts::FLEET_INSTANCE_DIFFERS,
+        };
+        found.add(kind, subject, what);
     }
     if panics::occurred_within(PANIC_PERIOD) {
         let what = format!("outgate survived {} since its start", pluralize(panics::count() as usize, "panic"));

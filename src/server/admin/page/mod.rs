@@ -2,6 +2,7 @@
 //! What runs, since when, and what needs attention?
 
 mod deliveries;
+mod fleet;
 mod plot;
 mod sections;
 
@@ -20,6 +21,7 @@ use super::build_response;
 use super::readiness::Readiness;
 use crate::digest::sha256;
 use crate::history::HistoryEntry;
+use crate::policy::fleet::status::InstanceAnnouncement;
 use crate::state::Runtime;
 use deliveries::Deliveries;
 
@@ -40,8 +42,13 @@ static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Returns the page with the last entries of the history, and with the delivery that the viewer asks for.
-pub(super) fn response(runtime: &Runtime, request_id: Option<&str>, history: &[HistoryEntry]) -> Response<Full<Bytes>> {
-    let page = render(runtime, request_id, history, Timestamp::now(), Instant::now()).into_string();
+pub(super) fn response(
+    runtime: &Runtime,
+    request_id: Option<&str>,
+    history: &[HistoryEntry],
+    fleet: Option<&[InstanceAnnouncement]>,
+) -> Response<Full<Bytes>> {
+    let page = render(runtime, request_id, (history, fleet), Timestamp::now(), Instant::now()).into_string();
     let mut response = build_response(StatusCode::OK, MEDIA_TYPE, page);
     let policy = HeaderValue::from_str(&CONTENT_SECURITY_POLICY).expect("hashes are visible ASCII");
     for (name, value) in [
@@ -57,7 +64,7 @@ pub(super) fn response(runtime: &Runtime, request_id: Option<&str>, history: &[H
 fn render(
     runtime: &Runtime,
     request_id: Option<&str>,
-    history: &[HistoryEntry],
+    (history, fleet): (&[HistoryEntry], Option<&[InstanceAnnouncement]>),
     now: Timestamp,
     instant: Instant,
 ) -> Markup {
@@ -98,6 +105,7 @@ fn render(
                     (sections::configuration(runtime, now))
                     (sections::audit(runtime))
                     (sections::egress(runtime, now))
+                    (fleet::section(fleet))
                     (sections::load(runtime))
                     (sections::limits(runtime))
                     (sections::history(history))

@@ -108,6 +108,8 @@ labels! {
 
     AlertLabels { name: &'static str, }
 
+    ProblemLabels { problem: &'static str, }
+
     ReasonLabels {
         /// The key of `[server]` that bounds them, or `unidentified`: the oldest that had proven no client was evicted.
         reason: &'static str,

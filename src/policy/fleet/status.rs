@@ -1,0 +1,246 @@
+//! The announcements of the instances of a fleet, and the problems that they show together.
+//! Has each published range exactly one host, and do the instances agree?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::egress::cover::Cover;
+
+/// The clock offset that concerns an operator, in milliseconds.
+const CLOCK_OFFSET_MAX: i64 = 1000;
+/// The time after the start of a process, in milliseconds, in which the last announcement of a process of the same name may
+/// still have been on its way.
+const SUCCESSION_MARGIN: i64 = 1000;
+/// The digits of a digest in a message.
+const DIGEST_SHOWN: usize = 12;
+
+/// One announcement of an instance. Other versions of outgate read it, so that a new member needs a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceAnnouncement {
+    pub instance: String,
+    /// The identity of the process. A restarted instance has another.
+    pub process: String,
+    pub version: String,
+    /// The digest of the active configuration.
+    pub digest: String,
+    /// The same without the name of the instance, so that instances can be compared.
+    pub common_digest: String,
+    pub started: Timestamp,
+    pub weight: u8,
+    pub limited_by: Option<String>,
+    /// The reasons why the instance is not ready.
+    pub blocked: Vec<String>,
+    /// Whether the process only finishes its deliveries in flight.
+    pub stopping: bool,
+    /// The milliseconds by which the clock of the instance is ahead of the store's. `None`: not measured yet.
+    pub clock_offset_ms: Option<i64>,
+    pub ranges: Vec<RangeAnnouncement>,
+    /// The time of the announcement on the store's clock, in milliseconds since 1970. The reader sets it.
+    #[serde(default)]
+    pub announced_ms: i64,
+}
+
+/// A configured range, as one instance has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RangeAnnouncement {
+    pub pool: String,
+    /// The addresses that targets see.
+    pub range: IpNet,
+    /// The addresses of the host, which differ from `range` behind NAT.
+    pub source: IpNet,
+    pub state: RangeState,
+    pub until: Option<Timestamp>,
+    /// The numbers of addresses: configured, those that the host has, and those that the instance can use. They are text,
+    /// since an IPv6 range has more than a JSON number can represent.
+    pub addresses: String,
+    pub present: String,
+    pub usable: String,
+    /// The parts of `range` that the instance can use.
+    pub parts: Vec<IpNet>,
+}
+
+/// The state of a range on one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RangeState {
+    /// Customers know it; no webhook leaves from it yet.
+    Upcoming,
+    Active,
+    /// It is active, and its end is known.
+    Retiring,
+}
+
+impl RangeAnnouncement {
+    fn is_sent_from(&self) -> bool {
+        matches!(self.state, RangeState::Active | RangeState::Retiring)
+    }
+}
+
+/// A problem of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FleetProblem {
+    pub problem: FleetProblemKind,
+    /// The range or the instance.
+    pub subject: String,
+    pub what: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FleetProblemKind {
+    RangeWithoutHost,
+    RangeClaimedTwice,
+    ConfigurationDiffers,
+    ClockOffset,
+    DuplicateInstance,
+}
+
+impl FleetProblemKind {
+    pub const ALL: [Self; 5] = [
+        Self::RangeWithoutHost,
+        Self::RangeClaimedTwice,
+        Self::ConfigurationDiffers,
+        Self::ClockOffset,
+        Self::DuplicateInstance,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RangeWithoutHost => "range_without_host",
+            Self::RangeClaimedTwice => "range_claimed_twice",
+            Self::ConfigurationDiffers => "configuration_differs",
+            Self::ClockOffset => "clock_offset",
+            Self::DuplicateInstance => "duplicate_instance",
+        }
+    }
+}
+
+/// Returns the problems of the live instances, in a stable order.
+pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
+    // A process that stops sends from no address any more, and its successor may have its name already.
+    let live: Vec<_> = announcements.iter().filter(|announcement| !announcement.stopping).collect();
+    let mut problems = Vec::new();
+    let mut add = |problem, subject: String, what| problems.push(FleetProblem { problem, subject, what });
+    for range in missing_ranges(&live) {
+        add(
+            FleetProblemKind::RangeWithoutHost,
+            range.to_string(),
+            format!("no instance has {range}, which customers allow: give its addresses to a host"),
+        );
+    }
+    for (range, instances) in shared_ranges(&live) {
+        let names = instances.into_iter().collect::<Vec<_>>().join(", ");
+        add(
+            FleetProblemKind::RangeClaimedTwice,
+            range.to_string(),
+            format!("{names} send from {range}, and responses reach one host only: take it from the others"),
+        );
+    }
+    for (instance, what) in differing_configurations(&live) {
+        add(FleetProblemKind::ConfigurationDiffers, instance, what);
+    }
+    for announcement in &live {
+        let InstanceAnnouncement { instance, clock_offset_ms, .. } = announcement;
+        if let Some(offset) = clock_offset_ms.filter(|offset| offset.abs() > CLOCK_OFFSET_MAX) {
+            let what = format!("the clock of {instance} differs by {offset} ms from that of the store: check its NTP");
+            add(FleetProblemKind::ClockOffset, instance.clone(), what);
+        }
+    }
+    for instance in duplicates(&live) {
+        let what =
+            format!("two processes have the name {instance}: give each its own fleet.instance, and restart them");
+        add(FleetProblemKind::DuplicateInstance, instance.to_owned(), what);
+    }
+    problems.sort();
+    problems
+}
+
+/// Returns the parts of published ranges that no instance can use.
+fn missing_ranges(live: &[&InstanceAnnouncement]) -> BTreeSet<IpNet> {
+    let ranges = live.iter().flat_map(|announcement| &announcement.ranges);
+    let table: BTreeMap<IpNet, ()> = ranges.clone().flat_map(|range| &range.parts).map(|part| (*part, ())).collect();
+    let published: BTreeSet<IpNet> = ranges.map(|range| range.range).collect();
+    let missing = published.iter().flat_map(|range| Cover::of(&table, range, &|()| true).missing);
+    IpNet::aggregate(&missing.collect()).into_iter().collect()
+}
+
+/// Returns the addresses from which several instances send, with their names.
+fn shared_ranges<'a>(live: &[&'a InstanceAnnouncement]) -> BTreeMap<IpNet, BTreeSet<&'a str>> {
+    let mut claims = BTreeMap::<IpNet, BTreeSet<&str>>::new();
+    for announcement in live {
+        for part in announcement.ranges.iter().filter(|range| range.is_sent_from()).flat_map(|range| &range.parts) {
+            claims.entry(*part).or_default().insert(&announcement.instance);
+        }
+    }
+    // In the order of the table, the ranges that contain a range come before it.
+    let (mut around, mut shared) = (Vec::<(IpNet, BTreeSet<&str>)>::new(), BTreeMap::<_, Vec<IpNet>>::new());
+    for (range, mut names) in claims {
+        while around.pop_if(|(wider, _)| !wider.contains(&range)).is_some() {}
+        names.extend(around.last().into_iter().flat_map(|(_, names)| names));
+        if names.len() > 1 {
+            shared.entry(names.clone()).or_default().push(range);
+        }
+        around.push((range, names));
+    }
+    let aggregated = |(names, ranges): (BTreeSet<_>, Vec<_>)| {
+        IpNet::aggregate(&ranges).into_iter().map(move |range| (range, names.clone()))
+    };
+    shared.into_iter().flat_map(aggregated).collect()
+}
+
+/// Returns the instances whose configuration is not that of most.
+fn differing_configurations(live: &[&InstanceAnnouncement]) -> Vec<(String, String)> {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    live.iter().for_each(|announcement| *counts.entry(&announcement.common_digest).or_default() += 1);
+    let Some((common, count)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return Vec::new() };
+    let usual = live.iter().find(|announcement| announcement.common_digest == common);
+    let shown =
+        |announcement: &InstanceAnnouncement| announcement.digest.chars().take(DIGEST_SHOWN).collect::<String>();
+    let differs = |announcement: &&&InstanceAnnouncement| announcement.common_digest != common;
+    let describe = |announcement: &&InstanceAnnouncement| {
+        let what = format!(
+            "{} has the configuration {}, and {count} of {} instances have that of {} ({}): give all the same configuration",
+            announcement.instance,
+            shown(announcement),
+            live.len(),
+            usual.map_or("", |usual| &usual.instance),
+            usual.map_or_else(String::new, |usual| shown(usual)),
+        );
+        (announcement.instance.clone(), what)
+    };
+    live.iter().filter(differs).map(describe).collect()
+}
+
+/// Returns the names of several processes that run at the same time: the older has announced itself after the younger began.
+fn duplicates<'a>(live: &[&'a InstanceAnnouncement]) -> BTreeSet<&'a str> {
+    let mut by_name = BTreeMap::<&str, Vec<&InstanceAnnouncement>>::new();
+    live.iter().for_each(|announcement| by_name.entry(&announcement.instance).or_default().push(announcement));
+    let began = |younger: &InstanceAnnouncement| {
+        younger.started.as_millisecond() - younger.clock_offset_ms.unwrap_or_default() + SUCCESSION_MARGIN
+    };
+    let is_duplicate = |processes: &[&InstanceAnnouncement]| {
+        let Some(youngest) = processes.iter().max_by_key(|process| began(process)) else { return false };
+        processes.iter().any(|older| older.process != youngest.process && older.announced_ms > began(youngest))
+    };
+    by_name.into_iter().filter(|(_, processes)| is_duplicate(processes)).map(|(name, _)| name).collect()
+}
+
+/// Returns, for each published range, the instances that have addresses of it.
+pub fn ranges(announcements: &[InstanceAnnouncement]) -> BTreeMap<IpNet, Vec<(&str, &RangeAnnouncement)>> {
+    let mut ranges = BTreeMap::<_, Vec<_>>::new();
+    for announcement in announcements {
+        for range in &announcement.ranges {
+            let hosts = ranges.entry(range.range).or_default();
+            if range.present != "0" {
+                hosts.push((announcement.instance.as_str(), range));
+            }
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests;

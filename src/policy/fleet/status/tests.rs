@@ -1,0 +1,144 @@
+//! Tables of announcements, and the problems that they have.
+//! Is each problem found, and no other?
+
+use super::*;
+
+const SECOND: i64 = 1000;
+
+fn nets(list: &[&str]) -> Vec<IpNet> {
+    list.iter().map(|net| net.parse().unwrap()).collect()
+}
+
+fn range(range: &str, state: RangeState, parts: &[&str]) -> RangeAnnouncement {
+    let range: IpNet = range.parse().unwrap();
+    RangeAnnouncement {
+        pool: "default".to_owned(),
+        range,
+        source: range,
+        state,
+        until: None,
+        addresses: "16".to_owned(),
+        present: parts.len().to_string(),
+        usable: parts.len().to_string(),
+        parts: nets(parts),
+    }
+}
+
+fn instance(name: &str, ranges: &[RangeAnnouncement]) -> InstanceAnnouncement {
+    InstanceAnnouncement {
+        instance: name.to_owned(),
+        process: format!("process of {name}"),
+        version: "0.1.0".to_owned(),
+        digest: format!("digest of {name}"),
+        common_digest: "common".to_owned(),
+        started: Timestamp::from_millisecond(1_000_000).unwrap(),
+        weight: 100,
+        limited_by: None,
+        blocked: Vec::new(),
+        stopping: false,
+        clock_offset_ms: Some(0),
+        ranges: ranges.to_vec(),
+        announced_ms: 2_000_000,
+    }
+}
+
+fn found(announcements: &[InstanceAnnouncement]) -> Vec<(FleetProblemKind, String)> {
+    problems(announcements).into_iter().map(|problem| (problem.problem, problem.subject)).collect()
+}
+
+fn missing(subject: &str) -> (FleetProblemKind, String) {
+    (FleetProblemKind::RangeWithoutHost, subject.to_owned())
+}
+
+fn claimed(subject: &str) -> (FleetProblemKind, String) {
+    (FleetProblemKind::RangeClaimedTwice, subject.to_owned())
+}
+
+const ALL: &str = "198.51.100.16/28";
+
+#[test]
+fn range_that_no_instance_can_use_is_a_problem_also_in_parts() {
+    let with = |state, first: &[&str], second: &[&str]| {
+        found(&[instance("a", &[range(ALL, state, first)]), instance("b", &[range(ALL, state, second)])])
+    };
+    assert_eq!(with(RangeState::Active, &[ALL], &[]), []);
+    assert_eq!(with(RangeState::Active, &["198.51.100.16/29"], &["198.51.100.24/29"]), []);
+    assert_eq!(with(RangeState::Active, &["198.51.100.16/29"], &[]), [missing("198.51.100.24/29")]);
+    assert_eq!(with(RangeState::Active, &[], &[]), [missing(ALL)]);
+    assert_eq!(with(RangeState::Upcoming, &[], &[]), [missing(ALL)], "a range that begins later needs a host, too");
+    let mut stopping = instance("a", &[range(ALL, RangeState::Active, &[ALL])]);
+    stopping.stopping = true;
+    let other = instance("b", &[range(ALL, RangeState::Active, &[])]);
+    assert_eq!(found(&[stopping, other]), [missing(ALL)], "a process that stops sends nothing");
+    assert_eq!(found(&[]), []);
+}
+
+#[test]
+fn address_that_two_instances_send_from_is_a_problem() {
+    let with = |first: &[&str], second: &[&str]| {
+        let range = |parts: &[&str]| [range(ALL, RangeState::Retiring, parts)];
+        found(&[instance("a", &range(first)), instance("b", &range(second))])
+    };
+    assert_eq!(with(&[ALL], &[ALL]), [claimed(ALL)]);
+    assert_eq!(with(&[ALL], &["198.51.100.20/32"]), [claimed("198.51.100.20/32")]);
+    assert_eq!(with(&["198.51.100.20/30"], &[ALL]), [claimed("198.51.100.20/30")]);
+    let halves = ["198.51.100.16/29", "198.51.100.24/29"];
+    assert_eq!(with(&halves, &[ALL]), [claimed(ALL)], "adjacent addresses are one problem");
+    assert_eq!(with(&halves[..1], &halves[1..]), []);
+    let upcoming = |name| instance(name, &[range(ALL, RangeState::Upcoming, &[ALL])]);
+    assert_eq!(found(&[upcoming("a"), upcoming("b")]), [], "nobody sends from it yet");
+    let twice = instance("a", &[range(ALL, RangeState::Active, &[ALL]), range(ALL, RangeState::Active, &[ALL])]);
+    assert_eq!(found(&[twice]), [], "two pools of one instance");
+    let what = &problems(&[
+        instance("a", &[range(ALL, RangeState::Active, &[ALL])]),
+        instance("c", &[range(ALL, RangeState::Active, &[ALL])]),
+        instance("b", &[range("198.51.100.0/24", RangeState::Active, &["198.51.100.0/24"])]),
+    ])[0]
+        .what;
+    assert!(what.starts_with("a, b, c send from 198.51.100.16/28"), "{what}");
+}
+
+#[test]
+fn instance_that_differs_from_most_is_a_problem() {
+    let [first, mut second, third] = ["a", "b", "c"].map(|name| instance(name, &[]));
+    assert_eq!(found(&[first.clone(), second.clone(), third.clone()]), []);
+    second.common_digest = "other".to_owned();
+    let differs = [(FleetProblemKind::ConfigurationDiffers, "b".to_owned())];
+    assert_eq!(found(&[second.clone(), first.clone(), third]), differs);
+    assert_eq!(found(&[second, first]).len(), 1, "of two instances, one is reported");
+}
+
+#[test]
+fn clock_that_differs_by_more_than_a_second_is_a_problem() {
+    for (offset, is_problem) in [(None, false), (Some(1000), false), (Some(1001), true), (Some(-1001), true)] {
+        let announcement = InstanceAnnouncement { clock_offset_ms: offset, ..instance("a", &[]) };
+        let expected = [(FleetProblemKind::ClockOffset, "a".to_owned())];
+        assert_eq!(found(&[announcement]), expected[..usize::from(is_problem)], "{offset:?}");
+    }
+}
+
+#[test]
+fn processes_of_one_name_are_a_problem_while_both_run() {
+    let older = instance("a", &[]);
+    let younger = |after_announcement: i64, offset: i64| {
+        let started = Timestamp::from_millisecond(older.announced_ms + after_announcement + offset).unwrap();
+        let process = "another process".to_owned();
+        InstanceAnnouncement { process, started, clock_offset_ms: Some(offset), ..older.clone() }
+    };
+    let duplicate = [(FleetProblemKind::DuplicateInstance, "a".to_owned())];
+    assert_eq!(found(&[older.clone(), younger(10, 0)]), [], "the older was killed, and the younger is its successor");
+    assert_eq!(found(&[older.clone(), younger(-SECOND / 2, 0)]), [], "its last announcement was on its way");
+    assert_eq!(found(&[older.clone(), younger(-2 * SECOND, 0)]), duplicate);
+    assert_eq!(found(&[younger(-2 * SECOND, 900), older.clone()]), duplicate, "the clock of the younger is corrected");
+    let mut stopping = older.clone();
+    stopping.stopping = true;
+    assert_eq!(found(&[stopping, younger(-2 * SECOND, 0)]), [], "a process that stops hands over");
+}
+
+#[test]
+fn announcement_is_read_back_as_it_was_written() {
+    let announcement = instance("a", &[range(ALL, RangeState::Active, &["198.51.100.20/32"])]);
+    let text = serde_json::to_string(&announcement).unwrap();
+    assert_eq!(serde_json::from_str::<InstanceAnnouncement>(&text).unwrap(), announcement);
+    assert!(text.len() < 700, "an announcement of one range is small: {}", text.len());
+}
