@@ -138,7 +138,7 @@ impl Proxy {
         let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
         let mut tasks = JoinSet::new();
         if let Some(fleet) = &config.fleet {
-            join_fleet(fleet, &runtime, &mut tasks)?;
+            join_fleet(fleet, config.server.state.as_deref(), &runtime, &mut tasks)?;
         }
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         tasks.spawn(upkeep::addresses::follow(Arc::clone(&runtime)));
@@ -276,11 +276,19 @@ impl Proxy {
 }
 
 /// Joins the fleet, with one connection to its store for each worker.
-fn join_fleet(config: &config::Fleet, runtime: &Arc<Runtime>, tasks: &mut JoinSet<()>) -> Result<(), StartError> {
+fn join_fleet(
+    config: &config::Fleet,
+    state: Option<&Path>,
+    runtime: &Arc<Runtime>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), StartError> {
     let fleet = Fleet::new(config, Handle::current().metrics().num_workers())
         .map_err(|error| StartError(sysexits::CONFIG, format!("cannot use the store of the fleet: {error}")))?;
     let fleet = Arc::clone(runtime.fleet.get_or_init(|| Arc::new(fleet)));
     runtime.limits.join_fleet(&fleet);
+    if let Some(state) = state {
+        tasks.spawn(upkeep::rollout::run(Arc::clone(runtime), Arc::clone(&fleet), state.to_owned()));
+    }
     tasks.spawn(fleet.run(Arc::clone(runtime)));
     Ok(())
 }

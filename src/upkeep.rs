@@ -5,6 +5,7 @@ pub mod addresses;
 pub mod alerts;
 pub mod notices;
 mod own_webhooks;
+pub mod rollout;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -42,6 +42,8 @@ pub enum Source {
     Signal,
     /// A file that changed.
     File,
+    /// Operators of the fleet, whose signatures a bundle has.
+    Fleet,
     /// A client of the proxy.
     Client,
     /// outgate itself.

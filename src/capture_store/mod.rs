@@ -19,7 +19,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::names::{CaptureName, TenantName};
 pub use erasure::ObjectDigest;
 pub use name::ObjectName;
-pub use s3::open_bucket;
+pub use s3::{get_object, open_bucket, put_object};
 
 /// A sealed capture in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -21,7 +22,7 @@ use object_store::client::{
     HttpService,
 };
 use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ClientOptions, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStoreExt, RetryConfig};
 
 /// The time for one request. Captures that wait meanwhile are in memory.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +32,22 @@ pub fn open_bucket(store: &Path, folder: &str) -> object_store::Result<Option<Pr
     let Some(bucket) = store.to_str().and_then(|store| store.strip_prefix("s3://")) else { return Ok(None) };
     let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
     Ok(Some(PrefixStore::new(open(bucket)?, format!("{prefix}/{folder}"))))
+}
+
+/// Stores a small object below the prefix of a bucket.
+pub async fn put_object(bucket: &Path, name: &str, bytes: Vec<u8>) -> io::Result<()> {
+    let bucket = open_bucket(bucket, "")?.ok_or(io::ErrorKind::InvalidInput)?;
+    bucket.put(&name.into(), bytes.into()).await?;
+    Ok(())
+}
+
+/// Returns a small object. One of more than `bytes_max` bytes is an error.
+pub async fn get_object(bucket: &Path, name: &str, bytes_max: usize) -> io::Result<Bytes> {
+    let bucket = open_bucket(bucket, "")?.ok_or(io::ErrorKind::InvalidInput)?;
+    match bucket.head(&name.into()).await?.size {
+        size if size > bytes_max as u64 => Err(io::Error::other(format!("{name} has {size} bytes"))),
+        _ => Ok(bucket.get(&name.into()).await?.bytes().await?),
+    }
 }
 
 fn open(bucket: &str) -> object_store::Result<AmazonS3> {

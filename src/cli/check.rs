@@ -1,7 +1,7 @@
 //! `outgate check`: reports every problem and warning of a configuration.
 //! Would outgate adopt this configuration?
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::service::{Account, Unit};
 use super::{CONFIG_DIR, find_config, load_config, print_problems};
-use crate::config::{self, Bind, Config, DeliveryLog, Located, Problem, Severity};
+use crate::config::{self, BUNDLE_DIR, Bind, Config, DeliveryLog, Located, Problem, Severity};
 use crate::history::History;
 use crate::names::pluralize;
 use crate::net::listen;
@@ -60,6 +60,11 @@ impl Check {
                 (found, valid.config.sources, valid.acknowledged)
             }
             Err(invalid) => (invalid.problems, invalid.sources, 0),
+        };
+        let of_bundle = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with(BUNDLE_DIR));
+        let files = match sources.paths().filter(|path| of_bundle(path)).count() {
+            0 => files,
+            count => format!("{files}; {} of the bundle of the fleet", pluralize(count, "file")),
         };
         if self.json {
             println!("{:#}", config::to_json(&found, &sources));

@@ -94,6 +94,16 @@ fn read(reader: &mut Reader<'_>, table: &Table<'_>) -> Capture {
     }
 }
 
+/// Reads the URL of a bucket.
+pub(super) fn read_bucket(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PathBuf>> {
+    let text = reader.text(value)?;
+    if text.strip_prefix("s3://").is_some_and(is_bucket) {
+        return Some(value.located(text.into()));
+    }
+    reader.report_unknown_value(value, "write a bucket, \"s3://bucket/prefix\"");
+    None
+}
+
 fn read_store(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PathBuf>> {
     let text = reader.text(value)?;
     match text.strip_prefix("s3://") {

@@ -1,15 +1,18 @@
 //! Reads the section `fleet`: the store that the instances of a fleet share, and the name of this instance.
 //! Where is the state that all egress hosts have in common?
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::Authority;
 
+use super::include::text_of;
 use super::problem::Problem;
 use super::reader::{Reader, Table};
 use super::trust::read_identity;
 use super::units::ValueError;
-use super::{ClientIdentity, Located, PemFile, Secret, pem, schema, secret, units};
+use super::{ClientIdentity, Located, PemFile, PublicKey, Secret, captures, pem, public_key, schema, secret, units};
 use crate::digest::Fingerprint;
 use crate::host;
 use crate::names::Host;
@@ -23,6 +26,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// The shortest `key`, in bytes. Who guesses it opens the tokens in the store.
 const KEY_MIN: usize = 32;
 const NODES_MAX: usize = 64;
+const APPROVE_ABOVE_DEFAULT: usize = 20;
+/// A difference lists at most this many changes.
+const APPROVE_ABOVE_MAX: u32 = 100;
 const PORT_DEFAULT: u16 = 6379;
 const SENTINEL_PORT_DEFAULT: u16 = 26379;
 /// The databases of a server with its default configuration are 0 to 15; operators raise the number.
@@ -51,6 +57,12 @@ pub struct Fleet {
     pub replay: FleetReplay,
     /// The key that seals what instances share. `None`: they share no token.
     pub key: Option<Located<Secret>>,
+    /// The public keys of the operators who sign bundles. Empty: this instance adopts no bundle.
+    pub operators: BTreeMap<String, Located<PublicKey>>,
+    /// A bundle that changes more entries needs a second operator.
+    pub approve_above: usize,
+    /// The bucket of the bundles; `None`: the store.
+    pub bundles: Option<Located<PathBuf>>,
 }
 
 /// The handling of a signed request while the store cannot tell whether its signature was used.
@@ -91,9 +103,11 @@ impl Fleet {
         secrets.into_iter().chain([key]).for_each(|secret| fingerprint.part(secret.unwrap_or_default()));
         let files = self.ca.iter().chain(self.identity.as_ref().map(|identity| &identity.certificate));
         files.flat_map(|file| &file.parts).for_each(|part| fingerprint.part(part));
-        let Self { store, user, prefix, instance, wait, timeout, replay, .. } = self;
+        let Self { store, user, prefix, instance, wait, timeout, replay, bundles, .. } = self;
+        let bundles = bundles.as_ref().map(|bundles| &bundles.value);
         let user = user.as_ref().map(|user| &user.value);
-        fingerprint.part(format!("{:?}", (&store.value, user, prefix, instance, wait, timeout, replay)).as_bytes());
+        fingerprint
+            .part(format!("{:?}", (&store.value, user, prefix, instance, wait, timeout, replay, bundles)).as_bytes());
         fingerprint.finish()
     }
 }
@@ -118,6 +132,19 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
         let message = format!("`fleet.key` has {} bytes and can be guessed", key.expose().len());
         let help = format!("use a secret of at least {KEY_MIN} random bytes: `openssl rand -hex 32`");
         reader.problems.push(Problem::at(key.span, message).help(help));
+    }
+    let operators = reader.named_tables(std::slice::from_ref(&table), "operators", &schema::FLEET_OPERATOR);
+    let operators =
+        operators.into_iter().filter_map(|(name, table)| Some((name.to_owned(), read_operator(reader, &table)?)));
+    let operators: BTreeMap<_, _> = operators.collect();
+    let approve_above =
+        table.read(reader, "approve_above", |reader, value| reader.integer(value, 0..=APPROVE_ABOVE_MAX));
+    let bundles = table.read(reader, "bundles", captures::read_bucket);
+    let has_state = text_of(file, "server", "state").is_some();
+    if let (Some(operator), false) = (operators.values().next(), has_state) {
+        let problem =
+            Problem::at(operator.span, "`fleet.operators` needs `server.state`, where outgate writes bundles");
+        reader.problems.push(problem.help("add state = \"/var/lib/outgate\" to [server]"));
     }
     if let (false, Some(span)) = (table.has("store"), table.key_spans().first()) {
         let problem = Problem::at(*span, "the section `fleet` has no effect without `fleet.store`");
@@ -151,7 +178,21 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
         timeout: timeout.map_or(TIMEOUT_DEFAULT, |timeout| timeout.value),
         replay: replay.map_or_else(FleetReplay::default, |replay| replay.value),
         key,
+        operators,
+        approve_above: approve_above.map_or(APPROVE_ABOVE_DEFAULT, |count| count.value as usize),
+        bundles,
     })
+}
+
+/// Reads the one public key of an operator.
+fn read_operator(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Located<PublicKey>> {
+    table.require(reader, "key", "write the path of the operator's public key: key = \"alice.pub.pem\"");
+    let keys = table.read(reader, "key", public_key::read)?;
+    if keys.len() > 1 {
+        let problem = Problem::at(table.span, "an operator has one key, and the file has several");
+        reader.problems.push(problem.help("give each operator a file of its own"));
+    }
+    keys.into_iter().next()
 }
 
 /// Parses a part of a key. A brace would change the slot of the key in a cluster.

@@ -2,7 +2,6 @@
 //! Is this configuration valid, as far as its text shows?
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,20 +9,17 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::files::{self, FILE_MAX, FileError, FileTracker, INCLUDES_MAX};
+use super::files::FileTracker;
+use super::include::{INCLUDABLE, only_file};
 use super::pending_rollback::{self, Overlay, UnreadableRollback};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, SourceMap};
-use super::reader::{Environment, Reader, Table, Value};
+use super::reader::{Environment, Reader, Table};
 use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{
     Config, KeyDirs, alerts, audit, captures, credential, fleet, log, named_sections, notices, redaction, schema,
     sections, signer, syntax, traces, trust, warning,
 };
-use crate::names::folder_of;
-
-/// The keys that an included file may have.
-const INCLUDABLE: [&str; 8] = ["egress", "clients", "routes", "trust", "signers", "credentials", "limits", "captures"];
 
 /// A configuration whose text has no problems.
 #[derive(Debug)]
@@ -128,21 +124,6 @@ pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, LoadError> {
     parse(&include_str!("builtin.toml").replace("\"ADDRESSES\"", &ranges), path)
 }
 
-/// Why the text of a file cannot be read.
-enum SourceError {
-    File(FileError),
-    NotUtf8 { line: usize },
-}
-
-impl fmt::Display for SourceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(error) => error.fmt(f),
-            Self::NotUtf8 { line } => write!(f, "is not UTF-8 (line {line})"),
-        }
-    }
-}
-
 impl<'e> Reader<'e> {
     fn new(environment: &'e Environment<'e>, previous: &'e KeyDirs) -> Self {
         Self {
@@ -154,22 +135,9 @@ impl<'e> Reader<'e> {
             problems: Vec::new(),
             syntax_errors: Vec::new(),
             overlay: None,
+            bundle_dir: None,
             declared_sections: super::DeclaredSections::default(),
         }
-    }
-
-    fn read_source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceError> {
-        let bytes = match self.overlay.as_ref().and_then(|overlay| overlay.text(path)) {
-            Some(bytes) => self.files.read_overlaid(path, bytes),
-            None => self.files.read(path, FILE_MAX).map_err(SourceError::File)?.bytes,
-        };
-        let text: Arc<str> = String::from_utf8(bytes)
-            .map_err(|error| {
-                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                SourceError::NotUtf8 { line: 1 + valid.iter().filter(|byte| **byte == b'\n').count() }
-            })?
-            .into();
-        Ok((self.sources.add(path, text.clone()), text))
     }
 
     /// Parses a file, and redacts the secrets in the text that problems show.
@@ -180,62 +148,6 @@ impl<'e> Reader<'e> {
         self.sources.replace(file, redact(text, &table, &broken));
         self.syntax_errors.extend(problems);
         table
-    }
-
-    /// Reads the files that `include` names, each once.
-    fn read_includes(&mut self, main: u16, table: &Table<'_>) -> Vec<(u16, Arc<str>)> {
-        let mut visited: BTreeSet<PathBuf> =
-            self.sources.get(main).map(|(path, _)| path.to_owned()).into_iter().collect();
-        let mut texts = Vec::new();
-        let patterns = table.get("include").and_then(|value| self.list(&value, None)).unwrap_or_default();
-        for value in patterns {
-            for path in self.expand_pattern(&value) {
-                if texts.len() == INCLUDES_MAX || !visited.insert(path.clone()) {
-                    continue;
-                }
-                match self.read_source(&path) {
-                    Ok(text) => texts.push(text),
-                    Err(error) => self.report_include_error(&value, &format!("{} {error}", path.display())),
-                }
-            }
-        }
-        texts
-    }
-
-    /// Returns the files that one pattern of `include` matches.
-    fn expand_pattern(&mut self, value: &Value<'_>) -> Vec<PathBuf> {
-        let Some(text) = self.text(value) else { return Vec::new() };
-        let path = self.resolve_path(value.span, text);
-        let Some(pattern) = path.file_name().and_then(OsStr::to_str).filter(|_| !text.ends_with('/')) else {
-            self.report_include_error(value, "names a directory, not a file");
-            return Vec::new();
-        };
-        if text.trim_end_matches(pattern).contains('*') {
-            self.report_include_error(value, "* may be in the name of a file, but not of a directory");
-            return Vec::new();
-        }
-        if !pattern.contains('*') {
-            return vec![path];
-        }
-        let directory = folder_of(&path);
-        let found = match self.files.glob(directory, pattern) {
-            Ok(paths) => paths,
-            // Like an empty directory: a package may create it later.
-            Err(FileError::Missing) => Vec::new(),
-            Err(error) => {
-                self.report_include_error(value, &format!("{} {error}", directory.display()));
-                Vec::new()
-            }
-        };
-        match &self.overlay {
-            Some(overlay) => overlay.expand(directory, |name| files::matches_pattern(pattern, name), found),
-            None => found,
-        }
-    }
-
-    fn report_include_error(&mut self, value: &Value<'_>, reason: &str) {
-        let problem = Problem::at(value.span, "cannot read an entry of `include`").label(reason);
-        self.problems.push(problem.help("write paths of files; the last part may contain *: \"conf.d/*.toml\""));
     }
 
     fn into_load_error(self, partial: Option<Box<Config>>) -> LoadError {
@@ -268,6 +180,27 @@ fn sort_and_truncate(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: 
     problems
 }
 
+/// Reads the files of a bundle: `path`, and those that it includes. Their sections are not read.
+pub fn read_bundle_files(path: &Path) -> Result<Vec<(PathBuf, Arc<str>)>, LoadError> {
+    let previous = KeyDirs::new();
+    let mut reader = Reader::new(&|_| None, &previous);
+    let mut texts = Vec::new();
+    match reader.read_source(path) {
+        Ok((file, text)) => {
+            let root = reader.parse_document(file, &text);
+            let table = Table::from_file(&mut reader, file, &root, &schema::FILE);
+            let included = reader.read_includes(file, &table);
+            texts.extend(std::iter::once((file, Arc::clone(&text))).chain(included));
+        }
+        Err(error) => reader.problems.push(Problem::general(format!("{} {error}", path.display()))),
+    }
+    if !reader.problems.is_empty() || !reader.syntax_errors.is_empty() {
+        return Err(reader.into_load_error(None));
+    }
+    let path = |file| reader.sources.get(file).map(|(path, _)| path.to_owned());
+    Ok(texts.into_iter().filter_map(|(file, text)| Some((path(file)?, text))).collect())
+}
+
 /// Reads the sections of the main file and of those that it includes.
 fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadError> {
     if text.trim().is_empty() {
@@ -287,7 +220,11 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
             reader.problems.push(problem.help("remove the file, or write at least a comment into it"));
         }
         let table = Table::from_file(&mut reader, *file, nodes, &schema::FILE);
+        let (path, _) = reader.sources.get(*file).unwrap_or((Path::new(""), ""));
+        // The files that a file of a bundle included are part of the bundle.
+        let is_bundle = reader.bundle_dir.as_deref().is_some_and(|dir| path.parent() == Some(dir));
         let main_only = schema::FILE.keys.iter().filter(|key| !INCLUDABLE.contains(key));
+        let main_only = main_only.filter(|key| !(is_bundle && **key == "include"));
         for key in main_only.filter_map(|key| table.get(key)) {
             let problem = Problem::at(
                 key.span,
@@ -299,6 +236,8 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
     }
     let [file, ..] = files.as_slice() else { return Err(reader.into_load_error(None)) };
 
+    let [guard, resolver, timeouts, circuit, redact] = ["guard", "resolver", "timeouts", "circuit", "redact"]
+        .map(|section| only_file(&mut reader, &files, section, file));
     let server = sections::read_server(&mut reader, file);
     let admin = super::admin::read_admin(&mut reader, file);
     let publish = super::publish::read_publish(&mut reader, file);
@@ -317,12 +256,12 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         credentials: credential::read_all(&mut reader, &files),
         limits: named_sections::read_limits(&mut reader, &files),
         declared_sections: super::DeclaredSections::default(),
-        guard: sections::read_guard(&mut reader, file),
-        resolver: sections::read_resolver(&mut reader, file),
-        timeouts: sections::read_timeouts(&mut reader, file),
-        circuit: sections::read_circuit(&mut reader, file),
+        guard: sections::read_guard(&mut reader, guard),
+        resolver: sections::read_resolver(&mut reader, resolver),
+        timeouts: sections::read_timeouts(&mut reader, timeouts),
+        circuit: sections::read_circuit(&mut reader, circuit),
         log: log::read_log(&mut reader, file),
-        redact: redaction::read_redact(&mut reader, file),
+        redact: redaction::read_redact(&mut reader, redact),
         audit: audit::read_audit(&mut reader, file),
         captures: captures::read_all(&mut reader, &files),
         traces: traces::read_traces(&mut reader, file),

@@ -12,6 +12,7 @@ mod declared;
 pub mod difference;
 mod files;
 mod fleet;
+mod include;
 mod key_dir;
 mod key_index;
 mod listener;
@@ -67,11 +68,15 @@ pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
 pub use files::StatFingerprint;
 pub use fleet::{Fleet, FleetReplay, StoreAddress, StoreTopology};
+pub use include::BUNDLE_DIR;
 #[cfg(any(test, fuzzing))]
 pub use key_dir::key_files;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol, own_tls};
-pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse};
+pub use load::{
+    LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse,
+    read_bundle_files,
+};
 pub use locked_memory::unlocked_secret_bytes;
 pub use log::{Compression, DeliveryLog, Log, LogFormat, Rotate, SampleRate};
 pub use notices::Notices;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
@@ -33,6 +33,8 @@ pub(super) struct Reader<'e> {
     pub(super) syntax_errors: Vec<Problem>,
     /// Files that replace those on disk, such as those of an unfinished rollback.
     pub(super) overlay: Option<Overlay>,
+    /// The folder with the files of the fleet's bundle. `None`: the configuration has none.
+    pub(super) bundle_dir: Option<PathBuf>,
     pub(super) declared_sections: super::DeclaredSections,
 }
 
@@ -204,12 +206,6 @@ impl<'a> Table<'a> {
 impl Reader<'_> {
     pub(super) fn has_syntax_errors(&self, file: u16) -> bool {
         self.syntax_errors.iter().any(|problem| problem.span.is_some_and(|span| span.file == file))
-    }
-
-    /// Resolves a path relative to the file that names it.
-    pub(super) fn resolve_path(&self, span: SourceSpan, path: &str) -> PathBuf {
-        let directory = self.sources.get(span.file).and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
-        directory.join(path)
     }
 
     pub(super) fn wrong_type(&mut self, value: &Value<'_>, expected: &str, help: impl Into<String>) {

@@ -30,7 +30,7 @@ pub(super) use audit::{AUDIT, AUDIT_ROTATE, AUDIT_SYSLOG};
 pub(super) use captures::CAPTURE;
 pub(super) use credential::CREDENTIAL;
 pub(super) use egress::{POOL, RANGE};
-pub(super) use fleet::FLEET;
+pub(super) use fleet::{FLEET, FLEET_OPERATOR};
 pub(super) use guard::GUARD;
 pub(super) use limit::LIMIT;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
@@ -291,7 +291,7 @@ pub(super) static RESOLVER: Schema = Schema {
     ],
 };
 
-pub(super) static SCHEMAS: [&Schema; 41] = [
+pub(super) static SCHEMAS: [&Schema; 42] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -333,6 +333,7 @@ pub(super) static SCHEMAS: [&Schema; 41] = [
     &PUBLISH_LISTEN,
     &NOTICES,
     &FLEET,
+    &FLEET_OPERATOR,
 ];
 
 /// The classification of a key that its table does not have.

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "keeps configurations in files")]
 
 mod announced;
+pub mod bundle_folder;
 mod durable;
 pub mod restore;
 mod trusted;

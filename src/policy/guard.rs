@@ -148,6 +148,21 @@ impl Guard {
         }
     }
 
+    /// Returns what this guard permits and `former` did not, one sentence each.
+    pub fn widened_since(&self, former: &Self) -> Vec<String> {
+        let is_within = |network: &IpNet, list: &[IpNet]| list.iter().any(|other| other.contains(network));
+        let allowed = self.allow.iter().filter(|network| !is_within(network, &former.allow));
+        let allowed = allowed.map(|network| format!("guard.allow has {network}"));
+        let denied = former.deny.iter().filter(|network| !is_within(network, &self.deny));
+        let denied = denied.map(|network| format!("guard.deny lacks {network}"));
+        let ports = self.ports.iter().filter(|port| !former.ports.contains(port));
+        let ports = ports.map(|port| format!("guard.ports has {port}"));
+        let pinned =
+            self.pinned_names.iter().filter(|(name, addresses)| former.pinned_names.get(*name) != Some(addresses));
+        let pinned = pinned.map(|(name, _)| format!("resolver.hosts has other addresses for {name}"));
+        allowed.chain(denied).chain(ports).chain(pinned).collect()
+    }
+
     /// Checks every address of the target. One forbidden address forbids the whole name, since the next lookup might
     /// return that address alone.
     pub fn clear(

@@ -27,6 +27,7 @@ mod percent;
 pub mod publication;
 pub mod redact;
 mod revocation;
+pub mod rollout;
 pub mod route;
 pub mod sign;
 mod signed_der;
@@ -84,6 +85,8 @@ pub struct Plan {
     /// Host names that the admin listener accepts in `Host` over TCP.
     pub admin_hosts: BTreeSet<Host>,
     pub admin_users: authn::AdminUsers,
+    /// The operators who sign the bundles of the fleet.
+    pub operators: rollout::Operators,
     pub digest: [u8; 32],
 }
 
@@ -187,6 +190,7 @@ pub fn recompile(
         max_deliveries: config.server.max_deliveries,
         admin_hosts: config.admin.hosts.iter().cloned().collect(),
         admin_users: authn::AdminUsers::compile(config, &mut problems),
+        operators: rollout::Operators::compile(config, &mut problems),
         digest: config.digest,
         pools,
         trusts,

@@ -13,12 +13,12 @@ use crate::audit::{
     TOKEN_UPDATED, VERIFICATION_DISABLED, VERIFICATION_ENABLED,
 };
 use crate::config::difference::{Difference, ResourceChanges, Sensitivity};
-use crate::config::{PlaintextPolicy, VerifyMode};
 use crate::host;
 use crate::names::pluralize;
 use crate::policy::Plan;
 use crate::policy::audit::AuditPlan;
 use crate::policy::egress::notice::{Announcements, EarlyRange};
+use crate::policy::rollout::approval::{UnverifiedRoutes, unverified_routes};
 use crate::state::config::status::{AdoptedConfig, ReloadSource};
 
 /// The bytes of changes in one record. A longer difference takes several records, because syslog servers cut messages
@@ -32,10 +32,13 @@ pub(super) fn actor(sources: &[ReloadSource]) -> Actor {
     let user = |source: &ReloadSource| match source {
         ReloadSource::User { name, uid, .. } => Some(name.clone().unwrap_or_else(|| format!("uid {uid}"))),
         ReloadSource::RemoteUser { name, .. } => Some(name.clone()),
+        ReloadSource::Rollout { author, approver: Some(approver), .. } => Some(format!("{author}, {approver}")),
+        ReloadSource::Rollout { author, .. } => Some(author.clone()),
         ReloadSource::FileChange | ReloadSource::Signal => None,
     };
     let users: BTreeSet<String> = sources.iter().filter_map(user).collect();
     let source = match () {
+        () if sources.iter().any(|source| matches!(source, ReloadSource::Rollout { .. })) => Source::Fleet,
         () if !users.is_empty() => Source::Admin,
         () if sources.contains(&ReloadSource::Signal) => Source::Signal,
         () => Source::File,
@@ -55,6 +58,9 @@ fn requested_by(sources: &[ReloadSource]) -> Vec<Value> {
         ReloadSource::Signal => json!({ "source": "signal" }),
         ReloadSource::User { name, uid, pid } => json!({ "source": "admin", "user": name, "uid": uid, "pid": pid }),
         ReloadSource::RemoteUser { name, address } => json!({ "source": "admin", "user": name, "address": address }),
+        ReloadSource::Rollout { number, author, approver, .. } => {
+            json!({ "source": "fleet", "rollout": number, "author": author, "approver": approver })
+        }
     };
     sources.iter().take(LISTED_MAX).map(origin).collect()
 }
@@ -174,23 +180,6 @@ fn resource_events(difference: &Difference, at: Timestamp) -> Vec<Event> {
             .with("more_changes", changes.more)
     };
     difference.sensitive.iter().map(event).collect()
-}
-
-/// The routes that verify no target, by the setting that says so.
-type UnverifiedRoutes = BTreeMap<String, BTreeSet<String>>;
-
-fn unverified_routes(plan: &Plan) -> UnverifiedRoutes {
-    let mut unverified = UnverifiedRoutes::new();
-    for route in plan.routes.enforced() {
-        let name = || route.name.as_str().to_owned();
-        if route.trust.verify == VerifyMode::None {
-            unverified.entry(format!("trust.{}", route.trust.name)).or_default().insert(name());
-        }
-        if route.plaintext == PlaintextPolicy::Allow {
-            unverified.entry("plaintext".to_owned()).or_default().insert(name());
-        }
-    }
-    unverified
 }
 
 /// Returns the records of the routes that verify no target any more, or again.

@@ -10,6 +10,7 @@ mod key_folder_watcher;
 pub mod listeners;
 mod prepare;
 mod rollback;
+mod rollout;
 mod startup_settings;
 
 use std::path::PathBuf;
@@ -170,6 +171,9 @@ impl Reloader {
                 if !reply.is_closed() {
                     let _ = reply.send(self.roll_back(number, &Requester::new(&[source])).await);
                 }
+            }
+            for request in pending.bundles {
+                self.answer_about_bundle(request).await;
             }
             for ComparisonRequest { target, reply } in
                 pending.comparisons.into_iter().filter(|comparison| !comparison.reply.is_closed())

@@ -1,6 +1,8 @@
 //! `outgate fleet`: the instances that share limits, signatures and ranges, as the store of the fleet knows them.
 //! Does the fleet keep its promises, and what should an operator do?
 
+mod approve;
+mod rollout;
 mod status;
 
 use std::process::ExitCode;
@@ -11,12 +13,21 @@ use clap::Subcommand;
 pub(super) enum FleetCommand {
     /// Show the live instances
     Status(status::Status),
+    /// Roll one signed bundle of configuration files out to all instances, in waves
+    Rollout(rollout::Rollout),
+    /// Approve the rollout of another operator
+    Approve(approve::Approve),
+    /// Stop a rollout: every instance returns to its former bundle
+    Abort(approve::Abort),
 }
 
 impl FleetCommand {
     pub(super) fn run(self) -> ExitCode {
         match self {
             FleetCommand::Status(status) => status.run(),
+            FleetCommand::Rollout(rollout) => rollout.run(),
+            FleetCommand::Approve(approve) => approve.run(),
+            FleetCommand::Abort(abort) => abort.run(),
         }
     }
 }

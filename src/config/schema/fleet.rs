@@ -3,6 +3,14 @@
 
 use super::Schema;
 
+pub(in crate::config) static FLEET_OPERATOR: Schema = Schema {
+    path: "fleet.operators.*",
+    title: "[fleet.operators]",
+    keys: &["key"],
+    reserved: &[],
+    aliases: &[("public_key", "key"), ("file", "key")],
+};
+
 pub(in crate::config) static FLEET: Schema = Schema {
     path: "fleet",
     title: "[fleet]",
@@ -19,6 +27,9 @@ pub(in crate::config) static FLEET: Schema = Schema {
         "timeout",
         "replay",
         "key",
+        "operators",
+        "approve_above",
+        "bundles",
     ],
     reserved: &[],
     aliases: &[

@@ -13,10 +13,17 @@ pub enum StoreScript {
     ReadAnnouncements,
     TakeTokens,
     LeasePermits,
+    /// The names of the live instances.
+    LiveInstances,
+    StartRollout,
+    ReportRollout,
 }
 
 static TAKE_TOKENS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take_tokens.lua")));
 static LEASE_PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lease_permits.lua")));
+static LIVE_INSTANCES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("live_instances.lua")));
+static START_ROLLOUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("start_rollout.lua")));
+static REPORT_ROLLOUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("report_rollout.lua")));
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
 static READ_ANNOUNCEMENTS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read_announcements.lua")));
 
@@ -25,8 +32,8 @@ impl StoreScript {
     fn suffixes(self) -> &'static [&'static str] {
         match self {
             Self::Announce => &["announcements", "state"],
-            Self::ReadAnnouncements => &["announcements"],
-            Self::TakeTokens | Self::LeasePermits => &[],
+            Self::ReadAnnouncements | Self::LiveInstances => &["announcements"],
+            Self::TakeTokens | Self::LeasePermits | Self::StartRollout | Self::ReportRollout => &[],
         }
     }
 
@@ -36,6 +43,9 @@ impl StoreScript {
             Self::ReadAnnouncements => &READ_ANNOUNCEMENTS,
             Self::TakeTokens => &TAKE_TOKENS,
             Self::LeasePermits => &LEASE_PERMITS,
+            Self::LiveInstances => &LIVE_INSTANCES,
+            Self::StartRollout => &START_ROLLOUT,
+            Self::ReportRollout => &REPORT_ROLLOUT,
         };
         let mut invocation = script.key(key);
         for suffix in self.suffixes() {

@@ -30,7 +30,7 @@ pub use crate::policy::message::SignableRequest;
 pub use admin::{AdminUser, AdminUsers};
 pub use body_check::BodyCheck;
 pub use caller::{Caller, PeerCertificate, TunnelContext};
-use public_key::VerifyingKey;
+pub(in crate::policy) use public_key::{SignatureAlgorithm, VerifyingKey};
 
 /// The client name of unauthenticated requests that `allow_anonymous` admits.
 pub const ANONYMOUS: &str = "anonymous";
@@ -313,6 +313,16 @@ impl Clients {
                 "the request has both Twilio-Client-Validation and a Signature with the tag outgate",
             )),
         }
+    }
+
+    /// Returns the networks from which a request needs no other proof, and which `former` did not have, one sentence each.
+    pub fn newly_unproven(&self, former: &Self) -> Vec<String> {
+        let is_new = |network: &IpNet| !former.by_network.iter().any(|(known, _)| known.contains(network));
+        let networks = self.by_network.iter().filter(|(network, _)| is_new(network));
+        let sentence = |(network, client): &(IpNet, Arc<Client>)| {
+            format!("the client {} needs no proof but its network {network}", client.name.as_str())
+        };
+        networks.map(sentence).collect()
     }
 
     /// Returns the number of configured clients.

@@ -20,7 +20,7 @@ const RSA_BITS_MIN: usize = 2048;
 const RSA_BITS_MAX: usize = 8192;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SignatureAlgorithm {
+pub(in crate::policy) enum SignatureAlgorithm {
     /// `RS256` (RFC 7518 §3.3), `rsa-v1_5-sha256` (RFC 9421 §3.3.2).
     RsaV15Sha256,
     /// `PS256` (RFC 7518 §3.5).
@@ -35,11 +35,11 @@ pub(super) enum SignatureAlgorithm {
 
 /// A public key, parsed once for each algorithm that it supports. An algorithm of another kind of key finds no key, so
 /// a message cannot choose how its signature is read.
-pub(super) struct VerifyingKey(Vec<(SignatureAlgorithm, ParsedPublicKey)>);
+pub(in crate::policy) struct VerifyingKey(Vec<(SignatureAlgorithm, ParsedPublicKey)>);
 
 /// The reason why a key is unusable.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum VerifyingKeyError {
+pub(in crate::policy) enum VerifyingKeyError {
     /// The bytes are no SubjectPublicKeyInfo, or no key of the stated kind.
     Malformed,
     UnsupportedKind,
@@ -58,7 +58,7 @@ impl fmt::Display for VerifyingKeyError {
 
 impl VerifyingKey {
     /// Parses a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
-    pub(super) fn parse(der: &[u8]) -> Result<Self, VerifyingKeyError> {
+    pub(in crate::policy) fn parse(der: &[u8]) -> Result<Self, VerifyingKeyError> {
         let Ok(([], info)) = SubjectPublicKeyInfo::from_der(der) else { return Err(VerifyingKeyError::Malformed) };
         let kind = &info.algorithm.algorithm;
         let algorithms: &[SignatureAlgorithm] = if *kind == OID_PKCS1_RSAENCRYPTION {
@@ -89,8 +89,12 @@ impl VerifyingKey {
         algorithms.iter().map(key).collect::<Result<_, _>>().map(Self)
     }
 
+    pub(in crate::policy) fn is_for(&self, algorithm: SignatureAlgorithm) -> bool {
+        self.0.iter().any(|(supported, _)| *supported == algorithm)
+    }
+
     /// Returns the first of these algorithms with which the signature verifies.
-    pub(super) fn verify(
+    pub(in crate::policy) fn verify(
         &self,
         by: &[SignatureAlgorithm],
         message: &[u8],

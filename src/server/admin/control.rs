@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::problem::AdminProblem;
-use super::{AdminResponse, Call, Effect, JSON, build_response, captures, json_response, status};
+use super::{AdminResponse, Call, Effect, JSON, build_response, captures, json_response, rollout, status};
 use crate::audit::{Event, PROCESS_DRAINING, PROCESS_UNDRAINED};
 use crate::config::duration_parameter;
 use crate::delivery::{self, ExplainRequest};
@@ -94,6 +94,10 @@ impl Call<'_> {
                 let number = self.entry(runtime).await?.ok_or_else(|| AdminProblem::field("number", NUMBER))?;
                 read_no_parameters(request).await?;
                 reloaded(queue.roll_back(number, self.caller.reload_source())).await
+            }
+            "stateRollout" => {
+                let body = parse_json(&read_json(request, SNAPSHOT_MAX).await?)?;
+                rollout::state(runtime, body).await.map(|stated| (json_response(stated), Effect::None))
             }
             "undrain" => {
                 read_no_parameters(request).await?;

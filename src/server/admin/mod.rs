@@ -15,6 +15,7 @@ mod page;
 mod problem;
 mod readiness;
 mod resource;
+mod rollout;
 mod status;
 mod text_format;
 
@@ -142,6 +143,7 @@ impl Call<'_> {
             "egress" => json(runtime, egress::report).await,
             "limits" => json(runtime, limits::report).await,
             "circuits" => json(runtime, egress::circuits).await,
+            "rollout" => rollout::report(runtime).await.map(json_response),
             "fleet" => fleet::report(runtime).await.map(json_response),
             "captures" => captures::list(runtime, &self.query).await.map(json_response),
             "history" => status::history(runtime).await.map(json_response),

@@ -1,12 +1,15 @@
 //! The requests to reload or compare the configuration, until the reloader takes all of them at once.
 //! Which requests are pending, and which callers wait for the outcome?
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::SourceSnapshot;
+use crate::history::bundle_folder::BundleFolder;
 use crate::panics::Mutex;
+use crate::policy::rollout::bundle::SignedBundle;
 use crate::state::config::status::{ReloadOutcome, ReloadSource};
 
 /// The pending requests. Their number is bounded: file changes and signals are one request each, however often they come,
@@ -27,6 +30,31 @@ pub struct PendingRequests {
     pub replies: Vec<oneshot::Sender<ReloadOutcome>>,
     pub rollbacks: Vec<RollbackRequest>,
     pub comparisons: Vec<ComparisonRequest>,
+    pub bundles: Vec<BundleRequest>,
+}
+
+/// A request about a bundle of the fleet.
+pub enum BundleRequest {
+    /// Would this host adopt the next bundle?
+    Check { change: BundleChange, reply: oneshot::Sender<BundleCheck> },
+    /// Replaces the files of the current bundle with those of the next one, or of the former one, and reloads.
+    Switch { change: BundleChange, source: ReloadSource, reply: oneshot::Sender<ReloadOutcome> },
+}
+
+#[derive(Clone)]
+pub struct BundleChange {
+    pub folder: BundleFolder,
+    /// `None`: the former bundle returns.
+    pub next: Option<Arc<SignedBundle>>,
+}
+
+/// The comparison of a bundle with the active configuration.
+pub struct BundleCheck {
+    pub outcome: ReloadOutcome,
+    /// The first problem, if there is one.
+    pub problem: Option<String>,
+    /// Why the change needs a second operator.
+    pub approval: Vec<String>,
 }
 
 /// A request to adopt an earlier configuration from the history.
@@ -85,6 +113,13 @@ impl ReloadQueue {
             pending.comparisons.push(ComparisonRequest { target, reply });
         });
         outcome
+    }
+
+    /// Requests what `request` makes of the sender of the outcome. `None`: no reloader answers.
+    pub async fn ask_about_bundle<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> BundleRequest) -> Option<T> {
+        let (reply, outcome) = oneshot::channel();
+        self.update(|pending| pending.bundles.push(request(reply)));
+        outcome.await.ok()
     }
 
     fn update(&self, change: impl FnOnce(&mut PendingRequests)) {

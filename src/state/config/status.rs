@@ -39,6 +39,14 @@ pub enum ReloadSource {
         name: String,
         address: IpAddr,
     },
+    /// Operators of the fleet, who have signed a bundle.
+    Rollout {
+        number: u64,
+        author: String,
+        approver: Option<String>,
+        /// Whether the bundle failed, so that the former one returns.
+        is_undone: bool,
+    },
 }
 
 impl ReloadSource {
@@ -63,6 +71,10 @@ impl fmt::Display for ReloadSource {
                 }
             }
             ReloadSource::RemoteUser { name, address } => write!(f, "user {name} at {address}"),
+            ReloadSource::Rollout { number, author, approver, .. } => {
+                write!(f, "rollout {number} of {author}")?;
+                approver.iter().try_for_each(|approver| write!(f, ", approved by {approver}"))
+            }
         }
     }
 }
@@ -71,6 +83,8 @@ impl fmt::Display for ReloadSource {
 pub fn reload_cause(sources: &[ReloadSource]) -> &'static str {
     let has = |kind: fn(&ReloadSource) -> bool| sources.iter().any(kind);
     match () {
+        () if has(|source| matches!(source, ReloadSource::Rollout { is_undone: true, .. })) => "rollback of a rollout",
+        () if has(|source| matches!(source, ReloadSource::Rollout { .. })) => "rollout",
         () if has(ReloadSource::is_user) => "reload",
         () if has(|source| *source == ReloadSource::Signal) => "signal",
         () => "file change",

@@ -2,9 +2,11 @@
 //! Is the store of the fleet up, and how many instances share its limits?
 
 mod announcement;
+mod rollout;
 mod tokens;
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,6 +31,7 @@ use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
 use crate::state::replay::ReplayError;
 use announcement::ConfigDigests;
+pub use rollout::{RolloutError, RolloutView};
 
 /// How often an instance announces itself, and for how long an announcement lasts.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,6 +64,9 @@ pub struct Fleet {
     local_signatures: AtomicU64,
     /// `None`: without a key, instances share no token.
     seal: Option<TokenSeal>,
+    rollout: Mutex<Arc<RolloutView>>,
+    /// The bucket of the bundles; `None`: the store.
+    bundles: Option<PathBuf>,
 }
 
 /// The memory of the task that announces this instance.
@@ -99,6 +105,8 @@ impl Fleet {
             replay: config.replay,
             local_signatures: AtomicU64::new(0),
             seal: config.key.as_ref().and_then(|key| TokenSeal::new(key.expose())),
+            rollout: Mutex::default(),
+            bundles: config.bundles.as_ref().map(|bundles| bundles.value.clone()),
         })
     }
 

@@ -34,6 +34,7 @@ const RESTRICTIONS: &[Restriction] = &[
             "src/upkeep/addresses.rs",
             "src/upkeep/alerts/mod.rs",
             "src/upkeep/notices.rs",
+            "src/upkeep/rollout",
         ],
         reason: "time is an argument of every decision",
     },

@@ -69,6 +69,7 @@ fn keys(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
             "limits",
             "captures",
             "traces.headers",
+            "fleet.operators",
         ]
         .contains(&path);
         let key = if named { "*" } else { key.get_ref() };

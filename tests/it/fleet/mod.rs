@@ -6,6 +6,7 @@
 mod connections;
 mod limits;
 mod properties;
+mod rollout;
 mod signatures;
 mod status;
 mod tokens;

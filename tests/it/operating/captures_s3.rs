@@ -23,14 +23,14 @@ use super::captures::{files, is_age_installed, list, new_recipient, run, text, w
 const SECRET: &str = "s3-secret";
 
 /// A running server with the bucket `captures`. Dropping it kills it.
-pub(super) struct Server {
+pub(crate) struct Server {
     _process: Process,
     port: u16,
 }
 
 impl Server {
     /// `port`: 0 for any.
-    pub(super) fn start(root: &Path, port: u16) -> Self {
+    pub(crate) fn start(root: &Path, port: u16) -> Self {
         let mut command = Command::new("s3s-fs");
         command.args(["--host", "127.0.0.1", "--access-key", "outgate", "--secret-key", SECRET, "--port"]);
         let process = Process::start(command.arg(port.to_string()).arg(root).env("RUST_LOG", "info"));
@@ -41,14 +41,14 @@ impl Server {
     }
 }
 
-pub(super) fn is_installed() -> bool {
+pub(crate) fn is_installed() -> bool {
     let command = Command::new("s3s-fs").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(command.is_ok() || !support::required(), "s3s-fs is missing");
     is_age_installed() && command.is_ok()
 }
 
 /// Returns the variables with which a program reaches the server.
-pub(super) fn environment(server: &Server) -> [(&'static str, String); 5] {
+pub(crate) fn environment(server: &Server) -> [(&'static str, String); 5] {
     environment_with(server, SECRET)
 }
 

@@ -12,7 +12,7 @@ mod audit_syslog_servers;
 mod audit_tampering;
 mod backup;
 mod captures;
-mod captures_s3;
+pub(crate) mod captures_s3;
 mod completions;
 mod control;
 mod deliveries;

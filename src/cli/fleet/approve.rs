@@ -1,0 +1,92 @@
+//! `outgate fleet approve` and `outgate fleet abort`: statements of an operator about a rollout.
+//! What does the rollout change, and who agrees?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::super::control::{AdminRequest, ProxySelector};
+use super::super::escape_control_characters;
+use super::rollout::{ROLLOUT, read_key};
+use crate::policy::rollout::bundle::Statement;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate fleet approve 12 --key bob.pem
+
+The command prints the change, as the instance of this host computes it, and signs it. The author of a rollout cannot
+approve it.
+
+Exit code 0: the rollout is approved. 69: outgate refuses the signature, or is not running.")]
+pub(in crate::cli) struct Approve {
+    #[command(flatten)]
+    statement: StatementArguments,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate fleet abort 12 --key alice.pem
+
+Exit code 0: the instances return to their former bundle. 69: outgate refuses the signature, or is not running.")]
+pub(in crate::cli) struct Abort {
+    #[command(flatten)]
+    statement: StatementArguments,
+}
+
+#[derive(Args)]
+struct StatementArguments {
+    /// The number of the rollout
+    number: u64,
+    /// The private Ed25519 key of an operator
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    #[command(flatten)]
+    proxy: ProxySelector,
+}
+
+impl Approve {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        self.statement.make(Statement::Approve, "approved")
+    }
+}
+
+impl Abort {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        self.statement.make(Statement::Abort, "aborted")
+    }
+}
+
+impl StatementArguments {
+    fn make(self, statement: Statement, done: &str) -> ExitCode {
+        self.try_make(statement, done).err().unwrap_or(ExitCode::SUCCESS)
+    }
+
+    fn try_make(self, statement: Statement, done: &str) -> Result<(), ExitCode> {
+        let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
+        let (key, operator) = read_key(&self.key, &known)?;
+        let rollout = &known["rollout"];
+        if rollout["number"] != self.number {
+            eprintln!("outgate: the fleet has no rollout {}: its last one is {}", self.number, rollout["number"]);
+            return Err(ExitCode::FAILURE);
+        }
+        let lines = |value: &Value| -> Vec<String> {
+            value.as_array().into_iter().flatten().filter_map(|line| line.as_str().map(str::to_owned)).collect()
+        };
+        if statement == Statement::Approve {
+            let instance = known["instance"].as_str().unwrap_or_default();
+            let reasons = lines(&rollout["instances"][instance]["approval"]);
+            let changes =
+                lines(&rollout["changes"]).into_iter().chain(reasons.iter().map(|it| format!("approval: {it}")));
+            changes.for_each(|line| println!("{}", escape_control_characters(&line)));
+        }
+        let (fleet, digest) =
+            (known["fleet"].as_str().unwrap_or_default(), rollout["digest"].as_str().unwrap_or_default());
+        let signature = key.sign(&statement.text(fleet, self.number, digest));
+        let body = json!({ "statement": statement, "digest": digest, "signature": signature });
+        self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
+        eprintln!("rollout {} is {done} by {}", self.number, escape_control_characters(&operator));
+        Ok(())
+    }
+}

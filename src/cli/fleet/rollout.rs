@@ -1,0 +1,179 @@
+//! `outgate fleet rollout`: signs a bundle of configuration files and starts its rollout, or shows one.
+//! Which instance adopts the bundle when, and have all of them kept it?
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::super::control::{AdminRequest, ProxySelector};
+use super::super::{escape_control_characters, print_problems};
+use crate::config::{self, duration_argument};
+use crate::policy::rollout::OperatorKey;
+use crate::policy::rollout::bundle::{Bundle, Statement, digest, file_name};
+use crate::policy::rollout::waves::{WaveSize, plan_waves};
+use crate::sysexits;
+
+/// The resource of the admin listener.
+pub(super) const ROLLOUT: &str = "/v1/fleet/rollout";
+/// The interval between two looks at the rollout.
+const POLL: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate fleet rollout fleet.toml --key alice.pem --canary 1 --then 25% --then all --pause 5m --watch
+  outgate fleet rollout --status
+
+The bundle has FILE and the files that its `include` names. Each instance checks it on its own host. A wave begins when all
+instances of the waves before have kept the bundle; its instances keep it after the pause, unless they are not ready or
+refuse more than before. Then every instance returns to its former bundle. The end of this command ends no rollout.
+
+Exit code 0: the rollout has begun; with --watch, all instances keep it. 1: with --watch, the rollout has failed. 78: a file
+has a problem. 69: outgate refuses the bundle, or is not running.")]
+pub(in crate::cli) struct Rollout {
+    /// The main file of the bundle
+    #[arg(value_name = "FILE", required_unless_present = "status")]
+    file: Option<PathBuf>,
+    /// The private Ed25519 key of an operator of [fleet.operators]
+    #[arg(long, value_name = "FILE", required_unless_present = "status")]
+    key: Option<PathBuf>,
+    /// The size of the first wave: a number of instances, a percentage, or all
+    #[arg(long, value_name = "SIZE", default_value = "1")]
+    canary: WaveSize,
+    /// How many instances have the bundle after the next wave: 5, 25%, all. The last wave has all that are left
+    #[arg(long, value_name = "SIZE")]
+    then: Vec<WaveSize>,
+    /// The time for which each wave is watched, at most an hour
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration_argument)]
+    pause: Duration,
+    /// Follow the rollout until all instances keep it, or it has failed
+    #[arg(long)]
+    watch: bool,
+    /// Show the last rollout
+    #[arg(long, conflicts_with_all = ["file", "key"])]
+    status: bool,
+    #[command(flatten)]
+    proxy: ProxySelector,
+}
+
+impl Rollout {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        self.try_run().unwrap_or_else(|code| code)
+    }
+
+    fn try_run(&self) -> Result<ExitCode, ExitCode> {
+        let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
+        let (Some(file), Some(key)) = (&self.file, &self.key) else {
+            if known["rollout"].is_null() {
+                println!("the fleet has no rollout");
+            } else {
+                println!("{}", describe(&known["rollout"]));
+            }
+            return Ok(ExitCode::SUCCESS);
+        };
+        let (key, author) = read_key(key, &known)?;
+        let bundle = self.bundle(file, author, &known)?;
+        let document = bundle.document();
+        let digest = digest(&document);
+        let signature = key.sign(&Statement::Start.text(&bundle.fleet, bundle.number, &digest));
+        let body = json!({ "statement": Statement::Start, "signature": signature, "document": document });
+        self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
+        eprintln!("rollout {} has begun: {}", bundle.number, describe_waves(&bundle.waves));
+        if self.watch { self.follow(&digest) } else { Ok(ExitCode::SUCCESS) }
+    }
+
+    fn bundle(&self, file: &Path, author: String, known: &Value) -> Result<Bundle, ExitCode> {
+        let files = config::read_bundle_files(file).map_err(|error| {
+            print_problems(&error.problems, &error.sources);
+            ExitCode::from(sysexits::CONFIG)
+        })?;
+        let files = files.iter().enumerate();
+        let instances: BTreeSet<String> = serde_json::from_value(known["live_instances"].clone()).unwrap_or_default();
+        let sizes: Vec<WaveSize> = std::iter::once(self.canary).chain(self.then.iter().copied()).collect();
+        Ok(Bundle {
+            fleet: known["fleet"].as_str().unwrap_or_default().to_owned(),
+            number: known["next_number"].as_u64().unwrap_or_default(),
+            created_at: Timestamp::now(),
+            author,
+            waves: plan_waves(&instances, &sizes),
+            pause_seconds: self.pause.as_secs(),
+            files: files.map(|(position, (path, text))| (file_name(position, path), text.to_string())).collect(),
+        })
+    }
+
+    /// Prints each change of the rollout until it is over.
+    fn follow(&self, digest: &str) -> Result<ExitCode, ExitCode> {
+        let mut shown = String::new();
+        loop {
+            let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
+            let rollout = &known["rollout"];
+            if rollout["digest"] == digest {
+                let line = describe(rollout);
+                if line != shown {
+                    println!("{line}");
+                    shown = line;
+                }
+                match rollout["outcome"].as_str() {
+                    Some("kept") => return Ok(ExitCode::SUCCESS),
+                    Some("failed") if !has_bundle(&known) => return Ok(ExitCode::FAILURE),
+                    _ => {}
+                }
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// Returns whether a live instance still has to return to its former bundle.
+fn has_bundle(known: &Value) -> bool {
+    let live = known["live_instances"].as_array().into_iter().flatten();
+    let stages = live.filter_map(|name| known["rollout"]["instances"][name.as_str()?]["stage"].as_str());
+    stages.into_iter().any(|stage| matches!(stage, "adopted" | "kept"))
+}
+
+/// Reads the key of an operator, and finds the operator's name.
+pub(super) fn read_key(path: &Path, known: &Value) -> Result<(OperatorKey, String), ExitCode> {
+    let failed = |message: String| {
+        eprintln!("outgate: {}: {message}", path.display());
+        ExitCode::FAILURE
+    };
+    let pem = std::fs::read(path).map(zeroize::Zeroizing::new).map_err(|error| failed(error.to_string()))?;
+    let key = OperatorKey::parse(&pem).map_err(failed)?;
+    let public = key.public_key();
+    let mut operators = known["operators"].as_object().into_iter().flatten();
+    match operators.find(|(_, key)| key.as_str() == Some(public.as_str())) {
+        Some((name, _)) => Ok((key, name.clone())),
+        None => Err(failed("no operator of [fleet.operators] has this key".to_owned())),
+    }
+}
+
+fn describe_waves(waves: &[BTreeSet<String>]) -> String {
+    let names = |wave: &BTreeSet<String>| wave.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    waves
+        .iter()
+        .enumerate()
+        .map(|(number, wave)| format!("wave {} {}", number + 1, names(wave)))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// Describes a rollout in one line, with the stage of each instance.
+fn describe(rollout: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().replace('_', " ");
+    let stages = rollout["instances"].as_object().into_iter().flatten();
+    let stages: Vec<_> = stages.map(|(name, report)| format!("{name} {}", text(&report["stage"]))).collect();
+    let by = text(&rollout["author"]);
+    let approver = rollout["approver"].as_str().map(|name| format!(", approved by {name}")).unwrap_or_default();
+    let failure = rollout["failure"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let line = format!(
+        "rollout {} of {by}{approver}: {}{failure}; {}",
+        rollout["number"],
+        text(&rollout["outcome"]),
+        stages.join(", ")
+    );
+    escape_control_characters(&line)
+}

@@ -1,0 +1,137 @@
+//! The bundles of a fleet on this host: the files of the current one and of the former one, and the state of the rollout.
+//! Which bundle is active on this host, and which number may be next?
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
+
+use super::durable;
+use crate::config::BUNDLE_DIR;
+use crate::policy::rollout::RolloutStage;
+use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
+use crate::policy::rollout::health::Outcomes;
+
+const FORMER_DIR: &str = "former";
+const NEXT_DIR: &str = "next";
+const STATE_FILE: &str = "rollout.json";
+const ENDED_FILE: &str = "ended";
+/// The file with the digest of a bundle, beside its files. The loader does not read it.
+const DIGEST_FILE: &str = "digest";
+
+/// The last bundle that this instance has adopted. Its number may only ascend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AdoptedBundle {
+    pub number: u64,
+    pub digest: String,
+    pub author: String,
+    pub approver: Option<String>,
+    pub stage: RolloutStage,
+    /// Why this instance went back.
+    pub detail: String,
+    pub pause_seconds: u64,
+    /// The deliveries in as much time before the adoption.
+    pub before: Outcomes,
+    /// Whether all instances have kept it, so that nothing undoes it any more.
+    pub is_final: bool,
+}
+
+/// The folder `fleet` in the state folder.
+#[derive(Clone, Debug)]
+pub struct BundleFolder {
+    current: PathBuf,
+    folder: PathBuf,
+}
+
+impl BundleFolder {
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let current = state.join(BUNDLE_DIR);
+        let folder = current.parent().unwrap_or(state).to_owned();
+        durable::create_dir(&current)?;
+        durable::create_dir(&folder.join(FORMER_DIR))?;
+        let opened = Self { current, folder };
+        let next = opened.folder.join(NEXT_DIR);
+        // A process that was killed after the exchange has left the former bundle under this name.
+        if next.exists() && opened.adopted()?.is_some_and(|adopted| opened.has(&adopted.digest)) {
+            opened.set_former(&next)?;
+        }
+        Ok(opened)
+    }
+
+    fn set_former(&self, next: &Path) -> io::Result<()> {
+        let former = self.folder.join(FORMER_DIR);
+        durable::remove_dir(&former)?;
+        durable::rename_durably(next, &former)
+    }
+
+    /// Returns the folder that the loader reads.
+    pub fn current(&self) -> &Path {
+        &self.current
+    }
+
+    /// Returns the names of the current files.
+    pub fn current_files(&self) -> io::Result<BTreeSet<String>> {
+        fs::read_dir(&self.current)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// Returns whether this bundle is the current one.
+    pub fn has(&self, digest: &str) -> bool {
+        durable::read(&self.current.join(DIGEST_FILE), DOCUMENT_MAX as u64).is_ok_and(|own| own == digest.as_bytes())
+    }
+
+    /// Makes a bundle the current one, completely or not at all.
+    pub fn adopt(&self, bundle: &SignedBundle) -> io::Result<()> {
+        let next = self.folder.join(NEXT_DIR);
+        durable::remove_dir(&next)?;
+        durable::create_dir(&next)?;
+        for (name, text) in &bundle.files {
+            durable::write_new(&next.join(name), text.as_bytes())?;
+        }
+        durable::write_new(&next.join(DIGEST_FILE), bundle.digest().as_bytes())?;
+        durable::sync_dir(&next)?;
+        self.exchange(&next)?;
+        self.set_former(&next)
+    }
+
+    /// Makes the former bundle the current one again.
+    pub fn undo(&self) -> io::Result<()> {
+        self.exchange(&self.folder.join(FORMER_DIR))
+    }
+
+    fn exchange(&self, other: &Path) -> io::Result<()> {
+        renameat_with(CWD, other, CWD, &self.current, RenameFlags::EXCHANGE)?;
+        durable::sync_dir(&self.folder)
+    }
+
+    /// Returns the highest number of a rollout that has failed or was aborted.
+    pub fn ended(&self) -> u64 {
+        let number = durable::read(&self.folder.join(ENDED_FILE), DOCUMENT_MAX as u64).ok();
+        number.and_then(|number| str::from_utf8(&number).ok()?.parse().ok()).unwrap_or_default()
+    }
+
+    pub fn set_ended(&self, number: u64) -> io::Result<()> {
+        self.replace(ENDED_FILE, number.to_string().as_bytes())
+    }
+
+    pub fn adopted(&self) -> io::Result<Option<AdoptedBundle>> {
+        match durable::read(&self.folder.join(STATE_FILE), DOCUMENT_MAX as u64) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn set_adopted(&self, adopted: &AdoptedBundle) -> io::Result<()> {
+        self.replace(STATE_FILE, &serde_json::to_vec(adopted).map_err(io::Error::other)?)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let unfinished = self.folder.join(format!("{name}.new"));
+        let _ = fs::remove_file(&unfinished); // left by a process that was killed
+        durable::write_new(&unfinished, bytes)?;
+        durable::rename_durably(&unfinished, &self.folder.join(name))
+    }
+}

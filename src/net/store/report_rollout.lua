@@ -1,0 +1,27 @@
+-- Adds facts to the rollout of the fleet, and returns what has changed since the caller last looked.
+-- KEYS[1]: the rollout. ARGV: 1 the version that the caller has seen, empty for all; 2 the digest of the rollout to which the
+-- facts belong; then pairs of a field and its value. The first failure stays.
+-- Returns: all fields and values, the document only to a caller that has seen no version; or nothing if nothing has changed.
+if redis.call('HGET', KEYS[1], 'digest') == ARGV[2] then
+  for field = 3, #ARGV, 2 do
+    local known = redis.call('HGET', KEYS[1], ARGV[field])
+    if known ~= ARGV[field + 1] and not (known and ARGV[field] == 'failure') then
+      redis.call('HSET', KEYS[1], ARGV[field], ARGV[field + 1])
+      redis.call('HINCRBY', KEYS[1], 'version', 1)
+    end
+  end
+end
+local version = redis.call('HGET', KEYS[1], 'version')
+if (version or '0') == ARGV[1] then
+  return {}
+elseif not version then
+  return { 'version', '0' }
+end
+local found = {}
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if field ~= 'document' or ARGV[1] == '' then
+    found[#found + 1] = field
+    found[#found + 1] = redis.call('HGET', KEYS[1], field)
+  end
+end
+return found

@@ -1,0 +1,142 @@
+//! A rollout: one signed bundle of configuration files, which the instances of a fleet adopt in waves.
+//! May this instance adopt the bundle now, and has the rollout failed?
+//!
+//! No instance leads. Each decides from the reports of all, and the first that sees a failure states it for all.
+
+pub mod approval;
+pub mod bundle;
+pub mod health;
+mod operators;
+#[cfg(test)]
+mod tests;
+pub mod waves;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use operators::{OperatorKey, Operators};
+
+/// The time that a wave has to adopt the bundle, besides its pause.
+pub const ADOPTION_TIME: Duration = Duration::from_secs(120);
+
+/// The progress of one instance with the bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutStage {
+    /// It would adopt the bundle.
+    Checked,
+    /// The bundle has a problem on its host.
+    Refused,
+    /// It has adopted the bundle, and its pause is not over.
+    Adopted,
+    /// Its pause is over, without more refusals than before.
+    Kept,
+    RolledBack,
+}
+
+/// The report of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    pub stage: RolloutStage,
+    /// Why the change needs a second operator, as this instance computes it.
+    #[serde(default)]
+    pub approval: Vec<String>,
+    /// The problem of the bundle, or why the instance went back.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// The knowledge of one instance about a rollout.
+#[derive(Clone, Copy)]
+pub struct Progress<'a> {
+    pub instance: &'a str,
+    pub waves: &'a [BTreeSet<String>],
+    pub pause: Duration,
+    pub reports: &'a BTreeMap<String, InstanceReport>,
+    /// Whether a second operator has signed.
+    pub is_approved: bool,
+    /// Whether the store has a failure, or an operator's signed abort.
+    pub has_ended: bool,
+    /// The instances whose announcements ended some time ago.
+    pub missing: &'a BTreeSet<String>,
+    /// The time for which [`Progress::phase`] has been the same.
+    pub unchanged_for: Duration,
+}
+
+/// The next action of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RolloutStep {
+    Wait,
+    Adopt,
+    RollBack,
+    /// The instance states that the rollout has failed, and why.
+    Fail(String),
+}
+
+impl Progress<'_> {
+    /// Returns the first wave that is not kept as a whole. `None`: the bundle is kept everywhere.
+    pub fn open_wave(&self) -> Option<usize> {
+        self.waves.iter().position(|wave| !wave.iter().all(|name| self.stage(name) == Some(RolloutStage::Kept)))
+    }
+
+    /// Returns whether an instance waits for the signature of a second operator.
+    pub fn needs_approval(&self) -> bool {
+        !self.is_approved && self.reports.values().any(|report| !report.approval.is_empty())
+    }
+
+    /// Returns what has to change within [`ADOPTION_TIME`] and the pause. Operators may take any time to approve.
+    pub fn phase(&self) -> (Option<usize>, bool) {
+        (self.open_wave(), self.needs_approval())
+    }
+
+    fn stage(&self, name: &str) -> Option<RolloutStage> {
+        self.reports.get(name).map(|report| report.stage)
+    }
+
+    /// Returns the wave of this instance. One that has joined since the plan was made is in the last wave.
+    fn own_wave(&self) -> usize {
+        let planned = self.waves.iter().position(|wave| wave.contains(self.instance));
+        planned.unwrap_or(self.waves.len().saturating_sub(1))
+    }
+
+    /// Returns what this instance does now.
+    pub fn next_step(&self) -> RolloutStep {
+        let own = self.stage(self.instance);
+        let open = self.open_wave();
+        if self.has_ended {
+            let is_adopted = matches!(own, Some(RolloutStage::Adopted | RolloutStage::Kept));
+            return if is_adopted { RolloutStep::RollBack } else { RolloutStep::Wait };
+        }
+        if let Some(failure) = open.and_then(|open| self.failure(open)) {
+            return RolloutStep::Fail(failure);
+        }
+        let is_open = open.is_none_or(|open| open >= self.own_wave());
+        let is_judged = |name: &String| self.reports.contains_key(name) || self.missing.contains(name);
+        let may_adopt = is_open && !self.needs_approval() && self.waves.iter().flatten().all(is_judged);
+        if own == Some(RolloutStage::Checked) && may_adopt { RolloutStep::Adopt } else { RolloutStep::Wait }
+    }
+
+    /// Returns why the rollout has failed while the wave `open` is the first that is not kept.
+    fn failure(&self, open: usize) -> Option<String> {
+        let planned = self.waves.iter().flatten().filter_map(|name| Some((name, self.reports.get(name)?)));
+        let ended = planned.into_iter().find_map(|(name, report)| match report.stage {
+            RolloutStage::Refused => Some(format!("the bundle has a problem on {name}: {}", report.detail)),
+            RolloutStage::RolledBack => Some(format!("{name} went back: {}", report.detail)),
+            RolloutStage::Checked | RolloutStage::Adopted | RolloutStage::Kept => None,
+        });
+        let number = open + 1;
+        let wave = self.waves.get(open)?;
+        let unkept = || wave.iter().filter(|name| self.stage(name) != Some(RolloutStage::Kept));
+        let gone = || unkept().find(|name| self.missing.contains(*name));
+        let gone = || Some(format!("{} disappeared in wave {number}", gone()?));
+        let is_late = !self.needs_approval() && self.unchanged_for > self.pause + ADOPTION_TIME;
+        let late = || {
+            let name = unkept().next().filter(|_| is_late)?;
+            Some(format!("{name} has not kept the bundle {:?} after wave {number} began", self.unchanged_for))
+        };
+        // Approval may take days, in which hosts restart.
+        ended.or_else(|| gone().filter(|_| !self.needs_approval())).or_else(late)
+    }
+}

@@ -1,0 +1,307 @@
+//! Tests of the steps of a rollout, as tables and as properties of whole fleets.
+//! Does an instance adopt in its turn alone, and does every failure undo the rollout?
+
+use super::*;
+use crate::policy::rollout::bundle::{Bundle, BundleError, DOCUMENT_MAX, Statement, digest, file_name};
+use proptest::prelude::*;
+
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// A fleet whose waves have these sizes. The instances are `i0`, `i1`, …
+struct Fleet {
+    waves: Vec<BTreeSet<String>>,
+    reports: BTreeMap<String, InstanceReport>,
+    missing: BTreeSet<String>,
+    is_approved: bool,
+    has_ended: bool,
+    unchanged_for: Duration,
+}
+
+impl Fleet {
+    fn new(sizes: &[usize]) -> Self {
+        let mut names = (0..).map(|number| format!("i{number}"));
+        let waves = sizes.iter().map(|size| names.by_ref().take(*size).collect()).collect();
+        Self {
+            waves,
+            reports: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            is_approved: false,
+            has_ended: false,
+            unchanged_for: Duration::ZERO,
+        }
+    }
+
+    fn with(mut self, stages: &[RolloutStage]) -> Self {
+        stages.iter().enumerate().for_each(|(number, stage)| self.report(&format!("i{number}"), *stage));
+        self
+    }
+
+    fn report(&mut self, name: &str, stage: RolloutStage) {
+        let approval = self.reports.get(name).map(|report| report.approval.clone()).unwrap_or_default();
+        self.reports.insert(name.to_owned(), InstanceReport { stage, approval, detail: "a detail".to_owned() });
+    }
+
+    fn progress<'a>(&'a self, instance: &'a str) -> Progress<'a> {
+        Progress {
+            instance,
+            waves: &self.waves,
+            pause: PAUSE,
+            reports: &self.reports,
+            is_approved: self.is_approved,
+            has_ended: self.has_ended,
+            missing: &self.missing,
+            unchanged_for: self.unchanged_for,
+        }
+    }
+
+    fn step(&self, instance: &str) -> RolloutStep {
+        self.progress(instance).next_step()
+    }
+
+    fn failure(&self) -> String {
+        match self.step("i0") {
+            RolloutStep::Fail(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+use RolloutStage::{Adopted, Checked, Kept, Refused, RolledBack};
+
+#[test]
+fn rollout_instance_adopts_when_the_earlier_waves_have_kept_the_bundle() {
+    for (stages, expected) in [
+        (&[Checked, Checked, Checked][..], ["adopt", "wait", "wait", "wait"]),
+        (&[Checked, Checked], ["wait", "wait", "wait", "wait"]), // i2 has not reported
+        (&[Adopted, Checked, Checked], ["wait", "wait", "wait", "wait"]),
+        (&[Kept, Checked, Checked], ["wait", "adopt", "adopt", "adopt"]),
+        (&[Kept, Adopted, Checked], ["wait", "wait", "adopt", "adopt"]),
+        (&[Kept, Kept, Kept], ["wait", "wait", "wait", "adopt"]),
+    ] {
+        let mut fleet = Fleet::new(&[1, 2]).with(stages);
+        fleet.report("late", Checked);
+        for (name, expected) in ["i0", "i1", "i2", "late"].into_iter().zip(expected) {
+            let expected = if expected == "adopt" { RolloutStep::Adopt } else { RolloutStep::Wait };
+            assert_eq!(fleet.step(name), expected, "{name} of {stages:?}");
+        }
+    }
+}
+
+#[test]
+fn rollout_waits_for_a_second_operator_if_any_instance_asks_for_one() {
+    let mut fleet = Fleet::new(&[1, 1]).with(&[Checked, Checked]);
+    fleet.reports.get_mut("i1").unwrap().approval.push("a reason".to_owned());
+    assert_eq!(fleet.step("i0"), RolloutStep::Wait);
+    // An approval may take days, in which hosts restart.
+    fleet.unchanged_for = PAUSE + ADOPTION_TIME * 1000;
+    fleet.missing.insert("i0".to_owned());
+    assert_eq!(fleet.step("i1"), RolloutStep::Wait);
+    (fleet.is_approved, fleet.unchanged_for) = (true, Duration::ZERO);
+    fleet.missing.clear();
+    assert_eq!(fleet.step("i0"), RolloutStep::Adopt);
+}
+
+#[test]
+fn rollout_fails_when_an_instance_refuses_goes_back_disappears_or_is_late() {
+    let failure = |stages: &[RolloutStage]| Fleet::new(&[1, 1]).with(stages).failure();
+    assert_eq!(failure(&[Checked, Refused]), "the bundle has a problem on i1: a detail");
+    assert_eq!(failure(&[RolledBack, Checked]), "i0 went back: a detail");
+    let mut fleet = Fleet::new(&[1, 2]).with(&[Kept, Adopted, Kept]);
+    fleet.missing.insert("i0".to_owned());
+    assert_eq!(fleet.step("i2"), RolloutStep::Wait, "i0 has kept it");
+    fleet.missing.insert("i1".to_owned());
+    assert_eq!(fleet.failure(), "i1 disappeared in wave 2");
+    fleet.missing.clear();
+    fleet.unchanged_for = PAUSE + ADOPTION_TIME;
+    assert_eq!(fleet.step("i0"), RolloutStep::Wait);
+    fleet.unchanged_for += Duration::from_secs(1);
+    assert_eq!(fleet.failure(), "i1 has not kept the bundle 181s after wave 2 began");
+    // Once it is kept everywhere, nothing undoes it.
+    let mut fleet = Fleet::new(&[1, 1]).with(&[Kept, Kept]);
+    (fleet.unchanged_for, fleet.missing) = (Duration::MAX, fleet.waves.concat_names());
+    assert_eq!(fleet.step("i0"), RolloutStep::Wait);
+}
+
+trait Names {
+    fn concat_names(&self) -> BTreeSet<String>;
+}
+
+impl Names for Vec<BTreeSet<String>> {
+    fn concat_names(&self) -> BTreeSet<String> {
+        self.iter().flatten().cloned().collect()
+    }
+}
+
+#[test]
+fn rollout_that_has_ended_is_undone_by_those_who_adopted_and_adopted_by_none() {
+    let mut fleet = Fleet::new(&[2, 2]).with(&[Kept, Adopted, Checked, RolledBack]);
+    fleet.has_ended = true;
+    let steps = ["i0", "i1", "i2", "i3", "late"].map(|name| fleet.step(name));
+    let (back, wait) = (RolloutStep::RollBack, RolloutStep::Wait);
+    assert_eq!(steps, [back.clone(), back, wait.clone(), wait.clone(), wait]);
+}
+
+/// An event of one instance.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    /// It decides, and does what it has decided.
+    Decides,
+    Checks,
+    Refuses,
+    /// Its pause ends, without more refusals than before.
+    Keeps,
+    /// It becomes unready, or refuses more than before.
+    GoesBack,
+    Disappears,
+    Returns,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        8 => Just(Happening::Decides),
+        6 => Just(Happening::Checks),
+        6 => Just(Happening::Keeps),
+        1 => Just(Happening::Refuses),
+        1 => Just(Happening::GoesBack),
+        1 => Just(Happening::Disappears),
+        2 => Just(Happening::Returns),
+    ]
+}
+
+proptest! {
+    /// An instance adopts only after the whole of each earlier wave has kept the bundle, and a failure leaves
+    /// no instance with the bundle once each has decided again.
+    #[test]
+    fn rollout_never_skips_a_wave_and_a_failure_leaves_no_instance_behind(
+        sizes in prop::collection::vec(1..4usize, 1..4),
+        happenings in prop::collection::vec((0..10usize, happening()), 0..200),
+    ) {
+        let mut fleet = Fleet::new(&sizes);
+        let names: Vec<String> = fleet.waves.concat_names().into_iter().collect();
+        for (number, happening) in happenings {
+            let name = &names[number % names.len()];
+            let stage = fleet.reports.get(name).map(|report| report.stage);
+            match (happening, stage) {
+                (Happening::Checks, None) => fleet.report(name, Checked),
+                (Happening::Refuses, None) => fleet.report(name, Refused),
+                (Happening::Keeps, Some(Adopted)) => fleet.report(name, Kept),
+                (Happening::GoesBack, Some(Adopted)) => fleet.report(name, RolledBack),
+                (Happening::Disappears, _) => drop(fleet.missing.insert(name.clone())),
+                (Happening::Returns, _) => drop(fleet.missing.remove(name)),
+                (Happening::Decides, _) => match fleet.step(name) {
+                    RolloutStep::Adopt => {
+                        prop_assert!(!fleet.has_ended && stage == Some(Checked));
+                        let own = fleet.waves.iter().position(|wave| wave.contains(name)).unwrap();
+                        for earlier in fleet.waves[..own].iter().flatten() {
+                            prop_assert_eq!(fleet.reports[earlier].stage, Kept);
+                        }
+                        prop_assert!(fleet.reports.values().all(|report| report.stage != Refused));
+                        fleet.report(name, Adopted);
+                    }
+                    RolloutStep::RollBack => {
+                        prop_assert!(fleet.has_ended);
+                        fleet.report(name, RolledBack);
+                    }
+                    RolloutStep::Fail(_) => fleet.has_ended = true,
+                    RolloutStep::Wait => {}
+                },
+                _ => {}
+            }
+        }
+        for name in &names {
+            if let RolloutStep::Fail(_) = fleet.step(name) {
+                fleet.has_ended = true;
+            }
+        }
+        let has_bundle = |fleet: &Fleet| {
+            fleet.reports.values().filter(|report| matches!(report.stage, Adopted | Kept)).count()
+        };
+        if fleet.has_ended {
+            for name in &names {
+                if fleet.step(name) == RolloutStep::RollBack {
+                    fleet.report(name, RolledBack);
+                }
+            }
+            prop_assert_eq!(has_bundle(&fleet), 0);
+        } else {
+            // Nothing has failed: the rest goes through in the order of the waves.
+            for _ in 0..=names.len() {
+                for name in &names {
+                    match (fleet.reports.get(name).map(|report| report.stage), fleet.step(name)) {
+                        (None, _) => fleet.report(name, Checked),
+                        (Some(Adopted), _) => fleet.report(name, Kept),
+                        (_, RolloutStep::Adopt) => fleet.report(name, Adopted),
+                        _ => {}
+                    }
+                }
+            }
+            for _ in 0..3 * names.len() {
+                for name in &names {
+                    match (fleet.reports[name].stage, fleet.step(name)) {
+                        (Adopted, _) => fleet.report(name, Kept),
+                        (_, RolloutStep::Adopt) => fleet.report(name, Adopted),
+                        _ => {}
+                    }
+                }
+            }
+            prop_assert!(fleet.missing.is_empty() || has_bundle(&fleet) <= names.len());
+            prop_assert!(!fleet.missing.is_empty() || has_bundle(&fleet) == names.len());
+        }
+    }
+}
+
+fn bundle() -> Bundle {
+    Bundle {
+        fleet: "outgate".to_owned(),
+        number: 3,
+        created_at: "2026-11-27T21:00:00Z".parse().unwrap(),
+        author: "alice".to_owned(),
+        waves: Fleet::new(&[1, 2]).waves,
+        pause_seconds: 300,
+        files: [("00000-routes.toml".to_owned(), "[guard]\n".to_owned())].into(),
+    }
+}
+
+#[test]
+fn bundle_has_one_form_and_belongs_to_one_fleet() {
+    let document = bundle().document();
+    assert_eq!(Bundle::parse(&document, "outgate"), Ok(bundle()));
+    assert_eq!(Bundle::parse(&document, "staging"), Err(BundleError::OtherFleet("outgate".to_owned())));
+    let refused = |document: &str| Bundle::parse(document, "outgate").unwrap_err().to_string();
+    assert!(refused(&document[..document.len() - 1]).contains("malformed: EOF"));
+    for wrong in [document.replacen(':', ": ", 1), document.replacen('{', "{\"number\":3,", 1), format!("{document}\n")]
+    {
+        assert!(refused(&wrong).contains("malformed"), "{wrong}");
+    }
+    let huge = "x".repeat(DOCUMENT_MAX + 1);
+    assert_eq!(Bundle::parse(&huge, "outgate"), Err(BundleError::TooLarge(DOCUMENT_MAX + 1)));
+    let with = |change: &dyn Fn(&mut Bundle)| {
+        let mut changed = bundle();
+        change(&mut changed);
+        refused(&changed.document())
+    };
+    let name = |name: &str| with(&|bundle| drop(bundle.files.insert(name.to_owned(), String::new())));
+    for wrong in ["../x.toml", "a/b.toml", ".x.toml", "x.json", "", "x\n.toml"] {
+        assert!(name(wrong).contains("is not the name of a file"), "{wrong}");
+    }
+    assert!(with(&|bundle| bundle.waves.clear()).contains("a wave is empty"));
+    assert!(with(&|bundle| bundle.waves.push(bundle.waves[0].clone())).contains("an instance is in two waves"));
+    assert!(with(&|bundle| bundle.pause_seconds = 3601).contains("longer than an hour"));
+    assert!(with(&|bundle| bundle.files.clear()).contains("the number of files"));
+    assert_eq!(file_name(7, std::path::Path::new("/etc/a b/c.d é.toml")), "00007-c.d__.toml");
+}
+
+#[test]
+fn statements_differ_by_meaning_fleet_number_and_digest() {
+    let digest = digest("x");
+    let texts = [
+        Statement::Start.text("outgate", 1, &digest),
+        Statement::Approve.text("outgate", 1, &digest),
+        Statement::Abort.text("outgate", 1, &digest),
+        Statement::Start.text("staging", 1, &digest),
+        Statement::Start.text("outgate", 11, &digest),
+        Statement::Start.text("outgate", 1, &digest[1..]),
+    ];
+    assert_eq!(texts.iter().collect::<BTreeSet<_>>().len(), texts.len());
+    assert!(texts.iter().all(|text| text.starts_with("outgate fleet rollout v1\n")));
+}

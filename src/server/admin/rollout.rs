@@ -1,0 +1,142 @@
+//! The rollout of the fleet: what this instance knows of it, and the statements of operators.
+//! How far is the rollout, and may this operator start, approve or abort one?
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::problem::AdminProblem;
+use crate::policy::rollout::bundle::{SignedBundle, Statement};
+use crate::state::Runtime;
+use crate::state::config::reload_queue::{BundleChange, BundleRequest};
+use crate::state::fleet::{Fleet, RolloutError, RolloutView};
+
+/// A signed statement of an operator.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatementBody {
+    statement: Statement,
+    /// The digest of the bundle that is approved or aborted.
+    #[serde(default)]
+    digest: String,
+    signature: String,
+    /// The bundle that is started.
+    #[serde(default)]
+    document: String,
+}
+
+fn fleet(runtime: &Runtime) -> Result<&Arc<Fleet>, AdminProblem> {
+    let has_operators = !runtime.active_config().plan.operators.is_empty();
+    let detail = "this instance follows no rollouts: [fleet.operators] has no operator";
+    runtime.fleet.get().filter(|_| has_operators).ok_or_else(|| AdminProblem::new(StatusCode::CONFLICT, detail))
+}
+
+fn refused(error: &RolloutError) -> AdminProblem {
+    let status = match error {
+        RolloutError::Replaced => StatusCode::CONFLICT,
+        RolloutError::Store(_) | RolloutError::Bucket(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    AdminProblem::new(status, error.to_string())
+}
+
+/// Describes the last rollout, and what an operator needs to sign the next one.
+pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
+    let (fleet, active) = (fleet(runtime)?, runtime.active_config());
+    let live = fleet.live_instances().await.map_err(|error| refused(&RolloutError::Store(error)))?;
+    let view = fleet.rollout();
+    let adopted = view.adopted.as_ref().map_or(0, |adopted| adopted.number);
+    let last = view.bundle.as_ref().map_or(0, |bundle| bundle.number).max(adopted);
+    Ok(json!({
+        "fleet": fleet.prefix(),
+        "instance": fleet.instance(),
+        "live_instances": live,
+        "operators": active.plan.operators.public_keys(),
+        "next_number": last + 1,
+        "rollout": view.bundle.as_ref().map(|bundle| rollout(&view, bundle)),
+    }))
+}
+
+fn rollout(view: &RolloutView, bundle: &SignedBundle) -> Value {
+    let is_waiting = view.approver.is_none() && view.reports.values().any(|report| !report.approval.is_empty());
+    let outcome = match () {
+        () if view.is_kept => "kept",
+        () if view.ended.is_some() => "failed",
+        () if is_waiting => "waiting_for_approval",
+        () => "in_progress",
+    };
+    json!({
+        "number": bundle.number,
+        "digest": bundle.digest(),
+        "author": bundle.author,
+        "approver": view.approver,
+        "created_at": bundle.created_at,
+        "pause_seconds": bundle.pause_seconds,
+        "waves": bundle.waves,
+        "outcome": outcome,
+        "failure": view.ended,
+        "instances": view.reports,
+        "changes": view.difference.changes,
+        "more": view.difference.more,
+        "problem": view.problem,
+    })
+}
+
+/// Verifies a statement of an operator, and states it to the fleet.
+pub(super) async fn state(runtime: &Runtime, body: StatementBody) -> Result<Value, AdminProblem> {
+    let (fleet, active) = (fleet(runtime)?, runtime.active_config());
+    let (view, operators) = (fleet.rollout(), &active.plan.operators);
+    if body.statement == Statement::Start {
+        let bundle = SignedBundle::verify(&body.document, &body.signature, fleet.prefix(), operators);
+        let bundle = bundle.map_err(|error| AdminProblem::field("document", error.to_string()))?;
+        let bundle = Arc::new(bundle);
+        start(runtime, fleet, &view, &bundle, &body.signature).await?;
+        return Ok(json!({ "number": bundle.number, "digest": bundle.digest() }));
+    }
+    let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
+    let bundle = view.bundle.as_ref().filter(|bundle| bundle.digest() == body.digest);
+    let bundle = bundle.ok_or_else(|| conflict("the fleet has no rollout with this digest".to_owned()))?;
+    if view.is_kept || view.ended.is_some() {
+        return Err(conflict(format!("rollout {} is over", bundle.number)));
+    }
+    let signer = bundle.signer(body.statement, &body.signature, operators);
+    let detail = "the signature is of no operator, or of the author, who cannot approve the own bundle";
+    let signer = signer.ok_or_else(|| AdminProblem::field("signature", detail))?;
+    let field = match body.statement {
+        Statement::Abort => "abort".to_owned(),
+        Statement::Approve | Statement::Start => format!("approval:{signer}"),
+    };
+    let stated = fleet.report_rollout("", bundle.digest(), &[(field, body.signature.clone())]).await;
+    stated.map_err(|error| refused(&RolloutError::Store(error)))?;
+    Ok(json!({ "number": bundle.number, "digest": bundle.digest() }))
+}
+
+/// Starts a rollout, if this host would adopt the bundle.
+async fn start(
+    runtime: &Runtime,
+    fleet: &Fleet,
+    view: &RolloutView,
+    bundle: &Arc<SignedBundle>,
+    signature: &str,
+) -> Result<(), AdminProblem> {
+    let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
+    if let Some(former) = &view.bundle {
+        if !view.is_kept && view.ended.is_none() {
+            let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
+            return Err(conflict(detail));
+        }
+        if bundle.number <= former.number {
+            return Err(conflict(format!("the number is not above {}, the last one", former.number)));
+        }
+    }
+    let folder = view.folder.clone().ok_or_else(|| conflict("this instance cannot read its own state".to_owned()))?;
+    let change = BundleChange { folder, next: Some(Arc::clone(bundle)) };
+    let queue = &runtime.reload_queue;
+    let check = queue.ask_about_bundle(|reply| BundleRequest::Check { change, reply }).await;
+    let check = check.ok_or_else(AdminProblem::stopping)?;
+    if check.problem.is_some() {
+        return Err(conflict(check.outcome.report));
+    }
+    fleet.start_rollout(bundle, signature, view.bundle.as_deref()).await.map_err(|error| refused(&error))
+}

@@ -1,0 +1,130 @@
+//! The rollout of the fleet: its facts in the store, and what this instance knows of it.
+//! Which bundle is on its way, and what have the operators and instances stated about it?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::sync::Arc;
+
+use super::Fleet;
+use crate::capture_store::{get_object, put_object};
+use crate::config::difference::Difference;
+use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
+use crate::net::store::{StoreError, StoreScript};
+use crate::policy::rollout::InstanceReport;
+use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
+
+/// The name of the key in the store.
+const KEY: &str = "rollout";
+/// The fields of the facts.
+const DOCUMENT: &str = "document";
+const DIGEST: &str = "digest";
+const SIGNATURE: &str = "signature";
+
+/// The knowledge of this instance about the last rollout.
+#[derive(Clone, Default)]
+pub struct RolloutView {
+    /// `None`: there is none, or its bundle does not verify.
+    pub bundle: Option<Arc<SignedBundle>>,
+    pub approver: Option<String>,
+    pub reports: BTreeMap<String, InstanceReport>,
+    /// The failure, or the operator who has aborted it.
+    pub ended: Option<String>,
+    /// Whether all planned instances have kept it.
+    pub is_kept: bool,
+    /// The changes of its bundle on this host.
+    pub difference: Difference,
+    pub problem: Option<String>,
+    /// The last bundle that this instance has adopted.
+    pub adopted: Option<AdoptedBundle>,
+    /// `None`: this instance cannot read its own state.
+    pub folder: Option<BundleFolder>,
+}
+
+/// The reason why a fact cannot be stored.
+#[derive(Debug)]
+pub enum RolloutError {
+    Store(StoreError),
+    Bucket(std::io::Error),
+    /// Another operator has started a rollout in the meantime.
+    Replaced,
+}
+
+impl Display for RolloutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => write!(f, "the store of the fleet is away: {error}"),
+            Self::Bucket(error) => write!(f, "the bucket of the bundles fails: {error}"),
+            Self::Replaced => f.write_str("another operator has started a rollout in the meantime: look at it first"),
+        }
+    }
+}
+
+impl std::error::Error for RolloutError {}
+
+impl Fleet {
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub fn rollout(&self) -> Arc<RolloutView> {
+        Arc::clone(&self.rollout.lock())
+    }
+
+    pub fn set_rollout(&self, view: RolloutView) {
+        *self.rollout.lock() = Arc::new(view);
+    }
+
+    /// Returns the names of the live instances.
+    pub async fn live_instances(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.store.run(StoreScript::LiveInstances, &self.key("instances"), &[]).await
+    }
+
+    /// Stores a bundle in place of the rollout that the caller has seen.
+    pub async fn start_rollout(
+        &self,
+        bundle: &SignedBundle,
+        signature: &str,
+        former: Option<&SignedBundle>,
+    ) -> Result<(), RolloutError> {
+        let (document, digest) = (bundle.document(), bundle.digest());
+        let mut fields = vec![(DIGEST, digest), (SIGNATURE, signature)];
+        match &self.bundles {
+            Some(bucket) => {
+                put_object(bucket, digest, document.into_bytes()).await.map_err(RolloutError::Bucket)?;
+            }
+            None => fields.push((DOCUMENT, &document)),
+        }
+        let former = former.map_or("", SignedBundle::digest);
+        let mut arguments: Vec<&(dyn Display + Sync)> = vec![&former];
+        fields.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
+        let replaced: u8 =
+            self.store.run(StoreScript::StartRollout, &self.key(KEY), &arguments).await.map_err(RolloutError::Store)?;
+        if replaced == 1 { Ok(()) } else { Err(RolloutError::Replaced) }
+    }
+
+    /// Adds facts to the rollout with this digest, and returns all if there are others than those of `version`.
+    pub async fn report_rollout(
+        &self,
+        version: &str,
+        digest: &str,
+        facts: &[(String, String)],
+    ) -> Result<Option<BTreeMap<String, String>>, StoreError> {
+        let mut arguments: Vec<&(dyn Display + Sync)> = vec![&version, &digest];
+        facts.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
+        let found: BTreeMap<String, String> =
+            self.store.run(StoreScript::ReportRollout, &self.key(KEY), &arguments).await?;
+        Ok((!found.is_empty()).then_some(found))
+    }
+
+    /// Returns the document of a rollout from its facts, or from the bucket.
+    pub async fn document(&self, facts: &BTreeMap<String, String>) -> Result<String, RolloutError> {
+        let digest = facts.get(DIGEST).map(String::as_str).unwrap_or_default();
+        match &self.bundles {
+            None => Ok(facts.get(DOCUMENT).cloned().unwrap_or_default()),
+            Some(bucket) => {
+                let bytes = get_object(bucket, digest, DOCUMENT_MAX).await.map_err(RolloutError::Bucket)?;
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Follows the rollout of the fleet: checks the bundle, adopts it in this instance's turn, and goes back if it fails.
+//! What does this instance do with the bundle that the operators have signed?
+
+mod health;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
+use crate::net::store::StoreError;
+use crate::policy::rollout::bundle::{SignedBundle, Statement};
+use crate::policy::rollout::{InstanceReport, Progress, RolloutStage, RolloutStep};
+use crate::state::Runtime;
+use crate::state::config::reload_queue::{BundleChange, BundleRequest};
+use crate::state::config::status::{ReloadSource, ReloadVerdict};
+use crate::state::fleet::{Fleet, RolloutView};
+use health::HealthWatch;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The time without an announcement after which an instance counts as gone. The announcement itself lasts five seconds.
+const MISSING_AFTER: Duration = Duration::from_secs(5);
+
+/// Follows rollouts until the process ends. Without operators in the configuration it only waits for some.
+pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::PathBuf) {
+    let opened = runtime.history_reader.run(move || {
+        let folder = BundleFolder::open(&state)?;
+        let (adopted, ended) = (folder.adopted()?, folder.ended());
+        Ok((folder, adopted, ended))
+    });
+    let (folder, adopted, ended) = match opened
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::other("the read panicked")))
+    {
+        Ok(opened) => opened,
+        Err(error) => return warn!("this instance follows no rollout, because it cannot read its own state: {error}"),
+    };
+    let health = HealthWatch::new(&runtime);
+    let view = RolloutView { adopted, folder: Some(folder.clone()), ..RolloutView::default() };
+    let mut follower = Follower {
+        runtime,
+        fleet,
+        folder,
+        health,
+        view,
+        facts: BTreeMap::new(),
+        judged: Default::default(),
+        report: None,
+        ended,
+        phase: (None, false),
+        phase_since: Instant::now(),
+        last_seen: BTreeMap::new(),
+    };
+    follower.recover().await;
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        follower.health.sample(&follower.runtime);
+        if follower.runtime.active_config().plan.operators.is_empty() {
+            continue;
+        }
+        follower.watch_health().await;
+        if follower.fleet.is_up() && follower.follow().await.is_ok() {
+            follower.step().await;
+        } else {
+            // What the store did not tell is no fault of an instance.
+            (follower.phase_since, follower.last_seen) = (Instant::now(), BTreeMap::new());
+        }
+        follower.fleet.set_rollout(follower.view.clone());
+    }
+}
+
+struct Follower {
+    runtime: Arc<Runtime>,
+    fleet: Arc<Fleet>,
+    folder: BundleFolder,
+    health: HealthWatch,
+    view: RolloutView,
+    /// The facts in the store, without the document.
+    facts: BTreeMap<String, String>,
+    /// The digest and the signature that were verified last, and the digest of the configuration then.
+    judged: (String, String, [u8; 32]),
+    /// The report of this instance about a bundle that it has not adopted.
+    report: Option<InstanceReport>,
+    /// The highest number of a rollout that has failed or was aborted. None of them begins again.
+    ended: u64,
+    phase: (Option<usize>, bool),
+    phase_since: Instant,
+    /// When each planned instance was last live.
+    last_seen: BTreeMap<String, Instant>,
+}
+
+impl Follower {
+    /// Finishes a switch that the end of the process has interrupted.
+    async fn recover(&mut self) {
+        let Some(mut adopted) = self.view.adopted.clone() else { return };
+        let is_current = self.folder.has(&adopted.digest);
+        if adopted.stage == RolloutStage::RolledBack && is_current {
+            self.undo(adopted).await;
+        } else if adopted.stage != RolloutStage::RolledBack && !is_current {
+            adopted.stage = RolloutStage::Checked;
+            self.set_adopted(adopted).await;
+        }
+    }
+
+    /// Keeps the adopted bundle when its pause is over, or goes back if this instance is worse off than before. It needs no
+    /// store.
+    async fn watch_health(&mut self) {
+        let Some(mut adopted) = self.view.adopted.clone().filter(|own| own.stage == RolloutStage::Adopted) else {
+            return;
+        };
+        if let Some(reason) = self.health.fault(&self.runtime, adopted.before) {
+            warn!("rollout {}: {reason}; this instance returns to its former bundle", adopted.number);
+            (adopted.stage, adopted.detail) = (RolloutStage::RolledBack, reason);
+            self.undo(adopted).await;
+        } else if self.health.adopted_for() >= Duration::from_secs(adopted.pause_seconds) {
+            info!("rollout {}: this instance has kept the bundle", adopted.number);
+            adopted.stage = RolloutStage::Kept;
+            self.set_adopted(adopted).await;
+        }
+    }
+
+    /// Exchanges facts with the store, and judges a bundle that it has not seen.
+    async fn follow(&mut self) -> Result<(), StoreError> {
+        let known = self.facts.get("digest").cloned().unwrap_or_default();
+        let own = self.own_report(&known).and_then(|report| serde_json::to_string(&report).ok());
+        let own = own.map(|report| (format!("report:{}", self.fleet.instance()), report));
+        let version = self.facts.get("version").cloned().unwrap_or_default();
+        if let Some(facts) = self.fleet.report_rollout(&version, &known, own.as_slice()).await? {
+            self.facts = facts;
+            self.facts.remove("document");
+        }
+        let fact = |name: &str| self.facts.get(name).cloned().unwrap_or_default();
+        // A change of the active configuration may change the operators, and what the bundle changes.
+        let judged = (fact("digest"), fact("signature"), self.runtime.active_config().plan.digest);
+        if self.judged != judged {
+            let facts = self.fleet.report_rollout("", "", &[]).await?.unwrap_or_default();
+            let Some(verdict) = self.judge(&facts).await else { return Ok(()) };
+            if self.judged.0 != judged.0 {
+                (self.phase_since, self.last_seen) = (Instant::now(), BTreeMap::new());
+            }
+            self.judged = judged;
+            (self.view.bundle, self.report) = verdict;
+        }
+        self.read_facts();
+        self.see_instances().await
+    }
+
+    fn own_report(&self, digest: &str) -> Option<InstanceReport> {
+        match self.view.adopted.as_ref().filter(|adopted| adopted.digest == digest) {
+            Some(adopted) if adopted.stage != RolloutStage::Checked => {
+                let AdoptedBundle { stage, detail, .. } = adopted.clone();
+                Some(InstanceReport { stage, approval: Vec::new(), detail })
+            }
+            _ => self.report.clone(),
+        }
+    }
+
+    /// Verifies and checks a bundle. `None`: its document cannot be fetched now.
+    async fn judge(
+        &mut self,
+        facts: &BTreeMap<String, String>,
+    ) -> Option<(Option<Arc<SignedBundle>>, Option<InstanceReport>)> {
+        let Some(digest) = facts.get("digest") else { return Some((None, None)) };
+        let document = match self.fleet.document(facts).await {
+            Ok(document) => document,
+            Err(error) => {
+                warn!("cannot fetch the bundle of the rollout: {error}");
+                return None;
+            }
+        };
+        let signature = facts.get("signature").map(String::as_str).unwrap_or_default();
+        let active = self.runtime.active_config();
+        let verified = SignedBundle::verify(&document, signature, self.fleet.prefix(), &active.plan.operators);
+        let verified = verified.map_err(|error| error.to_string()).and_then(|bundle| match &self.view.adopted {
+            _ if bundle.digest() != digest => Err("the store has another digest than that of the bundle".to_owned()),
+            Some(own) if bundle.number < own.number || bundle.number == own.number && own.digest != bundle.digest() => {
+                Err(format!(
+                    "its number, {}, is not above {}, which this instance has adopted",
+                    bundle.number, own.number
+                ))
+            }
+            _ => Ok(Arc::new(bundle)),
+        });
+        match verified {
+            Ok(bundle) => {
+                self.check(&bundle).await;
+                Some((Some(bundle), self.report.take()))
+            }
+            Err(reason) => {
+                warn!("this instance refuses the rollout: {reason}");
+                let refused = InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: reason };
+                Some((None, Some(refused)))
+            }
+        }
+    }
+
+    /// Compares a bundle with the active configuration of this host.
+    async fn check(&mut self, bundle: &Arc<SignedBundle>) {
+        let change = BundleChange { folder: self.folder.clone(), next: Some(Arc::clone(bundle)) };
+        let queue = &self.runtime.reload_queue;
+        let Some(check) = queue.ask_about_bundle(|reply| BundleRequest::Check { change, reply }).await else { return };
+        let stage = if check.problem.is_some() { RolloutStage::Refused } else { RolloutStage::Checked };
+        let detail = check.problem.clone().unwrap_or_default();
+        (self.view.difference, self.view.problem) = (check.outcome.difference, check.problem);
+        self.report = Some(InstanceReport { stage, approval: check.approval, detail });
+    }
+
+    /// Reads the facts about the verified bundle. A statement of an operator counts only with a valid signature.
+    fn read_facts(&mut self) {
+        let active = self.runtime.active_config();
+        let (bundle, operators) = (self.view.bundle.as_deref(), &active.plan.operators);
+        let signer = |statement, signature: &String| bundle?.signer(statement, signature, operators).map(str::to_owned);
+        self.view.approver = self
+            .facts
+            .iter()
+            .filter(|(name, _)| name.starts_with("approval:"))
+            .find_map(|(_, signature)| signer(Statement::Approve, signature));
+        let aborter = self.facts.get("abort").and_then(|signature| signer(Statement::Abort, signature));
+        let failure =
+            aborter.map(|name| format!("{name} has aborted it")).or_else(|| self.facts.get("failure").cloned());
+        let is_over = bundle.is_some_and(|bundle| bundle.number <= self.ended);
+        self.view.ended = failure.or_else(|| is_over.then(|| "it has ended before".to_owned()));
+        let report = |(name, text): (&String, &String)| {
+            Some((name.strip_prefix("report:")?.to_owned(), serde_json::from_str(text).ok()?))
+        };
+        self.view.reports = self.facts.iter().filter_map(report).collect();
+        if let Some(own) = bundle.and_then(|bundle| self.own_report(bundle.digest())) {
+            self.view.reports.insert(self.fleet.instance().to_owned(), own);
+        }
+    }
+
+    async fn see_instances(&mut self) -> Result<(), StoreError> {
+        if self.view.bundle.is_some() && !self.view.is_kept && self.view.ended.is_none() {
+            let (live, now) = (self.fleet.live_instances().await?, Instant::now());
+            let planned = self.view.bundle.iter().flat_map(|bundle| bundle.waves.iter().flatten());
+            for name in planned {
+                let seen = self.last_seen.entry(name.clone()).or_insert(now);
+                if live.contains(name) {
+                    *seen = now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what this instance has to do now.
+    async fn step(&mut self) {
+        let Some(bundle) = self.view.bundle.clone() else { return };
+        let missing: BTreeSet<String> = self
+            .last_seen
+            .iter()
+            .filter(|(_, seen)| seen.elapsed() > MISSING_AFTER)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let progress = Progress {
+            instance: self.fleet.instance(),
+            waves: &bundle.waves,
+            pause: bundle.pause(),
+            reports: &self.view.reports,
+            is_approved: self.view.approver.is_some(),
+            has_ended: self.view.ended.is_some(),
+            missing: &missing,
+            unchanged_for: self.phase_since.elapsed(),
+        };
+        let (phase, step) = (progress.phase(), progress.next_step());
+        if self.phase != phase {
+            (self.phase, self.phase_since) = (phase, Instant::now());
+        }
+        let own = self.view.adopted.clone().filter(|own| own.digest == bundle.digest());
+        let is_final = own.as_ref().is_some_and(|own| own.is_final);
+        self.view.is_kept = is_final || phase.0.is_none() && self.view.ended.is_none();
+        if self.view.ended.is_some() && !is_final && bundle.number > self.ended {
+            let (folder, number) = (self.folder.clone(), bundle.number);
+            self.ended = number;
+            if let Ok(Err(error)) = self.runtime.history_reader.run(move || folder.set_ended(number)).await {
+                warn!("the end of rollout {number} cannot be written: {error}");
+            }
+        }
+        if let Some(mut own) =
+            own.clone().filter(|own| self.view.is_kept && own.stage == RolloutStage::Kept && !own.is_final)
+        {
+            info!("rollout {}: all instances have kept the bundle", own.number);
+            own.is_final = true;
+            self.set_adopted(own).await;
+        }
+        match step {
+            RolloutStep::Wait => {}
+            RolloutStep::Adopt => self.adopt(bundle).await,
+            RolloutStep::RollBack => {
+                let Some(mut own) = own.filter(|own| !own.is_final) else { return };
+                let reason = self.view.ended.clone().unwrap_or_default();
+                warn!("rollout {}: {reason}; this instance returns to its former bundle", own.number);
+                (own.stage, own.detail) = (RolloutStage::RolledBack, reason);
+                self.undo(own).await;
+            }
+            RolloutStep::Fail(reason) => {
+                warn!("rollout {} has failed: {reason}", bundle.number);
+                // The next tick repeats what the store did not take.
+                let version = self.facts.get("version").map(String::as_str).unwrap_or_default();
+                let _ = self.fleet.report_rollout(version, bundle.digest(), &[("failure".to_owned(), reason)]).await;
+            }
+        }
+    }
+
+    /// Adopts the bundle, unless the configuration has changed since the check so that it needs more.
+    async fn adopt(&mut self, bundle: Arc<SignedBundle>) {
+        self.check(&bundle).await;
+        let Some(report) = self.report.clone().filter(|report| report.stage == RolloutStage::Checked) else { return };
+        if !self.health.is_ready(&self.runtime) || !report.approval.is_empty() && self.view.approver.is_none() {
+            return;
+        }
+        let former = self.view.adopted.clone();
+        let adopted = AdoptedBundle {
+            number: bundle.number,
+            digest: bundle.digest().to_owned(),
+            author: bundle.author.clone(),
+            approver: self.view.approver.clone(),
+            stage: RolloutStage::Adopted,
+            detail: String::new(),
+            pause_seconds: bundle.pause_seconds,
+            before: self.health.before(bundle.pause()),
+            is_final: false,
+        };
+        let source = source(&adopted, false);
+        // The number is on the disk before the files: a crash in between repeats the adoption.
+        if !self.set_adopted(adopted).await {
+            return;
+        }
+        match self.switch(Some(bundle), source).await {
+            Ok(()) => self.health.begin(&self.runtime),
+            Err(problem) => {
+                self.report =
+                    Some(InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: problem });
+                self.view.adopted = former.clone();
+                if let Some(former) = former {
+                    self.set_adopted(former).await;
+                }
+            }
+        }
+    }
+
+    /// Returns to the former bundle.
+    async fn undo(&mut self, adopted: AdoptedBundle) {
+        let source = source(&adopted, true);
+        if self.set_adopted(adopted).await
+            && let Err(problem) = self.switch(None, source).await
+        {
+            warn!("the former bundle is on the disk and not active: {problem}");
+        }
+    }
+
+    async fn switch(&self, next: Option<Arc<SignedBundle>>, source: ReloadSource) -> Result<(), String> {
+        let change = BundleChange { folder: self.folder.clone(), next };
+        let queue = &self.runtime.reload_queue;
+        let outcome = queue.ask_about_bundle(|reply| BundleRequest::Switch { change, source, reply }).await;
+        let outcome = outcome.ok_or("outgate is stopping")?;
+        if outcome.outcome == ReloadVerdict::Rejected { Err(outcome.report) } else { Ok(()) }
+    }
+
+    /// Stores what this instance has adopted, and returns whether it is on the disk.
+    async fn set_adopted(&mut self, adopted: AdoptedBundle) -> bool {
+        let (folder, stored) = (self.folder.clone(), adopted.clone());
+        match self.runtime.history_reader.run(move || folder.set_adopted(&stored)).await {
+            Ok(Ok(())) => {
+                self.view.adopted = Some(adopted);
+                true
+            }
+            error => {
+                warn!("the state of the rollout cannot be written: {error:?}");
+                false
+            }
+        }
+    }
+}
+
+fn source(adopted: &AdoptedBundle, is_undone: bool) -> ReloadSource {
+    let AdoptedBundle { number, author, approver, .. } = adopted;
+    ReloadSource::Rollout { number: *number, author: author.clone(), approver: approver.clone(), is_undone }
+}
