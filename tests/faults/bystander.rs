@@ -292,13 +292,18 @@ impl Fault {
             p99(without),
             p99(with),
         );
-        print!("{row}");
-        if pick(false, true) {
-            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.md");
-            let mut table = OpenOptions::new().create(true).append(true).open(path).unwrap();
-            let head = if table.metadata().unwrap().len() == 0 { HEAD } else { "" };
-            table.write_all(format!("{head}{row}").as_bytes()).unwrap();
-        }
+        report_row("faults.md", HEAD, &row);
+    }
+}
+
+/// Prints a row, and appends it to a table of the long form.
+pub(crate) fn report_row(table: &str, head: &str, row: &str) {
+    print!("{row}");
+    if pick(false, true) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(table);
+        let mut table = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        let head = if table.metadata().unwrap().len() == 0 { head } else { "" };
+        table.write_all(format!("{head}{row}").as_bytes()).unwrap();
     }
 }
 
@@ -319,6 +324,6 @@ fn assert_harm_counts(outgate: &Outgate, harm: &Harm, delivered: u64, recorded: 
     assert_law(outgate, &sent);
 }
 
-fn p99(ascending: &[Duration]) -> Duration {
+pub(crate) fn p99(ascending: &[Duration]) -> Duration {
     ascending.get(ascending.len() * 99 / 100).copied().unwrap_or_default()
 }

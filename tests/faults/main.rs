@@ -14,6 +14,7 @@ mod bystander;
 mod clock;
 mod disk;
 mod dns;
+mod fleet;
 mod host;
 mod http2_clients;
 mod http2_targets;

@@ -8,10 +8,8 @@
 use crate::support;
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -19,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use support::audit::until_recorded;
 use support::configuration::Replace;
 use support::namespace;
-pub(crate) use support::namespace::{inside_namespace, run};
+pub(crate) use support::namespace::{Host, inside_namespace, run};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
@@ -28,67 +26,6 @@ use support::{Client, Outgate};
 /// Runs the test `name` of this file again in a new network namespace. Returns true inside the namespace.
 fn inside(name: &str) -> bool {
     inside_namespace(&format!("netns::{name}"))
-}
-
-/// A network namespace for another host. It ends with its process.
-pub(crate) struct Host(Child);
-
-impl Host {
-    pub(crate) fn new() -> Self {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self(child)
-    }
-
-    /// The process of the namespace, as `ip link` names it.
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    pub(crate) fn namespace(&self) -> String {
-        format!("/proc/{}/ns/net", self.id())
-    }
-
-    /// Returns a command that runs a program in the namespace.
-    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace())).arg(program);
-        command
-    }
-
-    pub(crate) fn run(&self, command: &str) {
-        run(&format!("nsenter --net={} {command}", self.namespace()));
-    }
-
-    pub(crate) fn output(&self, command: &[&str]) -> String {
-        let out = self.command(command[0]).args(&command[1..]).output().unwrap();
-        assert!(out.status.success(), "{command:?}: {out:?}");
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    /// Runs `make` on a thread in this namespace: its sockets belong to this host, whichever thread uses them.
-    pub(crate) fn with<T: Send>(&self, make: impl FnOnce() -> T + Send) -> T {
-        let namespace = std::fs::File::open(self.namespace()).unwrap();
-        std::thread::scope(|scope| {
-            let enter = || {
-                let network = rustix::thread::LinkNameSpaceType::Network;
-                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(network)).unwrap();
-                make()
-            };
-            scope.spawn(enter).join().unwrap()
-        })
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 struct Scene {

@@ -21,6 +21,7 @@ pub mod scene;
 pub mod scrape;
 pub mod signature;
 pub mod store;
+pub mod store_model;
 pub mod tenants;
 pub mod tunnel;
 pub mod tunnel_scene;
@@ -441,7 +442,19 @@ impl Client {
         }
     }
     pub fn next_response(&mut self, method: &str) -> Response {
-        let end = self.fill_until(|buffer| buffer.windows(4).position(|four| four == b"\r\n\r\n")).expect("a head") + 4;
+        self.try_next_response(method).expect("a whole response")
+    }
+    /// Reads the next final response to a POST. `None`: the peer has closed the connection before its end.
+    pub fn try_response(&mut self) -> Option<Response> {
+        loop {
+            let response = self.try_next_response("POST")?;
+            if response.status >= 200 {
+                return Some(response);
+            }
+        }
+    }
+    fn try_next_response(&mut self, method: &str) -> Option<Response> {
+        let end = self.fill_until(|buffer| buffer.windows(4).position(|four| four == b"\r\n\r\n"))? + 4;
         let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
         let mut lines = head.split("\r\n");
         let mut line = lines.next().unwrap().splitn(3, ' ').skip(1);
@@ -458,33 +471,32 @@ impl Client {
         let mut response = Response { status, reason, fields, body: Vec::new() };
         let is_tunnel = method == "CONNECT" && status < 300;
         if method != "HEAD" && !is_tunnel && status >= 200 && status != 204 && status != 304 {
-            response.body = self.body(&response);
+            response.body = self.body(&response)?;
         }
-        response
+        Some(response)
     }
-    fn body(&mut self, response: &Response) -> Vec<u8> {
+    fn body(&mut self, response: &Response) -> Option<Vec<u8>> {
         if response.field("transfer-encoding") == "chunked" {
             let mut body = Vec::new();
             loop {
-                let end =
-                    self.fill_until(|buffer| buffer.windows(2).position(|two| two == b"\r\n")).expect("a chunk size");
+                let end = self.fill_until(|buffer| buffer.windows(2).position(|two| two == b"\r\n"))?;
                 let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
                 let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
-                self.fill_until(|buffer| (buffer.len() >= size + 2).then_some(())).expect("a whole chunk");
+                self.fill_until(|buffer| (buffer.len() >= size + 2).then_some(()))?;
                 body.extend(self.buffer.drain(..size));
                 self.buffer.drain(..2);
                 if size == 0 {
-                    return body;
+                    return Some(body);
                 }
             }
         }
         match response.fields.get("content-length") {
             Some(length) => {
                 let length: usize = length.parse().unwrap();
-                self.fill_until(|buffer| (buffer.len() >= length).then_some(())).expect("a whole body");
-                self.buffer.drain(..length).collect()
+                self.fill_until(|buffer| (buffer.len() >= length).then_some(()))?;
+                Some(self.buffer.drain(..length).collect())
             }
-            None => self.rest(),
+            None => Some(self.rest()),
         }
     }
     fn fill_until<T>(&mut self, mut found: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
@@ -527,6 +539,8 @@ impl Client {
 pub fn read_or_end(stream: &mut (impl Read + ?Sized), piece: &mut [u8]) -> usize {
     match stream.read(piece) {
         Ok(length) => length,
+        // A socket with a timeout reports that the process was stopped and continued (signal(7)).
+        Err(error) if error.kind() == ErrorKind::Interrupted => read_or_end(stream, piece),
         // TLS reports a FIN without its own end as UnexpectedEof.
         Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => 0,
         Err(error) => panic!("the peer neither sends nor closes: {error}"),

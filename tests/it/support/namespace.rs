@@ -1,7 +1,9 @@
 //! A network namespace in which a test runs again.
 //! How does a test get addresses, routes and port ranges of its own?
 
-use std::process::Command;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 
 use super::configuration::Config;
 use super::required;
@@ -51,4 +53,65 @@ listen = ["127.0.0.1:0"]
 roots = ["{dir}/ca.pem"]
 "#;
     Config::parse(common).and(more)
+}
+
+/// A network namespace for another host. It ends with its process.
+pub struct Host(Child);
+
+impl Host {
+    pub fn new() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    /// The process of the namespace, as `ip link` names it.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn namespace(&self) -> String {
+        format!("/proc/{}/ns/net", self.id())
+    }
+
+    /// Returns a command that runs a program in the namespace.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace())).arg(program);
+        command
+    }
+
+    pub fn run(&self, command: &str) {
+        run(&format!("nsenter --net={} {command}", self.namespace()));
+    }
+
+    pub fn output(&self, command: &[&str]) -> String {
+        let out = self.command(command[0]).args(&command[1..]).output().unwrap();
+        assert!(out.status.success(), "{command:?}: {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// Runs `make` on a thread in this namespace: its sockets belong to this host, whichever thread uses them.
+    pub fn with<T: Send>(&self, make: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(self.namespace()).unwrap();
+        std::thread::scope(|scope| {
+            let enter = || {
+                let network = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(network)).unwrap();
+                make()
+            };
+            scope.spawn(enter).join().unwrap()
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

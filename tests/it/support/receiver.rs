@@ -79,7 +79,11 @@ impl<T: Read + Write> Wire for T {}
 
 impl Receiver {
     pub fn plain(reaction: Reaction) -> Self {
-        Self::start("127.0.0.1:0", reaction, |stream| Some(Box::new(stream)))
+        Self::plain_at("127.0.0.1:0", reaction)
+    }
+
+    pub fn plain_at(address: &str, reaction: Reaction) -> Self {
+        Self::start(address, reaction, |stream| Some(Box::new(stream)))
     }
 
     /// Starts a receiver that answers a TLS handshake in plain HTTP.
