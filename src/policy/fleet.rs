@@ -244,10 +244,11 @@ impl TokenSlices {
     pub fn request(&mut self, quota: Quota, live: u32, waiting: u32, now: u64) -> TokenRequest {
         let period = now.saturating_sub(self.asked_at).max(1);
         let lately = u128::from(self.demand) * quota.horizon().as_nanos() / u128::from(period);
-        // While the instances compete, the one that asks first must not take what the others need.
+        // The instance that asks first must not take what the others need. While they compete, each has its part. Otherwise,
+        // a quarter of what the store had left is little enough: not all instances use each key.
         let most = match now < self.contended_until {
             true => quota.fair_part(live).saturating_add(self.store_left / 2),
-            false => (quota.burst.get() / (2 * live.max(1))).max(1),
+            false => (quota.burst.get() / (2 * live.max(1))).max(self.store_left / 4).max(1),
         };
         let lately = u32::try_from(lately).unwrap_or(u32::MAX).min(most);
         // The mean with the estimates before, so that two deliveries side by side are no high rate.

@@ -10,7 +10,7 @@ mod fleet_key;
 mod fleet_limiter;
 mod limiter_state;
 pub mod memory_budget;
-mod rate;
+pub mod rate;
 mod table;
 mod token_queue;
 mod wait_queue;

@@ -15,7 +15,7 @@ use crate::policy::limits::{Quota, RateStatus, saturating_nanos};
 
 /// The state of GCRA. Times are nanoseconds since the epoch of the limits.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::state) struct GcraState {
+pub struct GcraState {
     /// The time at which the whole burst is available again: the "theoretical arrival time" of GCRA.
     theoretical_arrival: u64,
     /// The interval of a token in nanoseconds. Zero: no quota was set yet.
@@ -42,17 +42,17 @@ impl GcraState {
     }
 
     /// Sets the quota, and keeps the time at which the whole burst is available again: the same part of the burst stays used.
-    pub(in crate::state) fn set_limits(&mut self, quota: &Quota) {
+    pub fn set_limits(&mut self, quota: &Quota) {
         (self.interval, self.burst) = (saturating_nanos(quota.interval()).max(1), quota.burst.get());
     }
 
     /// Sets the time at which the whole burst is available again.
-    pub(in crate::state) fn set_arrival(&mut self, arrival: u64) {
+    pub fn set_arrival(&mut self, arrival: u64) {
         self.theoretical_arrival = arrival;
     }
 
     /// Takes one token, and returns the status after it. The error is the time until there is one.
-    pub(in crate::state) fn try_take(&mut self, now: u64) -> Result<RateStatus, Duration> {
+    pub fn try_take(&mut self, now: u64) -> Result<RateStatus, Duration> {
         let (Some(burst), Some(pace)) =
             (NonZeroU32::new(self.burst), Pace::with_period(Duration::from_nanos(self.interval)))
         else {
