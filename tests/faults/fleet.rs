@@ -65,7 +65,7 @@ fn start_relay(store_port: u16, is_slow: &Arc<AtomicBool>) -> SocketAddr {
             std::thread::spawn(move || {
                 relay(server, instance, || {
                     if is_slow.load(Ordering::Relaxed) {
-                        std::thread::sleep(Duration::from_secs(1));
+                        std::thread::sleep(Duration::from_secs(1)); // the fault
                     }
                 });
             });
@@ -391,7 +391,7 @@ fn fleet_limit_is_neither_unlimited_nor_zero_in_any_fault() {
 /// Runs a fault beside the traffic of one tenant. `factor`: the part of the limit that the fleet admits meanwhile, at most.
 fn fault(fleet: &mut Fleet, name: &str, factor: f64, begin: impl FnOnce(&mut Fleet), end: impl FnOnce(&mut Fleet)) {
     let url = fleet.url("fleet.example");
-    let ([before, during, after], _) = Traffic::beside(url, name.replace(' ', "-").as_str(), |traffic| {
+    let ([before, during, after], _) = Traffic::beside(url, "faulty", |traffic| {
         traffic.for_seconds(1); // the burst
         let before = traffic.for_seconds(pick(2, 10));
         begin(fleet);
