@@ -29,6 +29,23 @@ impl LocalPrefixes {
     pub fn prefixes(&self) -> &[IpNet] {
         &self.0
     }
+
+    /// Returns the prefixes without the addresses of `removed`.
+    pub fn without(&self, removed: &[IpNet]) -> Self {
+        self.0.iter().flat_map(|prefix| remove(*prefix, removed)).collect()
+    }
+}
+
+fn remove(prefix: IpNet, removed: &[IpNet]) -> Vec<IpNet> {
+    if removed.iter().any(|net| net.contains(&prefix)) {
+        return Vec::new();
+    }
+    match prefix.subnets(prefix.prefix_len() + 1) {
+        Ok(halves) if removed.iter().any(|net| prefix.contains(net)) => {
+            halves.flat_map(|half| remove(half, removed)).collect()
+        }
+        _ => vec![prefix],
+    }
 }
 
 impl FromIterator<IpNet> for LocalPrefixes {

@@ -176,13 +176,6 @@ pub struct AnnouncedRange {
     pub phase: RangePhase,
 }
 
-impl AnnouncedRange {
-    /// Returns the addresses that targets see for a part of the range.
-    pub fn seen_part(&self, part: &IpNet) -> IpNet {
-        span::translate(part, &self.cidr, &self.seen_as)
-    }
-}
-
 /// The phase of a range at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

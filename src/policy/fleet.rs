@@ -4,6 +4,7 @@
 //! Times are nanoseconds of the instance's monotonic clock, or microseconds of the store's clock. They are never compared:
 //! a slice is valid for a duration from the moment at which the instance asked.
 
+pub mod assignments;
 pub mod status;
 
 use std::num::NonZeroU32;

@@ -145,6 +145,7 @@ impl Runtime {
     /// Replaces the active configuration atomically: a delivery uses the former one or the new one, never a mixture. Idle
     /// connections from source addresses that are no longer in a pool are closed.
     pub fn adopt(&self, next: ActiveConfig, adopted: config::status::AdoptedConfig) {
+        self.withhold_assigned(&[&self.active_config().plan, &next.plan]);
         self.deferred_drop.push(self.active.swap(Arc::new(next)));
         self.sweep_deferred_drops();
         self.config_status.adopt(adopted);

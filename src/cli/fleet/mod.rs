@@ -2,6 +2,7 @@
 //! Does the fleet keep its promises, and what should an operator do?
 
 mod approve;
+mod move_range;
 mod rollout;
 mod status;
 
@@ -11,7 +12,7 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(super) enum FleetCommand {
-    /// Show the live instances
+    /// Show the instances, the ranges that they have, and the problems
     Status(status::Status),
     /// Roll one signed bundle of configuration files out to all instances, in waves
     Rollout(rollout::Rollout),
@@ -19,6 +20,8 @@ pub(super) enum FleetCommand {
     Approve(approve::Approve),
     /// Stop a rollout: every instance returns to its former bundle
     Abort(approve::Abort),
+    /// Assign a range to one instance, or end the assignment
+    Move(move_range::MoveRange),
 }
 
 impl FleetCommand {
@@ -28,6 +31,7 @@ impl FleetCommand {
             FleetCommand::Rollout(rollout) => rollout.run(),
             FleetCommand::Approve(approve) => approve.run(),
             FleetCommand::Abort(abort) => abort.run(),
+            FleetCommand::Move(range) => range.run(),
         }
     }
 }

@@ -77,6 +77,9 @@ fn describe(fleet: &Value) -> String {
     );
     let ranges = items(&fleet["ranges"]).iter().flat_map(hosts).collect();
     shown += &format!("\n{}", table(&["range", "instance", "state", "usable addresses"], ranges));
+    for assigned in items(&fleet["assignments"]) {
+        shown += &format!("assigned: {} to {}\n", text(&assigned["range"]), text(&assigned["instance"]));
+    }
     let problems: String =
         items(&fleet["problems"]).iter().map(|problem| format!("problem: {}\n", text(&problem["what"]))).collect();
     if problems.is_empty() { shown } else { format!("{shown}\n{problems}") }

@@ -2,7 +2,8 @@
 -- KEYS: 1 the processes by the end of their lease (ms), 2 their announcements, 3 the state of the fleet.
 -- ARGV: 1 the process, 2 the length of its lease (ms), 3 its announcement, 4 the length of the observer's lease (ms), or 0:
 -- the process shall not observe.
--- Returns: 1 the number of live processes, 2 the time of the server (µs), 3 whether this process observes the fleet (1).
+-- Returns: 1 the number of live processes, 2 the time of the server (µs), 3 whether this process observes the fleet (1), 4 the
+-- version of the assignments of ranges.
 local process, observed = ARGV[1], tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -21,4 +22,5 @@ if is_observer then
 elseif state[1] == process then
   redis.call('HDEL', KEYS[3], 'observer', 'observer_until')
 end
-return { redis.call('ZCARD', KEYS[1]), time[1] * 1000000 + time[2], is_observer and 1 or 0 }
+local assignments = redis.call('HGET', KEYS[3], 'assignments_version') or 0
+return { redis.call('ZCARD', KEYS[1]), time[1] * 1000000 + time[2], is_observer and 1 or 0, tonumber(assignments) }

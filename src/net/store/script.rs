@@ -11,6 +11,7 @@ use redis::{Script, ScriptInvocation};
 pub enum StoreScript {
     Announce,
     ReadAnnouncements,
+    Assign,
     TakeTokens,
     LeasePermits,
     /// The names of the live instances.
@@ -25,6 +26,7 @@ static LIVE_INSTANCES: LazyLock<Script> = LazyLock::new(|| Script::new(include_s
 static START_ROLLOUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("start_rollout.lua")));
 static REPORT_ROLLOUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("report_rollout.lua")));
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
+static ASSIGN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("assign.lua")));
 static READ_ANNOUNCEMENTS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read_announcements.lua")));
 
 impl StoreScript {
@@ -34,6 +36,7 @@ impl StoreScript {
             Self::Announce => &["announcements", "state"],
             Self::ReadAnnouncements | Self::LiveInstances => &["announcements"],
             Self::TakeTokens | Self::LeasePermits | Self::StartRollout | Self::ReportRollout => &[],
+            Self::Assign => &["state"],
         }
     }
 
@@ -41,6 +44,7 @@ impl StoreScript {
         let script: &'static Script = match self {
             Self::Announce => &ANNOUNCE,
             Self::ReadAnnouncements => &READ_ANNOUNCEMENTS,
+            Self::Assign => &ASSIGN,
             Self::TakeTokens => &TAKE_TOKENS,
             Self::LeasePermits => &LEASE_PERMITS,
             Self::LiveInstances => &LIVE_INSTANCES,

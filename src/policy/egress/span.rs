@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::AnnouncedRange;
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
 /// A span of addresses as numbers, both ends included.
@@ -38,6 +39,20 @@ impl AddressSpan {
         } else {
             Ipv4Subnets::new(Ipv4Addr::from_bits(self.first as u32), Ipv4Addr::from_bits(self.last as u32), 0).into()
         }
+    }
+}
+
+impl AnnouncedRange {
+    /// Returns the addresses that targets see for a part of the range.
+    pub fn seen_part(&self, part: &IpNet) -> IpNet {
+        translate(part, &self.cidr, &self.seen_as)
+    }
+
+    /// Returns the source addresses of the range that targets see as addresses of `seen`, which may be wider than the range.
+    pub fn source_part(&self, seen: &IpNet) -> Option<IpNet> {
+        let wider = seen.contains(&self.seen_as).then_some(self.seen_as);
+        let part = wider.or_else(|| self.seen_as.contains(seen).then_some(*seen))?;
+        Some(translate(&part, &self.seen_as, &self.cidr))
     }
 }
 

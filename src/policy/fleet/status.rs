@@ -71,11 +71,17 @@ pub enum RangeState {
     Active,
     /// It is active, and its end is known.
     Retiring,
+    /// It is assigned to another instance. This one begins no connection from it, and has some.
+    Draining,
+    /// It is assigned to another instance, and this one has no connection from it.
+    Free,
+    /// It is assigned to this instance, and another one has not left it yet.
+    Waiting,
 }
 
 impl RangeAnnouncement {
     fn is_sent_from(&self) -> bool {
-        matches!(self.state, RangeState::Active | RangeState::Retiring)
+        self.state != RangeState::Upcoming
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +17,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::problem::AdminProblem;
-use super::{AdminResponse, Call, Effect, JSON, build_response, captures, json_response, rollout, status};
+use super::{AdminResponse, Call, Effect, JSON, build_response, captures, fleet, json_response, rollout, status};
 use crate::audit::{Event, PROCESS_DRAINING, PROCESS_UNDRAINED};
 use crate::config::duration_parameter;
 use crate::delivery::{self, ExplainRequest};
@@ -34,6 +35,7 @@ const BODY_MAX: usize = 64 << 10;
 /// Limits the grace time of a drain.
 const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+const RANGE: &str = "write a published range, such as 198.51.100.16/28";
 const NUMBER: &str = "a number of a configuration in the history is required";
 
 /// The webhook that `outgate explain` describes.
@@ -81,6 +83,16 @@ impl Call<'_> {
                 read_no_parameters(request).await?;
                 let proof = captures::erase(runtime, &self.query, self.caller.actor()).await?;
                 Ok((json_response(proof), Effect::Recorded))
+            }
+            "moveRange" | "releaseRange" => {
+                fleet::of(runtime)?;
+                let range = self.query.parse("range", RANGE, str::parse::<IpNet>)?;
+                let range = range.filter(|range| range.trunc() == *range);
+                let range = range.ok_or_else(|| AdminProblem::field("range", RANGE))?;
+                let to = (self.id == "moveRange").then(|| self.query.text("to").unwrap_or_default());
+                read_no_parameters(request).await?;
+                let assigned = fleet::assign(runtime, range, to.as_deref(), self.caller.actor()).await?;
+                Ok((json_response(assigned), Effect::Recorded))
             }
             "explain" => {
                 let webhook: ExplainBody = parse_json(&read_json(request, BODY_MAX).await?)?;

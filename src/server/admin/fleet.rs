@@ -1,16 +1,20 @@
 //! The fleet of this instance as JSON, for `outgate fleet`.
-//! Which instances are live, which ranges do they have, and what is wrong?
+//! Which instances are live, which ranges do they have, what is wrong, and to which instance is a range assigned?
 
 use http::StatusCode;
+use ipnet::IpNet;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::problem::AdminProblem;
+use crate::audit::{ADDRESS_ASSIGNED, ADDRESS_RELEASED, Actor, Event};
+use crate::policy::fleet::assignments::Assignments;
 use crate::policy::fleet::status::{InstanceAnnouncement, RangeAnnouncement, problems, ranges};
 use crate::state::Runtime;
-use crate::state::fleet::Fleet;
+use crate::state::fleet::{AssignError, Fleet};
 
 /// Returns the fleet, if the configuration has one.
-fn of(runtime: &Runtime) -> Result<&Fleet, AdminProblem> {
+pub(super) fn of(runtime: &Runtime) -> Result<&Fleet, AdminProblem> {
     let missing = || AdminProblem::new(StatusCode::CONFLICT, "the active configuration has no [fleet]");
     runtime.fleet.get().map(|fleet| &**fleet).ok_or_else(missing)
 }
@@ -46,6 +50,48 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
         "instance": of(runtime)?.instance(),
         "instances": announcements.iter().map(instance).collect::<Value>(),
         "ranges": ranges(&announcements).into_iter().map(range).collect::<Value>(),
+        "assignments": assignments(&of(runtime)?.assignments()),
         "problems": problems(&announcements),
     }))
+}
+
+fn assignments(assignments: &Assignments) -> Value {
+    assignments.ranges().iter().map(|(range, instance)| json!({ "range": range, "instance": instance })).collect()
+}
+
+/// Assigns a published range to a live instance. `None`: each instance that has its addresses uses it.
+pub(super) async fn assign(
+    runtime: &Runtime,
+    range: IpNet,
+    to: Option<&str>,
+    actor: Actor,
+) -> Result<Value, AdminProblem> {
+    let fleet = of(runtime)?;
+    let announcements = announcements(runtime).await?;
+    let is_published = |range: &IpNet| ranges(&announcements).keys().any(|published| published.contains(range));
+    match to {
+        Some(to) if !announcements.iter().any(|found| found.instance == to) => {
+            return Err(AdminProblem::field("to", "no live instance has this name: /v1/fleet lists them"));
+        }
+        Some(_) if !is_published(&range) => {
+            return Err(AdminProblem::field("range", "no instance publishes this range: /v1/fleet lists them"));
+        }
+        None if !fleet.assignments().ranges().contains_key(&range) => {
+            return Err(AdminProblem::field("range", "this range is not assigned: /v1/fleet lists those that are"));
+        }
+        _ => {}
+    }
+    let assigned = fleet.assign(range, to, runtime).await.map_err(|error| {
+        let status = match error {
+            AssignError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            AssignError::Overlaps(_) | AssignError::Conflict => StatusCode::CONFLICT,
+        };
+        AdminProblem::new(status, error.to_string())
+    })?;
+    let (event_type, what) = match to {
+        Some(to) => (ADDRESS_ASSIGNED, format!("the range was assigned to the instance {to}")),
+        None => (ADDRESS_RELEASED, "the range is no longer assigned".to_owned()),
+    };
+    runtime.audit.record(Event::new(event_type, range.to_string(), Timestamp::now(), what).by(actor).with("to", to));
+    Ok(json!({ "assignments": assignments(&assigned) }))
 }

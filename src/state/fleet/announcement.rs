@@ -57,7 +57,7 @@ pub(super) fn announce(
     let (active, snapshot, weight) = (runtime.active_config(), runtime.sources.snapshot(), runtime.load(now).weight());
     let of_pool = |pool: &Pool| {
         let ranges = pool.announced_ranges(now).filter(|range| range.phase != RangePhase::Ended);
-        ranges.map(|range| announce_range(pool, &range, &snapshot)).collect::<Vec<_>>()
+        ranges.map(|range| announce_range(pool, &range, &snapshot, fleet)).collect::<Vec<_>>()
     };
     let digests = digests.clone();
     InstanceAnnouncement {
@@ -77,18 +77,19 @@ pub(super) fn announce(
     }
 }
 
-fn announce_range(pool: &Pool, range: &AnnouncedRange, snapshot: &SourcesSnapshot) -> RangeAnnouncement {
+fn announce_range(pool: &Pool, range: &AnnouncedRange, snapshot: &SourcesSnapshot, fleet: &Fleet) -> RangeAnnouncement {
     let count = snapshot.count_ranges(&[range.cidr]);
     let parts = snapshot.usable_ranges(&[range.cidr]);
+    let state = fleet.assigned_state(&range.seen_as).unwrap_or(match (range.phase, range.until) {
+        (RangePhase::Upcoming, _) => RangeState::Upcoming,
+        (_, None) => RangeState::Active,
+        (_, Some(_)) => RangeState::Retiring,
+    });
     RangeAnnouncement {
         pool: pool.name().to_string(),
         range: range.seen_as,
         source: range.cidr,
-        state: match (range.phase, range.until) {
-            (RangePhase::Upcoming, _) => RangeState::Upcoming,
-            (_, None) => RangeState::Active,
-            (_, Some(_)) => RangeState::Retiring,
-        },
+        state,
         until: range.until,
         addresses: count.configured.to_string(),
         present: snapshot.count_present(&[range.cidr]).to_string(),

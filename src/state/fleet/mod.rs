@@ -2,6 +2,7 @@
 //! Is the store of the fleet up, and how many instances share its limits?
 
 mod announcement;
+mod assignments;
 mod rollout;
 mod tokens;
 
@@ -31,6 +32,8 @@ use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
 use crate::state::replay::ReplayError;
 use announcement::ConfigDigests;
+pub use assignments::AssignError;
+use assignments::FollowedAssignments;
 pub use rollout::{RolloutError, RolloutView};
 
 /// How often an instance announces itself, and for how long an announcement lasts.
@@ -52,6 +55,7 @@ pub struct Fleet {
     process: String,
     changed: Notify,
     observation: Mutex<Option<Observation>>,
+    assignments: Mutex<FollowedAssignments>,
     /// The number of live instances when the store last answered.
     live: AtomicU32,
     /// `None`: the store is up.
@@ -97,6 +101,7 @@ impl Fleet {
             process,
             changed: Notify::new(),
             observation: Mutex::default(),
+            assignments: Mutex::default(),
             live: AtomicU32::new(1),
             away_since: Mutex::new(Some(Instant::now())),
             wait: config.wait,
@@ -154,11 +159,12 @@ impl Fleet {
         let arguments: [&(dyn Display + Sync); 4] = [&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease];
         let (asked, asked_at) = (Instant::now(), Timestamp::now());
         let answer: Vec<i64> = self.store.run(StoreScript::Announce, &self.key("instances"), &arguments).await?;
-        let [live, server_micros, is_observer] = answer[..] else { return Err(StoreError::unexpected()) };
+        let [live, server_micros, is_observer, assignments] = answer[..] else { return Err(StoreError::unexpected()) };
         let at = asked_at.as_microsecond() + i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or_default();
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
         self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
         self.store.set_up();
+        self.follow_assignments(runtime, u64::try_from(assignments).unwrap_or_default()).await?;
         if is_observer == 1 {
             return self.observe().await;
         }

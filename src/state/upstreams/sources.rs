@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 
 use crate::net::local::{self, LocalPrefixes};
@@ -30,8 +30,12 @@ pub struct Sources {
 /// The addresses at one time. A delivery uses one snapshot.
 #[derive(Default, Clone)]
 pub struct SourcesSnapshot {
-    /// `None`: the kernel has never listed them, and only its refusals count.
+    /// The addresses that deliveries may use. `None`: the kernel has never listed them, and only its refusals count.
     local: Option<LocalPrefixes>,
+    /// All addresses of the host.
+    present: Option<LocalPrefixes>,
+    /// Addresses that belong to other instances of the fleet, whether the host has them or not.
+    withheld: Arc<[IpNet]>,
     refused: HashSet<IpAddr>,
 }
 
@@ -39,6 +43,15 @@ pub struct SourcesSnapshot {
 const REFUSED_MAX: usize = 4096;
 
 impl SourcesSnapshot {
+    fn new(present: Option<LocalPrefixes>, withheld: Arc<[IpNet]>) -> Self {
+        let every = || [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())].into_iter().collect();
+        let local = match withheld.is_empty() {
+            true => present.clone(),
+            false => Some(present.clone().unwrap_or_else(every).without(&withheld)),
+        };
+        Self { local, present, withheld, refused: HashSet::new() }
+    }
+
     /// Returns whether this host can send from `source`.
     pub fn has(&self, source: IpAddr) -> bool {
         self.local.as_ref().is_none_or(|local| local.contains(source)) && !self.refused.contains(&source)
@@ -46,10 +59,7 @@ impl SourcesSnapshot {
 
     /// Returns the parts of `ranges` that this host has, including addresses that the kernel has refused.
     pub fn usable_ranges(&self, ranges: &[IpNet]) -> Vec<IpNet> {
-        match &self.local {
-            None => ranges.to_vec(),
-            Some(local) => ranges.iter().flat_map(|range| overlap(range, local.prefixes())).copied().collect(),
-        }
+        parts(ranges, self.local.as_ref())
     }
 
     /// Counts the addresses of a pool's active ranges.
@@ -63,7 +73,7 @@ impl SourcesSnapshot {
 
     /// Counts the addresses that this host has, including those that the kernel has refused.
     pub fn count_present(&self, ranges: &[IpNet]) -> u128 {
-        total(&self.usable_ranges(ranges))
+        total(&parts(ranges, self.present.as_ref()))
     }
 
     /// Returns the share of a pool's addresses that this host can send from. IPv4 and IPv6 count alike: a /64 has more
@@ -97,6 +107,14 @@ impl SourcesSnapshot {
 pub struct AddressCount {
     pub configured: u128,
     pub usable: u128,
+}
+
+/// Returns the parts of `ranges` that lie in `prefixes`. `None`: all do.
+fn parts(ranges: &[IpNet], prefixes: Option<&LocalPrefixes>) -> Vec<IpNet> {
+    match prefixes {
+        None => ranges.to_vec(),
+        Some(local) => ranges.iter().flat_map(|range| overlap(range, local.prefixes())).copied().collect(),
+    }
 }
 
 fn total(ranges: &[IpNet]) -> u128 {
@@ -147,10 +165,18 @@ impl Sources {
         // On an error the last list stays: without it, the guard would allow the addresses of this host as targets.
         let read = local::read().ok();
         self.stale.store(read.is_none(), Ordering::Relaxed);
-        let local = read.or_else(|| self.snapshot.load().local.clone());
-        let prefixes = local.as_ref().map(|local| local.prefixes().to_vec()).unwrap_or_default();
+        let former = self.snapshot.load();
+        let present = read.or_else(|| former.present.clone());
+        let prefixes = present.as_ref().map(|local| local.prefixes().to_vec()).unwrap_or_default();
         self.local_addresses.store(Arc::new(LocalAddresses { prefixes, listeners: listeners.clone() }));
-        self.snapshot.store(Arc::new(SourcesSnapshot { local, refused: HashSet::new() }));
+        self.snapshot.store(Arc::new(SourcesSnapshot::new(present, Arc::clone(&former.withheld))));
+    }
+
+    /// Sets the addresses that belong to other instances of the fleet: no new connection leaves from them.
+    pub fn set_withheld(&self, withheld: Vec<IpNet>) {
+        let _writer = self.listeners.lock();
+        let present = self.snapshot.load().present.clone();
+        self.snapshot.store(Arc::new(SourcesSnapshot::new(present, withheld.into())));
     }
 
     /// Returns whether the list of addresses may be out of date.
@@ -185,10 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_other_instances_are_present_and_not_usable() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let address = |text: &str| text.parse().unwrap();
+        let withheld: Arc<[IpNet]> = nets(&["127.0.7.2/31", "198.51.100.16/28"]).into();
+        for present in [Some(nets(&["127.0.0.0/8"]).into_iter().collect()), None] {
+            let snapshot = SourcesSnapshot::new(present, Arc::clone(&withheld));
+            assert!(snapshot.has(address("127.0.7.1")) && snapshot.has(address("127.0.7.4")));
+            assert!(!snapshot.has(address("127.0.7.2")) && !snapshot.has(address("198.51.100.16")));
+            let range = nets(&["127.0.7.0/29"]);
+            assert_eq!(snapshot.usable_ranges(&range), nets(&["127.0.7.0/31", "127.0.7.4/30"]));
+            assert_eq!((snapshot.count_present(&range), snapshot.count_ranges(&range).usable), (8, 6));
+        }
+        let released = SourcesSnapshot::new(None, Arc::default());
+        assert!(released.has(address("127.0.7.2")));
+    }
+
+    #[test]
     fn usable_share_of_a_pool_counts_both_families_alike() {
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
-        let local = Some(nets(&["198.51.100.16/29", "2001:db8:5::/64"]).into_iter().collect());
-        let snapshot = SourcesSnapshot { local, refused: HashSet::new() };
+        let present = Some(nets(&["198.51.100.16/29", "2001:db8:5::/64"]).into_iter().collect());
+        let snapshot = SourcesSnapshot::new(present, Arc::default());
         for (ranges, expected) in [
             (&["198.51.100.16/28"][..], Some(0.5)),
             (&["198.51.100.16/29", "198.51.100.32/29"], Some(0.5)),

@@ -5,6 +5,7 @@
 
 mod connections;
 mod limits;
+mod moves;
 mod properties;
 mod rollout;
 mod signatures;

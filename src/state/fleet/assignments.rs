@@ -1,0 +1,199 @@
+//! The assignments of ranges, as this instance follows them.
+//! Which addresses of this host belong to other instances now?
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use tracing::info;
+
+use super::Fleet;
+use crate::net::socket_diag;
+use crate::net::store::{StoreError, StoreScript};
+use crate::policy::Plan;
+use crate::policy::addresses::overlaps;
+use crate::policy::fleet::assignments::{Assignments, is_used_elsewhere, source_ranges};
+use crate::policy::fleet::status::RangeState;
+use crate::state::Runtime;
+
+/// The assignments that this instance knows, and what it still waits for.
+#[derive(Default)]
+pub(super) struct FollowedAssignments {
+    pub(super) known: Assignments,
+    /// Ranges of this instance from which another one may still begin connections.
+    pub(super) awaited: BTreeSet<IpNet>,
+    /// Ranges of other instances from which this one has connections.
+    pub(super) draining: BTreeSet<IpNet>,
+}
+
+/// A range could not be assigned.
+pub enum AssignError {
+    Store(StoreError),
+    /// This assigned range overlaps it.
+    Overlaps(IpNet),
+    /// Another operator has changed the assignments at the same time.
+    Conflict,
+}
+
+impl From<StoreError> for AssignError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Display for AssignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => write!(f, "the store of the fleet is away: {error}"),
+            Self::Overlaps(other) => write!(f, "{other} is assigned, and overlaps it: release it first"),
+            Self::Conflict => write!(f, "another operator has changed the assignments at this moment: try again"),
+        }
+    }
+}
+
+impl FollowedAssignments {
+    /// Adopts newer assignments. A range that becomes that of this instance waits until the others have left it.
+    fn adopt(&mut self, next: Assignments, instance: &str) {
+        let (own, former) = (next.ranges_of(instance, true), self.known.ranges_of(instance, true));
+        self.awaited =
+            own.into_iter().filter(|range| self.awaited.contains(range) || !former.contains(range)).collect();
+        self.draining = next.ranges_of(instance, false);
+        self.known = next;
+    }
+}
+
+impl Fleet {
+    pub fn assignments(&self) -> Assignments {
+        self.assignments.lock().known.clone()
+    }
+
+    /// Returns the ranges from which this instance must not begin connections, as customers see them.
+    fn withheld(&self) -> Vec<IpNet> {
+        let followed = self.assignments.lock();
+        followed.known.ranges_of(&self.instance, false).into_iter().chain(followed.awaited.iter().copied()).collect()
+    }
+
+    /// Returns the state of a range that an assignment overlaps.
+    pub(super) fn assigned_state(&self, range: &IpNet) -> Option<RangeState> {
+        let followed = self.assignments.lock();
+        let is_in = |ranges: &BTreeSet<IpNet>| ranges.iter().any(|other| overlaps(other, range));
+        match () {
+            () if is_in(&followed.awaited) => Some(RangeState::Waiting),
+            () if is_in(&followed.draining) => Some(RangeState::Draining),
+            () if is_in(&followed.known.ranges_of(&self.instance, false)) => Some(RangeState::Free),
+            () => None,
+        }
+    }
+
+    /// Reads the assignments, and replaces them by `next` if the store has the version `known`.
+    async fn exchange(&self, known: u64, next: Option<&Assignments>) -> Result<Assignments, StoreError> {
+        let document = next.map(|next| serde_json::json!(next).to_string()).unwrap_or_default();
+        let version = next.map_or(0, |next| next.version);
+        let arguments: [&(dyn Display + Sync); 3] = [&known, &version, &document];
+        let answer: Vec<String> = self.store.run(StoreScript::Assign, &self.key("instances"), &arguments).await?;
+        match answer.first().map(String::as_str) {
+            None | Some("") => Ok(Assignments::default()),
+            Some(text) => serde_json::from_str(text).map_err(|_| StoreError::unexpected()),
+        }
+    }
+
+    /// Follows the assignments, whose version in the store is `version`.
+    pub(super) async fn follow_assignments(&self, runtime: &Runtime, version: u64) -> Result<(), StoreError> {
+        let known = self.assignments();
+        if version < known.version {
+            // The store has lost its data. Each instance knows the assignments, and the newest stay.
+            self.exchange(version, Some(&known)).await?;
+        } else if version > known.version {
+            let next = self.exchange(version, None).await?;
+            self.adopt_assignments(runtime, next);
+        }
+        self.finish_waiting(runtime).await?;
+        self.finish_draining(runtime).await;
+        Ok(())
+    }
+
+    fn adopt_assignments(&self, runtime: &Runtime, next: Assignments) {
+        let mut followed = self.assignments.lock();
+        // A command of this host and the announcements both adopt them.
+        if next.version > followed.known.version {
+            info!("the fleet has {} assigned ranges, version {}", next.ranges().len(), next.version);
+            followed.adopt(next, &self.instance);
+            drop(followed);
+            self.withhold(runtime);
+        }
+    }
+
+    /// Uses the ranges that no other instance uses any more.
+    async fn finish_waiting(&self, runtime: &Runtime) -> Result<(), StoreError> {
+        let awaited = self.assignments.lock().awaited.clone();
+        if awaited.is_empty() {
+            return Ok(());
+        }
+        let live = self.announcements().await?;
+        let free = |range: &&IpNet| !is_used_elsewhere(range, &self.instance, &live);
+        let free: BTreeSet<IpNet> = awaited.iter().filter(free).copied().collect();
+        if !free.is_empty() {
+            self.assignments.lock().awaited.retain(|range| !free.contains(range));
+            self.withhold(runtime);
+        }
+        Ok(())
+    }
+
+    /// Looks whether this instance still has connections from ranges of others.
+    async fn finish_draining(&self, runtime: &Runtime) {
+        let asked = self.assignments.lock().draining.clone();
+        if asked.is_empty() {
+            return;
+        }
+        let (active, draining) = (runtime.active_config(), asked.clone());
+        let usage = move || {
+            let pools = &active.plan.pools;
+            let has = |ranges: &[IpNet], address| {
+                source_ranges(pools, ranges, Timestamp::now()).iter().any(|net| net.contains(&address))
+            };
+            let all: Vec<_> = draining.iter().copied().collect();
+            let usage = socket_diag::port_usage(|address| has(&all, address)).unwrap_or_default();
+            let open: Vec<_> = usage.sources.into_iter().filter(|(_, usage)| usage.open > 0).collect();
+            let is_busy = |range: &IpNet| open.iter().any(|(address, _)| has(&[*range], *address));
+            draining.into_iter().filter(is_busy).collect::<BTreeSet<_>>()
+        };
+        if let Ok(busy) = tokio::task::spawn_blocking(usage).await {
+            let mut followed = self.assignments.lock();
+            followed.draining.retain(|range| busy.contains(range) || !asked.contains(range));
+            if busy.len() < asked.len() {
+                self.announce_change();
+            }
+        }
+    }
+
+    fn withhold(&self, runtime: &Runtime) {
+        runtime.withhold_assigned(&[&runtime.active_config().plan]);
+        runtime.sweep_connections();
+        self.announce_change();
+    }
+
+    /// Assigns a range to an instance, or to none.
+    pub async fn assign(&self, range: IpNet, to: Option<&str>, runtime: &Runtime) -> Result<Assignments, AssignError> {
+        let (known, stored) = (self.assignments(), self.exchange(0, None).await?);
+        // A store that lost its data has older ones, or none.
+        let (current, version) =
+            if stored.version < known.version { (known, stored.version) } else { (stored.clone(), stored.version) };
+        let next = current.with(range, to, Timestamp::now()).map_err(AssignError::Overlaps)?;
+        if self.exchange(version, Some(&next)).await? != next {
+            return Err(AssignError::Conflict);
+        }
+        self.adopt_assignments(runtime, next.clone());
+        Ok(next)
+    }
+}
+
+impl Runtime {
+    /// Takes the addresses that belong to other instances away from deliveries, as if the host had lost them.
+    pub fn withhold_assigned(&self, plans: &[&Plan]) {
+        let Some(fleet) = self.fleet.get() else { return };
+        let (published, now) = (fleet.withheld(), Timestamp::now());
+        let withheld: Vec<_> = plans.iter().flat_map(|plan| source_ranges(&plan.pools, &published, now)).collect();
+        self.sources.set_withheld(withheld);
+    }
+}

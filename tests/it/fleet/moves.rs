@@ -1,0 +1,250 @@
+//! `outgate fleet move`: ranges that an operator assigns to one instance.
+//! Does one instance alone send from an assigned range, and never from an address that its host does not have?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Scenery, instance, instance_with, wait_until_all_live};
+use crate::support::audit::until_recorded;
+use crate::support::configuration::{Config, token_hash};
+use crate::support::control::{exit_code_and_output, get, run, with_admin_socket};
+use crate::support::pki::Pki;
+use crate::support::receiver::{Reaction, Receiver, ok};
+use crate::support::scene::{Scene, folder};
+use crate::support::store::{self, StoreServer};
+use crate::support::{Client, TEST_TIMEOUT, eventually, post};
+
+fn fleet_of(server: &StoreServer) -> String {
+    format!("store = \"redis://127.0.0.1:{}\"", server.port)
+}
+
+/// Starts two instances whose hosts have the range. Each test has its own, because the kernel counts the connections of all
+/// processes of a host.
+fn two_instances(server: &StoreServer, range: &str) -> [Scene; 2] {
+    let scenes = ["egress-1", "egress-2"].map(|name| {
+        instance(name, &fleet_of(server), &|config: &Config| {
+            let config = with_admin_socket(&config.set("egress.default.ranges", [range]));
+            config.add("egress.default.select", "spread").add("audit.file", "{dir}/audit.jsonl")
+        })
+    });
+    wait_until_all_live(&[&scenes[0], &scenes[1]]);
+    scenes
+}
+
+/// Returns how an instance has its first range, as another one shows it.
+fn range_of(shown_by: &Scene, instance: &str) -> Value {
+    let status = get(&shown_by.outgate, "/v1/fleet").json();
+    let hosts = status["ranges"][0]["hosts"].as_array().unwrap_or_else(|| panic!("{status}"));
+    hosts.iter().find(|host| host["instance"] == instance).cloned().unwrap_or_default()
+}
+
+fn wait_for(shown_by: &Scene, instance: &str, state: &str, usable: &str) {
+    eventually(&format!("{instance} has {usable} addresses, {state}"), || {
+        let range = range_of(shown_by, instance);
+        range["state"] == state && range["usable"] == usable
+    });
+}
+
+fn assign(scene: &Scene, words: &[&str]) {
+    let (code, _, error) = exit_code_and_output(&run(scene, &[&["fleet", "move"], words].concat()));
+    assert_eq!(code, 0, "{error}");
+}
+
+/// Sends deliveries, and returns the last octets of their source addresses.
+fn sources(scene: &Scene) -> BTreeSet<String> {
+    let sent = (0..8).map(|_| scene.outgate.post(&scene.plain_url(), "Connection: close\r\n", "x"));
+    let source = |response: crate::support::Response| {
+        assert_eq!(response.status, 200, "{}", response.text());
+        scene.outgate.record_of(&response)["source"].as_str().unwrap().to_owned()
+    };
+    sent.map(source).collect()
+}
+
+#[test]
+fn assigned_range_is_used_by_its_instance_alone_until_it_is_released() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first, second] = two_instances(&server, "127.0.60.0/30");
+    assert_eq!(sources(&first).len(), 4, "each instance uses what its host has");
+    // Any instance takes the command.
+    let asked = Instant::now();
+    assign(&second, &["127.0.60.0/31", "--to", "egress-2"]);
+    wait_for(&second, "egress-1", "free", "2");
+    wait_for(&first, "egress-2", "active", "4");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(sources(&first), ["127.0.60.2", "127.0.60.3"].map(str::to_owned).into());
+    assert_eq!(sources(&second).len(), 4);
+    let status = get(&first.outgate, "/v1/fleet").json();
+    assert_eq!(status["assignments"], json!([{ "range": "127.0.60.0/31", "instance": "egress-2" }]));
+    let claimed = status["problems"].as_array().unwrap().iter().find(|found| found["problem"] == "range_claimed_twice");
+    assert_eq!(claimed.unwrap()["subject"], "127.0.60.2/31", "{status}");
+    let record = until_recorded(&second.outgate, "address.assigned", 1).remove(0);
+    assert_eq!((&record["resource_sid"], &record["event_data"]["to"]), (&json!("127.0.60.0/31"), &json!("egress-2")));
+    assert!(record["actor_sid"].as_str().is_some_and(|name| !name.is_empty()), "{record}");
+
+    // A reload keeps the assignment.
+    first.outgate.folder.write_config("config.toml", &first.outgate.config().set("egress.default.select", "random"));
+    assert!(run(&first, &["reload"]).status.success());
+    assert!(sources(&first).iter().all(|source| source == "127.0.60.2" || source == "127.0.60.3"));
+
+    assign(&first, &["127.0.60.0/31", "--release"]);
+    wait_for(&second, "egress-1", "active", "4");
+    until_recorded(&first.outgate, "address.released", 1);
+    eventually("all addresses are used again", || sources(&first).contains("127.0.60.0"));
+}
+
+/// Returns an instance whose target over TLS responds when the test sends a message.
+fn held_instance(name: &str, server: &StoreServer, range: &str) -> (Scene, Sender<()>) {
+    let (release, wait) = channel();
+    let wait = Mutex::new(wait);
+    let held: Reaction = Arc::new(move |_| {
+        let _ = wait.lock().unwrap().recv_timeout(TEST_TIMEOUT);
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+    });
+    let pki = Pki::new();
+    let good = Receiver::tls(pki.leaf(&["hook.example"]), held);
+    let plain = Receiver::plain(ok());
+    let folder = folder(&pki);
+    let change = |config: &Config| with_admin_socket(&config.set("egress.default.ranges", [range]));
+    (instance_with(name, &fleet_of(server), &change, folder, Scenery { pki, good, plain }), release)
+}
+
+#[test]
+fn instance_that_loses_a_range_finishes_its_deliveries_and_begins_none() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [(first, release), (second, _)] =
+        ["egress-1", "egress-2"].map(|name| held_instance(name, &server, "127.0.61.0/30"));
+    wait_until_all_live(&[&first, &second]);
+    assert_eq!(first.outgate.post(&first.plain_url(), "", "x").status, 200, "its connection is kept");
+    let mut client: Client = first.outgate.connect();
+    client.send(post(&first.good_url(), "", "x"));
+    eventually("the delivery is at its target", || first.good.connections() == 1);
+    first.outgate.wait_for_metric("outgate_deliveries_in_flight 1");
+    assign(&second, &["127.0.61.0/30", "--to", "egress-2"]);
+    wait_for(&second, "egress-1", "draining", "0");
+    wait_for(&second, "egress-2", "active", "4");
+    first.outgate.wait_for_metric("outgate_idle_target_connections 0");
+    let refused = first.outgate.post(&first.plain_url(), "", "x");
+    assert_eq!((refused.status, refused.code()), (503, "no_egress"), "{}", refused.text());
+    release.send(()).unwrap();
+    assert_eq!(client.response().status, 200, "the delivery in flight finishes");
+    wait_for(&second, "egress-1", "free", "0");
+    assert_eq!(second.outgate.post(&second.plain_url(), "", "x").status, 200);
+}
+
+#[test]
+fn assigned_range_waits_for_an_instance_that_does_not_answer_until_its_lease_ends() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first, second] = two_instances(&server, "127.0.62.0/30");
+    first.outgate.signal("STOP");
+    assign(&second, &["127.0.62.0/30", "--to", "egress-2"]);
+    wait_for(&second, "egress-2", "waiting", "0");
+    assert_eq!(second.outgate.post(&second.plain_url(), "", "x").code(), "no_egress");
+    wait_for(&second, "egress-2", "active", "4");
+    assert_eq!(second.outgate.post(&second.plain_url(), "", "x").status, 200);
+    first.outgate.signal("CONT");
+    // The kernel shows it the connections of the other process, too.
+    eventually("egress-1 follows", || range_of(&second, "egress-1")["usable"] == "0");
+}
+
+#[test]
+fn assignments_hold_while_the_store_is_away_and_return_to_one_without_data() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let [first, second] = two_instances(&server, "127.0.63.0/30");
+    assign(&first, &["127.0.63.0/30", "--to", "egress-2"]);
+    wait_for(&first, "egress-1", "free", "0");
+    server.kill();
+    first.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    assert_eq!(first.outgate.post(&first.plain_url(), "", "x").code(), "no_egress");
+    server.restart_empty();
+    for scene in [&first, &second] {
+        scene.outgate.wait_for_metric("outgate_fleet_store_up{} 1");
+    }
+    let version = || server.cli(&["hget", "outgate:{instances}:state", "assignments"]);
+    eventually("the store has the assignment again", || version().contains("127.0.63.0/30"));
+    wait_for(&second, "egress-1", "free", "0");
+    wait_for(&second, "egress-2", "active", "4");
+    assert_eq!(first.outgate.post(&first.plain_url(), "", "x").code(), "no_egress");
+    assert_eq!(second.outgate.post(&second.plain_url(), "", "x").status, 200);
+}
+
+#[test]
+fn assignment_gives_no_instance_an_address_that_its_host_lacks() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    // No host of this test has this range.
+    let [first, second] = ["egress-1", "egress-2"].map(|name| {
+        instance(name, &fleet_of(&server), &|config: &Config| {
+            with_admin_socket(&config.set("egress.default.ranges", ["127.0.64.0/30", "198.51.100.16/28"]))
+        })
+    });
+    wait_until_all_live(&[&first, &second]);
+    assign(&first, &["198.51.100.16/28", "--to", "egress-2"]);
+    let missing = || {
+        let status = get(&first.outgate, "/v1/fleet").json();
+        let hosts = status["ranges"][1]["hosts"].clone();
+        assert_eq!((&status["ranges"][1]["range"], hosts), (&json!("198.51.100.16/28"), json!([])), "{status}");
+        status["problems"].as_array().unwrap().iter().any(|found| found["subject"] == "198.51.100.16/28")
+    };
+    eventually("the range has no host", missing);
+    assert!(sources(&second).iter().all(|source| source.starts_with("127.0.64.")));
+}
+
+#[test]
+fn fleet_move_needs_an_operator_a_live_instance_and_a_published_range() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let user = |name: &str| {
+        let hash = token_hash(&format!("{name}-token"));
+        format!("[admin.users.{name}]\nrole = \"{name}\"\ntokens = [\"{hash}\"]\n")
+    };
+    let scene = instance("egress-1", &fleet_of(&server), &|config: &Config| {
+        let config = with_admin_socket(&config.set("egress.default.ranges", ["127.0.65.0/30"]));
+        let config = config.add("audit.file", "{dir}/audit.jsonl");
+        config.and(&user("viewer")).and(&user("operator"))
+    });
+    wait_until_all_live(&[&scene]);
+    let call = |path: &str, user: &str| {
+        let mut client = Client::connect(scene.outgate.admin);
+        let credential = format!("Authorization: Bearer {user}-token\r\nContent-Type: application/json\r\n");
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{credential}Content-Length: 0\r\n\r\n"));
+        client.response()
+    };
+    let path = "/v1/fleet/move?range=127.0.65.0/30&to=egress-1";
+    assert_eq!(call(path, "viewer").status, 403);
+    assert_eq!(call(path, "operator").status, 200);
+    let record = until_recorded(&scene.outgate, "address.assigned", 1).remove(0);
+    assert!(record["actor_sid"].as_str().unwrap().contains("operator"), "{record}");
+    for (words, error) in [
+        (&["127.0.65.0/30", "--to", "egress-9"][..], "no live instance has this name"),
+        (&["203.0.113.0/28", "--to", "egress-1"], "no instance publishes this range"),
+        (&["127.0.65.0/31", "--to", "egress-1"], "127.0.65.0/30 is assigned, and overlaps it"),
+        (&["127.0.65.0/31", "--release"], "this range is not assigned"),
+        (&["127.0.65.1/30", "--to", "egress-1"], "write a published range"),
+    ] {
+        let (code, _, shown) = exit_code_and_output(&run(&scene, &[&["fleet", "move"], words].concat()));
+        assert!(code == 69 && shown.contains(error), "{words:?}: {code} {shown}");
+    }
+    let (code, ..) = exit_code_and_output(&run(&scene, &["fleet", "move", "127.0.65.0/30"]));
+    assert_eq!(code, 2, "neither --to nor --release");
+}
