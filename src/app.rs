@@ -289,6 +289,7 @@ fn join_fleet(
     if let Some(state) = state {
         tasks.spawn(upkeep::rollout::run(Arc::clone(runtime), Arc::clone(&fleet), state.to_owned()));
     }
+    tasks.spawn(upkeep::hints::run(Arc::clone(runtime), Arc::clone(&fleet)));
     tasks.spawn(fleet.run(Arc::clone(runtime)));
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod alerts;
+pub mod hints;
 pub mod notices;
 mod own_webhooks;
 pub mod rollout;

@@ -13,12 +13,17 @@ pub(super) fn observe<T>(
     success: UpstreamSuccess,
     result: &Result<T, Refusal>,
 ) {
-    let Some(attempt) = attempt else { return };
+    let Some(mut attempt) = attempt else { return };
     let now = std::time::Instant::now();
     match result.as_ref().map_err(classify) {
         Ok(_) => attempt.succeeded(success, now),
         Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response, now),
         Err(BreakerOutcome::Failure(failure, code)) => {
+            let fleet = delivery.runtime.fleet.get().filter(|_| failure == UpstreamFailure::Unreachable);
+            let hints = fleet.map(|fleet| fleet.circuit_hints(delivery.target, delivery.route.pool.name()));
+            if hints.is_some_and(|hints| !hints.is_empty()) {
+                attempt.heed_hint();
+            }
             if attempt.failed(failure, code, now) {
                 delivery.runtime.metrics.circuits_opened.inc();
             }

@@ -101,8 +101,13 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
     let affinity = if is_sticky { affinity_hash(tenant, &target.host) } else { 0 };
     let (view, now) = (runtime.sources.snapshot(), Timestamp::now());
     let choose = |usable: &dyn Fn(_) -> bool| egress::select_hops(pool, &cleared, affinity, rotation, now, usable);
+    // Sticky selection keeps to its source: a hint must not change the address that a tenant's targets see.
+    let fleet = runtime.fleet.get().filter(|_| !is_sticky);
+    let hints = fleet.map(|fleet| fleet.gap_hints(target)).unwrap_or_default();
+    let is_preferred = |source| view.has(source) && !runtime.source_health.is_ejected(source);
     // An ejected source serves where the pool has no other.
-    let hops = choose(&|source| view.has(source) && !runtime.source_health.is_ejected(source))
+    let hops = choose(&|source| is_preferred(source) && !hints.iter().any(|hint| hint.source == Some(source)))
+        .or_else(|_| choose(&is_preferred))
         .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);
     Ok(hops)

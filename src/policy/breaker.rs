@@ -18,6 +18,9 @@ const JITTER_DIVISOR: u32 = 10;
 /// deliveries at once and counts as one failure.
 const FAILURE_SPREAD_MIN: Duration = Duration::from_secs(1);
 
+/// The divisor of the number of failures after a hint. One lost packet must not open the breaker of the default settings.
+const HINT_DIVISOR: u32 = 3;
+
 /// The time after which a probe without an outcome lets another delivery probe. Its client may send the body slowly,
 /// and the target may have recovered.
 pub const PROBE_MAX: Duration = Duration::from_secs(1);
@@ -41,6 +44,16 @@ impl BreakerConfig {
         let config::Circuit { failures, window, open, open_max } = *config;
         let failure_spacing = FAILURE_SPREAD_MIN.min(window / 2) / failures.saturating_sub(1).max(1);
         (failures > 0).then_some(Self { failures, window, failure_spacing, open, open_max: open_max.max(open) })
+    }
+
+    /// Returns the configuration for a target whose circuit is open on another instance: a third of the failures opens it.
+    pub fn with_hint(self) -> Self {
+        Self { failures: self.failures.div_ceil(HINT_DIVISOR), ..self }
+    }
+
+    /// Returns the number of consecutive failures that open the breaker.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Returns the backoff after a number of failed probes. `jitter` is any number.

@@ -18,6 +18,7 @@ pub enum StoreScript {
     LiveInstances,
     StartRollout,
     ReportRollout,
+    ShareHints,
 }
 
 static TAKE_TOKENS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take_tokens.lua")));
@@ -25,6 +26,7 @@ static LEASE_PERMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_st
 static LIVE_INSTANCES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("live_instances.lua")));
 static START_ROLLOUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("start_rollout.lua")));
 static REPORT_ROLLOUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("report_rollout.lua")));
+static SHARE_HINTS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("share_hints.lua")));
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("announce.lua")));
 static ASSIGN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("assign.lua")));
 static READ_ANNOUNCEMENTS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read_announcements.lua")));
@@ -35,7 +37,7 @@ impl StoreScript {
         match self {
             Self::Announce => &["announcements", "state"],
             Self::ReadAnnouncements | Self::LiveInstances => &["announcements"],
-            Self::TakeTokens | Self::LeasePermits | Self::StartRollout | Self::ReportRollout => &[],
+            Self::TakeTokens | Self::LeasePermits | Self::ShareHints | Self::StartRollout | Self::ReportRollout => &[],
             Self::Assign => &["state"],
         }
     }
@@ -50,6 +52,7 @@ impl StoreScript {
             Self::LiveInstances => &LIVE_INSTANCES,
             Self::StartRollout => &START_ROLLOUT,
             Self::ReportRollout => &REPORT_ROLLOUT,
+            Self::ShareHints => &SHARE_HINTS,
         };
         let mut invocation = script.key(key);
         for suffix in self.suffixes() {

@@ -13,6 +13,7 @@ use super::gauges;
 use crate::names::{ClientName, RouteName};
 use crate::policy::egress::{AnnouncedRange, Pool};
 use crate::state::Runtime;
+use crate::state::fleet::hints::Hint;
 use crate::state::upstreams::breaker::CircuitReport;
 
 /// Limits the addresses and the circuits of one response.
@@ -48,6 +49,7 @@ pub(super) fn report(runtime: &Runtime, now: Timestamp) -> Value {
         "addresses": addresses.collect::<Vec<_>>(),
         "unanswered": ejected,
         "suspected_gaps": runtime.source_health.gaps(),
+        "hints": hints(runtime).iter().filter(|hint| hint.source.is_some()).map(hint_json).collect::<Vec<_>>(),
         "stale": runtime.sources.are_stale(),
     })
 }
@@ -73,10 +75,25 @@ pub(super) fn circuits(runtime: &Runtime, _: Timestamp) -> Value {
             "port": report.target.port, "pool": report.pool.as_str(),
             "split_of": report.trial.as_ref().map(RouteName::as_str), "client": client.as_ref().map(ClientName::as_str),
             "tenant": tenant, "state": state,
+            "reported_by": runtime.fleet.get().map(|fleet| fleet.circuit_hints(&report.target, &report.pool)).into_iter()
+                .flatten().map(|hint| hint.instance).collect::<Vec<_>>(),
             "retry_after_seconds": report.retry_after.map(|wait| wait.as_secs_f64()),
         })
     };
     json!({
         "count": reports.len(), "circuits": reports.iter().take(ROWS_MAX).map(circuit).collect::<Vec<_>>(),
+        "hints": hints(runtime).iter().filter(|hint| hint.source.is_none()).map(hint_json).collect::<Vec<_>>(),
     })
+}
+
+/// Returns what other instances of the fleet report, in the order of the targets' hashes.
+fn hints(runtime: &Runtime) -> Vec<Hint> {
+    let hints = runtime.fleet.get().map(|fleet| fleet.hints());
+    let mut hints: Vec<_> = hints.iter().flat_map(|hints| hints.values().flatten().cloned()).collect();
+    hints.sort_by_cached_key(Hint::to_string);
+    hints
+}
+
+fn hint_json(hint: &Hint) -> Value {
+    json!({ "target_hash": hint.target, "source": hint.source, "instance": hint.instance })
 }

@@ -3,6 +3,7 @@
 
 mod announcement;
 mod assignments;
+pub mod hints;
 mod rollout;
 mod tokens;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::json;
@@ -34,6 +36,7 @@ use crate::state::replay::ReplayError;
 use announcement::ConfigDigests;
 pub use assignments::AssignError;
 use assignments::FollowedAssignments;
+use hints::Hints;
 pub use rollout::{RolloutError, RolloutView};
 
 /// How often an instance announces itself, and for how long an announcement lasts.
@@ -71,6 +74,7 @@ pub struct Fleet {
     rollout: Mutex<Arc<RolloutView>>,
     /// The bucket of the bundles; `None`: the store.
     bundles: Option<PathBuf>,
+    hints: ArcSwap<Hints>,
 }
 
 /// The memory of the task that announces this instance.
@@ -112,6 +116,7 @@ impl Fleet {
             seal: config.key.as_ref().and_then(|key| TokenSeal::new(key.expose())),
             rollout: Mutex::default(),
             bundles: config.bundles.as_ref().map(|bundles| bundles.value.clone()),
+            hints: ArcSwap::default(),
         })
     }
 
@@ -245,9 +250,13 @@ impl Fleet {
 
     /// Returns what an operator should know of a store that is away.
     pub fn degraded_reason(&self) -> Option<String> {
-        let since = (*self.away_since.lock())?;
-        let error = self.store.last_error();
-        let (seconds, share) = (since.elapsed().as_secs(), self.live());
+        let since = *self.away_since.lock();
+        if since.is_none() && self.is_up() {
+            return None;
+        }
+        // Any call may be the first that fails, before the announcement.
+        let (error, share) = (self.store.last_error(), self.live());
+        let seconds = since.map_or(0, |since| since.elapsed().as_secs());
         Some(format!(
             "the store of the fleet has been away for {seconds} s ({error}): this instance continues with its share, \
              1/{share}, of each limit of the fleet"

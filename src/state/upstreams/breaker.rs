@@ -260,6 +260,11 @@ impl UpstreamAttempt {
         }
     }
 
+    /// Takes into account that another instance has an open circuit for the target: fewer failures open this one.
+    pub fn heed_hint(&mut self) {
+        self.config = self.config.with_hint();
+    }
+
     /// Records a failure of the target with its refusal code. It is not counted if a success for any client has refuted it
     /// since the attempt began. Returns whether the circuit has opened.
     pub fn failed(self, failure: UpstreamFailure, code: &'static str, now: Instant) -> bool {

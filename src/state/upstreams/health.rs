@@ -181,6 +181,19 @@ impl SourceHealth {
         self.state.lock().targets.values().filter(|(observations, _)| observations.gap().is_some()).count()
     }
 
+    /// Returns targets with the sources that they do not answer, while they answer others.
+    pub fn gap_sources(&self, max: usize) -> Vec<(Host, u16, IpAddr)> {
+        if self.size.is_zero() {
+            return Vec::new();
+        }
+        let state = self.state.lock();
+        let gaps = state.targets.iter().filter_map(|(target, (observations, _))| Some((target, observations.gap()?.1)));
+        let sources = gaps.flat_map(|(target, lacks)| {
+            lacks.into_iter().map(|source| (target.host.clone(), target.address.port(), source))
+        });
+        sources.take(max).collect()
+    }
+
     /// Returns the target and the text of each gap that the log has reported.
     pub fn gaps(&self) -> Vec<(String, String)> {
         self.state.lock().reported_gaps.clone().into_iter().collect()

@@ -5,11 +5,12 @@ use super::ExplainRequest;
 use crate::delivery::judge::Routed;
 use crate::delivery::refusal::Code;
 use crate::delivery::request::tunnel_mode::TunnelMode;
-use crate::names::Target;
+use crate::names::{Target, pluralize};
 use crate::policy::Plan;
 use crate::policy::limits::{Limit, LimitDescriptor};
 use crate::policy::route::Route;
 use crate::state::Runtime;
+use crate::state::fleet::hints::Hint;
 use crate::state::limits::{LimitKind, LimitUsage};
 use crate::state::upstreams::breaker::BreakerKey;
 use crate::state::upstreams::sources::AddressCount;
@@ -50,6 +51,7 @@ pub(super) fn explain_current_state(
     let mut texts: Vec<String> = limits.iter().map(|(limit, usage)| describe_usage(limit, usage)).collect();
     texts.push(egress);
     texts.extend(circuit.map(|(text, _)| text));
+    texts.extend(describe_hints(runtime, plan, route, target));
     let lines = texts.into_iter().map(|text| ("now", text)).collect();
     CurrentState { lines, not_admitted: open.or(limited), no_egress }
 }
@@ -116,4 +118,21 @@ fn describe_circuit(
             (text, Some(Code::TargetCircuitOpen))
         }
     })
+}
+
+/// Describes what other instances of the fleet report of the target.
+fn describe_hints(runtime: &Runtime, plan: &Plan, route: &Route, target: &Target) -> Vec<String> {
+    let Some(fleet) = runtime.fleet.get() else { return Vec::new() };
+    let circuit = |hint: Hint| {
+        let failures = pluralize(plan.breaker?.with_hint().failures(), "failure");
+        Some(format!(
+            "{} reports that the circuit of the target is open: it opens here after {failures}",
+            hint.instance
+        ))
+    };
+    let circuits = fleet.circuit_hints(target, route.pool.name()).into_iter().filter_map(circuit);
+    let gap = |hint: Hint| {
+        Some(format!("{} reports that the target does not respond to source {}", hint.instance, hint.source?))
+    };
+    circuits.chain(fleet.gap_hints(target).into_iter().filter_map(gap)).collect()
 }

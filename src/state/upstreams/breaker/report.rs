@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::CircuitBreakers;
 use super::key::CircuitScope;
+use super::{CircuitBreakers, OwnedCircuit};
 use crate::names::{ClientName, PoolName, RouteName, Target, TenantName};
 
 /// One circuit.
@@ -27,6 +27,23 @@ impl CircuitBreakers {
     pub fn attempt_count(&self) -> usize {
         let attempts = |shard: &super::CircuitShard| shard.values().map(|tracked| tracked.attempts).sum::<usize>();
         self.shards.iter().map(|shard| attempts(&shard.lock())).sum()
+    }
+
+    /// Returns targets with an open circuit for all clients, and the pools from which outgate reaches them.
+    pub fn unreachable_targets(&self, max: usize) -> Vec<(Target, PoolName)> {
+        let mut found = Vec::new();
+        for shard in self.shards.iter().take_while(|_| !self.count.is_zero()) {
+            let shard = shard.lock();
+            let open = shard.iter().filter(|(upstream, tracked)| {
+                let is_open = |((_, scope), owned): (&(_, CircuitScope), &OwnedCircuit)| {
+                    *scope == CircuitScope::AllClients && owned.circuit.open_period().is_some()
+                };
+                upstream.trial.is_none() && tracked.circuits.iter().any(is_open)
+            });
+            let left = max - found.len();
+            found.extend(open.take(left).map(|(upstream, _)| (upstream.target.clone(), upstream.pool.clone())));
+        }
+        found
     }
 
     /// Returns every circuit, those that stay open for longest first.
