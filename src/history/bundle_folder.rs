@@ -135,3 +135,72 @@ impl BundleFolder {
         durable::rename_durably(&unfinished, &self.folder.join(name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::rollout::bundle::Bundle;
+    use jiff::Timestamp;
+
+    fn bundle(number: u64) -> SignedBundle {
+        SignedBundle::unverified(Bundle {
+            fleet: "outgate".to_owned(),
+            number,
+            created_at: Timestamp::UNIX_EPOCH,
+            author: "alice".to_owned(),
+            waves: vec![[String::from("egress-1")].into()],
+            pause_seconds: 1,
+            files: [(format!("{number}.toml"), format!("# {number}"))].into(),
+        })
+    }
+
+    fn adopted(bundle: &SignedBundle) -> AdoptedBundle {
+        AdoptedBundle {
+            number: bundle.number,
+            digest: bundle.digest().to_owned(),
+            author: bundle.author.clone(),
+            approver: None,
+            stage: RolloutStage::Adopted,
+            detail: String::new(),
+            pause_seconds: 1,
+            before: Outcomes::default(),
+            is_final: false,
+        }
+    }
+
+    /// A process is killed before the exchange of the folders, or after it.
+    #[test]
+    fn bundle_folder_has_the_current_and_the_former_bundle_after_a_crash() {
+        let state = std::env::temp_dir().join(format!("outgate-bundles-{}", std::process::id()));
+        let folder = BundleFolder::open(&state).unwrap();
+        let bundles = [1, 2, 3].map(bundle);
+        let text = |number: u64| fs::read_to_string(folder.current().join(format!("{number}.toml"))).ok();
+        for bundle in &bundles[..2] {
+            folder.set_adopted(&adopted(bundle)).unwrap();
+            folder.adopt(bundle).unwrap();
+        }
+        assert_eq!((text(1), text(2)), (None, Some("# 2".to_owned())));
+        folder.undo().unwrap();
+        assert!(folder.has(bundles[0].digest()) && text(1).is_some());
+        folder.undo().unwrap();
+        // Before the exchange: the next bundle is unfinished, and goes.
+        let (next, former) = (folder.folder.join(NEXT_DIR), folder.folder.join(FORMER_DIR));
+        folder.set_adopted(&adopted(&bundles[2])).unwrap();
+        fs::create_dir(&next).unwrap();
+        let opened = BundleFolder::open(&state).unwrap();
+        assert!(opened.has(bundles[1].digest()));
+        opened.adopt(&bundles[2]).unwrap();
+        // After the exchange: the folder of the next bundle has the former one.
+        fs::remove_dir_all(&former).unwrap();
+        fs::create_dir(&next).unwrap();
+        fs::write(next.join("2.toml"), "# 2").unwrap();
+        let opened = BundleFolder::open(&state).unwrap();
+        assert!(!next.exists() && opened.has(bundles[2].digest()));
+        opened.undo().unwrap();
+        assert_eq!((text(2), text(3)), (Some("# 2".to_owned()), None));
+        assert_eq!((opened.ended(), opened.adopted().unwrap().map(|own| own.number)), (0, Some(3)));
+        opened.set_ended(3).unwrap();
+        assert_eq!(opened.ended(), 3);
+        fs::remove_dir_all(&state).unwrap();
+    }
+}

@@ -124,6 +124,13 @@ impl SignedBundle {
         Ok(Self { bundle, digest })
     }
 
+    /// Returns a bundle without a signature, for tests of what happens to one afterwards.
+    #[cfg(test)]
+    pub(crate) fn unverified(bundle: Bundle) -> Self {
+        let digest = digest(&bundle.document());
+        Self { bundle, digest }
+    }
+
     pub fn digest(&self) -> &str {
         &self.digest
     }

@@ -91,3 +91,55 @@ impl OperatorKey {
         der.map(|der| BASE64_STANDARD.encode(der.as_ref())).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use std::path::Path;
+
+    /// Returns the operators alice and bob with these keys, and the problems.
+    fn operators(name: &str, keys: [&[u8]; 2]) -> (Operators, Vec<String>) {
+        let folder = std::env::temp_dir().join(format!("outgate-operators-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut text = String::from("[server]\nstate = \"state\"\n[fleet]\nstore = \"redis://h\"\n");
+        for (name, der) in ["alice", "bob"].into_iter().zip(keys) {
+            let pem =
+                format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64_STANDARD.encode(der));
+            std::fs::write(folder.join(name), pem).unwrap();
+            text += &format!("[fleet.operators.{name}]\nkey = \"{name}\"\n");
+        }
+        let config = match config::parse(&text, &folder.join("config.toml")) {
+            Ok(loaded) => loaded.config,
+            Err(error) => *error.partial.unwrap(),
+        };
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(Path::new("state").file_name(), config.server.state.as_ref().and_then(|state| state.file_name()));
+        let mut problems = Vec::new();
+        let operators = Operators::compile(&config, &mut problems);
+        (operators, problems.into_iter().map(|problem| problem.message).collect())
+    }
+
+    fn new_key() -> (OperatorKey, Vec<u8>) {
+        let key = OperatorKey(Ed25519KeyPair::generate().unwrap());
+        let der = BASE64_STANDARD.decode(key.public_key()).unwrap();
+        (key, der)
+    }
+
+    #[test]
+    fn operators_are_known_by_their_keys_and_no_two_have_one() {
+        let ((alice, of_alice), (bob, of_bob), (mallory, _)) = (new_key(), new_key(), new_key());
+        let (known, problems) = operators("known", [&of_alice, &of_bob]);
+        assert_eq!(problems, [""; 0]);
+        let signer = |key: &OperatorKey| known.verify("text", &key.sign("text"));
+        assert_eq!([&alice, &bob, &mallory].map(signer), [Some("alice"), Some("bob"), None]);
+        assert_eq!(known.verify("other", &alice.sign("text")), None);
+        assert_eq!(known.verify("text", "not base64!"), None);
+        assert_eq!(known.public_keys()["bob"], bob.public_key());
+        let (_, problems) = operators("same", [&of_alice, &of_alice]);
+        assert_eq!(problems, ["the key of the operator bob is that of the operator alice, too"]);
+        let p256 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let (_, problems) = operators("kinds", [&of_alice, &rcgen::PublicKeyData::subject_public_key_info(&p256)]);
+        assert_eq!(problems, ["the key of the operator bob is not an Ed25519 key"]);
+    }
+}

@@ -48,6 +48,7 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         facts: BTreeMap::new(),
         judged: Default::default(),
         report: None,
+        fetch_error: String::new(),
         ended,
         phase: (None, false),
         phase_since: Instant::now(),
@@ -85,6 +86,8 @@ struct Follower {
     judged: (String, String, [u8; 32]),
     /// The report of this instance about a bundle that it has not adopted.
     report: Option<InstanceReport>,
+    /// The error of the last fetch, which is logged once.
+    fetch_error: String,
     /// The highest number of a rollout that has failed or was aborted. None of them begins again.
     ended: u64,
     phase: (Option<usize>, bool),
@@ -168,7 +171,11 @@ impl Follower {
         let document = match self.fleet.document(facts).await {
             Ok(document) => document,
             Err(error) => {
-                warn!("cannot fetch the bundle of the rollout: {error}");
+                let reason = error.to_string();
+                if self.fetch_error != reason {
+                    warn!("cannot fetch the bundle of the rollout, and tries again: {reason}");
+                    self.fetch_error = reason;
+                }
                 return None;
             }
         };
@@ -308,9 +315,12 @@ impl Follower {
 
     /// Adopts the bundle, unless the configuration has changed since the check so that it needs more.
     async fn adopt(&mut self, bundle: Arc<SignedBundle>) {
+        if !self.health.is_ready(&self.runtime) {
+            return;
+        }
         self.check(&bundle).await;
         let Some(report) = self.report.clone().filter(|report| report.stage == RolloutStage::Checked) else { return };
-        if !self.health.is_ready(&self.runtime) || !report.approval.is_empty() && self.view.approver.is_none() {
+        if !report.approval.is_empty() && self.view.approver.is_none() {
             return;
         }
         let former = self.view.adopted.clone();
