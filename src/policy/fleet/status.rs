@@ -79,6 +79,19 @@ pub enum RangeState {
     Waiting,
 }
 
+impl RangeState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upcoming => "upcoming",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Draining => "draining",
+            Self::Free => "free",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
 impl RangeAnnouncement {
     fn is_sent_from(&self) -> bool {
         self.state != RangeState::Upcoming

@@ -1,9 +1,9 @@
 //! The section of the fleet on the status page.
-//! Which instances are live, and what is wrong with the fleet?
+//! Which instances are live, which ranges do they have, and what is wrong with the fleet?
 
 use maud::{Markup, html};
 
-use crate::policy::fleet::status::{InstanceAnnouncement, problems};
+use crate::policy::fleet::status::{InstanceAnnouncement, problems, ranges};
 
 /// The instances, as the store of the fleet has them. `None`: there is no fleet, or its store is away.
 pub(super) fn section(announcements: Option<&[InstanceAnnouncement]>) -> Markup {
@@ -11,7 +11,8 @@ pub(super) fn section(announcements: Option<&[InstanceAnnouncement]>) -> Markup 
     html! {
         section .wide aria-labelledby="fleet" {
             h2 #fleet { "Fleet" }
-            ul { @for problem in problems(announcements) { li .bad { (problem.what) } } }
+            @let problems = problems(announcements);
+            @if !problems.is_empty() { ul { @for problem in &problems { li .bad { (problem.what) } } } }
             div .scroll tabindex="0" role="group" aria-labelledby="fleet" {
                 table {
                     thead { tr {
@@ -28,6 +29,25 @@ pub(super) fn section(announcements: Option<&[InstanceAnnouncement]>) -> Markup 
                                 td .number { (found.weight) }
                                 td .bad[!found.blocked.is_empty()] { @if found.blocked.is_empty() { "yes" } @else { (found.blocked.join(", ")) } }
                                 td .number { @if let Some(offset) = found.clock_offset_ms { (offset) } }
+                            }
+                        }
+                    }
+                }
+                table {
+                    thead { tr {
+                        th scope="col" { "range" } th scope="col" { "instance" } th scope="col" { "state" } th .number scope="col" { "usable" } th .number scope="col" { "of" }
+                    } }
+                    tbody {
+                        @for (range, hosts) in ranges(announcements) {
+                            @if hosts.is_empty() { tr { th scope="row" { (range) } td .bad colspan="4" { "no instance" } } }
+                            @for (instance, found) in hosts {
+                                tr {
+                                    th scope="row" { (range) }
+                                    td { (instance) }
+                                    td { (found.state.as_str()) }
+                                    td .number { (found.usable) }
+                                    td .number { (found.addresses) }
+                                }
                             }
                         }
                     }
