@@ -135,6 +135,10 @@ impl Fleet {
                         }
                     })
                     .await;
+                    // A call has failed. The connections of other workers may lead to the same server that is gone.
+                    if !self.is_up() {
+                        self.store.disconnect();
+                    }
                 }
                 Err(error) => {
                     self.store.disconnect();
