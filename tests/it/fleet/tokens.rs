@@ -135,9 +135,15 @@ fn fleet_refreshes_a_token_once() {
         return;
     }
     // A token is refreshed after three seconds, and used for four and a half.
-    let fleet = fleet(6, Duration::from_millis(50));
+    let fleet = fleet(6, Duration::from_millis(300));
     let scenes = fleet.instances::<3>();
-    eventually("all instances have the fourth token", || scenes.iter().all(|scene| token(scene) == "4"));
+    eventually("all instances have the fourth token", || {
+        // At the same time, so that a refresh is due on several instances.
+        std::thread::scope(|scope| {
+            let found: Vec<_> = scenes.iter().map(|scene| scope.spawn(|| token(scene))).collect();
+            found.into_iter().all(|found| found.join().is_ok_and(|token| token == "4"))
+        })
+    });
     let seen: Vec<BTreeSet<String>> = scenes.iter().map(|scene| tokens(scene).into_iter().collect()).collect();
     assert_eq!(fleet.fetches(), 4, "{seen:?}");
 }
