@@ -63,6 +63,12 @@ impl Trust {
         self.crls.len()
     }
 
+    /// Returns whether this policy trusts every root and every certificate that the other one trusts.
+    pub fn roots_include(&self, other: &Self) -> bool {
+        other.roots.roots.iter().all(|root| self.roots.roots.contains(root))
+            && other.anchors.directly_trusted().iter().all(|der| self.anchors.directly_trusted().contains(der))
+    }
+
     /// Returns the number of directly trusted certificates.
     pub fn directly_trusted_count(&self) -> usize {
         self.anchors.directly_trusted().len()

@@ -2,13 +2,17 @@
 //! Is the change large, and does it widen access?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::super::Plan;
+use super::super::credential::CredentialValue;
+use super::super::route::Route;
 use crate::config::difference::Difference;
 use crate::config::{PlaintextPolicy, VerifyMode};
+use crate::names::{CredentialName, Target};
 
 /// The routes that verify no target, by the setting that says so.
 pub type UnverifiedRoutes = BTreeMap<String, BTreeSet<String>>;
@@ -49,6 +53,8 @@ pub fn approval_reasons(
     let pinned: BTreeSet<_> = pinned_routes(before, true).collect();
     let unpinned = pinned_routes(after, false).filter(|route| pinned.contains(route));
     reasons.extend(unpinned.map(|route| format!("the route {route} has no pinned key any more")));
+    reasons.extend(newly_trusting_routes(before, after));
+    reasons.extend(moved_credentials(before, after));
     reasons.extend(after.guard.widened_since(&before.guard));
     reasons.extend(after.clients.newly_unproven(&before.clients));
     let ranges = |plan: &Plan| -> Vec<IpNet> {
@@ -66,12 +72,41 @@ fn pinned_routes(plan: &Plan, is_pinned: bool) -> impl Iterator<Item = &str> {
     routes.map(|route| route.name.as_str())
 }
 
+/// Returns the routes that trust a root which they did not trust before.
+fn newly_trusting_routes<'a>(before: &'a Plan, after: &'a Plan) -> impl Iterator<Item = String> + 'a {
+    let mut trusts = BTreeMap::<_, Vec<_>>::new(); // a split route has two
+    before.routes.enforced().for_each(|route| trusts.entry(&route.name).or_default().push(&route.trust));
+    let is_wider = move |route: &&Arc<Route>| {
+        trusts.get(&route.name).is_some_and(|former| !former.iter().any(|trust| trust.roots_include(&route.trust)))
+    };
+    after.routes.enforced().filter(is_wider).map(|route| format!("the route {} trusts a new root", route.name))
+}
+
+/// Returns the credentials whose secret another endpoint gets.
+fn moved_credentials<'a>(before: &'a Plan, after: &'a Plan) -> impl Iterator<Item = String> + 'a {
+    let is_moved = move |name: &&CredentialName| match (token_endpoint(before, name), token_endpoint(after, name)) {
+        (Some(former), Some(now)) => former != now,
+        _ => false,
+    };
+    after.credentials.keys().filter(is_moved).map(|name| format!("the credential {name} has another token endpoint"))
+}
+
+fn token_endpoint<'a>(plan: &'a Plan, name: &CredentialName) -> Option<&'a Target> {
+    match &plan.credentials.get(name)?.value {
+        CredentialValue::OAuth2(oauth2) => Some(&oauth2.endpoint),
+        CredentialValue::Static(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+
     use super::*;
     use crate::config::{self, SourceSnapshot};
     use crate::policy;
-    use std::path::Path;
 
     const BASE: &str = r#"
 [server]
@@ -154,5 +189,64 @@ trust = "t"
             assert_eq!(reasons(&after, 0).len(), 1, "{new}");
         }
         assert!(reasons(BASE, 0).is_empty());
+    }
+
+    fn root(name: &str) -> String {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    /// A target could present a certificate of the new root, and the endpoint gets the client's secret.
+    #[test]
+    fn approval_is_needed_for_a_new_root_and_another_token_endpoint() {
+        const USUAL: &str = r#"
+[egress.default]
+ranges = ["192.0.2.0/28"]
+[clients.a]
+networks = ["198.51.100.0/25"]
+[trust.corporate]
+roots = ["a.pem"]
+[trust.wider]
+roots = ["a.pem", "b.pem"]
+[credentials.partner]
+type = "oauth2"
+token_url = "https://login.partner.com/token"
+client_id = "us"
+client_secret = "file:secret"
+[[routes]]
+name = "partner"
+hosts = ["*.partner.com"]
+trust = "corporate"
+credential = "partner"
+"#;
+        let folder = std::env::temp_dir().join(format!("outgate-approval-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        ["a", "b"].map(|name| std::fs::write(folder.join(format!("{name}.pem")), root(name)).unwrap());
+        std::fs::write(folder.join("secret"), "hunter2").unwrap();
+        std::fs::set_permissions(folder.join("secret"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let plan = |text: &str| {
+            let loaded = config::parse(text, &folder.join("config.toml")).unwrap_or_else(|error| panic!("{error:?}"));
+            policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).unwrap_or_else(|problems| panic!("{problems:?}")).0
+        };
+        let found = [
+            ("[\"a.pem\"]", "[\"a.pem\", \"b.pem\"]"),
+            ("trust = \"corporate\"\n", "trust = \"wider\"\n"),
+            ("login.partner", "login.other"),
+            ("/token", "/token?scope=x"),
+            ("*.partner.com", "partner.com"),
+        ]
+        .map(|(old, new)| {
+            let after = USUAL.replacen(old, new, 1);
+            assert_ne!(after, USUAL);
+            approval_reasons(&plan(USUAL), &plan(&after), &Difference::default(), 100, Timestamp::UNIX_EPOCH)
+        });
+        std::fs::remove_dir_all(&folder).unwrap();
+        let root = "the route partner trusts a new root";
+        assert_eq!(
+            found.map(|reasons| reasons.join(", ")),
+            [root, root, "the credential partner has another token endpoint", "", ""]
+        );
     }
 }
