@@ -88,6 +88,8 @@ mod tests {
     /// 2027-01-10 at noon, and a day.
     const NOON: u64 = 1_799_582_400;
     const DAY: u64 = 24 * 3600;
+    /// The end of the leaf.
+    const NOT_AFTER: u64 = 1_799_712_000;
 
     fn at(seconds: u64) -> UnixTime {
         UnixTime::since_unix_epoch(Duration::from_secs(seconds))
@@ -127,6 +129,12 @@ mod tests {
         assert_eq!(verify(NOON + 2 * DAY, "hooks.acme.example"), Err(VerifyError::Expired));
         assert_eq!(verify(NOON - 2 * DAY, "hooks.acme.example"), Err(VerifyError::NotYetValid));
         assert_eq!(verify(NOON, "hooks.acme.example"), Ok(()), "a rejection at another time changes nothing");
+        // Verified in the last second of its validity, it has ended in the next.
+        assert_eq!(verify(NOT_AFTER, "hooks.acme.example"), Ok(()));
+        assert_eq!(verify(NOT_AFTER + 1, "hooks.acme.example"), Err(VerifyError::Expired));
+        let other = VerifiedChains::new(&chains.trust);
+        let verify = |seconds| other.verify(&leaf, &[], &name("hooks.acme.example"), at(seconds)).is_ok();
+        assert!(verify(NOT_AFTER) && !verify(NOT_AFTER + 1) && !verify(NOT_AFTER + DAY));
     }
 
     /// An entry that no verification would make shows what the cache answers by itself.
@@ -145,6 +153,6 @@ mod tests {
         assert_eq!(chains.accepted.lock().len(), 1, "a rejected chain is not stored");
         assert!(is_accepted(&other, &[], NOON));
         let until = chains.accepted.lock().get(&key_of(&leaf, &[], &other)).unwrap().until;
-        assert_eq!(until, at(1_799_712_000), "notAfter");
+        assert_eq!(until, at(NOT_AFTER + 1), "the second after notAfter");
     }
 }

@@ -205,7 +205,7 @@ fn trust_verdict_may_change_when_a_certificate_or_a_revocation_list_begins_or_en
     };
     assert_eq!(days_until_change(&[], &leaf(9, 15), &[]), Some(5));
     assert_eq!(days_until_change(&[], &leaf(9, 15), &[leaf(12, 20)]), Some(2), "another path begins");
-    assert_eq!(days_until_change(&[], &leaf(9, 15), &[leaf(1, 10)]), Some(5), "one that has ended changes nothing");
+    assert_eq!(days_until_change(&[], &leaf(9, 15), &[leaf(1, 9)]), Some(5), "one that has ended changes nothing");
     assert_eq!(days_until_change(&[(9, 14)], &leaf(9, 15), &[]), Some(4), "nextUpdate");
     assert_eq!(days_until_change(&[(9, 14), (11, 30)], &leaf(9, 15), &[]), Some(1), "thisUpdate of a later list");
     assert_eq!(days_until_change(&[], &CertificateDer::from(vec![0]), &[]), None);

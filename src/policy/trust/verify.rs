@@ -85,7 +85,8 @@ impl Trust {
         for der in std::iter::once(leaf).chain(others.iter()) {
             let certificate = signed_der::parse_certificate(der)?;
             let validity = certificate.validity();
-            moments.extend([validity.not_before.timestamp(), validity.not_after.timestamp()]);
+            // notAfter is the last second of the validity (RFC 5280 §4.1.2.5), and nextUpdate the first after that of a list.
+            moments.extend([validity.not_before.timestamp(), validity.not_after.timestamp().saturating_add(1)]);
         }
         let next = moments.into_iter().filter(|moment| *moment > unix_seconds(now)).min();
         let next = next.map_or(u64::MAX, |next| u64::try_from(next).unwrap_or_default());
