@@ -105,6 +105,9 @@ event_types! {
     CONFIGURATION_WITHDRAWN = "configuration.withdrawn", Account, API_ACTIVITY, 99, MEDIUM;
     CONFIGURATION_DRIFTED = "configuration.drifted", Account, API_ACTIVITY, 99, MEDIUM;
     CONFIGURATION_RESTORED = "configuration.restored", Account, API_ACTIVITY, 99, INFORMATIONAL;
+    ROLLOUT_STARTED = "rollout.started", Account, API_ACTIVITY, 1, MEDIUM;
+    ROLLOUT_APPROVED = "rollout.approved", Account, API_ACTIVITY, 3, MEDIUM;
+    ROLLOUT_ABORTED = "rollout.aborted", Account, API_ACTIVITY, 3, MEDIUM;
     KEY_UPDATED = "key.updated", Account, API_ACTIVITY, 3, MEDIUM;
     TOKEN_UPDATED = "token.updated", Account, API_ACTIVITY, 3, MEDIUM;
     LOG_UPDATED = "log.updated", Account, API_ACTIVITY, 3, INFORMATIONAL;

@@ -93,7 +93,10 @@ impl BundleFolder {
         durable::write_new(&next.join(DIGEST_FILE), bundle.digest().as_bytes())?;
         durable::sync_dir(&next)?;
         self.exchange(&next)?;
-        self.set_former(&next)
+        self.set_former(&next).inspect_err(|_| {
+            // The caller reports that nothing has changed.
+            let _ = self.exchange(&next);
+        })
     }
 
     /// Makes the former bundle the current one again.
@@ -107,9 +110,15 @@ impl BundleFolder {
     }
 
     /// Returns the highest number of a rollout that has failed or was aborted.
-    pub fn ended(&self) -> u64 {
-        let number = durable::read(&self.folder.join(ENDED_FILE), DOCUMENT_MAX as u64).ok();
-        number.and_then(|number| str::from_utf8(&number).ok()?.parse().ok()).unwrap_or_default()
+    pub fn ended(&self) -> io::Result<u64> {
+        let number = match durable::read(&self.folder.join(ENDED_FILE), DOCUMENT_MAX as u64) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            number => number?,
+        };
+        str::from_utf8(&number)
+            .ok()
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     pub fn set_ended(&self, number: u64) -> io::Result<()> {
@@ -198,9 +207,11 @@ mod tests {
         assert!(!next.exists() && opened.has(bundles[2].digest()));
         opened.undo().unwrap();
         assert_eq!((text(2), text(3)), (Some("# 2".to_owned()), None));
-        assert_eq!((opened.ended(), opened.adopted().unwrap().map(|own| own.number)), (0, Some(3)));
+        assert_eq!((opened.ended().unwrap(), opened.adopted().unwrap().map(|own| own.number)), (0, Some(3)));
         opened.set_ended(3).unwrap();
-        assert_eq!(opened.ended(), 3);
+        assert_eq!(opened.ended().unwrap(), 3);
+        std::fs::write(opened.folder.join(ENDED_FILE), "x").unwrap();
+        assert!(opened.ended().is_err(), "an unreadable number permits nothing");
         fs::remove_dir_all(&state).unwrap();
     }
 }

@@ -14,13 +14,18 @@ use crate::policy::rollout::bundle::Statement;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
+  outgate fleet approve 12 --key bob.pem --dry-run
   outgate fleet approve 12 --key bob.pem
 
 The command prints the change, as the instance of this host computes it, and signs it. The author of a rollout cannot
 approve it.
 
-Exit code 0: the rollout is approved. 69: outgate refuses the signature, or is not running.")]
+Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator. 69: outgate refuses the
+signature, or is not running.")]
 pub(in crate::cli) struct Approve {
+    /// Print the change, and sign nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     statement: StatementArguments,
 }
@@ -29,7 +34,8 @@ pub(in crate::cli) struct Approve {
 #[command(after_help = "Examples:
   outgate fleet abort 12 --key alice.pem
 
-Exit code 0: the instances return to their former bundle. 69: outgate refuses the signature, or is not running.")]
+Exit code 0: the instances return to their former bundle. 1: there is no such rollout, or the key is of no operator. 69:
+outgate refuses the signature, or is not running.")]
 pub(in crate::cli) struct Abort {
     #[command(flatten)]
     statement: StatementArguments,
@@ -48,22 +54,22 @@ struct StatementArguments {
 
 impl Approve {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        self.statement.make(Statement::Approve, "approved")
+        self.statement.make(Statement::Approve, "approved", self.dry_run)
     }
 }
 
 impl Abort {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        self.statement.make(Statement::Abort, "aborted")
+        self.statement.make(Statement::Abort, "aborted", false)
     }
 }
 
 impl StatementArguments {
-    fn make(self, statement: Statement, done: &str) -> ExitCode {
-        self.try_make(statement, done).err().unwrap_or(ExitCode::SUCCESS)
+    fn make(self, statement: Statement, done: &str, is_dry_run: bool) -> ExitCode {
+        self.try_make(statement, done, is_dry_run).err().unwrap_or(ExitCode::SUCCESS)
     }
 
-    fn try_make(self, statement: Statement, done: &str) -> Result<(), ExitCode> {
+    fn try_make(self, statement: Statement, done: &str, is_dry_run: bool) -> Result<(), ExitCode> {
         let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
         let (key, operator) = read_key(&self.key, &known)?;
         let rollout = &known["rollout"];
@@ -80,6 +86,12 @@ impl StatementArguments {
             let changes =
                 lines(&rollout["changes"]).into_iter().chain(reasons.iter().map(|it| format!("approval: {it}")));
             changes.for_each(|line| println!("{}", escape_control_characters(&line)));
+            if let Some(more) = rollout["more"].as_u64().filter(|more| *more > 0) {
+                println!("and {more} more changes");
+            }
+        }
+        if is_dry_run {
+            return Ok(());
         }
         let (fleet, digest) =
             (known["fleet"].as_str().unwrap_or_default(), rollout["digest"].as_str().unwrap_or_default());

@@ -2,6 +2,7 @@
 -- KEYS[1]: the rollout. ARGV: 1 the version that the caller has seen, empty for all; 2 the digest of the rollout to which the
 -- facts belong; then pairs of a field and its value. The first failure stays.
 -- Returns: all fields and values, the document only to a caller that has seen no version; or nothing if nothing has changed.
+-- Fields that no instance or operator writes, because they are too long or too many, are left out.
 if redis.call('HGET', KEYS[1], 'digest') == ARGV[2] then
   for field = 3, #ARGV, 2 do
     local known = redis.call('HGET', KEYS[1], ARGV[field])
@@ -19,7 +20,9 @@ elseif not version then
 end
 local found = {}
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if field ~= 'document' or ARGV[1] == '' then
+  local longest = field == 'document' and 4194304 or 65536
+  local is_wanted = field ~= 'document' or ARGV[1] == ''
+  if is_wanted and #found < 2 * 8192 and #field <= 1024 and redis.call('HSTRLEN', KEYS[1], field) <= longest then
     found[#found + 1] = field
     found[#found + 1] = redis.call('HGET', KEYS[1], field)
   end

@@ -53,6 +53,7 @@ pub fn approval_reasons(
     let pinned: BTreeSet<_> = pinned_routes(before, true).collect();
     let unpinned = pinned_routes(after, false).filter(|route| pinned.contains(route));
     reasons.extend(unpinned.map(|route| format!("the route {route} has no pinned key any more")));
+    reasons.extend(newly_unpinned_routes(before, after));
     reasons.extend(newly_trusting_routes(before, after));
     reasons.extend(moved_credentials(before, after));
     reasons.extend(after.guard.widened_since(&before.guard));
@@ -72,21 +73,32 @@ fn pinned_routes(plan: &Plan, is_pinned: bool) -> impl Iterator<Item = &str> {
     routes.map(|route| route.name.as_str())
 }
 
-/// Returns the routes that trust a root which they did not trust before.
+/// Returns the routes that trust a root which they did not trust before. A new route may trust what another one did.
 fn newly_trusting_routes<'a>(before: &'a Plan, after: &'a Plan) -> impl Iterator<Item = String> + 'a {
-    let mut trusts = BTreeMap::<_, Vec<_>>::new(); // a split route has two
-    before.routes.enforced().for_each(|route| trusts.entry(&route.name).or_default().push(&route.trust));
-    let is_wider = move |route: &&Arc<Route>| {
-        trusts.get(&route.name).is_some_and(|former| !former.iter().any(|trust| trust.roots_include(&route.trust)))
+    let is_wider = |route: &&Arc<Route>| {
+        let has_name = |former: &&Arc<Route>| former.name == route.name; // a split route has two trusts
+        let is_new = !before.routes.enforced().any(|former| has_name(&former));
+        let mut compared = before.routes.enforced().filter(|former| is_new || has_name(former));
+        !compared.any(|former| former.trust.roots_include(&route.trust))
     };
     after.routes.enforced().filter(is_wider).map(|route| format!("the route {} trusts a new root", route.name))
 }
 
-/// Returns the credentials whose secret another endpoint gets.
+/// Returns the new routes without a pinned key, if a route with one is gone: it may have another name now.
+fn newly_unpinned_routes<'a>(before: &'a Plan, after: &'a Plan) -> impl Iterator<Item = String> + 'a {
+    let names = |plan: &'a Plan| plan.routes.enforced().map(|route| route.name.as_str()).collect::<BTreeSet<_>>();
+    let (former, now) = (names(before), names(after));
+    let is_gone = pinned_routes(before, true).any(|route| !now.contains(route));
+    let new = pinned_routes(after, false).filter(move |route| is_gone && !former.contains(route));
+    new.map(|route| format!("the new route {route} has no pinned key, and a route with one is gone"))
+}
+
+/// Returns the credentials whose secret an endpoint gets that got none before under this name, or at all.
 fn moved_credentials<'a>(before: &'a Plan, after: &'a Plan) -> impl Iterator<Item = String> + 'a {
-    let is_moved = move |name: &&CredentialName| match (token_endpoint(before, name), token_endpoint(after, name)) {
+    let is_moved = |name: &&CredentialName| match (token_endpoint(before, name), token_endpoint(after, name)) {
+        (_, None) => false,
         (Some(former), Some(now)) => former != now,
-        _ => false,
+        (None, now) => !before.credentials.keys().any(|name| token_endpoint(before, name) == now),
     };
     after.credentials.keys().filter(is_moved).map(|name| format!("the credential {name} has another token endpoint"))
 }
@@ -223,7 +235,9 @@ credential = "partner"
 "#;
         let folder = std::env::temp_dir().join(format!("outgate-approval-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        ["a", "b"].map(|name| std::fs::write(folder.join(format!("{name}.pem")), root(name)).unwrap());
+        for name in ["a", "b"] {
+            std::fs::write(folder.join(format!("{name}.pem")), root(name)).unwrap();
+        }
         std::fs::write(folder.join("secret"), "hunter2").unwrap();
         std::fs::set_permissions(folder.join("secret"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let plan = |text: &str| {
@@ -236,6 +250,9 @@ credential = "partner"
             ("login.partner", "login.other"),
             ("/token", "/token?scope=x"),
             ("*.partner.com", "partner.com"),
+            ("name = \"partner\"", "name = \"other\""),
+            ("name = \"partner\"\nhosts = [\"*.partner.com\"]\ntrust = \"corporate\"", "name = \"other\"\nhosts = [\"*.partner.com\"]\ntrust = \"wider\""),
+            ("[[routes]]", "[credentials.other]\ntype = \"oauth2\"\ntoken_url = \"https://login.other.com/\"\nclient_id = \"us\"\nclient_secret = \"file:secret\"\n[[routes]]"),
         ]
         .map(|(old, new)| {
             let after = USUAL.replacen(old, new, 1);
@@ -246,7 +263,16 @@ credential = "partner"
         let root = "the route partner trusts a new root";
         assert_eq!(
             found.map(|reasons| reasons.join(", ")),
-            [root, root, "the credential partner has another token endpoint", "", ""]
+            [
+                root,
+                root,
+                "the credential partner has another token endpoint",
+                "",
+                "",
+                "",
+                "the route other trusts a new root",
+                "the credential other has another token endpoint"
+            ]
         );
     }
 }

@@ -12,7 +12,7 @@ mod tests;
 pub mod waves;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ pub struct Progress<'a> {
     pub has_ended: bool,
     /// The instances whose announcements ended some time ago.
     pub missing: &'a BTreeSet<String>,
-    /// The time for which [`Progress::phase`] has been the same.
+    /// The time for which [`Progress::phase`] has been the same, by a [`PhaseClock`].
     pub unchanged_for: Duration,
 }
 
@@ -73,6 +73,26 @@ pub enum RolloutStep {
     RollBack,
     /// The instance states that the rollout has failed, and why.
     Fail(String),
+}
+
+/// The clock that states since when [`Progress::phase`] has been the same.
+pub struct PhaseClock {
+    phase: (Option<usize>, bool),
+    since: Instant,
+}
+
+impl PhaseClock {
+    pub fn new(now: Instant) -> Self {
+        Self { phase: (None, false), since: now }
+    }
+
+    /// Returns the time for which this phase has lasted. A phase that has just begun has lasted no time.
+    pub fn unchanged_for(&mut self, phase: (Option<usize>, bool), now: Instant) -> Duration {
+        if self.phase != phase {
+            *self = Self { phase, since: now };
+        }
+        now.duration_since(self.since)
+    }
 }
 
 impl Progress<'_> {

@@ -305,3 +305,17 @@ fn statements_differ_by_meaning_fleet_number_and_digest() {
     assert_eq!(texts.iter().collect::<BTreeSet<_>>().len(), texts.len());
     assert!(texts.iter().all(|text| text.starts_with("outgate fleet rollout v1\n")));
 }
+
+/// The tick that sees the approval begins a new phase: it must not count the hours before.
+#[test]
+fn rollout_that_waited_long_for_its_approval_is_not_late() {
+    let begun = Instant::now();
+    let mut clock = PhaseClock::new(begun);
+    let waiting = (Some(0), true);
+    assert_eq!(clock.unchanged_for(waiting, begun), Duration::ZERO);
+    let later = begun + Duration::from_secs(3600);
+    assert_eq!(clock.unchanged_for(waiting, later), Duration::from_secs(3600));
+    assert_eq!(clock.unchanged_for((Some(0), false), later), Duration::ZERO);
+    let end = later + Duration::from_secs(7);
+    assert_eq!(clock.unchanged_for((Some(0), false), end), Duration::from_secs(7));
+}

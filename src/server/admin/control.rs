@@ -109,7 +109,8 @@ impl Call<'_> {
             }
             "stateRollout" => {
                 let body = parse_json(&read_json(request, SNAPSHOT_MAX).await?)?;
-                rollout::state(runtime, body).await.map(|stated| (json_response(stated), Effect::None))
+                let stated = rollout::state(runtime, body, self.caller.actor()).await?;
+                Ok((json_response(stated), Effect::Recorded))
             }
             "undrain" => {
                 read_no_parameters(request).await?;

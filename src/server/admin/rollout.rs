@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::AdminProblem;
+use crate::audit::{Actor, Event, ROLLOUT_ABORTED, ROLLOUT_APPROVED, ROLLOUT_STARTED};
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{BundleChange, BundleRequest};
@@ -58,12 +60,15 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
     }))
 }
 
+fn needs_approval(view: &RolloutView) -> bool {
+    view.approver.is_none() && view.reports.values().any(|report| !report.approval.is_empty())
+}
+
 fn rollout(view: &RolloutView, bundle: &SignedBundle) -> Value {
-    let is_waiting = view.approver.is_none() && view.reports.values().any(|report| !report.approval.is_empty());
     let outcome = match () {
         () if view.is_kept => "kept",
         () if view.ended.is_some() => "failed",
-        () if is_waiting => "waiting_for_approval",
+        () if needs_approval(view) => "waiting_for_approval",
         () => "in_progress",
     };
     json!({
@@ -84,7 +89,7 @@ fn rollout(view: &RolloutView, bundle: &SignedBundle) -> Value {
 }
 
 /// Verifies a statement of an operator, and states it to the fleet.
-pub(super) async fn state(runtime: &Runtime, body: StatementBody) -> Result<Value, AdminProblem> {
+pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) -> Result<Value, AdminProblem> {
     let (fleet, active) = (fleet(runtime)?, runtime.active_config());
     let (view, operators) = (fleet.rollout(), &active.plan.operators);
     if body.statement == Statement::Start {
@@ -92,12 +97,14 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody) -> Result<Valu
         let bundle = bundle.map_err(|error| AdminProblem::field("document", error.to_string()))?;
         let bundle = Arc::new(bundle);
         start(runtime, fleet, &view, &bundle, &body.signature).await?;
-        return Ok(json!({ "number": bundle.number, "digest": bundle.digest() }));
+        return Ok(stated(runtime, body.statement, &bundle, &bundle.author, actor));
     }
     let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
     let bundle = view.bundle.as_ref().filter(|bundle| bundle.digest() == body.digest);
     let bundle = bundle.ok_or_else(|| conflict("the fleet has no rollout with this digest".to_owned()))?;
-    if view.is_kept || view.ended.is_some() {
+    // A host that joins later may need the approval of what the others have kept without one.
+    let is_late_approval = body.statement == Statement::Approve && view.ended.is_none() && needs_approval(&view);
+    if (view.is_kept || view.ended.is_some()) && !is_late_approval {
         return Err(conflict(format!("rollout {} is over", bundle.number)));
     }
     let signer = bundle.signer(body.statement, &body.signature, operators);
@@ -107,9 +114,22 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody) -> Result<Valu
         Statement::Abort => "abort".to_owned(),
         Statement::Approve | Statement::Start => format!("approval:{signer}"),
     };
-    let stated = fleet.report_rollout("", bundle.digest(), &[(field, body.signature.clone())]).await;
-    stated.map_err(|error| refused(&RolloutError::Store(error)))?;
-    Ok(json!({ "number": bundle.number, "digest": bundle.digest() }))
+    let reported = fleet.report_rollout("", bundle.digest(), &[(field, body.signature.clone())]).await;
+    reported.map_err(|error| refused(&RolloutError::Store(error)))?;
+    Ok(stated(runtime, body.statement, bundle, signer, actor))
+}
+
+/// Records the statement of an operator, and who has brought it.
+fn stated(runtime: &Runtime, statement: Statement, bundle: &SignedBundle, operator: &str, actor: Actor) -> Value {
+    let (event_type, what) = match statement {
+        Statement::Start => (ROLLOUT_STARTED, "started"),
+        Statement::Approve => (ROLLOUT_APPROVED, "approved"),
+        Statement::Abort => (ROLLOUT_ABORTED, "aborted"),
+    };
+    let (number, digest, what) = (bundle.number, bundle.digest(), format!("the operator {operator} has {what} it"));
+    let event = Event::new(event_type, number.to_string(), Timestamp::now(), what).by(actor);
+    runtime.audit.record(event.with("operator", operator).with("digest", digest));
+    json!({ "number": number, "digest": digest })
 }
 
 /// Starts a rollout, if this host would adopt the bundle.
@@ -138,5 +158,9 @@ async fn start(
     if check.problem.is_some() {
         return Err(conflict(check.outcome.report));
     }
-    fleet.start_rollout(bundle, signature, view.bundle.as_deref()).await.map_err(|error| refused(&error))
+    // A rollout whose bundle does not verify is replaced as it is now: nobody can abort it.
+    let is_unverified = view.bundle.is_none() && !view.digest.is_empty();
+    let former = if is_unverified { fleet.rollout_digest().await } else { Ok(view.digest.clone()) };
+    let former = former.map_err(|error| refused(&RolloutError::Store(error)))?;
+    fleet.start_rollout(bundle, signature, &former).await.map_err(|error| refused(&error))
 }

@@ -25,6 +25,8 @@ const SIGNATURE: &str = "signature";
 pub struct RolloutView {
     /// `None`: there is none, or its bundle does not verify.
     pub bundle: Option<Arc<SignedBundle>>,
+    /// The digest of the rollout in the store, whether its bundle verifies or not. Empty: there is none.
+    pub digest: String,
     pub approver: Option<String>,
     pub reports: BTreeMap<String, InstanceReport>,
     /// The failure, or the operator who has aborted it.
@@ -38,6 +40,12 @@ pub struct RolloutView {
     pub adopted: Option<AdoptedBundle>,
     /// `None`: this instance cannot read its own state.
     pub folder: Option<BundleFolder>,
+}
+
+impl RolloutView {
+    pub fn is_in_progress(&self) -> bool {
+        self.bundle.is_some() && !self.is_kept && self.ended.is_none()
+    }
 }
 
 /// The reason why a fact cannot be stored.
@@ -84,7 +92,7 @@ impl Fleet {
         &self,
         bundle: &SignedBundle,
         signature: &str,
-        former: Option<&SignedBundle>,
+        former: &str,
     ) -> Result<(), RolloutError> {
         let (document, digest) = (bundle.document(), bundle.digest());
         let mut fields = vec![(DIGEST, digest), (SIGNATURE, signature)];
@@ -94,7 +102,6 @@ impl Fleet {
             }
             None => fields.push((DOCUMENT, &document)),
         }
-        let former = former.map_or("", SignedBundle::digest);
         let mut arguments: Vec<&(dyn Display + Sync)> = vec![&former];
         fields.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
         let replaced: u8 =
@@ -114,6 +121,12 @@ impl Fleet {
         let found: BTreeMap<String, String> =
             self.store.run(StoreScript::ReportRollout, &self.key(KEY), &arguments).await?;
         Ok((!found.is_empty()).then_some(found))
+    }
+
+    /// Returns the digest of the rollout in the store. Empty: there is none.
+    pub async fn rollout_digest(&self) -> Result<String, StoreError> {
+        let facts = self.report_rollout("", "", &[]).await?.unwrap_or_default();
+        Ok(facts.get(DIGEST).cloned().unwrap_or_default())
     }
 
     /// Returns the document of a rollout from its facts, or from the bucket.

@@ -1,6 +1,7 @@
 //! Follows the rollout of the fleet: checks the bundle, adopts it in this instance's turn, and goes back if it fails.
 //! What does this instance do with the bundle that the operators have signed?
 
+mod adoption;
 mod health;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,14 +13,15 @@ use tracing::{info, warn};
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
 use crate::net::store::StoreError;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
-use crate::policy::rollout::{InstanceReport, Progress, RolloutStage, RolloutStep};
+use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{BundleChange, BundleRequest};
-use crate::state::config::status::{ReloadSource, ReloadVerdict};
 use crate::state::fleet::{Fleet, RolloutView};
 use health::HealthWatch;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Limits a text, in characters. Whoever writes to the store chooses it.
+const TEXT_MAX: usize = 500;
 /// The time without an announcement after which an instance counts as gone. The announcement itself lasts five seconds.
 const MISSING_AFTER: Duration = Duration::from_secs(5);
 
@@ -27,7 +29,7 @@ const MISSING_AFTER: Duration = Duration::from_secs(5);
 pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::PathBuf) {
     let opened = runtime.history_reader.run(move || {
         let folder = BundleFolder::open(&state)?;
-        let (adopted, ended) = (folder.adopted()?, folder.ended());
+        let (adopted, ended) = (folder.adopted()?, folder.ended()?);
         Ok((folder, adopted, ended))
     });
     let (folder, adopted, ended) = match opened
@@ -50,8 +52,8 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         report: None,
         fetch_error: String::new(),
         ended,
-        phase: (None, false),
-        phase_since: Instant::now(),
+        is_undo_pending: false,
+        clock: PhaseClock::new(Instant::now()),
         last_seen: BTreeMap::new(),
     };
     follower.recover().await;
@@ -68,7 +70,7 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
             follower.step().await;
         } else {
             // What the store did not tell is no fault of an instance.
-            (follower.phase_since, follower.last_seen) = (Instant::now(), BTreeMap::new());
+            (follower.clock, follower.last_seen) = (PhaseClock::new(Instant::now()), BTreeMap::new());
         }
         follower.fleet.set_rollout(follower.view.clone());
     }
@@ -90,8 +92,9 @@ struct Follower {
     fetch_error: String,
     /// The highest number of a rollout that has failed or was aborted. None of them begins again.
     ended: u64,
-    phase: (Option<usize>, bool),
-    phase_since: Instant,
+    /// Whether the return to the former bundle has failed.
+    is_undo_pending: bool,
+    clock: PhaseClock,
     /// When each planned instance was last live.
     last_seen: BTreeMap<String, Instant>,
 }
@@ -136,20 +139,27 @@ impl Follower {
             self.facts = facts;
             self.facts.remove("document");
         }
-        let fact = |name: &str| self.facts.get(name).cloned().unwrap_or_default();
         // A change of the active configuration may change the operators, and what the bundle changes.
-        let judged = (fact("digest"), fact("signature"), self.runtime.active_config().plan.digest);
-        if self.judged != judged {
-            let facts = self.fleet.report_rollout("", "", &[]).await?.unwrap_or_default();
+        if self.judged != self.subject(&self.facts) {
+            let mut facts = self.fleet.report_rollout("", "", &[]).await?.unwrap_or_default();
             let Some(verdict) = self.judge(&facts).await else { return Ok(()) };
-            if self.judged.0 != judged.0 {
-                (self.phase_since, self.last_seen) = (Instant::now(), BTreeMap::new());
+            facts.remove("document");
+            let subject = self.subject(&facts);
+            if self.judged.0 != subject.0 {
+                (self.clock, self.last_seen) = (PhaseClock::new(Instant::now()), BTreeMap::new());
             }
-            self.judged = judged;
+            (self.judged, self.facts) = (subject, facts);
             (self.view.bundle, self.report) = verdict;
         }
+        self.view.digest = self.judged.0.clone();
         self.read_facts();
         self.see_instances().await
+    }
+
+    /// Returns what a judgment depends on.
+    fn subject(&self, facts: &BTreeMap<String, String>) -> (String, String, [u8; 32]) {
+        let fact = |name: &str| facts.get(name).cloned().unwrap_or_default();
+        (fact("digest"), fact("signature"), self.runtime.active_config().plan.digest)
     }
 
     fn own_report(&self, digest: &str) -> Option<InstanceReport> {
@@ -168,7 +178,13 @@ impl Follower {
         facts: &BTreeMap<String, String>,
     ) -> Option<(Option<Arc<SignedBundle>>, Option<InstanceReport>)> {
         let Some(digest) = facts.get("digest") else { return Some((None, None)) };
-        let document = match self.fleet.document(facts).await {
+        // A bundle that was verified before needs no bucket.
+        let known = self.view.bundle.as_ref().filter(|bundle| bundle.digest() == digest);
+        let fetched = match known {
+            Some(bundle) => Ok(bundle.document()),
+            None => self.fleet.document(facts).await,
+        };
+        let document = match fetched {
             Ok(document) => document,
             Err(error) => {
                 let reason = error.to_string();
@@ -198,6 +214,7 @@ impl Follower {
                 Some((Some(bundle), self.report.take()))
             }
             Err(reason) => {
+                let reason: String = reason.chars().take(TEXT_MAX).collect();
                 warn!("this instance refuses the rollout: {reason}");
                 let refused = InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: reason };
                 Some((None, Some(refused)))
@@ -227,8 +244,8 @@ impl Follower {
             .filter(|(name, _)| name.starts_with("approval:"))
             .find_map(|(_, signature)| signer(Statement::Approve, signature));
         let aborter = self.facts.get("abort").and_then(|signature| signer(Statement::Abort, signature));
-        let failure =
-            aborter.map(|name| format!("{name} has aborted it")).or_else(|| self.facts.get("failure").cloned());
+        let stated = self.facts.get("failure").map(|text| text.chars().take(TEXT_MAX).collect());
+        let failure = aborter.map(|name| format!("{name} has aborted it")).or(stated);
         let is_over = bundle.is_some_and(|bundle| bundle.number <= self.ended);
         self.view.ended = failure.or_else(|| is_over.then(|| "it has ended before".to_owned()));
         let report = |(name, text): (&String, &String)| {
@@ -263,7 +280,7 @@ impl Follower {
             .filter(|(_, seen)| seen.elapsed() > MISSING_AFTER)
             .map(|(name, _)| name.clone())
             .collect();
-        let progress = Progress {
+        let mut progress = Progress {
             instance: self.fleet.instance(),
             waves: &bundle.waves,
             pause: bundle.pause(),
@@ -271,20 +288,19 @@ impl Follower {
             is_approved: self.view.approver.is_some(),
             has_ended: self.view.ended.is_some(),
             missing: &missing,
-            unchanged_for: self.phase_since.elapsed(),
+            unchanged_for: Duration::ZERO,
         };
-        let (phase, step) = (progress.phase(), progress.next_step());
-        if self.phase != phase {
-            (self.phase, self.phase_since) = (phase, Instant::now());
-        }
+        let phase = progress.phase();
+        progress.unchanged_for = self.clock.unchanged_for(phase, Instant::now());
+        let step = progress.next_step();
         let own = self.view.adopted.clone().filter(|own| own.digest == bundle.digest());
         let is_final = own.as_ref().is_some_and(|own| own.is_final);
         self.view.is_kept = is_final || phase.0.is_none() && self.view.ended.is_none();
         if self.view.ended.is_some() && !is_final && bundle.number > self.ended {
             let (folder, number) = (self.folder.clone(), bundle.number);
-            self.ended = number;
-            if let Ok(Err(error)) = self.runtime.history_reader.run(move || folder.set_ended(number)).await {
-                warn!("the end of rollout {number} cannot be written: {error}");
+            match self.runtime.history_reader.run(move || folder.set_ended(number)).await {
+                Ok(Ok(())) => self.ended = number,
+                error => warn!("the end of rollout {number} cannot be written, and outgate tries again: {error:?}"),
             }
         }
         if let Some(mut own) =
@@ -293,6 +309,9 @@ impl Follower {
             info!("rollout {}: all instances have kept the bundle", own.number);
             own.is_final = true;
             self.set_adopted(own).await;
+        }
+        if let Some(own) = own.clone().filter(|_| self.is_undo_pending) {
+            return self.undo(own).await;
         }
         match step {
             RolloutStep::Wait => {}
@@ -312,82 +331,4 @@ impl Follower {
             }
         }
     }
-
-    /// Adopts the bundle, unless the configuration has changed since the check so that it needs more.
-    async fn adopt(&mut self, bundle: Arc<SignedBundle>) {
-        if !self.health.is_ready(&self.runtime) {
-            return;
-        }
-        self.check(&bundle).await;
-        let Some(report) = self.report.clone().filter(|report| report.stage == RolloutStage::Checked) else { return };
-        if !report.approval.is_empty() && self.view.approver.is_none() {
-            return;
-        }
-        let former = self.view.adopted.clone();
-        let adopted = AdoptedBundle {
-            number: bundle.number,
-            digest: bundle.digest().to_owned(),
-            author: bundle.author.clone(),
-            approver: self.view.approver.clone(),
-            stage: RolloutStage::Adopted,
-            detail: String::new(),
-            pause_seconds: bundle.pause_seconds,
-            before: self.health.before(bundle.pause()),
-            is_final: false,
-        };
-        let source = source(&adopted, false);
-        // The number is on the disk before the files: a crash in between repeats the adoption.
-        if !self.set_adopted(adopted).await {
-            return;
-        }
-        match self.switch(Some(bundle), source).await {
-            Ok(()) => self.health.begin(&self.runtime),
-            Err(problem) => {
-                self.report =
-                    Some(InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: problem });
-                self.view.adopted = former.clone();
-                if let Some(former) = former {
-                    self.set_adopted(former).await;
-                }
-            }
-        }
-    }
-
-    /// Returns to the former bundle.
-    async fn undo(&mut self, adopted: AdoptedBundle) {
-        let source = source(&adopted, true);
-        if self.set_adopted(adopted).await
-            && let Err(problem) = self.switch(None, source).await
-        {
-            warn!("the former bundle is on the disk and not active: {problem}");
-        }
-    }
-
-    async fn switch(&self, next: Option<Arc<SignedBundle>>, source: ReloadSource) -> Result<(), String> {
-        let change = BundleChange { folder: self.folder.clone(), next };
-        let queue = &self.runtime.reload_queue;
-        let outcome = queue.ask_about_bundle(|reply| BundleRequest::Switch { change, source, reply }).await;
-        let outcome = outcome.ok_or("outgate is stopping")?;
-        if outcome.outcome == ReloadVerdict::Rejected { Err(outcome.report) } else { Ok(()) }
-    }
-
-    /// Stores what this instance has adopted, and returns whether it is on the disk.
-    async fn set_adopted(&mut self, adopted: AdoptedBundle) -> bool {
-        let (folder, stored) = (self.folder.clone(), adopted.clone());
-        match self.runtime.history_reader.run(move || folder.set_adopted(&stored)).await {
-            Ok(Ok(())) => {
-                self.view.adopted = Some(adopted);
-                true
-            }
-            error => {
-                warn!("the state of the rollout cannot be written: {error:?}");
-                false
-            }
-        }
-    }
-}
-
-fn source(adopted: &AdoptedBundle, is_undone: bool) -> ReloadSource {
-    let AdoptedBundle { number, author, approver, .. } = adopted;
-    ReloadSource::Rollout { number: *number, author: author.clone(), approver: approver.clone(), is_undone }
 }
