@@ -40,10 +40,9 @@ fn remove(prefix: IpNet, removed: &[IpNet]) -> Vec<IpNet> {
     if removed.iter().any(|net| net.contains(&prefix)) {
         return Vec::new();
     }
+    let inside: Vec<IpNet> = removed.iter().filter(|net| prefix.contains(*net)).copied().collect();
     match prefix.subnets(prefix.prefix_len() + 1) {
-        Ok(halves) if removed.iter().any(|net| prefix.contains(net)) => {
-            halves.flat_map(|half| remove(half, removed)).collect()
-        }
+        Ok(halves) if !inside.is_empty() => halves.flat_map(|half| remove(half, &inside)).collect(),
         _ => vec![prefix],
     }
 }

@@ -16,11 +16,11 @@ redis.call('HSET', KEYS[2], process, ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 local state = redis.call('HMGET', KEYS[3], 'observer', 'observer_until')
-local is_observer = (state[1] == process or tonumber(state[2] or 0) <= now) and observed > 0
+local is_observer = (state[1] == process or (tonumber(state[2] or 0) or 0) <= now) and observed > 0
 if is_observer then
   redis.call('HSET', KEYS[3], 'observer', process, 'observer_until', string.format('%.0f', now + observed))
 elseif state[1] == process then
   redis.call('HDEL', KEYS[3], 'observer', 'observer_until')
 end
 local assignments = redis.call('HGET', KEYS[3], 'assignments_version') or 0
-return { redis.call('ZCARD', KEYS[1]), time[1] * 1000000 + time[2], is_observer and 1 or 0, tonumber(assignments) }
+return { redis.call('ZCARD', KEYS[1]), time[1] * 1000000 + time[2], is_observer and 1 or 0, tonumber(assignments) or 0 }

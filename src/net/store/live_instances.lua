@@ -3,10 +3,14 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local names = {}
-for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f', now), '+inf')) do
-  local announcement = redis.call('HGET', KEYS[2], process)
-  if announcement then
-    names[#names + 1] = cjson.decode(announcement).instance
+for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f', now), '+inf',
+  'LIMIT', 0, 4096)) do
+  -- A row that no instance has written has no name.
+  if redis.call('HSTRLEN', KEYS[2], process) <= 262144 then
+    local is_read, row = pcall(cjson.decode, redis.call('HGET', KEYS[2], process) or '')
+    if is_read and type(row) == 'table' and type(row.instance) == 'string' then
+      names[#names + 1] = row.instance
+    end
   end
 end
 return names

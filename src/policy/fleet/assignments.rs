@@ -2,6 +2,7 @@
 //! From which ranges may an instance not send?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -11,37 +12,89 @@ use super::status::InstanceAnnouncement;
 use crate::policy::addresses::overlaps;
 use crate::policy::egress::Pools;
 
+/// The number of assigned ranges. Each makes a change of the addresses of a host slower.
+pub const RANGES_MAX: usize = 4096;
+/// The time, in milliseconds, by which a version may be ahead of the clock of this instance.
+const AHEAD_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// The assignments of a fleet. They only take addresses away from instances: the host of an instance must have its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignments {
-    /// It grows with each change.
+    /// It grows with each change: the time in milliseconds since 1970, or the former version and one.
     pub version: u64,
     /// The instances by the range that customers see. No two ranges overlap.
     ranges: BTreeMap<IpNet, String>,
 }
 
+/// The reason why a range cannot be assigned.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RangeError {
+    /// This assigned range overlaps it.
+    Overlaps(IpNet),
+    TooMany,
+}
+
+impl Display for RangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overlaps(other) => write!(f, "{other} is assigned, and overlaps it: release it first"),
+            Self::TooMany => write!(f, "{RANGES_MAX} ranges are assigned, which is the most: release some first"),
+        }
+    }
+}
+
 impl Assignments {
+    /// Reads a document of the store, which has `version` for it. Whoever writes to the store could have written it. The
+    /// error says why it must not be followed.
+    pub fn read(document: &str, version: &str, now: Timestamp) -> Result<Self, String> {
+        if document.is_empty() && version == "0" {
+            return Ok(Self::default());
+        }
+        let read: Self = serde_json::from_str(document).map_err(|error| format!("it is not readable: {error}"))?;
+        let has_host_bits = |range: &&IpNet| **range != range.trunc();
+        // In this order, a range that overlaps a later one overlaps the next one.
+        let mut neighbours = read.ranges.keys().zip(read.ranges.keys().skip(1));
+        if read.version.to_string() != version {
+            Err(format!("its version is {}, and the store says {version:.20}", read.version))
+        } else if read.version > milliseconds(now).saturating_add(AHEAD_MAX) {
+            Err(format!("its version {} is more than a day ahead of the clock of this instance", read.version))
+        } else if read.ranges.len() > RANGES_MAX {
+            Err(format!("it has {} ranges, and the most are {RANGES_MAX}", read.ranges.len()))
+        } else if let Some(range) = read.ranges.keys().find(has_host_bits) {
+            Err(format!("{range} has host bits"))
+        } else if let Some((range, other)) = neighbours.find(|(range, other)| overlaps(range, other)) {
+            Err(format!("{range} and {other} overlap"))
+        } else {
+            Ok(read)
+        }
+    }
+
     pub fn ranges(&self) -> &BTreeMap<IpNet, String> {
         &self.ranges
     }
 
-    /// Returns the next assignments, in which a range is that of an instance, or of none. The error is another range that
-    /// overlaps it.
-    pub fn with(&self, range: IpNet, instance: Option<&str>, now: Timestamp) -> Result<Self, IpNet> {
+    /// Returns the next assignments, in which a range is that of an instance, or of none.
+    pub fn with(&self, range: IpNet, instance: Option<&str>, now: Timestamp) -> Result<Self, RangeError> {
         let mut ranges = self.ranges.clone();
         ranges.remove(&range);
         if let Some(other) = ranges.keys().find(|other| overlaps(other, &range)) {
-            return Err(*other);
+            return Err(RangeError::Overlaps(*other));
         }
         ranges.extend(instance.map(|instance| (range, instance.to_owned())));
-        let now = u64::try_from(now.as_millisecond()).unwrap_or_default();
-        Ok(Self { version: now.max(self.version + 1), ranges })
+        if ranges.len() > RANGES_MAX {
+            return Err(RangeError::TooMany);
+        }
+        Ok(Self { version: milliseconds(now).max(self.version.saturating_add(1)), ranges })
     }
 
     /// Returns the ranges of an instance, or those of the others.
     pub fn ranges_of(&self, instance: &str, are_own: bool) -> BTreeSet<IpNet> {
         self.ranges.iter().filter(|(_, to)| (*to == instance) == are_own).map(|(range, _)| *range).collect()
     }
+}
+
+fn milliseconds(now: Timestamp) -> u64 {
+    u64::try_from(now.as_millisecond()).unwrap_or_default()
 }
 
 /// Returns whether another live instance may still begin connections from a range.
@@ -71,12 +124,49 @@ mod tests {
         let first = Assignments::default().with(net("198.51.100.16/28"), Some("a"), at(500)).unwrap();
         let second = first.with(net("198.51.100.16/28"), Some("b"), at(100)).unwrap();
         assert_eq!((first.version, second.version), (500, 501), "also if a clock is behind");
-        assert_eq!(second.with(net("198.51.100.20/30"), Some("a"), at(600)), Err(net("198.51.100.16/28")));
+        assert_eq!(
+            second.with(net("198.51.100.20/30"), Some("a"), at(600)),
+            Err(RangeError::Overlaps(net("198.51.100.16/28")))
+        );
         let third = second.with(net("198.51.100.32/28"), Some("a"), at(600)).unwrap();
         assert_eq!(third.ranges_of("a", true), BTreeSet::from([net("198.51.100.32/28")]));
         assert_eq!(third.ranges_of("a", false), BTreeSet::from([net("198.51.100.16/28")]));
         assert_eq!(third.ranges_of("c", false).len(), 2);
         let released = third.with(net("198.51.100.16/28"), None, at(700)).unwrap();
         assert_eq!(released.ranges_of("c", false), BTreeSet::from([net("198.51.100.32/28")]));
+    }
+    #[test]
+    fn document_of_the_store_is_followed_only_within_bounds() {
+        let now = Timestamp::from_millisecond(1_000_000).unwrap();
+        let document = |version: u64, ranges: &[String]| {
+            let ranges: Vec<_> = ranges.iter().map(|range| format!("\"{range}\":\"a\"")).collect();
+            format!("{{\"version\":{version},\"ranges\":{{{}}}}}", ranges.join(","))
+        };
+        let read = |version: u64, ranges: &[&str]| {
+            let ranges: Vec<_> = ranges.iter().map(|range| (*range).to_owned()).collect();
+            Assignments::read(&document(version, &ranges), &version.to_string(), now)
+        };
+        assert_eq!(Assignments::read("", "0", now), Ok(Assignments::default()));
+        assert_eq!(read(7, &["198.51.100.16/28", "198.51.100.32/28"]).unwrap().ranges().len(), 2);
+        assert!(read(1_000_000 + AHEAD_MAX, &[]).is_ok());
+        let refused = [
+            (read(1_000_001 + AHEAD_MAX, &[]), "ahead"),
+            (read(u64::MAX, &[]), "ahead"),
+            (read(7, &["198.51.100.17/28"]), "host bits"),
+            (read(7, &["198.51.100.0/24", "198.51.100.16/28", "203.0.113.0/24"]), "overlap"),
+            (Assignments::read(&document(8, &[]), "7", now), "its version"),
+            (Assignments::read("", "7", now), "readable"),
+            (Assignments::read("[]", "7", now), "readable"),
+        ];
+        for (result, reason) in refused {
+            assert!(result.as_ref().is_err_and(|error| error.contains(reason)), "{reason}: {result:?}");
+        }
+        let many: Vec<_> = (0..=RANGES_MAX).map(|i| format!("10.{}.{}.0/24", i / 256, i % 256)).collect();
+        assert!(Assignments::read(&document(7, &many), "7", now).is_err_and(|error| error.contains("the most")));
+        let full = Assignments::read(&document(7, &many[1..]), "7", now).unwrap();
+        assert_eq!(full.with(net("203.0.113.0/24"), Some("a"), now), Err(RangeError::TooMany));
+        assert!(full.with(net(&many[1]), Some("b"), now).is_ok(), "an assigned range may change");
+        let last = Assignments { version: u64::MAX, ..Assignments::default() };
+        assert_eq!(last.with(net("203.0.113.0/24"), None, now).unwrap().version, u64::MAX);
     }
 }

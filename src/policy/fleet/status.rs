@@ -17,6 +17,11 @@ const SUCCESSION_MARGIN: i64 = 1000;
 /// The digits of a digest in a message.
 const DIGEST_SHOWN: usize = 12;
 
+/// Limits the ranges of an announcement.
+pub const RANGES_MAX: usize = 1024;
+/// Limits the parts of one range. A host that has every second address of a large range has more.
+pub const PARTS_MAX: usize = 256;
+
 /// One announcement of an instance. Other versions of outgate read it, so that a new member needs a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceAnnouncement {
@@ -26,7 +31,7 @@ pub struct InstanceAnnouncement {
     pub version: String,
     /// The digest of the active configuration.
     pub digest: String,
-    /// The same without the name of the instance, so that instances can be compared.
+    /// The digest of what the hosts of a fleet should have in common.
     pub common_digest: String,
     pub started: Timestamp,
     pub weight: u8,
@@ -60,6 +65,9 @@ pub struct RangeAnnouncement {
     pub usable: String,
     /// The parts of `range` that the instance can use.
     pub parts: Vec<IpNet>,
+    /// Whether the instance can use too many parts to list, so that `parts` has addresses that it cannot use, too.
+    #[serde(default)]
+    pub is_truncated: bool,
 }
 
 /// The state of a range on one instance.
@@ -89,6 +97,13 @@ impl RangeState {
             Self::Free => "free",
             Self::Waiting => "waiting",
         }
+    }
+}
+
+impl InstanceAnnouncement {
+    /// Returns whether an instance could have written it.
+    pub fn is_within_limits(&self) -> bool {
+        self.ranges.len() <= RANGES_MAX && self.ranges.iter().all(|range| range.parts.len() <= PARTS_MAX)
     }
 }
 
@@ -163,7 +178,7 @@ pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
     }
     for announcement in &live {
         let InstanceAnnouncement { instance, clock_offset_ms, .. } = announcement;
-        if let Some(offset) = clock_offset_ms.filter(|offset| offset.abs() > CLOCK_OFFSET_MAX) {
+        if let Some(offset) = clock_offset_ms.filter(|offset| offset.saturating_abs() > CLOCK_OFFSET_MAX) {
             let what = format!("the clock of {instance} differs by {offset} ms from that of the store: check its NTP");
             add(FleetProblemKind::ClockOffset, instance.clone(), what);
         }
@@ -190,7 +205,8 @@ fn missing_ranges(live: &[&InstanceAnnouncement]) -> BTreeSet<IpNet> {
 fn shared_ranges<'a>(live: &[&'a InstanceAnnouncement]) -> BTreeMap<IpNet, BTreeSet<&'a str>> {
     let mut claims = BTreeMap::<IpNet, BTreeSet<&str>>::new();
     for announcement in live {
-        for part in announcement.ranges.iter().filter(|range| range.is_sent_from()).flat_map(|range| &range.parts) {
+        let exact = announcement.ranges.iter().filter(|range| range.is_sent_from() && !range.is_truncated);
+        for part in exact.flat_map(|range| &range.parts) {
             claims.entry(*part).or_default().insert(&announcement.instance);
         }
     }
@@ -238,7 +254,8 @@ fn duplicates<'a>(live: &[&'a InstanceAnnouncement]) -> BTreeSet<&'a str> {
     let mut by_name = BTreeMap::<&str, Vec<&InstanceAnnouncement>>::new();
     live.iter().for_each(|announcement| by_name.entry(&announcement.instance).or_default().push(announcement));
     let began = |younger: &InstanceAnnouncement| {
-        younger.started.as_millisecond() - younger.clock_offset_ms.unwrap_or_default() + SUCCESSION_MARGIN
+        let started = younger.started.as_millisecond().saturating_sub(younger.clock_offset_ms.unwrap_or_default());
+        started.saturating_add(SUCCESSION_MARGIN)
     };
     let is_duplicate = |processes: &[&InstanceAnnouncement]| {
         let Some(youngest) = processes.iter().max_by_key(|process| began(process)) else { return false };

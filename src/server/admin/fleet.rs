@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::problem::AdminProblem;
 use crate::audit::{ADDRESS_ASSIGNED, ADDRESS_RELEASED, Actor, Event};
 use crate::policy::fleet::assignments::Assignments;
-use crate::policy::fleet::status::{InstanceAnnouncement, RangeAnnouncement, problems, ranges};
+use crate::policy::fleet::status::{InstanceAnnouncement, RangeAnnouncement, ranges};
 use crate::state::Runtime;
 use crate::state::fleet::{AssignError, Fleet};
 
@@ -51,7 +51,7 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
         "instances": announcements.iter().map(instance).collect::<Value>(),
         "ranges": ranges(&announcements).into_iter().map(range).collect::<Value>(),
         "assignments": assignments(&of(runtime)?.assignments()),
-        "problems": problems(&announcements),
+        "problems": of(runtime)?.problems(&announcements),
     }))
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn assign(
     let assigned = fleet.assign(range, to, runtime).await.map_err(|error| {
         let status = match error {
             AssignError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            AssignError::Overlaps(_) | AssignError::Conflict => StatusCode::CONFLICT,
+            AssignError::Range(_) | AssignError::Conflict => StatusCode::CONFLICT,
         };
         AdminProblem::new(status, error.to_string())
     })?;

@@ -70,11 +70,11 @@ alert_kinds! {
         "names that are not cached fail with name_timeout",
         "look at the name servers and at the way to them";
     FLEET_STORE_AWAY = "OutgateFleetStoreAway", Critical,
-        "this instance continues with its share of each limit of the fleet, as the number of instances last was",
+        "this instance continues with its share of each limit of the fleet, and refuses signed requests unless `fleet.replay` permits them",
         "look at the store of the fleet, and at the way to it";
     FLEET_RANGE_WITHOUT_HOST = "OutgateFleetRangeWithoutHost", Critical,
         "no webhook leaves from addresses that customers allow",
-        "run `outgate fleet status`, and give the addresses to a host";
+        "run `outgate fleet status`: give the addresses to a host, or release an assignment whose instance is gone";
     FLEET_RANGE_CLAIMED_TWICE = "OutgateFleetRangeClaimedTwice", Critical,
         "webhooks of one of the hosts fail, because the responses reach the other",
         "run `outgate fleet status`, and take the addresses from all hosts but one";

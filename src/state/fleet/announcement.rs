@@ -3,23 +3,20 @@
 
 use std::sync::Arc;
 
-use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 
 use super::Fleet;
-use crate::config::SourceSnapshot;
-use crate::digest::Fingerprint;
 use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
-use crate::policy::fleet::status::{InstanceAnnouncement, RangeAnnouncement, RangeState};
+use crate::policy::fleet::status::{InstanceAnnouncement, PARTS_MAX, RangeAnnouncement, RangeState};
 use crate::policy::load::LoadFactor;
 use crate::state::Runtime;
 use crate::state::drain::DrainStage;
 use crate::state::upstreams::sources::SourcesSnapshot;
 
-/// Limits the parts of one range. A host that has every second address of a large range has more.
-const PARTS_MAX: usize = 256;
+/// Limits the parts of all ranges together, so that the announcement is not too long for its readers.
+const ALL_PARTS_MAX: usize = 2048;
 
-/// The digests of a configuration: with and without the name of this instance.
+/// The digests of a configuration: of the whole, and of what the hosts of a fleet should have in common.
 #[derive(Clone, Default)]
 pub(super) struct ConfigDigests {
     whole: String,
@@ -28,23 +25,14 @@ pub(super) struct ConfigDigests {
 
 impl ConfigDigests {
     /// Returns the digests of the active configuration. A large configuration is hashed once, apart from the traffic.
-    pub(super) async fn update(&mut self, runtime: &Runtime, instance: &str) {
+    pub(super) async fn update(&mut self, runtime: &Runtime) {
         let snapshot = Arc::clone(&runtime.config_status.adopted().snapshot);
         if self.whole != snapshot.digest {
-            let (whole, name) = (snapshot.digest.clone(), format!("\"{instance}\""));
-            let hashing = tokio::task::spawn_blocking(move || common_digest(&snapshot, &name)).await;
+            let whole = snapshot.digest.clone();
+            let hashing = tokio::task::spawn_blocking(move || snapshot.common_digest()).await;
             *self = Self { whole, common: hashing.unwrap_or_default() };
         }
     }
-}
-
-/// Hashes the files of a configuration without `name`: each instance of a fleet writes its own.
-fn common_digest(snapshot: &SourceSnapshot, name: &str) -> String {
-    let texts = snapshot.texts.iter().map(|(_, text)| text.replace(name, ""));
-    let mut fingerprint = Fingerprint::default();
-    texts.for_each(|text| fingerprint.part(text.as_bytes()));
-    snapshot.contents.values().for_each(|digest| fingerprint.part(digest.as_bytes()));
-    HEXLOWER.encode(&fingerprint.finish())
 }
 
 pub(super) fn announce(
@@ -55,10 +43,10 @@ pub(super) fn announce(
     now: Timestamp,
 ) -> InstanceAnnouncement {
     let (active, snapshot, weight) = (runtime.active_config(), runtime.sources.snapshot(), runtime.load(now).weight());
-    let of_pool = |pool: &Pool| {
-        let ranges = pool.announced_ranges(now).filter(|range| range.phase != RangePhase::Ended);
-        ranges.map(|range| announce_range(pool, &range, &snapshot, fleet)).collect::<Vec<_>>()
-    };
+    let all = active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now).map(move |range| (pool, range)));
+    let ranges: Vec<_> = all.filter(|(_, range)| range.phase != RangePhase::Ended).collect();
+    let parts_max = PARTS_MAX.min(ALL_PARTS_MAX / ranges.len().max(1)).max(1);
+    let announced = ranges.iter().map(|(pool, range)| announce_range(pool, range, parts_max, &snapshot, fleet));
     let digests = digests.clone();
     InstanceAnnouncement {
         instance: fleet.instance.clone(),
@@ -72,14 +60,20 @@ pub(super) fn announce(
         blocked: runtime.blocked(now),
         stopping: runtime.drain_stage() == DrainStage::Stopping,
         clock_offset_ms,
-        ranges: active.plan.pools.values().flat_map(|pool| of_pool(pool)).collect(),
+        ranges: announced.collect(),
         announced_ms: 0,
     }
 }
 
-fn announce_range(pool: &Pool, range: &AnnouncedRange, snapshot: &SourcesSnapshot, fleet: &Fleet) -> RangeAnnouncement {
+fn announce_range(
+    pool: &Pool,
+    range: &AnnouncedRange,
+    parts_max: usize,
+    snapshot: &SourcesSnapshot,
+    fleet: &Fleet,
+) -> RangeAnnouncement {
     let count = snapshot.count_ranges(&[range.cidr]);
-    let parts = snapshot.usable_ranges(&[range.cidr]);
+    let (parts, is_truncated) = snapshot.parts_or_more(range.cidr, parts_max);
     let state = fleet.assigned_state(&range.seen_as).unwrap_or(match (range.phase, range.until) {
         (RangePhase::Upcoming, _) => RangeState::Upcoming,
         (_, None) => RangeState::Active,
@@ -94,6 +88,7 @@ fn announce_range(pool: &Pool, range: &AnnouncedRange, snapshot: &SourcesSnapsho
         addresses: count.configured.to_string(),
         present: snapshot.count_present(&[range.cidr]).to_string(),
         usable: count.usable.to_string(),
-        parts: parts.iter().take(PARTS_MAX).map(|part| range.seen_part(part)).collect(),
+        parts: parts.iter().map(|part| range.seen_part(part)).collect(),
+        is_truncated,
     }
 }

@@ -3,17 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
+use std::mem;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Fleet;
 use crate::net::socket_diag;
 use crate::net::store::{StoreError, StoreScript};
 use crate::policy::Plan;
 use crate::policy::addresses::overlaps;
-use crate::policy::fleet::assignments::{Assignments, is_used_elsewhere, source_ranges};
+use crate::policy::fleet::assignments::{Assignments, RangeError, is_used_elsewhere, source_ranges};
 use crate::policy::fleet::status::RangeState;
 use crate::state::Runtime;
 
@@ -25,13 +26,20 @@ pub(super) struct FollowedAssignments {
     pub(super) awaited: BTreeSet<IpNet>,
     /// Ranges of other instances from which this one has connections.
     pub(super) draining: BTreeSet<IpNet>,
+    /// The document of the store was refused the last time.
+    is_refused: bool,
+}
+
+/// The assignments as the store has them, for which [`Assignments::read`] has not looked yet.
+struct StoredAssignments {
+    version: String,
+    document: String,
 }
 
 /// A range could not be assigned.
 pub enum AssignError {
     Store(StoreError),
-    /// This assigned range overlaps it.
-    Overlaps(IpNet),
+    Range(RangeError),
     /// Another operator has changed the assignments at the same time.
     Conflict,
 }
@@ -46,7 +54,7 @@ impl Display for AssignError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store(error) => write!(f, "the store of the fleet is away: {error}"),
-            Self::Overlaps(other) => write!(f, "{other} is assigned, and overlaps it: release it first"),
+            Self::Range(error) => error.fmt(f),
             Self::Conflict => write!(f, "another operator has changed the assignments at this moment: try again"),
         }
     }
@@ -87,15 +95,27 @@ impl Fleet {
     }
 
     /// Reads the assignments, and replaces them by `next` if the store has the version `known`.
-    async fn exchange(&self, known: u64, next: Option<&Assignments>) -> Result<Assignments, StoreError> {
-        let document = next.map(|next| serde_json::json!(next).to_string()).unwrap_or_default();
+    async fn exchange(&self, known: &str, next: Option<&Assignments>) -> Result<StoredAssignments, StoreError> {
+        let document = next.map(document_of).unwrap_or_default();
         let version = next.map_or(0, |next| next.version);
         let arguments: [&(dyn Display + Sync); 3] = [&known, &version, &document];
         let answer: Vec<String> = self.store.run(StoreScript::Assign, &self.key("instances"), &arguments).await?;
-        match answer.first().map(String::as_str) {
-            None | Some("") => Ok(Assignments::default()),
-            Some(text) => serde_json::from_str(text).map_err(|_| StoreError::unexpected()),
+        let [version, document] = <[String; 2]>::try_from(answer).map_err(|_| StoreError::unexpected())?;
+        Ok(StoredAssignments { version, document })
+    }
+
+    /// Returns the assignments of the store. `None`: it has some that must not be followed, and those that this instance
+    /// knows stay.
+    fn read_assignments(&self, stored: &StoredAssignments) -> Option<Assignments> {
+        let read = Assignments::read(&stored.document, &stored.version, Timestamp::now());
+        let was_refused = mem::replace(&mut self.assignments.lock().is_refused, read.is_err());
+        if let (Err(reason), false) = (&read, was_refused) {
+            warn!(
+                "the assignments of ranges in the store are refused, and those that this instance knows stay: {reason}; \
+                 any `outgate fleet move` replaces them"
+            );
         }
+        read.ok()
     }
 
     /// Follows the assignments, whose version in the store is `version`.
@@ -103,10 +123,12 @@ impl Fleet {
         let known = self.assignments();
         if version < known.version {
             // The store has lost its data. Each instance knows the assignments, and the newest stay.
-            self.exchange(version, Some(&known)).await?;
+            self.exchange(&version.to_string(), Some(&known)).await?;
         } else if version > known.version {
-            let next = self.exchange(version, None).await?;
-            self.adopt_assignments(runtime, next);
+            let stored = self.exchange("", None).await?;
+            if let Some(next) = self.read_assignments(&stored) {
+                self.adopt_assignments(runtime, next);
+            }
         }
         self.finish_waiting(runtime).await?;
         self.finish_draining(runtime).await;
@@ -130,7 +152,11 @@ impl Fleet {
         if awaited.is_empty() {
             return Ok(());
         }
-        let live = self.announcements().await?;
+        let (live, are_all) = self.read_announcements().await?;
+        if !are_all {
+            // A process that cannot be understood may use any range.
+            return Ok(());
+        }
         let free = |range: &&IpNet| !is_used_elsewhere(range, &self.instance, &live);
         let free: BTreeSet<IpNet> = awaited.iter().filter(free).copied().collect();
         if !free.is_empty() {
@@ -175,17 +201,20 @@ impl Fleet {
 
     /// Assigns a range to an instance, or to none.
     pub async fn assign(&self, range: IpNet, to: Option<&str>, runtime: &Runtime) -> Result<Assignments, AssignError> {
-        let (known, stored) = (self.assignments(), self.exchange(0, None).await?);
+        let (known, stored) = (self.assignments(), self.exchange("", None).await?);
         // A store that lost its data has older ones, or none.
-        let (current, version) =
-            if stored.version < known.version { (known, stored.version) } else { (stored.clone(), stored.version) };
-        let next = current.with(range, to, Timestamp::now()).map_err(AssignError::Overlaps)?;
-        if self.exchange(version, Some(&next)).await? != next {
+        let newer = self.read_assignments(&stored).filter(|read| read.version >= known.version);
+        let next = newer.unwrap_or(known).with(range, to, Timestamp::now()).map_err(AssignError::Range)?;
+        if self.exchange(&stored.version, Some(&next)).await?.document != document_of(&next) {
             return Err(AssignError::Conflict);
         }
         self.adopt_assignments(runtime, next.clone());
         Ok(next)
     }
+}
+
+fn document_of(assignments: &Assignments) -> String {
+    serde_json::json!(assignments).to_string()
 }
 
 impl Runtime {

@@ -28,7 +28,7 @@ use crate::net::store::{Store, StoreError, StoreScript};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
-use crate::policy::fleet::status::{FleetProblem, InstanceAnnouncement, problems};
+use crate::policy::fleet::status::{FleetProblem, FleetProblemKind, InstanceAnnouncement, problems};
 use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
@@ -45,6 +45,8 @@ const INSTANCE_LEASE_MS: u64 = 5_000;
 /// How often the observer reads all announcements, and the time after which another process takes over from one that died.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
 const OBSERVER_LEASE_MS: u64 = 3_000;
+/// The most announcements that the store returns.
+const ANNOUNCEMENTS_MAX: usize = 4096;
 /// The pause after an attempt to reach a store that is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -160,7 +162,7 @@ impl Fleet {
 
     async fn announce(&self, runtime: &Runtime, announcer: &mut Announcer) -> Result<(), StoreError> {
         self.store.connect().await?;
-        announcer.digests.update(runtime, &self.instance).await;
+        announcer.digests.update(runtime).await;
         let announcement =
             announcement::announce(runtime, self, &announcer.digests, announcer.clock_offset_ms, Timestamp::now());
         let observer_lease = if announcement.stopping { 0 } else { OBSERVER_LEASE_MS };
@@ -187,7 +189,9 @@ impl Fleet {
         if !self.observation.lock().as_ref().is_none_or(is_due) {
             return Ok(());
         }
-        let found = problems(&self.announcements().await?);
+        let live = self.announcements().await?;
+        let found = tokio::task::spawn_blocking(move || problems(&live)).await.unwrap_or_default();
+        let found = self.without_intended(found);
         let mut observation = self.observation.lock();
         let former = observation.take().map_or_else(Vec::new, |former| former.last);
         let is_known = |problem: &&FleetProblem| {
@@ -200,15 +204,35 @@ impl Fleet {
 
     /// Reads the announcements of the live processes, by the name of the instance.
     pub async fn announcements(&self) -> Result<Vec<InstanceAnnouncement>, StoreError> {
+        Ok(self.read_announcements().await?.0)
+    }
+
+    /// Reads the announcements, and returns whether each live process has one that this instance understands.
+    async fn read_announcements(&self) -> Result<(Vec<InstanceAnnouncement>, bool), StoreError> {
         let rows: Vec<(f64, String)> =
             self.store.run(StoreScript::ReadAnnouncements, &self.key("instances"), &[]).await?;
         let read = |(lease_end, text): (f64, String)| {
             let announcement = serde_json::from_str::<InstanceAnnouncement>(&text).ok()?;
+            announcement.is_within_limits().then_some(())?;
             Some(InstanceAnnouncement { announced_ms: lease_end as i64 - INSTANCE_LEASE_MS as i64, ..announcement })
         };
+        let count = rows.len();
         let mut announcements: Vec<_> = rows.into_iter().filter_map(read).collect();
+        let are_all = announcements.len() == count && count < ANNOUNCEMENTS_MAX;
         announcements.sort_by(|a, b| (&a.instance, &a.process).cmp(&(&b.instance, &b.process)));
-        Ok(announcements)
+        Ok((announcements, are_all))
+    }
+
+    /// Returns the problems that announcements show.
+    pub fn problems(&self, announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
+        self.without_intended(problems(announcements))
+    }
+
+    /// Removes the problems that are intended: while a rollout is in progress, configurations differ.
+    fn without_intended(&self, found: Vec<FleetProblem>) -> Vec<FleetProblem> {
+        let is_rolling_out = self.rollout().is_in_progress();
+        let is_intended = |problem: &FleetProblem| problem.problem == FleetProblemKind::ConfigurationDiffers;
+        found.into_iter().filter(|problem| !(is_rolling_out && is_intended(problem))).collect()
     }
 
     /// Returns the problems of the fleet that last. `None`: another process observes the fleet.

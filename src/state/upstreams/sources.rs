@@ -62,6 +62,17 @@ impl SourcesSnapshot {
         parts(ranges, self.local.as_ref())
     }
 
+    /// Returns the usable parts of a range. If they are more than `max`, it returns fewer that contain them all, and true.
+    pub fn parts_or_more(&self, range: IpNet, max: usize) -> (Vec<IpNet>, bool) {
+        let usable = self.usable_ranges(&[range]);
+        if usable.len() <= max {
+            return (usable, false);
+        }
+        // Another instance waits until the parts that are assigned to it are not listed here.
+        let allowed = LocalPrefixes::from_iter([range]).without(&self.withheld).prefixes().to_vec();
+        (if allowed.len() <= max { allowed } else { vec![range] }, true)
+    }
+
     /// Counts the addresses of a pool's active ranges.
     pub fn count(&self, pool: &Pool, now: Timestamp) -> AddressCount {
         self.count_ranges(&pool.active_ranges(now))
@@ -225,6 +236,22 @@ mod tests {
         }
         let released = SourcesSnapshot::new(None, Arc::default());
         assert!(released.has(address("127.0.7.2")));
+    }
+
+    #[test]
+    fn range_with_too_many_parts_is_stated_as_a_whole_without_what_is_withheld() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let every_second = (0..128).map(|i| format!("198.51.100.{}/32", 2 * i).parse().unwrap());
+        let present: Option<LocalPrefixes> = Some(every_second.collect());
+        let whole = nets(&["198.51.100.0/24"]);
+        let snapshot = SourcesSnapshot::new(present.clone(), Arc::default());
+        assert_eq!(snapshot.parts_or_more(whole[0], 127), (whole.clone(), true));
+        let (parts, is_truncated) = snapshot.parts_or_more(whole[0], 128);
+        assert_eq!((parts.len(), is_truncated), (128, false));
+        let snapshot = SourcesSnapshot::new(present, nets(&["198.51.100.128/26"]).into());
+        let rest = nets(&["198.51.100.0/25", "198.51.100.192/26"]);
+        assert_eq!(snapshot.parts_or_more(whole[0], 8), (rest, true));
+        assert_eq!(snapshot.parts_or_more(whole[0], 1), (whole, true));
     }
 
     #[test]

@@ -185,6 +185,40 @@ fn assignments_hold_while_the_store_is_away_and_return_to_one_without_data() {
 }
 
 #[test]
+fn hostile_documents_in_the_store_take_no_address_away() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first, second] = two_instances(&server, "127.0.66.0/30");
+    let state = "outgate:{instances}:state";
+    // A long announcement, and one that is none.
+    server.cli(&["zadd", "outgate:{instances}", "9e15", "long", "9e15", "none"]);
+    let write = "return redis.call('HSET', KEYS[1], 'long', string.rep('x', 300000), 'none', '[1]')";
+    assert_eq!(server.cli(&["eval", write, "1", "outgate:{instances}:announcements"]).trim(), "2");
+    for (announced, version) in
+        [("9007199254740991", "18446744073709551615"), ("9007199254740991", "9007199254740991"), ("later", "7")]
+    {
+        let document = format!("{{\"version\":{version},\"ranges\":{{\"0.0.0.0/0\":\"nobody\"}}}}");
+        server.cli(&["hset", state, "assignments_version", announced, "assignments", &document]);
+        server.cli(&["hset", state, "observer_until", "never"]);
+        // Each instance has announced itself twice, and so has seen it.
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(sources(&first).len(), 4, "{announced}");
+        for scene in [&first, &second] {
+            assert!(scene.outgate.has_metric("outgate_fleet_store_up{} 1"), "{announced}");
+        }
+    }
+    assert_eq!(get(&first.outgate, "/v1/fleet").json()["instances"].as_array().unwrap().len(), 2);
+    // An operator replaces it. The new instance waits while a process cannot be understood.
+    assign(&first, &["127.0.66.0/31", "--to", "egress-2"]);
+    wait_for(&second, "egress-1", "free", "2");
+    wait_for(&second, "egress-2", "waiting", "2");
+    server.cli(&["zrem", "outgate:{instances}", "long", "none"]);
+    wait_for(&second, "egress-2", "active", "4");
+}
+
+#[test]
 fn assignment_gives_no_instance_an_address_that_its_host_lacks() {
     if !store::is_installed() {
         return;

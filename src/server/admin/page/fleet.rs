@@ -3,15 +3,16 @@
 
 use maud::{Markup, html};
 
-use crate::policy::fleet::status::{InstanceAnnouncement, problems, ranges};
+use crate::policy::fleet::status::{InstanceAnnouncement, ranges};
+use crate::state::Runtime;
 
 /// The instances, as the store of the fleet has them. `None`: there is no fleet, or its store is away.
-pub(super) fn section(announcements: Option<&[InstanceAnnouncement]>) -> Markup {
-    let Some(announcements) = announcements else { return html! {} };
+pub(super) fn section(runtime: &Runtime, announcements: Option<&[InstanceAnnouncement]>) -> Markup {
+    let (Some(fleet), Some(announcements)) = (runtime.fleet.get(), announcements) else { return html! {} };
     html! {
         section .wide aria-labelledby="fleet" {
             h2 #fleet { "Fleet" }
-            @let problems = problems(announcements);
+            @let problems = fleet.problems(announcements);
             @if !problems.is_empty() { ul { @for problem in &problems { li .bad { (problem.what) } } } }
             div .scroll tabindex="0" role="group" aria-labelledby="fleet" {
                 table {

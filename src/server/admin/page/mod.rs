@@ -105,7 +105,7 @@ fn render(
                     (sections::configuration(runtime, now))
                     (sections::audit(runtime))
                     (sections::egress(runtime, now))
-                    (fleet::section(fleet))
+                    (fleet::section(runtime, fleet))
                     (sections::load(runtime))
                     (sections::limits(runtime))
                     (sections::history(history))
