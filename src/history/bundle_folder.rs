@@ -55,7 +55,7 @@ impl BundleFolder {
         let opened = Self { current, folder };
         let next = opened.folder.join(NEXT_DIR);
         // A process that was killed after the exchange has left the former bundle under this name.
-        if next.exists() && opened.adopted()?.is_some_and(|adopted| opened.has(&adopted.digest)) {
+        if next.exists() && opened.has_adopted()? {
             opened.set_former(&next)?;
         }
         Ok(opened)
@@ -65,6 +65,11 @@ impl BundleFolder {
         let former = self.folder.join(FORMER_DIR);
         durable::remove_dir(&former)?;
         durable::rename_durably(next, &former)
+    }
+
+    /// Returns whether the last bundle that this instance has adopted is the current one.
+    fn has_adopted(&self) -> io::Result<bool> {
+        Ok(self.adopted()?.is_some_and(|adopted| self.has(&adopted.digest)))
     }
 
     /// Returns the folder that the loader reads.
@@ -99,9 +104,9 @@ impl BundleFolder {
         })
     }
 
-    /// Makes the former bundle the current one again.
+    /// Makes the former bundle the current one again. A repeated call changes nothing.
     pub fn undo(&self) -> io::Result<()> {
-        self.exchange(&self.folder.join(FORMER_DIR))
+        if self.has_adopted()? { self.exchange(&self.folder.join(FORMER_DIR)) } else { Ok(()) }
     }
 
     fn exchange(&self, other: &Path) -> io::Result<()> {
@@ -192,6 +197,8 @@ mod tests {
         folder.undo().unwrap();
         assert!(folder.has(bundles[0].digest()) && text(1).is_some());
         folder.undo().unwrap();
+        assert!(folder.has(bundles[0].digest()), "a repeated return does not restore the bundle");
+        folder.adopt(&bundles[1]).unwrap();
         // Before the exchange: the next bundle is unfinished, and goes.
         let (next, former) = (folder.folder.join(NEXT_DIR), folder.folder.join(FORMER_DIR));
         folder.set_adopted(&adopted(&bundles[2])).unwrap();

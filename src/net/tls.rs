@@ -103,8 +103,8 @@ pub async fn handshake(
     Ok((MaybeTlsStream::from(stream), info))
 }
 
-/// Verifies the certificates of a resumed session again: they were verified when the session began, and may have
-/// expired since.
+/// Verifies the certificates of a resumed session, for which rustls does not ask: they were verified when the session began,
+/// and may have expired since.
 fn finish_handshake(
     connection: &ClientConnection,
     terms: &ClientTls,

@@ -44,8 +44,8 @@ impl Display for RangeError {
 }
 
 impl Assignments {
-    /// Reads a document of the store, which has `version` for it. Whoever writes to the store could have written it. The
-    /// error says why it must not be followed.
+    /// Reads a document of the store, which has `version` for it. An intruder there could have written it. The error says why
+    /// this instance must not follow it.
     pub fn read(document: &str, version: &str, now: Timestamp) -> Result<Self, String> {
         if document.is_empty() && version == "0" {
             return Ok(Self::default());

@@ -48,6 +48,11 @@ pub struct InstanceReport {
     pub detail: String,
 }
 
+/// Returns whether an instance asks for a second operator, and none has signed.
+pub fn needs_approval(reports: &BTreeMap<String, InstanceReport>, is_approved: bool) -> bool {
+    !is_approved && reports.values().any(|report| !report.approval.is_empty())
+}
+
 /// The knowledge of one instance about a rollout.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
@@ -103,7 +108,7 @@ impl Progress<'_> {
 
     /// Returns whether an instance waits for the signature of a second operator.
     pub fn needs_approval(&self) -> bool {
-        !self.is_approved && self.reports.values().any(|report| !report.approval.is_empty())
+        needs_approval(self.reports, self.is_approved)
     }
 
     /// Returns what has to change within [`ADOPTION_TIME`] and the pause. Operators may take any time to approve.

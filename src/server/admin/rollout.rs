@@ -60,15 +60,11 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
     }))
 }
 
-fn needs_approval(view: &RolloutView) -> bool {
-    view.approver.is_none() && view.reports.values().any(|report| !report.approval.is_empty())
-}
-
 fn rollout(view: &RolloutView, bundle: &SignedBundle) -> Value {
     let outcome = match () {
         () if view.is_kept => "kept",
         () if view.ended.is_some() => "failed",
-        () if needs_approval(view) => "waiting_for_approval",
+        () if view.needs_approval() => "waiting_for_approval",
         () => "in_progress",
     };
     json!({
@@ -103,8 +99,8 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
     let bundle = view.bundle.as_ref().filter(|bundle| bundle.digest() == body.digest);
     let bundle = bundle.ok_or_else(|| conflict("the fleet has no rollout with this digest".to_owned()))?;
     // A host that joins later may need the approval of what the others have kept without one.
-    let is_late_approval = body.statement == Statement::Approve && view.ended.is_none() && needs_approval(&view);
-    if (view.is_kept || view.ended.is_some()) && !is_late_approval {
+    let is_late_approval = body.statement == Statement::Approve && view.ended.is_none() && view.needs_approval();
+    if !view.is_in_progress() && !is_late_approval {
         return Err(conflict(format!("rollout {} is over", bundle.number)));
     }
     let signer = bundle.signer(body.statement, &body.signature, operators);
@@ -142,7 +138,7 @@ async fn start(
 ) -> Result<(), AdminProblem> {
     let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
     if let Some(former) = &view.bundle {
-        if !view.is_kept && view.ended.is_none() {
+        if view.is_in_progress() {
             let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
             return Err(conflict(detail));
         }
@@ -158,7 +154,7 @@ async fn start(
     if check.problem.is_some() {
         return Err(conflict(check.outcome.report));
     }
-    // A rollout whose bundle does not verify is replaced as it is now: nobody can abort it.
+    // An operator cannot abort a rollout whose bundle this instance does not accept. The new one replaces it.
     let is_unverified = view.bundle.is_none() && !view.digest.is_empty();
     let former = if is_unverified { fleet.rollout_digest().await } else { Ok(view.digest.clone()) };
     let former = former.map_err(|error| refused(&RolloutError::Store(error)))?;

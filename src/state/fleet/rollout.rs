@@ -10,8 +10,8 @@ use crate::capture_store::{get_object, put_object};
 use crate::config::difference::Difference;
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
 use crate::net::store::{StoreError, StoreScript};
-use crate::policy::rollout::InstanceReport;
 use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
+use crate::policy::rollout::{InstanceReport, needs_approval};
 
 /// The name of the key in the store.
 const KEY: &str = "rollout";
@@ -45,6 +45,10 @@ pub struct RolloutView {
 impl RolloutView {
     pub fn is_in_progress(&self) -> bool {
         self.bundle.is_some() && !self.is_kept && self.ended.is_none()
+    }
+
+    pub fn needs_approval(&self) -> bool {
+        needs_approval(&self.reports, self.approver.is_some())
     }
 }
 

@@ -56,12 +56,14 @@ impl Follower {
     /// Returns to the former bundle.
     pub(super) async fn undo(&mut self, adopted: AdoptedBundle) {
         let source = source(&adopted, true);
-        self.is_undo_pending = !self.set_adopted(adopted).await;
-        if !self.is_undo_pending
-            && let Err(problem) = self.switch(None, source).await
-        {
+        // Until the stage is on the disk, the next tick decides to return again.
+        if !self.set_adopted(adopted).await {
+            return;
+        }
+        let switched = self.switch(None, source).await;
+        self.is_undo_pending = switched.is_err();
+        if let Err(problem) = switched {
             warn!("this instance cannot return to its former bundle, and tries again: {problem}");
-            self.is_undo_pending = true;
         }
     }
 

@@ -69,7 +69,7 @@ impl HealthWatch {
     }
 }
 
-/// Returns the deliveries since the start. Every one that did not end well counts, whoever is to blame.
+/// Returns the deliveries since the start. A delivery that outgate refused and one that its target failed both count as failures.
 fn count(runtime: &Runtime) -> Outcomes {
     let [succeeded, failed @ ..] = runtime.traffic.totals();
     let failures = failed.iter().sum();

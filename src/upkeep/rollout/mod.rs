@@ -20,7 +20,7 @@ use crate::state::fleet::{Fleet, RolloutView};
 use health::HealthWatch;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Limits a text, in characters. Whoever writes to the store chooses it.
+/// Limits a text of the store, in characters: an intruder there could make it long.
 const TEXT_MAX: usize = 500;
 /// The time without an announcement after which an instance counts as gone. The announcement itself lasts five seconds.
 const MISSING_AFTER: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ struct Follower {
     fetch_error: String,
     /// The highest number of a rollout that has failed or was aborted. None of them begins again.
     ended: u64,
-    /// Whether the return to the former bundle has failed.
+    /// Whether the files or the active configuration are still those of a bundle from which this instance returns.
     is_undo_pending: bool,
     clock: PhaseClock,
     /// When each planned instance was last live.
@@ -258,7 +258,7 @@ impl Follower {
     }
 
     async fn see_instances(&mut self) -> Result<(), StoreError> {
-        if self.view.bundle.is_some() && !self.view.is_kept && self.view.ended.is_none() {
+        if self.view.is_in_progress() {
             let (live, now) = (self.fleet.live_instances().await?, Instant::now());
             let planned = self.view.bundle.iter().flat_map(|bundle| bundle.waves.iter().flatten());
             for name in planned {

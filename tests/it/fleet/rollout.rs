@@ -433,3 +433,25 @@ fn rollout_refuses_forged_replayed_huge_and_truncated_bundles_and_forged_approva
     assert_eq!(fleet.known()["rollout"]["outcome"], "kept");
     assert_eq!((fleet.stage(0), is_delivered(&fleet.scenes[0])), ("kept".to_owned(), true));
 }
+
+/// The steps of docs/fleet.md: the files of the host lose a section, which takes effect only together with the bundle.
+#[test]
+fn section_moves_from_the_file_of_a_host_into_the_first_bundle() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(1);
+    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(0);
+    let bare = outgate.config().add("server.watch", false);
+    outgate.replace_config(&bare.and(GUARD));
+    fleet.scenes.push(Scene { pki, outgate: outgate.restarted(), good, plain });
+    assert!(is_delivered(&fleet.scenes[0]));
+    let (code, _, err) = exit_code_and_output(&fleet.command(GUARD, &[]).output().unwrap());
+    assert!(code != 0 && err.contains("`guard` is in two files"), "{code} {err}");
+    fleet.scenes[0].outgate.replace_config(&bare);
+    let (code, out, err) = exit_code_and_output(&fleet.command(GUARD, &["--pause", "1s"]).output().unwrap());
+    assert_eq!(code, 0, "{out}{err}");
+    let kept = fleet.wait_for("the bundle is kept", |known| known["rollout"]["outcome"] == "kept");
+    assert_eq!(kept["rollout"]["approver"], Value::Null, "the host permits the same as before");
+    assert!(is_delivered(&fleet.scenes[0]));
+}

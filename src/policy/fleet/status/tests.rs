@@ -87,7 +87,7 @@ fn address_that_two_instances_send_from_is_a_problem() {
     assert_eq!(with(&halves, &[ALL]), [claimed(ALL)], "adjacent addresses are one problem");
     assert_eq!(with(&halves[..1], &halves[1..]), []);
     let upcoming = |name| instance(name, &[range(ALL, RangeState::Upcoming, &[ALL])]);
-    assert_eq!(found(&[upcoming("a"), upcoming("b")]), [], "nobody sends from it yet");
+    assert_eq!(found(&[upcoming("a"), upcoming("b")]), [], "no instance sends from it yet");
     let twice = instance("a", &[range(ALL, RangeState::Active, &[ALL]), range(ALL, RangeState::Active, &[ALL])]);
     assert_eq!(found(&[twice]), [], "two pools of one instance");
     let what = &problems(&[
