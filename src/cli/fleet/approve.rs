@@ -93,9 +93,8 @@ impl StatementArguments {
         if is_dry_run {
             return Ok(());
         }
-        let (fleet, digest) =
-            (known["fleet"].as_str().unwrap_or_default(), rollout["digest"].as_str().unwrap_or_default());
-        let signature = key.sign(&statement.text(fleet, self.number, digest));
+        let digest = rollout["digest"].as_str().unwrap_or_default();
+        let signature = key.sign(&statement.text(digest));
         let body = json!({ "statement": statement, "digest": digest, "signature": signature });
         self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
         eprintln!("rollout {} is {done} by {}", self.number, escape_control_characters(&operator));

@@ -79,7 +79,7 @@ impl Rollout {
         let bundle = self.bundle(file, author, &known)?;
         let document = bundle.document();
         let digest = digest(&document);
-        let signature = key.sign(&Statement::Start.text(&bundle.fleet, bundle.number, &digest));
+        let signature = key.sign(&Statement::Start.text(&digest));
         let body = json!({ "statement": Statement::Start, "signature": signature, "document": document });
         self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
         eprintln!("rollout {} has begun: {}", bundle.number, describe_waves(&bundle.waves));

@@ -47,8 +47,10 @@ pub enum BundleError {
     TooLarge(usize),
     Malformed(String),
     OtherFleet(String),
-    /// No operator of this instance has made the signature, or another one than the author.
-    Unsigned(String),
+    /// No operator of this instance has made the signature.
+    Unsigned,
+    /// Another operator than the author has made it.
+    OtherAuthor(String),
 }
 
 impl fmt::Display for BundleError {
@@ -56,9 +58,8 @@ impl fmt::Display for BundleError {
         match self {
             Self::TooLarge(bytes) => write!(f, "the bundle has {bytes} bytes, and {DOCUMENT_MAX} are the limit"),
             Self::Malformed(reason) => write!(f, "the bundle is malformed: {reason}"),
-            Self::Unsigned(author) => {
-                write!(f, "its signature is not that of its author, {author}, as [fleet.operators] has the key")
-            }
+            Self::Unsigned => f.write_str("the signature of the bundle is that of no operator in [fleet.operators]"),
+            Self::OtherAuthor(author) => write!(f, "the signature of the bundle is not that of its author, {author}"),
             Self::OtherFleet(fleet) => write!(f, "the bundle belongs to the fleet {fleet}"),
         }
     }
@@ -69,9 +70,6 @@ impl std::error::Error for BundleError {}
 impl Bundle {
     /// Parses a document. It has exactly one form: the one that [`Bundle::document`] returns.
     pub fn parse(document: &str, fleet: &str) -> Result<Self, BundleError> {
-        if document.len() > DOCUMENT_MAX {
-            return Err(BundleError::TooLarge(document.len()));
-        }
         let malformed = |reason: &str| BundleError::Malformed(reason.to_owned());
         let bundle: Self = serde_json::from_str(document).map_err(|error| BundleError::Malformed(error.to_string()))?;
         let planned: usize = bundle.waves.iter().map(BTreeSet::len).sum();
@@ -115,13 +113,15 @@ pub struct SignedBundle {
 }
 
 impl SignedBundle {
+    /// Verifies the signature over the bytes, and parses only what an operator has signed.
     pub fn verify(document: &str, signature: &str, fleet: &str, operators: &Operators) -> Result<Self, BundleError> {
-        let (bundle, digest) = (Bundle::parse(document, fleet)?, digest(document));
-        let text = Statement::Start.text(fleet, bundle.number, &digest);
-        if operators.verify(&text, signature) != Some(bundle.author.as_str()) {
-            return Err(BundleError::Unsigned(bundle.author));
+        if document.len() > DOCUMENT_MAX {
+            return Err(BundleError::TooLarge(document.len()));
         }
-        Ok(Self { bundle, digest })
+        let digest = digest(document);
+        let signer = operators.verify(&Statement::Start.text(&digest), signature).ok_or(BundleError::Unsigned)?;
+        let bundle = Bundle::parse(document, fleet)?;
+        if bundle.author == signer { Ok(Self { bundle, digest }) } else { Err(BundleError::OtherAuthor(bundle.author)) }
     }
 
     /// Returns a bundle without a signature, for tests of what happens to one afterwards.
@@ -137,8 +137,7 @@ impl SignedBundle {
 
     /// Returns the operator who has made a statement about this bundle. An author cannot approve the own bundle.
     pub fn signer<'o>(&self, statement: Statement, signature: &str, operators: &'o Operators) -> Option<&'o str> {
-        let text = statement.text(&self.fleet, self.number, &self.digest);
-        let signer = operators.verify(&text, signature)?;
+        let signer = operators.verify(&statement.text(&self.digest), signature)?;
         (statement != Statement::Approve || signer != self.author).then_some(signer)
     }
 }
@@ -174,14 +173,15 @@ pub enum Statement {
 }
 
 impl Statement {
-    /// Returns the text that is signed. Its first line keeps it apart from every other signature of the same key.
-    pub fn text(self, fleet: &str, number: u64, digest: &str) -> String {
+    /// Returns the text that is signed. Its first line keeps it apart from every other signature of the same key. The digest
+    /// stands for the whole document, its fleet and its number included.
+    pub fn text(self, digest: &str) -> String {
         let statement = match self {
             Self::Start => "start",
             Self::Approve => "approve",
             Self::Abort => "abort",
         };
-        format!("outgate fleet rollout v1\n{statement}\n{fleet}\n{number}\n{digest}\n")
+        format!("outgate fleet rollout v1\n{statement}\n{digest}\n")
     }
 }
 

@@ -93,13 +93,13 @@ impl OperatorKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config;
     use std::path::Path;
 
     /// Returns the operators alice and bob with these keys, and the problems.
-    fn operators(name: &str, keys: [&[u8]; 2]) -> (Operators, Vec<String>) {
+    pub(in super::super) fn operators(name: &str, keys: [&[u8]; 2]) -> (Operators, Vec<String>) {
         let folder = std::env::temp_dir().join(format!("outgate-operators-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut text = String::from("[server]\nstate = \"state\"\n[fleet]\nstore = \"redis://h\"\n");
@@ -120,7 +120,7 @@ mod tests {
         (operators, problems.into_iter().map(|problem| problem.message).collect())
     }
 
-    fn new_key() -> (OperatorKey, Vec<u8>) {
+    pub(in super::super) fn new_key() -> (OperatorKey, Vec<u8>) {
         let key = OperatorKey(Ed25519KeyPair::generate().unwrap());
         let der = BASE64_STANDARD.decode(key.public_key()).unwrap();
         (key, der)

@@ -1,8 +1,9 @@
 //! Tests of the steps of a rollout, as tables and as properties of whole fleets.
 //! Does an instance adopt in its turn alone, and does every failure undo the rollout?
 
+use super::operators::tests::{new_key, operators};
 use super::*;
-use crate::policy::rollout::bundle::{Bundle, BundleError, DOCUMENT_MAX, Statement, digest, file_name};
+use crate::policy::rollout::bundle::{Bundle, BundleError, DOCUMENT_MAX, SignedBundle, Statement, digest, file_name};
 use proptest::prelude::*;
 
 const PAUSE: Duration = Duration::from_secs(60);
@@ -273,8 +274,6 @@ fn bundle_has_one_form_and_belongs_to_one_fleet() {
     {
         assert!(refused(&wrong).contains("malformed"), "{wrong}");
     }
-    let huge = "x".repeat(DOCUMENT_MAX + 1);
-    assert_eq!(Bundle::parse(&huge, "outgate"), Err(BundleError::TooLarge(DOCUMENT_MAX + 1)));
     let with = |change: &dyn Fn(&mut Bundle)| {
         let mut changed = bundle();
         change(&mut changed);
@@ -292,18 +291,38 @@ fn bundle_has_one_form_and_belongs_to_one_fleet() {
 }
 
 #[test]
-fn statements_differ_by_meaning_fleet_number_and_digest() {
+fn statements_differ_by_meaning_and_digest() {
     let digest = digest("x");
     let texts = [
-        Statement::Start.text("outgate", 1, &digest),
-        Statement::Approve.text("outgate", 1, &digest),
-        Statement::Abort.text("outgate", 1, &digest),
-        Statement::Start.text("staging", 1, &digest),
-        Statement::Start.text("outgate", 11, &digest),
-        Statement::Start.text("outgate", 1, &digest[1..]),
+        Statement::Start.text(&digest),
+        Statement::Approve.text(&digest),
+        Statement::Abort.text(&digest),
+        Statement::Start.text(&digest[1..]),
     ];
     assert_eq!(texts.iter().collect::<BTreeSet<_>>().len(), texts.len());
     assert!(texts.iter().all(|text| text.starts_with("outgate fleet rollout v1\n")));
+}
+
+/// A document that no operator has signed reaches no parser, so the signature is the reason, whatever it is.
+#[test]
+fn bundle_is_parsed_only_after_its_signature_has_been_verified() {
+    let ((alice, of_alice), (bob, of_bob), (mallory, _)) = (new_key(), new_key(), new_key());
+    let (operators, _) = operators("bundle", [&of_alice, &of_bob]);
+    let verify = |document: &str, key: &OperatorKey| {
+        let signature = key.sign(&Statement::Start.text(&digest(document)));
+        SignedBundle::verify(document, &signature, "outgate", &operators).map(|bundle| bundle.number)
+    };
+    let document = bundle().document();
+    assert_eq!(verify(&document, &alice), Ok(3));
+    assert_eq!(verify(&document, &bob), Err(BundleError::OtherAuthor("alice".to_owned())));
+    for unsigned in [&document, "{", "", &Bundle { fleet: "staging".to_owned(), ..bundle() }.document()] {
+        assert_eq!(verify(unsigned, &mallory), Err(BundleError::Unsigned), "{unsigned}");
+    }
+    assert!(matches!(verify("{", &alice), Err(BundleError::Malformed(_))));
+    // No byte of a document that is too long is hashed.
+    let huge = "x".repeat(DOCUMENT_MAX + 1);
+    let verified = SignedBundle::verify(&huge, "", "outgate", &operators).map(|bundle| bundle.number);
+    assert_eq!(verified, Err(BundleError::TooLarge(DOCUMENT_MAX + 1)));
 }
 
 /// The tick that sees the approval begins a new phase: it must not count the hours before.
