@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::load;
 use super::problem::AdminProblem;
 use super::readiness::Readiness;
 use crate::history::{History, HistoryEntry};
@@ -70,6 +71,7 @@ pub(super) fn status(runtime: &Runtime, now: Timestamp) -> Value {
         "open_circuits": runtime.circuit_breakers.open_count(),
         "suspected_gaps": runtime.source_health.gap_count(),
         "records_lost": runtime.records.lost_count(),
+        "load": load::report(&runtime.load(now)),
         "audit": {
             "on": audit.is_on(), "error": audit.error(), "written": audit.written_count(), "lost": audit.lost_count(),
         },

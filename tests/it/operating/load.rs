@@ -56,7 +56,7 @@ fn in_flight(scene: &Scene) -> Client {
 
 #[test]
 fn load_lowers_the_weight_before_a_delivery_is_refused() {
-    let scene = scene_of(&|config| with_agent(config).add("server.max_deliveries", 8));
+    let scene = scene_of(&|config| with_admin_socket(&with_agent(config)).add("server.max_deliveries", 8));
     let outgate = &scene.outgate;
     let idle = loadz(outgate);
     assert_eq!((&idle["weight"], &idle["limited_by"], &idle["addresses"]), (&json!(100), &json!(null), &json!(1.0)));
@@ -66,6 +66,9 @@ fn load_lowers_the_weight_before_a_delivery_is_refused() {
     assert_eq!((&load["weight"], &load["limited_by"]), (&json!(50), &json!("deliveries")), "{load}");
     assert_eq!(load["used"]["deliveries"], json!(0.75), "{load}");
     assert_eq!(outgate.admin("/loadz").field("x-envoy-degraded"), "");
+    let status = run(&scene, &["status"]);
+    let shown = String::from_utf8_lossy(&status.stdout);
+    assert!(shown.contains("\nweight         50%, limited by deliveries\n"), "{shown}");
     clients.push(in_flight(&scene));
     assert_eq!(check(outgate, "backend outgate\n"), "25%\n", "haproxy sends a text (agent-send)");
     let degraded = outgate.admin("/loadz");

@@ -154,6 +154,11 @@ pub(super) fn status_lines(status: &Value) -> Vec<Line> {
         let tone = if usable == configured { Tone::Plain } else { Tone::Warning };
         lines.push(Line("egress", format!("{}: {usable} usable of {configured} addresses", text(&pool["pool"])), tone));
     }
+    let load = &status["load"];
+    lines.push(match load["limited_by"].as_str() {
+        None => plain("weight", format!("{}%", load["weight"])),
+        Some(factor) => Line("weight", format!("{}%, limited by {factor}", load["weight"]), Tone::Warning),
+    });
     let count = |name: &str| status[name].to_string();
     let (running, waiting) = (count("deliveries_in_flight"), count("deliveries_waiting"));
     lines.push(plain("deliveries", format!("{running} in flight, {waiting} waiting for admission")));
