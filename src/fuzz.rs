@@ -4,6 +4,7 @@
 //! A new fuzz target needs a function here (or beside a private parser), its line in `TARGETS`, a file in
 //! `fuzz/fuzz_targets`, a folder in `fuzz/seeds`, and its name in `fuzz/Cargo.toml`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -30,6 +31,8 @@ use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
 use crate::policy::credential::{OAuth2, rejects_token};
 use crate::policy::guard::LocalAddresses;
 use crate::policy::redact::{Redactor, RoutePaths};
+use crate::policy::rollout::Operators;
+use crate::policy::rollout::bundle::{Bundle, SignedBundle};
 use crate::policy::trace::{ParentSpan, TraceContext};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
@@ -58,6 +61,7 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("archives", archives),
     ("audit_logs", audit_logs),
     ("checkpoints", checkpoints),
+    ("bundles", bundles),
     ("traceparents", traceparents),
     ("otlp_responses", otlp_responses),
     ("probe_targets", probe_targets),
@@ -130,6 +134,26 @@ pub fn checkpoints(data: &[u8]) {
             assert_eq!(Ok(opened), checkpoint);
         }
     }
+}
+
+/// Reads the bundle of a rollout. It has one form, its files lie in the folder of the bundle, and without a signature it is
+/// none.
+pub fn bundles(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    // The canonical form of a document leads mutations behind that check.
+    let Ok(bundle) = serde_json::from_str::<Bundle>(text) else { return };
+    let document = bundle.document();
+    let parsed = Bundle::parse(&document, "outgate");
+    assert_eq!(Bundle::parse(text, "outgate").is_ok(), parsed.is_ok() && text == document, "{text:?}");
+    if let Ok(parsed) = parsed {
+        let folder = Path::new("/current");
+        assert!(
+            parsed.overlay(folder, BTreeSet::new()).texts.keys().all(|path| path.parent() == Some(folder)),
+            "{text:?}"
+        );
+        assert_eq!(parsed, bundle);
+    }
+    assert!(SignedBundle::verify(&document, "", "outgate", &Operators::default()).is_err());
 }
 
 /// A trace that is continued has the trace id of its parent, and its own `traceparent` is valid.
