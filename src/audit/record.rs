@@ -108,6 +108,7 @@ event_types! {
     ROLLOUT_STARTED = "rollout.started", Account, API_ACTIVITY, 1, MEDIUM;
     ROLLOUT_APPROVED = "rollout.approved", Account, API_ACTIVITY, 3, MEDIUM;
     ROLLOUT_ABORTED = "rollout.aborted", Account, API_ACTIVITY, 3, MEDIUM;
+    ROLLOUT_FAILED = "rollout.failed", Account, API_ACTIVITY, 99, MEDIUM;
     KEY_UPDATED = "key.updated", Account, API_ACTIVITY, 3, MEDIUM;
     TOKEN_UPDATED = "token.updated", Account, API_ACTIVITY, 3, MEDIUM;
     LOG_UPDATED = "log.updated", Account, API_ACTIVITY, 3, INFORMATIONAL;

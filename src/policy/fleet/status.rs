@@ -117,7 +117,7 @@ impl RangeAnnouncement {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FleetProblem {
     pub problem: FleetProblemKind,
-    /// The range or the instance.
+    /// The range, the instance, or the number of the rollout.
     pub subject: String,
     pub what: String,
 }
@@ -130,15 +130,19 @@ pub enum FleetProblemKind {
     ConfigurationDiffers,
     ClockOffset,
     DuplicateInstance,
+    RolloutFailed,
+    RolloutWaiting,
 }
 
 impl FleetProblemKind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::RangeWithoutHost,
         Self::RangeClaimedTwice,
         Self::ConfigurationDiffers,
         Self::ClockOffset,
         Self::DuplicateInstance,
+        Self::RolloutFailed,
+        Self::RolloutWaiting,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -148,6 +152,8 @@ impl FleetProblemKind {
             Self::ConfigurationDiffers => "configuration_differs",
             Self::ClockOffset => "clock_offset",
             Self::DuplicateInstance => "duplicate_instance",
+            Self::RolloutFailed => "rollout_failed",
+            Self::RolloutWaiting => "rollout_waiting",
         }
     }
 }

@@ -21,6 +21,9 @@ pub use operators::{OperatorKey, Operators};
 /// The time that a wave has to adopt the bundle, besides its pause.
 pub const ADOPTION_TIME: Duration = Duration::from_secs(120);
 
+/// The time after which an operator learns which instance holds a wave up.
+const LATE_AFTER: Duration = Duration::from_secs(30);
+
 /// The progress of one instance with the bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -138,9 +141,31 @@ impl Progress<'_> {
             return RolloutStep::Fail(failure);
         }
         let is_open = open.is_none_or(|open| open >= self.own_wave());
-        let is_judged = |name: &String| self.reports.contains_key(name) || self.missing.contains(name);
-        let may_adopt = is_open && !self.needs_approval() && self.waves.iter().flatten().all(is_judged);
+        let are_judged = self.waves.iter().flatten().all(|name| self.is_judged(name));
+        let may_adopt = is_open && !self.needs_approval() && are_judged;
         if own == Some(RolloutStage::Checked) && may_adopt { RolloutStep::Adopt } else { RolloutStep::Wait }
+    }
+
+    /// Returns what the rollout waits for, other than the pause of a wave.
+    pub fn waits_for(&self) -> Option<String> {
+        if self.has_ended {
+            return None;
+        }
+        if self.needs_approval() {
+            return Some("the approval of a second operator: `outgate fleet approve` shows the change".to_owned());
+        }
+        let open = self.open_wave().filter(|_| self.unchanged_for > LATE_AFTER)?;
+        let unjudged = self.waves.iter().flatten().find(|name| !self.is_judged(name));
+        let unjudged = unjudged.map(|name| format!("{name}, which has not checked the bundle"));
+        let is_late = |name: &&String| !matches!(self.stage(name), Some(RolloutStage::Adopted | RolloutStage::Kept));
+        let late = || self.waves.get(open)?.iter().find(is_late);
+        let late = || Some(format!("{}, which is not ready to adopt the bundle in wave {}", late()?, open + 1));
+        unjudged.or_else(late)
+    }
+
+    /// Returns whether nothing is to be expected from an instance before the first adoption.
+    fn is_judged(&self, name: &String) -> bool {
+        self.reports.contains_key(name) || self.missing.contains(name)
     }
 
     /// Returns why the rollout has failed while the wave `open` is the first that is not kept.

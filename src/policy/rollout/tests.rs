@@ -325,6 +325,35 @@ fn bundle_is_parsed_only_after_its_signature_has_been_verified() {
     assert_eq!(verified, Err(BundleError::TooLarge(DOCUMENT_MAX + 1)));
 }
 
+#[test]
+fn rollout_names_what_it_waits_for() {
+    let late = LATE_AFTER + Duration::from_secs(1);
+    let approval = "the approval of a second operator: `outgate fleet approve` shows the change";
+    for (stages, missing, unchanged_for, asks, expected) in [
+        (&[Checked][..], "", LATE_AFTER, false, None),
+        (&[Checked], "", late, false, Some("i1, which has not checked the bundle")),
+        (&[Checked], "i1", late, false, Some("i0, which is not ready to adopt the bundle in wave 1")),
+        (&[Adopted, Checked], "", late, false, None), // the pause
+        (&[Kept, Checked], "", late, false, Some("i1, which is not ready to adopt the bundle in wave 2")),
+        (&[Kept, Kept], "", late, false, None),
+        (&[Checked, Checked], "", Duration::ZERO, true, Some(approval)),
+        (&[Kept, Kept], "", Duration::ZERO, true, Some(approval)), // a host that joined asks
+    ] {
+        let mut fleet = Fleet::new(&[1, 1]).with(stages);
+        fleet.missing.extend((!missing.is_empty()).then(|| missing.to_owned()));
+        fleet.unchanged_for = unchanged_for;
+        if asks {
+            fleet.report("late", Checked);
+            fleet.reports.get_mut("late").unwrap().approval.push("a reason".to_owned());
+        }
+        assert_eq!(fleet.progress("i0").waits_for().as_deref(), expected, "{stages:?}");
+        fleet.has_ended = true;
+        assert_eq!(fleet.progress("i0").waits_for(), None);
+        (fleet.has_ended, fleet.is_approved) = (false, true);
+        assert!(!asks || fleet.progress("i0").waits_for().is_none());
+    }
+}
+
 /// The tick that sees the approval begins a new phase: it must not count the hours before.
 #[test]
 fn rollout_that_waited_long_for_its_approval_is_not_late() {

@@ -81,6 +81,12 @@ alert_kinds! {
     FLEET_INSTANCE_DIFFERS = "OutgateFleetInstanceDiffers", Warning,
         "the instances do not keep the same promises",
         "run `outgate fleet status`: it names the instance and what differs";
+    FLEET_ROLLOUT_FAILED = "OutgateFleetRolloutFailed", Warning,
+        "the instances keep their former bundle or return to it, and a host that joins has none",
+        "run `outgate fleet rollout --status`, correct the reason, and start a new rollout; or repeat the last good one";
+    FLEET_ROLLOUT_WAITS = "OutgateFleetRolloutWaits", Warning,
+        "instances of the fleet keep their former bundle",
+        "run `outgate fleet rollout --status`: approve the change, make the instance ready, or abort the rollout";
     CERTIFICATE_ENDS = "OutgateCertificateEnds", Warning,
         "peers refuse a certificate after its end",
         "replace the file: outgate loads it at once";

@@ -191,7 +191,7 @@ impl Fleet {
         }
         let live = self.announcements().await?;
         let found = tokio::task::spawn_blocking(move || problems(&live)).await.unwrap_or_default();
-        let found = self.without_intended(found);
+        let found = self.with_rollout(found);
         let mut observation = self.observation.lock();
         let former = observation.take().map_or_else(Vec::new, |former| former.last);
         let is_known = |problem: &&FleetProblem| {
@@ -223,16 +223,17 @@ impl Fleet {
         Ok((announcements, are_all))
     }
 
-    /// Returns the problems that announcements show.
+    /// Returns the problems that announcements and the rollout show.
     pub fn problems(&self, announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
-        self.without_intended(problems(announcements))
+        self.with_rollout(problems(announcements))
     }
 
-    /// Removes the problems that are intended: while a rollout is in progress, configurations differ.
-    fn without_intended(&self, found: Vec<FleetProblem>) -> Vec<FleetProblem> {
-        let is_rolling_out = self.rollout().is_in_progress();
+    /// Adds the problem of the rollout. While one is in progress, configurations are intended to differ.
+    fn with_rollout(&self, found: Vec<FleetProblem>) -> Vec<FleetProblem> {
+        let rollout = self.rollout();
         let is_intended = |problem: &FleetProblem| problem.problem == FleetProblemKind::ConfigurationDiffers;
-        found.into_iter().filter(|problem| !(is_rolling_out && is_intended(problem))).collect()
+        let unintended = found.into_iter().filter(|problem| !(rollout.is_in_progress() && is_intended(problem)));
+        unintended.chain(rollout.fleet_problem()).collect()
     }
 
     /// Returns the problems of the fleet that last. `None`: another process observes the fleet.

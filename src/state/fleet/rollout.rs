@@ -10,6 +10,7 @@ use crate::capture_store::{get_object, put_object};
 use crate::config::difference::Difference;
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
 use crate::net::store::{StoreError, StoreScript};
+use crate::policy::fleet::status::{FleetProblem, FleetProblemKind};
 use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
 use crate::policy::rollout::{InstanceReport, needs_approval};
 
@@ -33,8 +34,11 @@ pub struct RolloutView {
     pub ended: Option<String>,
     /// Whether all planned instances have kept it.
     pub is_kept: bool,
+    /// Reason why it does not progress, other than the pause of a wave.
+    pub waits_for: Option<String>,
     /// The changes of its bundle on this host.
     pub difference: Difference,
+    /// The problem of its bundle on this host, or why this instance refuses it.
     pub problem: Option<String>,
     /// The last bundle that this instance has adopted.
     pub adopted: Option<AdoptedBundle>,
@@ -45,6 +49,23 @@ pub struct RolloutView {
 impl RolloutView {
     pub fn is_in_progress(&self) -> bool {
         self.bundle.is_some() && !self.is_kept && self.ended.is_none()
+    }
+
+    /// Returns the problem of a rollout that has failed or waits. It lasts until the next rollout begins.
+    pub fn fleet_problem(&self) -> Option<FleetProblem> {
+        let number = self.bundle.as_ref().map(|bundle| bundle.number.to_string()).unwrap_or_default();
+        let (problem, what) = match (&self.bundle, &self.ended, &self.waits_for) {
+            (None, ..) => {
+                let reason = self.problem.as_ref().filter(|_| !self.digest.is_empty())?;
+                (FleetProblemKind::RolloutFailed, format!("this instance refuses the rollout in the store: {reason}"))
+            }
+            (_, Some(reason), _) if !self.is_kept => {
+                (FleetProblemKind::RolloutFailed, format!("rollout {number} has failed: {reason}"))
+            }
+            (_, None, Some(what)) => (FleetProblemKind::RolloutWaiting, format!("rollout {number} waits for {what}")),
+            _ => return None,
+        };
+        Some(FleetProblem { problem, subject: number, what })
     }
 
     pub fn needs_approval(&self) -> bool {

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tracing::{info, warn};
 
+use crate::audit::{Event, ROLLOUT_FAILED};
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
 use crate::net::store::StoreError;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
@@ -216,6 +218,7 @@ impl Follower {
             Err(reason) => {
                 let reason: String = reason.chars().take(TEXT_MAX).collect();
                 warn!("this instance refuses the rollout: {reason}");
+                self.view.problem = Some(reason.clone());
                 let refused = InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: reason };
                 Some((None, Some(refused)))
             }
@@ -293,13 +296,19 @@ impl Follower {
         let phase = progress.phase();
         progress.unchanged_for = self.clock.unchanged_for(phase, Instant::now());
         let step = progress.next_step();
+        self.view.waits_for = progress.waits_for();
         let own = self.view.adopted.clone().filter(|own| own.digest == bundle.digest());
         let is_final = own.as_ref().is_some_and(|own| own.is_final);
         self.view.is_kept = is_final || phase.0.is_none() && self.view.ended.is_none();
         if self.view.ended.is_some() && !is_final && bundle.number > self.ended {
             let (folder, number) = (self.folder.clone(), bundle.number);
             match self.runtime.history_reader.run(move || folder.set_ended(number)).await {
-                Ok(Ok(())) => self.ended = number,
+                Ok(Ok(())) => {
+                    self.ended = number;
+                    let reason = self.view.ended.clone().unwrap_or_default();
+                    let event = Event::new(ROLLOUT_FAILED, number.to_string(), Timestamp::now(), reason);
+                    self.runtime.audit.record(event.with("digest", bundle.digest()));
+                }
                 error => warn!("the end of rollout {number} cannot be written, and outgate tries again: {error:?}"),
             }
         }

@@ -141,6 +141,17 @@ impl Fleet {
         known["rollout"]["failure"].as_str().unwrap().to_owned()
     }
 
+    /// Waits until the instance that observes the fleet reports a problem of the rollout, and raises the alert.
+    fn wait_for_problem(&self, problem: &str, alert: &str) {
+        let metrics = [
+            format!("outgate_fleet_problems{{problem=\"{problem}\"}} 1"),
+            format!("outgate_alerts{{name=\"{alert}\"}} 1"),
+        ];
+        eventually(problem, || {
+            self.scenes.iter().any(|scene| metrics.iter().all(|metric| scene.outgate.has_metric(metric)))
+        });
+    }
+
     /// Sets fields of the rollout in the store, as an intruder could.
     fn forge(&self, fields: &[(&str, &str)]) {
         let mut words = vec!["hset", "outgate:{rollout}"];
@@ -212,6 +223,9 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     assert!(fleet.scenes.iter().all(|scene| !is_delivered(scene)));
     let watch = fleet.watch(GUARD, &["--canary", "1", "--then", "2", "--then", "all", "--pause", "1s"]);
     fleet.wait_for("the change needs an approval", |known| known["rollout"]["outcome"] == "waiting_for_approval");
+    fleet.wait_for_problem("rollout_waiting", "OutgateFleetRolloutWaits");
+    let (code, shown, _) = fleet.run(&["fleet", "status"]);
+    assert!(code == 1 && shown.contains("problem: rollout 1 waits for the approval of a second operator"), "{shown}");
     for operator in ["alice", "mallory"] {
         assert_ne!(fleet.approve(1, operator).0, 0, "{operator}");
     }
@@ -280,6 +294,17 @@ fn rollout_that_one_host_refuses_is_adopted_by_none() {
         "{out}"
     );
     assert!(fleet.scenes.iter().all(|scene| rollouts(scene).is_empty()));
+    fleet.wait_for_problem("rollout_failed", "OutgateFleetRolloutFailed");
+    let (code, shown, _) = fleet.run(&["fleet", "status"]);
+    assert!(
+        code == 1 && shown.contains("problem: rollout 1 has failed: the bundle has a problem on egress-b"),
+        "{shown}"
+    );
+    for scene in &fleet.scenes {
+        let record = until_recorded(&scene.outgate, "rollout.failed", 1).remove(0);
+        assert_eq!((&record["resource_sid"], &record["source"]), (&json!("1"), &json!("internal")), "{record:#}");
+        assert!(record["description"].as_str().is_some_and(|it| it.contains("a problem on egress-b")), "{record:#}");
+    }
     // The instance of the operator refuses at once what no host may have from a bundle.
     for (bundle, expected) in [
         ("[server]\nname = \"x\"\n", "only the main file may have it"),
