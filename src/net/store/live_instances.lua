@@ -8,7 +8,7 @@ for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0
   -- A row that no instance has written has no name.
   if redis.call('HSTRLEN', KEYS[2], process) <= 262144 then
     local is_read, row = pcall(cjson.decode, redis.call('HGET', KEYS[2], process) or '')
-    if is_read and type(row) == 'table' and type(row.instance) == 'string' then
+    if is_read and type(row) == 'table' and type(row.instance) == 'string' and #row.instance <= 1024 then
       names[#names + 1] = row.instance
     end
   end

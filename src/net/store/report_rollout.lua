@@ -18,11 +18,12 @@ if (version or '0') == ARGV[1] then
 elseif not version then
   return { 'version', '0' }
 end
-local found = {}
+local found, total = {}, 0
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  local longest = field == 'document' and 4194304 or 65536
-  local is_wanted = field ~= 'document' or ARGV[1] == ''
-  if is_wanted and #found < 2 * 8192 and #field <= 1024 and redis.call('HSTRLEN', KEYS[1], field) <= longest then
+  local longest, length = field == 'document' and 4194304 or 65536, redis.call('HSTRLEN', KEYS[1], field)
+  local is_wanted = (field ~= 'document' or ARGV[1] == '') and #field <= 1024 and length <= longest
+  if is_wanted and #found < 2 * 8192 and total + #field + length <= 33554432 then
+    total = total + #field + length
     found[#found + 1] = field
     found[#found + 1] = redis.call('HGET', KEYS[1], field)
   end

@@ -21,6 +21,11 @@ pub use operators::{OperatorKey, Operators};
 /// The time that a wave has to adopt the bundle, besides its pause.
 pub const ADOPTION_TIME: Duration = Duration::from_secs(120);
 
+/// Limits a text of a report, and one of the store, in characters.
+pub const TEXT_MAX: usize = 500;
+/// Limits the reasons of a report.
+const REASONS_MAX: usize = 100;
+
 /// The time after which an operator learns which instance holds a wave up.
 const LATE_AFTER: Duration = Duration::from_secs(30);
 
@@ -49,6 +54,19 @@ pub struct InstanceReport {
     /// The problem of the bundle, or why the instance went back.
     #[serde(default)]
     pub detail: String,
+}
+
+impl InstanceReport {
+    /// Shortens a report to what the others read: a report of more than 64 KiB would count as none.
+    pub fn shortened(mut self) -> Self {
+        self.detail = self.detail.chars().take(TEXT_MAX).collect();
+        let more = self.approval.len().saturating_sub(REASONS_MAX);
+        if more > 0 {
+            self.approval.truncate(REASONS_MAX);
+            self.approval.push(format!("and {more} more reasons"));
+        }
+        self
+    }
 }
 
 /// Returns whether an instance asks for a second operator, and none has signed.

@@ -326,6 +326,23 @@ fn bundle_is_parsed_only_after_its_signature_has_been_verified() {
 }
 
 #[test]
+fn rollout_report_fits_into_what_other_instances_read() {
+    let route = "r".repeat(64);
+    let reasons = |count| vec![format!("trust.{route} turns verification off for the route {route}"); count];
+    let report = |count, detail: &str| {
+        InstanceReport { stage: Refused, approval: reasons(count), detail: detail.to_owned() }.shortened()
+    };
+    let longest = report(10_000, &"\u{1f980}\n".repeat(100_000));
+    assert_eq!(
+        (longest.approval.len(), longest.approval.last().map(String::as_str)),
+        (101, Some("and 9900 more reasons"))
+    );
+    assert!(serde_json::to_string(&longest).unwrap().len() < 65_536);
+    let short = report(100, "a detail");
+    assert_eq!((&short.approval, short.detail.as_str()), (&reasons(100), "a detail"));
+}
+
+#[test]
 fn rollout_names_what_it_waits_for() {
     let late = LATE_AFTER + Duration::from_secs(1);
     let approval = "the approval of a second operator: `outgate fleet approve` shows the change";

@@ -15,15 +15,13 @@ use crate::audit::{Event, ROLLOUT_FAILED};
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
 use crate::net::store::StoreError;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
-use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep};
+use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, TEXT_MAX};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{BundleChange, BundleRequest};
 use crate::state::fleet::{Fleet, RolloutView};
 use health::HealthWatch;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Limits a text of the store, in characters: an intruder there could make it long.
-const TEXT_MAX: usize = 500;
 /// The time without an announcement after which an instance counts as gone. The announcement itself lasts five seconds.
 const MISSING_AFTER: Duration = Duration::from_secs(5);
 
@@ -165,13 +163,14 @@ impl Follower {
     }
 
     fn own_report(&self, digest: &str) -> Option<InstanceReport> {
-        match self.view.adopted.as_ref().filter(|adopted| adopted.digest == digest) {
+        let report = match self.view.adopted.as_ref().filter(|adopted| adopted.digest == digest) {
             Some(adopted) if adopted.stage != RolloutStage::Checked => {
                 let AdoptedBundle { stage, detail, .. } = adopted.clone();
                 Some(InstanceReport { stage, approval: Vec::new(), detail })
             }
             _ => self.report.clone(),
-        }
+        };
+        report.map(InstanceReport::shortened)
     }
 
     /// Verifies and checks a bundle. `None`: its document cannot be fetched now.
@@ -216,7 +215,6 @@ impl Follower {
                 Some((Some(bundle), self.report.take()))
             }
             Err(reason) => {
-                let reason: String = reason.chars().take(TEXT_MAX).collect();
                 warn!("this instance refuses the rollout: {reason}");
                 self.view.problem = Some(reason.clone());
                 let refused = InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: reason };

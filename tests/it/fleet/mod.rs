@@ -9,6 +9,7 @@ mod limits;
 mod moves;
 mod properties;
 mod rollout;
+mod scripts;
 mod signatures;
 mod status;
 mod tokens;
