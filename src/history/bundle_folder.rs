@@ -18,7 +18,10 @@ use crate::policy::rollout::health::Outcomes;
 const FORMER_DIR: &str = "former";
 const NEXT_DIR: &str = "next";
 const STATE_FILE: &str = "rollout.json";
-const ENDED_FILE: &str = "ended";
+/// The file with the highest number of a rollout that has failed or was aborted.
+pub const ENDED_FILE: &str = "ended";
+/// The file with the highest number of a bundle that this instance has verified.
+pub const SEEN_FILE: &str = "seen";
 /// The file with the digest of a bundle, beside its files. The loader does not read it.
 const DIGEST_FILE: &str = "digest";
 
@@ -114,9 +117,9 @@ impl BundleFolder {
         durable::sync_dir(&self.folder)
     }
 
-    /// Returns the highest number of a rollout that has failed or was aborted.
-    pub fn ended(&self) -> io::Result<u64> {
-        let number = match durable::read(&self.folder.join(ENDED_FILE), DOCUMENT_MAX as u64) {
+    /// Returns the number in a file. Without the file it is 0.
+    pub fn number(&self, file: &str) -> io::Result<u64> {
+        let number = match durable::read(&self.folder.join(file), DOCUMENT_MAX as u64) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             number => number?,
         };
@@ -126,8 +129,8 @@ impl BundleFolder {
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    pub fn set_ended(&self, number: u64) -> io::Result<()> {
-        self.replace(ENDED_FILE, number.to_string().as_bytes())
+    pub fn set_number(&self, file: &str, number: u64) -> io::Result<()> {
+        self.replace(file, number.to_string().as_bytes())
     }
 
     pub fn adopted(&self) -> io::Result<Option<AdoptedBundle>> {
@@ -214,11 +217,12 @@ mod tests {
         assert!(!next.exists() && opened.has(bundles[2].digest()));
         opened.undo().unwrap();
         assert_eq!((text(2), text(3)), (Some("# 2".to_owned()), None));
-        assert_eq!((opened.ended().unwrap(), opened.adopted().unwrap().map(|own| own.number)), (0, Some(3)));
-        opened.set_ended(3).unwrap();
-        assert_eq!(opened.ended().unwrap(), 3);
+        assert_eq!((opened.number(ENDED_FILE).unwrap(), opened.adopted().unwrap().map(|own| own.number)), (0, Some(3)));
+        opened.set_number(ENDED_FILE, 3).unwrap();
+        opened.set_number(SEEN_FILE, 4).unwrap();
+        assert_eq!([ENDED_FILE, SEEN_FILE].map(|file| opened.number(file).unwrap()), [3, 4]);
         std::fs::write(opened.folder.join(ENDED_FILE), "x").unwrap();
-        assert!(opened.ended().is_err(), "an unreadable number permits nothing");
+        assert!(opened.number(ENDED_FILE).is_err(), "an unreadable number permits nothing");
         fs::remove_dir_all(&state).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::operators::Operators;
@@ -19,6 +19,13 @@ use crate::digest::sha256;
 pub const DOCUMENT_MAX: usize = 4 << 20;
 /// The longest pause of a wave.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// The time after its signature for which instances that lack a bundle adopt it. It ends the use of a bundle whose failure an
+/// instance has not seen.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// The time before its end in which an operator has to repeat a rollout.
+const RENEWAL_NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// The difference between the clocks of an operator's machine and of a host. A rollout begins within this time.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
 const FILES_MAX: usize = 10_000;
 const FILE_NAME_MAX: usize = 200;
 /// The extension of the files, which the loader reads.
@@ -51,6 +58,8 @@ pub enum BundleError {
     Unsigned,
     /// Another operator than the author has made it.
     OtherAuthor(String),
+    /// An operator signed it too long ago, or in the future, by the clock of this host.
+    Untimely(Timestamp),
 }
 
 impl fmt::Display for BundleError {
@@ -60,6 +69,11 @@ impl fmt::Display for BundleError {
             Self::Malformed(reason) => write!(f, "the bundle is malformed: {reason}"),
             Self::Unsigned => f.write_str("the signature of the bundle is that of no operator in [fleet.operators]"),
             Self::OtherAuthor(author) => write!(f, "the signature of the bundle is not that of its author, {author}"),
+            Self::Untimely(time) => write!(
+                f,
+                "the bundle was signed at {time:.0}, by the clock of this host too long ago or in the future: repeat the rollout, \
+                 or correct the clock"
+            ),
             Self::OtherFleet(fleet) => write!(f, "the bundle belongs to the fleet {fleet}"),
         }
     }
@@ -95,6 +109,29 @@ impl Bundle {
 
     pub fn pause(&self) -> Duration {
         Duration::from_secs(self.pause_seconds)
+    }
+
+    /// Returns an error if an operator signed the bundle too long ago to start its rollout.
+    pub fn may_start(&self, now: Timestamp) -> Result<(), BundleError> {
+        self.is_younger_than(CLOCK_TOLERANCE, now)
+    }
+
+    /// Returns an error if an instance that lacks the bundle must not adopt it any more.
+    pub fn may_be_adopted(&self, now: Timestamp) -> Result<(), BundleError> {
+        self.is_younger_than(LIFETIME, now)
+    }
+
+    fn is_younger_than(&self, age_max: SignedDuration, now: Timestamp) -> Result<(), BundleError> {
+        let is_timely = (-CLOCK_TOLERANCE..=age_max).contains(&now.duration_since(self.created_at));
+        if is_timely { Ok(()) } else { Err(BundleError::Untimely(self.created_at)) }
+    }
+
+    /// Returns what the fleet waits for if the bundle soon is too old for hosts that join.
+    pub fn renewal(&self, now: Timestamp) -> Option<String> {
+        let left = LIFETIME - now.duration_since(self.created_at);
+        let days = left.as_hours().max(0) / 24;
+        (left < RENEWAL_NOTICE)
+            .then(|| format!("its repetition: in {days} days, hosts that join adopt the bundle no longer"))
     }
 
     /// Returns the files as they will be in `folder`, in place of those of the bundle `former`.
@@ -189,3 +226,6 @@ impl Statement {
 pub fn digest(document: &str) -> String {
     HEXLOWER.encode(&sha256(document.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,7 @@
 //! Tests of the steps of a rollout, as tables and as properties of whole fleets.
 //! Does an instance adopt in its turn alone, and does every failure undo the rollout?
 
-use super::operators::tests::{new_key, operators};
 use super::*;
-use crate::policy::rollout::bundle::{Bundle, BundleError, DOCUMENT_MAX, SignedBundle, Statement, digest, file_name};
 use proptest::prelude::*;
 
 const PAUSE: Duration = Duration::from_secs(60);
@@ -249,80 +247,6 @@ proptest! {
             prop_assert!(!fleet.missing.is_empty() || has_bundle(&fleet) == names.len());
         }
     }
-}
-
-fn bundle() -> Bundle {
-    Bundle {
-        fleet: "outgate".to_owned(),
-        number: 3,
-        created_at: "2026-11-27T21:00:00Z".parse().unwrap(),
-        author: "alice".to_owned(),
-        waves: Fleet::new(&[1, 2]).waves,
-        pause_seconds: 300,
-        files: [("00000-routes.toml".to_owned(), "[guard]\n".to_owned())].into(),
-    }
-}
-
-#[test]
-fn bundle_has_one_form_and_belongs_to_one_fleet() {
-    let document = bundle().document();
-    assert_eq!(Bundle::parse(&document, "outgate"), Ok(bundle()));
-    assert_eq!(Bundle::parse(&document, "staging"), Err(BundleError::OtherFleet("outgate".to_owned())));
-    let refused = |document: &str| Bundle::parse(document, "outgate").unwrap_err().to_string();
-    assert!(refused(&document[..document.len() - 1]).contains("malformed: EOF"));
-    for wrong in [document.replacen(':', ": ", 1), document.replacen('{', "{\"number\":3,", 1), format!("{document}\n")]
-    {
-        assert!(refused(&wrong).contains("malformed"), "{wrong}");
-    }
-    let with = |change: &dyn Fn(&mut Bundle)| {
-        let mut changed = bundle();
-        change(&mut changed);
-        refused(&changed.document())
-    };
-    let name = |name: &str| with(&|bundle| drop(bundle.files.insert(name.to_owned(), String::new())));
-    for wrong in ["../x.toml", "a/b.toml", ".x.toml", "x.json", "", "x\n.toml"] {
-        assert!(name(wrong).contains("is not the name of a file"), "{wrong}");
-    }
-    assert!(with(&|bundle| bundle.waves.clear()).contains("a wave is empty"));
-    assert!(with(&|bundle| bundle.waves.push(bundle.waves[0].clone())).contains("an instance is in two waves"));
-    assert!(with(&|bundle| bundle.pause_seconds = 3601).contains("longer than an hour"));
-    assert!(with(&|bundle| bundle.files.clear()).contains("the number of files"));
-    assert_eq!(file_name(7, std::path::Path::new("/etc/a b/c.d é.toml")), "00007-c.d__.toml");
-}
-
-#[test]
-fn statements_differ_by_meaning_and_digest() {
-    let digest = digest("x");
-    let texts = [
-        Statement::Start.text(&digest),
-        Statement::Approve.text(&digest),
-        Statement::Abort.text(&digest),
-        Statement::Start.text(&digest[1..]),
-    ];
-    assert_eq!(texts.iter().collect::<BTreeSet<_>>().len(), texts.len());
-    assert!(texts.iter().all(|text| text.starts_with("outgate fleet rollout v1\n")));
-}
-
-/// A document that no operator has signed reaches no parser, so the signature is the reason, whatever it is.
-#[test]
-fn bundle_is_parsed_only_after_its_signature_has_been_verified() {
-    let ((alice, of_alice), (bob, of_bob), (mallory, _)) = (new_key(), new_key(), new_key());
-    let (operators, _) = operators("bundle", [&of_alice, &of_bob]);
-    let verify = |document: &str, key: &OperatorKey| {
-        let signature = key.sign(&Statement::Start.text(&digest(document)));
-        SignedBundle::verify(document, &signature, "outgate", &operators).map(|bundle| bundle.number)
-    };
-    let document = bundle().document();
-    assert_eq!(verify(&document, &alice), Ok(3));
-    assert_eq!(verify(&document, &bob), Err(BundleError::OtherAuthor("alice".to_owned())));
-    for unsigned in [&document, "{", "", &Bundle { fleet: "staging".to_owned(), ..bundle() }.document()] {
-        assert_eq!(verify(unsigned, &mallory), Err(BundleError::Unsigned), "{unsigned}");
-    }
-    assert!(matches!(verify("{", &alice), Err(BundleError::Malformed(_))));
-    // No byte of a document that is too long is hashed.
-    let huge = "x".repeat(DOCUMENT_MAX + 1);
-    let verified = SignedBundle::verify(&huge, "", "outgate", &operators).map(|bundle| bundle.number);
-    assert_eq!(verified, Err(BundleError::TooLarge(DOCUMENT_MAX + 1)));
 }
 
 #[test]

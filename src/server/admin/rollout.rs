@@ -48,14 +48,12 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
     let (fleet, active) = (fleet(runtime)?, runtime.active_config());
     let live = fleet.live_instances().await.map_err(|error| refused(&RolloutError::Store(error)))?;
     let view = fleet.rollout();
-    let adopted = view.adopted.as_ref().map_or(0, |adopted| adopted.number);
-    let last = view.bundle.as_ref().map_or(0, |bundle| bundle.number).max(adopted);
     Ok(json!({
         "fleet": fleet.prefix(),
         "instance": fleet.instance(),
         "live_instances": live,
         "operators": active.plan.operators.public_keys(),
-        "next_number": last + 1,
+        "next_number": view.seen + 1,
         "rollout": view.bundle.as_ref().map(|bundle| rollout(&view, bundle)),
     }))
 }
@@ -137,15 +135,14 @@ async fn start(
     signature: &str,
 ) -> Result<(), AdminProblem> {
     let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
-    if let Some(former) = &view.bundle {
-        if view.is_in_progress() {
-            let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
-            return Err(conflict(detail));
-        }
-        if bundle.number <= former.number {
-            return Err(conflict(format!("the number is not above {}, the last one", former.number)));
-        }
+    if let Some(former) = view.bundle.as_ref().filter(|_| view.is_in_progress()) {
+        let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
+        return Err(conflict(detail));
     }
+    if bundle.number <= view.seen {
+        return Err(conflict(format!("the number is not above {}, the last one", view.seen)));
+    }
+    bundle.may_start(Timestamp::now()).map_err(|error| AdminProblem::field("document", error.to_string()))?;
     let folder = view.folder.clone().ok_or_else(|| conflict("this instance cannot read its own state".to_owned()))?;
     let change = BundleChange { folder, next: Some(Arc::clone(bundle)) };
     let queue = &runtime.reload_queue;

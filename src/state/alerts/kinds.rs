@@ -85,8 +85,8 @@ alert_kinds! {
         "the instances keep their former bundle or return to it, and a host that joins has none",
         "run `outgate fleet rollout --status`, correct the reason, and start a new rollout; or repeat the last good one";
     FLEET_ROLLOUT_WAITS = "OutgateFleetRolloutWaits", Warning,
-        "instances of the fleet keep their former bundle",
-        "run `outgate fleet rollout --status`: approve the change, make the instance ready, or abort the rollout";
+        "instances of the fleet do not adopt the bundle",
+        "run `outgate fleet rollout --status`: approve the change, make the instance ready, or repeat or abort the rollout";
     CERTIFICATE_ENDS = "OutgateCertificateEnds", Warning,
         "peers refuse a certificate after its end",
         "replace the file: outgate loads it at once";

@@ -40,6 +40,8 @@ pub struct RolloutView {
     pub difference: Difference,
     /// The problem of its bundle on this host, or why this instance refuses it.
     pub problem: Option<String>,
+    /// The highest number of a bundle that this instance has verified.
+    pub seen: u64,
     /// The last bundle that this instance has adopted.
     pub adopted: Option<AdoptedBundle>,
     /// `None`: this instance cannot read its own state.

@@ -89,6 +89,16 @@ impl Follower {
             }
         }
     }
+
+    /// Stores a number, and returns whether it is on the disk.
+    pub(super) async fn set_number(&self, file: &'static str, number: u64) -> bool {
+        let folder = self.folder.clone();
+        let stored = self.runtime.history_reader.run(move || folder.set_number(file, number)).await;
+        if !matches!(stored, Ok(Ok(()))) {
+            warn!("the number of rollout {number} cannot be written, and outgate tries again: {stored:?}");
+        }
+        matches!(stored, Ok(Ok(())))
+    }
 }
 
 fn source(adopted: &AdoptedBundle, is_undone: bool) -> ReloadSource {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::audit::{Event, ROLLOUT_FAILED};
-use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
+use crate::history::bundle_folder::{AdoptedBundle, BundleFolder, ENDED_FILE, SEEN_FILE};
 use crate::net::store::StoreError;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, TEXT_MAX};
@@ -29,10 +29,10 @@ const MISSING_AFTER: Duration = Duration::from_secs(5);
 pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::PathBuf) {
     let opened = runtime.history_reader.run(move || {
         let folder = BundleFolder::open(&state)?;
-        let (adopted, ended) = (folder.adopted()?, folder.ended()?);
-        Ok((folder, adopted, ended))
+        let (adopted, ended, seen) = (folder.adopted()?, folder.number(ENDED_FILE)?, folder.number(SEEN_FILE)?);
+        Ok((folder, adopted, ended, seen))
     });
-    let (folder, adopted, ended) = match opened
+    let (folder, adopted, ended, seen) = match opened
         .await
         .unwrap_or_else(|_| Err(std::io::Error::other("the read panicked")))
     {
@@ -40,7 +40,7 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         Err(error) => return warn!("this instance follows no rollout, because it cannot read its own state: {error}"),
     };
     let health = HealthWatch::new(&runtime);
-    let view = RolloutView { adopted, folder: Some(folder.clone()), ..RolloutView::default() };
+    let view = RolloutView { adopted, seen, folder: Some(folder.clone()), ..RolloutView::default() };
     let mut follower = Follower {
         runtime,
         fleet,
@@ -201,16 +201,22 @@ impl Follower {
         let verified = SignedBundle::verify(&document, signature, self.fleet.prefix(), &active.plan.operators);
         let verified = verified.map_err(|error| error.to_string()).and_then(|bundle| match &self.view.adopted {
             _ if bundle.digest() != digest => Err("the store has another digest than that of the bundle".to_owned()),
-            Some(own) if bundle.number < own.number || bundle.number == own.number && own.digest != bundle.digest() => {
-                Err(format!(
-                    "its number, {}, is not above {}, which this instance has adopted",
-                    bundle.number, own.number
-                ))
+            Some(own) if own.digest == bundle.digest() => Ok(Arc::new(bundle)),
+            Some(own) if bundle.number == own.number => {
+                Err(format!("its number, {}, is that of the bundle that this instance has adopted", own.number))
             }
-            _ => Ok(Arc::new(bundle)),
+            _ if bundle.number < self.view.seen => {
+                Err(format!("its number, {}, is below {}, which this instance has seen", bundle.number, self.view.seen))
+            }
+            _ => bundle.may_be_adopted(Timestamp::now()).map_err(|error| error.to_string()).map(|()| Arc::new(bundle)),
         });
         match verified {
             Ok(bundle) => {
+                // Before it is on the disk that this rollout exists, a restart could begin an earlier one.
+                if bundle.number > self.view.seen && !self.set_number(SEEN_FILE, bundle.number).await {
+                    return None;
+                }
+                self.view.seen = self.view.seen.max(bundle.number);
                 self.check(&bundle).await;
                 Some((Some(bundle), self.report.take()))
             }
@@ -294,20 +300,17 @@ impl Follower {
         let phase = progress.phase();
         progress.unchanged_for = self.clock.unchanged_for(phase, Instant::now());
         let step = progress.next_step();
-        self.view.waits_for = progress.waits_for();
+        self.view.waits_for = progress.waits_for().or_else(|| bundle.renewal(Timestamp::now()));
         let own = self.view.adopted.clone().filter(|own| own.digest == bundle.digest());
         let is_final = own.as_ref().is_some_and(|own| own.is_final);
         self.view.is_kept = is_final || phase.0.is_none() && self.view.ended.is_none();
         if self.view.ended.is_some() && !is_final && bundle.number > self.ended {
-            let (folder, number) = (self.folder.clone(), bundle.number);
-            match self.runtime.history_reader.run(move || folder.set_ended(number)).await {
-                Ok(Ok(())) => {
-                    self.ended = number;
-                    let reason = self.view.ended.clone().unwrap_or_default();
-                    let event = Event::new(ROLLOUT_FAILED, number.to_string(), Timestamp::now(), reason);
-                    self.runtime.audit.record(event.with("digest", bundle.digest()));
-                }
-                error => warn!("the end of rollout {number} cannot be written, and outgate tries again: {error:?}"),
+            let number = bundle.number;
+            if self.set_number(ENDED_FILE, number).await {
+                self.ended = number;
+                let reason = self.view.ended.clone().unwrap_or_default();
+                let event = Event::new(ROLLOUT_FAILED, number.to_string(), Timestamp::now(), reason);
+                self.runtime.audit.record(event.with("digest", bundle.digest()));
             }
         }
         if let Some(mut own) =

@@ -6,13 +6,16 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use jiff::{SignedDuration, Timestamp};
+use outgate::policy::rollout::OperatorKey;
+use outgate::policy::rollout::bundle::{Bundle, Statement, digest};
 use serde_json::{Value, json};
 
 use crate::operating::captures_s3;
 
 use crate::support::audit::{records_in, until_recorded};
 use crate::support::configuration::{Config, Replace};
-use crate::support::control::{exit_code_and_output, get, run};
+use crate::support::control::{call, exit_code_and_output, get, run};
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, config, folder};
@@ -78,6 +81,23 @@ impl Fleet {
             fleet.known()["live_instances"].as_array().is_some_and(|live| live.len() == count)
         });
         fleet
+    }
+
+    /// Returns a bundle that alice has signed, and the signature. Each wave has one instance.
+    fn signed(&self, number: u64, age: SignedDuration, waves: &[&str]) -> (String, String) {
+        let bundle = Bundle {
+            fleet: "outgate".to_owned(),
+            number,
+            created_at: Timestamp::now() - age,
+            author: "alice".to_owned(),
+            waves: waves.iter().map(|name| [(*name).to_owned()].into()).collect(),
+            pause_seconds: 1,
+            files: [("00000-closed.toml".to_owned(), CLOSED.to_owned())].into(),
+        };
+        let key = OperatorKey::parse(&std::fs::read(self.desk.path("alice.pem")).unwrap()).unwrap();
+        let document = bundle.document();
+        let signature = key.sign(&Statement::Start.text(&digest(&document)));
+        (document, signature)
     }
 
     /// Runs a command of the operator at the first instance.
@@ -181,27 +201,22 @@ fn rollout_takes_its_bundle_from_a_bucket_and_refuses_one_that_was_replaced_ther
     let environment = captures_s3::environment(&bucket);
     let fleet = Fleet::start_with(1, "bundles = \"s3://bundles/eu\"", &environment, &|_, _| {}).rolled_out(GUARD);
     assert!(is_delivered(&fleet.scenes[0]));
-    let digest = fleet.field("digest");
+    let stored = fleet.field("digest");
     assert_eq!(fleet.field("document"), "");
-    let object = root.path(&format!("bundles/eu/{digest}"));
+    let object = root.path(&format!("bundles/eu/{stored}"));
     let document = std::fs::read_to_string(&object).unwrap();
-    assert_eq!(digest_of(&document), digest);
+    assert_eq!(digest(&document), stored);
     // The next bundle is replaced by the first one, before the instance sees it.
     for (start, content, reason) in
         [("0000", document, "the store has another digest"), ("1111", "x".repeat(5_000_000), "5000000 bytes")]
     {
-        let next = format!("{start}{}", &digest[4..]);
+        let next = format!("{start}{}", &stored[4..]);
         std::fs::write(root.path(&format!("bundles/eu/{next}")), content).unwrap();
         fleet.forge(&[("digest", &next)]);
         let log = &fleet.scenes[0].outgate.log;
         log.wait_for(reason, |lines| lines.iter().any(|line| line.contains(reason)).then_some(()));
     }
     assert!(is_delivered(&fleet.scenes[0]));
-}
-
-fn digest_of(document: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, document.as_bytes());
-    data_encoding::HEXLOWER.encode(digest.as_ref())
 }
 
 fn is_delivered(scene: &Scene) -> bool {
@@ -423,14 +438,14 @@ fn rollout_refuses_forged_replayed_huge_and_truncated_bundles_and_forged_approva
         assert!(!is_delivered(&fleet.scenes[0]), "{reason}");
     };
     let old: Vec<(&str, &str)> = facts.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    refuses("its number, 1, is not above 2", &old);
+    refuses("its number, 1, is below 2, which this instance has seen", &old);
     let newer = document.replace_one("\"number\":1", "\"number\":3");
     let unsigned = "the signature of the bundle is that of no operator";
-    refuses(unsigned, &[("document", &newer), ("digest", &digest_of(&newer))]);
+    refuses(unsigned, &[("document", &newer), ("digest", &digest(&newer))]);
     let by_mallory = newer.replace_one("alice", "mallory");
-    refuses(unsigned, &[("document", &by_mallory), ("digest", &digest_of(&by_mallory))]);
+    refuses(unsigned, &[("document", &by_mallory), ("digest", &digest(&by_mallory))]);
     let truncated = &newer[..newer.len() / 2];
-    refuses(unsigned, &[("document", truncated), ("digest", &digest_of(truncated))]);
+    refuses(unsigned, &[("document", truncated), ("digest", &digest(truncated))]);
     refuses("the store has another digest", &[("document", document), ("digest", "x"), ("signature", signature)]);
     fleet.server.cli(&["setrange", "huge", "5000000", "x"]);
     fleet.server.cli(&[
@@ -460,6 +475,52 @@ fn rollout_refuses_forged_replayed_huge_and_truncated_bundles_and_forged_approva
     assert_eq!((fleet.stage(0), is_delivered(&fleet.scenes[0])), ("kept".to_owned(), true));
 }
 
+/// The instance was away during a rollout that was aborted. An intruder has kept its bundle, which alice has signed.
+#[test]
+fn rollout_refuses_a_bundle_older_than_one_it_has_seen_and_one_that_was_signed_long_ago() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(1).rolled_out(GUARD);
+    let day = SignedDuration::from_hours(24);
+    let replay = |fleet: &Fleet, number: u64, age: SignedDuration, waves: &[&str]| {
+        let (document, signature) = fleet.signed(number, age, waves);
+        fleet.server.cli(&["hdel", "outgate:{rollout}", "report:egress-a", "failure", "approval:bob"]);
+        let digest = digest(&document);
+        fleet.forge(&[("document", &document), ("digest", &digest), ("signature", &signature)]);
+    };
+    let refuses = |fleet: &Fleet, reason: &str| {
+        eventually(reason, || fleet.field("report:egress-a").contains(reason));
+        assert!(is_delivered(&fleet.scenes[0]), "{reason}");
+        let (code, shown, _) = fleet.run(&["fleet", "status"]);
+        assert!(code == 1 && shown.contains(&format!("refuses the rollout in the store: {reason}")), "{shown}");
+    };
+    // The instance sees rollout 3, which it does not adopt: egress-z has to be the first.
+    replay(&fleet, 3, SignedDuration::ZERO, &["egress-z", "egress-a"]);
+    fleet.wait_for_stage(0, "checked");
+    replay(&fleet, 2, SignedDuration::from_mins(30), &["egress-a"]);
+    refuses(&fleet, "its number, 2, is below 3, which this instance has seen");
+    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(0);
+    fleet.scenes.push(Scene { pki, outgate: outgate.restarted(), good, plain });
+    replay(&fleet, 2, SignedDuration::from_mins(31), &["egress-a"]);
+    refuses(&fleet, "its number, 2, is below 3, which this instance has seen");
+    for age in [day * 91, SignedDuration::from_hours(-2)] {
+        replay(&fleet, 4, age, &["egress-a"]);
+        refuses(&fleet, "the bundle was signed at");
+    }
+    // The admin listener starts no rollout with a bundle that was signed before.
+    let (document, signature) = fleet.signed(4, SignedDuration::from_hours(2), &["egress-a"]);
+    let body = json!({ "statement": "start", "document": document, "signature": signature }).to_string();
+    let refused = call(&fleet.scenes[0].outgate, "POST", "/v1/fleet/rollout", &body);
+    assert!(refused.status == 400 && refused.text().contains("the bundle was signed at"), "{}", refused.text());
+    // A host that comes late adopts the bundle of a rollout that all others kept weeks ago.
+    fleet.forge(&[("report:egress-z", &json!({ "stage": "kept" }).to_string())]);
+    replay(&fleet, 4, day * 80, &["egress-z"]);
+    eventually("the bundle is adopted", || !is_delivered(&fleet.scenes[0]));
+    let repeat = "problem: rollout 4 waits for its repetition: in ";
+    eventually(repeat, || fleet.run(&["fleet", "status"]).1.contains(repeat));
+}
+
 /// The steps of docs/fleet.md: the files of the host lose a section, which takes effect only together with the bundle.
 #[test]
 fn section_moves_from_the_file_of_a_host_into_the_first_bundle() {
@@ -480,4 +541,9 @@ fn section_moves_from_the_file_of_a_host_into_the_first_bundle() {
     let kept = fleet.wait_for("the bundle is kept", |known| known["rollout"]["outcome"] == "kept");
     assert_eq!(kept["rollout"]["approver"], Value::Null, "the host permits the same as before");
     assert!(is_delivered(&fleet.scenes[0]));
+    // The same files again are a rollout with a new number and a new time.
+    let watch = fleet.watch(GUARD, &["--pause", "1s"]);
+    let (code, out, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("rollout 2 of alice: kept"), "{out}");
 }
