@@ -35,6 +35,9 @@ pub struct ConnectionKey {
     pub head_max: ResponseHeadMax,
 }
 
+/// A key that the pool and the connections share.
+type SharedKey = Arc<Hashed<ConnectionKey>>;
+
 /// The number of connections of one key, and of all keys. [`fd_limit`] says how many descriptors the process needs besides.
 const PER_KEY_MAX: usize = 256;
 const TOTAL_MAX: usize = 10_000;
@@ -44,12 +47,12 @@ const SHARDS: usize = 16;
 pub struct ConnectionPool {
     shards: [Mutex<PoolShard>; SHARDS],
     /// The shares of the clients in all connections. Lock order: a shard first, then this.
-    shares: Mutex<FairShareLru<Option<ClientName>, Hashed<ConnectionKey>>>,
+    shares: Mutex<FairShareLru<Option<ClientName>, SharedKey>>,
     /// The pools whose source addresses connections may have. The pool closes a released connection from another source.
     allowed_sources: ArcSwapOption<Vec<Arc<Pool>>>,
 }
 
-type PoolShard = HashedMap<Hashed<ConnectionKey>, PoolEntry>;
+type PoolShard = HashedMap<SharedKey, PoolEntry>;
 
 /// The connections of one key.
 #[derive(Default)]
@@ -61,7 +64,8 @@ struct PoolEntry {
 }
 
 struct IdleConnection {
-    connection: Connection,
+    connection: Box<Connection>,
+    key: SharedKey,
     since: Instant,
     idle_timeout: IdleTimeout,
     /// The number of its last use in [`FairShareLru`].
@@ -70,6 +74,7 @@ struct IdleConnection {
 
 struct SharedConnection {
     connection: Connection,
+    key: SharedKey,
     number: u64,
     /// The longest idle timeout of the routes that have used it.
     idle_timeout: Duration,
@@ -93,8 +98,9 @@ impl IdleTimeout {
 /// A connection in use. Dropping it closes an HTTP/1.1 connection, or the stream of an HTTP/2 connection.
 /// [`PooledConnection::release`] returns it to the pool.
 pub struct PooledConnection {
-    connection: Connection,
-    key: Hashed<ConnectionKey>,
+    /// Boxed, because the steps of a delivery pass it on.
+    connection: Box<Connection>,
+    key: SharedKey,
     pool: Arc<ConnectionPool>,
     idle_timeout: IdleTimeout,
 }
@@ -116,6 +122,7 @@ impl ConnectionPool {
         connection: Connection,
         idle_timeout: Duration,
     ) -> PooledConnection {
+        let key = Arc::new(key);
         let connection = match connection.share() {
             None => connection,
             Some(handle) => {
@@ -123,22 +130,22 @@ impl ConnectionPool {
                     let oldest = entry.shared.iter().enumerate().min_by_key(|(_, shared)| shared.number);
                     let oldest = oldest.map(|(at, _)| at).filter(|_| entry.shared.len() >= PER_KEY_MAX);
                     let oldest = oldest.map(|at| entry.shared.remove(at));
-                    entry.shared.push(SharedConnection { connection, number, idle_timeout });
+                    entry.shared.push(SharedConnection { connection, key: Arc::clone(&key), number, idle_timeout });
                     oldest.map(|oldest| (oldest.connection, oldest.number))
                 });
                 handle
             }
         };
         let idle_timeout = IdleTimeout { route: idle_timeout, announced: None };
-        PooledConnection { connection, key, pool: Arc::clone(self), idle_timeout }
+        PooledConnection { connection: Box::new(connection), key, pool: Arc::clone(self), idle_timeout }
     }
 
     /// Takes a new connection into use for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
     pub fn lease_dedicated(self: &Arc<Self>, key: Hashed<ConnectionKey>, connection: Connection) -> PooledConnection {
         let connection = connection.share().unwrap_or(connection);
         PooledConnection {
-            connection,
-            key,
+            connection: Box::new(connection),
+            key: Arc::new(key),
             pool: Arc::clone(self),
             idle_timeout: IdleTimeout { route: Duration::ZERO, announced: None },
         }
@@ -154,12 +161,15 @@ impl ConnectionPool {
         now: Instant,
         may_serve: impl Fn(&Connection) -> bool,
     ) -> Option<PooledConnection> {
-        let (connection, announced) = match self.take_shared(key, timeouts, now, &may_serve).await {
-            Some(connection) => (connection, None),
-            None => self.take_idle(key, timeouts, now, &may_serve).await?,
+        let (connection, key, announced) = match self.take_shared(key, timeouts, now, &may_serve).await {
+            Some((connection, key)) => (Box::new(connection), key, None),
+            None => {
+                let idle = self.take_idle(key, timeouts, now, &may_serve).await?;
+                (idle.connection, idle.key, idle.idle_timeout.announced)
+            }
         };
         let idle_timeout = IdleTimeout { route: timeouts.idle, announced };
-        Some(PooledConnection { connection, key: key.clone(), pool: Arc::clone(self), idle_timeout })
+        Some(PooledConnection { connection, key, pool: Arc::clone(self), idle_timeout })
     }
 
     async fn take_shared(
@@ -168,15 +178,15 @@ impl ConnectionPool {
         timeouts: &Timeouts,
         now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
-    ) -> Option<Connection> {
+    ) -> Option<(Connection, SharedKey)> {
         let mut seen = 0;
         loop {
             // Handles are tried one by one outside of the lock. A handle that fails has lost its connection.
-            let mut handle = {
+            let (mut handle, shared_key) = {
                 let mut shard = self.shard(key).lock();
                 let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
-                let (index, number, handle) =
-                    shared.find_map(|(index, SharedConnection { connection, number, idle_timeout })| {
+                let (index, number, handle, shared_key) =
+                    shared.find_map(|(index, SharedConnection { connection, key, number, idle_timeout })| {
                         let is_recent = connection.idle_time().unwrap_or_default() < timeouts.idle;
                         let is_young = now.saturating_duration_since(connection.created_at()) < timeouts.reuse;
                         let is_usable = is_recent && is_young && !connection.is_closed();
@@ -184,26 +194,25 @@ impl ConnectionPool {
                         if handle.is_some() {
                             *idle_timeout = timeouts.idle.max(*idle_timeout);
                         }
-                        handle.map(|handle| (index, number, handle))
+                        handle.map(|handle| (index, number, handle, Arc::clone(key)))
                     })?;
                 *number = self.shares.lock().touch(&key.client, *number);
                 seen = index + 1;
-                handle
+                (handle, shared_key)
             };
             if handle.is_ready() || handle.becomes_ready().await {
-                return Some(handle);
+                return Some((handle, shared_key));
             }
         }
     }
 
-    /// Takes an idle connection, and the timeout of its target's `Keep-Alive`.
     async fn take_idle(
         &self,
         key: &Hashed<ConnectionKey>,
         timeouts: &Timeouts,
         now: Instant,
         may_serve: &impl Fn(&Connection) -> bool,
-    ) -> Option<(Connection, Option<Duration>)> {
+    ) -> Option<IdleConnection> {
         let (mut unsettled, mut not_allowed) = (None, Vec::new());
         let mut found = None;
         while let Some(idle) = self.pop(key) {
@@ -217,22 +226,18 @@ impl ConnectionPool {
             if !may_serve(connection) {
                 not_allowed.push(idle);
             } else if connection.is_ready() {
-                found = Some((idle.connection, idle.idle_timeout.announced));
+                found = Some(idle);
                 break;
             } else if unsettled.is_none() {
                 unsettled = Some(idle);
             }
         }
-        for IdleConnection { connection, since, idle_timeout, .. } in not_allowed.into_iter().rev() {
-            self.push(key, connection, since, idle_timeout);
-        }
+        not_allowed.into_iter().rev().for_each(|idle| self.push(idle));
         match (found, unsettled) {
             // A delivery waits for one connection only, even if several have the rest of a response to read.
-            (None, Some(IdleConnection { mut connection, idle_timeout, .. })) => {
-                connection.becomes_ready().await.then_some((connection, idle_timeout.announced))
-            }
+            (None, Some(mut idle)) => idle.connection.becomes_ready().await.then_some(idle),
             (Some(found), Some(unsettled)) => {
-                self.push(key, unsettled.connection, unsettled.since, unsettled.idle_timeout);
+                self.push(unsettled);
                 Some(found)
             }
             (found, None) => found,
@@ -246,12 +251,14 @@ impl ConnectionPool {
         Some(idle)
     }
 
-    fn push(&self, key: &Hashed<ConnectionKey>, connection: Connection, since: Instant, idle_timeout: IdleTimeout) {
+    /// Keeps an idle connection, under a new number.
+    fn push(&self, idle: IdleConnection) {
+        let IdleConnection { connection, key, idle_timeout, .. } = &idle;
         if !idle_timeout.effective().is_zero() && !connection.is_closed() && self.allows_source(key.from) {
-            self.store(key, |entry, number| {
+            self.store(&Arc::clone(key), |entry, number| {
                 let oldest = (entry.idle.len() >= PER_KEY_MAX).then(|| entry.idle.remove(0));
-                entry.idle.push(IdleConnection { connection, since, idle_timeout, number });
-                oldest.map(|oldest| (oldest.connection, oldest.number))
+                entry.idle.push(IdleConnection { number, ..idle });
+                oldest.map(|oldest| (*oldest.connection, oldest.number))
             });
         }
     }
@@ -268,11 +275,11 @@ impl ConnectionPool {
 
     /// Stores a connection, which `put` adds under its number. A full pool, or a full key, evicts its least recently used
     /// connection.
-    fn store(&self, key: &Hashed<ConnectionKey>, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
+    fn store(&self, key: &SharedKey, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
         let (oldest, evicted) = {
             let mut shard = self.shard(key).lock();
-            let (number, evicted) = self.shares.lock().add(&key.client, key.clone());
-            let oldest = put(shard.entry(key.clone()).or_default(), number);
+            let (number, evicted) = self.shares.lock().add(&key.client, Arc::clone(key));
+            let oldest = put(shard.entry(Arc::clone(key)).or_default(), number);
             if let Some((_, number)) = &oldest {
                 self.shares.lock().remove(&key.client, *number);
             }
@@ -290,7 +297,7 @@ impl ConnectionPool {
         let idle = entry.idle.iter().position(|idle| idle.number == number);
         let shared = entry.shared.iter().position(|shared| shared.number == number);
         let connection = idle
-            .map(|at| entry.idle.remove(at).connection)
+            .map(|at| *entry.idle.remove(at).connection)
             .or_else(|| shared.map(|at| entry.shared.remove(at).connection));
         if entry.idle.is_empty() && entry.shared.is_empty() {
             shard.remove(key);
@@ -317,13 +324,15 @@ impl ConnectionPool {
                     }
                     is_unusable
                 };
-                let idle = entry.idle.extract_if(.., |IdleConnection { connection, since, idle_timeout, number }| {
-                    is_unusable(connection, age(*since), idle_timeout.effective(), *number)
-                });
-                removed.extend(idle.map(|idle| idle.connection));
-                let shared = entry.shared.extract_if(.., |SharedConnection { connection, number, idle_timeout }| {
-                    is_unusable(connection, connection.idle_time().unwrap_or_default(), *idle_timeout, *number)
-                });
+                let idle =
+                    entry.idle.extract_if(.., |IdleConnection { connection, since, idle_timeout, number, .. }| {
+                        is_unusable(connection, age(*since), idle_timeout.effective(), *number)
+                    });
+                removed.extend(idle.map(|idle| *idle.connection));
+                let shared =
+                    entry.shared.extract_if(.., |SharedConnection { connection, number, idle_timeout, .. }| {
+                        is_unusable(connection, connection.idle_time().unwrap_or_default(), *idle_timeout, *number)
+                    });
                 removed.extend(shared.map(|shared| shared.connection));
                 entry.idle.len() + entry.shared.len() > 0
             });
@@ -368,7 +377,7 @@ impl PooledConnection {
         let PooledConnection { mut connection, key, pool, idle_timeout } = self;
         connection.finish_exchange();
         if reusable && connection.idle_time().is_none() {
-            pool.push(&key, connection, now, idle_timeout);
+            pool.push(IdleConnection { connection, key, since: now, idle_timeout, number: 0 });
         }
     }
 }
