@@ -1,13 +1,13 @@
 //! The keys that one limit counts separately, bounded in number.
 //! Which limiter counts for this key?
 
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::panics::{Mutex, MutexGuard};
 use crate::policy::limits::saturating_nanos;
-use crate::state::hashed::HashedMap;
+use crate::state::hashed::{GatheredKey, HashedMap};
 use crate::state::limits::decisions::LimitDecisions;
 use crate::state::limits::limiter_state::LimiterState;
 
@@ -82,7 +82,8 @@ impl LimitTable {
     }
 
     fn shard_of(&self, key: impl Hash) -> (KeyHash, MutexGuard<'_, TableShard>) {
-        let hash = KeyHash([self.hashers[0].hash_one(&key), self.hashers[1].hash_one(&key)]);
+        let key = GatheredKey::of(&key);
+        let hash = KeyHash([key.hash(&self.hashers[0]), key.hash(&self.hashers[1])]);
         (hash, self.shards[(hash.0[0] % SHARDS as u64) as usize].lock())
     }
 
