@@ -3,11 +3,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 /// The severities of syslog (RFC 5424 §6.2.1) that outgate uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyslogSeverity {
@@ -188,11 +188,13 @@ pub struct RequestId {
 impl RequestId {
     pub fn new(random: u64, count: u64) -> Self {
         let mut digits = [0; 32];
-        let mut free = &mut digits[..];
-        // 16 digits each are the most that both numbers have, so the array has room.
-        let _ = write!(free, "{random:016x}{count:08x}");
-        let length = 32 - free.len();
-        Self { digits, length }
+        let count = count.to_be_bytes();
+        let significant = count.strip_prefix(&[0; 4]).unwrap_or(&count);
+        let (first, rest) = digits.split_at_mut(16);
+        let (second, _) = rest.split_at_mut(2 * significant.len());
+        HEXLOWER.encode_mut(&random.to_be_bytes(), first);
+        HEXLOWER.encode_mut(significant, second);
+        Self { digits, length: 16 + 2 * significant.len() }
     }
 
     pub fn as_str(&self) -> &str {
@@ -300,6 +302,13 @@ mod tests {
         let hostile = "a\u{1b}[2J\u{202e}b\u{2066}c\u{2028}d\te\nf\u{9b}g\u{200f}ü";
         let harmless = "a\u{fffd}[2J\u{fffd}b\u{fffd}c\u{fffd}d\te\nf\u{fffd}g\u{fffd}ü";
         assert_eq!(escape_control_characters(hostile), harmless);
+    }
+
+    #[test]
+    fn request_id_has_all_digits_of_its_random_number() {
+        assert_eq!(RequestId::new(0xa, 0x1b).as_str(), "000000000000000a0000001b");
+        assert_eq!(RequestId::new(u64::MAX, u64::MAX).as_str(), "f".repeat(32));
+        assert_eq!(RequestId::new(0, 1 << 32).as_str(), "00000000000000000000000100000000");
     }
 
     #[test]

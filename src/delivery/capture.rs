@@ -139,5 +139,5 @@ impl Drop for CaptureTap {
 }
 
 fn head_size(fields: &Fields) -> usize {
-    fields.iter().map(|(name, value)| name.as_written().len() + value.as_bytes().len()).sum()
+    fields.iter().map(|(name, value)| name.len() + value.as_bytes().len()).sum()
 }

@@ -144,7 +144,7 @@ impl<'a> Webhook<'a> {
         let allows_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
         match length {
             Some(0) if !allows_body => self.fields.remove(header::CONTENT_LENGTH),
-            Some(length) => self.fields.insert(header::CONTENT_LENGTH, Text(length)),
+            Some(length) => self.fields.insert(header::CONTENT_LENGTH, length),
             None => {
                 self.fields.remove(header::CONTENT_LENGTH);
                 self.fields.insert(header::TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));

@@ -44,6 +44,12 @@ impl<'a> FieldName<'a> {
         std::str::from_utf8(self.0).unwrap_or_default() // a name is ASCII
     }
 
+    /// Returns the length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no name is empty")]
+    pub fn len(self) -> usize {
+        self.0.len()
+    }
+
     /// Returns whether the name begins with this text, without regard to case.
     pub fn starts_with(self, prefix: &str) -> bool {
         self.0.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
@@ -121,6 +127,22 @@ impl ToFieldValue for FieldValue<'_> {
 impl ToFieldValue for &HeaderValue {
     fn write(&self, out: &mut Vec<u8>) -> Option<Sensitivity> {
         FieldValue::from(*self).write(out)
+    }
+}
+
+impl ToFieldValue for u64 {
+    fn write(&self, out: &mut Vec<u8>) -> Option<Sensitivity> {
+        out.extend_from_slice(itoa::Buffer::new().format(*self).as_bytes());
+        Some(Sensitivity(false))
+    }
+}
+
+/// The parts of a value, without anything between them.
+impl<const PARTS: usize> ToFieldValue for [&str; PARTS] {
+    fn write(&self, out: &mut Vec<u8>) -> Option<Sensitivity> {
+        let start = out.len();
+        self.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        FieldValue::new(out.get(start..)?).map(|_| Sensitivity(false))
     }
 }
 

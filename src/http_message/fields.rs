@@ -123,8 +123,8 @@ impl Fields {
         let name = name.borrow().as_str();
         let Some(at) = self.position(name) else { return self.push(name, &value) };
         let Some(line) = self.lines.get(at).copied().and_then(|first| self.rewrite(&first, &value)) else { return };
-        let mut is_first = true;
-        self.retain_names(|own| own != *name || std::mem::take(&mut is_first));
+        let (buffer, mut indexes) = (&self.buffer, 0..);
+        self.lines.retain(|line| indexes.next() <= Some(at) || name_in(buffer, line) != *name);
         self.lines.iter_mut().skip(at).take(1).for_each(|first| *first = line);
     }
 

@@ -3,7 +3,7 @@
 
 use http::{HeaderName, Version, header};
 
-use crate::http_message::{FieldName, FieldValue, Fields, Text};
+use crate::http_message::{FieldName, FieldValue, Fields};
 use crate::net::http_client::parse_content_length;
 
 /// Fields of the connection, never of the message (RFC 9110 §7.6.1).
@@ -93,7 +93,7 @@ pub(in crate::delivery) fn add_via(fields: &mut Fields, version: Version, pseudo
         Version::HTTP_2 => "2",
         _ => "1.1",
     };
-    fields.append(header::VIA, Text(format_args!("{version} {pseudonym}")));
+    fields.append(header::VIA, [version, " ", pseudonym]);
 }
 
 /// Returns whether the message has passed a proxy of this pseudonym.

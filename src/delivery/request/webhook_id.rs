@@ -5,7 +5,7 @@ use http::HeaderName;
 use smallvec::SmallVec;
 
 use crate::delivery::refusal::Refusal;
-use crate::http_message::Fields;
+use crate::http_message::{FieldValue, Fields};
 use crate::policy::redact::{Redacted, Redactor};
 use crate::policy::sign;
 
@@ -54,13 +54,12 @@ pub(in crate::delivery) fn given_or_generated(fields: &Fields) -> Result<Webhook
 
 /// Returns the id that the client gave, if it gave one. A malformed id is refused.
 pub(in crate::delivery) fn given(fields: &Fields) -> Result<Option<&str>, Refusal> {
-    if fields.get_all(&WEBHOOK_ID).nth(1).is_some() {
-        return Err(Refusal::malformed("the request has more than one Webhook-Id"));
-    }
+    let mut ids = fields.get_all(&WEBHOOK_ID);
     let malformed = || Refusal::malformed("Webhook-Id must have 1 to 256 characters: letters, digits and -_~+@");
-    match fields.contains(&WEBHOOK_ID) {
-        false => Ok(None),
-        true => well_formed(fields).map(Some).ok_or_else(malformed),
+    match (ids.next(), ids.next()) {
+        (None, _) => Ok(None),
+        (Some(id), None) => valid(id).map(Some).ok_or_else(malformed),
+        (Some(_), Some(_)) => Err(Refusal::malformed("the request has more than one Webhook-Id")),
     }
 }
 
@@ -68,5 +67,9 @@ pub(in crate::delivery) fn given(fields: &Fields) -> Result<Option<&str>, Refusa
 pub(in crate::delivery) fn well_formed(fields: &Fields) -> Option<&str> {
     let mut ids = fields.get_all(&WEBHOOK_ID);
     let (id, None) = (ids.next()?, ids.next()) else { return None };
+    valid(id)
+}
+
+fn valid(id: FieldValue<'_>) -> Option<&str> {
     id.to_str().ok().filter(|id| sign::valid_id(id))
 }

@@ -75,27 +75,31 @@ pub(super) fn relay(
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date that is missing.
         fields.append(header::DATE, Text(HttpDate::from(SystemTime::now())));
     }
-    fields.append(&PROXY_STATUS, Text(format_args!("{pseudonym}; received-status={}", status.as_u16())));
+    fields.append(&PROXY_STATUS, [pseudonym, "; received-status=", status.as_str()]);
     add_outgate_fields(&mut fields, &record);
     record.answered(status.as_u16());
     let has_body = allows_body(method, status);
     if !has_body {
         fields::remove_malformed_content_length(&mut fields);
     }
-    let relayed = RelayedBody {
-        missing: if has_body { body.size_hint().exact() } else { Some(0) },
-        body: Some(Throttled::new(body, permits.limits.bandwidth_limiter())),
-        connection: Some(connection),
-        is_reusable,
-        is_http2: version == Version::HTTP_2,
-        remaining: body_max,
-        record,
-        capture,
-        _permits: permits,
-        deadline,
-        sleep: None,
-    };
-    Response { version, fields, ..Response::new(status, ResponseBody::Relayed(Box::new(relayed))) }
+    // Allocated first, so that the value is written in its place, and not copied there.
+    let relayed = Box::write(
+        Box::new_uninit(),
+        RelayedBody {
+            missing: if has_body { body.size_hint().exact() } else { Some(0) },
+            body: Some(Throttled::new(body, permits.limits.bandwidth_limiter())),
+            connection: Some(connection),
+            is_reusable,
+            is_http2: version == Version::HTTP_2,
+            remaining: body_max,
+            record,
+            capture,
+            _permits: permits,
+            deadline,
+            sleep: None,
+        },
+    );
+    Response { version, fields, ..Response::new(status, ResponseBody::Relayed(relayed)) }
 }
 
 /// Returns outgate's own response to `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
@@ -128,14 +132,14 @@ pub(super) fn add_own_fields(fields: &mut Fields, record: &Record, pseudonym: &s
     fields::add_via(fields, Version::HTTP_11, pseudonym);
     // A refusal has set this field with its error.
     if !fields.contains(&PROXY_STATUS) {
-        fields.append(&PROXY_STATUS, Text(pseudonym));
+        fields.append(&PROXY_STATUS, [pseudonym]);
     }
     add_outgate_fields(fields, record);
 }
 
 /// Adds the fields that show that the response has passed outgate.
 fn add_outgate_fields(fields: &mut Fields, record: &Record) {
-    fields.insert(&OUTGATE_REQUEST_ID, Text(record.request_id()));
+    fields.insert(&OUTGATE_REQUEST_ID, [record.request_id()]);
     match record.source() {
         Some(source) => fields.insert(&OUTGATE_EGRESS, Text(source)),
         None => fields.insert(&OUTGATE_EGRESS, &NO_EGRESS),

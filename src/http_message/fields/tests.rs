@@ -43,6 +43,15 @@ fn set_field_keeps_its_place_and_spelling() {
 }
 
 #[test]
+fn values_of_outgates_own_are_checked_like_others() {
+    let mut fields = parse(&[("a", "1")]);
+    fields.insert(header::VIA, ["1.1", " ", "p"]);
+    fields.insert(header::CONTENT_LENGTH, u64::MAX);
+    fields.append(header::SERVER, ["x", "\r\ny: z"]);
+    assert_eq!(written(&fields), "a: 1\r\nvia: 1.1 p\r\ncontent-length: 18446744073709551615\r\n");
+}
+
+#[test]
 fn value_with_a_line_end_is_none() {
     for (bytes, is_valid) in
         [(&b"a\tb \x80"[..], true), (b"", true), (b"a\nb", false), (b"a\r", false), (b"\x7f", false)]

@@ -12,7 +12,7 @@ const FIELD_OVERHEAD: usize = 32;
 
 /// Returns the size of a field section in bytes (RFC 9113 §6.5.2).
 pub fn field_section_size(fields: &Fields) -> usize {
-    let sizes = fields.iter().map(|(name, value)| name.as_written().len() + value.as_bytes().len() + FIELD_OVERHEAD);
+    let sizes = fields.iter().map(|(name, value)| name.len() + value.as_bytes().len() + FIELD_OVERHEAD);
     sizes.sum()
 }
 

@@ -155,7 +155,7 @@ fn set_framing(response: &mut Response<ResponseBody>, method: &Method, version: 
     }
     match length {
         Some(length) => {
-            fields.insert(header::CONTENT_LENGTH, Text(length));
+            fields.insert(header::CONTENT_LENGTH, length);
             ResponseFraming::Length
         }
         None if version == Version::HTTP_11 => {

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::config::ResponseHeadMax;
-use crate::http_message::{Fields, Request, Response, Text};
+use crate::http_message::{Fields, Request, Response};
 use crate::net::body_framing::Framing;
 use crate::net::head_end;
 use crate::net::http_client::http1_error::{HeadLimit, Http1Error};
@@ -53,7 +53,7 @@ fn set_framing(request: &mut Request<Upload>) -> RequestFraming {
         Some(length) => {
             // A request without a body says so only if its sender did, or must (RFC 9110 §8.6).
             if length > 0 || fields.contains(header::CONTENT_LENGTH) {
-                fields.insert(header::CONTENT_LENGTH, Text(length));
+                fields.insert(header::CONTENT_LENGTH, length);
             }
             RequestFraming::Length(length)
         }
