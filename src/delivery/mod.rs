@@ -61,7 +61,8 @@ use crate::state::upstreams::pool::PooledConnection;
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
-    let mut record = Box::new(Record::open(runtime, &active.plan, Some(&request.method), &request.caller));
+    let mut record =
+        Box::write(Box::new_uninit(), Record::open(runtime, &active.plan, Some(&request.method), &request.caller));
     webhook_id::well_formed(&request.fields)
         .into_iter()
         .for_each(|id| record.webhook_id(WebhookId::Given(id.to_owned())));

@@ -62,7 +62,11 @@ pub(super) async fn serve(
             Ok(head) if head.method == Method::CONNECT => {
                 Box::pin(connect::serve(runtime, &conn, head, caller, idle)).await
             }
-            Ok(head) => Box::pin(serve_request(runtime, &conn, head, caller, lifetime)).await,
+            // `Box::pin` would copy the future, which has several KiB, from the stack to the memory that it allocates.
+            Ok(head) => {
+                Box::into_pin(Box::write(Box::new_uninit(), serve_request(runtime, &conn, head, caller, lifetime)))
+                    .await
+            }
             Err(ReadHeadError::Invalid(error)) => Box::pin(refuse_invalid(runtime, &conn, error, caller, idle)).await,
             Err(ReadHeadError::Closed) => return None,
         };
