@@ -23,8 +23,9 @@ const CLIENTS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(5);
 /// The longest wait of a client of the bystander: longer than the time for which a fault stops outgate.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// The pause between two deliveries of a client of the fault: the load with the fault is that of the control, not as much
-/// as possible.
+/// The mean pause between two deliveries of a client of the fault: the load with the fault is that of the control, not as
+/// much as possible. The pauses vary: a fault that fails the deliveries of all clients at once would otherwise make them
+/// send in step from then on.
 const LOAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the figure of this form of the run.
@@ -192,7 +193,7 @@ impl Harm {
             let mut harm = Self::default();
             for_a_period(|| {
                 harm.send(proxy, &url());
-                std::thread::sleep(LOAD_PAUSE); // the offered load
+                std::thread::sleep(LOAD_PAUSE.mul_f64(0.5 + fastrand::f64())); // the offered load
             });
             harm
         };
