@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::history::{History, durable};
 use crate::policy::egress::notice::Announcements;
@@ -23,7 +23,7 @@ impl History {
         match read {
             Ok(announcements) => Ok(Some(announcements)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(with_path("read", &path, &error)),
+            Err(error) => Err(durable::with_path("read", &path, &error)),
         }
     }
 
@@ -36,27 +36,11 @@ impl History {
     /// Replaces the stored announcements.
     pub fn store_announcements(&self, announcements: &Announcements) -> io::Result<()> {
         let path = self.announcements_path();
-        let write = || {
-            let (bytes, unfinished) = (serde_json::to_vec(announcements)?, path.with_extension("json.tmp"));
-            if bytes.len() as u64 > SIZE_MAX {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            match fs::remove_file(&unfinished) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            durable::write_new(&unfinished, &bytes)?;
-            durable::rename_durably(&unfinished, &path)
-        };
-        write().map_err(|error| with_path("write", &path, &error))
+        durable::replace(&path, &serde_json::to_vec(announcements)?, SIZE_MAX)
+            .map_err(|error| durable::with_path("write", &path, &error))
     }
 
     fn announcements_path(&self) -> PathBuf {
         self.folder().with_file_name(FILE)
     }
-}
-
-/// Names the file in an error.
-fn with_path(action: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {action} {}: {error}", path.display()))
 }

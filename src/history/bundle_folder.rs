@@ -146,10 +146,7 @@ impl BundleFolder {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let unfinished = self.folder.join(format!("{name}.new"));
-        let _ = fs::remove_file(&unfinished); // left by a process that was killed
-        durable::write_new(&unfinished, bytes)?;
-        durable::rename_durably(&unfinished, &self.folder.join(name))
+        durable::replace(&self.folder.join(name), bytes, DOCUMENT_MAX as u64)
     }
 }
 

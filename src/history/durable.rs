@@ -21,6 +21,26 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Replaces a file of at most `max` bytes: it has the former bytes or the next ones.
+pub(super) fn replace(path: &Path, bytes: &[u8], max: u64) -> io::Result<()> {
+    if bytes.len() as u64 > max {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".tmp");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {} // a process that was killed has left it
+    }
+    write_new(Path::new(&unfinished), bytes)?;
+    rename_durably(Path::new(&unfinished), path)
+}
+
+/// Names the file in an error.
+pub(super) fn with_path(action: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {action} {}: {error}", path.display()))
+}
+
 /// Reads a file of at most `max` bytes, and follows no link: root may read the folder, which the proxy's user may
 /// write.
 pub(super) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
