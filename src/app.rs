@@ -16,6 +16,7 @@ use tracing::{Level, info, warn};
 
 use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, Source};
 use crate::config::{self, Config, Problem};
+use crate::history::known_fleet::KnownFleet;
 use crate::names::pluralize;
 use crate::net::fd_limit;
 use crate::net::listen::ReservedPorts;
@@ -124,6 +125,11 @@ impl Proxy {
             .start(&runtime)
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot start the audit thread: {error}")))?;
         runtime.config_status.adopt(first);
+        // Before a delivery can come: an address may belong to another instance.
+        let fleet = match &config.fleet {
+            Some(fleet) => Some(join_fleet(fleet, config.server.state.as_deref(), &runtime).await?),
+            None => None,
+        };
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
         listeners.start(&config, reserved_ports).map_err(|(listen, error)| {
@@ -137,8 +143,13 @@ impl Proxy {
         }
         let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
         let mut tasks = JoinSet::new();
-        if let Some(fleet) = &config.fleet {
-            join_fleet(fleet, config.server.state.as_deref(), &runtime, &mut tasks)?;
+        if let Some((fleet, known)) = fleet {
+            if let Some(state) = &config.server.state {
+                tasks.spawn(upkeep::rollout::run(Arc::clone(&runtime), Arc::clone(&fleet), state.clone()));
+                tasks.spawn(Arc::clone(&fleet).keep_known(state.clone(), known));
+            }
+            tasks.spawn(upkeep::hints::run(Arc::clone(&runtime), Arc::clone(&fleet)));
+            tasks.spawn(fleet.run(Arc::clone(&runtime)));
         }
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         tasks.spawn(upkeep::addresses::follow(Arc::clone(&runtime)));
@@ -275,23 +286,22 @@ impl Proxy {
     }
 }
 
-/// Joins the fleet, with one connection to its store for each worker.
-fn join_fleet(
+/// Joins the fleet, with one connection to its store for each worker, and returns what the former process knew of it.
+async fn join_fleet(
     config: &config::Fleet,
     state: Option<&Path>,
     runtime: &Arc<Runtime>,
-    tasks: &mut JoinSet<()>,
-) -> Result<(), StartError> {
+) -> Result<(Arc<Fleet>, Option<KnownFleet>), StartError> {
     let fleet = Fleet::new(config, Handle::current().metrics().num_workers())
         .map_err(|error| StartError(sysexits::CONFIG, format!("cannot use the store of the fleet: {error}")))?;
+    let known = match state {
+        Some(state) => fleet.recall(state).await,
+        None => None,
+    };
     let fleet = Arc::clone(runtime.fleet.get_or_init(|| Arc::new(fleet)));
     runtime.limits.join_fleet(&fleet);
-    if let Some(state) = state {
-        tasks.spawn(upkeep::rollout::run(Arc::clone(runtime), Arc::clone(&fleet), state.to_owned()));
-    }
-    tasks.spawn(upkeep::hints::run(Arc::clone(runtime), Arc::clone(&fleet)));
-    tasks.spawn(fleet.run(Arc::clone(runtime)));
-    Ok(())
+    runtime.withhold_assigned(&[&runtime.active_config().plan]);
+    Ok((fleet, known))
 }
 
 /// The signals by which an operator controls the process.

@@ -10,6 +10,7 @@
 mod announced;
 pub mod bundle_folder;
 mod durable;
+pub mod known_fleet;
 pub mod restore;
 mod trusted;
 

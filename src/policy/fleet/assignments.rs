@@ -51,21 +51,27 @@ impl Assignments {
             return Ok(Self::default());
         }
         let read: Self = serde_json::from_str(document).map_err(|error| format!("it is not readable: {error}"))?;
+        if read.version.to_string() != version {
+            return Err(format!("its version is {}, and the store says {version:.20}", read.version));
+        }
+        read.check(now).map(|()| read)
+    }
+
+    /// Checks that an instance could have written them. The error says why this instance must not follow them.
+    pub fn check(&self, now: Timestamp) -> Result<(), String> {
         let has_host_bits = |range: &&IpNet| **range != range.trunc();
         // In this order, a range that overlaps a later one overlaps the next one.
-        let mut neighbours = read.ranges.keys().zip(read.ranges.keys().skip(1));
-        if read.version.to_string() != version {
-            Err(format!("its version is {}, and the store says {version:.20}", read.version))
-        } else if read.version > milliseconds(now).saturating_add(AHEAD_MAX) {
-            Err(format!("its version {} is more than a day ahead of the clock of this instance", read.version))
-        } else if read.ranges.len() > RANGES_MAX {
-            Err(format!("it has {} ranges, and the most are {RANGES_MAX}", read.ranges.len()))
-        } else if let Some(range) = read.ranges.keys().find(has_host_bits) {
+        let mut neighbours = self.ranges.keys().zip(self.ranges.keys().skip(1));
+        if self.version > milliseconds(now).saturating_add(AHEAD_MAX) {
+            Err(format!("its version {} is more than a day ahead of the clock of this instance", self.version))
+        } else if self.ranges.len() > RANGES_MAX {
+            Err(format!("it has {} ranges, and the most are {RANGES_MAX}", self.ranges.len()))
+        } else if let Some(range) = self.ranges.keys().find(has_host_bits) {
             Err(format!("{range} has host bits"))
         } else if let Some((range, other)) = neighbours.find(|(range, other)| overlaps(range, other)) {
             Err(format!("{range} and {other} overlap"))
         } else {
-            Ok(read)
+            Ok(())
         }
     }
 

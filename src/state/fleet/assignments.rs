@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::Fleet;
+use crate::history::known_fleet::KnownFleet;
 use crate::net::socket_diag;
 use crate::net::store::{StoreError, StoreScript};
 use crate::policy::Plan;
@@ -28,6 +29,8 @@ pub(super) struct FollowedAssignments {
     pub(super) draining: BTreeSet<IpNet>,
     /// The document of the store was refused the last time.
     is_refused: bool,
+    /// They are those of the former process: what changed since then is unknown.
+    are_recalled: bool,
 }
 
 /// The assignments as the store has them, for which [`Assignments::read`] has not looked yet.
@@ -61,9 +64,27 @@ impl Display for AssignError {
 }
 
 impl FollowedAssignments {
+    /// Follows what the former process of this instance knew.
+    pub(super) fn recall(&mut self, known: &KnownFleet, instance: &str) {
+        self.known = known.assignments.clone();
+        self.awaited = known.awaited.intersection(&self.known.ranges_of(instance, true)).copied().collect();
+        self.draining = self.known.ranges_of(instance, false);
+        self.are_recalled = true;
+    }
+
+    /// Lets assignments of the store, also older ones, replace those of the former process. A store that has none has lost its
+    /// data.
+    fn give_way(&mut self, stored_version: u64) {
+        if self.are_recalled && ![0, self.known.version].contains(&stored_version) {
+            self.known.version = 0;
+        }
+    }
+
     /// Adopts newer assignments. A range that becomes that of this instance waits until the others have left it.
     fn adopt(&mut self, next: Assignments, instance: &str) {
-        let (own, former) = (next.ranges_of(instance, true), self.known.ranges_of(instance, true));
+        let own = next.ranges_of(instance, true);
+        // Another instance may have had a range while this one did not run.
+        let former = if self.are_recalled { BTreeSet::new() } else { self.known.ranges_of(instance, true) };
         self.awaited =
             own.into_iter().filter(|range| self.awaited.contains(range) || !former.contains(range)).collect();
         self.draining = next.ranges_of(instance, false);
@@ -120,6 +141,7 @@ impl Fleet {
 
     /// Follows the assignments, whose version in the store is `version`.
     pub(super) async fn follow_assignments(&self, runtime: &Runtime, version: u64) -> Result<(), StoreError> {
+        self.assignments.lock().give_way(version);
         let known = self.assignments();
         if version < known.version {
             // The store has lost its data. Each instance knows the assignments, and the newest stay.
@@ -130,6 +152,7 @@ impl Fleet {
                 self.adopt_assignments(runtime, next);
             }
         }
+        self.assignments.lock().are_recalled = false;
         self.finish_waiting(runtime).await?;
         self.finish_draining(runtime).await;
         Ok(())
@@ -224,5 +247,46 @@ impl Runtime {
         let (published, now) = (fleet.withheld(), Timestamp::now());
         let withheld: Vec<_> = plans.iter().flat_map(|plan| source_ranges(&plan.pools, &published, now)).collect();
         self.sources.set_withheld(withheld);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While the former process was gone, another instance may have had the range of this one.
+    #[test]
+    fn assignments_of_the_former_process_give_way_to_those_of_the_store() {
+        let range: IpNet = "198.51.100.16/28".parse().unwrap();
+        let at = |version| {
+            let now = Timestamp::from_millisecond(version).unwrap();
+            Assignments::default().with(range, Some("a"), now).unwrap()
+        };
+        let known = |awaited: &[IpNet]| KnownFleet {
+            prefix: "outgate".to_owned(),
+            live: 2,
+            assignments: at(500),
+            awaited: awaited.iter().copied().collect(),
+        };
+        let mut followed = FollowedAssignments::default();
+        followed.recall(&known(&[range, "203.0.113.0/24".parse().unwrap()]), "a");
+        assert_eq!(followed.awaited, [range].into(), "only its own ranges wait");
+        followed.recall(&known(&[]), "b");
+        assert_eq!((followed.awaited.len(), &followed.draining), (0, &[range].into()));
+        followed.recall(&known(&[]), "a");
+        assert!(followed.awaited.is_empty() && followed.draining.is_empty(), "it had begun to use the range");
+        for (stored, version) in [(500, 500), (0, 500), (300, 0), (700, 0)] {
+            followed.recall(&known(&[]), "a");
+            followed.give_way(stored);
+            assert_eq!(followed.known.version, version, "{stored}");
+        }
+        followed.adopt(at(700), "a");
+        assert_eq!(followed.awaited, [range].into(), "it waits for the others");
+        followed.are_recalled = false;
+        followed.awaited.clear();
+        followed.adopt(at(800), "a");
+        assert!(followed.awaited.is_empty(), "no other instance had it meanwhile");
+        followed.give_way(300);
+        assert_eq!(followed.known.version, 800, "a running instance gives the store newer ones");
     }
 }

@@ -4,6 +4,7 @@
 mod announcement;
 mod assignments;
 pub mod hints;
+mod known;
 mod rollout;
 mod tokens;
 
@@ -59,9 +60,11 @@ pub struct Fleet {
     /// The identity of this process among those that ever had the name.
     process: String,
     changed: Notify,
+    /// The store has answered an announcement.
+    answered: Notify,
     observation: Mutex<Option<Observation>>,
     assignments: Mutex<FollowedAssignments>,
-    /// The number of live instances when the store last answered.
+    /// The number of live instances when the store last answered; see [`Fleet::recall`].
     live: AtomicU32,
     /// `None`: the store is up.
     away_since: Mutex<Option<Instant>>,
@@ -106,6 +109,7 @@ impl Fleet {
             instance: config.instance.clone(),
             process,
             changed: Notify::new(),
+            answered: Notify::new(),
             observation: Mutex::default(),
             assignments: Mutex::default(),
             live: AtomicU32::new(1),
@@ -176,6 +180,7 @@ impl Fleet {
         self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
         self.store.set_up();
         self.follow_assignments(runtime, u64::try_from(assignments).unwrap_or_default()).await?;
+        self.answered.notify_one();
         if is_observer == 1 {
             return self.observe().await;
         }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{instance, wait_until_all_live, wait_until_up};
+use super::{instance, restarted, wait_until_all_live, wait_until_stored, wait_until_up};
 use crate::support::configuration::Config;
 use crate::support::scene::Scene;
 use crate::support::scrape::Scrape;
@@ -14,7 +14,8 @@ use crate::support::{Client, eventually};
 /// Starts instances whose routes have this limit.
 fn instances<const N: usize>(server: &StoreServer, limit: &str) -> [Scene; N] {
     let limited = |config: &Config| {
-        config.and(&format!("[limits.l]\nscope = \"fleet\"\n{limit}\n")).add("routes.*.limits", ["l"])
+        let config = config.and(&format!("[limits.l]\nscope = \"fleet\"\n{limit}\n"));
+        config.add("routes.*.limits", ["l"]).add("server.state", "{dir}/state")
     };
     // Other tests and compilers share the processors, so a round trip may take longer than the default of 5 ms.
     let fleet = format!("store = \"redis://127.0.0.1:{}\"\nwait = \"500ms\"\ntimeout = \"1s\"", server.port);
@@ -94,6 +95,35 @@ fn fleet_rate_continues_with_the_share_of_what_was_left_while_the_store_is_away(
     let after: usize = scenes.iter().map(admitted).sum();
     assert!((1..=10).contains(&after), "the burst of an empty store, less what the shares gave: {after}");
     assert_eq!(scenes.iter().map(admitted).sum::<usize>(), 0);
+}
+
+/// The limit gives ten deliveries and then none for an hour.
+#[test]
+fn fleet_rate_continues_with_a_share_after_a_restart_while_the_store_is_away() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let scenes: [Scene; 2] = instances(&server, "rate = \"1/h\"\nburst = 10");
+    scenes.iter().for_each(|scene| wait_until_stored(scene, "\"live\":2"));
+    server.kill();
+    let mut scenes = scenes.map(restarted);
+    let admitted = |scene: &Scene| (0..12).filter(|_| is_delivered(scene)).count();
+    assert_eq!([admitted(&scenes[0]), admitted(&scenes[1])], [5, 5], "each has its half of the burst");
+    let [first, _] = &scenes;
+    first.outgate.log.wait_for_lines(1, &["the store of the fleet is away", "its share, 1/2, of each limit"]);
+
+    // A damaged file is reported, and the instance has the whole limit, as at its first start.
+    let file = first.outgate.folder.path("state/fleet.json");
+    std::fs::write(&file, "{\"prefix\":\"outgate\",\"live\":0").expect("the file can be written");
+    scenes = scenes.map(restarted);
+    assert_eq!([admitted(&scenes[0]), admitted(&scenes[1])], [10, 5]);
+    let [first, second] = &scenes;
+    first.outgate.log.wait_for_lines(1, &["cannot read", "state/fleet.json", "takes the whole of each limit"]);
+    assert!(!second.outgate.log.all().iter().any(|line| line.contains("cannot read")));
+    server.restart_empty();
+    wait_until_all_live(&[first, second]);
+    wait_until_stored(first, "\"live\":2");
 }
 
 /// A stopped server accepts connections and answers nothing. A delivery waits for `fleet.wait`, and not for the timeout.

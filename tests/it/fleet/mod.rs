@@ -47,6 +47,17 @@ fn instance_with(
     Scene { pki, outgate, good, plain }
 }
 
+/// Waits until the instance has stored that about its fleet in `server.state`, which is `state` in its folder.
+fn wait_until_stored(scene: &Scene, text: &str) {
+    let file = scene.outgate.folder.path("state/fleet.json");
+    eventually(text, || std::fs::read_to_string(&file).is_ok_and(|stored| stored.contains(text)));
+}
+
+/// Kills the instance and starts it again.
+fn restarted(scene: Scene) -> Scene {
+    Scene { outgate: scene.outgate.restarted(), ..scene }
+}
+
 fn wait_until_up(scene: &Scene) {
     scene.outgate.wait_for_metric("outgate_fleet_store_up{} 1");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Scenery, instance, instance_with, wait_until_all_live};
+use super::{Scenery, instance, instance_with, restarted, wait_until_all_live, wait_until_stored};
 use crate::support::audit::until_recorded;
 use crate::support::configuration::{Config, token_hash};
 use crate::support::control::{exit_code_and_output, get, run, with_admin_socket};
@@ -29,6 +29,7 @@ fn two_instances(server: &StoreServer, range: &str) -> [Scene; 2] {
     let scenes = ["egress-1", "egress-2"].map(|name| {
         instance(name, &fleet_of(server), &|config: &Config| {
             let config = with_admin_socket(&config.set("egress.default.ranges", [range]));
+            let config = config.add("server.state", "{dir}/state");
             config.add("egress.default.select", "spread").add("audit.file", "{dir}/audit.jsonl")
         })
     });
@@ -48,6 +49,10 @@ fn wait_for(shown_by: &Scene, instance: &str, state: &str, usable: &str) {
         let range = range_of(shown_by, instance);
         range["state"] == state && range["usable"] == usable
     });
+}
+
+fn wait_for_status(shown_by: &Scene) {
+    eventually("the store has answered", || get(&shown_by.outgate, "/v1/fleet").status == 200);
 }
 
 fn assign(scene: &Scene, words: &[&str]) {
@@ -182,6 +187,59 @@ fn assignments_hold_while_the_store_is_away_and_return_to_one_without_data() {
     wait_for(&second, "egress-2", "active", "4");
     assert_eq!(first.outgate.post(&first.plain_url(), "", "x").code(), "no_egress");
     assert_eq!(second.outgate.post(&second.plain_url(), "", "x").status, 200);
+}
+
+#[test]
+fn assignments_hold_after_a_restart_while_the_store_is_away() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let [first, second] = two_instances(&server, "127.0.67.0/30");
+    assign(&first, &["127.0.67.0/31", "--to", "egress-2"]);
+    wait_for(&first, "egress-1", "free", "2");
+    wait_for(&first, "egress-2", "active", "4");
+    for scene in [&first, &second] {
+        wait_until_stored(scene, "\"127.0.67.0/31\":\"egress-2\"}},\"awaited\":[]");
+    }
+    server.kill();
+    let [first, second] = [first, second].map(restarted);
+    assert_eq!(sources(&first), ["127.0.67.2", "127.0.67.3"].map(str::to_owned).into());
+    assert_eq!(sources(&second).len(), 4, "it had begun to use its range before");
+    first.outgate.log.wait_for_lines(1, &["the fleet had 2 live instances and 1 assigned range "]);
+    // The store has lost its data, and every process that has asked it is gone.
+    server.restart_empty();
+    wait_for_status(&second);
+    // The kernel shows egress-1 the connections of the other process, too.
+    eventually("egress-1 has left the range", || range_of(&second, "egress-1")["usable"] == "2");
+    wait_for(&second, "egress-2", "active", "4");
+    assert_eq!(sources(&first).len(), 2);
+    // The store has newer ones.
+    assign(&second, &["127.0.67.0/31", "--release"]);
+    wait_for(&second, "egress-1", "active", "4");
+}
+
+/// The state folder may come from a backup, and so may the data of the store.
+#[test]
+fn assignments_of_the_store_replace_those_before_a_restart_also_if_they_are_older() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [mut first, second] = two_instances(&server, "127.0.68.0/30");
+    assign(&first, &["127.0.68.0/30", "--to", "egress-2"]);
+    wait_until_stored(&first, "127.0.68.0/30");
+    first.outgate.signal("KILL");
+    first.outgate.wait();
+    drop(second);
+    let document = "{\"version\":7,\"ranges\":{\"127.0.68.0/31\":\"egress-2\"}}";
+    server.cli(&["hset", "outgate:{instances}:state", "assignments_version", "7", "assignments", document]);
+    let first = restarted(first);
+    wait_for_status(&first);
+    wait_for(&first, "egress-1", "free", "2");
+    assert_eq!(sources(&first), ["127.0.68.2", "127.0.68.3"].map(str::to_owned).into());
+    assert_eq!(server.cli(&["hget", "outgate:{instances}:state", "assignments_version"]).trim(), "7");
+    wait_until_stored(&first, "\"version\":7");
 }
 
 #[test]
