@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{checked, config, curl, folder_with, has, new_key, path, receiver_on_this_host, verify_with_public_key};
+use crate::support::clients::InstalledClients;
 use crate::support::configuration::{Replace, token_hash};
 use crate::support::namespace::{inside_namespace, run};
 use crate::support::pki::Pki;
@@ -88,16 +89,21 @@ fn record_behind_haproxy_has_the_address_of_the_client() {
     eventually("haproxy takes the host out of service", || send("127.0.2.9").contains("\n000"));
 }
 
-/// The two hosts of the README with haproxy, each at its own address of one namespace.
+/// The two hosts of the README, each at its own address of one namespace.
 struct Hosts {
     outgates: [Outgate; 2],
     receiver: Receiver,
+}
+
+/// The hosts, with haproxy before them.
+struct HostsBehindHaproxy {
+    hosts: Hosts,
     _haproxy: Process,
     socket: PathBuf,
 }
 
-/// Starts the hosts with the files as they are, apart from the token, the target and the peer of haproxy's connections.
-/// `egress-1` has 198.51.100.16/28, and `egress-2` 198.51.100.32/28.
+/// Starts the hosts with the files as they are, apart from the token, the target and the peer of the load balancer's
+/// connections. `egress-1` has 198.51.100.16/28, and `egress-2` 198.51.100.32/28.
 fn hosts() -> Hosts {
     for address in ["10.0.0.2", "10.0.0.5", "10.0.0.6", "10.1.0.9", "192.0.2.1"] {
         run(&format!("ip addr add {address}/32 dev lo"));
@@ -110,7 +116,7 @@ fn hosts() -> Hosts {
         new_key(&folder, "key.pem");
         let text = config("load-balancers/config.toml")
             .set("server.listen", [format!("{address}:4750")])
-            // On one host, haproxy connects from the address to which it connects.
+            // On one host, a load balancer connects from the address to which it connects.
             .set("server.proxy_protocol.from", [address])
             .add("server.max_deliveries", 8)
             .set("admin.listen", [format!("{address}:4751")])
@@ -128,20 +134,26 @@ fn hosts() -> Hosts {
             .and("[trust.public]\nroots = [\"{dir}/ca.pem\"]\n");
         Outgate::run(folder, &text)
     });
-    let socket = outgates[0].folder.path("haproxy.sock");
-    let file = std::fs::read_to_string(path("load-balancers/haproxy.cfg")).unwrap();
-    let stats = format!("global\n    stats socket {} level admin\n    log stderr", socket.display());
-    let file = outgates[0].folder.write("haproxy.cfg", file.replace_one("global\n    log stderr", &stats));
-    let mut command = Command::new("haproxy");
-    let haproxy = Process::start(command.args(["-db", "-f"]).arg(file).stderr(Stdio::null()));
-    let hosts = Hosts { outgates, receiver, _haproxy: haproxy, socket };
-    eventually("haproxy listens", || UnixStream::connect(&hosts.socket).is_ok());
-    hosts.wait_for("egress-1", "UP", 100);
-    hosts.wait_for("egress-2", "UP", 100);
-    hosts
+    Hosts { outgates, receiver }
 }
 
-impl Hosts {
+fn hosts_behind_haproxy() -> HostsBehindHaproxy {
+    let hosts = hosts();
+    let folder = &hosts.outgates[0].folder;
+    let socket = folder.path("haproxy.sock");
+    let file = std::fs::read_to_string(path("load-balancers/haproxy.cfg")).unwrap();
+    let stats = format!("global\n    stats socket {} level admin\n    log stderr", socket.display());
+    let file = folder.write("haproxy.cfg", file.replace_one("global\n    log stderr", &stats));
+    let mut command = Command::new("haproxy");
+    let haproxy = Process::start(command.args(["-db", "-f"]).arg(file).stderr(Stdio::null()));
+    let behind = HostsBehindHaproxy { hosts, _haproxy: haproxy, socket };
+    eventually("haproxy listens", || UnixStream::connect(&behind.socket).is_ok());
+    behind.wait_for("egress-1", "UP", 100);
+    behind.wait_for("egress-2", "UP", 100);
+    behind
+}
+
+impl HostsBehindHaproxy {
     /// Returns the status and the weight of a server, as haproxy's runtime API has them.
     fn server(&self, name: &str) -> (String, u32) {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
@@ -162,9 +174,11 @@ impl Hosts {
             found.0.starts_with(status) && found.1 == weight
         });
     }
+}
 
-    /// Sends webhooks through haproxy, each over a new connection. Each must be delivered. Returns how many came from each
-    /// host.
+impl Hosts {
+    /// Sends webhooks through the load balancer, each over a new connection. Each must be delivered. Returns how many came
+    /// from each host.
     fn send(&self, count: usize) -> [usize; 2] {
         let before = self.receiver.requests().len();
         for _ in 0..count {
@@ -205,33 +219,34 @@ fn haproxy_shifts_traffic_before_an_instance_refuses_it() {
     if !has("haproxy", "-v") || !has("curl", "--version") || !inside_namespace(NAME) {
         return;
     }
-    let hosts = hosts();
+    let behind = hosts_behind_haproxy();
+    let hosts = &behind.hosts;
     assert_eq!(hosts.send(20), [10, 10]);
 
     // Overload: seven of eight places are taken.
     let mut clients: Vec<_> = (0..7).map(|_| in_flight()).collect();
-    hosts.wait_for("egress-1", "UP", 25);
+    behind.wait_for("egress-1", "UP", 25);
     let [loaded, other] = hosts.send(50);
     assert!(loaded <= 15 && other >= 35, "{loaded} of 50 went to the loaded host");
     for client in &mut clients {
         client.send("x");
         assert_eq!(client.response().status, 200);
     }
-    hosts.wait_for("egress-1", "UP", 100);
+    behind.wait_for("egress-1", "UP", 100);
 
     // Half of the addresses are lost, and then all.
     run("ip route del local 198.51.100.16/28 dev lo");
     run("ip route add local 198.51.100.16/29 dev lo");
-    hosts.wait_for("egress-1", "UP", 50);
+    behind.wait_for("egress-1", "UP", 50);
     let [lost, other] = hosts.send(30);
     assert!(lost <= 12 && other >= 18, "{lost} of 30 went to the host that lost addresses");
     run("ip route del local 198.51.100.16/29 dev lo");
     eventually("haproxy takes the host out", || {
-        hosts.server("egress-1").1 == 0 || !hosts.server("egress-1").0.starts_with("UP")
+        behind.server("egress-1").1 == 0 || !behind.server("egress-1").0.starts_with("UP")
     });
     assert_eq!(hosts.send(10), [0, 10]);
     run("ip route add local 198.51.100.16/28 dev lo");
-    hosts.wait_for("egress-1", "UP", 100);
+    behind.wait_for("egress-1", "UP", 100);
     let [back, _] = hosts.send(20);
     assert!(back >= 8, "{back} of 20 went to the host whose addresses are back");
     for outgate in &hosts.outgates {
@@ -273,4 +288,41 @@ fn haproxy_shifts_traffic_before_an_instance_refuses_it() {
     run("ip route del local 198.51.100.32/28 dev lo");
     let some = "server 10.0.0.5:4750 weight=1;\nserver 10.0.0.6:4750 weight=1;\n";
     eventually("nginx keeps the hosts if none has an address", || update() == some);
+}
+
+/// Envoy reads `/loadz` of both hosts, also while it has no traffic.
+#[test]
+fn envoy_shifts_traffic_before_an_instance_refuses_it() {
+    const NAME: &str = "examples::load_balancers::envoy_shifts_traffic_before_an_instance_refuses_it";
+    let Some(clients) = InstalledClients::open() else { return };
+    if !inside_namespace(NAME) {
+        return;
+    }
+    let hosts = hosts();
+    hosts.outgates.iter().for_each(|outgate| outgate.wait_for_metric("outgate_load_weight 100"));
+    let mut envoy = clients.envoy();
+    envoy.args(["--concurrency", "1", "--disable-hot-restart", "-c"]).arg(path("load-balancers/envoy.yaml"));
+    let _envoy = Process::start(envoy.stderr(Stdio::null()));
+    eventually("Envoy listens", || TcpStream::connect("10.0.0.2:4750").is_ok());
+    eventually("Envoy sends to both hosts", || hosts.send(4).iter().all(|count| *count > 0));
+
+    // A quarter of the addresses is left: the host is degraded. One healthy host of two gets 70 % of the traffic: Envoy's
+    // overprovisioning factor is 1.4.
+    run("ip route add local 198.51.100.16/30 dev lo");
+    run("ip route del local 198.51.100.16/28 dev lo");
+    hosts.outgates[0].wait_for_metric("outgate_load_weight 25");
+    eventually("Envoy prefers the other host", || hosts.send(100)[0] <= 35);
+    run("ip route del local 198.51.100.16/30 dev lo");
+    // Until the next check, Envoy sends some to the host without addresses, which refuses them.
+    eventually("Envoy takes the host out", || {
+        let url = format!("http://{HOST}/in");
+        let proxy = ["--interface", "10.1.0.9", "--proxy", "http://billing:TOKEN@10.0.0.2:4750", &url];
+        (0..50).all(|_| curl(&proxy) == "ok\n200")
+    });
+    assert_eq!(hosts.send(10), [0, 10]);
+    run("ip route add local 198.51.100.16/28 dev lo");
+    eventually("Envoy sends to both hosts again", || hosts.send(4).iter().all(|count| *count > 0));
+    for outgate in &hosts.outgates {
+        assert!(outgate.has_metric("outgate_deliveries_shed_total 0"));
+    }
 }

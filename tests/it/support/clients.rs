@@ -100,6 +100,10 @@ impl InstalledClients {
         Command::new(self.installed.join("python/bin/taplo"))
     }
 
+    pub fn envoy(&self) -> Command {
+        Command::new(self.installed.join("python/bin/envoy"))
+    }
+
     /// Compiles a program in C#.
     fn compiled_by_mono(&self, source: &Path) -> PathBuf {
         static COUNT: AtomicU32 = AtomicU32::new(0);
