@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
+
 /// The severities of syslog (RFC 5424 §6.2.1) that outgate uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyslogSeverity {
@@ -189,12 +190,13 @@ impl RequestId {
     pub fn new(random: u64, count: u64) -> Self {
         let mut digits = [0; 32];
         let count = count.to_be_bytes();
-        let significant = count.strip_prefix(&[0; 4]).unwrap_or(&count);
+        // Eight digits, and sixteen from 2^32 on: with those of the random number, the array has room.
+        let shown = count.strip_prefix(&[0; 4]).unwrap_or(&count);
         let (first, rest) = digits.split_at_mut(16);
-        let (second, _) = rest.split_at_mut(2 * significant.len());
+        let (second, _) = rest.split_at_mut(2 * shown.len());
         HEXLOWER.encode_mut(&random.to_be_bytes(), first);
-        HEXLOWER.encode_mut(significant, second);
-        Self { digits, length: 16 + 2 * significant.len() }
+        HEXLOWER.encode_mut(shown, second);
+        Self { digits, length: 16 + 2 * shown.len() }
     }
 
     pub fn as_str(&self) -> &str {

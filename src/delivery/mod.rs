@@ -61,6 +61,7 @@ use crate::state::upstreams::pool::PooledConnection;
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;
+    // Allocated before the record is made, so that an optimised build makes it in its place.
     let mut record =
         Box::write(Box::new_uninit(), Record::open(runtime, &active.plan, Some(&request.method), &request.caller));
     webhook_id::well_formed(&request.fields)

@@ -67,9 +67,10 @@ impl Hasher for IdentityHasher {
     }
 }
 
-/// The parts of a key, one after another. SipHash takes one long text in a fraction of the time of many short ones.
+/// The bytes that a key gives to its hasher, one part after another. SipHash takes one long write in a fraction of the time
+/// of many short ones. The key of a connection has about 110 bytes and its names.
 #[derive(Default)]
-pub(super) struct GatheredKey(SmallVec<[u8; 192]>);
+pub(super) struct GatheredKey(SmallVec<[u8; 320]>);
 
 impl GatheredKey {
     pub(super) fn of(key: &impl Hash) -> Self {
@@ -86,11 +87,11 @@ impl GatheredKey {
 }
 
 impl Hasher for GatheredKey {
-    /// Not used: [`GatheredKey::hash`] takes a seed.
+    /// Required by the trait, and never called: [`GatheredKey::hash`] needs a seed.
     fn finish(&self) -> u64 {
         0
     }
-    /// Inlined, so that the length of a number is known.
+    /// Inlined, so that the compiler knows the length of a number and calls no memcpy.
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);

@@ -82,7 +82,7 @@ pub(super) fn relay(
     if !has_body {
         fields::remove_malformed_content_length(&mut fields);
     }
-    // Allocated first, so that the value is written in its place, and not copied there.
+    // Allocated before the value is made, so that an optimised build makes it in its place: `Box::new` copies it from the stack.
     let relayed = Box::write(
         Box::new_uninit(),
         RelayedBody {

@@ -68,7 +68,7 @@ struct IdleConnection {
     key: SharedKey,
     since: Instant,
     idle_timeout: IdleTimeout,
-    /// The number of its last use in [`FairShareLru`].
+    /// The number of its last use in [`FairShareLru`], while the connection is in the pool.
     number: u64,
 }
 
@@ -98,7 +98,7 @@ impl IdleTimeout {
 /// A connection in use. Dropping it closes an HTTP/1.1 connection, or the stream of an HTTP/2 connection.
 /// [`PooledConnection::release`] returns it to the pool.
 pub struct PooledConnection {
-    /// Boxed, because the steps of a delivery pass it on.
+    /// Boxed, because the steps of a delivery pass it on. A handle of an HTTP/2 connection is boxed for each delivery.
     connection: Box<Connection>,
     key: SharedKey,
     pool: Arc<ConnectionPool>,
@@ -206,6 +206,7 @@ impl ConnectionPool {
         }
     }
 
+    /// Takes an idle connection out of the pool.
     async fn take_idle(
         &self,
         key: &Hashed<ConnectionKey>,
@@ -251,7 +252,7 @@ impl ConnectionPool {
         Some(idle)
     }
 
-    /// Keeps an idle connection, under a new number.
+    /// Puts a connection back under a new number, or closes it if no delivery may use it again.
     fn push(&self, idle: IdleConnection) {
         let IdleConnection { connection, key, idle_timeout, .. } = &idle;
         if !idle_timeout.effective().is_zero() && !connection.is_closed() && self.allows_source(key.from) {
