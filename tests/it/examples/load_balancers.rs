@@ -182,14 +182,7 @@ impl Hosts {
     fn send(&self, count: usize) -> [usize; 2] {
         let before = self.receiver.requests().len();
         for _ in 0..count {
-            let answer = curl(&[
-                "--interface",
-                "10.1.0.9",
-                "--proxy",
-                "http://billing:TOKEN@10.0.0.2:4750",
-                &format!("http://{HOST}/in"),
-            ]);
-            assert_eq!(answer, "ok\n200");
+            assert_eq!(send_one(), "ok\n200");
         }
         let requests = self.receiver.requests();
         let of = |range: &str| {
@@ -200,6 +193,12 @@ impl Hosts {
         assert_eq!(counts.iter().sum::<usize>(), count);
         counts
     }
+}
+
+/// Sends a webhook through the load balancer, and returns the body and the status of its response.
+fn send_one() -> String {
+    let url = format!("http://{HOST}/in");
+    curl(&["--interface", "10.1.0.9", "--proxy", "http://billing:TOKEN@10.0.0.2:4750", &url])
 }
 
 /// Starts a delivery through `egress-1` that is in flight until its client sends the body.
@@ -314,11 +313,7 @@ fn envoy_shifts_traffic_before_an_instance_refuses_it() {
     eventually("Envoy prefers the other host", || hosts.send(100)[0] <= 35);
     run("ip route del local 198.51.100.16/30 dev lo");
     // Until the next check, Envoy sends some to the host without addresses, which refuses them.
-    eventually("Envoy takes the host out", || {
-        let url = format!("http://{HOST}/in");
-        let proxy = ["--interface", "10.1.0.9", "--proxy", "http://billing:TOKEN@10.0.0.2:4750", &url];
-        (0..50).all(|_| curl(&proxy) == "ok\n200")
-    });
+    eventually("Envoy takes the host out", || (0..50).all(|_| send_one() == "ok\n200"));
     assert_eq!(hosts.send(10), [0, 10]);
     run("ip route add local 198.51.100.16/28 dev lo");
     eventually("Envoy sends to both hosts again", || hosts.send(4).iter().all(|count| *count > 0));
