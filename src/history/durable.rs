@@ -9,6 +9,8 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::names::with_suffix;
+
 /// Creates a folder, and all folders above it, for outgate's own user only.
 pub(super) fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -26,14 +28,13 @@ pub(super) fn replace(path: &Path, bytes: &[u8], max: u64) -> io::Result<()> {
     if bytes.len() as u64 > max {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".tmp");
+    let unfinished = with_suffix(path, ".tmp");
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {} // a process that was killed has left it
     }
-    write_new(Path::new(&unfinished), bytes)?;
-    rename_durably(Path::new(&unfinished), path)
+    write_new(&unfinished, bytes)?;
+    rename_durably(&unfinished, path)
 }
 
 /// Names the file in an error.

@@ -11,6 +11,7 @@ use outgate::policy::rollout::OperatorKey;
 use outgate::policy::rollout::bundle::{Bundle, Statement, digest};
 use serde_json::{Value, json};
 
+use super::restarted;
 use crate::operating::captures_s3;
 
 use crate::support::audit::{records_in, until_recorded};
@@ -43,6 +44,12 @@ fn new_key(desk: &Folder, name: &str) {
 impl Fleet {
     fn start(count: usize) -> Self {
         Self::start_with(count, "", &[], &|_, _| {})
+    }
+
+    /// Kills an instance and starts it again.
+    fn restart(&mut self, number: usize) {
+        let scene = self.scenes.remove(number);
+        self.scenes.insert(number, restarted(scene));
     }
 
     /// `more` has further keys of `[fleet]`; `prepare` changes the folder of an instance before it starts.
@@ -278,8 +285,7 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     let (code, _, err) = fleet.run(&["check"]);
     assert!(code == 0 && err.contains("1 file of the bundle of the fleet"), "{err}");
     // A restart keeps the bundle, and changes nothing.
-    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(2);
-    fleet.scenes.push(Scene { pki, outgate: outgate.restarted(), good, plain });
+    fleet.restart(2);
     assert!(is_delivered(&fleet.scenes[2]));
     // A small change needs no second operator.
     let timeouts = format!("{GUARD}{CLOSED}");
@@ -383,8 +389,7 @@ fn rollout_fails_when_an_instance_is_killed_in_its_wave_and_it_returns_after_its
     assert_eq!(fleet.wait_for_failure(), "egress-b disappeared in wave 1");
     fleet.wait_for_stage(0, "rolled_back");
     assert!(is_delivered(&fleet.scenes[0]));
-    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(1);
-    fleet.scenes.insert(1, Scene { pki, outgate: outgate.restarted(), good, plain });
+    fleet.restart(1);
     fleet.wait_for_stage(1, "rolled_back");
     assert!(fleet.scenes.iter().all(is_delivered));
 }
@@ -397,8 +402,7 @@ fn rollout_survives_restarts_of_instance_and_store_and_an_operator_aborts_it() {
     let mut fleet = Fleet::start(2).rolled_out(GUARD);
     assert_eq!(exit_code_and_output(&fleet.command(CLOSED, &["--pause", "10m"]).output().unwrap()).0, 0);
     fleet.wait_for_stage(0, "adopted");
-    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(0);
-    fleet.scenes.insert(0, Scene { pki, outgate: outgate.restarted(), good, plain });
+    fleet.restart(0);
     fleet.wait_for("the instance knows the rollout", |known| known["rollout"]["number"] == 2);
     assert!(!is_delivered(&fleet.scenes[0]), "it still has the bundle");
     // Another rollout has to wait.
@@ -500,8 +504,7 @@ fn rollout_refuses_a_bundle_older_than_one_it_has_seen_and_one_that_was_signed_l
     fleet.wait_for_stage(0, "checked");
     replay(&fleet, 2, SignedDuration::from_mins(30), &["egress-a"]);
     refuses(&fleet, "its number, 2, is below 3, which this instance has seen");
-    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(0);
-    fleet.scenes.push(Scene { pki, outgate: outgate.restarted(), good, plain });
+    fleet.restart(0);
     replay(&fleet, 2, SignedDuration::from_mins(31), &["egress-a"]);
     refuses(&fleet, "its number, 2, is below 3, which this instance has seen");
     for age in [day * 91, SignedDuration::from_hours(-2)] {
@@ -528,10 +531,10 @@ fn section_moves_from_the_file_of_a_host_into_the_first_bundle() {
         return;
     }
     let mut fleet = Fleet::start(1);
-    let Scene { pki, outgate, good, plain } = fleet.scenes.remove(0);
+    let outgate = &fleet.scenes[0].outgate;
     let bare = outgate.config().add("server.watch", false);
     outgate.replace_config(&bare.and(GUARD));
-    fleet.scenes.push(Scene { pki, outgate: outgate.restarted(), good, plain });
+    fleet.restart(0);
     assert!(is_delivered(&fleet.scenes[0]));
     let (code, _, err) = exit_code_and_output(&fleet.command(GUARD, &[]).output().unwrap());
     assert!(code != 0 && err.contains("`guard` is in two files"), "{code} {err}");
