@@ -9,6 +9,7 @@ mod support;
 
 mod audit_disk;
 mod egress_host;
+mod fleet_moves;
 mod journal;
 mod key_dir_faults;
 mod netns;

@@ -18,7 +18,7 @@ use crate::support::receiver::{Receiver, ok};
 use crate::support::{Folder, Lines, Outgate, eventually};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/vrrp");
-const HOST: &str = "hooks.acme.example";
+pub(crate) const HOST: &str = "hooks.acme.example";
 /// The shared address of the senders.
 const SENDERS: &str = "http://billing:TOKEN@10.0.0.20:4750";
 
@@ -27,25 +27,21 @@ fn file(name: &str) -> String {
 }
 
 /// A host of the pair.
-struct Egress {
-    host: Host,
+pub(crate) struct Egress {
+    pub(crate) host: Host,
     keepalived: Option<Child>,
-    outgate: Option<Outgate>,
+    pub(crate) outgate: Option<Outgate>,
 }
 
 impl Drop for Egress {
     fn drop(&mut self) {
-        // keepalived ends its own children on TERM only.
-        if let Some(keepalived) = &mut self.keepalived {
-            signal(keepalived, "TERM");
-            wait(keepalived, &Lines::default());
-        }
+        self.stop_keepalived();
     }
 }
 
 impl Egress {
     /// Creates a host with `eth0` at 192.0.2.NUMBER and `eth1` at 10.0.0.NUMBER.
-    fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let host = Host::new();
         for (interface, network, bridge) in [("eth0", "192.0.2", "outside"), ("eth1", "10.0.0", "inside")] {
             let peer = format!("{bridge}{number}");
@@ -58,13 +54,13 @@ impl Egress {
         Self { host, keepalived: None, outgate: None }
     }
 
-    fn start_outgate(&mut self, folder: Folder) {
+    pub(crate) fn start_outgate(&mut self, folder: Folder) {
         let mut command = self.host.command(env!("CARGO_BIN_EXE_outgate"));
         command.args(["run", "--config"]).arg(folder.path("config.toml"));
         self.outgate = Some(Outgate::start(command, folder));
     }
 
-    fn start_keepalived(&mut self, keepalived: &Path, name: &str, folder: &Folder) {
+    pub(crate) fn start_keepalived(&mut self, keepalived: &Path, name: &str, folder: &Folder) {
         let mut command = with_script(self.host.command("unshare"), keepalived);
         command.args(["--dont-fork", "--vrrp", "--log-console", "--config-id", name, "--use-file"]);
         command.arg(folder.path("keepalived.conf"));
@@ -76,12 +72,20 @@ impl Egress {
         self.keepalived = Some(child.unwrap());
     }
 
-    fn outgate(&self) -> &Outgate {
+    pub(crate) fn stop_keepalived(&mut self) {
+        // keepalived ends its own children on TERM only.
+        if let Some(mut keepalived) = self.keepalived.take() {
+            signal(&keepalived, "TERM");
+            wait(&mut keepalived, &Lines::default());
+        }
+    }
+
+    pub(crate) fn outgate(&self) -> &Outgate {
         self.outgate.as_ref().unwrap()
     }
 
     /// Returns the number of webhooks that this host has delivered, by its records.
-    fn deliveries(&self) -> usize {
+    pub(crate) fn deliveries(&self) -> usize {
         self.outgate().records(0).iter().filter(|record| record["status"] == 200).count()
     }
 
@@ -102,12 +106,12 @@ fn with_script(mut unshare: Command, keepalived: &Path) -> Command {
 }
 
 /// Returns keepalived's file with that folder in place of `/etc/keepalived`.
-fn keepalived_file() -> String {
+pub(crate) fn keepalived_file() -> String {
     file("keepalived.conf").replace_one("/etc/keepalived/", "/mnt/")
 }
 
 /// Creates the network of the hosts, with a router at 192.0.2.1 and a receiver at 203.0.113.5.
-fn network() {
+pub(crate) fn network() {
     for (bridge, address) in [("outside", "192.0.2.1/24"), ("inside", "10.0.0.1/24")] {
         run(&format!("ip link add {bridge} type bridge"));
         run(&format!("ip addr add {address} dev {bridge}"));
@@ -117,8 +121,14 @@ fn network() {
     run("ip route add 198.51.100.16/28 via 192.0.2.20");
 }
 
+/// Returns a new key, which both hosts have.
+pub(crate) fn key() -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    String::from_utf8(command.args(["keys", "new", "--scheme", "rfc9421"]).output().unwrap().stdout).unwrap()
+}
+
 /// Returns a folder with the configuration of a host, and its key.
-fn folder(pki: &Pki, key: &str) -> Folder {
+pub(crate) fn folder(pki: &Pki, key: &str) -> Folder {
     let folder = Folder::new();
     folder.write("ca.pem", &pki.pem);
     let path = folder.write("key.pem", key);
@@ -154,10 +164,7 @@ fn other_host_sends_from_the_same_addresses_after_a_drain_and_after_a_crash() {
     network();
     let pki = Pki::new();
     let receiver = Receiver::tls_at("203.0.113.5:443", pki.leaf(&[HOST]), ok());
-    let key =
-        Command::new(env!("CARGO_BIN_EXE_outgate")).args(["keys", "new", "--scheme", "rfc9421"]).output().unwrap();
-    let key = String::from_utf8(key.stdout).unwrap();
-
+    let key = key();
     let shared = Folder::new();
     shared.write("keepalived.conf", keepalived_file());
     let mut hosts = [Egress::new(10), Egress::new(11)];
