@@ -131,15 +131,30 @@ fn broken_links_are_found() {
     assert_eq!(broken("[a](../README.md) [b](README.md)"), 2);
 }
 
+/// Returns the pages that a page below `docs` links to. No page is there twice.
+fn listed_once(page: &str) -> BTreeSet<PathBuf> {
+    let text = fs::read_to_string(root().join("docs").join(page)).unwrap();
+    let listed: Vec<PathBuf> = links(&text).into_iter().map(|link| Path::new("docs").join(link)).collect();
+    let pages: BTreeSet<PathBuf> = listed.iter().cloned().collect();
+    assert_eq!(pages.len(), listed.len(), "{page} lists a page twice");
+    pages
+}
+
 #[test]
 fn book_summary_lists_every_page_once() {
-    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
-    let listed: Vec<PathBuf> = links(&summary).into_iter().map(|link| Path::new("docs").join(link)).collect();
-    let pages: BTreeSet<PathBuf> = listed.iter().cloned().collect();
-    assert_eq!(pages.len(), listed.len(), "a page is listed twice");
     let mut expected = markdown("docs");
     expected.remove(Path::new("docs/SUMMARY.md"));
-    assert_eq!(pages, expected);
+    assert_eq!(listed_once("SUMMARY.md"), expected);
+}
+
+#[test]
+fn first_page_of_the_book_lists_every_page_but_the_decisions_once() {
+    let mut expected = markdown("docs");
+    expected.retain(|page| !page.starts_with("docs/decisions") || page.ends_with("index.md"));
+    for page in ["docs/SUMMARY.md", "docs/README.md"] {
+        expected.remove(Path::new(page));
+    }
+    assert_eq!(listed_once("README.md"), expected);
 }
 
 #[test]
