@@ -53,23 +53,19 @@ struct StatementArguments {
 }
 
 impl Approve {
-    pub(in crate::cli) fn run(self) -> ExitCode {
+    pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         self.statement.make(Statement::Approve, "approved", self.dry_run)
     }
 }
 
 impl Abort {
-    pub(in crate::cli) fn run(self) -> ExitCode {
+    pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         self.statement.make(Statement::Abort, "aborted", false)
     }
 }
 
 impl StatementArguments {
-    fn make(self, statement: Statement, done: &str, is_dry_run: bool) -> ExitCode {
-        self.try_make(statement, done, is_dry_run).err().unwrap_or(ExitCode::SUCCESS)
-    }
-
-    fn try_make(self, statement: Statement, done: &str, is_dry_run: bool) -> Result<(), ExitCode> {
+    fn make(self, statement: Statement, done: &str, is_dry_run: bool) -> Result<ExitCode, ExitCode> {
         let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
         let (key, operator) = read_key(&self.key, &known)?;
         let rollout = &known["rollout"];
@@ -91,13 +87,13 @@ impl StatementArguments {
             }
         }
         if is_dry_run {
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         let digest = rollout["digest"].as_str().unwrap_or_default();
         let signature = key.sign(&statement.text(digest));
         let body = json!({ "statement": statement, "digest": digest, "signature": signature });
         self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
         eprintln!("rollout {} is {done} by {}", self.number, escape_control_characters(&operator));
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 }

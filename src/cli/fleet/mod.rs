@@ -26,12 +26,13 @@ pub(super) enum FleetCommand {
 
 impl FleetCommand {
     pub(super) fn run(self) -> ExitCode {
-        match self {
+        let done = match self {
             FleetCommand::Status(status) => status.run(),
             FleetCommand::Rollout(rollout) => rollout.run(),
             FleetCommand::Approve(approve) => approve.run(),
             FleetCommand::Abort(abort) => abort.run(),
             FleetCommand::Move(range) => range.run(),
-        }
+        };
+        done.unwrap_or_else(|code| code)
     }
 }

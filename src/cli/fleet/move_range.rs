@@ -37,22 +37,19 @@ pub(in crate::cli) struct MoveRange {
 }
 
 impl MoveRange {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("range", &self.range.to_string());
         if let Some(to) = &self.to {
             query.append_pair("to", to);
         }
         let path = format!("/v1/fleet/{}?{}", if self.to.is_some() { "move" } else { "release" }, query.finish());
-        let assigned: Value = match self.proxy.send(&AdminRequest::post(&path, Vec::new())) {
-            Ok(assigned) => assigned,
-            Err(code) => return code,
-        };
+        let assigned: Value = self.proxy.send(&AdminRequest::post(&path, Vec::new()))?;
         match &self.to {
             _ if self.json => println!("{assigned:#}"),
             Some(to) => println!("{} is assigned to {}", self.range, escape_control_characters(to)),
             None => println!("{} is no longer assigned", self.range),
         }
-        ExitCode::SUCCESS
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -61,11 +61,7 @@ pub(in crate::cli) struct Rollout {
 }
 
 impl Rollout {
-    pub(in crate::cli) fn run(self) -> ExitCode {
-        self.try_run().unwrap_or_else(|code| code)
-    }
-
-    fn try_run(&self) -> Result<ExitCode, ExitCode> {
+    pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
         let (Some(file), Some(key)) = (&self.file, &self.key) else {
             if known["rollout"].is_null() {
@@ -152,13 +148,9 @@ pub(super) fn read_key(path: &Path, known: &Value) -> Result<(OperatorKey, Strin
 }
 
 fn describe_waves(waves: &[BTreeSet<String>]) -> String {
-    let names = |wave: &BTreeSet<String>| wave.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    waves
-        .iter()
-        .enumerate()
-        .map(|(number, wave)| format!("wave {} {}", number + 1, names(wave)))
-        .collect::<Vec<_>>()
-        .join("; ")
+    let names = |wave: &BTreeSet<String>| Vec::from_iter(wave.iter().map(String::as_str)).join(", ");
+    let waves = waves.iter().zip(1..).map(|(wave, number)| format!("wave {number} {}", names(wave)));
+    Vec::from_iter(waves).join("; ")
 }
 
 /// Describes a rollout in one line, with the stage of each instance.

@@ -27,17 +27,14 @@ pub(in crate::cli) struct Status {
 }
 
 impl Status {
-    pub(super) fn run(self) -> ExitCode {
-        let fleet: Value = match self.proxy.send(&AdminRequest::get("/v1/fleet")) {
-            Ok(fleet) => fleet,
-            Err(code) => return code,
-        };
+    pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
+        let fleet: Value = self.proxy.send(&AdminRequest::get("/v1/fleet"))?;
         if self.json {
             println!("{fleet:#}");
         } else {
             print!("{}", escape_control_characters(&describe(&fleet)));
         }
-        if items(&fleet["problems"]).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Ok(if items(&fleet["problems"]).is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
