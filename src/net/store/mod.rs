@@ -4,7 +4,7 @@
 //! The store is no target: the kernel chooses the source address, and the guard does not judge it.
 
 mod connector;
-mod script;
+pub mod script;
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::config;
 use crate::panics::Mutex;
 use connector::{StoreConnection, StoreConnector};
-pub use script::StoreScript;
+use script::StoreScript;
 
 /// A connection attempt may take this many times the time of a response: it needs several round trips.
 const CONNECT_FACTOR: u32 = 4;
@@ -41,13 +41,6 @@ pub struct Store {
 /// The store did not answer a call, or refused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError(String);
-
-impl StoreError {
-    /// Returns the error of an answer that the script does not give.
-    pub fn unexpected() -> Self {
-        Self("its answer is not that of the script".to_owned())
-    }
-}
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +89,7 @@ impl Store {
     /// [`Store::set_up`].
     pub async fn run<T: FromRedisValue>(
         &self,
-        script: StoreScript,
+        script: &StoreScript,
         key: &str,
         arguments: &[&(dyn fmt::Display + Sync)],
     ) -> Result<T, StoreError> {

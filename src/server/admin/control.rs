@@ -63,7 +63,7 @@ impl Call<'_> {
         if matches!(self.id, "reload" | "rollback" | "compare" | "compareWith") && !queue.is_ready() {
             let detail =
                 "outgate runs without a configuration file: the built-in configuration cannot be changed or compared";
-            return Err(AdminProblem::new(StatusCode::CONFLICT, detail));
+            return Err(AdminProblem::conflict(detail));
         }
         match self.id {
             "compare" => {

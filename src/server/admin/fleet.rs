@@ -11,22 +11,21 @@ use crate::audit::{ADDRESS_ASSIGNED, ADDRESS_RELEASED, Actor, Event};
 use crate::policy::fleet::assignments::Assignments;
 use crate::policy::fleet::status::{InstanceAnnouncement, RangeAnnouncement, ranges};
 use crate::state::Runtime;
-use crate::state::fleet::{AssignError, Fleet};
+use crate::state::fleet::Fleet;
 
 /// Returns the fleet, if the configuration has one.
 pub(super) fn of(runtime: &Runtime) -> Result<&Fleet, AdminProblem> {
-    let missing = || AdminProblem::new(StatusCode::CONFLICT, "the active configuration has no [fleet]");
-    runtime.fleet.get().map(|fleet| &**fleet).ok_or_else(missing)
+    let fleet = runtime.fleet.get().map(|fleet| &**fleet);
+    fleet.ok_or_else(|| AdminProblem::conflict("the active configuration has no [fleet]"))
 }
 
 /// Reads the announcements of all live processes from the store.
 pub(super) async fn announcements(runtime: &Runtime) -> Result<Vec<InstanceAnnouncement>, AdminProblem> {
     let fleet = of(runtime)?;
-    let away = |reason: String| AdminProblem::new(StatusCode::SERVICE_UNAVAILABLE, reason);
-    if let Some(reason) = fleet.degraded_reason() {
-        return Err(away(reason));
+    match fleet.degraded_reason() {
+        Some(reason) => Err(AdminProblem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+        None => Ok(fleet.announcements().await?),
     }
-    fleet.announcements().await.map_err(|error| away(format!("the store of the fleet is away: {error}")))
 }
 
 pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
@@ -81,13 +80,7 @@ pub(super) async fn assign(
         }
         _ => {}
     }
-    let assigned = fleet.assign(range, to, runtime).await.map_err(|error| {
-        let status = match error {
-            AssignError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            AssignError::Range(_) | AssignError::Conflict => StatusCode::CONFLICT,
-        };
-        AdminProblem::new(status, error.to_string())
-    })?;
+    let assigned = fleet.assign(range, to, runtime).await?;
     let (event_type, what) = match to {
         Some(to) => (ADDRESS_ASSIGNED, format!("the range was assigned to the instance {to}")),
         None => (ADDRESS_RELEASED, "the range is no longer assigned".to_owned()),

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::build_response;
 use crate::config::AdminRole;
+use crate::state::fleet::FleetError;
 
 /// A refused call.
 #[derive(Debug)]
@@ -39,6 +40,11 @@ impl AdminProblem {
         Self { role: Some(role), ..Self::new(StatusCode::FORBIDDEN, detail) }
     }
 
+    /// The call contradicts the state of the proxy.
+    pub(super) fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
     pub(super) fn method(allow: String) -> Self {
         let detail = format!("this resource has the methods {allow}");
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
@@ -55,6 +61,16 @@ impl AdminProblem {
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+}
+
+impl From<FleetError> for AdminProblem {
+    fn from(error: FleetError) -> Self {
+        let status = match error {
+            FleetError::Store(_) | FleetError::Bucket(_) => StatusCode::SERVICE_UNAVAILABLE,
+            FleetError::Range(_) | FleetError::Conflict(_) => StatusCode::CONFLICT,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

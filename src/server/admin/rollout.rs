@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use crate::audit::{Actor, Event, ROLLOUT_ABORTED, ROLLOUT_APPROVED, ROLLOUT_STAR
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{BundleChange, BundleRequest};
-use crate::state::fleet::{Fleet, RolloutError, RolloutView};
+use crate::state::fleet::{Fleet, RolloutView};
 
 /// A signed statement of an operator.
 #[derive(Deserialize)]
@@ -32,21 +31,13 @@ pub(super) struct StatementBody {
 fn fleet(runtime: &Runtime) -> Result<&Arc<Fleet>, AdminProblem> {
     let has_operators = !runtime.active_config().plan.operators.is_empty();
     let detail = "this instance follows no rollouts: [fleet.operators] has no operator";
-    runtime.fleet.get().filter(|_| has_operators).ok_or_else(|| AdminProblem::new(StatusCode::CONFLICT, detail))
-}
-
-fn refused(error: &RolloutError) -> AdminProblem {
-    let status = match error {
-        RolloutError::Replaced => StatusCode::CONFLICT,
-        RolloutError::Store(_) | RolloutError::Bucket(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    AdminProblem::new(status, error.to_string())
+    runtime.fleet.get().filter(|_| has_operators).ok_or_else(|| AdminProblem::conflict(detail))
 }
 
 /// Describes the last rollout, and what an operator needs to sign the next one.
 pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
     let (fleet, active) = (fleet(runtime)?, runtime.active_config());
-    let live = fleet.live_instances().await.map_err(|error| refused(&RolloutError::Store(error)))?;
+    let live = fleet.live_instances().await?;
     let view = fleet.rollout();
     Ok(json!({
         "fleet": fleet.prefix(),
@@ -93,13 +84,12 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
         start(runtime, fleet, &view, &bundle, &body.signature).await?;
         return Ok(stated(runtime, body.statement, &bundle, &bundle.author, actor));
     }
-    let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
     let bundle = view.bundle.as_ref().filter(|bundle| bundle.digest() == body.digest);
-    let bundle = bundle.ok_or_else(|| conflict("the fleet has no rollout with this digest".to_owned()))?;
+    let bundle = bundle.ok_or_else(|| AdminProblem::conflict("the fleet has no rollout with this digest"))?;
     // A host that joins later may need the approval of what the others have kept without one.
     let is_late_approval = body.statement == Statement::Approve && view.ended.is_none() && view.needs_approval();
     if !view.is_in_progress() && !is_late_approval {
-        return Err(conflict(format!("rollout {} is over", bundle.number)));
+        return Err(AdminProblem::conflict(format!("rollout {} is over", bundle.number)));
     }
     let signer = bundle.signer(body.statement, &body.signature, operators);
     let detail = "the signature is of no operator, or of the author, who cannot approve the own bundle";
@@ -108,8 +98,7 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
         Statement::Abort => "abort".to_owned(),
         Statement::Approve | Statement::Start => format!("approval:{signer}"),
     };
-    let reported = fleet.report_rollout("", bundle.digest(), &[(field, body.signature.clone())]).await;
-    reported.map_err(|error| refused(&RolloutError::Store(error)))?;
+    fleet.report_rollout("", bundle.digest(), &[(field, body.signature)]).await?;
     Ok(stated(runtime, body.statement, bundle, signer, actor))
 }
 
@@ -134,26 +123,25 @@ async fn start(
     bundle: &Arc<SignedBundle>,
     signature: &str,
 ) -> Result<(), AdminProblem> {
-    let conflict = |detail: String| AdminProblem::new(StatusCode::CONFLICT, detail);
     if let Some(former) = view.bundle.as_ref().filter(|_| view.is_in_progress()) {
         let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
-        return Err(conflict(detail));
+        return Err(AdminProblem::conflict(detail));
     }
     if bundle.number <= view.seen {
-        return Err(conflict(format!("the number is not above {}, the last one", view.seen)));
+        return Err(AdminProblem::conflict(format!("the number is not above {}, the last one", view.seen)));
     }
     bundle.may_start(Timestamp::now()).map_err(|error| AdminProblem::field("document", error.to_string()))?;
-    let folder = view.folder.clone().ok_or_else(|| conflict("this instance cannot read its own state".to_owned()))?;
+    let unreadable = || AdminProblem::conflict("this instance cannot read its own state");
+    let folder = view.folder.clone().ok_or_else(unreadable)?;
     let change = BundleChange { folder, next: Some(Arc::clone(bundle)) };
     let queue = &runtime.reload_queue;
     let check = queue.ask_about_bundle(|reply| BundleRequest::Check { change, reply }).await;
     let check = check.ok_or_else(AdminProblem::stopping)?;
     if check.problem.is_some() {
-        return Err(conflict(check.outcome.report));
+        return Err(AdminProblem::conflict(check.outcome.report));
     }
     // An operator cannot abort a rollout whose bundle this instance does not accept. The new one replaces it.
     let is_unverified = view.bundle.is_none() && !view.digest.is_empty();
-    let former = if is_unverified { fleet.rollout_digest().await } else { Ok(view.digest.clone()) };
-    let former = former.map_err(|error| refused(&RolloutError::Store(error)))?;
-    fleet.start_rollout(bundle, signature, &former).await.map_err(|error| refused(&error))
+    let former = if is_unverified { fleet.rollout_digest().await? } else { view.digest.clone() };
+    Ok(fleet.start_rollout(bundle, signature, &former).await?)
 }

@@ -2,20 +2,20 @@
 //! Which addresses of this host belong to other instances now?
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::mem;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::Fleet;
+use super::{Fleet, FleetError};
 use crate::history::known_fleet::KnownFleet;
 use crate::net::socket_diag;
-use crate::net::store::{StoreError, StoreScript};
+use crate::net::store::{StoreError, script};
 use crate::policy::Plan;
 use crate::policy::addresses::overlaps;
-use crate::policy::fleet::assignments::{Assignments, RangeError, is_used_elsewhere, source_ranges};
+use crate::policy::fleet::assignments::{Assignments, is_used_elsewhere, source_ranges};
 use crate::policy::fleet::status::RangeState;
 use crate::state::Runtime;
 
@@ -37,30 +37,6 @@ pub(super) struct FollowedAssignments {
 struct StoredAssignments {
     version: String,
     document: String,
-}
-
-/// A range could not be assigned.
-pub enum AssignError {
-    Store(StoreError),
-    Range(RangeError),
-    /// Another operator has changed the assignments at the same time.
-    Conflict,
-}
-
-impl From<StoreError> for AssignError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl Display for AssignError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => write!(f, "the store of the fleet is away: {error}"),
-            Self::Range(error) => error.fmt(f),
-            Self::Conflict => write!(f, "another operator has changed the assignments at this moment: try again"),
-        }
-    }
 }
 
 impl FollowedAssignments {
@@ -119,9 +95,8 @@ impl Fleet {
     async fn exchange(&self, known: &str, next: Option<&Assignments>) -> Result<StoredAssignments, StoreError> {
         let document = next.map(document_of).unwrap_or_default();
         let version = next.map_or(0, |next| next.version);
-        let arguments: [&(dyn Display + Sync); 3] = [&known, &version, &document];
-        let answer: Vec<String> = self.store.run(StoreScript::Assign, &self.key("instances"), &arguments).await?;
-        let [version, document] = <[String; 2]>::try_from(answer).map_err(|_| StoreError::unexpected())?;
+        let arguments: &[&(dyn Display + Sync)] = &[&known, &version, &document];
+        let [version, document] = self.store.run(&script::ASSIGN, &self.key("instances"), arguments).await?;
         Ok(StoredAssignments { version, document })
     }
 
@@ -223,13 +198,13 @@ impl Fleet {
     }
 
     /// Assigns a range to an instance, or to none.
-    pub async fn assign(&self, range: IpNet, to: Option<&str>, runtime: &Runtime) -> Result<Assignments, AssignError> {
+    pub async fn assign(&self, range: IpNet, to: Option<&str>, runtime: &Runtime) -> Result<Assignments, FleetError> {
         let (known, stored) = (self.assignments(), self.exchange("", None).await?);
         // A store that lost its data has older ones, or none.
         let newer = self.read_assignments(&stored).filter(|read| read.version >= known.version);
-        let next = newer.unwrap_or(known).with(range, to, Timestamp::now()).map_err(AssignError::Range)?;
+        let next = newer.unwrap_or(known).with(range, to, Timestamp::now()).map_err(FleetError::Range)?;
         if self.exchange(&stored.version, Some(&next)).await?.document != document_of(&next) {
-            return Err(AssignError::Conflict);
+            return Err(FleetError::Conflict("another operator has changed the assignments at this moment: try again"));
         }
         self.adopt_assignments(runtime, next.clone());
         Ok(next)

@@ -14,7 +14,7 @@ use data_encoding::HEXLOWER;
 use super::Fleet;
 use crate::digest::Fingerprint;
 use crate::names::{Host, PoolName, Target};
-use crate::net::store::StoreScript;
+use crate::net::store::script;
 
 /// How often an instance reports its hints and reads those of the others.
 pub const HINT_INTERVAL: Duration = Duration::from_secs(2);
@@ -82,7 +82,7 @@ impl Fleet {
         let mut arguments: Vec<&(dyn fmt::Display + Sync)> = vec![&HINT_LEASE_MS, &HINTS_MAX, &HINT_MAX];
         arguments.extend(own.iter().take(OWN_HINTS_MAX).map(|hint| hint as &(dyn fmt::Display + Sync)));
         let key = self.key("hints");
-        let read = self.store.run::<Vec<Vec<u8>>>(StoreScript::ShareHints, &key, &arguments);
+        let read = self.store.run::<Vec<Vec<u8>>>(&script::SHARE_HINTS, &key, &arguments);
         let lines = if self.is_up() { read.await.unwrap_or_default() } else { Vec::new() };
         let mut hints = Hints::new();
         let others = lines.iter().take(HINTS_MAX).filter_map(|line| parse(line));

@@ -3,12 +3,14 @@
 
 mod announcement;
 mod assignments;
+mod error;
 pub mod hints;
 mod known;
 mod rollout;
 mod tokens;
 
 use std::fmt::Display;
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,7 +27,7 @@ use tracing::{info, warn};
 use crate::config::{self, FleetReplay};
 use crate::digest::Fingerprint;
 use crate::names::{ClientName, pluralize};
-use crate::net::store::{Store, StoreError, StoreScript};
+use crate::net::store::{Store, StoreError, script};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
@@ -35,10 +37,10 @@ use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
 use crate::state::replay::ReplayError;
 use announcement::ConfigDigests;
-pub use assignments::AssignError;
 use assignments::FollowedAssignments;
+pub use error::FleetError;
 use hints::Hints;
-pub use rollout::{RolloutError, RolloutView};
+pub use rollout::RolloutView;
 
 /// How often an instance announces itself, and for how long an announcement lasts.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -100,14 +102,11 @@ struct Observation {
 impl Fleet {
     /// Joins the fleet. It contacts no server: [`Fleet::run`] does.
     pub fn new(config: &config::Fleet, workers: usize) -> Result<Self, StoreError> {
-        let mut process = [0; 8];
-        aws_lc_rs::rand::fill(&mut process).map_err(|_| StoreError::unexpected())?;
-        let process = HEXLOWER.encode(&process);
         Ok(Self {
             store: Store::new(config, workers)?,
             prefix: config.prefix.clone(),
             instance: config.instance.clone(),
-            process,
+            process: format!("{:016x}", RandomState::new().hash_one(&config.instance)),
             changed: Notify::new(),
             answered: Notify::new(),
             observation: Mutex::default(),
@@ -171,10 +170,10 @@ impl Fleet {
             announcement::announce(runtime, self, &announcer.digests, announcer.clock_offset_ms, Timestamp::now());
         let observer_lease = if announcement.stopping { 0 } else { OBSERVER_LEASE_MS };
         let document = json!(announcement);
-        let arguments: [&(dyn Display + Sync); 4] = [&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease];
         let (asked, asked_at) = (Instant::now(), Timestamp::now());
-        let answer: Vec<i64> = self.store.run(StoreScript::Announce, &self.key("instances"), &arguments).await?;
-        let [live, server_micros, is_observer, assignments] = answer[..] else { return Err(StoreError::unexpected()) };
+        let arguments: &[&(dyn Display + Sync)] = &[&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease];
+        let [live, server_micros, is_observer, assignments]: [i64; 4] =
+            self.store.run(&script::ANNOUNCE, &self.key("instances"), arguments).await?;
         let at = asked_at.as_microsecond() + i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or_default();
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
         self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
@@ -194,7 +193,7 @@ impl Fleet {
         if !self.observation.lock().as_ref().is_none_or(is_due) {
             return Ok(());
         }
-        let live = self.announcements().await?;
+        let (live, _) = self.read_announcements().await?;
         let found = tokio::task::spawn_blocking(move || problems(&live)).await.unwrap_or_default();
         let found = self.with_rollout(found);
         let mut observation = self.observation.lock();
@@ -208,14 +207,13 @@ impl Fleet {
     }
 
     /// Reads the announcements of the live processes, by the name of the instance.
-    pub async fn announcements(&self) -> Result<Vec<InstanceAnnouncement>, StoreError> {
+    pub async fn announcements(&self) -> Result<Vec<InstanceAnnouncement>, FleetError> {
         Ok(self.read_announcements().await?.0)
     }
 
     /// Reads the announcements, and returns whether each live process has one that this instance understands.
     async fn read_announcements(&self) -> Result<(Vec<InstanceAnnouncement>, bool), StoreError> {
-        let rows: Vec<(f64, String)> =
-            self.store.run(StoreScript::ReadAnnouncements, &self.key("instances"), &[]).await?;
+        let rows: Vec<(f64, String)> = self.store.run(&script::READ_ANNOUNCEMENTS, &self.key("instances"), &[]).await?;
         let read = |(lease_end, text): (f64, String)| {
             let announcement = serde_json::from_str::<InstanceAnnouncement>(&text).ok()?;
             announcement.is_within_limits().then_some(())?;
@@ -311,10 +309,10 @@ impl Fleet {
     pub async fn take_tokens(&self, name: &str, request: &TokenRequest) -> Result<TokenGrant, StoreError> {
         let TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used } = request;
         let (period, hold) = (quota.period.as_micros(), hold.as_micros());
-        let arguments: [&(dyn Display + Sync); 9] =
-            [&quota.count, &period, &quota.burst, &hold, wanted, returned, returned_until, returned_arrival, used];
-        let answer: Vec<i64> = self.store.run(StoreScript::TakeTokens, &self.key_of(name, "rate"), &arguments).await?;
-        let [tokens, until, now, arrival, wait, is_spaced] = answer[..] else { return Err(StoreError::unexpected()) };
+        let arguments: &[&(dyn Display + Sync)] =
+            &[&quota.count, &period, &quota.burst, &hold, wanted, returned, returned_until, returned_arrival, used];
+        let [tokens, until, now, arrival, wait, is_spaced]: [i64; 6] =
+            self.store.run(&script::TAKE_TOKENS, &self.key_of(name, "rate"), arguments).await?;
         let tokens = u32::try_from(tokens).unwrap_or_default();
         Ok(TokenGrant { tokens, until, now, arrival, wait, is_spaced: is_spaced == 1 })
     }
@@ -328,12 +326,10 @@ impl Fleet {
         max: u32,
     ) -> Result<(u32, u32), StoreError> {
         let length = PERMIT_LEASE.as_millis();
-        let arguments: [&(dyn Display + Sync); 5] = [&self.instance, &wanted, &in_flight, &max, &length];
-        let answer: Vec<i64> =
-            self.store.run(StoreScript::LeasePermits, &self.key_of(name, "permits"), &arguments).await?;
-        let [permits, others] = answer[..] else { return Err(StoreError::unexpected()) };
-        let number = |number: i64| u32::try_from(number).unwrap_or_default();
-        Ok((number(permits), number(others)))
+        let key = self.key_of(name, "permits");
+        let arguments: &[&(dyn Display + Sync)] = &[&self.instance, &wanted, &in_flight, &max, &length];
+        let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &key, arguments).await?;
+        Ok(answer.map(|permits| u32::try_from(permits).unwrap_or_default()).into())
     }
 
     /// Records the first use of a signature in the fleet. A second use is an error, on whichever instance the first was.

@@ -2,14 +2,14 @@
 //! Which bundle is on its way, and what have the operators and instances stated about it?
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::sync::Arc;
 
-use super::Fleet;
+use super::{Fleet, FleetError};
 use crate::capture_store::{get_object, put_object};
 use crate::config::difference::Difference;
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
-use crate::net::store::{StoreError, StoreScript};
+use crate::net::store::script;
 use crate::policy::fleet::status::{FleetProblem, FleetProblemKind};
 use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
 use crate::policy::rollout::{InstanceReport, needs_approval};
@@ -75,27 +75,6 @@ impl RolloutView {
     }
 }
 
-/// The reason why a fact cannot be stored.
-#[derive(Debug)]
-pub enum RolloutError {
-    Store(StoreError),
-    Bucket(std::io::Error),
-    /// Another operator has started a rollout in the meantime.
-    Replaced,
-}
-
-impl Display for RolloutError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => write!(f, "the store of the fleet is away: {error}"),
-            Self::Bucket(error) => write!(f, "the bucket of the bundles fails: {error}"),
-            Self::Replaced => f.write_str("another operator has started a rollout in the meantime: look at it first"),
-        }
-    }
-}
-
-impl std::error::Error for RolloutError {}
-
 impl Fleet {
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -110,30 +89,28 @@ impl Fleet {
     }
 
     /// Returns the names of the live instances.
-    pub async fn live_instances(&self) -> Result<BTreeSet<String>, StoreError> {
-        self.store.run(StoreScript::LiveInstances, &self.key("instances"), &[]).await
+    pub async fn live_instances(&self) -> Result<BTreeSet<String>, FleetError> {
+        Ok(self.store.run(&script::LIVE_INSTANCES, &self.key("instances"), &[]).await?)
     }
 
     /// Stores a bundle in place of the rollout that the caller has seen.
-    pub async fn start_rollout(
-        &self,
-        bundle: &SignedBundle,
-        signature: &str,
-        former: &str,
-    ) -> Result<(), RolloutError> {
+    pub async fn start_rollout(&self, bundle: &SignedBundle, signature: &str, former: &str) -> Result<(), FleetError> {
         let (document, digest) = (bundle.document(), bundle.digest());
         let mut fields = vec![(DIGEST, digest), (SIGNATURE, signature)];
         match &self.bundles {
             Some(bucket) => {
-                put_object(bucket, digest, document.into_bytes()).await.map_err(RolloutError::Bucket)?;
+                put_object(bucket, digest, document.into_bytes()).await.map_err(FleetError::Bucket)?;
             }
             None => fields.push((DOCUMENT, &document)),
         }
         let mut arguments: Vec<&(dyn Display + Sync)> = vec![&former];
         fields.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
-        let replaced: u8 =
-            self.store.run(StoreScript::StartRollout, &self.key(KEY), &arguments).await.map_err(RolloutError::Store)?;
-        if replaced == 1 { Ok(()) } else { Err(RolloutError::Replaced) }
+        match self.store.run(&script::START_ROLLOUT, &self.key(KEY), &arguments).await? {
+            true => Ok(()),
+            false => {
+                Err(FleetError::Conflict("another operator has started a rollout in the meantime: look at it first"))
+            }
+        }
     }
 
     /// Adds facts to the rollout with this digest, and returns all if there are others than those of `version`.
@@ -142,27 +119,27 @@ impl Fleet {
         version: &str,
         digest: &str,
         facts: &[(String, String)],
-    ) -> Result<Option<BTreeMap<String, String>>, StoreError> {
+    ) -> Result<Option<BTreeMap<String, String>>, FleetError> {
         let mut arguments: Vec<&(dyn Display + Sync)> = vec![&version, &digest];
         facts.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
         let found: BTreeMap<String, String> =
-            self.store.run(StoreScript::ReportRollout, &self.key(KEY), &arguments).await?;
+            self.store.run(&script::REPORT_ROLLOUT, &self.key(KEY), &arguments).await?;
         Ok((!found.is_empty()).then_some(found))
     }
 
     /// Returns the digest of the rollout in the store. Empty: there is none.
-    pub async fn rollout_digest(&self) -> Result<String, StoreError> {
+    pub async fn rollout_digest(&self) -> Result<String, FleetError> {
         let facts = self.report_rollout("", "", &[]).await?.unwrap_or_default();
         Ok(facts.get(DIGEST).cloned().unwrap_or_default())
     }
 
     /// Returns the document of a rollout from its facts, or from the bucket.
-    pub async fn document(&self, facts: &BTreeMap<String, String>) -> Result<String, RolloutError> {
+    pub async fn document(&self, facts: &BTreeMap<String, String>) -> Result<String, FleetError> {
         let digest = facts.get(DIGEST).map(String::as_str).unwrap_or_default();
         match &self.bundles {
             None => Ok(facts.get(DOCUMENT).cloned().unwrap_or_default()),
             Some(bucket) => {
-                let bytes = get_object(bucket, digest, DOCUMENT_MAX).await.map_err(RolloutError::Bucket)?;
+                let bytes = get_object(bucket, digest, DOCUMENT_MAX).await.map_err(FleetError::Bucket)?;
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
         }

@@ -13,12 +13,11 @@ use tracing::{info, warn};
 
 use crate::audit::{Event, ROLLOUT_FAILED};
 use crate::history::bundle_folder::{AdoptedBundle, BundleFolder, ENDED_FILE, SEEN_FILE};
-use crate::net::store::StoreError;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, TEXT_MAX};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{BundleChange, BundleRequest};
-use crate::state::fleet::{Fleet, RolloutView};
+use crate::state::fleet::{Fleet, FleetError, RolloutView};
 use health::HealthWatch;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -130,7 +129,7 @@ impl Follower {
     }
 
     /// Exchanges facts with the store, and judges a bundle that it has not seen.
-    async fn follow(&mut self) -> Result<(), StoreError> {
+    async fn follow(&mut self) -> Result<(), FleetError> {
         let known = self.facts.get("digest").cloned().unwrap_or_default();
         let own = self.own_report(&known).and_then(|report| serde_json::to_string(&report).ok());
         let own = own.map(|report| (format!("report:{}", self.fleet.instance()), report));
@@ -264,7 +263,7 @@ impl Follower {
         }
     }
 
-    async fn see_instances(&mut self) -> Result<(), StoreError> {
+    async fn see_instances(&mut self) -> Result<(), FleetError> {
         if self.view.is_in_progress() {
             let (live, now) = (self.fleet.live_instances().await?, Instant::now());
             let planned = self.view.bundle.iter().flat_map(|bundle| bundle.waves.iter().flatten());
