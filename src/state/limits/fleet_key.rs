@@ -12,6 +12,7 @@ use crate::state::limits::wait_queue::WaitQueue;
 
 /// The state of a key that the fleet counts. Its tokens and permits are leased from the store by one task, which runs while
 /// the key is in use.
+#[derive(Default)]
 pub(in crate::state) struct FleetKey {
     /// The name of the key in the store.
     pub(super) name: Arc<str>,
@@ -37,19 +38,6 @@ pub(in crate::state) enum TokenAnswer {
 }
 
 impl FleetKey {
-    pub(super) fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            quota: None,
-            max_in_flight: 0,
-            tokens: TokenSlices::default(),
-            permits: PermitLease::default(),
-            asks: WaitQueue::default(),
-            wake: Arc::default(),
-            is_served: false,
-        }
-    }
-
     /// Returns the permits that this instance may use: those of its lease, or its share if the store is away.
     pub(super) fn allowed_permits(&self, is_up: bool, live: u32, now: u64) -> u32 {
         let leased = self.permits.leased(now);

@@ -34,7 +34,8 @@ impl LimiterState {
     pub(in crate::state) fn join_fleet(&self, limit: &Limit, name: impl FnOnce() -> String) {
         let mut inner = self.0.lock();
         let extras = inner.extras.get_or_insert_default();
-        let key = extras.fleet.get_or_insert_with(|| Box::new(FleetKey::new(&name())));
+        let new = || Box::new(FleetKey { name: name().into(), ..FleetKey::default() });
+        let key = extras.fleet.get_or_insert_with(new);
         (key.quota, key.max_in_flight) = (limit.quota, limit.concurrency.unwrap_or_default());
     }
 
@@ -46,7 +47,7 @@ impl LimiterState {
         wait: &mut LimitWait<'_>,
         max_wait: Duration,
     ) -> (Result<(ConcurrencyPermit, u32), Exhausted>, bool) {
-        let permit = |left| (ConcurrencyPermit::new(Arc::clone(self)), left);
+        let permit = |left| (ConcurrencyPermit(Arc::clone(self)), left);
         let (first, is_exhausted) = {
             let mut inner = self.0.lock();
             let first = inner.try_fleet_permit(fleet, false);
@@ -61,14 +62,17 @@ impl LimiterState {
         };
         self.wake(fleet);
         // The ticket of a permit that was granted is used up: dropping the waiter leaves the permit.
-        if timeout_at(wait.store_deadline(fleet.wait()), waiter.ticket()).await.is_ok_and(|granted| granted.is_some()) {
+        if timeout_at(wait.store_deadline(fleet.wait()), &mut waiter.ticket)
+            .await
+            .is_ok_and(|granted| granted.is_some())
+        {
             return (Ok(permit(self.0.lock().permits_left())), false);
         }
         let Some(deadline) = wait.deadline(max_wait) else {
             drop(waiter); // leaves the queue before the last attempt
             return (self.0.lock().try_fleet_permit(fleet, true).map(permit), false);
         };
-        let is_granted = timeout_at(deadline, waiter.ticket()).await.is_ok_and(|granted| granted.is_some());
+        let is_granted = timeout_at(deadline, &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some());
         drop(waiter);
         let acquired = match is_granted {
             true => Ok(self.0.lock().permits_left()),
@@ -108,7 +112,7 @@ impl LimiterState {
         deadline: Instant,
     ) -> Result<RateStatus, Exhausted> {
         let waiter = self.join_token_queue(share, deadline)?;
-        let _turn = timeout_at(deadline, waiter.turn()).await.map_err(|_| Exhausted(share.interval()))?;
+        let _turn = timeout_at(deadline, waiter.turns.turn()).await.map_err(|_| Exhausted(share.interval()))?;
         loop {
             match self.try_fleet_token(fleet, || Instant::now() + fleet.wait()).await {
                 Err(Exhausted(wait)) if Instant::now() + wait <= deadline => sleep(wait).await,
@@ -194,7 +198,7 @@ impl LimiterInner {
     /// Returns the key, which [`LimiterState::join_fleet`] has made.
     fn key_mut(&mut self) -> &mut FleetKey {
         let extras = self.extras.get_or_insert_default();
-        extras.fleet.get_or_insert_with(|| Box::new(FleetKey::new("")))
+        extras.fleet.get_or_insert_default()
     }
 
     /// Returns the permits of the fleet that are left, as far as this instance knows.

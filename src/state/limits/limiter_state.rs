@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::panics::Mutex;
@@ -68,14 +67,7 @@ impl Extras {
 }
 
 /// One delivery in flight. Dropping it frees its place for the next delivery.
-pub(in crate::state) struct ConcurrencyPermit(Arc<LimiterState>);
-
-impl ConcurrencyPermit {
-    /// Makes the permit of a delivery that is counted as in flight.
-    pub(super) fn new(limiter: Arc<LimiterState>) -> Self {
-        Self(limiter)
-    }
-}
+pub(in crate::state) struct ConcurrencyPermit(pub(super) Arc<LimiterState>);
 
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
@@ -352,13 +344,7 @@ impl Drop for BytesGrant {
 /// A delivery that waits for a permit. Dropping it leaves the queue, and releases a permit that was granted meanwhile.
 pub(super) struct PermitWaiter<'a> {
     limiter: &'a LimiterState,
-    ticket: Ticket<u32>,
-}
-
-impl PermitWaiter<'_> {
-    pub(super) fn ticket(&mut self) -> &mut Ticket<u32> {
-        &mut self.ticket
-    }
+    pub(super) ticket: Ticket<u32>,
 }
 
 impl Drop for PermitWaiter<'_> {
@@ -375,14 +361,7 @@ impl Drop for PermitWaiter<'_> {
 /// A delivery that waits for a token. Dropping it leaves the queue.
 pub(super) struct TokenWaiter<'a> {
     limiter: &'a LimiterState,
-    turns: Arc<TokenTurns>,
-}
-
-impl TokenWaiter<'_> {
-    /// Waits for the turn, which ends when the guard is dropped.
-    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turns.turn().await
-    }
+    pub(super) turns: Arc<TokenTurns>,
 }
 
 impl Drop for TokenWaiter<'_> {
