@@ -135,27 +135,16 @@ pub enum FleetProblemKind {
 }
 
 impl FleetProblemKind {
-    pub const ALL: [Self; 7] = [
-        Self::RangeWithoutHost,
-        Self::RangeClaimedTwice,
-        Self::ConfigurationDiffers,
-        Self::ClockOffset,
-        Self::DuplicateInstance,
-        Self::RolloutFailed,
-        Self::RolloutWaiting,
+    /// The kinds with their names.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::RangeWithoutHost, "range_without_host"),
+        (Self::RangeClaimedTwice, "range_claimed_twice"),
+        (Self::ConfigurationDiffers, "configuration_differs"),
+        (Self::ClockOffset, "clock_offset"),
+        (Self::DuplicateInstance, "duplicate_instance"),
+        (Self::RolloutFailed, "rollout_failed"),
+        (Self::RolloutWaiting, "rollout_waiting"),
     ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RangeWithoutHost => "range_without_host",
-            Self::RangeClaimedTwice => "range_claimed_twice",
-            Self::ConfigurationDiffers => "configuration_differs",
-            Self::ClockOffset => "clock_offset",
-            Self::DuplicateInstance => "duplicate_instance",
-            Self::RolloutFailed => "rollout_failed",
-            Self::RolloutWaiting => "rollout_waiting",
-        }
-    }
 }
 
 /// Returns the problems of the live instances, in a stable order.

@@ -62,7 +62,7 @@ fn update_gauges(runtime: &Runtime, now: Timestamp) {
     if let Some(fleet) = runtime.fleet.get() {
         let [calls, errors] = fleet.call_counts();
         let count = |problems: &[FleetProblem], kind| problems.iter().filter(|found| found.problem == kind).count();
-        let counts = |problems: Vec<_>| FleetProblemKind::ALL.map(|kind| (kind.as_str(), count(&problems, kind)));
+        let counts = |problems: Vec<_>| FleetProblemKind::ALL.map(|(kind, name)| (name, count(&problems, kind)));
         metrics.fleet_problems(fleet.observed_problems().map(counts));
         metrics.fleet(fleet.is_up(), fleet.live(), [calls, errors, fleet.share_decisions(), fleet.local_signatures()]);
     }
