@@ -65,18 +65,19 @@ impl StoreConnector {
         let tcp = TcpSettings::default().set_nodelay(true);
         let password = fleet.password.as_ref().map(|password| text(password.expose())).transpose()?;
         let user = fleet.user.as_ref().map(|user| user.value.as_str());
+        let mut login = RedisConnectionInfo::default();
+        if let Some(user) = user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = password {
+            login = login.set_password(password);
+        }
         Ok(match &fleet.store.topology {
             StoreTopology::Single(database) => {
-                let mut settings = RedisConnectionInfo::default().set_db(i64::from(*database));
-                if let Some(user) = user {
-                    settings = settings.set_username(user);
-                }
-                if let Some(password) = password {
-                    settings = settings.set_password(password);
-                }
+                let login = login.set_db(i64::from(*database));
                 let clients = nodes.map(|node| {
                     let info: ConnectionInfo = node.into_connection_info()?;
-                    let info = info.set_redis_settings(settings.clone()).set_tcp_settings(tcp.clone());
+                    let info = info.set_redis_settings(login.clone()).set_tcp_settings(tcp.clone());
                     match &certificates {
                         Some(certificates) => Client::build_with_tls(info, certificates.clone()),
                         None => Client::open(info),
@@ -106,19 +107,15 @@ impl StoreConnector {
                 Self::Sentinel(Box::new(Mutex::new(builder.build()?)))
             }
             StoreTopology::Cluster => {
-                let mut builder = ClusterClient::builder(nodes)
+                // The cluster takes the credentials of these nodes for all others.
+                let nodes = nodes.map(|node| Ok(node.into_connection_info()?.set_redis_settings(login.clone())));
+                let mut builder = ClusterClient::builder(nodes.collect::<RedisResult<Vec<_>>>()?)
                     .retries(CLUSTER_RETRIES)
                     .tcp_settings(tcp)
                     .connection_timeout(fleet.timeout)
                     .response_timeout(fleet.timeout);
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates);
-                }
-                if let Some(user) = user {
-                    builder = builder.username(user);
-                }
-                if let Some(password) = password {
-                    builder = builder.password(password);
                 }
                 Self::Cluster(Box::new(builder.build()?))
             }
