@@ -2,7 +2,7 @@
 //! What does an instance store that no other place has?
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Cursor, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -19,13 +19,11 @@ const UNFINISHED: &str = ".unfinished";
 /// A file of a backup.
 pub(super) struct BackupFile {
     pub(super) name: String,
-    pub(super) content: Content,
-}
-
-pub(super) enum Content {
-    /// An open file and its length at that time: a log may grow meanwhile.
-    File(File, u64),
-    Text(Vec<u8>),
+    pub(super) content: Box<dyn Read>,
+    /// The length of the file when it was opened: a log may grow meanwhile.
+    pub(super) length: u64,
+    /// The device and the inode.
+    identity: Option<(u64, u64)>,
 }
 
 /// Opens every file below the state folder. The proxy may replace files meanwhile: one that is gone is left out.
@@ -67,14 +65,10 @@ pub(super) fn audit_files(log: &Path, files: &mut Vec<BackupFile>) -> io::Result
         files.extend(open(name)?);
     }
     let current = open(&log_name)?.ok_or(io::ErrorKind::NotFound)?;
-    let inode = current.inode()?;
+    let identity = current.identity;
     files.push(current);
     for name in of_log()?.iter().filter(|name| is_closed(name)) {
-        if let Some(file) = open(name)?
-            && file.inode()? != inode
-        {
-            files.push(file);
-        }
+        files.extend(open(name)?.filter(|file| file.identity != identity));
     }
     Ok(())
 }
@@ -90,26 +84,19 @@ pub(super) fn capture_indexes(config: &Config, runtime: &Runtime, files: &mut Ve
         let stored = runtime.block_on(Store::open(store, capture)?.list(None))?;
         let lines =
             stored.iter().map(|stored| format!("{}\n", json!({"name": stored.name.path(), "size": stored.size})));
-        let text = lines.collect::<String>().into_bytes();
-        files.push(BackupFile { name: format!("captures/{capture}.jsonl"), content: Content::Text(text) });
+        let (name, text) = (format!("captures/{capture}.jsonl"), lines.collect::<String>());
+        let length = text.len() as u64;
+        files.push(BackupFile { name, content: Box::new(Cursor::new(text)), length, identity: None });
     }
     Ok(())
-}
-
-impl BackupFile {
-    fn inode(&self) -> io::Result<(u64, u64)> {
-        match &self.content {
-            Content::File(file, _) => file.metadata().map(|metadata| (metadata.dev(), metadata.ino())),
-            Content::Text(_) => Ok((0, 0)),
-        }
-    }
 }
 
 /// Opens a regular file. `None`: it is gone.
 fn open(path: &Path, name: String) -> io::Result<Option<BackupFile>> {
     let Some(file) = unless_gone(File::open(path))? else { return Ok(None) };
-    let length = file.metadata()?.len();
-    Ok(Some(BackupFile { name, content: Content::File(file, length) }))
+    let metadata = file.metadata()?;
+    let identity = Some((metadata.dev(), metadata.ino()));
+    Ok(Some(BackupFile { name, content: Box::new(file), length: metadata.len(), identity }))
 }
 
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -6,7 +6,7 @@ mod manifest;
 pub(super) mod restore;
 mod store;
 
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::host;
 use crate::names::pluralize;
 use crate::policy::capture::Recipients;
 use crate::sysexits;
-use contents::{BackupFile, Content};
+use contents::BackupFile;
 use manifest::{HashingReader, MANIFEST, Manifest};
 use store::{BackupStore, EXTENSION};
 
@@ -136,11 +136,7 @@ fn write(
 ) -> io::Result<()> {
     let sealed = recipients.writer(store.create(name)?)?;
     let mut archive = TarWriter::new(GzEncoder::new(sealed, Compression::default()), manifest.at.as_second());
-    for BackupFile { name, content } in files {
-        let (length, content): (u64, Box<dyn Read>) = match content {
-            Content::File(file, length) => (length, Box::new(file.take(length))),
-            Content::Text(text) => (text.len() as u64, Box::new(io::Cursor::new(text))),
-        };
+    for BackupFile { name, content, length, .. } in files {
         let mut content = HashingReader::new(content);
         archive.append(&name, length, &mut content)?;
         manifest.files.push(content.finish(&name));

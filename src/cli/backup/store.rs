@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use tokio::runtime::Runtime;
 
 use crate::capture_store::{create_folder, open_bucket};
@@ -41,12 +41,8 @@ impl BackupStore {
     /// Begins an object, which exists once it is finished.
     pub(super) fn create(&self, name: &str) -> io::Result<ObjectWriter> {
         let upload = self.runtime.block_on(self.objects.put_multipart(&name.into()))?;
-        Ok(ObjectWriter {
-            upload,
-            part: Vec::with_capacity(PART),
-            runtime: Arc::clone(&self.runtime),
-            is_finished: false,
-        })
+        let upload = Some(WriteMultipart::new_with_chunk_size(upload, PART));
+        Ok(ObjectWriter { upload, runtime: Arc::clone(&self.runtime) })
     }
 
     pub(super) fn read(&self, name: &str) -> io::Result<ObjectReader> {
@@ -67,46 +63,39 @@ impl BackupStore {
 
 /// Writes an object in parts.
 pub(super) struct ObjectWriter {
-    upload: Box<dyn MultipartUpload>,
-    part: Vec<u8>,
+    /// `None`: the object is finished.
+    upload: Option<WriteMultipart>,
     runtime: Arc<Runtime>,
-    is_finished: bool,
 }
 
 impl ObjectWriter {
-    fn put_part(&mut self) -> io::Result<()> {
-        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
-        Ok(self.runtime.block_on(self.upload.put_part(part.into()))?)
-    }
-
     /// Writes the last part, after which the object exists.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        if !self.part.is_empty() {
-            self.put_part()?;
+        if let Some(upload) = self.upload.take() {
+            self.runtime.block_on(upload.finish())?;
         }
-        self.runtime.block_on(self.upload.complete())?;
-        self.is_finished = true;
         Ok(())
     }
 }
 
 impl Drop for ObjectWriter {
     fn drop(&mut self) {
-        if !self.is_finished {
+        if let Some(upload) = self.upload.take() {
             // A service keeps the parts of an upload that does not end.
-            let _ = self.runtime.block_on(self.upload.abort());
+            let _ = self.runtime.block_on(upload.abort());
         }
     }
 }
 
 impl Write for ObjectWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(PART - self.part.len());
-        self.part.extend_from_slice(&bytes[..taken]);
-        if self.part.len() == PART {
-            self.put_part()?;
+        if let Some(upload) = &mut self.upload {
+            self.runtime.block_on(async {
+                upload.write(bytes);
+                upload.wait_for_capacity(1).await
+            })?;
         }
-        Ok(taken)
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
