@@ -18,12 +18,18 @@ use crate::policy::rollout::health::Outcomes;
 const FORMER_DIR: &str = "former";
 const NEXT_DIR: &str = "next";
 const STATE_FILE: &str = "rollout.json";
-/// The file with the highest number of a rollout that has failed or was aborted.
-pub const ENDED_FILE: &str = "ended";
-/// The file with the highest number of a bundle that this instance has verified.
-pub const SEEN_FILE: &str = "seen";
 /// The file with the digest of a bundle, beside its files. The loader does not read it.
 const DIGEST_FILE: &str = "digest";
+
+/// The memory of this instance about rollouts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RolloutState {
+    /// The highest number of a bundle that this instance has verified.
+    pub seen: u64,
+    /// The highest number of a rollout that has failed or was aborted. None of them begins again.
+    pub ended: u64,
+    pub adopted: Option<AdoptedBundle>,
+}
 
 /// The last bundle that this instance has adopted. Its number may only ascend.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,7 +78,7 @@ impl BundleFolder {
 
     /// Returns whether the last bundle that this instance has adopted is the current one.
     fn has_adopted(&self) -> io::Result<bool> {
-        Ok(self.adopted()?.is_some_and(|adopted| self.has(&adopted.digest)))
+        Ok(self.state()?.adopted.is_some_and(|adopted| self.has(&adopted.digest)))
     }
 
     /// Returns the folder that the loader reads.
@@ -117,36 +123,18 @@ impl BundleFolder {
         durable::sync_dir(&self.folder)
     }
 
-    /// Returns the number in a file. Without the file it is 0.
-    pub fn number(&self, file: &str) -> io::Result<u64> {
-        let number = match durable::read(&self.folder.join(file), DOCUMENT_MAX as u64) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            number => number?,
-        };
-        str::from_utf8(&number)
-            .ok()
-            .and_then(|number| number.parse().ok())
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-
-    pub fn set_number(&self, file: &str, number: u64) -> io::Result<()> {
-        self.replace(file, number.to_string().as_bytes())
-    }
-
-    pub fn adopted(&self) -> io::Result<Option<AdoptedBundle>> {
+    /// Returns what the last process has stored. A file that cannot be read is an error: it could permit a bundle again.
+    pub fn state(&self) -> io::Result<RolloutState> {
         match durable::read(&self.folder.join(STATE_FILE), DOCUMENT_MAX as u64) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(RolloutState::default()),
             Err(error) => Err(error),
         }
     }
 
-    pub fn set_adopted(&self, adopted: &AdoptedBundle) -> io::Result<()> {
-        self.replace(STATE_FILE, &serde_json::to_vec(adopted).map_err(io::Error::other)?)
-    }
-
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        durable::replace(&self.folder.join(name), bytes, DOCUMENT_MAX as u64)
+    pub fn set_state(&self, state: &RolloutState) -> io::Result<()> {
+        let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
+        durable::replace(&self.folder.join(STATE_FILE), &bytes, DOCUMENT_MAX as u64)
     }
 }
 
@@ -168,8 +156,8 @@ mod tests {
         })
     }
 
-    fn adopted(bundle: &SignedBundle) -> AdoptedBundle {
-        AdoptedBundle {
+    fn adopted(bundle: &SignedBundle) -> RolloutState {
+        let adopted = AdoptedBundle {
             number: bundle.number,
             digest: bundle.digest().to_owned(),
             author: bundle.author.clone(),
@@ -179,7 +167,8 @@ mod tests {
             pause_seconds: 1,
             before: Outcomes::default(),
             is_final: false,
-        }
+        };
+        RolloutState { seen: 4, ended: 3, adopted: Some(adopted) }
     }
 
     /// A process is killed before the exchange of the folders, or after it.
@@ -190,7 +179,7 @@ mod tests {
         let bundles = [1, 2, 3].map(bundle);
         let text = |number: u64| fs::read_to_string(folder.current().join(format!("{number}.toml"))).ok();
         for bundle in &bundles[..2] {
-            folder.set_adopted(&adopted(bundle)).unwrap();
+            folder.set_state(&adopted(bundle)).unwrap();
             folder.adopt(bundle).unwrap();
         }
         assert_eq!((text(1), text(2)), (None, Some("# 2".to_owned())));
@@ -201,7 +190,7 @@ mod tests {
         folder.adopt(&bundles[1]).unwrap();
         // Before the exchange: the next bundle is unfinished, and goes.
         let (next, former) = (folder.folder.join(NEXT_DIR), folder.folder.join(FORMER_DIR));
-        folder.set_adopted(&adopted(&bundles[2])).unwrap();
+        folder.set_state(&adopted(&bundles[2])).unwrap();
         fs::create_dir(&next).unwrap();
         let opened = BundleFolder::open(&state).unwrap();
         assert!(opened.has(bundles[1].digest()));
@@ -214,12 +203,12 @@ mod tests {
         assert!(!next.exists() && opened.has(bundles[2].digest()));
         opened.undo().unwrap();
         assert_eq!((text(2), text(3)), (Some("# 2".to_owned()), None));
-        assert_eq!((opened.number(ENDED_FILE).unwrap(), opened.adopted().unwrap().map(|own| own.number)), (0, Some(3)));
-        opened.set_number(ENDED_FILE, 3).unwrap();
-        opened.set_number(SEEN_FILE, 4).unwrap();
-        assert_eq!([ENDED_FILE, SEEN_FILE].map(|file| opened.number(file).unwrap()), [3, 4]);
-        std::fs::write(opened.folder.join(ENDED_FILE), "x").unwrap();
-        assert!(opened.number(ENDED_FILE).is_err(), "an unreadable number permits nothing");
+        let RolloutState { seen, ended, adopted } = opened.state().unwrap();
+        assert_eq!((seen, ended, adopted.map(|own| own.number)), (4, 3, Some(3)));
+        std::fs::write(opened.folder.join(STATE_FILE), "x").unwrap();
+        assert!(opened.state().is_err(), "an unreadable number permits nothing");
+        fs::remove_file(opened.folder.join(STATE_FILE)).unwrap();
+        assert_eq!(opened.state().unwrap().ended, 0);
         fs::remove_dir_all(&state).unwrap();
     }
 }

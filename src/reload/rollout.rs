@@ -1,33 +1,34 @@
 //! Checks bundles of the fleet against this host, and switches the files of the current bundle.
 //! Would this host adopt a bundle, and which bundle is active afterwards?
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use tracing::error;
 
 use super::prepare::{ConfigFiles, PreparedConfig, ProblemReport};
 use super::{ReloadReason, Reloader, Requester};
-use crate::config::pending_rollback::Overlay;
+use crate::history::bundle_folder::BundleFolder;
 use crate::policy::rollout::approval::approval_reasons;
-use crate::state::config::reload_queue::{BundleChange, BundleCheck, BundleRequest};
+use crate::policy::rollout::bundle::SignedBundle;
+use crate::state::config::reload_queue::{BundleCheck, BundleRequest};
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 
 impl Reloader {
     pub(super) async fn answer_about_bundle(&mut self, request: BundleRequest) {
         match request {
-            BundleRequest::Check { change, reply } => drop(reply.send(self.check_bundle(change).await)),
-            BundleRequest::Switch { change, source, reply } => {
-                let outcome = self.switch_bundle(change, &Requester::new(&[source])).await;
+            BundleRequest::Check { folder, bundle, reply } => drop(reply.send(self.check_bundle(folder, bundle).await)),
+            BundleRequest::Switch { folder, next, source, reply } => {
+                let outcome = self.switch_bundle(folder, next, &Requester::new(&[source])).await;
                 let _ = reply.send(outcome); // the caller may be gone
             }
         }
     }
 
-    async fn check_bundle(&self, BundleChange { folder, next }: BundleChange) -> BundleCheck {
+    async fn check_bundle(&self, folder: BundleFolder, bundle: Arc<SignedBundle>) -> BundleCheck {
         let status = &self.runtime.config_status;
-        let overlay = self.runtime.config_worker.run(move || match next {
-            Some(bundle) => bundle.overlay(folder.current(), folder.current_files().unwrap_or_default()),
-            None => Overlay::default(),
-        });
+        let overlay = move || bundle.overlay(folder.current(), folder.current_files().unwrap_or_default());
+        let overlay = self.runtime.config_worker.run(overlay);
         match self.read(ConfigFiles::Overlaid(overlay.await.unwrap_or_default())).await {
             Err(rejection) => {
                 let problem = rejection.problems.lines.first().cloned();
@@ -50,12 +51,16 @@ impl Reloader {
     }
 
     /// Switches the files and reloads. A bundle that is rejected now leaves the former one.
-    async fn switch_bundle(&mut self, change: BundleChange, requester: &Requester) -> ReloadOutcome {
-        let is_adoption = change.next.is_some();
-        let switch = change.clone();
-        let switched = self.runtime.config_worker.run(move || match &switch.next {
-            Some(bundle) => switch.folder.adopt(bundle),
-            None => switch.folder.undo(),
+    async fn switch_bundle(
+        &mut self,
+        folder: BundleFolder,
+        next: Option<Arc<SignedBundle>>,
+        requester: &Requester,
+    ) -> ReloadOutcome {
+        let (is_adoption, switched) = (next.is_some(), folder.clone());
+        let switched = self.runtime.config_worker.run(move || match &next {
+            Some(bundle) => switched.adopt(bundle),
+            None => switched.undo(),
         });
         if let Err(error) = switched.await.unwrap_or_else(|_| Err(std::io::Error::other("the switch panicked"))) {
             error!("cannot write the files of the bundle, so the configuration stays: {error}");
@@ -63,7 +68,7 @@ impl Reloader {
         }
         let outcome = self.reload(requester, ReloadReason::Requested).await;
         if is_adoption && outcome.outcome == ReloadVerdict::Rejected {
-            let undone = self.runtime.config_worker.run(move || change.folder.undo()).await;
+            let undone = self.runtime.config_worker.run(move || folder.undo()).await;
             if let Ok(Err(error)) = undone {
                 error!("the files of a bundle that this host has rejected stay on the disk: {error}");
             }

@@ -57,6 +57,11 @@ pub struct InstanceReport {
 }
 
 impl InstanceReport {
+    /// Returns the report of a stage that asks for no second operator.
+    pub fn new(stage: RolloutStage, detail: String) -> Self {
+        Self { stage, approval: Vec::new(), detail }
+    }
+
     /// Shortens a report to what the others read: a report of more than 64 KiB would count as none.
     pub fn shortened(mut self) -> Self {
         self.detail = self.detail.chars().take(TEXT_MAX).collect();

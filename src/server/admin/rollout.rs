@@ -11,7 +11,7 @@ use super::problem::AdminProblem;
 use crate::audit::{Actor, Event, ROLLOUT_ABORTED, ROLLOUT_APPROVED, ROLLOUT_STARTED};
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::state::Runtime;
-use crate::state::config::reload_queue::{BundleChange, BundleRequest};
+use crate::state::config::reload_queue::BundleRequest;
 use crate::state::fleet::{Fleet, RolloutView};
 
 /// A signed statement of an operator.
@@ -44,7 +44,7 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
         "instance": fleet.instance(),
         "live_instances": live,
         "operators": active.plan.operators.public_keys(),
-        "next_number": view.seen + 1,
+        "next_number": view.state.seen + 1,
         "rollout": view.bundle.as_ref().map(|bundle| rollout(&view, bundle)),
     }))
 }
@@ -127,15 +127,14 @@ async fn start(
         let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
         return Err(AdminProblem::conflict(detail));
     }
-    if bundle.number <= view.seen {
-        return Err(AdminProblem::conflict(format!("the number is not above {}, the last one", view.seen)));
+    if bundle.number <= view.state.seen {
+        return Err(AdminProblem::conflict(format!("the number is not above {}, the last one", view.state.seen)));
     }
     bundle.may_start(Timestamp::now()).map_err(|error| AdminProblem::field("document", error.to_string()))?;
     let unreadable = || AdminProblem::conflict("this instance cannot read its own state");
     let folder = view.folder.clone().ok_or_else(unreadable)?;
-    let change = BundleChange { folder, next: Some(Arc::clone(bundle)) };
-    let queue = &runtime.reload_queue;
-    let check = queue.ask_about_bundle(|reply| BundleRequest::Check { change, reply }).await;
+    let (queue, next) = (&runtime.reload_queue, Arc::clone(bundle));
+    let check = queue.ask_about_bundle(|reply| BundleRequest::Check { folder, bundle: next, reply }).await;
     let check = check.ok_or_else(AdminProblem::stopping)?;
     if check.problem.is_some() {
         return Err(AdminProblem::conflict(check.outcome.report));

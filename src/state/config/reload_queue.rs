@@ -35,17 +35,15 @@ pub struct PendingRequests {
 
 /// A request about a bundle of the fleet.
 pub enum BundleRequest {
-    /// Would this host adopt the next bundle?
-    Check { change: BundleChange, reply: oneshot::Sender<BundleCheck> },
-    /// Replaces the files of the current bundle with those of the next one, or of the former one, and reloads.
-    Switch { change: BundleChange, source: ReloadSource, reply: oneshot::Sender<ReloadOutcome> },
-}
-
-#[derive(Clone)]
-pub struct BundleChange {
-    pub folder: BundleFolder,
-    /// `None`: the former bundle returns.
-    pub next: Option<Arc<SignedBundle>>,
+    /// Would this host adopt the bundle?
+    Check { folder: BundleFolder, bundle: Arc<SignedBundle>, reply: oneshot::Sender<BundleCheck> },
+    /// Replaces the files of the current bundle, and reloads. Without a next bundle, the former one returns.
+    Switch {
+        folder: BundleFolder,
+        next: Option<Arc<SignedBundle>>,
+        source: ReloadSource,
+        reply: oneshot::Sender<ReloadOutcome>,
+    },
 }
 
 /// The comparison of a bundle with the active configuration.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Fleet, FleetError};
 use crate::capture_store::{get_object, put_object};
 use crate::config::difference::Difference;
-use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
+use crate::history::bundle_folder::{BundleFolder, RolloutState};
 use crate::net::store::script;
 use crate::policy::fleet::status::{FleetProblem, FleetProblemKind};
 use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
@@ -40,10 +40,7 @@ pub struct RolloutView {
     pub difference: Difference,
     /// The problem of its bundle on this host, or why this instance refuses it.
     pub problem: Option<String>,
-    /// The highest number of a bundle that this instance has verified.
-    pub seen: u64,
-    /// The last bundle that this instance has adopted.
-    pub adopted: Option<AdoptedBundle>,
+    pub state: RolloutState,
     /// `None`: this instance cannot read its own state.
     pub folder: Option<BundleFolder>,
 }

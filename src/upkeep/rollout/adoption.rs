@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::Follower;
-use crate::history::bundle_folder::AdoptedBundle;
+use crate::history::bundle_folder::{AdoptedBundle, RolloutState};
 use crate::policy::rollout::bundle::SignedBundle;
 use crate::policy::rollout::{InstanceReport, RolloutStage};
-use crate::state::config::reload_queue::{BundleChange, BundleRequest};
+use crate::state::config::reload_queue::BundleRequest;
 use crate::state::config::status::{ReloadSource, ReloadVerdict};
 
 impl Follower {
@@ -23,7 +23,7 @@ impl Follower {
         if !report.approval.is_empty() && self.view.approver.is_none() {
             return;
         }
-        let former = self.view.adopted.clone();
+        let former = self.view.state.adopted.clone();
         let adopted = AdoptedBundle {
             number: bundle.number,
             digest: bundle.digest().to_owned(),
@@ -43,14 +43,17 @@ impl Follower {
         match self.switch(Some(bundle), source).await {
             Ok(()) => self.health.begin(&self.runtime),
             Err(problem) => {
-                self.report =
-                    Some(InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: problem });
-                self.view.adopted = former.clone();
-                if let Some(former) = former {
-                    self.set_adopted(former).await;
-                }
+                self.report = Some(InstanceReport::new(RolloutStage::Refused, problem));
+                self.view.state.adopted = former.clone();
+                self.remember(|state| state.adopted = former).await;
             }
         }
+    }
+
+    /// Returns to the former bundle, because this instance or the fleet is worse off.
+    pub(super) async fn go_back(&mut self, adopted: AdoptedBundle, reason: String) {
+        warn!("rollout {}: {reason}; this instance returns to its former bundle", adopted.number);
+        self.undo(AdoptedBundle { stage: RolloutStage::RolledBack, detail: reason, ..adopted }).await;
     }
 
     /// Returns to the former bundle.
@@ -68,36 +71,32 @@ impl Follower {
     }
 
     async fn switch(&self, next: Option<Arc<SignedBundle>>, source: ReloadSource) -> Result<(), String> {
-        let change = BundleChange { folder: self.folder.clone(), next };
-        let queue = &self.runtime.reload_queue;
-        let outcome = queue.ask_about_bundle(|reply| BundleRequest::Switch { change, source, reply }).await;
+        let (queue, folder) = (&self.runtime.reload_queue, self.folder.clone());
+        let outcome = queue.ask_about_bundle(|reply| BundleRequest::Switch { folder, next, source, reply }).await;
         let outcome = outcome.ok_or("outgate is stopping")?;
         if outcome.outcome == ReloadVerdict::Rejected { Err(outcome.report) } else { Ok(()) }
     }
 
     /// Stores what this instance has adopted, and returns whether it is on the disk.
     pub(super) async fn set_adopted(&mut self, adopted: AdoptedBundle) -> bool {
-        let (folder, stored) = (self.folder.clone(), adopted.clone());
-        match self.runtime.history_reader.run(move || folder.set_adopted(&stored)).await {
+        self.remember(|state| state.adopted = Some(adopted)).await
+    }
+
+    /// Changes what this instance remembers, and returns whether the change is on the disk. Otherwise nothing has changed.
+    pub(super) async fn remember(&mut self, change: impl FnOnce(&mut RolloutState)) -> bool {
+        let (folder, mut next) = (self.folder.clone(), self.view.state.clone());
+        change(&mut next);
+        let stored = next.clone();
+        match self.runtime.history_reader.run(move || folder.set_state(&stored)).await {
             Ok(Ok(())) => {
-                self.view.adopted = Some(adopted);
+                self.view.state = next;
                 true
             }
             error => {
-                warn!("the state of the rollout cannot be written: {error:?}");
+                warn!("the state of the rollout cannot be written, and outgate tries again: {error:?}");
                 false
             }
         }
-    }
-
-    /// Stores a number, and returns whether it is on the disk.
-    pub(super) async fn set_number(&self, file: &'static str, number: u64) -> bool {
-        let folder = self.folder.clone();
-        let stored = self.runtime.history_reader.run(move || folder.set_number(file, number)).await;
-        if !matches!(stored, Ok(Ok(()))) {
-            warn!("the number of rollout {number} cannot be written, and outgate tries again: {stored:?}");
-        }
-        matches!(stored, Ok(Ok(())))
     }
 }
 

@@ -5,6 +5,7 @@ mod adoption;
 mod health;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,11 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::audit::{Event, ROLLOUT_FAILED};
-use crate::history::bundle_folder::{AdoptedBundle, BundleFolder, ENDED_FILE, SEEN_FILE};
+use crate::history::bundle_folder::BundleFolder;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, TEXT_MAX};
 use crate::state::Runtime;
-use crate::state::config::reload_queue::{BundleChange, BundleRequest};
+use crate::state::config::reload_queue::BundleRequest;
 use crate::state::fleet::{Fleet, FleetError, RolloutView};
 use health::HealthWatch;
 
@@ -28,18 +29,14 @@ const MISSING_AFTER: Duration = Duration::from_secs(5);
 pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::PathBuf) {
     let opened = runtime.history_reader.run(move || {
         let folder = BundleFolder::open(&state)?;
-        let (adopted, ended, seen) = (folder.adopted()?, folder.number(ENDED_FILE)?, folder.number(SEEN_FILE)?);
-        Ok((folder, adopted, ended, seen))
+        folder.state().map(|state| (folder, state))
     });
-    let (folder, adopted, ended, seen) = match opened
-        .await
-        .unwrap_or_else(|_| Err(std::io::Error::other("the read panicked")))
-    {
+    let (folder, state) = match opened.await.unwrap_or_else(|_| Err(io::Error::other("the read panicked"))) {
         Ok(opened) => opened,
         Err(error) => return warn!("this instance follows no rollout, because it cannot read its own state: {error}"),
     };
     let health = HealthWatch::new(&runtime);
-    let view = RolloutView { adopted, seen, folder: Some(folder.clone()), ..RolloutView::default() };
+    let view = RolloutView { state, folder: Some(folder.clone()), ..RolloutView::default() };
     let mut follower = Follower {
         runtime,
         fleet,
@@ -50,7 +47,6 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         judged: Default::default(),
         report: None,
         fetch_error: String::new(),
-        ended,
         is_undo_pending: false,
         clock: PhaseClock::new(Instant::now()),
         last_seen: BTreeMap::new(),
@@ -89,8 +85,6 @@ struct Follower {
     report: Option<InstanceReport>,
     /// The error of the last fetch, which is logged once.
     fetch_error: String,
-    /// The highest number of a rollout that has failed or was aborted. None of them begins again.
-    ended: u64,
     /// Whether the files or the active configuration are still those of a bundle from which this instance returns.
     is_undo_pending: bool,
     clock: PhaseClock,
@@ -101,7 +95,7 @@ struct Follower {
 impl Follower {
     /// Finishes a switch that the end of the process has interrupted.
     async fn recover(&mut self) {
-        let Some(mut adopted) = self.view.adopted.clone() else { return };
+        let Some(mut adopted) = self.view.state.adopted.clone() else { return };
         let is_current = self.folder.has(&adopted.digest);
         if adopted.stage == RolloutStage::RolledBack && is_current {
             self.undo(adopted).await;
@@ -114,13 +108,10 @@ impl Follower {
     /// Keeps the adopted bundle when its pause is over, or goes back if this instance is worse off than before. It needs no
     /// store.
     async fn watch_health(&mut self) {
-        let Some(mut adopted) = self.view.adopted.clone().filter(|own| own.stage == RolloutStage::Adopted) else {
-            return;
-        };
+        let adopted = self.view.state.adopted.clone().filter(|own| own.stage == RolloutStage::Adopted);
+        let Some(mut adopted) = adopted else { return };
         if let Some(reason) = self.health.fault(&self.runtime, adopted.before) {
-            warn!("rollout {}: {reason}; this instance returns to its former bundle", adopted.number);
-            (adopted.stage, adopted.detail) = (RolloutStage::RolledBack, reason);
-            self.undo(adopted).await;
+            self.go_back(adopted, reason).await;
         } else if self.health.adopted_for() >= Duration::from_secs(adopted.pause_seconds) {
             info!("rollout {}: this instance has kept the bundle", adopted.number);
             adopted.stage = RolloutStage::Kept;
@@ -136,19 +127,19 @@ impl Follower {
         let version = self.facts.get("version").cloned().unwrap_or_default();
         if let Some(facts) = self.fleet.report_rollout(&version, &known, own.as_slice()).await? {
             self.facts = facts;
-            self.facts.remove("document");
         }
         // A change of the active configuration may change the operators, and what the bundle changes.
         if self.judged != self.subject(&self.facts) {
             let mut facts = self.fleet.report_rollout("", "", &[]).await?.unwrap_or_default();
-            let Some(verdict) = self.judge(&facts).await else { return Ok(()) };
+            if !self.judge(&facts).await {
+                return Ok(());
+            }
             facts.remove("document");
             let subject = self.subject(&facts);
             if self.judged.0 != subject.0 {
                 (self.clock, self.last_seen) = (PhaseClock::new(Instant::now()), BTreeMap::new());
             }
             (self.judged, self.facts) = (subject, facts);
-            (self.view.bundle, self.report) = verdict;
         }
         self.view.digest = self.judged.0.clone();
         self.read_facts();
@@ -162,22 +153,19 @@ impl Follower {
     }
 
     fn own_report(&self, digest: &str) -> Option<InstanceReport> {
-        let report = match self.view.adopted.as_ref().filter(|adopted| adopted.digest == digest) {
-            Some(adopted) if adopted.stage != RolloutStage::Checked => {
-                let AdoptedBundle { stage, detail, .. } = adopted.clone();
-                Some(InstanceReport { stage, approval: Vec::new(), detail })
-            }
+        let report = match self.view.state.adopted.as_ref().filter(|adopted| adopted.digest == digest) {
+            Some(own) if own.stage != RolloutStage::Checked => Some(InstanceReport::new(own.stage, own.detail.clone())),
             _ => self.report.clone(),
         };
         report.map(InstanceReport::shortened)
     }
 
-    /// Verifies and checks a bundle. `None`: its document cannot be fetched now.
-    async fn judge(
-        &mut self,
-        facts: &BTreeMap<String, String>,
-    ) -> Option<(Option<Arc<SignedBundle>>, Option<InstanceReport>)> {
-        let Some(digest) = facts.get("digest") else { return Some((None, None)) };
+    /// Verifies and checks a bundle. Returns false if its document cannot be fetched, or its number not be stored now.
+    async fn judge(&mut self, facts: &BTreeMap<String, String>) -> bool {
+        let Some(digest) = facts.get("digest") else {
+            (self.view.bundle, self.report) = (None, None);
+            return true;
+        };
         // A bundle that was verified before needs no bucket.
         let known = self.view.bundle.as_ref().filter(|bundle| bundle.digest() == digest);
         let fetched = match known {
@@ -192,47 +180,46 @@ impl Follower {
                     warn!("cannot fetch the bundle of the rollout, and tries again: {reason}");
                     self.fetch_error = reason;
                 }
-                return None;
+                return false;
             }
         };
         let signature = facts.get("signature").map(String::as_str).unwrap_or_default();
-        let active = self.runtime.active_config();
+        let (active, seen) = (self.runtime.active_config(), self.view.state.seen);
         let verified = SignedBundle::verify(&document, signature, self.fleet.prefix(), &active.plan.operators);
-        let verified = verified.map_err(|error| error.to_string()).and_then(|bundle| match &self.view.adopted {
+        let verified = verified.map_err(|error| error.to_string()).and_then(|bundle| match &self.view.state.adopted {
             _ if bundle.digest() != digest => Err("the store has another digest than that of the bundle".to_owned()),
             Some(own) if own.digest == bundle.digest() => Ok(Arc::new(bundle)),
             Some(own) if bundle.number == own.number => {
                 Err(format!("its number, {}, is that of the bundle that this instance has adopted", own.number))
             }
-            _ if bundle.number < self.view.seen => {
-                Err(format!("its number, {}, is below {}, which this instance has seen", bundle.number, self.view.seen))
+            _ if bundle.number < seen => {
+                Err(format!("its number, {}, is below {seen}, which this instance has seen", bundle.number))
             }
             _ => bundle.may_be_adopted(Timestamp::now()).map_err(|error| error.to_string()).map(|()| Arc::new(bundle)),
         });
         match verified {
             Ok(bundle) => {
                 // Before it is on the disk that this rollout exists, a restart could begin an earlier one.
-                if bundle.number > self.view.seen && !self.set_number(SEEN_FILE, bundle.number).await {
-                    return None;
+                if bundle.number > seen && !self.remember(|state| state.seen = bundle.number).await {
+                    return false;
                 }
-                self.view.seen = self.view.seen.max(bundle.number);
                 self.check(&bundle).await;
-                Some((Some(bundle), self.report.take()))
+                self.view.bundle = Some(bundle);
             }
             Err(reason) => {
                 warn!("this instance refuses the rollout: {reason}");
-                self.view.problem = Some(reason.clone());
-                let refused = InstanceReport { stage: RolloutStage::Refused, approval: Vec::new(), detail: reason };
-                Some((None, Some(refused)))
+                (self.view.bundle, self.view.problem) = (None, Some(reason.clone()));
+                self.report = Some(InstanceReport::new(RolloutStage::Refused, reason));
             }
         }
+        true
     }
 
     /// Compares a bundle with the active configuration of this host.
     async fn check(&mut self, bundle: &Arc<SignedBundle>) {
-        let change = BundleChange { folder: self.folder.clone(), next: Some(Arc::clone(bundle)) };
-        let queue = &self.runtime.reload_queue;
-        let Some(check) = queue.ask_about_bundle(|reply| BundleRequest::Check { change, reply }).await else { return };
+        let (folder, bundle) = (self.folder.clone(), Arc::clone(bundle));
+        let check = |reply| BundleRequest::Check { folder, bundle, reply };
+        let Some(check) = self.runtime.reload_queue.ask_about_bundle(check).await else { return };
         let stage = if check.problem.is_some() { RolloutStage::Refused } else { RolloutStage::Checked };
         let detail = check.problem.clone().unwrap_or_default();
         (self.view.difference, self.view.problem) = (check.outcome.difference, check.problem);
@@ -252,7 +239,7 @@ impl Follower {
         let aborter = self.facts.get("abort").and_then(|signature| signer(Statement::Abort, signature));
         let stated = self.facts.get("failure").map(|text| text.chars().take(TEXT_MAX).collect());
         let failure = aborter.map(|name| format!("{name} has aborted it")).or(stated);
-        let is_over = bundle.is_some_and(|bundle| bundle.number <= self.ended);
+        let is_over = bundle.is_some_and(|bundle| bundle.number <= self.view.state.ended);
         self.view.ended = failure.or_else(|| is_over.then(|| "it has ended before".to_owned()));
         let report = |(name, text): (&String, &String)| {
             Some((name.strip_prefix("report:")?.to_owned(), serde_json::from_str(text).ok()?))
@@ -300,13 +287,12 @@ impl Follower {
         progress.unchanged_for = self.clock.unchanged_for(phase, Instant::now());
         let step = progress.next_step();
         self.view.waits_for = progress.waits_for().or_else(|| bundle.renewal(Timestamp::now()));
-        let own = self.view.adopted.clone().filter(|own| own.digest == bundle.digest());
+        let own = self.view.state.adopted.clone().filter(|own| own.digest == bundle.digest());
         let is_final = own.as_ref().is_some_and(|own| own.is_final);
         self.view.is_kept = is_final || phase.0.is_none() && self.view.ended.is_none();
-        if self.view.ended.is_some() && !is_final && bundle.number > self.ended {
+        if self.view.ended.is_some() && !is_final && bundle.number > self.view.state.ended {
             let number = bundle.number;
-            if self.set_number(ENDED_FILE, number).await {
-                self.ended = number;
+            if self.remember(|state| state.ended = number).await {
                 let reason = self.view.ended.clone().unwrap_or_default();
                 let event = Event::new(ROLLOUT_FAILED, number.to_string(), Timestamp::now(), reason);
                 self.runtime.audit.record(event.with("digest", bundle.digest()));
@@ -326,11 +312,8 @@ impl Follower {
             RolloutStep::Wait => {}
             RolloutStep::Adopt => self.adopt(bundle).await,
             RolloutStep::RollBack => {
-                let Some(mut own) = own.filter(|own| !own.is_final) else { return };
-                let reason = self.view.ended.clone().unwrap_or_default();
-                warn!("rollout {}: {reason}; this instance returns to its former bundle", own.number);
-                (own.stage, own.detail) = (RolloutStage::RolledBack, reason);
-                self.undo(own).await;
+                let Some(own) = own.filter(|own| !own.is_final) else { return };
+                self.go_back(own, self.view.ended.clone().unwrap_or_default()).await;
             }
             RolloutStep::Fail(reason) => {
                 warn!("rollout {} has failed: {reason}", bundle.number);
