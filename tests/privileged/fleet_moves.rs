@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,9 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use crate::netns::{Host, inside_namespace};
-use crate::network_files::program;
+use crate::netns::{Host, inside_namespace, run};
+use crate::network_files::{libraries, program};
+use crate::support::configuration::{Config, Replace, token_hash};
 use crate::support::control::get;
 use crate::support::pki::Pki;
 use crate::support::process::Process;
@@ -29,6 +31,11 @@ use crate::vrrp::{self, Egress, HOST};
 /// The ranges of `examples/vrrp/config.toml`.
 const RANGES: [&str; 2] = ["192.0.2.20/31", "198.51.100.16/28"];
 
+const NAMES: [&str; 2] = ["egress-1", "egress-2"];
+/// The ranges of `examples/network/bird`.
+const V4: &str = "198.51.100.16/28";
+const V6: &str = "2001:db8:5::/64";
+
 /// Returns the instances whose hosts have addresses of each range, as an instance shows them.
 fn hosts_of_ranges(shown_by: &Outgate) -> Vec<Vec<String>> {
     let status = get(shown_by, "/v1/fleet").json();
@@ -38,6 +45,15 @@ fn hosts_of_ranges(shown_by: &Outgate) -> Vec<Vec<String>> {
         hosts.map(|host| host["instance"].as_str().unwrap().to_owned()).collect()
     };
     ranges.iter().map(names).collect()
+}
+
+fn wait_for_state(shown_by: &Outgate, instance: &str, range: &str, state: &str) {
+    eventually(&format!("{range} is {state} at {instance}"), || {
+        let status = get(shown_by, "/v1/fleet").json();
+        let found = status["ranges"].as_array().into_iter().flatten().find(|found| found["range"] == range);
+        let mut hosts = found.and_then(|found| found["hosts"].as_array()).into_iter().flatten();
+        hosts.any(|host| host["instance"] == instance && host["state"] == state)
+    });
 }
 
 fn wait_for_host(shown_by: &Outgate, instance: &str) {
@@ -111,6 +127,26 @@ impl Drop for Sender {
     }
 }
 
+/// Starts senders to the own address of each host.
+fn senders() -> [Sender; 2] {
+    [10, 11].map(|number| Sender::start(format!("http://billing:TOKEN@10.0.0.{number}:4750")))
+}
+
+/// Starts the outgate of a host as an instance of the fleet.
+fn start_instance(host: &mut Egress, name: &str, folder: Folder, store: &StoreServer) {
+    let config = std::fs::read_to_string(folder.path("config.toml")).unwrap();
+    let fleet = format!("[fleet]\ninstance = {name:?}\nstore = \"redis://10.0.0.1:{}\"\n", store.port);
+    folder.write_config("config.toml", &format!("{config}{fleet}"));
+    host.start_outgate(folder);
+}
+
+fn assert_no_foreign_source(receiver: &Receiver, ranges: &[&str]) {
+    let ranges: Vec<IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    let received = receiver.requests();
+    let foreign = received.iter().find(|request| !ranges.iter().any(|range| range.contains(&request.from)));
+    assert!(foreign.is_none() && !received.is_empty(), "{foreign:?}");
+}
+
 fn wait_for_delivery(host: &Egress) {
     let before = host.deliveries();
     eventually("the host that has the addresses sends", || host.deliveries() > before);
@@ -125,22 +161,16 @@ fn fleet_follows_ranges_that_keepalived_moves() {
     }
     vrrp::network();
     let store = StoreServer::start_with(&["--bind", "127.0.0.1", "10.0.0.1", "--protected-mode", "no"], &[]);
-    let pki = Pki::new();
+    let (pki, key, shared) = (Pki::new(), vrrp::key(), Folder::new());
     let receiver = Receiver::tls_at("203.0.113.5:443", pki.leaf(&[HOST]), ok());
-    let (key, shared) = (vrrp::key(), Folder::new());
     shared.write("keepalived.conf", vrrp::keepalived_file());
-    let names = ["egress-1", "egress-2"];
     let mut hosts = [Egress::new(10), Egress::new(11)];
-    for (host, name) in hosts.iter_mut().zip(names) {
-        let folder = vrrp::folder(&pki, &key);
-        let config = std::fs::read_to_string(folder.path("config.toml")).unwrap();
-        let fleet = format!("[fleet]\ninstance = {name:?}\nstore = \"redis://10.0.0.1:{}\"\n", store.port);
-        folder.write_config("config.toml", &format!("{config}{fleet}"));
-        host.start_outgate(folder);
+    for (host, name) in hosts.iter_mut().zip(NAMES) {
+        start_instance(host, name, vrrp::folder(&pki, &key), &store);
     }
-    let _senders = [10, 11].map(|number| Sender::start(format!("http://billing:TOKEN@10.0.0.{number}:4750")));
+    let _senders = senders();
     let watch = Watch::start(&hosts[0].host, &store);
-    for (host, name) in hosts.iter_mut().zip(names) {
+    for (host, name) in hosts.iter_mut().zip(NAMES) {
         host.start_keepalived(&keepalived, name, &shared);
     }
     watch.wait_for_announcement("egress-1");
@@ -166,8 +196,113 @@ fn fleet_follows_ranges_that_keepalived_moves() {
     wait_for_host(first.outgate(), "egress-1");
     wait_for_delivery(first);
 
-    let ranges = RANGES.map(|range| range.parse::<IpNet>().unwrap());
-    let received = receiver.requests();
-    let foreign = received.iter().find(|request| !ranges.iter().any(|range| range.contains(&request.from)));
-    assert!(foreign.is_none(), "{foreign:?}");
+    assert_no_foreign_source(&receiver, &RANGES);
+}
+
+/// BIRD and health.sh of a host. They have a folder `/run` of their own, in which BIRD has its control socket.
+fn start_bird(host: &Host, bird: &Path, config: &Path, curl_config: &Path, ipv6: &str) -> Process {
+    let script = "mount -t tmpfs none /run && mkdir /run/bird && \"$0\" -f -c \"$1\" & \
+                  exec sh examples/network/bird/health.sh egress4=198.51.100.16/28 \"$2\"";
+    // The processes end with the first one of their namespace.
+    let mut command = host.command("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]).arg(bird).arg(config).arg(ipv6);
+    let path = format!("{}:{}", bird.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    Process::start(command.env("LD_LIBRARY_PATH", libraries()).env("PATH", path).env("CURL_CONFIG", curl_config))
+}
+
+/// BIRD of the router, which accepts the routes of both hosts.
+fn start_router(folder: &Folder, bird: &Path) -> Process {
+    let mut config = "router id 192.0.2.1;\nprotocol device {}\n".to_owned();
+    for family in ["ipv4", "ipv6"] {
+        config += &format!("protocol kernel {{ {family} {{ export all; }}; }}\n");
+    }
+    for number in [10, 11] {
+        for (prefix, own, family) in [("192.0.2.", "192.0.2.1", "ipv4"), ("2001:db8:1::", "2001:db8:1::1", "ipv6")] {
+            config += &format!(
+                "protocol bgp {{ local {own} as 64511; neighbor {prefix}{number} as 64512; hold time 9; \
+                 connect retry time 1; error wait time 1, 1; {family} {{ import all; export none; }}; }}\n"
+            );
+        }
+    }
+    let mut command = Command::new(bird);
+    command.arg("-f").arg("-c").arg(folder.write("router.conf", config));
+    command.arg("-s").arg(folder.path("router.ctl")).env("LD_LIBRARY_PATH", libraries());
+    Process::start(&mut command)
+}
+
+/// Waits until the router sends the packets of a range to a host. `None`: to none.
+fn wait_for_route(range: &str, via: Option<&str>) {
+    let family = if range.contains(':') { "-6" } else { "-4" };
+    eventually(&format!("the router sends {range} to {via:?}"), || {
+        let output = Command::new("ip").args([family, "route", "show", range]).output().unwrap();
+        let routes = String::from_utf8(output.stdout).unwrap();
+        via.map_or(routes.is_empty(), |via| routes.contains(&format!(" via {via} ")))
+    });
+}
+
+/// Both hosts have both ranges, and an assignment states which one sends from a range. Each host gets webhooks all the time.
+#[test]
+fn routes_of_bird_follow_ranges_that_the_fleet_moves() {
+    let Some(bird) = program("bird").filter(|_| store::is_installed()) else { return };
+    if !inside_namespace("fleet_moves::routes_of_bird_follow_ranges_that_the_fleet_moves") {
+        return;
+    }
+    vrrp::network();
+    run("ip route del 198.51.100.16/28");
+    run("ip address add 2001:db8:1::1/64 dev outside nodad");
+    let store = StoreServer::start_with(&["--bind", "127.0.0.1", "10.0.0.1", "--protected-mode", "no"], &[]);
+    let (pki, key, shared) = (Pki::new(), vrrp::key(), Folder::new());
+    let receiver = Receiver::tls_at("203.0.113.5:443", pki.leaf(&[HOST]), ok());
+    let mut hosts = [Egress::new(10), Egress::new(11)];
+    for (host, name) in hosts.iter_mut().zip(NAMES) {
+        host.host.run("ip route add local 198.51.100.16/28 dev lo");
+        host.host.run("ip -6 route add local 2001:db8:5::/64 dev lo");
+        let folder = vrrp::folder(&pki, &key);
+        let config = std::fs::read_to_string(folder.path("config.toml")).unwrap();
+        let config = Config::parse(&config).set("egress.default.ranges", [V4, V6]);
+        let config =
+            config.add("admin.users.bird.role", "viewer").add("admin.users.bird.tokens", [token_hash("VIEWER")]);
+        folder.write_config("config.toml", &config);
+        start_instance(host, name, folder, &store);
+    }
+    let [first, second] = &mut hosts;
+    for range in [V4, V6] {
+        first.command(&["fleet", "move", range, "--to", "egress-1"]);
+        wait_for_state(second.outgate(), "egress-2", range, "free");
+        wait_for_state(second.outgate(), "egress-1", range, "active");
+    }
+    let _router = start_router(&shared, &bird);
+    let file = std::fs::read_to_string("examples/network/bird/bird.conf").unwrap();
+    let of_second = file.replace_all("192.0.2.10", "192.0.2.11").replace_all("2001:db8:1::10", "2001:db8:1::11");
+    let curl_config = shared.write("bird-health.curl", "header = \"Authorization: Bearer VIEWER\"\n");
+    // The range that does not move follows the readiness of the first host alone.
+    let all = [(&*first, file, "egress6".to_owned()), (&*second, of_second, format!("egress6={V6}"))];
+    let _birds = all.map(|(host, file, ipv6)| {
+        host.host.run(&format!("ip address add 2001:db8:1::{}/64 dev eth0 nodad", host.number));
+        start_bird(&host.host, &bird, &shared.write(&format!("{}.conf", host.number), file), &curl_config, &ipv6)
+    });
+    let _senders = senders();
+    wait_for_route(V4, Some("192.0.2.10"));
+    wait_for_route(V6, Some("2001:db8:1::10"));
+    wait_for_delivery(first);
+    assert_eq!(second.deliveries(), 0, "the other host has no range");
+
+    first.command(&["fleet", "move", V4, "--to", "egress-2"]);
+    wait_for_route(V4, Some("192.0.2.11"));
+    wait_for_delivery(second);
+    wait_for_route(V6, Some("2001:db8:1::10"));
+
+    second.command(&["drain"]);
+    wait_for_route(V4, None);
+    second.command(&["undrain"]);
+    wait_for_route(V4, Some("192.0.2.11"));
+
+    second.outgate = None;
+    wait_for_route(V4, None);
+    first.command(&["fleet", "move", V4, "--to", "egress-1"]);
+    wait_for_route(V4, Some("192.0.2.10"));
+    wait_for_delivery(first);
+    first.command(&["drain"]);
+    wait_for_route(V6, None);
+    assert_no_foreign_source(&receiver, &[V4, V6]);
 }

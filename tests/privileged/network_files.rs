@@ -99,8 +99,8 @@ fn unit_of_the_announcement_is_accepted() {
     let unit = std::fs::read_to_string(file("bird/outgate-bird.service")).unwrap();
     let unit = unit
         .replace_one(
-            "ExecStart=/usr/local/libexec/outgate-bird-health",
-            &format!("ExecStart={}", file("bird/health.sh")),
+            "\nExecStart=/usr/local/libexec/outgate-bird-health",
+            &format!("\nExecStart={}", file("bird/health.sh")),
         )
         .replace_one("/usr/sbin/birdc", birdc.to_str().unwrap());
     let folder = Folder::new();

@@ -29,6 +29,8 @@ fn file(name: &str) -> String {
 /// A host of the pair.
 pub(crate) struct Egress {
     pub(crate) host: Host,
+    /// The last number of its addresses.
+    pub(crate) number: u8,
     keepalived: Option<Child>,
     pub(crate) outgate: Option<Outgate>,
 }
@@ -51,7 +53,7 @@ impl Egress {
             host.run(&format!("ip link set {interface} up"));
         }
         host.run("ip route add default via 192.0.2.1");
-        Self { host, keepalived: None, outgate: None }
+        Self { host, number, keepalived: None, outgate: None }
     }
 
     pub(crate) fn start_outgate(&mut self, folder: Folder) {
@@ -89,10 +91,12 @@ impl Egress {
         self.outgate().records(0).iter().filter(|record| record["status"] == 200).count()
     }
 
-    fn drain_command(&self, command: &str) {
-        let mut drain = Command::new(env!("CARGO_BIN_EXE_outgate"));
-        drain.arg(command).arg("--admin").arg(format!("unix:{}", self.outgate().folder.path("admin.sock").display()));
-        assert!(drain.output().unwrap().status.success());
+    /// Runs a command of an operator on this host.
+    pub(crate) fn command(&self, words: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.args(words).arg("--admin").arg(format!("unix:{}", self.outgate().folder.path("admin.sock").display()));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
     }
 }
 
@@ -187,9 +191,9 @@ fn other_host_sends_from_the_same_addresses_after_a_drain_and_after_a_crash() {
     send_until(first, "egress-1 has the higher priority and sends");
     assert_eq!(second.deliveries(), 0, "the host that waits sends nothing");
 
-    first.drain_command("drain");
+    first.command(&["drain"]);
     send_until(second, "egress-2 sends after the drain of egress-1");
-    first.drain_command("undrain");
+    first.command(&["undrain"]);
     let before = first.deliveries();
 
     second.outgate = None;
