@@ -31,14 +31,10 @@ impl ControlGroup {
     fn new() -> Option<Self> {
         let name = format!("outgate-faults-{}", std::process::id());
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let own = |controller: &str| {
-            let line = groups.lines().find(|line| line.split(':').nth(1) == Some(controller))?;
-            Some(line.splitn(3, ':').nth(2)?.trim_start_matches('/').to_owned())
-        };
-        let versions = [
-            (own("memory"), "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-            (own(""), "/sys/fs/cgroup", "memory.max"),
-        ];
+        let own = groups.lines().find_map(|line| Some(line.split_once(":memory:/")?.1));
+        // Version 2 gives no controller to a group whose parent has processes, unless the parent is the root.
+        let versions =
+            [(own, "/sys/fs/cgroup/memory", "memory.limit_in_bytes"), (Some(""), "/sys/fs/cgroup", "memory.max")];
         for (own, root, limit) in versions {
             let Some(own) = own else { continue };
             let folder = Path::new(root).join(own).join(&name);
