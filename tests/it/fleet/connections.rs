@@ -9,7 +9,7 @@ use crate::support::eventually;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, folder};
-use crate::support::store::{self, StoreServer, sentinel_of};
+use crate::support::store::{self, LOOPBACK, StoreServer, permit_documented_user, replicated, sentinel_of};
 
 fn unchanged(config: &Config) -> Config {
     config.clone()
@@ -84,10 +84,7 @@ fn fleet_store_is_reached_over_tls_as_an_acl_user() {
     let client_tls = ["--tls", "--cacert", "{dir}/ca.pem", "--cert", "{dir}/client.pem", "--key", "{dir}/client.key"];
     let settings = [&tls[..], &["--tls-ca-cert-file", "{dir}/ca.pem"]].concat();
     let server = StoreServer::start_in(files, &settings, &client_tls);
-    let documented = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fleet.md"));
-    let acl = documented.lines().find(|line| line.starts_with("ACL SETUSER")).expect("docs/fleet.md has the ACL");
-    let acl: Vec<_> = acl.split(' ').map(|word| if word == ">PASSWORD" { ">hunter2" } else { word }).collect();
-    assert_eq!(server.cli(&acl).trim(), "OK");
+    permit_documented_user(&server);
     assert_eq!(server.cli(&["config", "set", "requirepass", "another"]).trim(), "OK");
 
     let start = |ca: &str, password: &str| {
@@ -129,11 +126,8 @@ fn fleet_store_is_the_master_that_the_sentinels_name() {
     if !store::is_installed() {
         return;
     }
-    let mut master = StoreServer::start();
-    let port = master.port.to_string();
-    let replica = StoreServer::start_with(&["--replicaof", "127.0.0.1", &port], &[]);
-    eventually("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
-    let sentinel = sentinel_of(master.port);
+    let [mut master, replica] = replicated(LOOPBACK);
+    let sentinel = sentinel_of(LOOPBACK, master.port);
     eventually("the sentinel knows the replica", || {
         sentinel.cli(&["sentinel", "replicas", "outgate"]).contains("slave")
     });
@@ -162,7 +156,7 @@ fn fleet_store_of_several_addresses_is_the_one_that_accepts_writes() {
     assert_eq!(master.cli(&["exists", "outgate:{instances}"]).trim(), "1");
 }
 
-fn assert_share_gave_nothing(scene: &Scene) {
+pub(super) fn assert_share_gave_nothing(scene: &Scene) {
     assert!(
         scene.outgate.has_metric("outgate_fleet_share_deliveries_total 0"),
         "{}",

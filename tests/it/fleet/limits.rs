@@ -151,8 +151,11 @@ fn fleet_delivery_does_not_wait_for_a_store_that_hangs() {
 
 /// Starts a delivery that is in flight until its client sends the body. `None`: it is refused.
 fn start_upload(scene: &Scene) -> Option<Client> {
+    start_upload_to(scene, &scene.plain_url())
+}
+
+pub(super) fn start_upload_to(scene: &Scene, url: &str) -> Option<Client> {
     let mut client = scene.outgate.connect();
-    let url = scene.plain_url();
     client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"));
     let response = client.next_response("POST");
     assert!(response.status == 100 || response.code() == "concurrency_limited", "{response:?}");

@@ -44,7 +44,7 @@ fn range_of(shown_by: &Scene, instance: &str) -> Value {
     hosts.iter().find(|host| host["instance"] == instance).cloned().unwrap_or_default()
 }
 
-fn wait_for(shown_by: &Scene, instance: &str, state: &str, usable: &str) {
+pub(super) fn wait_for(shown_by: &Scene, instance: &str, state: &str, usable: &str) {
     eventually(&format!("{instance} has {usable} addresses, {state}"), || {
         let range = range_of(shown_by, instance);
         range["state"] == state && range["usable"] == usable
@@ -55,7 +55,7 @@ fn wait_for_status(shown_by: &Scene) {
     eventually("the store has answered", || get(&shown_by.outgate, "/v1/fleet").status == 200);
 }
 
-fn assign(scene: &Scene, words: &[&str]) {
+pub(super) fn assign(scene: &Scene, words: &[&str]) {
     let (code, _, error) = exit_code_and_output(&run(scene, &[&["fleet", "move"], words].concat()));
     assert_eq!(code, 0, "{error}");
 }

@@ -20,19 +20,36 @@ use crate::support::control::{call, exit_code_and_output, get, run};
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, config, folder};
-use crate::support::store::{self, StoreServer};
+use crate::support::store::{self, Store, StoreForm};
 use crate::support::{Folder, Outgate, eventually};
 
-const GUARD: &str = "[guard]\nallow = [\"127.0.0.0/8\"]\n";
+pub(super) const GUARD: &str = "[guard]\nallow = [\"127.0.0.0/8\"]\n";
 /// The same without access to the receivers.
 const CLOSED: &str = "[timeouts]\nidle = \"91s\"\n";
 
 /// A fleet whose instances have no guard of their own. The operators are alice and bob; mallory is none.
-struct Fleet {
-    scenes: Vec<Scene>,
-    server: StoreServer,
+pub(super) struct Fleet {
+    pub(super) scenes: Vec<Scene>,
+    pub(super) store: Store,
     /// The keys and the files of the bundles.
-    desk: Folder,
+    pub(super) desk: Folder,
+}
+
+/// The keys of `[fleet]` that name the operators.
+pub(super) const OPERATORS: &str =
+    "operators = { alice = { key = \"{dir}/alice.pub.pem\" }, bob = { key = \"{dir}/bob.pub.pem\" } }";
+
+pub(super) fn new_desk() -> Folder {
+    let desk = Folder::new();
+    ["alice", "bob", "mallory"].iter().for_each(|name| new_key(&desk, name));
+    desk
+}
+
+/// Gives the host of an instance the public keys of the operators.
+pub(super) fn copy_keys(desk: &Folder, host: &Folder) {
+    for file in ["alice.pub.pem", "bob.pub.pem"] {
+        host.write(file, std::fs::read(desk.path(file)).unwrap());
+    }
 }
 
 fn new_key(desk: &Folder, name: &str) {
@@ -54,14 +71,9 @@ impl Fleet {
 
     /// `more` has further keys of `[fleet]`; `prepare` changes the folder of an instance before it starts.
     fn start_with(count: usize, more: &str, environment: &[(&str, String)], prepare: &dyn Fn(&str, &Folder)) -> Self {
-        let (server, desk) = (StoreServer::start(), Folder::new());
-        ["alice", "bob", "mallory"].iter().for_each(|name| new_key(&desk, name));
+        let (store, desk) = (Store::start(StoreForm::Single), new_desk());
         // A busy machine answers late, and a store that is away delays a rollout.
-        let fleet = format!(
-            "store = \"redis://127.0.0.1:{}\"\ntimeout = \"5s\"\n{more}\n\
-             operators = {{ alice = {{ key = \"{{dir}}/alice.pub.pem\" }}, bob = {{ key = \"{{dir}}/bob.pub.pem\" }} }}",
-            server.port
-        );
+        let fleet = format!("{}timeout = \"5s\"\n{more}\n{OPERATORS}", store.settings);
         let change = |config: &Config| {
             let config = config.push("admin.listen", "unix:{dir}/admin.sock").remove("guard");
             config.add("server.state", "{dir}/state").add("audit.file", "{dir}/audit.jsonl")
@@ -69,12 +81,7 @@ impl Fleet {
         let start = |number| {
             let (pki, name) = (Pki::new(), name(number));
             let own = folder(&pki);
-            for operator in ["alice", "bob"] {
-                own.write(
-                    &format!("{operator}.pub.pem"),
-                    std::fs::read(desk.path(&format!("{operator}.pub.pem"))).unwrap(),
-                );
-            }
+            copy_keys(&desk, &own);
             prepare(name, &own);
             let (good, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
             let config = config(&good, &plain, &format!("[fleet]\ninstance = \"{name}\"\n{fleet}\n"));
@@ -83,7 +90,7 @@ impl Fleet {
             Scene { pki, outgate: Outgate::run_in_with(own, &variables), good, plain }
         };
         let scenes: Vec<Scene> = (0..count).map(start).collect();
-        let fleet = Self { scenes, server, desk };
+        let fleet = Self { scenes, store, desk };
         eventually("all instances are live", || {
             fleet.known()["live_instances"].as_array().is_some_and(|live| live.len() == count)
         });
@@ -108,11 +115,11 @@ impl Fleet {
     }
 
     /// Runs a command of the operator at the first instance.
-    fn run(&self, words: &[&str]) -> (i32, String, String) {
+    pub(super) fn run(&self, words: &[&str]) -> (i32, String, String) {
         exit_code_and_output(&run(&self.scenes[0], words))
     }
 
-    fn command(&self, bundle: &str, more: &[&str]) -> Command {
+    pub(super) fn command(&self, bundle: &str, more: &[&str]) -> Command {
         let file = self.desk.write("bundle.toml", bundle);
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
         command.args(["fleet", "rollout"]).arg(file).arg("--key").arg(self.desk.path("alice.pem")).args(more);
@@ -121,12 +128,12 @@ impl Fleet {
     }
 
     /// Starts a rollout of alice and follows it.
-    fn watch(&self, bundle: &str, more: &[&str]) -> Child {
+    pub(super) fn watch(&self, bundle: &str, more: &[&str]) -> Child {
         let mut command = self.command(bundle, more);
         command.arg("--watch").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    fn approve(&self, number: u64, operator: &str) -> (i32, String, String) {
+    pub(super) fn approve(&self, number: u64, operator: &str) -> (i32, String, String) {
         let key = self.desk.path(&format!("{operator}.pem")).display().to_string();
         self.run(&["fleet", "approve", &number.to_string(), "--key", &key])
     }
@@ -142,11 +149,11 @@ impl Fleet {
         self
     }
 
-    fn known(&self) -> Value {
+    pub(super) fn known(&self) -> Value {
         get(&self.scenes[0].outgate, "/v1/fleet/rollout").json()
     }
 
-    fn wait_for(&self, description: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    pub(super) fn wait_for(&self, description: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut known = Value::Null;
         eventually(description, || {
             known = self.known();
@@ -183,16 +190,16 @@ impl Fleet {
     fn forge(&self, fields: &[(&str, &str)]) {
         let mut words = vec!["hset", "outgate:{rollout}"];
         words.extend(fields.iter().flat_map(|(field, value)| [*field, value]));
-        self.server.cli(&words);
-        self.server.cli(&["hincrby", "outgate:{rollout}", "version", "1"]);
+        self.store.nodes[0].cli(&words);
+        self.store.nodes[0].cli(&["hincrby", "outgate:{rollout}", "version", "1"]);
     }
 
     fn field(&self, name: &str) -> String {
-        self.server.cli(&["--raw", "hget", "outgate:{rollout}", name]).trim_end().to_owned()
+        self.store.nodes[0].cli(&["--raw", "hget", "outgate:{rollout}", name]).trim_end().to_owned()
     }
 }
 
-fn name(number: usize) -> &'static str {
+pub(super) fn name(number: usize) -> &'static str {
     ["egress-a", "egress-b", "egress-c"][number]
 }
 
@@ -226,7 +233,7 @@ fn rollout_takes_its_bundle_from_a_bucket_and_refuses_one_that_was_replaced_ther
     assert!(is_delivered(&fleet.scenes[0]));
 }
 
-fn is_delivered(scene: &Scene) -> bool {
+pub(super) fn is_delivered(scene: &Scene) -> bool {
     scene.outgate.post(&scene.plain_url(), "", "x").status == 200
 }
 
@@ -363,7 +370,7 @@ fn rollout_that_raises_refusals_is_rolled_back_everywhere() {
     }
     assert_eq!(fleet.stage(2), "checked");
     // An intruder lets the failed rollout begin again, and states that the others have kept it.
-    fleet.server.cli(&["hdel", "outgate:{rollout}", "failure"]);
+    fleet.store.nodes[0].cli(&["hdel", "outgate:{rollout}", "failure"]);
     let kept = json!({ "stage": "kept", "approval": [], "detail": "" }).to_string();
     let names = [0, 1].map(|number| format!("report:{}", name(number)));
     fleet.forge(&[(&names[0], &kept), (&names[1], &kept)]);
@@ -415,8 +422,8 @@ fn rollout_survives_restarts_of_instance_and_store_and_an_operator_aborts_it() {
     fleet.wait_for_stage(0, "rolled_back");
     assert!(fleet.scenes.iter().all(is_delivered));
     // A store that has lost its data changes nothing, and the numbers go on.
-    fleet.server.kill();
-    fleet.server.restart_empty();
+    fleet.store.nodes[0].kill();
+    fleet.store.nodes[0].restart_empty();
     fleet.wait_for("the store is empty", |known| known["rollout"].is_null() && known["next_number"] == 3);
     let watch = fleet.watch(&format!("{GUARD}{CLOSED}"), &["--pause", "1s"]);
     let (code, out, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
@@ -436,7 +443,7 @@ fn rollout_refuses_forged_replayed_huge_and_truncated_bundles_and_forged_approva
     assert_eq!(exit_code_and_output(&watch.wait_with_output().unwrap()).0, 0);
     assert!(!is_delivered(&fleet.scenes[0]));
     let refuses = |reason: &str, fields: &[(&str, &str)]| {
-        fleet.server.cli(&["hdel", "outgate:{rollout}", "report:egress-a", "failure"]);
+        fleet.store.nodes[0].cli(&["hdel", "outgate:{rollout}", "report:egress-a", "failure"]);
         fleet.forge(fields);
         eventually(reason, || fleet.field("report:egress-a").contains(reason));
         assert!(!is_delivered(&fleet.scenes[0]), "{reason}");
@@ -451,8 +458,8 @@ fn rollout_refuses_forged_replayed_huge_and_truncated_bundles_and_forged_approva
     let truncated = &newer[..newer.len() / 2];
     refuses(unsigned, &[("document", truncated), ("digest", &digest(truncated))]);
     refuses("the store has another digest", &[("document", document), ("digest", "x"), ("signature", signature)]);
-    fleet.server.cli(&["setrange", "huge", "5000000", "x"]);
-    fleet.server.cli(&[
+    fleet.store.nodes[0].cli(&["setrange", "huge", "5000000", "x"]);
+    fleet.store.nodes[0].cli(&[
         "eval",
         "redis.call('hset', KEYS[1], 'document', redis.call('get', 'huge'), 'digest', 'y')",
         "1",
@@ -489,7 +496,7 @@ fn rollout_refuses_a_bundle_older_than_one_it_has_seen_and_one_that_was_signed_l
     let day = SignedDuration::from_hours(24);
     let replay = |fleet: &Fleet, number: u64, age: SignedDuration, waves: &[&str]| {
         let (document, signature) = fleet.signed(number, age, waves);
-        fleet.server.cli(&["hdel", "outgate:{rollout}", "report:egress-a", "failure", "approval:bob"]);
+        fleet.store.nodes[0].cli(&["hdel", "outgate:{rollout}", "report:egress-a", "failure", "approval:bob"]);
         let digest = digest(&document);
         fleet.forge(&[("document", &document), ("digest", &digest), ("signature", &signature)]);
     };

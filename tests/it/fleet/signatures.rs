@@ -31,7 +31,7 @@ fn instances(server: &StoreServer, key: &Key, replay: &str) -> [Scene; 2] {
     scenes
 }
 
-fn is_replayed(response: &Response) -> bool {
+pub(super) fn is_replayed(response: &Response) -> bool {
     response.code() == "client_unauthenticated" && response.text().contains("it was used before")
 }
 

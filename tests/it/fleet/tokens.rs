@@ -15,7 +15,7 @@ use crate::support::scene::{Scene, folder};
 use crate::support::store::{self, StoreServer};
 use crate::support::{Response, eventually};
 
-const FLEET_KEY: &str = "6b6a7c1d0f2e4a5b8c9d0e1f2a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d";
+pub(super) const FLEET_KEY: &str = "6b6a7c1d0f2e4a5b8c9d0e1f2a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d";
 
 /// A store and a token endpoint, which grants hunter2-1, hunter2-2 and so on.
 struct Fleet {
@@ -25,15 +25,30 @@ struct Fleet {
 }
 
 fn fleet(lifetime: u32, delay: Duration) -> Fleet {
-    let (pki, count) = (Pki::new(), AtomicUsize::new(0));
+    let pki = Pki::new();
+    let endpoint = endpoint(&pki, lifetime, delay);
+    Fleet { pki, server: StoreServer::start(), endpoint }
+}
+
+/// Starts a token endpoint, which grants hunter2-1, hunter2-2 and so on.
+pub(super) fn endpoint(pki: &Pki, lifetime: u32, delay: Duration) -> Receiver {
+    let count = AtomicUsize::new(0);
     let grant: Reaction = Arc::new(move |_| {
         std::thread::sleep(delay); // the endpoint takes this time, in which other instances ask for the token
         let number = 1 + count.fetch_add(1, Ordering::SeqCst);
         let body = format!(r#"{{"access_token":"hunter2-{number}","token_type":"Bearer","expires_in":{lifetime}}}"#);
         (format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes(), true)
     });
-    let endpoint = Receiver::tls(pki.leaf(&["other.example"]), grant);
-    Fleet { pki, server: StoreServer::start(), endpoint }
+    Receiver::tls(pki.leaf(&["other.example"]), grant)
+}
+
+/// Returns the section of a credential with a token of this endpoint.
+pub(super) fn credential_of(endpoint: &Receiver) -> String {
+    format!(
+        "[credentials.acme]\ntype = \"oauth2\"\ntoken_url = \"https://other.example:{}/token\"\nclient_id = \"platform\"\n\
+         client_secret = \"file:{{dir}}/client\"\n",
+        endpoint.port()
+    )
 }
 
 impl Fleet {
@@ -49,11 +64,7 @@ impl Fleet {
             let path = folder.write(name, text);
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("a new file");
         }
-        let credential = format!(
-            "[credentials.acme]\ntype = \"oauth2\"\ntoken_url = \"https://other.example:{}/token\"\nclient_id = \"platform\"\n\
-             client_secret = \"file:{{dir}}/client\"\n{credential}\n",
-            self.endpoint.port()
-        );
+        let credential = credential_of(&self.endpoint) + credential + "\n";
         let change = |config: &Config| config.and(&credential).route("signed", "credential = \"acme\"");
         // Other tests and compilers share the processors, so a round trip may take longer than the default of 5 ms.
         let port = self.server.port;

@@ -8,6 +8,9 @@ use socket2::{Domain, Socket, Type};
 use super::process::Process;
 use super::{Folder, eventually, required};
 
+/// The address of the servers, unless a test names another one of its host.
+pub const LOOPBACK: &str = "127.0.0.1";
+
 /// A redis-server that keeps nothing on a disk. Dropping it kills it.
 pub struct StoreServer {
     process: Process,
@@ -97,12 +100,13 @@ impl StoreServer {
     }
 }
 
-/// Sentinels that watch a master, which they call `outgate`.
-pub fn sentinel_of(master: u16) -> StoreServer {
+/// Starts a sentinel that watches the master at this address of the host, which it calls `outgate`.
+pub fn sentinel_of(address: &str, master: u16) -> StoreServer {
     let folder = Folder::new();
     let (held, port) = reserve();
+    let bind = if address == LOOPBACK { LOOPBACK.to_owned() } else { format!("{LOOPBACK} {address}") };
     let text = format!(
-        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor outgate 127.0.0.1 {master} 1\n\
+        "port {port}\nbind {bind}\nprotected-mode no\ndir {}\nsentinel monitor outgate {address} {master} 1\n\
          sentinel down-after-milliseconds outgate 300\nsentinel failover-timeout outgate 2000\n",
         folder.path("").display()
     );
@@ -112,6 +116,87 @@ pub fn sentinel_of(master: u16) -> StoreServer {
     let sentinel = StoreServer { process, port, arguments, cli: Vec::new(), folder, _held: held };
     sentinel.wait_until_ready();
     sentinel
+}
+
+/// Starts a master and its replica, and three sentinels that know them, at this address of the host.
+pub fn with_sentinels(address: &str) -> ([StoreServer; 2], Vec<StoreServer>) {
+    let nodes = replicated(address);
+    let sentinels: Vec<_> = (0..3).map(|_| sentinel_of(address, nodes[0].port)).collect();
+    let knows_all = |sentinel: &StoreServer| {
+        let known = sentinel.cli(&["sentinel", "master", "outgate"]).replace('\n', " ");
+        known.contains("num-slaves 1 ") && known.contains("num-other-sentinels 2 ")
+    };
+    eventually("the sentinels know each other and the replica", || sentinels.iter().all(knows_all));
+    (nodes, sentinels)
+}
+
+/// The form of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreForm {
+    Single,
+    /// A master with a replica, and three sentinels.
+    Sentinels,
+    /// Three masters with a replica each.
+    Cluster,
+}
+
+/// The servers of a store, whichever form it has.
+pub struct Store {
+    pub nodes: Vec<StoreServer>,
+    _sentinels: Vec<StoreServer>,
+    /// The keys of `[fleet]` that lead to it.
+    pub settings: String,
+}
+
+/// The password of the documented user.
+pub const PASSWORD: &str = "hunter2";
+
+impl Store {
+    pub fn start(form: StoreForm) -> Self {
+        let list = |servers: &[StoreServer]| {
+            servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect::<Vec<_>>().join(",")
+        };
+        let (nodes, sentinels) = match form {
+            StoreForm::Single => (vec![StoreServer::start()], Vec::new()),
+            StoreForm::Cluster => (cluster(), Vec::new()),
+            StoreForm::Sentinels => {
+                let (nodes, sentinels) = with_sentinels(LOOPBACK);
+                (nodes.into(), sentinels)
+            }
+        };
+        let url = match form {
+            StoreForm::Single => format!("redis://{}", list(&nodes)),
+            StoreForm::Sentinels => format!("redis-sentinel://{}/outgate", list(&sentinels)),
+            StoreForm::Cluster => format!("redis-cluster://{}", list(&nodes)),
+        };
+        Self { nodes, _sentinels: sentinels, settings: format!("store = \"{url}\"\n") }
+    }
+
+    /// Gives each server the user of docs/fleet.md. An instance needs the file `password` with [`PASSWORD`].
+    pub fn with_documented_user(mut self) -> Self {
+        self.nodes.iter().for_each(permit_documented_user);
+        self.settings += "user = \"outgate\"\npassword = \"file:{dir}/password\"\n";
+        self
+    }
+}
+
+/// Creates the user as docs/fleet.md tells the operator to.
+pub fn permit_documented_user(server: &StoreServer) {
+    let documented = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fleet.md"));
+    let acl = documented.lines().find(|line| line.starts_with("ACL SETUSER")).expect("docs/fleet.md has the ACL");
+    let acl = acl.replace("PASSWORD", PASSWORD);
+    assert_eq!(server.cli(&acl.split(' ').collect::<Vec<_>>()).trim(), "OK");
+}
+
+/// Starts a master, and a replica that follows it.
+pub fn replicated(address: &str) -> [StoreServer; 2] {
+    let more: &[&str] =
+        if address == LOOPBACK { &[] } else { &["--bind", LOOPBACK, address, "--protected-mode", "no"] };
+    let master = StoreServer::start_with(more, &[]);
+    let port = master.port.to_string();
+    let replica = StoreServer::start_with(&[more, &["--replicaof", address, &port]].concat(), &[]);
+    eventually("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
+    [master, replica]
 }
 
 /// A cluster of three masters with a replica each.
