@@ -1,6 +1,7 @@
 //! Connections to the servers of the store: one server of several, the master that sentinels name, or a cluster.
 //! Which server is the store now?
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use base64::Engine;
@@ -16,16 +17,21 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use super::StoreError;
+use super::{CONNECT_FACTOR, StoreError};
 use crate::config::{self, ClientIdentity, PemFile, StoreTopology};
 
 /// How often a cluster's call follows a redirection or a slot that moves, within its timeout.
 const CLUSTER_RETRIES: u32 = 2;
 
+/// A sentinel and the master that it names may take this many times the time of a response, so that an attempt has the time for
+/// two sentinels.
+const SENTINEL_FACTOR: u32 = CONNECT_FACTOR / 2;
+
 /// The servers to connect to, with the credentials and the certificates.
 pub(super) enum StoreConnector {
     Single(Vec<Client>),
-    Sentinel(Box<Mutex<SentinelClient>>),
+    /// A client for each sentinel; the one that has answered last is the first.
+    Sentinels(Mutex<VecDeque<SentinelClient>>),
     Cluster(Box<ClusterClient>),
 }
 
@@ -86,25 +92,28 @@ impl StoreConnector {
                 Self::Single(clients.collect::<RedisResult<_>>()?)
             }
             StoreTopology::Sentinel(master) => {
-                let mut builder = SentinelClientBuilder::new(nodes, master, SentinelServerType::Master)?
-                    .set_client_to_redis_tcp_settings(tcp.clone())
-                    .set_client_to_sentinel_tcp_settings(tcp);
-                if let Some(certificates) = certificates {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(TlsMode::Secure)
-                        .set_client_to_redis_certificates(certificates.clone())
-                        .set_client_to_sentinel_certificates(certificates);
-                }
-                if let Some(user) = user {
-                    builder = builder.set_client_to_redis_username(user);
-                }
-                if let Some(password) = password {
-                    builder = builder.set_client_to_redis_password(password);
-                }
-                if let Some(password) = &fleet.sentinel_password {
-                    builder = builder.set_client_to_sentinel_password(text(password.expose())?);
-                }
-                Self::Sentinel(Box::new(Mutex::new(builder.build()?)))
+                let sentinel = |node| -> Result<SentinelClient, StoreError> {
+                    let mut builder = SentinelClientBuilder::new([node], master, SentinelServerType::Master)?
+                        .set_client_to_redis_tcp_settings(tcp.clone())
+                        .set_client_to_sentinel_tcp_settings(tcp.clone());
+                    if let Some(certificates) = &certificates {
+                        builder = builder
+                            .set_client_to_redis_tls_mode(TlsMode::Secure)
+                            .set_client_to_redis_certificates(certificates.clone())
+                            .set_client_to_sentinel_certificates(certificates.clone());
+                    }
+                    if let Some(user) = user {
+                        builder = builder.set_client_to_redis_username(user);
+                    }
+                    if let Some(password) = password {
+                        builder = builder.set_client_to_redis_password(password);
+                    }
+                    if let Some(password) = &fleet.sentinel_password {
+                        builder = builder.set_client_to_sentinel_password(text(password.expose())?);
+                    }
+                    Ok(builder.build()?)
+                };
+                Self::Sentinels(Mutex::new(nodes.map(sentinel).collect::<Result<_, _>>()?))
             }
             StoreTopology::Cluster => {
                 // The cluster takes the credentials of these nodes for all others.
@@ -137,8 +146,8 @@ impl StoreConnector {
                 }
                 Err(last)
             }
-            Self::Sentinel(client) => {
-                let connection = client.lock().await.get_async_connection_with_config(&config).await?;
+            Self::Sentinels(sentinels) => {
+                let connection = connect_through_sentinels(&mut *sentinels.lock().await, &config, timeout).await?;
                 Ok(StoreConnection::Single(connection))
             }
             Self::Cluster(client) => Ok(StoreConnection::Cluster(client.get_async_connection().await?)),
@@ -161,6 +170,31 @@ async fn connect_to_master(
             Err(StoreError(format!("{:?} is a {role}, and not a master", client.get_connection_info().addr())))
         }
     }
+}
+
+/// Connects to the master that the first sentinel which answers names.
+///
+/// The library asks all its sentinels and then waits for the first one of them. It waits for longer than an attempt may take.
+async fn connect_through_sentinels(
+    sentinels: &mut VecDeque<SentinelClient>,
+    config: &AsyncConnectionConfig,
+    timeout: Duration,
+) -> Result<MultiplexedConnection, StoreError> {
+    let mut last = StoreError("it has no sentinel".to_owned());
+    for _ in 0..sentinels.len() {
+        // The next attempt begins with the next sentinel, also if the time of this one ends now.
+        sentinels.rotate_left(1);
+        let Some(sentinel) = sentinels.back_mut() else { break };
+        match tokio::time::timeout(timeout * SENTINEL_FACTOR, sentinel.get_async_connection_with_config(config)).await {
+            Ok(Ok(connection)) => {
+                sentinels.rotate_right(1);
+                return Ok(connection);
+            }
+            Ok(Err(error)) => last = error.into(),
+            Err(_) => last = StoreError("a sentinel, or the master that it names, did not answer".to_owned()),
+        }
+    }
+    Err(last)
 }
 
 fn address((host, port): &(String, u16), uses_tls: bool) -> ConnectionAddr {

@@ -142,6 +142,22 @@ fn fleet_store_is_the_master_that_the_sentinels_name() {
     assert_eq!(replica.cli(&["exists", "outgate:{instances}"]).trim(), "1");
 }
 
+/// A stopped sentinel accepts connections and answers nothing, as one does whose host is frozen.
+#[test]
+fn fleet_master_is_found_while_the_first_sentinels_hang() {
+    if !store::is_installed() {
+        return;
+    }
+    let master = StoreServer::start();
+    let sentinels: Vec<_> = (0..4).map(|_| sentinel_of(LOOPBACK, master.port)).collect();
+    let nodes: Vec<_> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+    sentinels[..3].iter().for_each(|sentinel| sentinel.signal("STOP"));
+    let fleet = format!("store = \"redis-sentinel://{}/outgate\"", nodes.join(","));
+    let scene = instance("egress-1", &fleet, &unchanged);
+    wait_until_up(&scene);
+    assert_eq!(master.cli(&["exists", "outgate:{instances}"]).trim(), "1");
+}
+
 #[test]
 fn fleet_store_of_several_addresses_is_the_one_that_accepts_writes() {
     if !store::is_installed() {
