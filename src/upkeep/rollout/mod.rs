@@ -96,7 +96,8 @@ impl Follower {
     /// Finishes a switch that the end of the process has interrupted.
     async fn recover(&mut self) {
         let Some(mut adopted) = self.view.state.adopted.clone() else { return };
-        let is_current = self.folder.has(&adopted.digest);
+        let (folder, digest) = (self.folder.clone(), adopted.digest.clone());
+        let Ok(is_current) = self.runtime.history_reader.run(move || folder.has(&digest)).await else { return };
         if adopted.stage == RolloutStage::RolledBack && is_current {
             self.undo(adopted).await;
         } else if adopted.stage != RolloutStage::RolledBack && !is_current {
