@@ -17,6 +17,7 @@ use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, config, folder};
 use crate::support::scrape::Scrape;
+use crate::support::store::{self, StoreServer};
 use crate::support::{Outgate, eventually};
 
 /// The kernel answers each write to `/dev/full` with ENOSPC.
@@ -144,6 +145,51 @@ fn hanging_disk_below_the_audit_log_refuses_changes_and_harms_no_delivery() {
     assert_eq!(verify(&scene.outgate).0, 0);
     let records = records_in(&scene.outgate.folder.path("audit.jsonl"));
     assert!(records.iter().any(|record| record["event_type"] == "configuration.withdrawn"), "{records:?}");
+}
+
+#[test]
+fn hanging_disk_below_the_state_of_the_fleet_harms_no_delivery_and_no_announcement() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let (scene, hang) = scene("/fleet.json.tmp", |config| {
+        // A busy machine answers late, and a store that is away is not the subject.
+        let fleet =
+            format!("[fleet]\nstore = \"redis://127.0.0.1:{}\"\nwait = \"1s\"\ntimeout = \"5s\"\n", server.port);
+        let limit = "[limits.l]\nscope = \"fleet\"\nrate = \"100000/s\"\n";
+        config.and(&fleet).and(limit).add("routes.*.limits", ["l"]).add("server.state", "{dir}/state")
+    });
+    let file = scene.outgate.folder.path("state/fleet.json");
+    let has_stored = |live: &str| fs::read_to_string(&file).is_ok_and(|text| text.contains(live));
+    eventually("the instance has stored what it knows", || has_stored("\"live\":1"));
+    let process = server.cli(&["zrange", "outgate:{instances}", "0", "-1"]).trim().to_owned();
+    let lease_end = || -> u64 { server.cli(&["zscore", "outgate:{instances}", &process]).trim().parse().unwrap() };
+    let fault = Fault {
+        name: "disk of the state of the fleet hangs",
+        harmed: "no client; a restart reads what was known before",
+        reported: "outgate reports nothing, because nothing fails",
+    };
+    fault.run_by_law(&scene.outgate, &scene.plain_url(), &[], |harm| {
+        fs::write(&hang, "").unwrap();
+        // A second process: the instance has to write the file.
+        server.cli(&["zadd", "outgate:{instances}", "9e15", "other"]);
+        scene.outgate.wait_for_metric("outgate_fleet_instances 2");
+        let before = lease_end();
+        for_a_period(|| assert_eq!(harm.send(scene.outgate.proxy, &scene.plain_url()).status, 200));
+        eventually("the instance announces itself", || lease_end() > before + 1000);
+        assert!(has_stored("\"live\":1"), "the disk hangs");
+        fs::remove_file(&hang).unwrap();
+        eventually("the instance stores it later", || has_stored("\"live\":2"));
+    });
+    scene.outgate.wait_for_metric("outgate_fleet_store_errors_total 0");
+
+    fs::write(&hang, "").unwrap();
+    server.cli(&["zrem", "outgate:{instances}", "other"]);
+    scene.outgate.wait_for_metric("outgate_fleet_instances 1");
+    scene.outgate.signal("TERM");
+    let Scene { mut outgate, .. } = scene;
+    assert!(outgate.wait().success(), "outgate ends while the disk hangs");
 }
 
 /// Starts outgate with its stderr in a pipe. Returns it, and the path of the pipe. The reader of the pipe is the process
