@@ -36,7 +36,10 @@ struct Fleet {
     outgates: Vec<Outgate>,
     _hosts: Vec<Host>,
     receiver: Receiver,
+    /// The server, or the master.
     store: StoreServer,
+    /// The replica and the sentinels.
+    _others: Vec<StoreServer>,
     store_host: Host,
     is_slow: Arc<AtomicBool>,
     _haproxy: Process,
@@ -88,7 +91,7 @@ fn relay(mut from: TcpStream, mut to: TcpStream, delay: impl Fn()) {
 
 /// Returns the configuration of a host. The names `fleet.example` and `local.example` have the same limit, of the fleet and of
 /// each host.
-fn config(number: usize, target: u16, store: SocketAddr) -> Config {
+fn config(number: usize, target: u16, store: &str) -> Config {
     // A test build beside others may need longer for a call than the default of 5 ms.
     let wait = pick("wait = \"500ms\"\ntimeout = \"1s\"", "");
     Config::parse(&format!(
@@ -130,7 +133,7 @@ ports = [{target}]
 plaintext = "allow"
 limits = ["local"]
 [fleet]
-store = "redis://{store}"
+store = "{store}"
 instance = "egress-{number}"
 {wait}
 "#,
@@ -154,24 +157,41 @@ listen fleet
 
 impl Fleet {
     fn start() -> Self {
+        Self::start_with(|is_slow| {
+            let store = StoreServer::start();
+            let address = start_relay(store.port, is_slow);
+            (store, Vec::new(), format!("redis://{address}"))
+        })
+    }
+
+    /// Starts a fleet whose store is the master that three sentinels name.
+    fn start_with_sentinels() -> Self {
+        Self::start_with(|_| {
+            let ([master, replica], mut others) = store::with_sentinels(STORE);
+            let sentinels: Vec<_> = others.iter().map(|sentinel| format!("{STORE}:{}", sentinel.port)).collect();
+            others.push(replica);
+            (master, others, format!("redis-sentinel://{}/outgate", sentinels.join(",")))
+        })
+    }
+
+    /// `start_store` runs on the host of the store, and returns the server, the servers beside it, and the URL.
+    fn start_with(
+        start_store: impl FnOnce(&Arc<AtomicBool>) -> (StoreServer, Vec<StoreServer>, String) + Send,
+    ) -> Self {
         run("ip link add fleet type bridge");
         run("ip addr add 10.0.0.1/24 dev fleet");
         run("ip link set fleet up");
         let receiver = Receiver::plain_at("10.0.0.1:0", ok());
         let store_host = host(2);
         let is_slow = Arc::default();
-        let (store, address) = store_host.with(|| {
-            let store = StoreServer::start();
-            let address = start_relay(store.port, &is_slow);
-            (store, address)
-        });
+        let (store, others, url) = store_host.with(|| start_store(&is_slow));
         let hosts: Vec<Host> = (11..11 + INSTANCES).map(host).collect();
         let outgates: Vec<Outgate> = hosts
             .iter()
             .zip(11..)
             .map(|(host, number)| {
                 let folder = Folder::new();
-                folder.write_config("config.toml", &config(number, receiver.port(), address));
+                folder.write_config("config.toml", &config(number, receiver.port(), &url));
                 let mut command = host.command(env!("CARGO_BIN_EXE_outgate"));
                 command.args(["run", "--config"]).arg(folder.path("config.toml"));
                 Outgate::start(command, folder)
@@ -183,7 +203,8 @@ impl Fleet {
         let mut haproxy = Command::new("haproxy");
         let haproxy = Process::start(haproxy.args(["-db", "-f"]).arg(file).stderr(Stdio::null()));
         eventually("haproxy listens", || TcpStream::connect(BALANCER).is_ok());
-        let fleet = Self { outgates, _hosts: hosts, receiver, store, store_host, is_slow, _haproxy: haproxy };
+        let fleet =
+            Self { outgates, _hosts: hosts, receiver, store, _others: others, store_host, is_slow, _haproxy: haproxy };
         fleet.wait_until_all_live();
         fleet
     }
@@ -388,16 +409,51 @@ fn fleet_limit_is_neither_unlimited_nor_zero_in_any_fault() {
     fault(&mut fleet, "a host is killed", 1.0, |fleet| fleet.outgates[3].signal("KILL"), |_| {});
 }
 
+/// The sentinels promote the replica after 300 ms without the master.
+#[test]
+fn fleet_limit_is_neither_unlimited_nor_zero_in_a_failover_of_sentinels() {
+    if !is_possible("fleet_limit_is_neither_unlimited_nor_zero_in_a_failover_of_sentinels") {
+        return;
+    }
+    let mut fleet = Fleet::start_with_sentinels();
+    let seconds = pick([1, 3, 2], [10, 20, 15]);
+    fault_for(
+        seconds,
+        &mut fleet,
+        "the master of three sentinels is killed",
+        1.0,
+        |fleet| fleet.store.kill(),
+        // Each instance has reached the new master by now.
+        |fleet| fleet.wait_until_all_live(),
+    );
+    for outgate in &fleet.outgates {
+        assert!(outgate.has_metric("outgate_fleet_store_up{} 1"));
+        outgate.log.wait_for_lines(1, &["the store of the fleet answers again"]);
+    }
+}
+
 /// Runs a fault beside the traffic of one tenant. `factor`: the part of the limit that the fleet admits meanwhile, at most.
 fn fault(fleet: &mut Fleet, name: &str, factor: f64, begin: impl FnOnce(&mut Fleet), end: impl FnOnce(&mut Fleet)) {
+    fault_for(pick([2, 4, 4], [10, 20, 15]), fleet, name, factor, begin, end);
+}
+
+/// Runs a fault for these seconds before, meanwhile and afterwards.
+fn fault_for(
+    seconds: [usize; 3],
+    fleet: &mut Fleet,
+    name: &str,
+    factor: f64,
+    begin: impl FnOnce(&mut Fleet),
+    end: impl FnOnce(&mut Fleet),
+) {
     let url = fleet.url("fleet.example");
     let ([before, during, after], _) = Traffic::beside(url, "faulty", |traffic| {
         traffic.for_seconds(1); // the burst
-        let before = traffic.for_seconds(pick(2, 10));
+        let before = traffic.for_seconds(seconds[0]);
         begin(fleet);
-        let during = traffic.for_seconds(pick(4, 20));
+        let during = traffic.for_seconds(seconds[1]);
         end(fleet);
-        [before, during, traffic.for_seconds(pick(4, 15))]
+        [before, during, traffic.for_seconds(seconds[2])]
     });
     let part = |counts: &[u32]| f64::from(total(counts)) / f64::from(RATE) / counts.len() as f64;
     let is_usual = |count: &&u32| (90..=110).contains(&(**count * 100 / RATE));
