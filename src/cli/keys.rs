@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{load_or_report, new_file};
+use super::{load_or_report, new_file, table};
 use crate::names::TenantName;
 use crate::policy::Plan;
 use crate::policy::sign::{self, ListedKey, NewKeyError};
@@ -144,7 +144,7 @@ impl ListKeys {
         if self.json {
             println!("{:#}", Value::from(keys.iter().map(key_json).collect::<Vec<_>>()));
         } else {
-            println!("{}", format_table(&keys));
+            print!("{}", format_table(&keys));
         }
         ExitCode::SUCCESS
     }
@@ -204,12 +204,7 @@ fn format_table(keys: &[ListedKey<'_>]) -> String {
         [signer, scheme, tenant, id, key.algorithm.name().to_owned(), from, until, key.state.as_str().to_owned()]
     };
     let rows: Vec<[String; 8]> = std::iter::once(head).chain(keys.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let line = |row: &[String; 8]| {
-        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    table::format_table(&rows)
 }
 
 impl PublicKeys {

@@ -26,6 +26,7 @@ mod run;
 mod send;
 mod service;
 mod support_bundle;
+mod table;
 mod token;
 
 use std::path::{Path, PathBuf};

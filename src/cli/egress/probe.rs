@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::super::local_runtime::{SenderArgs, run_locally, usage_error};
+use super::super::table::format_table;
 use super::super::{escape_control_characters, json_number, load_or_report};
 use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
@@ -179,11 +180,7 @@ fn print_report(report: &ProbeReport, redactor: &Redactor) {
     println!();
     let mut table = vec![["SOURCE", "TARGET", "TCP", "TLS", "RESULT", "CERTIFICATE"].map(str::to_owned)];
     table.extend(results.iter().map(row));
-    let widths: [usize; 6] = std::array::from_fn(|cell| table.iter().map(|row| row[cell].len()).max().unwrap_or(0));
-    for row in &table {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+    print!("{}", format_table(&table));
     let good = results.iter().filter(|result| result.outcome.is_ok()).count();
     println!("\n{good} of {} connections succeeded.", results.len());
     for gap in &report.gaps {

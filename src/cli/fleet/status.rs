@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::super::control::{AdminRequest, ProxySelector};
 use super::super::escape_control_characters;
+use super::super::table::format_table;
 
 /// The digits of a digest in a row.
 const DIGEST_SHOWN: usize = 12;
@@ -68,30 +69,18 @@ fn describe(fleet: &Value) -> String {
         let rows: Vec<_> = items(&found["hosts"]).iter().map(host).collect();
         if rows.is_empty() { vec![vec![text(&found["range"]), "no instance".to_owned()]] } else { rows }
     };
-    let mut shown = table(
-        &["instance", "version", "configuration", "started", "weight", "clock offset", "ready"],
-        items(&fleet["instances"]).iter().map(instance).collect(),
-    );
-    let ranges = items(&fleet["ranges"]).iter().flat_map(hosts).collect();
-    shown += &format!("\n{}", table(&["range", "instance", "state", "usable addresses"], ranges));
+    let head = |names: &[&str]| vec![names.iter().map(ToString::to_string).collect::<Vec<_>>()];
+    let mut instances = head(&["instance", "version", "configuration", "started", "weight", "clock offset", "ready"]);
+    instances.extend(items(&fleet["instances"]).iter().map(instance));
+    let mut ranges = head(&["range", "instance", "state", "usable addresses"]);
+    ranges.extend(items(&fleet["ranges"]).iter().flat_map(hosts));
+    let mut shown = format!("{}\n{}", format_table(&instances), format_table(&ranges));
     for assigned in items(&fleet["assignments"]) {
         shown += &format!("assigned: {} to {}\n", text(&assigned["range"]), text(&assigned["instance"]));
     }
     let problems: String =
         items(&fleet["problems"]).iter().map(|problem| format!("problem: {}\n", text(&problem["what"]))).collect();
     if problems.is_empty() { shown } else { format!("{shown}\n{problems}") }
-}
-
-/// Returns rows with columns of equal width.
-fn table(head: &[&str], mut rows: Vec<Vec<String>>) -> String {
-    rows.insert(0, head.iter().map(ToString::to_string).collect());
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<_> = (0..head.len()).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]
