@@ -71,7 +71,8 @@ pub(super) fn new_tokio_runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     runtime.map_err(|error| exit_with_error(sysexits::OS_ERROR, &format!("cannot start the tokio runtime: {error}")))
 }
 
-fn exit_with_error(code: u8, reason: &str) -> ExitCode {
+/// Prints an error, and returns the exit code.
+pub(super) fn exit_with_error(code: u8, reason: &str) -> ExitCode {
     eprintln!("outgate: {reason}");
     ExitCode::from(code)
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use super::archive::TarWriter;
 use super::load_or_report;
-use super::local_runtime::new_tokio_runtime;
+use super::local_runtime::{exit_with_error, new_tokio_runtime};
 use crate::config::Config;
 use crate::history::DEFAULT_STATE;
 use crate::host;
@@ -57,35 +57,12 @@ pub(super) struct Backup {
     state: Option<PathBuf>,
 }
 
-/// An exit code, and the message for stderr.
-struct Failure(ExitCode, String);
-
-fn failure(code: u8, message: String) -> Failure {
-    Failure(ExitCode::from(code), message)
-}
-
-impl Failure {
-    fn report(self) -> ExitCode {
-        if !self.1.is_empty() {
-            eprintln!("outgate: {}", self.1);
-        }
-        self.0
-    }
-}
-
-/// An exit code whose reason is on stderr already.
-impl From<ExitCode> for Failure {
-    fn from(code: ExitCode) -> Self {
-        Self(code, String::new())
-    }
-}
-
 impl Backup {
     pub(super) fn run(self) -> ExitCode {
-        self.store().unwrap_or_else(Failure::report)
+        self.store().unwrap_or_else(|code| code)
     }
 
-    fn store(&self) -> Result<ExitCode, Failure> {
+    fn store(&self) -> Result<ExitCode, ExitCode> {
         let config = load_or_report(self.config.as_deref())?.config;
         let recipients = self.recipients()?;
         let runtime = Arc::new(new_tokio_runtime()?);
@@ -96,23 +73,26 @@ impl Backup {
         let manifest = Manifest { host, at: now, version: env!("CARGO_PKG_VERSION").to_owned(), files: Vec::new() };
         BackupStore::open(&self.to, true, runtime)
             .and_then(|store| write(&store, &name, &recipients, manifest, files))
-            .map_err(|error| failure(sysexits::CANNOT_CREATE, format!("cannot store the backup in {to}: {error}")))?;
+            .map_err(|error| {
+                exit_with_error(sysexits::CANNOT_CREATE, &format!("cannot store the backup in {to}: {error}"))
+            })?;
         println!("{name}: {count}, in {to}");
         Ok(ExitCode::SUCCESS)
     }
 
-    fn recipients(&self) -> Result<Recipients, Failure> {
+    fn recipients(&self) -> Result<Recipients, ExitCode> {
         let path = self.recipients.display();
         let text = std::fs::read_to_string(&self.recipients)
-            .map_err(|error| failure(sysexits::NO_INPUT, format!("cannot read {path}: {error}")))?;
-        Recipients::parse(&text).map_err(|reason| failure(sysexits::DATA, format!("{path} {reason}")))
+            .map_err(|error| exit_with_error(sysexits::NO_INPUT, &format!("cannot read {path}: {error}")))?;
+        Recipients::parse(&text).map_err(|reason| exit_with_error(sysexits::DATA, &format!("{path} {reason}")))
     }
 
     /// Opens all files before the first is copied: those of one time.
-    fn open_files(&self, config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Vec<BackupFile>, Failure> {
+    fn open_files(&self, config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Vec<BackupFile>, ExitCode> {
         let mut files = Vec::new();
-        let unreadable =
-            |what: String| move |error: io::Error| failure(sysexits::NO_INPUT, format!("cannot read {what}: {error}"));
+        let unreadable = |what: String| {
+            move |error: io::Error| exit_with_error(sysexits::NO_INPUT, &format!("cannot read {what}: {error}"))
+        };
         if let Some(log) = &config.audit.file {
             let what = format!("the audit log {}", log.display());
             contents::audit_files(log, &mut files).map_err(unreadable(what))?;

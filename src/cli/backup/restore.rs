@@ -14,10 +14,9 @@ use flate2::read::MultiGzDecoder;
 
 use super::manifest::{HashingReader, MANIFEST, Manifest};
 use super::store::BackupStore;
-use super::{Failure, failure};
 use crate::capture_store::create_folder;
 use crate::cli::archive::read_tar;
-use crate::cli::local_runtime::new_tokio_runtime;
+use crate::cli::local_runtime::{exit_with_error, new_tokio_runtime};
 use crate::names::{pluralize, with_suffix};
 use crate::sysexits;
 
@@ -56,30 +55,32 @@ pub(in crate::cli) struct Restore {
 
 impl Restore {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        self.restore().unwrap_or_else(Failure::report)
+        self.restore().unwrap_or_else(|code| code)
     }
 
-    fn restore(&self) -> Result<ExitCode, Failure> {
+    fn restore(&self) -> Result<ExitCode, ExitCode> {
         let identities = read_identities(&self.identity).map_err(|error| {
-            failure(sysexits::NO_INPUT, format!("cannot use the key {}: {error}", self.identity.display()))
+            exit_with_error(sysexits::NO_INPUT, &format!("cannot use the key {}: {error}", self.identity.display()))
         })?;
         let runtime = Arc::new(new_tokio_runtime()?);
         let from = self.from.display();
-        let unreadable = |error: io::Error| failure(sysexits::NO_INPUT, format!("cannot read {from}: {error}"));
+        let unreadable =
+            |error: io::Error| exit_with_error(sysexits::NO_INPUT, &format!("cannot read {from}: {error}"));
         let store = BackupStore::open(&self.from, false, runtime).map_err(unreadable)?;
         let newest = match &self.backup {
             Some(name) => Some(name.clone()),
             None => store.newest().map_err(unreadable)?,
         };
-        let name = newest.ok_or_else(|| failure(sysexits::NO_INPUT, format!("there is no backup in {from}")))?;
+        let name =
+            newest.ok_or_else(|| exit_with_error(sysexits::NO_INPUT, &format!("there is no backup in {from}")))?;
         let sealed = store.read(&name).map_err(unreadable)?;
         let folder = self.into.as_deref().map(NewFolder::create).transpose()?;
         let manifest = unpack(BufReader::new(sealed), &identities, folder.as_ref().map(|folder| &*folder.unfinished))
             .map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::PermissionDenied => {
-                failure(sysexits::CANNOT_CREATE, format!("cannot restore {name}: {error}"))
+                exit_with_error(sysexits::CANNOT_CREATE, &format!("cannot restore {name}: {error}"))
             }
-            _ => failure(sysexits::DATA, format!("cannot restore {name}: {error}")),
+            _ => exit_with_error(sysexits::DATA, &format!("cannot restore {name}: {error}")),
         })?;
         if let Some(folder) = folder {
             folder.finish()?;
@@ -102,22 +103,25 @@ struct NewFolder {
 }
 
 impl NewFolder {
-    fn create(folder: &Path) -> Result<Self, Failure> {
+    fn create(folder: &Path) -> Result<Self, ExitCode> {
         let unfinished = with_suffix(folder, ".unfinished");
         if folder.exists() {
-            return Err(failure(sysexits::CANNOT_CREATE, format!("{} exists: name a new folder", folder.display())));
+            return Err(exit_with_error(
+                sysexits::CANNOT_CREATE,
+                &format!("{} exists: name a new folder", folder.display()),
+            ));
         }
         let created = DirBuilder::new().mode(0o700).create(&unfinished);
         created.map_err(|error| {
-            failure(sysexits::CANNOT_CREATE, format!("cannot create {}: {error}", unfinished.display()))
+            exit_with_error(sysexits::CANNOT_CREATE, &format!("cannot create {}: {error}", unfinished.display()))
         })?;
         Ok(Self { folder: folder.to_owned(), unfinished })
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    fn finish(self) -> Result<(), ExitCode> {
         let renamed = fs::rename(&self.unfinished, &self.folder);
         renamed.map_err(|error| {
-            failure(sysexits::CANNOT_CREATE, format!("cannot create {}: {error}", self.folder.display()))
+            exit_with_error(sysexits::CANNOT_CREATE, &format!("cannot create {}: {error}", self.folder.display()))
         })
     }
 }
