@@ -51,6 +51,10 @@ pub struct Weight {
 }
 
 impl Usage {
+    pub fn new(used: usize, max: usize) -> Self {
+        Self { used: used as u64, max: max as u64 }
+    }
+
     pub fn share(self) -> f64 {
         if self.max == 0 { 0.0 } else { self.used as f64 / self.max as f64 }
     }

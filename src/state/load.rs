@@ -26,8 +26,8 @@ impl Runtime {
         let tunnels = tunnels_max.saturating_sub(self.tunnel_permits.available_permits());
         Load {
             is_draining: self.drain_stage() != DrainStage::Serving,
-            deliveries: usage(in_flight + waiting, active.plan.max_deliveries),
-            tunnels: usage(tunnels, tunnels_max),
+            deliveries: Usage::new(in_flight + waiting, active.plan.max_deliveries),
+            tunnels: Usage::new(tunnels, tunnels_max),
             memory: self.body_memory.usage(),
             ports: *self.ports_used.lock(),
             addresses: shares.fold(1.0, f64::min),
@@ -49,8 +49,4 @@ impl Runtime {
         let fullest = ports.sources.values().map(|source| source.fullest_target).max();
         *self.ports_used.lock() = Usage { used: fullest.unwrap_or(0).into(), max: ports.available.into() };
     }
-}
-
-fn usage(used: usize, max: usize) -> Usage {
-    Usage { used: used as u64, max: max as u64 }
 }

@@ -45,7 +45,7 @@ impl MemoryBudget {
     }
 
     pub fn usage(&self) -> Usage {
-        Usage { used: self.max.saturating_sub(self.free.available_permits()) as u64, max: self.max as u64 }
+        Usage::new(self.max.saturating_sub(self.free.available_permits()), self.max)
     }
 }
 
