@@ -40,13 +40,14 @@ impl LimiterState {
     }
 
     /// Takes a permit of the fleet. It waits for the store for as long as a delivery may, and then for as long as the limit
-    /// allows. Also returns the number of permits left, and whether the limit has delayed the delivery.
+    /// allows: then the limit has delayed the delivery. Also returns the number of permits left.
     pub(in crate::state) async fn acquire_fleet_permit(
         self: &Arc<Self>,
         fleet: &Arc<Fleet>,
         wait: &mut LimitWait<'_>,
         max_wait: Duration,
-    ) -> (Result<(ConcurrencyPermit, u32), Exhausted>, bool) {
+        has_waited: &mut bool,
+    ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
         let permit = |left| (ConcurrencyPermit(Arc::clone(self)), left);
         let (first, is_exhausted) = {
             let mut inner = self.0.lock();
@@ -54,31 +55,27 @@ impl LimiterState {
             (first, inner.is_exhausted(fleet))
         };
         if first.is_ok() || is_exhausted && max_wait.is_zero() {
-            return (first.map(permit), false);
+            return first.map(permit);
         }
-        let mut waiter = match self.join_permit_queue() {
-            Ok(waiter) => waiter,
-            Err(exhausted) => return (Err(exhausted), false),
-        };
+        let mut waiter = self.join_permit_queue()?;
         self.wake(fleet);
         // The ticket of a permit that was granted is used up: dropping the waiter leaves the permit.
-        if timeout_at(wait.store_deadline(fleet.wait()), &mut waiter.ticket)
-            .await
-            .is_ok_and(|granted| granted.is_some())
+        if timeout_at(wait.store_deadline(fleet.wait), &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some())
         {
-            return (Ok(permit(self.0.lock().permits_left())), false);
+            return Ok(permit(self.0.lock().permits_left()));
         }
         let Some(deadline) = wait.deadline(max_wait) else {
             drop(waiter); // leaves the queue before the last attempt
-            return (self.0.lock().try_fleet_permit(fleet, true).map(permit), false);
+            return self.0.lock().try_fleet_permit(fleet, true).map(permit);
         };
+        *has_waited = true;
         let is_granted = timeout_at(deadline, &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some());
         drop(waiter);
         let acquired = match is_granted {
             true => Ok(self.0.lock().permits_left()),
             false => self.0.lock().try_fleet_permit(fleet, true),
         };
-        (acquired.map(permit), true)
+        acquired.map(permit)
     }
 
     /// Takes a token of the fleet, as [`Self::acquire_fleet_permit`] does a permit.
@@ -88,19 +85,23 @@ impl LimiterState {
         quota: &Quota,
         wait: &mut LimitWait<'_>,
         max_wait: Duration,
-    ) -> (Result<RateStatus, Exhausted>, bool) {
+        has_waited: &mut bool,
+    ) -> Result<RateStatus, Exhausted> {
         let share = quota.share(fleet.live());
         let ahead = self.0.lock().waiting_for_token();
         let taken = match ahead {
-            0 => self.try_fleet_token(fleet, || wait.store_deadline(fleet.wait())).await,
+            0 => self.try_fleet_token(fleet, || wait.store_deadline(fleet.wait)).await,
             ahead => Err(Exhausted(time_of_tokens(&share, ahead + 1))),
         };
-        match (taken, wait) {
-            (Ok(status), _) => (Ok(status), false),
-            (Err(exhausted), wait) => match wait.deadline(max_wait) {
-                Some(deadline) => (self.wait_for_fleet_token(fleet, &share, deadline).await, true),
-                None => (Err(exhausted), false),
+        match taken {
+            Err(exhausted) => match wait.deadline(max_wait) {
+                Some(deadline) => {
+                    *has_waited = true;
+                    self.wait_for_fleet_token(fleet, &share, deadline).await
+                }
+                None => Err(exhausted),
             },
+            taken => taken,
         }
     }
 
@@ -114,7 +115,7 @@ impl LimiterState {
         let waiter = self.join_token_queue(share, deadline)?;
         let _turn = timeout_at(deadline, waiter.turns.turn()).await.map_err(|_| Exhausted(share.interval()))?;
         loop {
-            match self.try_fleet_token(fleet, || Instant::now() + fleet.wait()).await {
+            match self.try_fleet_token(fleet, || Instant::now() + fleet.wait).await {
                 Err(Exhausted(wait)) if Instant::now() + wait <= deadline => sleep(wait).await,
                 decided => return decided,
             }

@@ -293,25 +293,20 @@ impl LimitClaim {
     /// Takes a permit if the limit has a concurrency.
     async fn acquire_permit(&mut self, wait: &mut LimitWait<'_>) -> Result<(), Exhausted> {
         let Some(max_in_flight) = self.status.limit.concurrency else { return Ok(()) };
-        if let Some(fleet) = &self.fleet {
-            let (acquired, has_waited) = self.limiter.acquire_fleet_permit(fleet, wait, self.status.limit.wait).await;
-            self.has_waited |= has_waited;
-            return self.permit_acquired(acquired);
-        }
-        let acquired = match self.limiter.try_acquire_permit(max_in_flight) {
-            Err(exhausted) => match wait.deadline(self.status.limit.wait) {
-                Some(deadline) => {
-                    self.has_waited = true;
-                    self.limiter.acquire_permit(deadline).await
-                }
-                None => Err(exhausted),
+        let max_wait = self.status.limit.wait;
+        let acquired = match &self.fleet {
+            Some(fleet) => self.limiter.acquire_fleet_permit(fleet, wait, max_wait, &mut self.has_waited).await,
+            None => match self.limiter.try_acquire_permit(max_in_flight) {
+                Err(exhausted) => match wait.deadline(max_wait) {
+                    Some(deadline) => {
+                        self.has_waited = true;
+                        self.limiter.acquire_permit(deadline).await
+                    }
+                    None => Err(exhausted),
+                },
+                acquired => acquired,
             },
-            acquired => acquired,
         };
-        self.permit_acquired(acquired)
-    }
-
-    fn permit_acquired(&mut self, acquired: Result<(ConcurrencyPermit, u32), Exhausted>) -> Result<(), Exhausted> {
         self.status.concurrency_left = Some(acquired.as_ref().map_or(0, |(_, left)| *left));
         self.permit = Some(acquired?.0);
         Ok(())
@@ -321,25 +316,19 @@ impl LimitClaim {
     async fn take_token(&mut self, now: impl Fn() -> u64, wait: &mut LimitWait<'_>) -> Result<(), Exhausted> {
         let limit = &self.status.limit;
         let Some(quota) = &limit.quota else { return Ok(()) };
-        if let Some(fleet) = &self.fleet {
-            let (taken, has_waited) = self.limiter.take_fleet_token(fleet, quota, wait, limit.wait).await;
-            self.has_waited |= has_waited;
-            return self.token_taken(taken);
-        }
-        let taken = match self.limiter.try_take_token(quota, now()) {
-            Err(exhausted) => match wait.deadline(limit.wait) {
-                Some(deadline) => {
-                    self.has_waited = true;
-                    self.limiter.take_token(quota, now, deadline).await
-                }
-                None => Err(exhausted),
+        let taken = match &self.fleet {
+            Some(fleet) => self.limiter.take_fleet_token(fleet, quota, wait, limit.wait, &mut self.has_waited).await,
+            None => match self.limiter.try_take_token(quota, now()) {
+                Err(exhausted) => match wait.deadline(limit.wait) {
+                    Some(deadline) => {
+                        self.has_waited = true;
+                        self.limiter.take_token(quota, now, deadline).await
+                    }
+                    None => Err(exhausted),
+                },
+                taken => taken,
             },
-            taken => taken,
         };
-        self.token_taken(taken)
-    }
-
-    fn token_taken(&mut self, taken: Result<RateStatus, Exhausted>) -> Result<(), Exhausted> {
         let status = match &taken {
             Ok(status) => *status,
             Err(Exhausted(retry_after)) => RateStatus { remaining: 0, retry_after: *retry_after },
