@@ -46,7 +46,7 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
     let range =
         |(range, hosts): (_, Vec<_>)| json!({ "range": range, "hosts": hosts.iter().map(host).collect::<Value>() });
     Ok(json!({
-        "instance": of(runtime)?.instance(),
+        "instance": of(runtime)?.instance,
         "instances": announcements.iter().map(instance).collect::<Value>(),
         "ranges": ranges(&announcements).into_iter().map(range).collect::<Value>(),
         "assignments": assignments(&of(runtime)?.assignments()),

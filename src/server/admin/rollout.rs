@@ -40,8 +40,8 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
     let live = fleet.live_instances().await?;
     let view = fleet.rollout();
     Ok(json!({
-        "fleet": fleet.prefix(),
-        "instance": fleet.instance(),
+        "fleet": fleet.prefix,
+        "instance": fleet.instance,
         "live_instances": live,
         "operators": active.plan.operators.public_keys(),
         "next_number": view.state.seen + 1,
@@ -78,7 +78,7 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
     let (fleet, active) = (fleet(runtime)?, runtime.active_config());
     let (view, operators) = (fleet.rollout(), &active.plan.operators);
     if body.statement == Statement::Start {
-        let bundle = SignedBundle::verify(&body.document, &body.signature, fleet.prefix(), operators);
+        let bundle = SignedBundle::verify(&body.document, &body.signature, &fleet.prefix, operators);
         let bundle = bundle.map_err(|error| AdminProblem::field("document", error.to_string()))?;
         let bundle = Arc::new(bundle);
         start(runtime, fleet, &view, &bundle, &body.signature).await?;

@@ -16,52 +16,51 @@ use crate::state::upstreams::sources::SourcesSnapshot;
 /// Limits the parts of all ranges together, so that the announcement is not too long for its readers.
 const ALL_PARTS_MAX: usize = 2048;
 
-/// The digests of a configuration: of the whole, and of what the hosts of a fleet should have in common.
-#[derive(Clone, Default)]
-pub(super) struct ConfigDigests {
-    whole: String,
-    common: String,
+/// The memory of the task that announces this instance.
+#[derive(Default)]
+pub(super) struct Announcer {
+    /// The digests of the active configuration: of the whole, and of what the hosts of a fleet should have in common.
+    digest: String,
+    common_digest: String,
+    pub(super) clock_offset_ms: Option<i64>,
 }
 
-impl ConfigDigests {
-    /// Returns the digests of the active configuration. A large configuration is hashed once, apart from the traffic.
-    pub(super) async fn update(&mut self, runtime: &Runtime) {
+impl Announcer {
+    /// Computes the digests. A large configuration is hashed once, apart from the traffic.
+    async fn update_digests(&mut self, runtime: &Runtime) {
         let snapshot = Arc::clone(&runtime.config_status.adopted().snapshot);
-        if self.whole != snapshot.digest {
-            let whole = snapshot.digest.clone();
+        if self.digest != snapshot.digest {
+            self.digest.clone_from(&snapshot.digest);
             let hashing = tokio::task::spawn_blocking(move || snapshot.common_digest()).await;
-            *self = Self { whole, common: hashing.unwrap_or_default() };
+            self.common_digest = hashing.unwrap_or_default();
         }
     }
-}
 
-pub(super) fn announce(
-    runtime: &Runtime,
-    fleet: &Fleet,
-    digests: &ConfigDigests,
-    clock_offset_ms: Option<i64>,
-    now: Timestamp,
-) -> InstanceAnnouncement {
-    let (active, snapshot, weight) = (runtime.active_config(), runtime.sources.snapshot(), runtime.load(now).weight());
-    let all = active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now).map(move |range| (pool, range)));
-    let ranges: Vec<_> = all.filter(|(_, range)| range.phase != RangePhase::Ended).collect();
-    let parts_max = PARTS_MAX.min(ALL_PARTS_MAX / ranges.len().max(1)).max(1);
-    let announced = ranges.iter().map(|(pool, range)| announce_range(pool, range, parts_max, &snapshot, fleet));
-    let digests = digests.clone();
-    InstanceAnnouncement {
-        instance: fleet.instance.clone(),
-        process: fleet.process.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        digest: digests.whole,
-        common_digest: digests.common,
-        started: runtime.started_at,
-        weight: weight.percent,
-        limited_by: weight.limited_by.map(|factor| LoadFactor::as_str(factor).to_owned()),
-        blocked: runtime.blocked(now),
-        stopping: runtime.drain_stage() == DrainStage::Stopping,
-        clock_offset_ms,
-        ranges: announced.collect(),
-        announced_ms: 0,
+    pub(super) async fn announcement(&mut self, runtime: &Runtime, fleet: &Fleet) -> InstanceAnnouncement {
+        self.update_digests(runtime).await;
+        let now = Timestamp::now();
+        let (active, snapshot, weight) =
+            (runtime.active_config(), runtime.sources.snapshot(), runtime.load(now).weight());
+        let all =
+            active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now).map(move |range| (pool, range)));
+        let ranges: Vec<_> = all.filter(|(_, range)| range.phase != RangePhase::Ended).collect();
+        let parts_max = PARTS_MAX.min(ALL_PARTS_MAX / ranges.len().max(1)).max(1);
+        let announced = ranges.iter().map(|(pool, range)| announce_range(pool, range, parts_max, &snapshot, fleet));
+        InstanceAnnouncement {
+            instance: fleet.instance.clone(),
+            process: fleet.process.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: self.digest.clone(),
+            common_digest: self.common_digest.clone(),
+            started: runtime.started_at,
+            weight: weight.percent,
+            limited_by: weight.limited_by.map(|factor| LoadFactor::as_str(factor).to_owned()),
+            blocked: runtime.blocked(now),
+            stopping: runtime.drain_stage() == DrainStage::Stopping,
+            clock_offset_ms: self.clock_offset_ms,
+            ranges: announced.collect(),
+            announced_ms: 0,
+        }
     }
 }
 

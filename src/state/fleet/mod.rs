@@ -36,7 +36,7 @@ use crate::policy::fleet::{PERMIT_LEASE, TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
 use crate::state::replay::ReplayError;
-use announcement::ConfigDigests;
+use announcement::Announcer;
 use assignments::FollowedAssignments;
 pub use error::FleetError;
 use hints::Hints;
@@ -57,8 +57,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Fleet {
     store: Store,
     /// The start of each key in the store.
-    prefix: String,
-    instance: String,
+    pub prefix: String,
+    pub instance: String,
     /// The identity of this process among those that ever had the name.
     process: String,
     changed: Notify,
@@ -70,7 +70,8 @@ pub struct Fleet {
     live: AtomicU32,
     /// `None`: the store is up.
     away_since: Mutex<Option<Instant>>,
-    wait: Duration,
+    /// The longest time that a delivery waits for the store.
+    pub wait: Duration,
     /// The epoch of [`Fleet::now`].
     epoch: Instant,
     share_decisions: AtomicU64,
@@ -82,13 +83,6 @@ pub struct Fleet {
     /// The bucket of the bundles; `None`: the store.
     bundles: Option<PathBuf>,
     hints: ArcSwap<Hints>,
-}
-
-/// The memory of the task that announces this instance.
-#[derive(Default)]
-struct Announcer {
-    digests: ConfigDigests,
-    clock_offset_ms: Option<i64>,
 }
 
 /// The problems of the fleet, as its observer sees them.
@@ -165,9 +159,7 @@ impl Fleet {
 
     async fn announce(&self, runtime: &Runtime, announcer: &mut Announcer) -> Result<(), StoreError> {
         self.store.connect().await?;
-        announcer.digests.update(runtime).await;
-        let announcement =
-            announcement::announce(runtime, self, &announcer.digests, announcer.clock_offset_ms, Timestamp::now());
+        let announcement = announcer.announcement(runtime, self).await;
         let observer_lease = if announcement.stopping { 0 } else { OBSERVER_LEASE_MS };
         let document = json!(announcement);
         let (asked, asked_at) = (Instant::now(), Timestamp::now());
@@ -267,10 +259,6 @@ impl Fleet {
         format!("{}:{kind}", self.key(name))
     }
 
-    pub fn instance(&self) -> &str {
-        &self.instance
-    }
-
     /// Returns the number of live instances, this one included, as the store last stated it.
     pub fn live(&self) -> u32 {
         self.live.load(Ordering::Relaxed)
@@ -293,11 +281,6 @@ impl Fleet {
             "the store of the fleet has been away for {seconds} s ({error}): this instance continues with its share, \
              1/{share}, of each limit of the fleet"
         ))
-    }
-
-    /// Returns the longest time that a delivery waits for the store.
-    pub fn wait(&self) -> Duration {
-        self.wait
     }
 
     /// Returns the monotonic time of this instance in nanoseconds.

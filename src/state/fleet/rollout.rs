@@ -73,10 +73,6 @@ impl RolloutView {
 }
 
 impl Fleet {
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     pub fn rollout(&self) -> Arc<RolloutView> {
         Arc::clone(&self.rollout.lock())
     }

@@ -124,7 +124,7 @@ impl Follower {
     async fn follow(&mut self) -> Result<(), FleetError> {
         let known = self.facts.get("digest").cloned().unwrap_or_default();
         let own = self.own_report(&known).and_then(|report| serde_json::to_string(&report).ok());
-        let own = own.map(|report| (format!("report:{}", self.fleet.instance()), report));
+        let own = own.map(|report| (format!("report:{}", self.fleet.instance), report));
         let version = self.facts.get("version").cloned().unwrap_or_default();
         if let Some(facts) = self.fleet.report_rollout(&version, &known, own.as_slice()).await? {
             self.facts = facts;
@@ -186,7 +186,7 @@ impl Follower {
         };
         let signature = facts.get("signature").map(String::as_str).unwrap_or_default();
         let (active, seen) = (self.runtime.active_config(), self.view.state.seen);
-        let verified = SignedBundle::verify(&document, signature, self.fleet.prefix(), &active.plan.operators);
+        let verified = SignedBundle::verify(&document, signature, &self.fleet.prefix, &active.plan.operators);
         let verified = verified.map_err(|error| error.to_string()).and_then(|bundle| match &self.view.state.adopted {
             _ if bundle.digest() != digest => Err("the store has another digest than that of the bundle".to_owned()),
             Some(own) if own.digest == bundle.digest() => Ok(Arc::new(bundle)),
@@ -247,7 +247,7 @@ impl Follower {
         };
         self.view.reports = self.facts.iter().filter_map(report).collect();
         if let Some(own) = bundle.and_then(|bundle| self.own_report(bundle.digest())) {
-            self.view.reports.insert(self.fleet.instance().to_owned(), own);
+            self.view.reports.insert(self.fleet.instance.clone(), own);
         }
     }
 
@@ -275,7 +275,7 @@ impl Follower {
             .map(|(name, _)| name.clone())
             .collect();
         let mut progress = Progress {
-            instance: self.fleet.instance(),
+            instance: &self.fleet.instance,
             waves: &bundle.waves,
             pause: bundle.pause(),
             reports: &self.view.reports,
