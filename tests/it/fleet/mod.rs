@@ -42,7 +42,9 @@ fn instance_with(
     folder: Folder,
     Scenery { pki, good, plain }: Scenery,
 ) -> Scene {
-    let config = config(&good, &plain, &format!("[fleet]\ninstance = \"{name}\"\n{fleet}\n"));
+    // A busy machine answers late. Unless a test sets the timeout, the store is not away then.
+    let timeout = if fleet.contains("timeout") { "" } else { "timeout = \"2s\"\n" };
+    let config = config(&good, &plain, &format!("[fleet]\ninstance = \"{name}\"\n{timeout}{fleet}\n"));
     let outgate = Outgate::run(folder, &change(&config));
     Scene { pki, outgate, good, plain }
 }
