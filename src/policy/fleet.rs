@@ -344,7 +344,7 @@ pub struct PermitLease {
     others: u32,
     until: u64,
     renew_at: u64,
-    /// The store has no more permits before this time.
+    /// The store has no more permits before this time. 0: it had as many as the instance wanted.
     none_until: u64,
     /// The time at which unused permits go back to the store. `None`: all are in use.
     return_at: Option<u64>,
@@ -361,9 +361,9 @@ impl PermitLease {
         max.saturating_sub(self.others).saturating_sub(in_flight)
     }
 
-    /// Returns whether the store has just stated that there are no more permits.
-    pub fn is_exhausted(&self, now: u64) -> bool {
-        now < self.none_until
+    /// Returns whether the store has stated that there are no more permits, after this time or just before it.
+    pub fn is_exhausted(&self, since: u64) -> bool {
+        since < self.none_until
     }
 
     /// Returns whether unused permits wait for their return.
@@ -392,7 +392,7 @@ impl PermitLease {
         (self.permits, self.others, self.return_at) = (permits, others, None);
         self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
         self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
-        self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { now };
+        self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
     }
 }
 

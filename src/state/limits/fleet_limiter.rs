@@ -49,10 +49,11 @@ impl LimiterState {
         has_waited: &mut bool,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
         let permit = |left| (ConcurrencyPermit(Arc::clone(self)), left);
+        let asked_at = fleet.now();
         let (first, is_exhausted) = {
             let mut inner = self.0.lock();
-            let first = inner.try_fleet_permit(fleet, false);
-            (first, inner.is_exhausted(fleet))
+            let first = inner.try_fleet_permit(fleet, None);
+            (first, inner.is_exhausted(fleet, asked_at))
         };
         if first.is_ok() || is_exhausted && max_wait.is_zero() {
             return first.map(permit);
@@ -66,14 +67,14 @@ impl LimiterState {
         }
         let Some(deadline) = wait.deadline(max_wait) else {
             drop(waiter); // leaves the queue before the last attempt
-            return self.0.lock().try_fleet_permit(fleet, true).map(permit);
+            return self.0.lock().try_fleet_permit(fleet, Some(asked_at)).map(permit);
         };
         *has_waited = true;
         let is_granted = timeout_at(deadline, &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some());
         drop(waiter);
         let acquired = match is_granted {
             true => Ok(self.0.lock().permits_left()),
-            false => self.0.lock().try_fleet_permit(fleet, true),
+            false => self.0.lock().try_fleet_permit(fleet, Some(asked_at)),
         };
         acquired.map(permit)
     }
@@ -207,17 +208,18 @@ impl LimiterInner {
         self.key().map_or(0, |key| key.permits.left(key.max_in_flight, self.in_flight))
     }
 
-    /// Returns whether the store has just stated that the fleet has no permit left.
-    fn is_exhausted(&self, fleet: &Fleet) -> bool {
-        fleet.is_up() && self.key().is_some_and(|key| key.permits.is_exhausted(fleet.now()))
+    /// Returns whether the store has stated that the fleet has no permit left, after this time or just before it.
+    fn is_exhausted(&self, fleet: &Fleet, since: u64) -> bool {
+        fleet.is_up() && self.key().is_some_and(|key| key.permits.is_exhausted(since))
     }
 
-    /// Takes a permit without waiting. `is_late`: the store did not answer in time, and counts as away.
-    fn try_fleet_permit(&mut self, fleet: &Fleet, is_late: bool) -> Result<u32, Exhausted> {
+    /// Takes a permit without waiting. `asked_at`: the time since which the delivery has waited for the store. A store that has
+    /// not answered since then is late, and counts as away.
+    fn try_fleet_permit(&mut self, fleet: &Fleet, asked_at: Option<u64>) -> Result<u32, Exhausted> {
         let now = fleet.now();
-        let is_up = fleet.is_up() && (!is_late || self.is_exhausted(fleet));
+        let is_up = fleet.is_up() && asked_at.is_none_or(|since| self.is_exhausted(fleet, since));
         self.set_allowed_permits(fleet, is_up, now);
-        let is_behind = !is_late && self.waiting_for_permit() > 0;
+        let is_behind = asked_at.is_none() && self.waiting_for_permit() > 0;
         if is_behind || self.in_flight >= self.max_in_flight {
             return Err(Exhausted(CONCURRENCY_RETRY));
         }

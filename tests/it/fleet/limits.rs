@@ -196,6 +196,29 @@ fn fleet_concurrency_holds_for_all_instances_and_returns_from_one_that_was_kille
     drop(last);
 }
 
+/// A delivery waits for the store for half a second here. The store answers at once that there is no permit, and is not late.
+#[test]
+fn fleet_concurrency_holds_for_deliveries_that_wait_longer_than_the_store_needs() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first, second]: [Scene; 2] = instances(&server, "concurrency = 2");
+    let uploads: Vec<Client> = (0..2).filter_map(|_| start_upload(&first)).collect();
+    assert_eq!(uploads.len(), 2);
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let second = &second;
+            scope.spawn(move || {
+                // The ends of the waits are at different times: a wait may end while the store is asked again.
+                std::thread::sleep(Duration::from_millis(3 * number));
+                assert!((0..4).all(|_| start_upload(second).is_none()), "two are in flight");
+            });
+        }
+    });
+    assert!(second.outgate.has_metric("outgate_fleet_share_deliveries_total 0"));
+}
+
 #[test]
 fn fleet_concurrency_continues_with_a_share_while_the_store_is_away() {
     if !store::is_installed() {
