@@ -4,6 +4,7 @@
 //! Needs redis-server and redis-cli: skipped where one is missing, required with `OUTGATE_TEST_ALL=1`.
 
 mod connections;
+mod forms;
 mod hints;
 mod limits;
 mod moves;
