@@ -25,6 +25,7 @@ use crate::support::{Client, Folder, Outgate, eventually, post};
 const INSTANCES: usize = 4;
 const RATE: u32 = 100;
 const BURST: u32 = 100;
+const PERMITS: usize = 20;
 const TENANTS: usize = 10_000;
 /// The senders of a tenant that wants more than its limit, and the pause of each between two deliveries.
 const SENDERS: usize = 8;
@@ -108,6 +109,7 @@ allow = ["10.0.0.1/32"]
 [resolver.hosts]
 "fleet.example" = ["10.0.0.1"]
 "local.example" = ["10.0.0.1"]
+"permits.example" = ["10.0.0.1"]
 [clients.billing]
 tokens = ["{token}"]
 tenants = ["*"]
@@ -116,6 +118,9 @@ scope = "fleet"
 rate = "{RATE}/s"
 burst = {BURST}
 per = ["tenant"]
+[limits.permits]
+scope = "fleet"
+concurrency = {PERMITS}
 [limits.local]
 rate = "{RATE}/s"
 burst = {BURST}
@@ -132,6 +137,12 @@ hosts = ["local.example"]
 ports = [{target}]
 plaintext = "allow"
 limits = ["local"]
+[[routes]]
+name = "permits"
+hosts = ["permits.example"]
+ports = [{target}]
+plaintext = "allow"
+limits = ["permits"]
 [fleet]
 store = "{store}"
 instance = "egress-{number}"
@@ -430,6 +441,49 @@ fn fleet_limit_is_neither_unlimited_nor_zero_in_a_failover_of_sentinels() {
         assert!(outgate.has_metric("outgate_fleet_store_up{} 1"));
         outgate.log.wait_for_lines(1, &["the store of the fleet answers again"]);
     }
+}
+
+/// Starts a delivery that is in flight until its client sends the body. `None`: it is refused.
+fn start_upload(outgate: &Outgate, url: &str) -> Option<Client> {
+    let mut client = outgate.connect();
+    let fields = "Proxy-Authorization: Bearer TOKEN\r\nContent-Length: 5\r\nExpect: 100-continue\r\n";
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+    let response = client.next_response("POST");
+    assert!(response.status == 100 || response.code() == "concurrency_limited", "{response:?}");
+    (response.status == 100).then_some(client)
+}
+
+#[test]
+fn fleet_permits_of_an_instance_that_was_killed_return_to_the_others() {
+    if !is_possible("fleet_permits_of_an_instance_that_was_killed_return_to_the_others") {
+        return;
+    }
+    let fleet = Fleet::start();
+    let url = fleet.url("permits.example");
+    let [survivors @ .., killed] = &fleet.outgates[..] else { unreachable!("there are four") };
+    let mut lost: Vec<Client> = Vec::new();
+    eventually("one instance has all permits", || {
+        lost.extend(start_upload(killed, &url));
+        lost.len() == PERMITS
+    });
+    assert!(survivors.iter().all(|outgate| start_upload(outgate, &url).is_none()));
+    let (begun, mut uploads, mut first) = (Instant::now(), Vec::new(), None);
+    killed.signal("KILL");
+    eventually("the others have all permits", || {
+        uploads.extend(survivors.iter().filter_map(|outgate| start_upload(outgate, &url)));
+        if !uploads.is_empty() {
+            first.get_or_insert_with(|| begun.elapsed());
+        }
+        uploads.len() >= PERMITS
+    });
+    let all = begun.elapsed();
+    report(&format!(
+        "| an instance with all {PERMITS} permits is killed | the first is back after {:.1} s | all after {:.1} s | |\n",
+        first.unwrap_or_default().as_secs_f64(),
+        all.as_secs_f64()
+    ));
+    assert_eq!(uploads.len(), PERMITS);
+    assert!(survivors.iter().all(|outgate| start_upload(outgate, &url).is_none()), "no more than all");
 }
 
 /// Runs a fault beside the traffic of one tenant. `factor`: the part of the limit that the fleet admits meanwhile, at most.
