@@ -58,6 +58,11 @@ fn wait_for_state(shown_by: &Outgate, instance: &str, range: &str, state: &str) 
 
 fn wait_for_host(shown_by: &Outgate, instance: &str) {
     eventually(&format!("{instance} alone has all ranges"), || hosts_of_ranges(shown_by) == [[instance], [instance]]);
+    eventually("a host that waits for its ranges is no problem", || {
+        let status = get(shown_by, "/v1/fleet").json();
+        let mut problems = status["problems"].as_array().unwrap_or_else(|| panic!("{status}")).iter();
+        problems.all(|found| !found["problem"].as_str().unwrap().starts_with("range_"))
+    });
 }
 
 /// Shows when a host gets addresses, and when its instance announces them to the store.

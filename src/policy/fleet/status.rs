@@ -43,6 +43,9 @@ pub struct InstanceAnnouncement {
     /// The milliseconds by which the clock of the instance is ahead of the store's. `None`: not measured yet.
     pub clock_offset_ms: Option<i64>,
     pub ranges: Vec<RangeAnnouncement>,
+    /// Reason why the instance cannot read the bundle of the rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_error: Option<String>,
     /// The time of the announcement on the store's clock, in milliseconds since 1970. The reader sets it.
     #[serde(default)]
     pub announced_ms: i64,
@@ -111,13 +114,19 @@ impl RangeAnnouncement {
     fn is_sent_from(&self) -> bool {
         self.state != RangeState::Upcoming
     }
+
+    /// Returns whether the host lacks addresses of the range, which is not that of another instance.
+    fn is_lacked(&self) -> bool {
+        let is_assigned_elsewhere = matches!(self.state, RangeState::Draining | RangeState::Free);
+        !is_assigned_elsewhere && !self.is_truncated && self.present != self.addresses
+    }
 }
 
 /// A problem of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FleetProblem {
     pub problem: FleetProblemKind,
-    /// The range, the instance, or the number of the rollout.
+    /// The range, the instance, both, or the number of the rollout.
     pub subject: String,
     pub what: String,
 }
@@ -127,23 +136,27 @@ pub struct FleetProblem {
 pub enum FleetProblemKind {
     RangeWithoutHost,
     RangeClaimedTwice,
+    RangeNotOnHost,
     ConfigurationDiffers,
     ClockOffset,
     DuplicateInstance,
     RolloutFailed,
     RolloutWaiting,
+    BundleUnreadable,
 }
 
 impl FleetProblemKind {
     /// The kinds with their names.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::RangeWithoutHost, "range_without_host"),
         (Self::RangeClaimedTwice, "range_claimed_twice"),
+        (Self::RangeNotOnHost, "range_not_on_host"),
         (Self::ConfigurationDiffers, "configuration_differs"),
         (Self::ClockOffset, "clock_offset"),
         (Self::DuplicateInstance, "duplicate_instance"),
         (Self::RolloutFailed, "rollout_failed"),
         (Self::RolloutWaiting, "rollout_waiting"),
+        (Self::BundleUnreadable, "bundle_unreadable"),
     ];
 }
 
@@ -168,6 +181,21 @@ pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
             format!("{names} send from {range}, and responses reach one host only: take it from the others"),
         );
     }
+    for (instance, range) in lacked_ranges(&live) {
+        let RangeAnnouncement { source, present, addresses, .. } = range;
+        let what = format!(
+            "{instance} lists {source}, and its host has {present} of the {addresses} addresses: give it the others, or \
+             remove the range from the file of this host"
+        );
+        add(FleetProblemKind::RangeNotOnHost, format!("{instance} {source}"), what);
+    }
+    for announcement in &live {
+        if let Some(error) = &announcement.bundle_error {
+            let instance = announcement.instance.clone();
+            let what = format!("{instance} cannot read the bundle of the rollout, and tries again: {error}");
+            add(FleetProblemKind::BundleUnreadable, instance, what);
+        }
+    }
     for (instance, what) in differing_configurations(&live) {
         add(FleetProblemKind::ConfigurationDiffers, instance, what);
     }
@@ -184,14 +212,36 @@ pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
         add(FleetProblemKind::DuplicateInstance, instance.to_owned(), what);
     }
     problems.sort();
+    problems.dedup();
     problems
+}
+
+/// Returns what instances can use.
+fn usable_parts(live: &[&InstanceAnnouncement]) -> BTreeMap<IpNet, ()> {
+    let ranges = live.iter().flat_map(|announcement| &announcement.ranges);
+    ranges.flat_map(|range| &range.parts).map(|part| (*part, ())).collect()
+}
+
+/// Returns the ranges of instances whose hosts lack addresses of them. A host without any address of a range that other hosts
+/// have is no problem: it waits for the range, as with VRRP.
+fn lacked_ranges<'a>(live: &[&'a InstanceAnnouncement]) -> Vec<(&'a str, &'a RangeAnnouncement)> {
+    let table = usable_parts(live);
+    let waits = |range: &RangeAnnouncement| {
+        range.present == "0" && Cover::of(&table, &range.range, &|()| true).missing.is_empty()
+    };
+    let lacked = |announcement: &&'a InstanceAnnouncement| {
+        let instance = announcement.instance.as_str();
+        let lacked = announcement.ranges.iter().filter(|range| range.is_lacked() && !waits(range));
+        lacked.map(|range| (instance, range)).collect::<Vec<_>>()
+    };
+    live.iter().flat_map(lacked).collect()
 }
 
 /// Returns the parts of published ranges that no instance can use.
 fn missing_ranges(live: &[&InstanceAnnouncement]) -> BTreeSet<IpNet> {
-    let ranges = live.iter().flat_map(|announcement| &announcement.ranges);
-    let table: BTreeMap<IpNet, ()> = ranges.clone().flat_map(|range| &range.parts).map(|part| (*part, ())).collect();
-    let published: BTreeSet<IpNet> = ranges.map(|range| range.range).collect();
+    let table = usable_parts(live);
+    let published: BTreeSet<IpNet> =
+        live.iter().flat_map(|announcement| &announcement.ranges).map(|range| range.range).collect();
     let missing = published.iter().flat_map(|range| Cover::of(&table, range, &|()| true).missing);
     IpNet::aggregate(&missing.collect()).into_iter().collect()
 }

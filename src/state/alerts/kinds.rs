@@ -78,6 +78,9 @@ alert_kinds! {
     FLEET_RANGE_CLAIMED_TWICE = "OutgateFleetRangeClaimedTwice", Critical,
         "webhooks of one of the hosts fail, because the responses reach the other",
         "run `outgate fleet status`, and take the addresses from all hosts but one";
+    FLEET_RANGE_NOT_ON_HOST = "OutgateFleetRangeNotOnHost", Warning,
+        "the instance sends from fewer addresses than its file lists, and load balancers send it less",
+        "run `outgate fleet status`: give the addresses to the host, or remove the range from its file";
     FLEET_INSTANCE_DIFFERS = "OutgateFleetInstanceDiffers", Warning,
         "the instances do not keep the same promises",
         "run `outgate fleet status`: it names the instance and what differs";
@@ -87,6 +90,9 @@ alert_kinds! {
     FLEET_ROLLOUT_WAITS = "OutgateFleetRolloutWaits", Warning,
         "instances of the fleet do not adopt the bundle",
         "run `outgate fleet rollout --status`: approve the change, make the instance ready, or repeat or abort the rollout";
+    FLEET_BUNDLE_UNREADABLE = "OutgateFleetBundleUnreadable", Warning,
+        "the instance adopts no bundle, and the rollout waits for it",
+        "run `outgate fleet status`: it has the error; look at the bucket `fleet.bundles` and its credentials";
     CERTIFICATE_ENDS = "OutgateCertificateEnds", Warning,
         "peers refuse a certificate after its end",
         "replace the file: outgate loads it at once";

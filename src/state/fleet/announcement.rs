@@ -59,6 +59,7 @@ impl Announcer {
             stopping: runtime.drain_stage() == DrainStage::Stopping,
             clock_offset_ms: self.clock_offset_ms,
             ranges: announced.collect(),
+            bundle_error: fleet.rollout().fetch_error.clone(),
             announced_ms: 0,
         }
     }

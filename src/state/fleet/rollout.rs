@@ -40,6 +40,8 @@ pub struct RolloutView {
     pub difference: Difference,
     /// The problem of its bundle on this host, or why this instance refuses it.
     pub problem: Option<String>,
+    /// The error of the last attempt to read its bundle from the bucket. `None`: the attempt succeeded.
+    pub fetch_error: Option<String>,
     pub state: RolloutState,
     /// `None`: this instance cannot read its own state.
     pub folder: Option<BundleFolder>,

@@ -79,6 +79,8 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
         let kind = match problem {
             FleetProblemKind::RangeWithoutHost => &alerts::FLEET_RANGE_WITHOUT_HOST,
             FleetProblemKind::RangeClaimedTwice => &alerts::FLEET_RANGE_CLAIMED_TWICE,
+            FleetProblemKind::RangeNotOnHost => &alerts::FLEET_RANGE_NOT_ON_HOST,
+            FleetProblemKind::BundleUnreadable => &alerts::FLEET_BUNDLE_UNREADABLE,
             FleetProblemKind::RolloutFailed => &alerts::FLEET_ROLLOUT_FAILED,
             FleetProblemKind::RolloutWaiting => &alerts::FLEET_ROLLOUT_WAITS,
             _ => &alerts::FLEET_INSTANCE_DIFFERS,

@@ -46,7 +46,6 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         facts: BTreeMap::new(),
         judged: Default::default(),
         report: None,
-        fetch_error: String::new(),
         is_undo_pending: false,
         clock: PhaseClock::new(Instant::now()),
         last_seen: BTreeMap::new(),
@@ -83,8 +82,6 @@ struct Follower {
     judged: (String, String, [u8; 32]),
     /// The report of this instance about a bundle that it has not adopted.
     report: Option<InstanceReport>,
-    /// The error of the last fetch, which is logged once.
-    fetch_error: String,
     /// Whether the files or the active configuration are still those of a bundle from which this instance returns.
     is_undo_pending: bool,
     clock: PhaseClock,
@@ -142,6 +139,7 @@ impl Follower {
             }
             (self.judged, self.facts) = (subject, facts);
         }
+        self.view.fetch_error = None;
         self.view.digest = self.judged.0.clone();
         self.read_facts();
         self.see_instances().await
@@ -176,11 +174,12 @@ impl Follower {
         let document = match fetched {
             Ok(document) => document,
             Err(error) => {
-                let reason = error.to_string();
-                if self.fetch_error != reason {
-                    warn!("cannot fetch the bundle of the rollout, and tries again: {reason}");
-                    self.fetch_error = reason;
+                let reason: String = error.to_string().chars().take(TEXT_MAX).collect();
+                // The errors of two attempts may differ: one line is enough.
+                if self.view.fetch_error.is_none() {
+                    warn!("cannot read the bundle of the rollout, and tries again: {reason}");
                 }
+                self.view.fetch_error = Some(reason);
                 return false;
             }
         };

@@ -64,13 +64,21 @@ fn fleet_status_shows_instances_ranges_problems_and_a_store_that_is_away() {
     assert_eq!(status["ranges"][2], json!({ "range": "198.51.100.0/28", "hosts": [] }), "{status}");
     assert_eq!(subjects(&status, "range_without_host"), ["198.51.100.0/28"]);
     assert_eq!(subjects(&status, "range_claimed_twice"), ["127.0.7.2/31"]);
+    assert_eq!(subjects(&status, "range_not_on_host"), ["egress-1 198.51.100.0/28"]);
+    eventually("the observer raises the alert", || {
+        let has_alert =
+            |scene: &&Scene| scene.outgate.has_metric("outgate_alerts{name=\"OutgateFleetRangeNotOnHost\"} 1");
+        [&first, &second].into_iter().find(has_alert).is_some_and(|scene| has_problems(scene, "range_not_on_host", 1))
+    });
     assert_eq!(subjects(&status, "configuration_differs").len(), 1);
 
     let (code, shown, _) = exit_code_and_output(&run(&second, &["fleet", "status"]));
     assert_eq!(code, 1, "{shown}");
     assert!(shown.contains("problem: no instance has 198.51.100.0/28"), "{shown}");
     let page = get(&second.outgate, "/").text();
-    for shown in ["no instance has 198.51.100.0/28", "egress-1", "127.0.7.2/31", "active"] {
+    for shown in
+        ["no instance has 198.51.100.0/28", "egress-1 lists 198.51.100.0/28", "egress-1", "127.0.7.2/31", "active"]
+    {
         assert!(page.contains(shown), "the page has no {shown}: {page}");
     }
 

@@ -10,17 +10,19 @@ fn nets(list: &[&str]) -> Vec<IpNet> {
 }
 
 fn range(range: &str, state: RangeState, parts: &[&str]) -> RangeAnnouncement {
-    let range: IpNet = range.parse().unwrap();
+    let (range, parts): (IpNet, _) = (range.parse().unwrap(), nets(parts));
+    let size = |net: &IpNet| 1_u128 << (net.max_prefix_len() - net.prefix_len());
+    let present = parts.iter().map(size).sum::<u128>().to_string();
     RangeAnnouncement {
         pool: "default".to_owned(),
         range,
         source: range,
         state,
         until: None,
-        addresses: "16".to_owned(),
-        present: parts.len().to_string(),
-        usable: parts.len().to_string(),
-        parts: nets(parts),
+        addresses: size(&range).to_string(),
+        usable: present.clone(),
+        present,
+        parts,
         is_truncated: false,
     }
 }
@@ -39,12 +41,15 @@ fn instance(name: &str, ranges: &[RangeAnnouncement]) -> InstanceAnnouncement {
         stopping: false,
         clock_offset_ms: Some(0),
         ranges: ranges.to_vec(),
+        bundle_error: None,
         announced_ms: 2_000_000,
     }
 }
 
+/// Returns the problems, apart from ranges that a host lacks, which have a test of their own.
 fn found(announcements: &[InstanceAnnouncement]) -> Vec<(FleetProblemKind, String)> {
-    problems(announcements).into_iter().map(|problem| (problem.problem, problem.subject)).collect()
+    let others = problems(announcements).into_iter().filter(|found| found.problem != FleetProblemKind::RangeNotOnHost);
+    others.map(|problem| (problem.problem, problem.subject)).collect()
 }
 
 fn missing(subject: &str) -> (FleetProblemKind, String) {
@@ -72,6 +77,40 @@ fn range_that_no_instance_can_use_is_a_problem_also_in_parts() {
     let other = instance("b", &[range(ALL, RangeState::Active, &[])]);
     assert_eq!(found(&[stopping, other]), [missing(ALL)], "a process that stops sends nothing");
     assert_eq!(found(&[]), []);
+}
+
+#[test]
+fn range_that_the_host_of_an_instance_lacks_is_a_problem_unless_it_waits_for_the_range() {
+    let lacked = |first: RangeAnnouncement, second: RangeAnnouncement| {
+        let problems = problems(&[instance("a", &[first]), instance("b", &[second])]);
+        let lacked = problems.into_iter().filter(|found| found.problem == FleetProblemKind::RangeNotOnHost);
+        lacked.map(|problem| problem.subject).collect::<Vec<_>>()
+    };
+    let (a, b) = ("a 198.51.100.16/28", "b 198.51.100.16/28");
+    let half = "198.51.100.16/29";
+    let active = |parts: &[&str]| range(ALL, RangeState::Active, parts);
+    assert!(lacked(active(&[ALL]), active(&[])).is_empty(), "b waits for the range");
+    assert_eq!(lacked(active(&[half]), active(&[])), [a, b], "no host has the other half");
+    assert_eq!(lacked(active(&[half]), active(&["198.51.100.24/29"])), [a, b], "each lists more than it has");
+    assert_eq!(lacked(active(&[ALL]), active(&[half])), [b]);
+    assert_eq!(lacked(range(ALL, RangeState::Upcoming, &[]), range(ALL, RangeState::Retiring, &[])), [a, b]);
+    assert_eq!(lacked(range(ALL, RangeState::Waiting, &[]), range(ALL, RangeState::Free, &[])), [a]);
+    assert!(lacked(active(&[ALL]), range(ALL, RangeState::Draining, &[half])).is_empty(), "it is assigned to a");
+    let mut withheld = range(ALL, RangeState::Waiting, &[]);
+    withheld.present = withheld.addresses.clone();
+    assert!(
+        lacked(withheld, range(ALL, RangeState::Draining, &[])).is_empty(),
+        "a has the addresses, and may not use them"
+    );
+    let what = &problems(&[instance("a", &[active(&[half])])])[1].what;
+    assert!(what.starts_with("a lists 198.51.100.16/28, and its host has 8 of the 16 addresses: "), "{what}");
+}
+
+#[test]
+fn bundle_that_an_instance_cannot_read_is_a_problem() {
+    let error = Some("the bucket of the bundles fails: 403".to_owned());
+    let announcement = InstanceAnnouncement { bundle_error: error, ..instance("a", &[]) };
+    assert_eq!(found(&[announcement, instance("b", &[])]), [(FleetProblemKind::BundleUnreadable, "a".to_owned())]);
 }
 
 #[test]

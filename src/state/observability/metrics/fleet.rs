@@ -18,7 +18,7 @@ impl Metrics {
     }
 
     /// Sets the problems of the fleet. `None`: another instance observes it.
-    pub fn fleet_problems(&self, counts: Option<[(&'static str, usize); 7]>) {
+    pub fn fleet_problems(&self, counts: Option<[(&'static str, usize); 9]>) {
         self.fleet_problems.clear();
         counts.into_iter().flatten().for_each(|(problem, count)| {
             self.fleet_problems.get(&ProblemLabels { problem }).set(gauge(count));
