@@ -168,15 +168,20 @@ mod tests {
             TcpStream::from(socket)
         };
         let usage = || port_usage(|address| address == source).unwrap().sources.get(&source).copied();
+        // The kernel lists its sockets piece by piece, and misses one if others come and go between the pieces.
+        let assert_usage = |open, time_wait, fullest_target| {
+            let expected = Some(SourceUsage { open, time_wait, fullest_target });
+            assert!((0..100).any(|_| usage() == expected), "{:?} is not {expected:?}", usage());
+        };
         assert_eq!(usage(), None);
         let (busy, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let mut streams: Vec<_> = [&busy, &busy, &busy, &other].into_iter().map(connect).collect();
-        assert_eq!(usage(), Some(SourceUsage { open: 4, time_wait: 0, fullest_target: 3 }));
+        assert_usage(4, 0, 3);
         // The side that closes first keeps the port in TIME_WAIT.
         let (accepted, _) = other.accept().unwrap();
         drop(streams.pop());
         drop(accepted);
-        assert_eq!(usage(), Some(SourceUsage { open: 3, time_wait: 1, fullest_target: 3 }));
+        assert_usage(3, 1, 3);
     }
 
     #[test]
