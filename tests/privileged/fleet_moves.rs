@@ -207,7 +207,7 @@ fn fleet_follows_ranges_that_keepalived_moves() {
 /// BIRD and health.sh of a host. They have a folder `/run` of their own, in which BIRD has its control socket.
 fn start_bird(host: &Host, bird: &Path, config: &Path, curl_config: &Path, ipv6: &str) -> Process {
     let script = "mount -t tmpfs none /run && mkdir /run/bird && \"$0\" -f -c \"$1\" & \
-                  exec sh examples/network/bird/health.sh egress4=198.51.100.16/28 \"$2\"";
+                  exec sh examples/network/bird/health.sh egress4=198.51.100.16/28 \"$2\" 2>&1";
     // The processes end with the first one of their namespace.
     let mut command = host.command("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]).arg(bird).arg(config).arg(ipv6);
@@ -279,10 +279,12 @@ fn routes_of_bird_follow_ranges_that_the_fleet_moves() {
     let _router = start_router(&shared, &bird);
     let file = std::fs::read_to_string("examples/network/bird/bird.conf").unwrap();
     let of_second = file.replace_all("192.0.2.10", "192.0.2.11").replace_all("2001:db8:1::10", "2001:db8:1::11");
-    let curl_config = shared.write("bird-health.curl", "header = \"Authorization: Bearer VIEWER\"\n");
+    let write_token =
+        |token: &str| shared.write("bird-health.curl", format!("header = \"Authorization: Bearer {token}\"\n"));
+    let curl_config = write_token("VIEWER");
     // The range that does not move follows the readiness of the first host alone.
     let all = [(&*first, file, "egress6".to_owned()), (&*second, of_second, format!("egress6={V6}"))];
-    let _birds = all.map(|(host, file, ipv6)| {
+    let birds = all.map(|(host, file, ipv6)| {
         host.host.run(&format!("ip address add 2001:db8:1::{}/64 dev eth0 nodad", host.number));
         start_bird(&host.host, &bird, &shared.write(&format!("{}.conf", host.number), file), &curl_config, &ipv6)
     });
@@ -291,6 +293,12 @@ fn routes_of_bird_follow_ranges_that_the_fleet_moves() {
     wait_for_route(V6, Some("2001:db8:1::10"));
     wait_for_delivery(first);
     assert_eq!(second.deliveries(), 0, "the other host has no range");
+
+    // Two answers in a row would decide. The other host has no source address, so it is not ready, and not asked for its ranges.
+    write_token("WRONG");
+    birds[0].lines.wait_for_lines(3, &["is ready, and does not answer /v1/egress"]);
+    wait_for_route(V4, Some("192.0.2.10"));
+    write_token("VIEWER");
 
     first.command(&["fleet", "move", V4, "--to", "egress-2"]);
     wait_for_route(V4, Some("192.0.2.11"));

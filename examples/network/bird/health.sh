@@ -5,8 +5,10 @@
 # (`[admin.users]`):
 #   header = "Authorization: Bearer TOKEN"
 # Two answers in a row decide, so that one slow answer moves no range. It repeats its commands, because `birdc configure`
-# disables the ranges again.
+# disables the ranges again. While outgate is ready and does not answer about its ranges, such as to a
+# wrong token, they stay as they are.
 set -u
+[ $# -gt 0 ] || { echo "name the protocols, such as egress4 or egress4=198.51.100.16/28" >&2; exit 64; }
 admin=${ADMIN:-http://127.0.0.1:4751}
 last=unknown
 ask() {
@@ -18,7 +20,15 @@ while :; do
 	if ask /readyz >/dev/null; then
 		ready=enable
 		case $* in
-		*=*) usable=$(ask /v1/egress | tr '{' '\n' | sed -n 's/.*"usable_ranges":\[\([^]]*\)\].*/\1/p') ;;
+		*=*)
+			answer=$(ask /v1/egress) || {
+				echo "outgate is ready, and does not answer /v1/egress: is the token in CURL_CONFIG that of a viewer?" >&2
+				last=unknown
+				sleep 1
+				continue
+			}
+			usable=$(echo "$answer" | tr '{' '\n' | sed -n 's/.*"usable_ranges":\[\([^]]*\)\].*/\1/p')
+			;;
 		esac
 	fi
 	now=
