@@ -164,9 +164,10 @@ impl FleetProblemKind {
 pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
     // A process that stops sends from no address any more, and its successor may have its name already.
     let live: Vec<_> = announcements.iter().filter(|announcement| !announcement.stopping).collect();
+    let usable = usable_parts(&live);
     let mut problems = Vec::new();
     let mut add = |problem, subject: String, what| problems.push(FleetProblem { problem, subject, what });
-    for range in missing_ranges(&live) {
+    for range in missing_ranges(&live, &usable) {
         add(
             FleetProblemKind::RangeWithoutHost,
             range.to_string(),
@@ -181,7 +182,7 @@ pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
             format!("{names} send from {range}, and responses reach one host only: take it from the others"),
         );
     }
-    for (instance, range) in lacked_ranges(&live) {
+    for (instance, range) in lacked_ranges(&live, &usable) {
         let RangeAnnouncement { source, present, addresses, .. } = range;
         let what = format!(
             "{instance} lists {source}, and its host has {present} of the {addresses} addresses: give it the others, or \
@@ -216,7 +217,7 @@ pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
     problems
 }
 
-/// Returns what instances can use.
+/// Returns the addresses that instances can use.
 fn usable_parts(live: &[&InstanceAnnouncement]) -> BTreeMap<IpNet, ()> {
     let ranges = live.iter().flat_map(|announcement| &announcement.ranges);
     ranges.flat_map(|range| &range.parts).map(|part| (*part, ())).collect()
@@ -224,10 +225,12 @@ fn usable_parts(live: &[&InstanceAnnouncement]) -> BTreeMap<IpNet, ()> {
 
 /// Returns the ranges of instances whose hosts lack addresses of them. A host without any address of a range that other hosts
 /// have is no problem: it waits for the range, as with VRRP.
-fn lacked_ranges<'a>(live: &[&'a InstanceAnnouncement]) -> Vec<(&'a str, &'a RangeAnnouncement)> {
-    let table = usable_parts(live);
+fn lacked_ranges<'a>(
+    live: &[&'a InstanceAnnouncement],
+    usable: &BTreeMap<IpNet, ()>,
+) -> Vec<(&'a str, &'a RangeAnnouncement)> {
     let waits = |range: &RangeAnnouncement| {
-        range.present == "0" && Cover::of(&table, &range.range, &|()| true).missing.is_empty()
+        range.present == "0" && Cover::of(usable, &range.range, &|()| true).missing.is_empty()
     };
     let lacked = |announcement: &&'a InstanceAnnouncement| {
         let instance = announcement.instance.as_str();
@@ -238,11 +241,10 @@ fn lacked_ranges<'a>(live: &[&'a InstanceAnnouncement]) -> Vec<(&'a str, &'a Ran
 }
 
 /// Returns the parts of published ranges that no instance can use.
-fn missing_ranges(live: &[&InstanceAnnouncement]) -> BTreeSet<IpNet> {
-    let table = usable_parts(live);
+fn missing_ranges(live: &[&InstanceAnnouncement], usable: &BTreeMap<IpNet, ()>) -> BTreeSet<IpNet> {
     let published: BTreeSet<IpNet> =
         live.iter().flat_map(|announcement| &announcement.ranges).map(|range| range.range).collect();
-    let missing = published.iter().flat_map(|range| Cover::of(&table, range, &|()| true).missing);
+    let missing = published.iter().flat_map(|range| Cover::of(usable, range, &|()| true).missing);
     IpNet::aggregate(&missing.collect()).into_iter().collect()
 }
 
