@@ -445,12 +445,8 @@ fn fleet_limit_is_neither_unlimited_nor_zero_in_a_failover_of_sentinels() {
 
 /// Starts a delivery that is in flight until its client sends the body. `None`: it is refused.
 fn start_upload(outgate: &Outgate, url: &str) -> Option<Client> {
-    let mut client = outgate.connect();
-    let fields = "Proxy-Authorization: Bearer TOKEN\r\nContent-Length: 5\r\nExpect: 100-continue\r\n";
-    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
-    let response = client.next_response("POST");
-    assert!(response.status == 100 || response.code() == "concurrency_limited", "{response:?}");
-    (response.status == 100).then_some(client)
+    let started = outgate.try_start_upload(url, "Proxy-Authorization: Bearer TOKEN\r\n", 5);
+    started.map_err(|refusal| assert_eq!(refusal.code(), "concurrency_limited", "{refusal:?}")).ok()
 }
 
 #[test]

@@ -5,8 +5,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::connections::assert_share_gave_nothing;
 use super::limits::start_upload_to;
 use super::moves::{assign, wait_for};
@@ -155,6 +153,52 @@ impl Complete {
         let reports = self.fleet.known()["rollout"]["instances"].clone();
         assert!([0, 1].iter().all(|number| reports[name(*number)]["stage"] == "kept"), "{reports}");
     }
+
+    /// Waits until the instances have noticed that a server is gone, and have reached the store again.
+    fn wait_until_recovered(&self) {
+        for scene in self.scenes() {
+            scene.outgate.log.wait_for_lines(1, &["the store of the fleet is away"]);
+            wait_until_up(scene);
+        }
+        wait_until_all_live(&self.scenes());
+    }
+
+    fn master_of(&self, key: &str) -> usize {
+        let nodes = &self.fleet.store.nodes;
+        let has =
+            |node: &StoreServer| node.cli(&["role"]).starts_with("master") && node.cli(&["exists", key]).trim() == "1";
+        nodes.iter().position(has).unwrap()
+    }
+
+    /// Moves the slot of a key to another master, key by key as `redis-cli --cluster reshard` does.
+    fn move_slot(&self, key: &str) {
+        let nodes = &self.fleet.store.nodes;
+        let from = &nodes[self.master_of(key)];
+        let to = nodes.iter().find(|node| node.port != from.port && node.cli(&["role"]).starts_with("master")).unwrap();
+        let [from_id, to_id] = [from, to].map(|node| node.cli(&["cluster", "myid"]).trim().to_owned());
+        let slot = from.cli(&["cluster", "keyslot", key]).trim().to_owned();
+        let set = |node: &StoreServer, words: &[&str]| {
+            let answer = node.cli(&[&["cluster", "setslot", &slot], words].concat());
+            assert_eq!(answer.trim(), "OK", "{words:?}");
+        };
+        set(to, &["importing", &from_id]);
+        set(from, &["migrating", &to_id]);
+        let port = to.port.to_string();
+        eventually("the slot is empty", || {
+            let keys = from.cli(&["cluster", "getkeysinslot", &slot, "100"]);
+            let keys: Vec<_> = keys.lines().filter(|key| !key.is_empty()).collect();
+            let migrate = ["migrate", "127.0.0.1", &port, "", "0", "5000", "keys"];
+            if !keys.is_empty() {
+                from.cli(&[&migrate[..], &keys].concat());
+            }
+            keys.is_empty()
+        });
+        for node in [to, from] {
+            set(node, &["node", &to_id]);
+        }
+        wait_until_all_live(&self.scenes());
+        self.scenes().iter().for_each(|scene| wait_until_up(scene));
+    }
 }
 
 /// While no server is lost, no share decides.
@@ -189,24 +233,6 @@ fn fleet_features_work_with_sentinels_before_and_after_a_failover() {
     complete.use_all(2);
 }
 
-impl Complete {
-    /// Waits until the instances have noticed that a server is gone, and have reached the store again.
-    fn wait_until_recovered(&self) {
-        for scene in self.scenes() {
-            scene.outgate.log.wait_for_lines(1, &["the store of the fleet is away"]);
-            wait_until_up(scene);
-        }
-        wait_until_all_live(&self.scenes());
-    }
-
-    fn master_of(&self, key: &str) -> usize {
-        let nodes = &self.fleet.store.nodes;
-        let has =
-            |node: &StoreServer| node.cli(&["role"]).starts_with("master") && node.cli(&["exists", key]).trim() == "1";
-        nodes.iter().position(has).unwrap()
-    }
-}
-
 #[test]
 fn fleet_features_work_with_a_cluster_whose_slots_move_and_whose_masters_fail() {
     if !store::is_installed() {
@@ -222,38 +248,4 @@ fn fleet_features_work_with_a_cluster_whose_slots_move_and_whose_masters_fail() 
     complete.fleet.store.nodes.remove(master).kill();
     complete.wait_until_recovered();
     complete.use_all(2);
-}
-
-impl Complete {
-    /// Moves the slot of a key to another master, key by key as `redis-cli --cluster reshard` does.
-    fn move_slot(&self, key: &str) {
-        let nodes = &self.fleet.store.nodes;
-        let from = &nodes[self.master_of(key)];
-        let to = nodes.iter().find(|node| node.port != from.port && node.cli(&["role"]).starts_with("master")).unwrap();
-        let [from_id, to_id] = [from, to].map(|node| node.cli(&["cluster", "myid"]).trim().to_owned());
-        let slot = from.cli(&["cluster", "keyslot", key]).trim().to_owned();
-        let set = |node: &StoreServer, words: &[&str]| {
-            let answer = node.cli(&[&["cluster", "setslot", &slot], words].concat());
-            assert_eq!(answer.trim(), "OK", "{words:?}");
-        };
-        set(to, &["importing", &from_id]);
-        set(from, &["migrating", &to_id]);
-        let port = to.port.to_string();
-        eventually("the slot is empty", || {
-            let keys = from.cli(&["cluster", "getkeysinslot", &slot, "100"]);
-            let keys: Vec<_> = keys.lines().filter(|key| !key.is_empty()).collect();
-            let migrate = ["migrate", "127.0.0.1", &port, "", "0", "5000", "keys"];
-            if !keys.is_empty() {
-                from.cli(&[&migrate[..], &keys].concat());
-            }
-            keys.is_empty()
-        });
-        for node in [to, from] {
-            set(node, &["node", &to_id]);
-        }
-        let stage: Value = self.fleet.known();
-        assert!(stage.is_object(), "{stage}");
-        wait_until_all_live(&self.scenes());
-        self.scenes().iter().for_each(|scene| wait_until_up(scene));
-    }
 }

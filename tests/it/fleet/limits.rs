@@ -155,11 +155,8 @@ fn start_upload(scene: &Scene) -> Option<Client> {
 }
 
 pub(super) fn start_upload_to(scene: &Scene, url: &str) -> Option<Client> {
-    let mut client = scene.outgate.connect();
-    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"));
-    let response = client.next_response("POST");
-    assert!(response.status == 100 || response.code() == "concurrency_limited", "{response:?}");
-    (response.status == 100).then_some(client)
+    let started = scene.outgate.try_start_upload(url, "", 5);
+    started.map_err(|refusal| assert_eq!(refusal.code(), "concurrency_limited", "{refusal:?}")).ok()
 }
 
 #[test]

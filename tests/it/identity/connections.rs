@@ -54,11 +54,7 @@ fn is_evicted(scene: &Scene, client: &mut Client) -> bool {
 
 /// Starts a request whose body is incomplete.
 fn start_upload(scene: &Scene) -> Client {
-    let mut client = scene.outgate.connect();
-    let url = scene.plain_url();
-    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
-    assert_eq!(client.next_response("POST").status, 100);
-    client
+    scene.outgate.start_upload(&scene.plain_url(), 1)
 }
 
 /// Returns whether a request from this address on a new connection is served.

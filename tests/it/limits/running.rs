@@ -31,14 +31,7 @@ fn with_limit(scene: &Scene, limit: &str) -> Config {
 
 /// Starts a delivery that is in flight until its client sends the body.
 fn start_upload(scene: &Scene) -> Client {
-    let mut client = scene.outgate.connect();
-    client.send(format!(
-        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
-        scene.plain_url()
-    ));
-    // 100 Continue shows that the delivery has acquired its limits.
-    assert_eq!(client.next_response("POST").status, 100);
-    client
+    scene.outgate.start_upload(&scene.plain_url(), 5)
 }
 
 #[test]

@@ -225,9 +225,7 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
         reload(name, limit, "127.0.7.0/30");
         assert_eq!(explain().0, 0, "{name} is unused");
         // One delivery is in flight and has spent a token.
-        let mut client = scene.outgate.connect();
-        client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
-        assert_eq!(client.next_response("POST").status, 100);
+        let mut client = scene.outgate.start_upload(&url, 1);
         let (code, out, err) = explain();
         assert_eq!(code, i32::from(refused.is_some()), "{name}: {out}{err}");
         assert_eq!(out.contains("refused as"), refused.is_some(), "{out}");

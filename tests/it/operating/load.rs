@@ -47,11 +47,7 @@ fn loadz(outgate: &Outgate) -> Value {
 
 /// Starts a delivery that is in flight until its client sends the body.
 fn in_flight(scene: &Scene) -> Client {
-    let mut client = scene.outgate.connect();
-    let url = scene.plain_url();
-    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
-    assert_eq!(client.next_response("POST").status, 100);
-    client
+    scene.outgate.start_upload(&scene.plain_url(), 1)
 }
 
 #[test]

@@ -109,13 +109,7 @@ fn a_record_of_a_timeout_has_the_milliseconds_of_its_step() {
     ] {
         assert_eq!(scene.outgate.post(&url, "", "x").code(), code);
     }
-    let mut slow = scene.outgate.connect();
-    slow.send(format!(
-        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
-        scene.good_url()
-    ));
-    assert_eq!(slow.next_response("POST").status, 100);
-    drop(slow);
+    drop(scene.outgate.start_upload(&scene.good_url(), 5));
     let records = scene.outgate.records(3);
     for record in &records[..2] {
         assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
@@ -381,12 +375,7 @@ fn a_record_has_host_and_path_wherever_they_were_read() {
 #[test]
 fn a_record_of_a_request_that_came_while_draining_has_host_and_path() {
     let scene = scene();
-    let mut busy = scene.outgate.connect();
-    busy.send(format!(
-        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
-        scene.plain_url()
-    ));
-    assert_eq!(busy.next_response("POST").status, 100);
+    let _busy = scene.outgate.start_upload(&scene.plain_url(), 1);
     scene.outgate.signal("TERM");
     scene.outgate.log.wait_for("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
     let response = scene.outgate.post(&scene.good_url(), "Webhook-Id: msg_mine\r\n", "x");

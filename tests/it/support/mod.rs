@@ -333,6 +333,22 @@ impl Outgate {
         Client::connect(self.proxy)
     }
 
+    /// Starts a delivery that is in flight until its client sends the `length` bytes of the body: 100 Continue shows that it
+    /// has acquired its limits. `fields` are further fields of the request. `Err`: the response that refuses it.
+    pub fn try_start_upload(&self, url: &str, fields: &str, length: usize) -> Result<Client, Response> {
+        let mut client = self.connect();
+        client.send(format!(
+            "POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        ));
+        let response = client.next_response("POST");
+        if response.status == 100 { Ok(client) } else { Err(response) }
+    }
+
+    /// Starts a delivery that is in flight until its client sends the `length` bytes of the body.
+    pub fn start_upload(&self, url: &str, length: usize) -> Client {
+        self.try_start_upload(url, "", length).unwrap_or_else(|refusal| panic!("{url}: {refusal:?}"))
+    }
+
     pub fn admin(&self, path: &str) -> Response {
         let mut client = Client::connect(self.admin);
         client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
