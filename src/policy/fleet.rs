@@ -1,10 +1,11 @@
-//! The arithmetic of limits that a fleet shares: slices of a rate, leases of permits, and shares without the store.
-//! How much of a limit may this instance use now, and how much should it ask for?
+//! The arithmetic of limits that a fleet shares: slices of a rate, and shares without the store. [`permits`] has leases.
+//! How much of a rate may this instance use now, and how much should it ask for?
 //!
 //! Times are nanoseconds of the instance's monotonic clock, or microseconds of the store's clock. They are never compared:
 //! a slice is valid for a duration from the moment at which the instance asked.
 
 pub mod assignments;
+pub mod permits;
 pub mod status;
 
 use std::num::NonZeroU32;
@@ -24,11 +25,6 @@ const CONTENTION: Duration = Duration::from_secs(1);
 const CLOCK_MARGIN: u64 = 128;
 /// The least time between two looks for idle tokens.
 const IDLE_LOOK_MIN: Duration = Duration::from_millis(20);
-/// The least time between two requests for permits of which there are too few.
-pub const PERMIT_PAUSE: Duration = Duration::from_millis(50);
-/// The length of a lease of permits, and the time after which an instance renews it.
-pub const PERMIT_LEASE: Duration = Duration::from_secs(5);
-pub const PERMIT_RENEWAL: Duration = Duration::from_secs(2);
 
 impl Quota {
     /// Returns the quota of one of `live` instances while the store is away.
@@ -68,19 +64,6 @@ impl Quota {
     fn fair_part(&self, live: u32) -> u32 {
         let tokens = self.pause(live).as_nanos() / self.share(live).interval().as_nanos().max(1);
         u32::try_from(tokens).unwrap_or(u32::MAX).max(1)
-    }
-}
-
-/// Returns the permits of one of `live` instances while the store is away. None is left without any.
-pub fn permit_share(max: u32, live: u32) -> u32 {
-    (max / live.max(1)).max(1)
-}
-
-/// Returns the permits that an instance should lease: those in use, and a few more if it is busy.
-pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
-    match in_use.saturating_add(waiting) {
-        0 => 0,
-        needed => needed.saturating_add(max / (8 * live.max(1))).min(max),
     }
 }
 
@@ -336,65 +319,19 @@ impl TokenSlices {
     }
 }
 
-/// The permits of one key that this instance may use.
-#[derive(Debug, Default)]
-pub struct PermitLease {
-    permits: u32,
-    /// The permits of the other instances when the store last answered.
-    others: u32,
-    until: u64,
-    renew_at: u64,
-    /// The store has no more permits before this time. 0: it had as many as the instance wanted.
-    none_until: u64,
-    /// The time at which unused permits go back to the store. `None`: all are in use.
-    return_at: Option<u64>,
-}
-
-impl PermitLease {
-    /// Returns the permits that this instance may use, in flight or not.
-    pub fn leased(&self, now: u64) -> u32 {
-        if now < self.until { self.permits } else { 0 }
-    }
-
-    /// Returns the permits of the fleet that are not in use, as far as this instance knows.
-    pub fn left(&self, max: u32, in_flight: u32) -> u32 {
-        max.saturating_sub(self.others).saturating_sub(in_flight)
-    }
-
-    /// Returns whether the store has stated that there are no more permits, after this time or just before it.
-    pub fn is_exhausted(&self, since: u64) -> bool {
-        since < self.none_until
-    }
-
-    /// Returns whether unused permits wait for their return.
-    pub fn is_returning(&self) -> bool {
-        self.return_at.is_some()
-    }
-
-    /// Returns the time until the next request of an instance that wants so many permits; zero if it is due. `None`: there
-    /// is nothing to ask.
-    ///
-    /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them.
-    pub fn next_request(&mut self, wanted: u32, now: u64) -> Option<Duration> {
-        let leased = self.leased(now);
-        self.return_at = match wanted < leased {
-            true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(saturating_nanos(PERMIT_PAUSE)))),
-            false => None,
-        };
-        let grown = (wanted > leased).then_some(self.none_until);
-        let renewed = (leased > 0).then_some(self.renew_at);
-        let due = grown.into_iter().chain(self.return_at).chain(renewed).min();
-        due.map(|at| Duration::from_nanos(at.saturating_sub(now)))
-    }
-
-    /// Takes the answer to a request for `wanted` permits that was made at `asked_at`.
-    pub fn granted(&mut self, permits: u32, others: u32, wanted: u32, asked_at: u64, now: u64) {
-        (self.permits, self.others, self.return_at) = (permits, others, None);
-        self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
-        self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
-        self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
-    }
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn quota(count: u32, burst: u32) -> Quota {
+        let [count, burst] = [count, burst].map(|number| NonZeroU32::new(number).unwrap());
+        Quota { count, period: Duration::from_secs(1), burst }
+    }
+
+    #[test]
+    fn fleet_shares_are_parts_of_the_limit_and_never_nothing() {
+        let share = quota(100, 50).share(4);
+        assert_eq!((share.interval(), share.burst.get()), (Duration::from_millis(40), 12));
+        assert_eq!(quota(100, 3).share(4).burst.get(), 1);
+    }
+}

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::policy::fleet::{PermitLease, TokenSlices, permit_share};
+use crate::policy::fleet::TokenSlices;
+use crate::policy::fleet::permits::{PermitLease, permit_share};
 use crate::policy::limits::Quota;
 use crate::state::limits::wait_queue::WaitQueue;
 

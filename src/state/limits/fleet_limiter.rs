@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::net::store::StoreError;
-use crate::policy::fleet::{SliceDecision, TokenGrant, TokenRequest, permits_wanted};
+use crate::policy::fleet::permits::permits_wanted;
+use crate::policy::fleet::{SliceDecision, TokenGrant, TokenRequest};
 use crate::policy::limits::{Limit, Quota, RateStatus};
 use crate::state::fleet::Fleet;
 use crate::state::limits::fleet_key::{FleetKey, TokenAnswer};

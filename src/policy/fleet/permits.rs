@@ -1,0 +1,117 @@
+//! The arithmetic of a concurrency that a fleet shares: leases of permits, and shares without the store.
+//! How many deliveries may this instance have in flight, and how many permits should it ask for?
+
+use std::time::Duration;
+
+use super::end_of;
+use crate::policy::limits::saturating_nanos;
+
+/// The least time between two requests for permits of which there are too few.
+pub const PERMIT_PAUSE: Duration = Duration::from_millis(50);
+/// The length of a lease of permits, and the time after which an instance renews it.
+pub const PERMIT_LEASE: Duration = Duration::from_secs(5);
+pub const PERMIT_RENEWAL: Duration = Duration::from_secs(2);
+
+/// Returns the permits of one of `live` instances while the store is away. None is left without any.
+pub fn permit_share(max: u32, live: u32) -> u32 {
+    (max / live.max(1)).max(1)
+}
+
+/// Returns the permits that an instance should lease: those in use, and a few more if it is busy.
+pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
+    match in_use.saturating_add(waiting) {
+        0 => 0,
+        needed => needed.saturating_add(max / (8 * live.max(1))).min(max),
+    }
+}
+
+/// The permits of one key that this instance may use.
+#[derive(Debug, Default)]
+pub struct PermitLease {
+    permits: u32,
+    /// The permits of the other instances when the store last answered.
+    others: u32,
+    until: u64,
+    renew_at: u64,
+    /// The store has no more permits before this time. 0: it had as many as the instance wanted.
+    none_until: u64,
+    /// The time at which unused permits go back to the store. `None`: all are in use.
+    return_at: Option<u64>,
+}
+
+impl PermitLease {
+    /// Returns the permits that this instance may use, in flight or not.
+    pub fn leased(&self, now: u64) -> u32 {
+        if now < self.until { self.permits } else { 0 }
+    }
+
+    /// Returns the permits of the fleet that are not in use, as far as this instance knows.
+    pub fn left(&self, max: u32, in_flight: u32) -> u32 {
+        max.saturating_sub(self.others).saturating_sub(in_flight)
+    }
+
+    /// Returns whether the store has stated that there are no more permits, after this time or just before it.
+    pub fn is_exhausted(&self, since: u64) -> bool {
+        since < self.none_until
+    }
+
+    /// Returns whether unused permits wait for their return.
+    pub fn is_returning(&self) -> bool {
+        self.return_at.is_some()
+    }
+
+    /// Returns the time until the next request of an instance that wants so many permits; zero if it is due. `None`: there
+    /// is nothing to ask.
+    ///
+    /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them.
+    pub fn next_request(&mut self, wanted: u32, now: u64) -> Option<Duration> {
+        let leased = self.leased(now);
+        self.return_at = match wanted < leased {
+            true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(saturating_nanos(PERMIT_PAUSE)))),
+            false => None,
+        };
+        let grown = (wanted > leased).then_some(self.none_until);
+        let renewed = (leased > 0).then_some(self.renew_at);
+        let due = grown.into_iter().chain(self.return_at).chain(renewed).min();
+        due.map(|at| Duration::from_nanos(at.saturating_sub(now)))
+    }
+
+    /// Takes the answer to a request for `wanted` permits that was made at `asked_at`.
+    pub fn granted(&mut self, permits: u32, others: u32, wanted: u32, asked_at: u64, now: u64) {
+        (self.permits, self.others, self.return_at) = (permits, others, None);
+        self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
+        self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
+        self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fleet_permits_of_a_share_are_a_part_of_the_limit_and_never_nothing() {
+        assert_eq!([permit_share(20, 4), permit_share(3, 4), permit_share(20, 0)], [5, 1, 20]);
+    }
+
+    #[test]
+    fn fleet_permits_are_leased_as_needed_and_returned_after_a_pause() {
+        const MS: u64 = 1_000_000;
+        let mut lease = PermitLease::default();
+        assert_eq!(permits_wanted(0, 1, 64, 4), 3, "one, and a few for the next deliveries");
+        assert_eq!(lease.next_request(3, 0), Some(Duration::ZERO));
+        lease.granted(3, 10, 3, 0, MS);
+        assert_eq!((lease.leased(MS), lease.left(64, 1)), (3, 53));
+        assert_eq!(lease.next_request(3, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
+        assert_eq!(lease.next_request(0, MS), Some(PERMIT_PAUSE));
+        assert_eq!(lease.next_request(3, 20 * MS), Some(PERMIT_RENEWAL - Duration::from_millis(20)), "in use again");
+        assert_eq!(lease.next_request(0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
+        assert_eq!(lease.next_request(0, 70 * MS), Some(Duration::ZERO));
+        // The store has fewer than are wanted.
+        lease.granted(3, 61, 4, 70 * MS, 71 * MS);
+        assert!(lease.is_exhausted(72 * MS));
+        assert_eq!(lease.next_request(4, 71 * MS), Some(PERMIT_PAUSE));
+        // An instance stops to use a lease before the store ends it.
+        assert_eq!(lease.leased(70 * MS + 4_970 * MS), 0);
+    }
+}
