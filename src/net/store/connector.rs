@@ -30,8 +30,7 @@ const SENTINEL_FACTOR: u32 = CONNECT_FACTOR / 2;
 /// The servers to connect to, with the credentials and the certificates.
 pub(super) enum StoreConnector {
     Single(Vec<Client>),
-    /// A client for each sentinel; the one that has answered last is the first.
-    Sentinels(Mutex<VecDeque<SentinelClient>>),
+    Sentinels(Box<Mutex<SentinelConnector>>),
     Cluster(Box<ClusterClient>),
 }
 
@@ -63,20 +62,15 @@ impl StoreConnector {
     pub(super) fn new(fleet: &config::Fleet) -> Result<Self, StoreError> {
         // The library takes the provider of the process. Another part may have installed it: it is the same one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let certificates = fleet.store.uses_tls.then(|| TlsCertificates {
-            client_tls: fleet.identity.as_ref().map(|identity| client_tls(identity)),
-            root_cert: fleet.ca.as_ref().map(|ca| to_pem(ca)),
-        });
+        let certificates = certificates(fleet);
         let nodes = fleet.store.nodes.iter().map(|node| address(node, fleet.store.uses_tls));
         let tcp = TcpSettings::default().set_nodelay(true);
-        let password = fleet.password.as_ref().map(|password| text(password.expose())).transpose()?;
-        let user = fleet.user.as_ref().map(|user| user.value.as_str());
         let mut login = RedisConnectionInfo::default();
-        if let Some(user) = user {
-            login = login.set_username(user);
+        if let Some(user) = &fleet.user {
+            login = login.set_username(&user.value);
         }
-        if let Some(password) = password {
-            login = login.set_password(password);
+        if let Some(password) = &fleet.password {
+            login = login.set_password(text(password.expose())?);
         }
         Ok(match &fleet.store.topology {
             StoreTopology::Single(database) => {
@@ -92,28 +86,11 @@ impl StoreConnector {
                 Self::Single(clients.collect::<RedisResult<_>>()?)
             }
             StoreTopology::Sentinel(master) => {
-                let sentinel = |node| -> Result<SentinelClient, StoreError> {
-                    let mut builder = SentinelClientBuilder::new([node], master, SentinelServerType::Master)?
-                        .set_client_to_redis_tcp_settings(tcp.clone())
-                        .set_client_to_sentinel_tcp_settings(tcp.clone());
-                    if let Some(certificates) = &certificates {
-                        builder = builder
-                            .set_client_to_redis_tls_mode(TlsMode::Secure)
-                            .set_client_to_redis_certificates(certificates.clone())
-                            .set_client_to_sentinel_certificates(certificates.clone());
-                    }
-                    if let Some(user) = user {
-                        builder = builder.set_client_to_redis_username(user);
-                    }
-                    if let Some(password) = password {
-                        builder = builder.set_client_to_redis_password(password);
-                    }
-                    if let Some(password) = &fleet.sentinel_password {
-                        builder = builder.set_client_to_sentinel_password(text(password.expose())?);
-                    }
-                    Ok(builder.build()?)
-                };
-                Self::Sentinels(Mutex::new(nodes.map(sentinel).collect::<Result<_, _>>()?))
+                let connector =
+                    SentinelConnector { nodes: nodes.collect(), master: master.clone(), fleet: fleet.clone() };
+                // The start, and not the first attempt, is what an error of the configuration ends.
+                connector.nodes.iter().try_for_each(|node| connector.client(node).map(drop))?;
+                Self::Sentinels(Box::new(Mutex::new(connector)))
             }
             StoreTopology::Cluster => {
                 // The cluster takes the credentials of these nodes for all others.
@@ -147,8 +124,7 @@ impl StoreConnector {
                 Err(last)
             }
             Self::Sentinels(sentinels) => {
-                let connection = connect_through_sentinels(&mut *sentinels.lock().await, &config, timeout).await?;
-                Ok(StoreConnection::Single(connection))
+                Ok(StoreConnection::Single(sentinels.lock().await.connect(&config, timeout).await?))
             }
             Self::Cluster(client) => Ok(StoreConnection::Cluster(client.get_async_connection().await?)),
         }
@@ -172,29 +148,64 @@ async fn connect_to_master(
     }
 }
 
-/// Connects to the master that the first sentinel which answers names.
-///
-/// The library asks all its sentinels and then waits for the first one of them. It waits for longer than an attempt may take.
-async fn connect_through_sentinels(
-    sentinels: &mut VecDeque<SentinelClient>,
-    config: &AsyncConnectionConfig,
-    timeout: Duration,
-) -> Result<MultiplexedConnection, StoreError> {
-    let mut last = StoreError("it has no sentinel".to_owned());
-    for _ in 0..sentinels.len() {
-        // The next attempt begins with the next sentinel, also if the time of this one ends now.
-        sentinels.rotate_left(1);
-        let Some(sentinel) = sentinels.back_mut() else { break };
-        match tokio::time::timeout(timeout * SENTINEL_FACTOR, sentinel.get_async_connection_with_config(config)).await {
-            Ok(Ok(connection)) => {
-                sentinels.rotate_right(1);
-                return Ok(connection);
-            }
-            Ok(Err(error)) => last = error.into(),
-            Err(_) => last = StoreError("a sentinel, or the master that it names, did not answer".to_owned()),
+/// The sentinels that name the master. The one that has answered last is the first.
+pub(super) struct SentinelConnector {
+    nodes: VecDeque<ConnectionAddr>,
+    master: String,
+    fleet: config::Fleet,
+}
+
+impl SentinelConnector {
+    /// Makes a client for one sentinel.
+    fn client(&self, node: &ConnectionAddr) -> Result<SentinelClient, StoreError> {
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let mut builder = SentinelClientBuilder::new([node.clone()], &self.master, SentinelServerType::Master)?
+            .set_client_to_redis_tcp_settings(tcp.clone())
+            .set_client_to_sentinel_tcp_settings(tcp);
+        if let Some(certificates) = certificates(&self.fleet) {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
         }
+        if let Some(user) = &self.fleet.user {
+            builder = builder.set_client_to_redis_username(&user.value);
+        }
+        if let Some(password) = &self.fleet.password {
+            builder = builder.set_client_to_redis_password(text(password.expose())?);
+        }
+        if let Some(password) = &self.fleet.sentinel_password {
+            builder = builder.set_client_to_sentinel_password(text(password.expose())?);
+        }
+        Ok(builder.build()?)
     }
-    Err(last)
+
+    /// Connects to the master that the first sentinel which answers names.
+    ///
+    /// The library asks all its sentinels and then waits for the first one of them. It waits for longer than an attempt may
+    /// take. It also keeps its connection to a sentinel, which may have died silently: hence a new client for each attempt.
+    async fn connect(
+        &mut self,
+        config: &AsyncConnectionConfig,
+        timeout: Duration,
+    ) -> Result<MultiplexedConnection, StoreError> {
+        let mut last = StoreError("it has no sentinel".to_owned());
+        for _ in 0..self.nodes.len() {
+            let mut client = self.client(&self.nodes[0])?;
+            // The next attempt begins with the next sentinel, also if the time of this one ends now.
+            self.nodes.rotate_left(1);
+            let attempt = client.get_async_connection_with_config(config);
+            match tokio::time::timeout(timeout * SENTINEL_FACTOR, attempt).await {
+                Ok(Ok(connection)) => {
+                    self.nodes.rotate_right(1);
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = StoreError("a sentinel, or the master that it names, did not answer".to_owned()),
+            }
+        }
+        Err(last)
+    }
 }
 
 fn address((host, port): &(String, u16), uses_tls: bool) -> ConnectionAddr {
@@ -208,8 +219,16 @@ fn text(secret: &[u8]) -> Result<&str, StoreError> {
     std::str::from_utf8(secret).map_err(|_| StoreError("its password is not UTF-8".to_owned()))
 }
 
-fn client_tls(identity: &ClientIdentity) -> ClientTlsConfig {
-    ClientTlsConfig { client_cert: to_pem(&identity.certificate), client_key: identity.key.expose().to_vec() }
+/// Returns the certificates of the connections. `None`: they do not use TLS.
+fn certificates(fleet: &config::Fleet) -> Option<TlsCertificates> {
+    let client_tls = |identity: &ClientIdentity| ClientTlsConfig {
+        client_cert: to_pem(&identity.certificate),
+        client_key: identity.key.expose().to_vec(),
+    };
+    fleet.store.uses_tls.then(|| TlsCertificates {
+        client_tls: fleet.identity.as_ref().map(|identity| client_tls(identity)),
+        root_cert: fleet.ca.as_ref().map(|ca| to_pem(ca)),
+    })
 }
 
 /// Returns certificates as the library takes them.

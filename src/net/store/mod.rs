@@ -131,11 +131,14 @@ impl Store {
             Err(_) => Err(StoreError(format!("it did not answer within {:?}", self.timeout))),
         };
         result.map_err(|error| {
-            // The next one may lead to another server: this one may be a replica, or frozen.
+            // The next one may lead to another server: this one may be a replica, or frozen. The error of a connection that
+            // another has replaced since tells nothing of the store.
             let mut current = slot.lock();
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &connection)) {
-                *current = None;
+            if current.as_ref().is_some_and(|current| !Arc::ptr_eq(current, &connection)) {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                return error;
             }
+            *current = None;
             drop(current);
             self.failed(error)
         })

@@ -1,6 +1,10 @@
 //! The connection of an instance to its store: TLS and ACL users, sentinels, clusters, and stores that go away.
 //! Does an instance find its store, and report one that is away?
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use outgate::net::store::Store;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::{Scenery, instance, instance_with, wait_until_all_live, wait_until_up};
@@ -10,6 +14,7 @@ use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, folder};
 use crate::support::store::{self, LOOPBACK, StoreServer, permit_documented_user, replicated, sentinel_of};
+use crate::support::wiretap::Wiretap;
 
 fn unchanged(config: &Config) -> Config {
     config.clone()
@@ -156,6 +161,56 @@ fn fleet_master_is_found_while_the_first_sentinels_hang() {
     let scene = instance("egress-1", &fleet, &unchanged);
     wait_until_up(&scene);
     assert_eq!(master.cli(&["exists", "outgate:{instances}"]).trim(), "1");
+}
+
+/// The connection to a sentinel can die without a sign, as behind a firewall that has forgotten it.
+#[test]
+fn fleet_master_is_found_over_a_new_connection_to_the_sentinel() {
+    if !store::is_installed() {
+        return;
+    }
+    let master = StoreServer::start();
+    let sentinel = sentinel_of(LOOPBACK, master.port);
+    let tap = Wiretap::before(([127, 0, 0, 1], sentinel.port).into());
+    // In this time, the library does not notice that a sentinel no longer answers.
+    let fleet = format!("store = \"redis-sentinel://{}/outgate\"\ntimeout = \"150ms\"", tap.address);
+    let scene = instance("egress-1", &fleet, &unchanged);
+    wait_until_up(&scene);
+    tap.freeze();
+    let known = tap.traffic().len();
+    assert_ne!(master.cli(&["--raw", "client", "kill", "type", "normal"]).trim(), "0");
+    assert!(tap.wait_for_connections(known + 1).len() > known, "another connection to the sentinel");
+    wait_until_up(&scene);
+}
+
+/// A call may fail long after other connections have replaced its own.
+#[test]
+fn fleet_store_is_up_when_a_call_fails_on_a_connection_that_was_replaced() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let text = format!("[fleet]\nstore = \"redis://{}\"\ninstance = \"egress-1\"\ntimeout = \"1s\"", tap.address);
+    let config = outgate::config::parse(&text, std::path::Path::new("config.toml")).ok().unwrap().config;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Arc::new(Store::new(config.fleet.as_ref().unwrap(), 1).unwrap());
+        store.connect().await.unwrap();
+        store.set_up();
+        tap.freeze();
+        let call = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.set("former", b"1", Duration::from_secs(60)).await }
+        });
+        tap.wait_for_sent("former");
+        store.disconnect();
+        store.connect().await.unwrap();
+        store.set_up();
+        call.await.unwrap().expect_err("no answer in time");
+        assert!(store.is_up());
+        store.set("next", b"1", Duration::from_secs(60)).await.unwrap();
+    });
 }
 
 #[test]

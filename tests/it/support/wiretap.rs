@@ -1,8 +1,9 @@
-//! A relay between a client and a server that records the bytes.
+//! A relay between a client and a server that records the bytes, and can freeze connections.
 //! Which bytes did each side send, and over how many connections?
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// The bytes that one connection has transferred so far.
@@ -17,13 +18,15 @@ pub struct Traffic {
 pub struct Wiretap {
     pub address: SocketAddr,
     traffic: Arc<(Mutex<Vec<Traffic>>, Condvar)>,
+    /// The first connections, as many, no longer transfer what the server sends.
+    frozen: Arc<AtomicUsize>,
 }
 
 impl Wiretap {
     pub fn before(proxy: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let tap = Self { address: listener.local_addr().unwrap(), traffic: Arc::default() };
-        let traffic = Arc::clone(&tap.traffic);
+        let tap = Self { address: listener.local_addr().unwrap(), traffic: Arc::default(), frozen: Arc::default() };
+        let (traffic, frozen) = (Arc::clone(&tap.traffic), Arc::clone(&tap.frozen));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(proxy) else { return };
@@ -36,17 +39,40 @@ impl Wiretap {
                 let up = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let copy = Arc::clone(&traffic);
                 std::thread::spawn(move || {
-                    relay(up.0, up.1, |piece| copy.0.lock().unwrap()[index].sent.extend_from_slice(piece));
+                    relay(up.0, up.1, |piece| {
+                        copy.0.lock().unwrap()[index].sent.extend_from_slice(piece);
+                        copy.1.notify_all();
+                        true
+                    });
                     copy.0.lock().unwrap()[index].has_ended = true;
                     copy.1.notify_all();
                 });
-                let copy = Arc::clone(&traffic);
+                let (copy, frozen) = (Arc::clone(&traffic), Arc::clone(&frozen));
                 std::thread::spawn(move || {
-                    relay(server, client, |piece| copy.0.lock().unwrap()[index].received.extend_from_slice(piece));
+                    relay(server, client, |piece| {
+                        let is_frozen = index < frozen.load(Ordering::Relaxed);
+                        copy.0.lock().unwrap()[index].received.extend_from_slice(piece);
+                        !is_frozen
+                    });
                 });
             }
         });
         tap
+    }
+
+    /// Freezes the connections so far: the server still receives, and the client no longer does.
+    pub fn freeze(&self) {
+        self.frozen.store(self.traffic.0.lock().unwrap().len(), Ordering::Relaxed);
+    }
+
+    /// Waits until the client has sent this text over a connection.
+    pub fn wait_for_sent(&self, text: &str) {
+        let is_sent = |all: &[Traffic]| {
+            all.iter().any(|one| one.sent.windows(text.len()).any(|window| window == text.as_bytes()))
+        };
+        let (all, more) = (self.traffic.0.lock().unwrap(), &self.traffic.1);
+        let (all, _) = more.wait_timeout_while(all, super::TEST_TIMEOUT, |all| !is_sent(all)).unwrap();
+        assert!(is_sent(&all), "the client has not sent {text}");
     }
 
     /// Returns the traffic of every connection so far, in order.
@@ -77,11 +103,12 @@ impl Wiretap {
     }
 }
 
-fn relay(mut from: TcpStream, mut to: TcpStream, copy: impl Fn(&[u8])) {
+/// Transfers the pieces for which `pass` returns true.
+fn relay(mut from: TcpStream, mut to: TcpStream, pass: impl Fn(&[u8]) -> bool) {
     let mut piece = [0; 16 * 1024];
     while let Ok(length) = from.read(&mut piece) {
-        copy(&piece[..length]);
-        if length == 0 || to.write_all(&piece[..length]).is_err() {
+        let is_passed = pass(&piece[..length]);
+        if length == 0 || is_passed && to.write_all(&piece[..length]).is_err() {
             break;
         }
     }
