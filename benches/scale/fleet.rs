@@ -96,10 +96,11 @@ impl Fleet {
             SliceDecision::Exhausted(_) if is_up => {}
             _ if is_up => waiting = 1,
             _ => {
-                key.share.set_limits(&quota.share(live));
+                let share = quota.share(live);
+                key.share.set_limits(&share);
                 is_admitted = key.share.try_take(clock).is_ok();
                 if is_admitted {
-                    key.slices.use_share();
+                    key.slices.use_share(&share, clock);
                 }
             }
         }
@@ -137,12 +138,11 @@ impl Fleet {
             && time <= self.now
         {
             self.looks.pop();
-            let live = self.live(instance);
             let Some(key) = self.instances[instance as usize].get_mut(&tenant) else { continue };
             if instance < self.cut_off {
                 continue;
             }
-            match key.slices.return_if_idle((self.quota_of)(tenant), live, nanos(self.now)) {
+            match key.slices.return_if_idle((self.quota_of)(tenant), nanos(self.now)) {
                 Some(request) => {
                     self.call(instance, tenant, &request, 0);
                 }

@@ -124,8 +124,9 @@ pub struct TokenSlices {
     is_in_use: bool,
     look_at: u64,
     asked_at: u64,
-    /// Tokens of the share that were used since the store last answered.
+    /// Tokens of the share that the store does not know of, and the time at which the share has replaced them.
     unsettled: u32,
+    owed_until: u64,
 }
 
 /// A request to the store.
@@ -220,8 +221,15 @@ impl TokenSlices {
     }
 
     /// Counts a token of the share, which the store must learn of.
-    pub fn use_share(&mut self) {
-        self.unsettled = self.unsettled.saturating_add(1);
+    pub fn use_share(&mut self, share: &Quota, now: u64) {
+        let unsettled = if self.owes(now) { self.unsettled } else { 0 };
+        self.unsettled = unsettled.saturating_add(1).min(share.burst.get());
+        self.owed_until = now.saturating_add(saturating_nanos(share.interval().saturating_mul(share.burst.get())));
+    }
+
+    /// Returns whether the store must learn of tokens of the share: until the share has replaced them.
+    pub fn owes(&self, now: u64) -> bool {
+        self.unsettled > 0 && now < self.owed_until
     }
 
     /// Makes the request for the deliveries that wait and those of the next moments.
@@ -240,7 +248,7 @@ impl TokenSlices {
         let wanted = waiting.saturating_add(self.expected).clamp(1, quota.burst.get());
         (self.demand, self.asked_at) = (0, now);
         let hold = if wanted > waiting { quota.hold() } else { Duration::ZERO };
-        TokenRequest { wanted, hold, ..self.settlement(quota, live) }
+        TokenRequest { wanted, hold, ..self.settlement(quota, now) }
     }
 
     /// Returns the time until the next look for idle tokens. `None`: the instance holds no token.
@@ -249,7 +257,7 @@ impl TokenSlices {
     }
 
     /// Makes the request that returns idle tokens. `None`: there are none, the key is in use, or the last look was just now.
-    pub fn return_if_idle(&mut self, quota: Quota, live: u32, now: u64) -> Option<TokenRequest> {
+    pub fn return_if_idle(&mut self, quota: Quota, now: u64) -> Option<TokenRequest> {
         self.expire(now);
         if now < self.look_at || self.left() == 0 {
             return None;
@@ -265,12 +273,12 @@ impl TokenSlices {
             _ => (current.store_end().min(next.store_end()), 0),
         };
         let returned = current.left.saturating_add(next.left);
-        Some(TokenRequest { returned, returned_until, returned_arrival, ..self.settlement(quota, live) })
+        Some(TokenRequest { returned, returned_until, returned_arrival, ..self.settlement(quota, now) })
     }
 
-    /// A token of the share is owed for as long as the share needs to replace it: not more than its burst.
-    fn settlement(&self, quota: Quota, live: u32) -> TokenRequest {
-        let used = self.unsettled.min(quota.share(live).burst.get());
+    /// Makes the request that only tells the store of the tokens of the share.
+    pub fn settlement(&self, quota: Quota, now: u64) -> TokenRequest {
+        let used = if self.owes(now) { self.unsettled } else { 0 };
         TokenRequest {
             quota,
             wanted: 0,
@@ -291,7 +299,8 @@ impl TokenSlices {
         live: u32,
         [asked_at, now]: [u64; 2],
     ) {
-        self.unsettled = 0;
+        // Others may have been used since the request.
+        self.unsettled = self.unsettled.saturating_sub(request.used);
         self.expire(now);
         let left = grant.tokens.saturating_sub(handed_out);
         let interval = saturating_nanos(request.quota.period / request.quota.count.get());
@@ -333,5 +342,30 @@ mod tests {
         let share = quota(100, 50).share(4);
         assert_eq!((share.interval(), share.burst.get()), (Duration::from_millis(40), 12));
         assert_eq!(quota(100, 3).share(4).burst.get(), 1);
+    }
+
+    #[test]
+    fn fleet_store_learns_of_each_token_of_the_share_once_and_while_the_share_lacks_it() {
+        const SECOND: u64 = 1_000_000_000;
+        let (quota, mut slices) = (quota(10, 20), TokenSlices::default());
+        let share = quota.share(2);
+        let grant = TokenGrant { tokens: 0, until: 0, now: 0, arrival: 0, wait: 0, is_spaced: true };
+        (0..3).for_each(|_| slices.use_share(&share, 0));
+        let request = slices.request(quota, 2, 1, 1);
+        assert_eq!(request.used, 3);
+        // A delivery takes from the share while the request is on its way.
+        slices.use_share(&share, 2);
+        slices.granted(&request, &grant, 0, 2, [1, 3]);
+        assert!(slices.owes(3));
+        let settlement = slices.settlement(quota, 3);
+        assert_eq!((settlement.used, settlement.wanted), (1, 0));
+        slices.granted(&settlement, &grant, 0, 2, [3, 4]);
+        assert!(!slices.owes(4));
+        // A share of five tokens a second has its burst of ten again after two seconds.
+        (0..30).for_each(|_| slices.use_share(&share, SECOND));
+        assert_eq!(slices.settlement(quota, SECOND).used, 10);
+        assert!(slices.owes(3 * SECOND - 1) && !slices.owes(3 * SECOND));
+        slices.use_share(&share, 4 * SECOND);
+        assert_eq!(slices.settlement(quota, 4 * SECOND).used, 1);
     }
 }

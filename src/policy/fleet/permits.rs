@@ -11,6 +11,8 @@ pub const PERMIT_PAUSE: Duration = Duration::from_millis(50);
 /// The length of a lease of permits, and the time after which an instance renews it.
 pub const PERMIT_LEASE: Duration = Duration::from_secs(5);
 pub const PERMIT_RENEWAL: Duration = Duration::from_secs(2);
+/// The time for which the others leave an instance its part, after it asked for permits and got too few.
+pub const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Returns the permits of one of `live` instances while the store is away. None is left without any.
 pub fn permit_share(max: u32, live: u32) -> u32 {
@@ -50,8 +52,8 @@ impl PermitLease {
         max.saturating_sub(self.others).saturating_sub(in_flight)
     }
 
-    /// Returns whether the store has stated that there are no more permits, after this time or just before it.
-    pub fn is_exhausted(&self, since: u64) -> bool {
+    /// Returns whether the store has refused more permits, after this time or just before it.
+    pub fn has_refused_since(&self, since: u64) -> bool {
         since < self.none_until
     }
 
@@ -109,7 +111,7 @@ mod tests {
         assert_eq!(lease.next_request(0, 70 * MS), Some(Duration::ZERO));
         // The store has fewer than are wanted.
         lease.granted(3, 61, 4, 70 * MS, 71 * MS);
-        assert!(lease.is_exhausted(72 * MS));
+        assert!(lease.has_refused_since(72 * MS));
         assert_eq!(lease.next_request(4, 71 * MS), Some(PERMIT_PAUSE));
         // An instance stops to use a lease before the store ends it.
         assert_eq!(lease.leased(70 * MS + 4_970 * MS), 0);

@@ -31,7 +31,7 @@ use crate::net::store::{Store, StoreError, script};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
-use crate::policy::fleet::permits::PERMIT_LEASE;
+use crate::policy::fleet::permits::{PERMIT_LEASE, PERMIT_PATIENCE};
 use crate::policy::fleet::status::{FleetProblem, FleetProblemKind, InstanceAnnouncement, problems};
 use crate::policy::fleet::{TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
@@ -65,6 +65,8 @@ pub struct Fleet {
     changed: Notify,
     /// The store has answered an announcement.
     answered: Notify,
+    /// The store answers again.
+    returned: Notify,
     observation: Mutex<Option<Observation>>,
     assignments: Mutex<FollowedAssignments>,
     /// The number of live instances when the store last answered; see [`Fleet::recall`].
@@ -104,6 +106,7 @@ impl Fleet {
             process: format!("{:016x}", RandomState::new().hash_one(&config.instance)),
             changed: Notify::new(),
             answered: Notify::new(),
+            returned: Notify::new(),
             observation: Mutex::default(),
             assignments: Mutex::default(),
             live: AtomicU32::new(1),
@@ -171,6 +174,7 @@ impl Fleet {
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
         self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
         self.store.set_up();
+        self.returned.notify_waiters();
         self.follow_assignments(runtime, u64::try_from(assignments).unwrap_or_default()).await?;
         self.answered.notify_one();
         if is_observer == 1 {
@@ -269,6 +273,11 @@ impl Fleet {
         self.store.is_up()
     }
 
+    /// Waits until the store answers an announcement.
+    pub async fn returned(&self) {
+        self.returned.notified().await;
+    }
+
     /// Returns what an operator should know of a store that is away.
     pub fn degraded_reason(&self) -> Option<String> {
         let since = *self.away_since.lock();
@@ -301,7 +310,8 @@ impl Fleet {
         Ok(TokenGrant { tokens, until, now, arrival, wait, is_spaced: is_spaced == 1 })
     }
 
-    /// Leases permits of a key, and returns those of this instance and those of the others.
+    /// Leases permits of a key, and returns those that this process may use and those of the others. The processes of an
+    /// instance that replace one another each have a lease.
     pub async fn lease_permits(
         &self,
         name: &str,
@@ -309,9 +319,9 @@ impl Fleet {
         in_flight: u32,
         max: u32,
     ) -> Result<(u32, u32), StoreError> {
-        let length = PERMIT_LEASE.as_millis();
+        let (length, patience) = (PERMIT_LEASE.as_millis(), PERMIT_PATIENCE.as_millis());
         let key = self.key_of(name, "permits");
-        let arguments: &[&(dyn Display + Sync)] = &[&self.instance, &wanted, &in_flight, &max, &length];
+        let arguments: &[&(dyn Display + Sync)] = &[&self.process, &wanted, &in_flight, &max, &length, &patience];
         let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &key, arguments).await?;
         Ok(answer.map(|permits| u32::try_from(permits).unwrap_or_default()).into())
     }

@@ -19,14 +19,22 @@ use crate::state::limits::limiter_state::{
 use crate::state::limits::wait_queue::Ticket;
 use crate::state::limits::wait_slots::LimitWait;
 
-/// The pause of the task while the store is away.
+/// The pause of the task while the store is away, and the one of a task that only has to tell the store of tokens.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
+const IDLE_AWAY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The next action of the task that serves a key.
 enum LeaseStep {
     TakeTokens(Arc<str>, TokenRequest),
-    LeasePermits { name: Arc<str>, wanted: u32, in_flight: u32, max: u32 },
+    LeasePermits {
+        name: Arc<str>,
+        wanted: u32,
+        in_flight: u32,
+        max: u32,
+    },
     Sleep(Arc<Notify>, Duration),
+    /// The same, or until the store answers again.
+    AwaitStore(Arc<Notify>, Duration),
     End,
 }
 
@@ -50,6 +58,12 @@ impl LimiterState {
         has_waited: &mut bool,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
         let permit = |left| (ConcurrencyPermit(Arc::clone(self)), left);
+        let granted = || {
+            if !fleet.is_up() {
+                fleet.count_share_decision();
+            }
+            permit(self.0.lock().permits_left())
+        };
         let asked_at = fleet.now();
         let (first, is_exhausted) = {
             let mut inner = self.0.lock();
@@ -64,7 +78,7 @@ impl LimiterState {
         // The ticket of a permit that was granted is used up: dropping the waiter leaves the permit.
         if timeout_at(wait.store_deadline(fleet.wait), &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some())
         {
-            return Ok(permit(self.0.lock().permits_left()));
+            return Ok(granted());
         }
         let Some(deadline) = wait.deadline(max_wait) else {
             drop(waiter); // leaves the queue before the last attempt
@@ -73,11 +87,10 @@ impl LimiterState {
         *has_waited = true;
         let is_granted = timeout_at(deadline, &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some());
         drop(waiter);
-        let acquired = match is_granted {
-            true => Ok(self.0.lock().permits_left()),
-            false => self.0.lock().try_fleet_permit(fleet, Some(asked_at)),
-        };
-        acquired.map(permit)
+        if is_granted {
+            return Ok(granted());
+        }
+        self.0.lock().try_fleet_permit(fleet, Some(asked_at)).map(permit)
     }
 
     /// Takes a token of the fleet, as [`Self::acquire_fleet_permit`] does a permit.
@@ -143,7 +156,15 @@ impl LimiterState {
                     return Ok(status);
                 }
                 SliceDecision::Exhausted(wait) if fleet.is_up() => return Err(Exhausted(wait)),
-                _ if !fleet.is_up() => return inner.take_share(fleet),
+                _ if !fleet.is_up() => {
+                    let (taken, is_served) = (inner.take_share(fleet), inner.key_mut().is_served);
+                    drop(inner);
+                    // The task will tell the store.
+                    if taken.is_ok() && !is_served {
+                        self.wake(fleet);
+                    }
+                    return taken;
+                }
                 _ if inner.key().is_none_or(|key| key.asks.len() >= WAITING_PER_KEY_MAX) => {
                     return inner.take_share(fleet);
                 }
@@ -185,8 +206,17 @@ impl LimiterState {
                     let answer = fleet.lease_permits(&name, wanted, in_flight, max).await;
                     self.0.lock().permits_answered(&fleet, wanted, answer, asked_at);
                 }
-                // Fails if the time is over.
+                // These fail if the time is over.
                 LeaseStep::Sleep(wake, time) => drop(timeout(time, wake.notified()).await),
+                LeaseStep::AwaitStore(wake, time) => {
+                    let changed = async {
+                        tokio::select! {
+                            () = wake.notified() => {}
+                            () = fleet.returned() => {}
+                        }
+                    };
+                    drop(timeout(time, changed).await);
+                }
                 LeaseStep::End => return,
             }
         }
@@ -209,9 +239,11 @@ impl LimiterInner {
         self.key().map_or(0, |key| key.permits.left(key.max_in_flight, self.in_flight))
     }
 
-    /// Returns whether the store has stated that the fleet has no permit left, after this time or just before it.
+    /// Returns whether the fleet has no permit left: this instance uses all, or the store has refused more after this time or
+    /// just before it.
     fn is_exhausted(&self, fleet: &Fleet, since: u64) -> bool {
-        fleet.is_up() && self.key().is_some_and(|key| key.permits.is_exhausted(since))
+        let is_exhausted = |key: &FleetKey| key.permits.has_refused_since(since) || self.in_flight >= key.max_in_flight;
+        fleet.is_up() && self.key().is_some_and(is_exhausted)
     }
 
     /// Takes a permit without waiting. `asked_at`: the time since which the delivery has waited for the store. A store that has
@@ -245,9 +277,10 @@ impl LimiterInner {
     /// that of the fleet when the store last answered, so the share of a key that was used up is used up.
     fn take_share(&mut self, fleet: &Fleet) -> Result<RateStatus, Exhausted> {
         let Some(quota) = self.key().and_then(|key| key.quota) else { return Err(Exhausted(CONCURRENCY_RETRY)) };
-        self.rate.set_limits(&quota.share(fleet.live()));
-        let status = self.rate.try_take(fleet.now()).map_err(Exhausted)?;
-        self.key_mut().tokens.use_share();
+        let (share, now) = (quota.share(fleet.live()), fleet.now());
+        self.rate.set_limits(&share);
+        let status = self.rate.try_take(now).map_err(Exhausted)?;
+        self.key_mut().tokens.use_share(&share, now);
         fleet.count_share_decision();
         Ok(status)
     }
@@ -272,11 +305,12 @@ impl LimiterInner {
         let name = Arc::clone(&key.name);
         if !is_up {
             key.answer_all(TokenAnswer::Away);
-            if in_flight == 0 && waiting == 0 {
+            let pause = if in_flight > 0 || waiting > 0 { AWAY_PAUSE } else { IDLE_AWAY_PAUSE };
+            if pause == IDLE_AWAY_PAUSE && !key.tokens.owes(now) {
                 key.is_served = false;
                 return LeaseStep::End;
             }
-            return LeaseStep::Sleep(Arc::clone(&key.wake), AWAY_PAUSE);
+            return LeaseStep::AwaitStore(Arc::clone(&key.wake), pause);
         }
         let mut rest: Option<Duration> = None;
         if let Some(quota) = key.quota {
@@ -284,8 +318,11 @@ impl LimiterInner {
             if asks > 0 || key.tokens.needs_refill(now) {
                 return LeaseStep::TakeTokens(name, key.tokens.request(quota, live, asks, now));
             }
-            if let Some(request) = key.tokens.return_if_idle(quota, live, now) {
+            if let Some(request) = key.tokens.return_if_idle(quota, now) {
                 return LeaseStep::TakeTokens(name, request);
+            }
+            if key.tokens.owes(now) {
+                return LeaseStep::TakeTokens(name, key.tokens.settlement(quota, now));
             }
             rest = key.tokens.next_look(now);
         }

@@ -46,7 +46,8 @@ impl<'a> LimitWait<'a> {
         Self { slots, client, begun: None, store_deadline: None }
     }
 
-    /// Returns the time until which the delivery may wait for the store of the fleet, for all of its limits together.
+    /// Returns the time until which the delivery may wait for the store of the fleet, for all of its limits together. The
+    /// time begins anew after a limit has delayed the delivery.
     pub(in crate::state) fn store_deadline(&mut self, max_wait: Duration) -> Instant {
         *self.store_deadline.get_or_insert_with(|| Instant::now() + max_wait)
     }
@@ -59,6 +60,7 @@ impl<'a> LimitWait<'a> {
         if self.begun.is_none() {
             self.begun = Some((Instant::now(), self.slots.acquire(self.client)?));
         }
+        self.store_deadline = None;
         self.begun.as_ref().map(|(begun, _)| *begun + max_wait)
     }
 }

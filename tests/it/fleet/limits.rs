@@ -9,17 +9,27 @@ use crate::support::configuration::Config;
 use crate::support::scene::Scene;
 use crate::support::scrape::Scrape;
 use crate::support::store::{self, StoreServer};
-use crate::support::{Client, eventually};
+use crate::support::{Client, control, eventually};
 
 /// Starts instances whose routes have this limit.
 fn instances<const N: usize>(server: &StoreServer, limit: &str) -> [Scene; N] {
-    let limited = |config: &Config| {
-        let config = config.and(&format!("[limits.l]\nscope = \"fleet\"\n{limit}\n"));
-        config.add("routes.*.limits", ["l"]).add("server.state", "{dir}/state")
-    };
+    let names = std::array::from_fn(|number| format!("egress-{number}"));
+    instances_with(server, names, &format!("[limits.l]\nscope = \"fleet\"\n{limit}\n"), &["l"])
+}
+
+/// Starts instances with these names whose routes have these limits.
+fn instances_with<const N: usize>(
+    server: &StoreServer,
+    names: [String; N],
+    limits: &str,
+    of_routes: &[&str],
+) -> [Scene; N] {
+    let limited =
+        |config: &Config| config.and(limits).add("routes.*.limits", of_routes).add("server.state", "{dir}/state");
+    let limited = |config: &Config| control::with_admin_socket(&limited(config));
     // Other tests and compilers share the processors, so a round trip may take longer than the default of 5 ms.
     let fleet = format!("store = \"redis://127.0.0.1:{}\"\nwait = \"500ms\"\ntimeout = \"1s\"", server.port);
-    let scenes = std::array::from_fn(|number| instance(&format!("egress-{number}"), &fleet, &limited));
+    let scenes = names.map(|name| instance(&name, &fleet, &limited));
     wait_until_all_live(&scenes.iter().collect::<Vec<_>>());
     scenes
 }
@@ -95,6 +105,39 @@ fn fleet_rate_continues_with_the_share_of_what_was_left_while_the_store_is_away(
     let after: usize = scenes.iter().map(admitted).sum();
     assert!((1..=10).contains(&after), "the burst of an empty store, less what the shares gave: {after}");
     assert_eq!(scenes.iter().map(admitted).sum::<usize>(), 0);
+}
+
+/// The limit gives ten deliveries and then none for an hour. The first instance gets no more deliveries.
+#[test]
+fn fleet_store_learns_what_the_share_of_a_key_gave_that_is_not_used_again() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let [first, second]: [Scene; 2] = instances(&server, "rate = \"1/h\"\nburst = 10");
+    server.kill();
+    first.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    assert!((0..3).all(|_| is_delivered(&first)));
+    server.restart_empty();
+    eventually("the store knows the key", || server.cli(&["keys", "*:rate"]).contains(":rate"));
+    wait_until_up(&second);
+    assert_eq!((0..12).filter(|_| is_delivered(&second)).count(), 7);
+}
+
+/// A limit has delayed the delivery for longer than it may wait for the store.
+#[test]
+fn fleet_rate_asks_the_store_after_another_limit_has_delayed_the_delivery() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let limits = "[limits.slow]\nscope = \"fleet\"\nrate = \"1/s\"\nburst = 1\nwait = \"30s\"\n\
+                  [limits.usual]\nscope = \"fleet\"\nrate = \"1000/s\"\nburst = 1\nwait = \"30s\"\n";
+    let [scene] = instances_with(&server, ["egress-1".to_owned()], limits, &["slow", "usual"]);
+    for _ in 0..3 {
+        assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    }
+    assert!(scene.outgate.has_metric("outgate_fleet_share_deliveries_total 0"));
 }
 
 /// The limit gives ten deliveries and then none for an hour.
@@ -216,6 +259,62 @@ fn fleet_concurrency_holds_for_deliveries_that_wait_longer_than_the_store_needs(
     assert!(second.outgate.has_metric("outgate_fleet_share_deliveries_total 0"));
 }
 
+/// During an upgrade, the next process of an instance serves beside the former one.
+#[test]
+fn fleet_concurrency_holds_for_two_processes_with_the_name_of_one_instance() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let names = ["egress-1", "egress-1"].map(str::to_owned);
+    let limits = "[limits.l]\nscope = \"fleet\"\nconcurrency = 4\n";
+    let [former, next]: [Scene; 2] = instances_with(&server, names, limits, &["l"]);
+    let uploads: Vec<Client> = (0..4).filter_map(|_| start_upload(&former)).collect();
+    assert_eq!(uploads.len(), 4);
+    assert!((0..8).all(|_| start_upload(&next).is_none()), "four are in flight");
+}
+
+/// The first instance has more deliveries that wait than the limit allows. Each of its permits could go to one of them.
+#[test]
+fn fleet_concurrency_is_shared_by_instances_that_want_all_of_it() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first, second]: [Scene; 2] = instances(&server, "concurrency = 4\nwait = \"60s\"");
+    let (sender, started) = std::sync::mpsc::channel::<(&str, Client)>();
+    let upload = |name: &'static str, scene: &Scene| {
+        let client = start_upload(scene).expect("a permit within a minute");
+        sender.send((name, client)).expect("the test reads it");
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| upload("first", &first));
+        }
+        let next = || started.recv().expect("a delivery starts");
+        let mut in_flight: Vec<Client> = (0..4).map(|_| next().1).collect();
+        scope.spawn(|| upload("second", &second));
+        eventually("the store knows that the second wants a permit", || {
+            let rows = server.cli(&["--raw", "eval", "local n = 0 for _, key in ipairs(redis.call('keys', '*:permits')) do n = n + redis.call('hlen', key) end return n", "0"]);
+            rows.trim() == "2"
+        });
+        // The first asks for more permits every 50 ms. Other calls are those of a second.
+        let before = calls(&first);
+        eventually("the first has asked again", || calls(&first) >= before + 12.0);
+        let end = |mut upload: Client| {
+            upload.send("12345");
+            assert_eq!(upload.next_response("POST").status, 200);
+        };
+        end(in_flight.remove(0));
+        let (name, upload) = next();
+        assert_eq!(name, "second", "the first has three of four in flight, and the second one");
+        end(upload);
+        in_flight.into_iter().for_each(end);
+        // The second wants no more: the first has all again.
+        (0..8).for_each(|_| end(next().1));
+    });
+}
+
 #[test]
 fn fleet_concurrency_continues_with_a_share_while_the_store_is_away() {
     if !store::is_installed() {
@@ -230,6 +329,8 @@ fn fleet_concurrency_continues_with_a_share_while_the_store_is_away() {
     let uploads: Vec<Vec<Client>> =
         scenes.iter().map(|scene| (0..4).filter_map(|_| start_upload(scene)).collect()).collect();
     assert_eq!(uploads.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    let shares = |scene: &Scene| Scrape::of(&scene.outgate).sum("outgate_fleet_share_deliveries_total", &[]);
+    assert_eq!([shares(&scenes[0]), shares(&scenes[1])], [2.0, 2.0]);
     server.restart_empty();
     scenes.iter().for_each(wait_until_up);
     // The deliveries in flight count in the empty store, too.
@@ -238,6 +339,30 @@ fn fleet_concurrency_continues_with_a_share_while_the_store_is_away() {
         leases.trim() == "4"
     });
     assert!(scenes.iter().all(|scene| start_upload(scene).is_none()));
+}
+
+#[test]
+fn fleet_metric_counts_a_permit_of_the_share_that_a_delivery_has_waited_for() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let [first, _second]: [Scene; 2] = instances(&server, "concurrency = 4\nwait = \"60s\"");
+    // The report of limits has the keys of recent deliveries.
+    assert!(is_delivered(&first));
+    server.kill();
+    first.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    let mut uploads: Vec<Client> = (0..2).filter_map(|_| start_upload(&first)).collect();
+    assert_eq!(uploads.len(), 2);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| start_upload(&first));
+        eventually("one waits", || control::get(&first.outgate, "/v1/limits").text().contains("\"waiting\":1"));
+        let mut ended = uploads.remove(0);
+        ended.send("12345");
+        assert_eq!(ended.next_response("POST").status, 200);
+        assert!(waits.join().expect("no panic").is_some());
+    });
+    assert!(first.outgate.has_metric("outgate_fleet_share_deliveries_total 3"));
 }
 
 /// A burst of deliveries takes tokens ahead; the rest goes back.

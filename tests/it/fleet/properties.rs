@@ -98,7 +98,7 @@ proptest! {
             }
             let asked_at = instance.clock(now);
             let request = match is_idle {
-                true => instance.slices.return_if_idle(quota, 4, asked_at),
+                true => instance.slices.return_if_idle(quota, asked_at),
                 false if waiting > 0 || instance.slices.needs_refill(asked_at) => {
                     Some(instance.slices.request(quota, 4, waiting, asked_at))
                 }
@@ -179,7 +179,7 @@ fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
         let [tokens, until, now, arrival, wait, is_spaced] = answer[..] else { panic!("{printed}") };
         TokenGrant { tokens: u32::try_from(tokens).unwrap(), until, now, arrival, wait, is_spaced: is_spaced == 1 }
     };
-    for (count, burst) in [(7, 1), (50, 50), (3000, 100), (1, 1_000_000)] {
+    for (count, burst) in [(7, 1), (5, 50), (3000, 100), (1, 1_000_000)] {
         let (quota, key) = (quota(count, burst), format!("key-{count}-{burst}"));
         let (mut model, mut last) =
             (StoreModel::default(), TokenGrant { tokens: 0, until: 0, now: 0, arrival: 0, wait: 0, is_spaced: true });
