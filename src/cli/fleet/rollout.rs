@@ -32,8 +32,8 @@ The bundle has FILE and the files that its `include` names. Each instance checks
 instances of the waves before have kept the bundle; its instances keep it after the pause, unless they are not ready or
 refuse more than before. Then every instance returns to its former bundle. The end of this command ends no rollout.
 
-Exit code 0: the rollout has begun; with --watch, all instances keep it. 1: with --watch, the rollout has failed. 78: a file
-has a problem. 69: outgate refuses the bundle, or is not running.")]
+Exit code 0: the rollout has begun; with --watch, all instances keep it. 1: with --watch, the rollout has failed, or the fleet
+has it no longer. 78: a file has a problem. 69: outgate refuses the bundle, or is not running.")]
 pub(in crate::cli) struct Rollout {
     /// The main file of the bundle
     #[arg(value_name = "FILE", required_unless_present = "status")]
@@ -64,11 +64,7 @@ impl Rollout {
     pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
         let (Some(file), Some(key)) = (&self.file, &self.key) else {
-            if known["rollout"].is_null() {
-                println!("the fleet has no rollout");
-            } else {
-                println!("{}", describe(&known["rollout"]));
-            }
+            println!("{}", describe(&known));
             return Ok(ExitCode::SUCCESS);
         };
         let (key, author) = read_key(key, &known)?;
@@ -79,7 +75,7 @@ impl Rollout {
         let body = json!({ "statement": Statement::Start, "signature": signature, "document": document });
         self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
         eprintln!("rollout {} has begun: {}", bundle.number, describe_waves(&bundle.waves));
-        if self.watch { self.follow(&digest) } else { Ok(ExitCode::SUCCESS) }
+        if self.watch { self.follow(bundle.number, &digest) } else { Ok(ExitCode::SUCCESS) }
     }
 
     fn bundle(&self, file: &Path, author: String, known: &Value) -> Result<Bundle, ExitCode> {
@@ -101,14 +97,15 @@ impl Rollout {
         })
     }
 
-    /// Prints each change of the rollout until it is over.
-    fn follow(&self, digest: &str) -> Result<ExitCode, ExitCode> {
-        let mut shown = String::new();
+    /// Prints each change of the rollout until it is over, or until the store has it no longer.
+    fn follow(&self, number: u64, digest: &str) -> Result<ExitCode, ExitCode> {
+        let (mut shown, mut is_seen) = (String::new(), false);
         loop {
             let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
             let rollout = &known["rollout"];
-            if rollout["digest"] == digest {
-                let line = describe(rollout);
+            if known["digest"] == digest {
+                is_seen = true;
+                let line = describe(&known);
                 if line != shown {
                     println!("{line}");
                     shown = line;
@@ -116,12 +113,25 @@ impl Rollout {
                 match rollout["outcome"].as_str() {
                     Some("kept") => return Ok(ExitCode::SUCCESS),
                     Some("failed") if !has_bundle(&known) => return Ok(ExitCode::FAILURE),
+                    None if known["refusal"].is_string() => return Ok(ExitCode::FAILURE),
                     _ => {}
                 }
+            } else if is_lost(&known, number, is_seen) {
+                eprintln!(
+                    "outgate: the fleet has rollout {number} no longer: the next one has replaced it, or the store has lost it"
+                );
+                return Err(ExitCode::FAILURE);
             }
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// Returns whether the store has another rollout than the one that is followed, or none. After the start of a rollout, the
+/// instance shows the former one for a moment. After its own start, it shows no digest.
+fn is_lost(known: &Value, number: u64, is_seen: bool) -> bool {
+    let is_later = known["rollout"]["number"].as_u64().is_some_and(|other| other >= number);
+    known["digest"].is_string() && (is_seen || is_later)
 }
 
 /// Returns whether a live instance still has to return to its former bundle.
@@ -153,19 +163,25 @@ fn describe_waves(waves: &[BTreeSet<String>]) -> String {
     Vec::from_iter(waves).join("; ")
 }
 
-/// Describes a rollout in one line, with the stage of each instance.
-fn describe(rollout: &Value) -> String {
+/// Describes the last rollout in one line, with the stage of each instance.
+fn describe(known: &Value) -> String {
+    let rollout = &known["rollout"];
+    let line = match (known["refusal"].as_str(), known["bundle_error"].as_str()) {
+        _ if !rollout.is_null() => describe_rollout(rollout),
+        (Some(reason), _) => format!("this instance refuses the rollout of the fleet: {reason}"),
+        (None, Some(error)) => format!("this instance cannot read the bundle of the rollout, and tries again: {error}"),
+        (None, None) => "the fleet has no rollout".to_owned(),
+    };
+    escape_control_characters(&line)
+}
+
+fn describe_rollout(rollout: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().replace('_', " ");
     let stages = rollout["instances"].as_object().into_iter().flatten();
     let stages: Vec<_> = stages.map(|(name, report)| format!("{name} {}", text(&report["stage"]))).collect();
     let by = text(&rollout["author"]);
     let approver = rollout["approver"].as_str().map(|name| format!(", approved by {name}")).unwrap_or_default();
     let failure = rollout["failure"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let line = format!(
-        "rollout {} of {by}{approver}: {}{failure}; {}",
-        rollout["number"],
-        text(&rollout["outcome"]),
-        stages.join(", ")
-    );
-    escape_control_characters(&line)
+    let (number, outcome) = (&rollout["number"], text(&rollout["outcome"]));
+    format!("rollout {number} of {by}{approver}: {outcome}{failure}; {}", stages.join(", "))
 }

@@ -22,12 +22,17 @@ pub use operators::{OperatorKey, Operators};
 pub const ADOPTION_TIME: Duration = Duration::from_secs(120);
 
 /// Limits a text of a report, and one of the store, in characters.
-pub const TEXT_MAX: usize = 500;
+const TEXT_MAX: usize = 500;
 /// Limits the reasons of a report.
 const REASONS_MAX: usize = 100;
 
 /// The time after which an operator learns which instance holds a wave up.
 const LATE_AFTER: Duration = Duration::from_secs(30);
+
+/// Returns the part of a text that a report or the store has. Others could have written a longer one.
+pub fn shortened(text: &str) -> String {
+    text.chars().take(TEXT_MAX).collect()
+}
 
 /// The progress of one instance with the bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,7 +69,7 @@ impl InstanceReport {
 
     /// Shortens a report to what the others read: a report of more than 64 KiB would count as none.
     pub fn shortened(mut self) -> Self {
-        self.detail = self.detail.chars().take(TEXT_MAX).collect();
+        self.detail = shortened(&self.detail);
         let more = self.approval.len().saturating_sub(REASONS_MAX);
         if more > 0 {
             self.approval.truncate(REASONS_MAX);

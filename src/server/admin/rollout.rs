@@ -45,6 +45,9 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
         "live_instances": live,
         "operators": active.plan.operators.public_keys(),
         "next_number": view.state.seen + 1,
+        "digest": view.digest,
+        "refusal": view.problem.as_ref().filter(|_| view.bundle.is_none()),
+        "bundle_error": view.fetch_error,
         "rollout": view.bundle.as_ref().map(|bundle| rollout(&view, bundle)),
     }))
 }
@@ -139,8 +142,8 @@ async fn start(
     if check.problem.is_some() {
         return Err(AdminProblem::conflict(check.outcome.report));
     }
-    // An operator cannot abort a rollout whose bundle this instance does not accept. The new one replaces it.
-    let is_unverified = view.bundle.is_none() && !view.digest.is_empty();
-    let former = if is_unverified { fleet.rollout_digest().await? } else { view.digest.clone() };
+    // An operator cannot abort a rollout whose bundle this instance does not accept or cannot read. The new one replaces it.
+    let is_unverified = view.bundle.is_none() && view.digest.as_ref().is_some_and(|digest| !digest.is_empty());
+    let former = if is_unverified { fleet.rollout_digest().await? } else { view.digest.clone().unwrap_or_default() };
     Ok(fleet.start_rollout(bundle, signature, &former).await?)
 }

@@ -26,8 +26,9 @@ const SIGNATURE: &str = "signature";
 pub struct RolloutView {
     /// `None`: there is none, or its bundle does not verify.
     pub bundle: Option<Arc<SignedBundle>>,
-    /// The digest of the rollout in the store, whether its bundle verifies or not. Empty: there is none.
-    pub digest: String,
+    /// The digest of the rollout in the store, whether its bundle verifies or not. Empty: there is none. `None`: this process
+    /// has not looked yet.
+    pub digest: Option<String>,
     pub approver: Option<String>,
     pub reports: BTreeMap<String, InstanceReport>,
     /// The failure, or the operator who has aborted it.
@@ -57,7 +58,7 @@ impl RolloutView {
         let number = self.bundle.as_ref().map(|bundle| bundle.number.to_string()).unwrap_or_default();
         let (problem, what) = match (&self.bundle, &self.ended, &self.waits_for) {
             (None, ..) => {
-                let reason = self.problem.as_ref().filter(|_| !self.digest.is_empty())?;
+                let reason = self.problem.as_ref()?;
                 (FleetProblemKind::RolloutFailed, format!("this instance refuses the rollout in the store: {reason}"))
             }
             (_, Some(reason), _) if !self.is_kept => {

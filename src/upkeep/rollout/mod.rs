@@ -5,23 +5,27 @@ mod adoption;
 mod health;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::audit::{Event, ROLLOUT_FAILED};
 use crate::history::bundle_folder::BundleFolder;
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
-use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, TEXT_MAX};
+use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, shortened};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::BundleRequest;
 use crate::state::fleet::{Fleet, FleetError, RolloutView};
 use health::HealthWatch;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The time in which a tick waits for a bundle. A fetch that takes longer goes on beside the next ticks, which watch the health.
+const FETCH_WAIT: Duration = Duration::from_millis(200);
 /// The time without an announcement after which an instance counts as gone. The announcement itself lasts five seconds.
 const MISSING_AFTER: Duration = Duration::from_secs(5);
 
@@ -45,6 +49,7 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         view,
         facts: BTreeMap::new(),
         judged: Default::default(),
+        fetch: Default::default(),
         report: None,
         is_undo_pending: false,
         clock: PhaseClock::new(Instant::now()),
@@ -57,14 +62,15 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
         ticks.tick().await;
         follower.health.sample(&follower.runtime);
         if follower.runtime.active_config().plan.operators.is_empty() {
-            continue;
-        }
-        follower.watch_health().await;
-        if follower.fleet.is_up() && follower.follow().await.is_ok() {
-            follower.step().await;
+            follower.forget();
         } else {
-            // What the store did not tell is no fault of an instance.
-            (follower.clock, follower.last_seen) = (PhaseClock::new(Instant::now()), BTreeMap::new());
+            follower.watch_health().await;
+            if follower.fleet.is_up() && follower.follow().await.unwrap_or(false) {
+                follower.step().await;
+            } else {
+                // What the store did not tell is no fault of an instance.
+                follower.restart_clock();
+            }
         }
         follower.fleet.set_rollout(follower.view.clone());
     }
@@ -80,6 +86,8 @@ struct Follower {
     facts: BTreeMap<String, String>,
     /// The digest and the signature that were verified last, and the digest of the configuration then.
     judged: (String, String, [u8; 32]),
+    /// The digest of the bundle that is on its way from the bucket, and its fetch. Dropping the fetch ends it.
+    fetch: (String, JoinSet<Result<String, FleetError>>),
     /// The report of this instance about a bundle that it has not adopted.
     report: Option<InstanceReport>,
     /// Whether the files or the active configuration are still those of a bundle from which this instance returns.
@@ -103,6 +111,26 @@ impl Follower {
         }
     }
 
+    /// Forgets the rollout, because the store has another one, or because no operator is left. Only what is on the disk stays.
+    fn forget(&mut self) {
+        let RolloutView { state, folder, .. } = mem::take(&mut self.view);
+        self.view = RolloutView { state, folder, ..RolloutView::default() };
+        (self.judged, self.report) = Default::default();
+        self.restart_clock();
+    }
+
+    /// Begins with the rollout of this digest, unless it is the one that this instance follows.
+    fn begin(&mut self, digest: &str) {
+        if self.view.digest.as_deref() != Some(digest) {
+            self.forget();
+            self.view.digest = Some(digest.to_owned());
+        }
+    }
+
+    fn restart_clock(&mut self) {
+        (self.clock, self.last_seen) = (PhaseClock::new(Instant::now()), BTreeMap::new());
+    }
+
     /// Keeps the adopted bundle when its pause is over, or goes back if this instance is worse off than before. It needs no
     /// store.
     async fn watch_health(&mut self) {
@@ -117,9 +145,11 @@ impl Follower {
         }
     }
 
-    /// Exchanges facts with the store, and judges a bundle that it has not seen.
-    async fn follow(&mut self) -> Result<(), FleetError> {
-        let known = self.facts.get("digest").cloned().unwrap_or_default();
+    /// Exchanges facts with the store, and judges a bundle that it has not seen. Returns whether it knows the rollout in the
+    /// store.
+    async fn follow(&mut self) -> Result<bool, FleetError> {
+        // The store may have another rollout by now, and the report of this instance is not about that one.
+        let known = self.view.digest.clone().unwrap_or_default();
         let own = self.own_report(&known).and_then(|report| serde_json::to_string(&report).ok());
         let own = own.map(|report| (format!("report:{}", self.fleet.instance), report));
         let version = self.facts.get("version").cloned().unwrap_or_default();
@@ -130,19 +160,14 @@ impl Follower {
         if self.judged != self.subject(&self.facts) {
             let mut facts = self.fleet.report_rollout("", "", &[]).await?.unwrap_or_default();
             if !self.judge(&facts).await {
-                return Ok(());
+                return Ok(false);
             }
             facts.remove("document");
-            let subject = self.subject(&facts);
-            if self.judged.0 != subject.0 {
-                (self.clock, self.last_seen) = (PhaseClock::new(Instant::now()), BTreeMap::new());
-            }
-            (self.judged, self.facts) = (subject, facts);
+            (self.judged, self.facts) = (self.subject(&facts), facts);
         }
-        self.view.fetch_error = None;
-        self.view.digest = self.judged.0.clone();
         self.read_facts();
-        self.see_instances().await
+        self.see_instances().await?;
+        Ok(true)
     }
 
     /// Returns what a judgment depends on.
@@ -159,22 +184,33 @@ impl Follower {
         report.map(InstanceReport::shortened)
     }
 
-    /// Verifies and checks a bundle. Returns false if its document cannot be fetched, or its number not be stored now.
+    /// Returns the document of the rollout. `None`: its fetch goes on.
+    async fn document(&mut self, facts: &BTreeMap<String, String>, digest: &str) -> Option<Result<String, FleetError>> {
+        // A bundle that was verified before needs no bucket.
+        if let Some(known) = self.view.bundle.as_ref().filter(|bundle| bundle.digest() == digest) {
+            return Some(Ok(known.document()));
+        }
+        if self.fetch.0 != digest || self.fetch.1.is_empty() {
+            self.fetch = (digest.to_owned(), JoinSet::new());
+            let (fleet, facts) = (Arc::clone(&self.fleet), facts.clone());
+            self.fetch.1.spawn(async move { fleet.document(&facts).await });
+        }
+        let fetched = timeout(FETCH_WAIT, self.fetch.1.join_next()).await.ok()??;
+        Some(fetched.unwrap_or_else(|panic| Err(FleetError::Bucket(io::Error::other(panic)))))
+    }
+
+    /// Verifies and checks a bundle. Returns false if its document is not here, or its number cannot be stored now.
     async fn judge(&mut self, facts: &BTreeMap<String, String>) -> bool {
         let Some(digest) = facts.get("digest") else {
-            (self.view.bundle, self.report) = (None, None);
+            self.begin("");
             return true;
         };
-        // A bundle that was verified before needs no bucket.
-        let known = self.view.bundle.as_ref().filter(|bundle| bundle.digest() == digest);
-        let fetched = match known {
-            Some(bundle) => Ok(bundle.document()),
-            None => self.fleet.document(facts).await,
-        };
-        let document = match fetched {
-            Ok(document) => document,
-            Err(error) => {
-                let reason: String = error.to_string().chars().take(TEXT_MAX).collect();
+        let document = match self.document(facts, digest).await {
+            None => return false,
+            Some(Ok(document)) => document,
+            Some(Err(error)) => {
+                self.begin(digest);
+                let reason = shortened(&error.to_string());
                 // The errors of two attempts may differ: one line is enough.
                 if self.view.fetch_error.is_none() {
                     warn!("cannot read the bundle of the rollout, and tries again: {reason}");
@@ -197,12 +233,16 @@ impl Follower {
             }
             _ => bundle.may_be_adopted(Timestamp::now()).map_err(|error| error.to_string()).map(|()| Arc::new(bundle)),
         });
+        // Before it is on the disk that this rollout exists, a restart could begin an earlier one.
+        if let Some(number) = verified.as_ref().ok().map(|bundle| bundle.number).filter(|number| *number > seen)
+            && !self.remember(|state| state.seen = number).await
+        {
+            return false;
+        }
+        self.begin(digest);
+        self.view.fetch_error = None;
         match verified {
             Ok(bundle) => {
-                // Before it is on the disk that this rollout exists, a restart could begin an earlier one.
-                if bundle.number > seen && !self.remember(|state| state.seen = bundle.number).await {
-                    return false;
-                }
                 self.check(&bundle).await;
                 self.view.bundle = Some(bundle);
             }
@@ -237,7 +277,7 @@ impl Follower {
             .filter(|(name, _)| name.starts_with("approval:"))
             .find_map(|(_, signature)| signer(Statement::Approve, signature));
         let aborter = self.facts.get("abort").and_then(|signature| signer(Statement::Abort, signature));
-        let stated = self.facts.get("failure").map(|text| text.chars().take(TEXT_MAX).collect());
+        let stated = self.facts.get("failure").map(|text| shortened(text));
         let failure = aborter.map(|name| format!("{name} has aborted it")).or(stated);
         let is_over = bundle.is_some_and(|bundle| bundle.number <= self.view.state.ended);
         self.view.ended = failure.or_else(|| is_over.then(|| "it has ended before".to_owned()));

@@ -6,6 +6,7 @@
 mod bucket;
 mod failures;
 mod intruders;
+mod replaced;
 mod waves;
 
 use std::path::Path;
