@@ -1,12 +1,13 @@
 -- Adds facts to the rollout of the fleet, and returns what has changed since the caller last looked.
 -- KEYS[1]: the rollout. ARGV: 1 the version that the caller has seen, empty for all; 2 the digest of the rollout to which the
--- facts belong; then pairs of a field and its value. The first failure stays.
+-- facts belong; then pairs of a field and its value. The first failure stays, unless it is too long to be returned.
 -- Returns: all fields and values, the document only to a caller that has seen no version; or nothing if nothing has changed.
 -- Fields that no instance or operator writes, because they are too long or too many, are left out.
 if redis.call('HGET', KEYS[1], 'digest') == ARGV[2] then
   for field = 3, #ARGV, 2 do
     local known = redis.call('HGET', KEYS[1], ARGV[field])
-    if known ~= ARGV[field + 1] and not (known and ARGV[field] == 'failure') then
+    local stays = known and #known <= 65536 and ARGV[field] == 'failure'
+    if known ~= ARGV[field + 1] and not stays then
       redis.call('HSET', KEYS[1], ARGV[field], ARGV[field + 1])
       redis.call('HINCRBY', KEYS[1], 'version', 1)
     end

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::status::InstanceAnnouncement;
+use super::status::{InstanceAnnouncement, TEXT_MAX};
 use crate::policy::addresses::overlaps;
 use crate::policy::egress::Pools;
 
@@ -66,6 +66,8 @@ impl Assignments {
             Err(format!("its version {} is more than a day ahead of the clock of this instance", self.version))
         } else if self.ranges.len() > RANGES_MAX {
             Err(format!("it has {} ranges, and the most are {RANGES_MAX}", self.ranges.len()))
+        } else if let Some(name) = self.ranges.values().find(|name| name.len() > TEXT_MAX) {
+            Err(format!("the name of an instance has {} bytes, and the most are {TEXT_MAX}", name.len()))
         } else if let Some(range) = self.ranges.keys().find(has_host_bits) {
             Err(format!("{range} has host bits"))
         } else if let Some((range, other)) = neighbours.find(|(range, other)| overlaps(range, other)) {
@@ -167,6 +169,12 @@ mod tests {
         for (result, reason) in refused {
             assert!(result.as_ref().is_err_and(|error| error.contains(reason)), "{reason}: {result:?}");
         }
+        let named = |length: usize| {
+            let document = format!("{{\"version\":7,\"ranges\":{{\"198.51.100.16/28\":\"{}\"}}}}", "n".repeat(length));
+            Assignments::read(&document, "7", now)
+        };
+        assert!(named(TEXT_MAX).is_ok());
+        assert!(named(TEXT_MAX + 1).is_err_and(|error| error.contains("the name of an instance has 2049 bytes")));
         let many: Vec<_> = (0..=RANGES_MAX).map(|i| format!("10.{}.{}.0/24", i / 256, i % 256)).collect();
         assert!(Assignments::read(&document(7, &many), "7", now).is_err_and(|error| error.contains("the most")));
         let full = Assignments::read(&document(7, &many[1..]), "7", now).unwrap();

@@ -21,6 +21,10 @@ const DIGEST_SHOWN: usize = 12;
 pub const RANGES_MAX: usize = 1024;
 /// Limits the parts of one range. A host that has every second address of a large range has more.
 pub const PARTS_MAX: usize = 256;
+/// Limits a text of an announcement, in bytes. The longest is the reason why a bundle cannot be read.
+pub const TEXT_MAX: usize = 2048;
+/// Limits the reasons why an instance is not ready.
+const REASONS_MAX: usize = 16;
 
 /// One announcement of an instance. Other versions of outgate read it, so that a new member needs a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,7 +110,17 @@ impl RangeState {
 impl InstanceAnnouncement {
     /// Returns whether an instance could have written it.
     pub fn is_within_limits(&self) -> bool {
-        self.ranges.len() <= RANGES_MAX && self.ranges.iter().all(|range| range.parts.len() <= PARTS_MAX)
+        let is_short = |text: &String| text.len() <= TEXT_MAX;
+        let texts = [&self.instance, &self.process, &self.version, &self.digest, &self.common_digest];
+        let mut texts = texts.into_iter().chain(&self.limited_by).chain(&self.blocked).chain(&self.bundle_error);
+        let is_range_within_limits = |range: &RangeAnnouncement| {
+            let texts = [&range.pool, &range.addresses, &range.present, &range.usable];
+            range.parts.len() <= PARTS_MAX && texts.into_iter().all(is_short)
+        };
+        self.ranges.len() <= RANGES_MAX
+            && self.blocked.len() <= REASONS_MAX
+            && texts.all(is_short)
+            && self.ranges.iter().all(is_range_within_limits)
     }
 }
 

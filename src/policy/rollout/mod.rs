@@ -67,14 +67,17 @@ impl InstanceReport {
         Self { stage, approval: Vec::new(), detail }
     }
 
-    /// Shortens a report to what the others read: a report of more than 64 KiB would count as none.
+    /// Shortens a report to what the others read: a report of more than 64 KiB would count as none. One that was read may be
+    /// that of an intruder.
     pub fn shortened(mut self) -> Self {
         self.detail = shortened(&self.detail);
         let more = self.approval.len().saturating_sub(REASONS_MAX);
-        if more > 0 {
+        // A report that was shortened before has the line about the others.
+        if more > 1 {
             self.approval.truncate(REASONS_MAX);
             self.approval.push(format!("and {more} more reasons"));
         }
+        self.approval.iter_mut().for_each(|reason| *reason = shortened(reason));
         self
     }
 }

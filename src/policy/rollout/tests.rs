@@ -262,6 +262,9 @@ fn rollout_report_fits_into_what_other_instances_read() {
         (101, Some("and 9900 more reasons"))
     );
     assert!(serde_json::to_string(&longest).unwrap().len() < 65_536);
+    assert_eq!(longest.clone().shortened(), longest, "the others read what was reported");
+    let forged = InstanceReport { approval: vec!["x".repeat(65_536)], ..report(0, "") }.shortened();
+    assert_eq!(forged.approval[0].len(), TEXT_MAX);
     let short = report(100, "a detail");
     assert_eq!((&short.approval, short.detail.as_str()), (&reasons(100), "a detail"));
 }

@@ -282,7 +282,8 @@ impl Follower {
         let is_over = bundle.is_some_and(|bundle| bundle.number <= self.view.state.ended);
         self.view.ended = failure.or_else(|| is_over.then(|| "it has ended before".to_owned()));
         let report = |(name, text): (&String, &String)| {
-            Some((name.strip_prefix("report:")?.to_owned(), serde_json::from_str(text).ok()?))
+            let report: InstanceReport = serde_json::from_str(text).ok()?;
+            Some((name.strip_prefix("report:")?.to_owned(), report.shortened()))
         };
         self.view.reports = self.facts.iter().filter_map(report).collect();
         if let Some(own) = bundle.and_then(|bundle| self.own_report(bundle.digest())) {
@@ -356,6 +357,7 @@ impl Follower {
                 self.go_back(own, self.view.ended.clone().unwrap_or_default()).await;
             }
             RolloutStep::Fail(reason) => {
+                let reason = shortened(&reason);
                 warn!("rollout {} has failed: {reason}", bundle.number);
                 // The next tick repeats what the store did not take.
                 let version = self.facts.get("version").map(String::as_str).unwrap_or_default();

@@ -88,6 +88,9 @@ fn fleet_script_of_rollout_reports_returns_few_short_facts_of_a_hostile_store() 
     report(&["1", "d", "failure", "second"]);
     let found = all();
     assert_eq!((found.get("report:a"), found["report:b"].as_str(), found["failure"].as_str()), (None, "2", "first"));
+    intrude(&server, "redis.call('hset', 'rollout', 'failure', ('v'):rep(65537))");
+    report(&["1", "d", "failure", "third"]);
+    assert_eq!(all()["failure"], "third", "a failure that no instance reads is none");
     for (name, value, is_returned) in [(1024, 65536, true), (1024, 65537, false), (1025, 1, false)] {
         let set = format!("redis.call('hset', 'rollout', ('n'):rep({name}), ('v'):rep({value}))");
         intrude(&server, &set);

@@ -155,6 +155,27 @@ fn announcement_beyond_the_limits_is_recognized() {
     };
     assert!(of(RANGES_MAX, 1).is_within_limits() && of(1, PARTS_MAX).is_within_limits());
     assert!(!of(RANGES_MAX + 1, 1).is_within_limits() && !of(1, PARTS_MAX + 1).is_within_limits());
+    // Each text of an announcement has a bound.
+    let json = serde_json::to_value(InstanceAnnouncement {
+        limited_by: Some("ports".to_owned()),
+        blocked: vec!["draining".to_owned()],
+        bundle_error: Some("403".to_owned()),
+        ..of(1, 1)
+    });
+    let with = |path: &str, length: usize| {
+        let mut json = json.as_ref().unwrap().clone();
+        *json.pointer_mut(path).unwrap() = "x".repeat(length).into();
+        serde_json::from_value::<InstanceAnnouncement>(json).unwrap().is_within_limits()
+    };
+    let texts =
+        ["instance", "process", "version", "digest", "common_digest", "limited_by", "bundle_error", "blocked/0"];
+    let of_ranges = ["pool", "addresses", "present", "usable"].map(|name| format!("ranges/0/{name}"));
+    for path in texts.map(str::to_owned).into_iter().chain(of_ranges) {
+        let path = format!("/{path}");
+        assert!(with(&path, TEXT_MAX) && !with(&path, TEXT_MAX + 1), "{path}");
+    }
+    let blocked = |count| InstanceAnnouncement { blocked: vec![String::new(); count], ..of(1, 1) }.is_within_limits();
+    assert!(blocked(REASONS_MAX) && !blocked(REASONS_MAX + 1));
     let hostile = InstanceAnnouncement { clock_offset_ms: Some(i64::MIN), ..of(1, 1) };
     let offset = (FleetProblemKind::ClockOffset, "a".to_owned());
     assert!(found(&[hostile.clone(), hostile]).contains(&offset), "a strange number is no panic");

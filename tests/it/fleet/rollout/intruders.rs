@@ -110,3 +110,25 @@ fn rollout_refuses_a_bundle_older_than_one_it_has_seen_and_one_that_was_signed_l
     let repeat = "problem: rollout 4 waits for its repetition: in ";
     eventually(repeat, || fleet.run(&["fleet", "status"]).1.contains(repeat));
 }
+
+/// The failure names the detail of the report, and both are as long as the store allows.
+#[test]
+fn rollout_fails_for_all_also_with_a_forged_report_of_the_longest_size() {
+    if !store::is_installed() {
+        return;
+    }
+    let fleet = Fleet::start(1);
+    let (document, signature) = fleet.signed(1, SignedDuration::ZERO, &["egress-z", "egress-a"]);
+    let report = json!({ "stage": "refused", "detail": "x".repeat(65_500) }).to_string();
+    assert!(report.len() <= 65_536);
+    let facts = [("document", &*document), ("digest", &digest(&document)), ("signature", &signature)];
+    fleet.forge(&[&facts[..], &[("report:egress-z", &report)]].concat());
+    let failure = fleet.wait_for_failure();
+    assert!(failure.starts_with("the bundle has a problem on egress-z: xxx") && failure.len() == 500, "{failure}");
+    assert_eq!(fleet.known()["rollout"]["instances"]["egress-z"]["detail"].as_str().map(str::len), Some(500));
+    // A failure that no instance reads does not stand in the way of the next one.
+    let (document, signature) = fleet.signed(2, SignedDuration::ZERO, &["egress-z", "egress-a"]);
+    let facts = [("document", &*document), ("digest", &digest(&document)), ("signature", &signature)];
+    fleet.forge(&[&facts[..], &[("failure", &"y".repeat(65_537))]].concat());
+    eventually("the failure is replaced", || fleet.field("failure").contains("xxx"));
+}
