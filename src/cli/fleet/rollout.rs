@@ -112,7 +112,7 @@ impl Rollout {
                 }
                 match rollout["outcome"].as_str() {
                     Some("kept") => return Ok(ExitCode::SUCCESS),
-                    Some("failed") if !has_bundle(&known) => return Ok(ExitCode::FAILURE),
+                    Some("failed") if has_returned(rollout) => return Ok(ExitCode::FAILURE),
                     None if known["refusal"].is_string() => return Ok(ExitCode::FAILURE),
                     _ => {}
                 }
@@ -134,11 +134,9 @@ fn is_lost(known: &Value, number: u64, is_seen: bool) -> bool {
     known["digest"].is_string() && (is_seen || is_later)
 }
 
-/// Returns whether a live instance still has to return to its former bundle.
-fn has_bundle(known: &Value) -> bool {
-    let live = known["live_instances"].as_array().into_iter().flatten();
-    let stages = live.filter_map(|name| known["rollout"]["instances"][name.as_str()?]["stage"].as_str());
-    stages.into_iter().any(|stage| matches!(stage, "adopted" | "kept"))
+/// Returns whether all live instances have returned to their former bundle.
+fn has_returned(rollout: &Value) -> bool {
+    rollout["returning"].as_array().is_none_or(Vec::is_empty)
 }
 
 /// Reads the key of an operator, and finds the operator's name.

@@ -1,6 +1,7 @@
 //! The rollout of the fleet: what this instance knows of it, and the statements of operators.
 //! How far is the rollout, and may this operator start, approve or abort one?
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -48,11 +49,11 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
         "digest": view.digest,
         "refusal": view.problem.as_ref().filter(|_| view.bundle.is_none()),
         "bundle_error": view.fetch_error,
-        "rollout": view.bundle.as_ref().map(|bundle| rollout(&view, bundle)),
+        "rollout": view.bundle.as_ref().map(|bundle| rollout(&view, bundle, &live)),
     }))
 }
 
-fn rollout(view: &RolloutView, bundle: &SignedBundle) -> Value {
+fn rollout(view: &RolloutView, bundle: &SignedBundle, live: &BTreeSet<String>) -> Value {
     let outcome = match () {
         () if view.is_kept => "kept",
         () if view.ended.is_some() => "failed",
@@ -70,6 +71,7 @@ fn rollout(view: &RolloutView, bundle: &SignedBundle) -> Value {
         "outcome": outcome,
         "failure": view.ended,
         "instances": view.reports,
+        "returning": view.returning(live),
         "changes": view.difference.changes,
         "more": view.difference.more,
         "problem": view.problem,
@@ -128,6 +130,17 @@ async fn start(
 ) -> Result<(), AdminProblem> {
     if let Some(former) = view.bundle.as_ref().filter(|_| view.is_in_progress()) {
         let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
+        return Err(AdminProblem::conflict(detail));
+    }
+    // An instance that adopts the new bundle first would return to that of the failed rollout.
+    let live = fleet.live_instances().await?;
+    let (returning, failed) = (view.returning(&live), view.bundle.as_ref().map_or(0, |failed| failed.number));
+    if !returning.is_empty() {
+        let names = returning.join(", ");
+        let detail = format!(
+            "these instances still have the bundle of rollout {failed}, which has failed: {names}. Try again when they have \
+             returned to their former bundle"
+        );
         return Err(AdminProblem::conflict(detail));
     }
     if bundle.number <= view.state.seen {

@@ -12,7 +12,7 @@ use crate::history::bundle_folder::{BundleFolder, RolloutState};
 use crate::net::store::script;
 use crate::policy::fleet::status::{FleetProblem, FleetProblemKind};
 use crate::policy::rollout::bundle::{DOCUMENT_MAX, SignedBundle};
-use crate::policy::rollout::{InstanceReport, needs_approval};
+use crate::policy::rollout::{InstanceReport, RolloutStage, needs_approval};
 
 /// The name of the key in the store.
 const KEY: &str = "rollout";
@@ -68,6 +68,14 @@ impl RolloutView {
             _ => return None,
         };
         Some(FleetProblem { problem, subject: number, what })
+    }
+
+    /// Returns the instances among `live` that still have the bundle of a rollout that has failed.
+    pub fn returning<'a>(&self, live: &'a BTreeSet<String>) -> Vec<&'a str> {
+        let has_failed = self.bundle.is_some() && self.ended.is_some() && !self.is_kept;
+        let stage = |name: &String| self.reports.get(name).map(|report| report.stage);
+        let has_bundle = |name: &&String| matches!(stage(name), Some(RolloutStage::Adopted | RolloutStage::Kept));
+        live.iter().filter(|name| has_failed && has_bundle(name)).map(String::as_str).collect()
     }
 
     pub fn needs_approval(&self) -> bool {

@@ -170,6 +170,13 @@ impl Fleet {
         self.known()["rollout"]["instances"][name(number)]["stage"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Stops and undoes a rollout as bob.
+    fn abort(&self, number: u64) {
+        let key = self.desk.path("bob.pem").display().to_string();
+        let (code, _, err) = self.run(&["fleet", "abort", &number.to_string(), "--key", &key]);
+        assert_eq!(code, 0, "{err}");
+    }
+
     fn wait_for_stage(&self, number: usize, stage: &str) {
         eventually(&format!("{} is {stage}", name(number)), || self.stage(number) == stage);
     }

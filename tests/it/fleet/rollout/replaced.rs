@@ -6,9 +6,40 @@ use std::io::{BufRead, BufReader};
 use jiff::SignedDuration;
 use outgate::policy::rollout::bundle::digest;
 
-use super::{Fleet, GUARD};
+use super::{CLOSED, Fleet, GUARD};
 use crate::support::control::exit_code_and_output;
 use crate::support::{eventually, store};
+
+#[test]
+fn rollout_begins_after_all_live_instances_have_returned_from_the_failed_one() {
+    if !store::is_installed() {
+        return;
+    }
+    let fleet = Fleet::start(2).rolled_out(GUARD);
+    let start =
+        || exit_code_and_output(&fleet.command(CLOSED, &["--canary", "all", "--pause", "10m"]).output().unwrap());
+    let folder = &fleet.scenes[1].outgate.folder;
+    let [state, kept] = ["rollout.json", "kept.json"].map(|name| folder.path(&format!("state/fleet/{name}")));
+    for number in [2, 3] {
+        assert_eq!(start().0, 0);
+        (0..2).for_each(|number| fleet.wait_for_stage(number, "adopted"));
+        // An instance that cannot store its return stays with the bundle.
+        std::fs::rename(&state, &kept).unwrap();
+        std::fs::create_dir(&state).unwrap();
+        fleet.abort(number);
+        fleet.wait_for_stage(0, "rolled_back");
+        let (code, _, err) = start();
+        assert!(code == 69 && err.contains(&format!("still have the bundle of rollout {number}")), "{code} {err}");
+        assert!(err.contains("egress-b") && !err.contains("egress-a"), "{err}");
+        if number == 2 {
+            std::fs::remove_dir(&state).unwrap();
+            std::fs::rename(&kept, &state).unwrap();
+            fleet.wait_for_stage(1, "rolled_back");
+        }
+    }
+    fleet.scenes[1].outgate.signal("KILL");
+    eventually("a dead instance holds no rollout up", || start().0 == 0);
+}
 
 #[test]
 fn rollout_that_is_followed_and_lost_or_replaced_ends_the_command() {
