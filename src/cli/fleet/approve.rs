@@ -21,7 +21,7 @@ The command prints the change, as the instance of this host computes it, and sig
 approve it.
 
 Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator. 69: outgate refuses the
-signature, or is not running.")]
+signature, another rollout has replaced this one, or outgate is not running.")]
 pub(in crate::cli) struct Approve {
     /// Print the change, and sign nothing
     #[arg(long)]
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Approve {
   outgate fleet abort 12 --key alice.pem
 
 Exit code 0: the instances return to their former bundle. 1: there is no such rollout, or the key is of no operator. 69:
-outgate refuses the signature, or is not running.")]
+outgate refuses the signature, another rollout has replaced this one, or outgate is not running.")]
 pub(in crate::cli) struct Abort {
     #[command(flatten)]
     statement: StatementArguments,

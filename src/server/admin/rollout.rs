@@ -103,7 +103,7 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
         Statement::Abort => "abort".to_owned(),
         Statement::Approve | Statement::Start => format!("approval:{signer}"),
     };
-    fleet.report_rollout("", bundle.digest(), &[(field, body.signature)]).await?;
+    fleet.state_rollout(bundle.digest(), field, body.signature).await?;
     Ok(stated(runtime, body.statement, bundle, signer, actor))
 }
 

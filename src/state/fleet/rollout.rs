@@ -117,6 +117,16 @@ impl Fleet {
         }
     }
 
+    /// Adds the signed statement of an operator to the rollout with this digest.
+    pub async fn state_rollout(&self, digest: &str, field: String, signature: String) -> Result<(), FleetError> {
+        let facts = self.report_rollout("", digest, &[(field, signature)]).await?.unwrap_or_default();
+        // The store adds nothing to another rollout.
+        let is_stated = facts.get(DIGEST).is_some_and(|known| known == digest);
+        let replaced =
+            "another rollout has replaced this one, or the store has lost it: look at the last rollout first";
+        if is_stated { Ok(()) } else { Err(FleetError::Conflict(replaced)) }
+    }
+
     /// Adds facts to the rollout with this digest, and returns all if there are others than those of `version`.
     pub async fn report_rollout(
         &self,

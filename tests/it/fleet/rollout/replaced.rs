@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use outgate::policy::rollout::bundle::digest;
 
 use super::{CLOSED, Fleet, GUARD};
+use crate::support::audit::records_in;
 use crate::support::control::exit_code_and_output;
 use crate::support::{eventually, store};
 
@@ -64,4 +65,26 @@ fn rollout_that_is_followed_and_lost_or_replaced_ends_the_command() {
         let (code, _, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
         assert!(code == 1 && err.contains(&format!("the fleet has rollout {number} no longer")), "{code} {err}");
     }
+}
+
+/// The store has another rollout, which the instance has not read yet.
+#[test]
+fn rollout_takes_no_approval_for_one_that_was_replaced() {
+    if !store::is_installed() {
+        return;
+    }
+    let fleet = Fleet::start(1);
+    assert_eq!(exit_code_and_output(&fleet.command(GUARD, &["--pause", "1s"]).output().unwrap()).0, 0);
+    fleet.wait_for("the change needs an approval", |known| known["rollout"]["outcome"] == "waiting_for_approval");
+    // An instance reads the facts only after a change of their version.
+    let digest = fleet.field("digest");
+    fleet.store.nodes[0].cli(&["hset", "outgate:{rollout}", "digest", "another"]);
+    let (code, _, err) = fleet.approve(1, "bob");
+    assert!(code == 69 && err.contains("another rollout has replaced this one"), "{code} {err}");
+    fleet.store.nodes[0].cli(&["hset", "outgate:{rollout}", "digest", &digest]);
+    assert_eq!(fleet.field("approval:bob"), "");
+    let records = records_in(&fleet.scenes[0].outgate.folder.path("audit.jsonl"));
+    assert!(!records.iter().any(|record| record["event_type"] == "rollout.approved"), "{records:?}");
+    assert_eq!(fleet.approve(1, "bob").0, 0);
+    fleet.wait_for("the bundle is kept", |known| known["rollout"]["outcome"] == "kept");
 }
