@@ -134,8 +134,13 @@ impl Follower {
     /// Keeps the adopted bundle when its pause is over, or goes back if this instance is worse off than before. It needs no
     /// store.
     async fn watch_health(&mut self) {
-        let adopted = self.view.state.adopted.clone().filter(|own| own.stage == RolloutStage::Adopted);
-        let Some(mut adopted) = adopted else { return };
+        let Some(mut adopted) = self.view.state.adopted.clone() else { return };
+        if adopted.stage == RolloutStage::RolledBack && self.is_undo_pending {
+            return self.undo(adopted).await;
+        }
+        if adopted.stage != RolloutStage::Adopted {
+            return;
+        }
         if let Some(reason) = self.health.fault(&self.runtime, adopted.before) {
             self.go_back(adopted, reason).await;
         } else if self.health.adopted_for() >= Duration::from_secs(adopted.pause_seconds) {
@@ -345,9 +350,6 @@ impl Follower {
             info!("rollout {}: all instances have kept the bundle", own.number);
             own.is_final = true;
             self.set_adopted(own).await;
-        }
-        if let Some(own) = own.clone().filter(|_| self.is_undo_pending) {
-            return self.undo(own).await;
         }
         match step {
             RolloutStep::Wait => {}

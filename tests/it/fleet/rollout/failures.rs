@@ -90,3 +90,27 @@ fn rollout_survives_restarts_of_instance_and_store_and_an_operator_aborts_it() {
     let (code, out, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
     assert_eq!(code, 0, "{out}{err}");
 }
+
+/// The files of the host have an error when the instance goes back.
+#[test]
+fn rollout_return_that_failed_is_repeated_while_the_store_is_away() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(1);
+    let config = fleet.scenes[0].outgate.config().add("server.watch", false);
+    fleet.scenes[0].outgate.reconfigure(&config);
+    fleet = fleet.rolled_out(GUARD);
+    assert!(is_delivered(&fleet.scenes[0]));
+    assert_eq!(exit_code_and_output(&fleet.command(CLOSED, &["--pause", "10m"]).output().unwrap()).0, 0);
+    fleet.wait_for_stage(0, "adopted");
+    fleet.scenes[0].outgate.replace_config("[");
+    eventually("the instance tries to go back", || {
+        assert!(!is_delivered(&fleet.scenes[0]));
+        fleet.scenes[0].outgate.log.all().iter().any(|line| line.contains("cannot return to its former bundle"))
+    });
+    fleet.store.nodes[0].kill();
+    fleet.scenes[0].outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    fleet.scenes[0].outgate.replace_config(&config);
+    eventually("the instance has returned", || is_delivered(&fleet.scenes[0]));
+}
