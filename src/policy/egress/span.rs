@@ -48,6 +48,12 @@ impl AnnouncedRange {
         translate(part, &self.cidr, &self.seen_as)
     }
 
+    /// Returns the part of this range that targets see as `seen`.
+    pub fn part(&self, seen: &IpNet) -> Option<Self> {
+        let cidr = self.source_part(seen)?;
+        Some(Self { cidr, seen_as: self.seen_part(&cidr), ..self.clone() })
+    }
+
     /// Returns the source addresses of the range that targets see as addresses of `seen`, which may be wider than the range.
     pub fn source_part(&self, seen: &IpNet) -> Option<IpNet> {
         let wider = seen.contains(&self.seen_as).then_some(self.seen_as);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::status::{InstanceAnnouncement, TEXT_MAX};
 use crate::policy::addresses::overlaps;
 use crate::policy::egress::Pools;
+use crate::policy::egress::cover::Cover;
 
 /// The number of assigned ranges. Each makes a change of the addresses of a host slower.
 pub const RANGES_MAX: usize = 4096;
@@ -95,6 +96,19 @@ impl Assignments {
         Ok(Self { version: milliseconds(now).max(self.version.saturating_add(1)), ranges })
     }
 
+    /// Returns the parts of a range of which each is assigned as a whole or not at all.
+    pub fn parts_of(&self, range: IpNet) -> Vec<IpNet> {
+        let inside = self.ranges.range(range..).map(|(part, _)| *part).take_while(|part| range.contains(part));
+        let inside: Vec<IpNet> = inside.collect();
+        if inside.is_empty() {
+            return vec![range];
+        }
+        let mut parts = Cover::of(&self.ranges, &range, &|_| true).missing;
+        parts.extend(inside);
+        parts.sort();
+        parts
+    }
+
     /// Returns the ranges of an instance, or those of the others.
     pub fn ranges_of(&self, instance: &str, are_own: bool) -> BTreeSet<IpNet> {
         self.ranges.iter().filter(|(_, to)| (*to == instance) == are_own).map(|(range, _)| *range).collect()
@@ -143,6 +157,40 @@ mod tests {
         let released = third.with(net("198.51.100.16/28"), None, at(700)).unwrap();
         assert_eq!(released.ranges_of("c", false), BTreeSet::from([net("198.51.100.32/28")]));
     }
+
+    #[test]
+    fn range_has_a_part_for_each_assignment_inside_it() {
+        let assigned = |ranges: &[&str]| {
+            let with =
+                |assigned: Assignments, range: &&str| assigned.with(net(range), Some("a"), Timestamp::now()).unwrap();
+            ranges.iter().fold(Assignments::default(), with)
+        };
+        for (ranges, expected) in [
+            (&[][..], &["198.51.100.16/28"][..]),
+            (&["198.51.100.16/28"], &["198.51.100.16/28"]),
+            (&["198.51.100.0/24"], &["198.51.100.16/28"]),
+            (&["198.51.100.0/28", "203.0.113.0/24", "2001:db8::/48"], &["198.51.100.16/28"]),
+            (&["198.51.100.16/29"], &["198.51.100.16/29", "198.51.100.24/29"]),
+            (
+                &["198.51.100.20/31", "198.51.100.31/32", "198.51.100.32/28"],
+                &[
+                    "198.51.100.16/30",
+                    "198.51.100.20/31",
+                    "198.51.100.22/31",
+                    "198.51.100.24/30",
+                    "198.51.100.28/31",
+                    "198.51.100.30/32",
+                    "198.51.100.31/32",
+                ],
+            ),
+        ] {
+            let expected: Vec<IpNet> = expected.iter().map(|range| net(range)).collect();
+            assert_eq!(assigned(ranges).parts_of(net("198.51.100.16/28")), expected, "{ranges:?}");
+        }
+        let parts = assigned(&["2001:db8::/64"]).parts_of(net("2001:db8::/48"));
+        assert_eq!((parts.len(), parts[0]), (17, net("2001:db8::/64")));
+    }
+
     #[test]
     fn document_of_the_store_is_followed_only_within_bounds() {
         let now = Timestamp::from_millisecond(1_000_000).unwrap();

@@ -67,7 +67,9 @@ pub(super) async fn assign(
 ) -> Result<Value, AdminProblem> {
     let fleet = of(runtime)?;
     let announcements = announcements(runtime).await?;
-    let is_published = |range: &IpNet| ranges(&announcements).keys().any(|published| published.contains(range));
+    // A range of which a part is assigned is announced in parts.
+    let published = IpNet::aggregate(&ranges(&announcements).into_keys().collect());
+    let is_published = |range: &IpNet| published.iter().any(|published| published.contains(range));
     match to {
         Some(to) if !announcements.iter().any(|found| found.instance == to) => {
             return Err(AdminProblem::field("to", "no live instance has this name: /v1/fleet lists them"));

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Fleet;
 use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
-use crate::policy::fleet::status::{InstanceAnnouncement, PARTS_MAX, RangeAnnouncement, RangeState};
+use crate::policy::fleet::status::{InstanceAnnouncement, PARTS_MAX, RANGES_MAX, RangeAnnouncement, RangeState};
 use crate::policy::load::LoadFactor;
 use crate::state::Runtime;
 use crate::state::drain::DrainStage;
@@ -43,7 +43,14 @@ impl Announcer {
             (runtime.active_config(), runtime.sources.snapshot(), runtime.load(now).weight());
         let all =
             active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now).map(move |range| (pool, range)));
-        let ranges: Vec<_> = all.filter(|(_, range)| range.phase != RangePhase::Ended).collect();
+        let whole: Vec<_> = all.filter(|(_, range)| range.phase != RangePhase::Ended).collect();
+        // A range of which a part is assigned has several states.
+        let (assigned, mut ranges) = (fleet.assignments(), Vec::new());
+        for (pool, range) in &whole {
+            let parts = assigned.parts_of(range.seen_as);
+            ranges.extend(parts.iter().filter_map(|part| Some((*pool, range.part(part)?))));
+        }
+        let ranges = if ranges.len() > RANGES_MAX { whole } else { ranges };
         let parts_max = PARTS_MAX.min(ALL_PARTS_MAX / ranges.len().max(1)).max(1);
         let announced = ranges.iter().map(|(pool, range)| announce_range(pool, range, parts_max, &snapshot, fleet));
         InstanceAnnouncement {

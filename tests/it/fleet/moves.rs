@@ -81,13 +81,16 @@ fn assigned_range_is_used_by_its_instance_alone_until_it_is_released() {
     // Any instance takes the command.
     let asked = Instant::now();
     assign(&second, &["127.0.60.0/31", "--to", "egress-2"]);
-    wait_for(&second, "egress-1", "free", "2");
-    wait_for(&first, "egress-2", "active", "4");
+    wait_for(&second, "egress-1", "free", "0");
+    wait_for(&first, "egress-2", "active", "2");
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     assert_eq!(sources(&first), ["127.0.60.2", "127.0.60.3"].map(str::to_owned).into());
     assert_eq!(sources(&second).len(), 4);
     let status = get(&first.outgate, "/v1/fleet").json();
     assert_eq!(status["assignments"], json!([{ "range": "127.0.60.0/31", "instance": "egress-2" }]));
+    let rest = &status["ranges"][1];
+    assert_eq!((&rest["range"], &rest["hosts"][0]["state"]), (&json!("127.0.60.2/31"), &json!("active")), "{status}");
+    assert_eq!((&rest["hosts"][0]["instance"], &rest["hosts"][0]["usable"]), (&json!("egress-1"), &json!("2")));
     let claimed = status["problems"].as_array().unwrap().iter().find(|found| found["problem"] == "range_claimed_twice");
     assert_eq!(claimed.unwrap()["subject"], "127.0.60.2/31", "{status}");
     let record = until_recorded(&second.outgate, "address.assigned", 1).remove(0);
@@ -197,8 +200,8 @@ fn assignments_hold_after_a_restart_while_the_store_is_away() {
     let mut server = StoreServer::start();
     let [first, second] = two_instances(&server, "127.0.67.0/30");
     assign(&first, &["127.0.67.0/31", "--to", "egress-2"]);
-    wait_for(&first, "egress-1", "free", "2");
-    wait_for(&first, "egress-2", "active", "4");
+    wait_for(&first, "egress-1", "free", "0");
+    wait_for(&first, "egress-2", "active", "2");
     for scene in [&first, &second] {
         wait_until_stored(scene, "\"127.0.67.0/31\":\"egress-2\"}},\"awaited\":[]");
     }
@@ -211,8 +214,8 @@ fn assignments_hold_after_a_restart_while_the_store_is_away() {
     server.restart_empty();
     wait_for_status(&second);
     // The kernel shows egress-1 the connections of the other process, too.
-    eventually("egress-1 has left the range", || range_of(&second, "egress-1")["usable"] == "2");
-    wait_for(&second, "egress-2", "active", "4");
+    eventually("egress-1 has left the range", || range_of(&second, "egress-1")["usable"] == "0");
+    wait_for(&second, "egress-2", "active", "2");
     assert_eq!(sources(&first).len(), 2);
     // The store has newer ones.
     assign(&second, &["127.0.67.0/31", "--release"]);
@@ -236,7 +239,7 @@ fn assignments_of_the_store_replace_those_before_a_restart_also_if_they_are_olde
     server.cli(&["hset", "outgate:{instances}:state", "assignments_version", "7", "assignments", document]);
     let first = restarted(first);
     wait_for_status(&first);
-    wait_for(&first, "egress-1", "free", "2");
+    wait_for(&first, "egress-1", "free", "0");
     assert_eq!(sources(&first), ["127.0.68.2", "127.0.68.3"].map(str::to_owned).into());
     assert_eq!(server.cli(&["hget", "outgate:{instances}:state", "assignments_version"]).trim(), "7");
     wait_until_stored(&first, "\"version\":7");
@@ -270,10 +273,10 @@ fn hostile_documents_in_the_store_take_no_address_away() {
     assert_eq!(get(&first.outgate, "/v1/fleet").json()["instances"].as_array().unwrap().len(), 2);
     // An operator replaces it. The new instance waits while a process cannot be understood.
     assign(&first, &["127.0.66.0/31", "--to", "egress-2"]);
-    wait_for(&second, "egress-1", "free", "2");
-    wait_for(&second, "egress-2", "waiting", "2");
+    wait_for(&second, "egress-1", "free", "0");
+    wait_for(&second, "egress-2", "waiting", "0");
     server.cli(&["zrem", "outgate:{instances}", "long", "none"]);
-    wait_for(&second, "egress-2", "active", "4");
+    wait_for(&second, "egress-2", "active", "2");
 }
 
 #[test]
