@@ -33,7 +33,8 @@ instances of the waves before have kept the bundle; its instances keep it after 
 refuse more than before. Then every instance returns to its former bundle. The end of this command ends no rollout.
 
 Exit code 0: the rollout has begun; with --watch, all instances keep it. 1: with --watch, the rollout has failed, or the fleet
-has it no longer. 78: a file has a problem. 69: outgate refuses the bundle, or is not running.")]
+has it no longer. 78: a file has a problem. 69: outgate refuses the bundle or is not running, or the store is away; that ends
+--watch, too.")]
 pub(in crate::cli) struct Rollout {
     /// The main file of the bundle
     #[arg(value_name = "FILE", required_unless_present = "status")]
