@@ -1,6 +1,7 @@
 //! `outgate fleet approve` and `outgate fleet abort`: statements of an operator about a rollout.
 //! What does the rollout change, and who agrees?
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,13 +13,16 @@ use super::super::escape_control_characters;
 use super::rollout::{ROLLOUT, read_key};
 use crate::policy::rollout::bundle::Statement;
 
+/// Limits the instances that are named with a reason.
+const NAMES_MAX: usize = 5;
+
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate fleet approve 12 --key bob.pem --dry-run
   outgate fleet approve 12 --key bob.pem
 
-The command prints the change, as the instance of this host computes it, and signs it. The author of a rollout cannot
-approve it.
+The command prints the change, as the instance of this host computes it, and the reasons of all instances that ask for an
+approval. Then it signs the bundle. The author of a rollout cannot approve it.
 
 Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator. 69: outgate refuses the
 signature, another rollout has replaced this one, or outgate is not running.")]
@@ -78,12 +82,25 @@ impl StatementArguments {
         };
         if statement == Statement::Approve {
             let instance = known["instance"].as_str().unwrap_or_default();
-            let reasons = lines(&rollout["instances"][instance]["approval"]);
-            let changes =
-                lines(&rollout["changes"]).into_iter().chain(reasons.iter().map(|it| format!("approval: {it}")));
-            changes.for_each(|line| println!("{}", escape_control_characters(&line)));
+            let print = |line: &str| println!("{}", escape_control_characters(line));
+            let changes = lines(&rollout["changes"]);
+            changes.iter().for_each(|line| print(line));
             if let Some(more) = rollout["more"].as_u64().filter(|more| *more > 0) {
                 println!("and {more} more changes");
+            }
+            if changes.is_empty() {
+                print(&format!(
+                    "the bundle changes nothing on {instance}: an instance that asks for approval shows more"
+                ));
+            }
+            let mut reasons = BTreeMap::<String, Vec<&str>>::new();
+            for (name, report) in rollout["instances"].as_object().into_iter().flatten() {
+                lines(&report["approval"]).into_iter().for_each(|it| reasons.entry(it).or_default().push(name));
+            }
+            for (reason, names) in reasons {
+                let (first, more) = names.split_at(names.len().min(NAMES_MAX));
+                let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+                print(&format!("approval: {reason} (on {}{more})", first.join(", ")));
             }
         }
         if is_dry_run {
