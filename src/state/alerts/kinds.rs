@@ -38,10 +38,10 @@ alert_kinds! {
         "set verify = \"full\" in this trust";
     POOL_EMPTY = "OutgatePoolEmpty", Critical,
         "outgate refuses the webhooks of this pool as no_egress",
-        "run `outgate egress verify`, and give this host the addresses that it lists";
+        "run `outgate egress verify`, and give this host the addresses that it lists, unless another host has them";
     ADDRESS_LOST = "OutgateAddressLost", Warning,
         "webhooks leave from fewer addresses than the pool announces",
-        "run `outgate egress verify`, and give this host the addresses that it lists";
+        "run `outgate egress verify`, and give this host the addresses that it lists, unless another host has them";
     ADDRESS_CUT_OFF = "OutgateAddressCutOff", Warning,
         "outgate prefers the other source addresses",
         "look for a firewall or a route that drops the packets of this address";
