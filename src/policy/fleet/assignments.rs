@@ -121,7 +121,8 @@ fn milliseconds(now: Timestamp) -> u64 {
 
 /// Returns whether another live instance may still begin connections from a range.
 pub fn is_used_elsewhere(range: &IpNet, instance: &str, live: &[InstanceAnnouncement]) -> bool {
-    let others = live.iter().filter(|other| other.instance != instance && !other.stopping);
+    // One that stops still connects for the deliveries that it has accepted.
+    let others = live.iter().filter(|other| other.instance != instance);
     let mut parts = others.flat_map(|other| &other.ranges).flat_map(|range| &range.parts);
     parts.any(|part| overlaps(part, range))
 }

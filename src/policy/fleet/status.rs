@@ -176,7 +176,7 @@ impl FleetProblemKind {
 
 /// Returns the problems of the live instances, in a stable order.
 pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
-    // A process that stops sends from no address any more, and its successor may have its name already.
+    // A process that stops soon sends from no address any more, and its successor may have its name already.
     let live: Vec<_> = announcements.iter().filter(|announcement| !announcement.stopping).collect();
     let usable = usable_parts(&live);
     let mut problems = Vec::new();

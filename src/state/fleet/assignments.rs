@@ -96,7 +96,9 @@ impl Fleet {
         let document = next.map(document_of).unwrap_or_default();
         let version = next.map_or(0, |next| next.version);
         let arguments: &[&(dyn Display + Sync)] = &[&known, &version, &document];
-        let [version, document] = self.store.run(&script::ASSIGN, &self.key("instances"), arguments).await?;
+        let found: [Vec<u8>; 2] = self.store.run(&script::ASSIGN, &self.key("instances"), arguments).await?;
+        // The store is up, also if another has written what no instance writes.
+        let [version, document] = found.map(|text| String::from_utf8_lossy(&text).into_owned());
         Ok(StoredAssignments { version, document })
     }
 
@@ -177,7 +179,8 @@ impl Fleet {
                 source_ranges(pools, ranges, Timestamp::now()).iter().any(|net| net.contains(&address))
             };
             let all: Vec<_> = draining.iter().copied().collect();
-            let usage = socket_diag::port_usage(|address| has(&all, address)).unwrap_or_default();
+            // Without an answer of the kernel, no range has lost its connections.
+            let Ok(usage) = socket_diag::port_usage(|address| has(&all, address)) else { return draining };
             let open: Vec<_> = usage.sources.into_iter().filter(|(_, usage)| usage.open > 0).collect();
             let is_busy = |range: &IpNet| open.iter().any(|(address, _)| has(&[*range], *address));
             draining.into_iter().filter(is_busy).collect::<BTreeSet<_>>()

@@ -53,6 +53,8 @@ const OBSERVER_LEASE_MS: u64 = 3_000;
 const ANNOUNCEMENTS_MAX: usize = 4096;
 /// The pause after an attempt to reach a store that is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a store is reported that answers announcements and not all other calls.
+const LOST_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The membership of this process in a fleet; one for the process.
 pub struct Fleet {
@@ -125,7 +127,7 @@ impl Fleet {
 
     /// Announces this instance, and reaches for a store that is away.
     pub async fn run(self: Arc<Self>, runtime: Arc<Runtime>) {
-        let (mut was_reported, mut announcer) = (false, Announcer::default());
+        let (mut was_reported, mut announcer, mut lost_at) = (false, Announcer::default(), None::<Instant>);
         loop {
             match self.announce(&runtime, &mut announcer).await {
                 Ok(()) => {
@@ -141,6 +143,14 @@ impl Fleet {
                     // A call has failed. The connections of other workers may lead to the same server that is gone.
                     if !self.is_up() {
                         self.store.disconnect();
+                        *self.observation.lock() = None;
+                        // The next announcement may succeed although each of some other calls fails.
+                        if lost_at.is_none_or(|at| at.elapsed() >= LOST_WARNING_INTERVAL) {
+                            lost_at = Some(Instant::now());
+                            let error = self.store.last_error();
+                            warn!("a call to the store of the fleet has failed, so outgate connects again: {error}");
+                        }
+                        sleep(RETRY_INTERVAL).await;
                     }
                 }
                 Err(error) => {
@@ -210,9 +220,10 @@ impl Fleet {
 
     /// Reads the announcements, and returns whether each live process has one that this instance understands.
     async fn read_announcements(&self) -> Result<(Vec<InstanceAnnouncement>, bool), StoreError> {
-        let rows: Vec<(f64, String)> = self.store.run(&script::READ_ANNOUNCEMENTS, &self.key("instances"), &[]).await?;
-        let read = |(lease_end, text): (f64, String)| {
-            let announcement = serde_json::from_str::<InstanceAnnouncement>(&text).ok()?;
+        let rows: Vec<(f64, Vec<u8>)> =
+            self.store.run(&script::READ_ANNOUNCEMENTS, &self.key("instances"), &[]).await?;
+        let read = |(lease_end, text): (f64, Vec<u8>)| {
+            let announcement = serde_json::from_slice::<InstanceAnnouncement>(&text).ok()?;
             announcement.is_within_limits().then_some(())?;
             Some(InstanceAnnouncement { announced_ms: lease_end as i64 - INSTANCE_LEASE_MS as i64, ..announcement })
         };

@@ -94,7 +94,8 @@ impl Fleet {
 
     /// Returns the names of the live instances.
     pub async fn live_instances(&self) -> Result<BTreeSet<String>, FleetError> {
-        Ok(self.store.run(&script::LIVE_INSTANCES, &self.key("instances"), &[]).await?)
+        let names: Vec<Vec<u8>> = self.store.run(&script::LIVE_INSTANCES, &self.key("instances"), &[]).await?;
+        Ok(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect())
     }
 
     /// Stores a bundle in place of the rollout that the caller has seen.
@@ -136,9 +137,11 @@ impl Fleet {
     ) -> Result<Option<BTreeMap<String, String>>, FleetError> {
         let mut arguments: Vec<&(dyn Display + Sync)> = vec![&version, &digest];
         facts.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
-        let found: BTreeMap<String, String> =
+        let found: BTreeMap<Vec<u8>, Vec<u8>> =
             self.store.run(&script::REPORT_ROLLOUT, &self.key(KEY), &arguments).await?;
-        Ok((!found.is_empty()).then_some(found))
+        // What is not UTF-8 is of no instance and no operator, and does not hide the other facts.
+        let text = |(field, value)| Some((String::from_utf8(field).ok()?, String::from_utf8(value).ok()?));
+        Ok((!found.is_empty()).then(|| found.into_iter().filter_map(text).collect()))
     }
 
     /// Returns the digest of the rollout in the store. Empty: there is none.

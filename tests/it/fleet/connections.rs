@@ -13,6 +13,7 @@ use crate::support::eventually;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, folder};
+use crate::support::scrape::Scrape;
 use crate::support::store::{self, LOOPBACK, StoreServer, permit_documented_user, replicated, sentinel_of};
 use crate::support::wiretap::Wiretap;
 
@@ -211,6 +212,34 @@ fn fleet_store_is_up_when_a_call_fails_on_a_connection_that_was_replaced() {
         assert!(store.is_up());
         store.set("next", b"1", Duration::from_secs(60)).await.unwrap();
     });
+}
+
+/// Whoever may write to the store can write what no instance writes. The store is up all the same.
+#[test]
+fn fleet_store_with_values_that_are_no_text_is_up() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let scene = instance("egress-1", &format!("store = \"redis://127.0.0.1:{}\"", server.port), &unchanged);
+    wait_until_up(&scene);
+    let written = server.cli(&[
+        "eval",
+        "redis.call('zadd', KEYS[1], 9e15, 'forged') redis.call('hset', KEYS[2], 'forged', '\\255') \
+         return redis.call('hset', KEYS[3], 'assignments', '\\255', 'assignments_version', 7)",
+        "3",
+        "outgate:{instances}",
+        "outgate:{instances}:announcements",
+        "outgate:{instances}:state",
+    ]);
+    assert!(written.contains('2'), "{written}");
+    scene.outgate.log.wait_for_lines(1, &["the assignments of ranges in the store are refused"]);
+    // The observer reads all announcements every two seconds.
+    let calls = || Scrape::of(&scene.outgate).sum("outgate_fleet_store_calls_total", &[]);
+    let before = calls();
+    eventually("the instance has read them", || calls() >= before + 8.0);
+    assert!(scene.outgate.has_metric("outgate_fleet_store_errors_total 0"));
+    assert!(scene.outgate.has_metric("outgate_fleet_store_up{} 1"));
 }
 
 #[test]
