@@ -105,7 +105,7 @@ impl Fleet {
             }
         }
         if is_up && (waiting > 0 || key.slices.needs_refill(clock)) {
-            let request = key.slices.request(quota, live, waiting, clock);
+            let request = key.slices.request(quota, live, [waiting, 0], clock);
             is_admitted |= self.call(instance, tenant, &request, waiting) > 0;
         }
         self.counts.deliveries += 1;

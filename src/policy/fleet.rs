@@ -161,7 +161,7 @@ pub struct TokenGrant {
 impl TokenGrant {
     /// Returns the time at which the whole burst is available again, on the clock of the instance.
     pub fn arrival_after(&self, asked_at: u64) -> u64 {
-        asked_at.saturating_add(micros_as_nanos(self.arrival - self.now))
+        asked_at.saturating_add(micros_as_nanos(self.arrival.saturating_sub(self.now)))
     }
 }
 
@@ -220,6 +220,11 @@ impl TokenSlices {
         current.granted > 1 && current.left <= current.granted / 2 && next.left == 0 && now >= self.none_until
     }
 
+    /// Forgets that the store had no token: it may have one of another quota.
+    pub fn quota_changed(&mut self) {
+        (self.none_until, self.contended_until) = (0, 0);
+    }
+
     /// Counts a token of the share, which the store must learn of.
     pub fn use_share(&mut self, share: &Quota, now: u64) {
         let unsettled = if self.owes(now) { self.unsettled } else { 0 };
@@ -232,8 +237,9 @@ impl TokenSlices {
         self.unsettled > 0 && now < self.owed_until
     }
 
-    /// Makes the request for the deliveries that wait and those of the next moments.
-    pub fn request(&mut self, quota: Quota, live: u32, waiting: u32, now: u64) -> TokenRequest {
+    /// Makes the request for the deliveries that wait for its answer and those of the next moments. `queued` deliveries wait
+    /// behind them.
+    pub fn request(&mut self, quota: Quota, live: u32, [waiting, queued]: [u32; 2], now: u64) -> TokenRequest {
         let period = now.saturating_sub(self.asked_at).max(1);
         let lately = u128::from(self.demand) * quota.horizon().as_nanos() / u128::from(period);
         // The instance that asks first must not take what the others need. While they compete, each has its part. Otherwise,
@@ -242,7 +248,7 @@ impl TokenSlices {
             true => quota.fair_part(live).saturating_add(self.store_left / 2),
             false => (quota.burst.get() / (2 * live.max(1))).max(self.store_left / 4).max(1),
         };
-        let lately = u32::try_from(lately).unwrap_or(u32::MAX).min(most);
+        let lately = u32::try_from(lately).unwrap_or(u32::MAX).max(queued).min(most);
         // The mean with the estimates before, so that two deliveries side by side are no high rate.
         self.expected = self.expected.min(most).midpoint(lately);
         let wanted = waiting.saturating_add(self.expected).clamp(1, quota.burst.get());
@@ -308,7 +314,7 @@ impl TokenSlices {
             granted: grant.tokens,
             left,
             asked_at,
-            valid: micros_as_nanos(grant.until - grant.now),
+            valid: micros_as_nanos(grant.until.saturating_sub(grant.now)),
             interval: if grant.is_spaced { interval } else { 0 },
             store_until: grant.until,
             store_arrival: grant.arrival,
@@ -317,7 +323,7 @@ impl TokenSlices {
         if slice.left > 0 {
             self.slices[usize::from(self.slices[0].left > 0)] = slice;
         }
-        self.store_left = request.quota.left(grant.arrival - grant.now);
+        self.store_left = request.quota.left(grant.arrival.saturating_sub(grant.now));
         if grant.tokens < request.wanted {
             self.contended_until = now.saturating_add(saturating_nanos(CONTENTION));
         }
@@ -351,7 +357,7 @@ mod tests {
         let share = quota.share(2);
         let grant = TokenGrant { tokens: 0, until: 0, now: 0, arrival: 0, wait: 0, is_spaced: true };
         (0..3).for_each(|_| slices.use_share(&share, 0));
-        let request = slices.request(quota, 2, 1, 1);
+        let request = slices.request(quota, 2, [1, 0], 1);
         assert_eq!(request.used, 3);
         // A delivery takes from the share while the request is on its way.
         slices.use_share(&share, 2);

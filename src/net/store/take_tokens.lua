@@ -12,12 +12,21 @@ local returned_arrival, used = tonumber(ARGV[8]), tonumber(ARGV[9])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local state = redis.call('HMGET', KEYS[1], 'arrival', 'spare', 'spare_until')
-local arrival = math.max(tonumber(state[1] or 0), now)
-local spare, spare_until = tonumber(state[2] or 0), tonumber(state[3] or 0)
 
 local function time_of(tokens)
   return math.ceil(tokens * period / count)
 end
+
+-- Returns a stored number, which is within these bounds unless the limit was another one, or no instance has written it.
+local function stored(text, least, most)
+  local number = tonumber(text or 0) or 0
+  return number > least and math.min(number, most) or least
+end
+
+-- Instances owe at most a burst besides the burst that is used up.
+local latest = now + 2 * time_of(burst)
+local arrival = stored(state[1], now, latest)
+local spare, spare_until = stored(state[2], 0, burst), stored(state[3], 0, latest)
 
 if spare_until <= now then
   spare = 0

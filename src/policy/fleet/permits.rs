@@ -31,6 +31,8 @@ pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
 #[derive(Debug, Default)]
 pub struct PermitLease {
     permits: u32,
+    /// The permits that the store counts for this instance: at least those in flight when it was asked.
+    held: u32,
     /// The permits of the other instances when the store last answered.
     others: u32,
     until: u64,
@@ -57,6 +59,16 @@ impl PermitLease {
         since < self.none_until
     }
 
+    /// Returns the permits that the store counts for this instance.
+    pub fn held(&self, now: u64) -> u32 {
+        if now < self.until { self.held } else { 0 }
+    }
+
+    /// Returns the permits that the store counted last.
+    pub fn last_held(&self) -> u32 {
+        self.held
+    }
+
     /// Returns whether unused permits wait for their return.
     pub fn is_returning(&self) -> bool {
         self.return_at.is_some()
@@ -67,20 +79,28 @@ impl PermitLease {
     ///
     /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them.
     pub fn next_request(&mut self, wanted: u32, now: u64) -> Option<Duration> {
-        let leased = self.leased(now);
-        self.return_at = match wanted < leased {
+        let (leased, held) = (self.leased(now), self.held(now));
+        self.return_at = match wanted < held {
             true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(saturating_nanos(PERMIT_PAUSE)))),
             false => None,
         };
         let grown = (wanted > leased).then_some(self.none_until);
-        let renewed = (leased > 0).then_some(self.renew_at);
+        let renewed = (held > 0).then_some(self.renew_at);
         let due = grown.into_iter().chain(self.return_at).chain(renewed).min();
         due.map(|at| Duration::from_nanos(at.saturating_sub(now)))
     }
 
-    /// Takes the answer to a request for `wanted` permits that was made at `asked_at`.
-    pub fn granted(&mut self, permits: u32, others: u32, wanted: u32, asked_at: u64, now: u64) {
-        (self.permits, self.others, self.return_at) = (permits, others, None);
+    /// Begins a request for `wanted` permits, and returns those that the lease must have until the answer: deliveries may
+    /// take them meanwhile. Permits that go back are no longer among them.
+    pub fn begin_request(&mut self, wanted: u32, in_flight: u32, now: u64) -> u32 {
+        self.permits = self.permits.min(wanted.max(in_flight));
+        self.leased(now).max(in_flight)
+    }
+
+    /// Takes the answer to a request for `wanted` permits that was made at `asked_at`, and that [`Self::begin_request`] has
+    /// begun with `used`.
+    pub fn granted(&mut self, (permits, others): (u32, u32), [wanted, used]: [u32; 2], asked_at: u64, now: u64) {
+        (self.permits, self.held, self.others, self.return_at) = (permits, permits.max(used), others, None);
         self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
         self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
         self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
@@ -102,7 +122,7 @@ mod tests {
         let mut lease = PermitLease::default();
         assert_eq!(permits_wanted(0, 1, 64, 4), 3, "one, and a few for the next deliveries");
         assert_eq!(lease.next_request(3, 0), Some(Duration::ZERO));
-        lease.granted(3, 10, 3, 0, MS);
+        lease.granted((3, 10), [3, 0], 0, MS);
         assert_eq!((lease.leased(MS), lease.left(64, 1)), (3, 53));
         assert_eq!(lease.next_request(3, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
         assert_eq!(lease.next_request(0, MS), Some(PERMIT_PAUSE));
@@ -110,9 +130,18 @@ mod tests {
         assert_eq!(lease.next_request(0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
         assert_eq!(lease.next_request(0, 70 * MS), Some(Duration::ZERO));
         // The store has fewer than are wanted.
-        lease.granted(3, 61, 4, 70 * MS, 71 * MS);
+        lease.granted((3, 61), [4, 3], 70 * MS, 71 * MS);
         assert!(lease.has_refused_since(72 * MS));
         assert_eq!(lease.next_request(4, 71 * MS), Some(PERMIT_PAUSE));
+        // A delivery may take a permit of the lease until the answer, and none that goes back.
+        assert_eq!(lease.begin_request(4, 2, 80 * MS), 3);
+        assert_eq!(lease.begin_request(1, 1, 80 * MS), 1);
+        assert_eq!(lease.leased(80 * MS), 1);
+        assert_eq!(lease.begin_request(4, 2, 80 * MS), 2, "those in flight");
+        // The store has left the instance less than it has in flight, and learns when a delivery ends.
+        lease.granted((1, 63), [4, 2], 70 * MS, 71 * MS);
+        assert_eq!((lease.leased(71 * MS), lease.held(71 * MS)), (1, 2));
+        assert_eq!(lease.next_request(1, 71 * MS), Some(PERMIT_PAUSE));
         // An instance stops to use a lease before the store ends it.
         assert_eq!(lease.leased(70 * MS + 4_970 * MS), 0);
     }

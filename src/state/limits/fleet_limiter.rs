@@ -29,7 +29,7 @@ enum LeaseStep {
     LeasePermits {
         name: Arc<str>,
         wanted: u32,
-        in_flight: u32,
+        used: u32,
         max: u32,
     },
     Sleep(Arc<Notify>, Duration),
@@ -45,6 +45,9 @@ impl LimiterState {
         let extras = inner.extras.get_or_insert_default();
         let new = || Box::new(FleetKey { name: name().into(), ..FleetKey::default() });
         let key = extras.fleet.get_or_insert_with(new);
+        if key.quota != limit.quota {
+            key.tokens.quota_changed();
+        }
         (key.quota, key.max_in_flight) = (limit.quota, limit.concurrency.unwrap_or_default());
     }
 
@@ -112,7 +115,7 @@ impl LimiterState {
             Err(exhausted) => match wait.deadline(max_wait) {
                 Some(deadline) => {
                     *has_waited = true;
-                    self.wait_for_fleet_token(fleet, &share, deadline).await
+                    self.wait_for_fleet_token(fleet, quota, deadline).await
                 }
                 None => Err(exhausted),
             },
@@ -124,10 +127,12 @@ impl LimiterState {
     async fn wait_for_fleet_token(
         self: &Arc<Self>,
         fleet: &Arc<Fleet>,
-        share: &Quota,
+        quota: &Quota,
         deadline: Instant,
     ) -> Result<RateStatus, Exhausted> {
-        let waiter = self.join_token_queue(share, deadline)?;
+        // Of a key that the others do not use, this instance gets the whole rate.
+        let waiter = self.join_token_queue(quota, deadline)?;
+        let share = quota.share(fleet.live());
         let _turn = timeout_at(deadline, waiter.turns.turn()).await.map_err(|_| Exhausted(share.interval()))?;
         loop {
             match self.try_fleet_token(fleet, || Instant::now() + fleet.wait).await {
@@ -202,9 +207,9 @@ impl LimiterState {
                     let answer = fleet.take_tokens(&name, &request).await;
                     self.0.lock().tokens_answered(&fleet, &request, answer, asked_at);
                 }
-                LeaseStep::LeasePermits { name, wanted, in_flight, max } => {
-                    let answer = fleet.lease_permits(&name, wanted, in_flight, max).await;
-                    self.0.lock().permits_answered(&fleet, wanted, answer, asked_at);
+                LeaseStep::LeasePermits { name, wanted, used, max } => {
+                    let answer = fleet.lease_permits(&name, wanted, used, max).await;
+                    self.0.lock().permits_answered(&fleet, [wanted, used], answer, asked_at);
                 }
                 // These fail if the time is over.
                 LeaseStep::Sleep(wake, time) => drop(timeout(time, wake.notified()).await),
@@ -298,25 +303,38 @@ impl LimiterInner {
 
     /// Chooses the next action of the task.
     fn next_step(&mut self, fleet: &Fleet) -> LeaseStep {
-        let (now, is_up, live) = (fleet.now(), fleet.is_up(), fleet.live());
-        let (in_flight, waiting) = (self.in_flight, u32::try_from(self.waiting_for_permit()).unwrap_or(u32::MAX));
+        let (now, is_up, live, in_flight) = (fleet.now(), fleet.is_up(), fleet.live(), self.in_flight);
+        let [waiting, queued] =
+            [self.waiting_for_permit(), self.waiting_for_token()].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         self.set_allowed_permits(fleet, is_up, now);
         let key = self.key_mut();
         let name = Arc::clone(&key.name);
         if !is_up {
             key.answer_all(TokenAnswer::Away);
-            let pause = if in_flight > 0 || waiting > 0 { AWAY_PAUSE } else { IDLE_AWAY_PAUSE };
-            if pause == IDLE_AWAY_PAUSE && !key.tokens.owes(now) {
+            let is_idle = in_flight == 0 && waiting == 0;
+            if is_idle && !key.tokens.owes(now) {
                 key.is_served = false;
                 return LeaseStep::End;
             }
-            return LeaseStep::AwaitStore(Arc::clone(&key.wake), pause);
+            return LeaseStep::AwaitStore(Arc::clone(&key.wake), if is_idle { IDLE_AWAY_PAUSE } else { AWAY_PAUSE });
         }
         let mut rest: Option<Duration> = None;
+        // A lease is renewed first: a key whose rate is used up always asks for tokens.
+        if key.max_in_flight > 0 {
+            let wanted = permits_wanted(in_flight, waiting, key.max_in_flight, live);
+            match key.permits.next_request(wanted, now) {
+                Some(Duration::ZERO) => {
+                    let (max, used) = (key.max_in_flight, key.permits.begin_request(wanted, in_flight, now));
+                    self.set_allowed_permits(fleet, is_up, now);
+                    return LeaseStep::LeasePermits { name, wanted, used, max };
+                }
+                time => rest = time,
+            }
+        }
         if let Some(quota) = key.quota {
             let asks = u32::try_from(key.asks.len()).unwrap_or(u32::MAX);
             if asks > 0 || key.tokens.needs_refill(now) {
-                return LeaseStep::TakeTokens(name, key.tokens.request(quota, live, asks, now));
+                return LeaseStep::TakeTokens(name, key.tokens.request(quota, live, [asks, queued], now));
             }
             if let Some(request) = key.tokens.return_if_idle(quota, now) {
                 return LeaseStep::TakeTokens(name, request);
@@ -324,17 +342,7 @@ impl LimiterInner {
             if key.tokens.owes(now) {
                 return LeaseStep::TakeTokens(name, key.tokens.settlement(quota, now));
             }
-            rest = key.tokens.next_look(now);
-        }
-        if key.max_in_flight > 0 {
-            let wanted = permits_wanted(in_flight, waiting, key.max_in_flight, live);
-            match key.permits.next_request(wanted, now) {
-                Some(Duration::ZERO) => {
-                    return LeaseStep::LeasePermits { name, wanted, in_flight, max: key.max_in_flight };
-                }
-                Some(time) => rest = Some(rest.map_or(time, |rest| rest.min(time))),
-                None => {}
-            }
+            rest = rest.into_iter().chain(key.tokens.next_look(now)).min();
         }
         match rest {
             Some(time) => LeaseStep::Sleep(Arc::clone(&key.wake), time),
@@ -363,10 +371,16 @@ impl LimiterInner {
         self.rate.set_arrival(grant.arrival_after(asked_at));
     }
 
-    fn permits_answered(&mut self, fleet: &Fleet, wanted: u32, answer: Result<(u32, u32), StoreError>, asked_at: u64) {
+    fn permits_answered(
+        &mut self,
+        fleet: &Fleet,
+        asked: [u32; 2],
+        answer: Result<(u32, u32), StoreError>,
+        asked_at: u64,
+    ) {
         let now = fleet.now();
-        if let Ok((permits, others)) = answer {
-            self.key_mut().permits.granted(permits, others, wanted, asked_at, now);
+        if let Ok(permits) = answer {
+            self.key_mut().permits.granted(permits, asked, asked_at, now);
         }
         self.set_allowed_permits(fleet, fleet.is_up(), now);
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{instance, restarted, wait_until_all_live, wait_until_stored, wait_until_up};
-use crate::support::configuration::Config;
+use crate::support::configuration::{Config, Replace};
 use crate::support::scene::Scene;
 use crate::support::scrape::Scrape;
 use crate::support::store::{self, StoreServer};
@@ -122,6 +122,49 @@ fn fleet_store_learns_what_the_share_of_a_key_gave_that_is_not_used_again() {
     eventually("the store knows the key", || server.cli(&["keys", "*:rate"]).contains(":rate"));
     wait_until_up(&second);
     assert_eq!((0..12).filter(|_| is_delivered(&second)).count(), 7);
+}
+
+/// The limit gives ten deliveries and then none for an hour, until a reload.
+#[test]
+fn fleet_rate_that_a_reload_raises_admits_deliveries_at_once() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [scene]: [Scene; 1] = instances(&server, "rate = \"1/h\"\nburst = 10");
+    assert_eq!((0..12).filter(|_| is_delivered(&scene)).count(), 10);
+    let file = scene.outgate.folder.path("config.toml");
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    let text = text.replace_one("1/h", "1000/s");
+    let reloaded = control::reload(&scene, &text);
+    assert!(reloaded.contains("1000"), "{reloaded}");
+    eventually("the raised rate admits a delivery", || is_delivered(&scene));
+}
+
+/// Whoever may write to the store can replace a key by one of another type. Each call about it then fails.
+#[test]
+fn fleet_key_of_a_wrong_type_causes_few_calls() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [scene]: [Scene; 1] = instances(&server, "rate = \"1/h\"\nburst = 10");
+    assert!(is_delivered(&scene));
+    let replaced = server.cli(&[
+        "--raw",
+        "eval",
+        "local key = redis.call('keys', '*:rate')[1] redis.call('del', key) redis.call('set', key, 'x') return key",
+        "0",
+    ]);
+    assert!(replaced.contains(":rate"), "{replaced}");
+    let (mut admitted, before, begun) = (0, calls(&scene), Instant::now());
+    while begun.elapsed() < Duration::from_secs(2) {
+        admitted += u32::from(is_delivered(&scene));
+        std::thread::sleep(Duration::from_millis(50)); // a client that is not in a hurry
+    }
+    let frequency = (calls(&scene) - before) / begun.elapsed().as_secs_f64();
+    assert!(admitted <= 10 && frequency < 40.0, "{admitted} deliveries, {frequency} calls a second");
+    scene.outgate.log.wait_for_lines(1, &["a call to the store of the fleet has failed", "WRONGTYPE"]);
 }
 
 /// A limit has delayed the delivery for longer than it may wait for the store.

@@ -100,7 +100,7 @@ proptest! {
             let request = match is_idle {
                 true => instance.slices.return_if_idle(quota, asked_at),
                 false if waiting > 0 || instance.slices.needs_refill(asked_at) => {
-                    Some(instance.slices.request(quota, 4, waiting, asked_at))
+                    Some(instance.slices.request(quota, 4, [waiting, 0], asked_at))
                 }
                 false => None,
             };
@@ -136,7 +136,7 @@ fn fleet_rate_of_a_busy_key_is_used_up_with_few_calls() {
                 SliceDecision::Exhausted(_) => 0,
             };
             if waiting > 0 || instance.slices.needs_refill(clock) {
-                let request = instance.slices.request(quota, 4, waiting, clock);
+                let request = instance.slices.request(quota, 4, [waiting, 0], clock);
                 let grant = store.take(&request, now + 200);
                 calls += 1;
                 let handed_out = grant.tokens.min(waiting);
@@ -154,6 +154,39 @@ fn fleet_rate_of_a_busy_key_is_used_up_with_few_calls() {
     let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
     assert!(least * 5 > most * 4, "equal demand gets equal parts: {counts:?}");
     assert!(f64::from(calls) / count as f64 <= 0.05, "{calls} calls for {count} deliveries");
+}
+
+/// Deliveries that wait for their turn ask one after another: the first asks for those behind it.
+#[test]
+fn fleet_rate_is_used_up_by_deliveries_that_wait_on_one_instance() {
+    for (count, burst, live) in [(100, 100, 4), (100, 50, 1), (100, 25, 4), (1000, 100, 1)] {
+        let (quota, mut store) = (quota(count, burst), StoreModel::default());
+        let (mut slices, mut admitted) = (TokenSlices::default(), Vec::new());
+        // A queue that never ends, for a minute. Each round trip takes half a millisecond.
+        let (mut now, end) = (1_000_000_i64, 61_000_000);
+        while now < end {
+            let clock = u64::try_from(now).unwrap() * 1000;
+            let decision = slices.take(clock);
+            match decision {
+                SliceDecision::Taken => admitted.push(now),
+                SliceDecision::Exhausted(wait) => now += i64::try_from(wait.as_micros()).unwrap().max(1),
+                SliceDecision::Ask => {}
+            }
+            let waiting = u32::from(decision == SliceDecision::Ask);
+            if waiting > 0 || slices.needs_refill(clock) {
+                let request = slices.request(quota, live, [waiting, 200], clock);
+                let grant = store.take(&request, now + 250);
+                let handed_out = grant.tokens.min(waiting);
+                admitted.extend((0..handed_out).map(|_| now + 250));
+                slices.granted(&request, &grant, handed_out, live, [clock, clock + 500_000]);
+                now += 500;
+            }
+        }
+        let most = 60 * count + burst;
+        assert_within(quota, &mut admitted);
+        let count = u32::try_from(admitted.len()).unwrap();
+        assert!(count * 100 >= most * 95, "{count} of {most} for {quota:?}");
+    }
 }
 
 /// The script of the store and the model give the same answers, at the time that the server states.

@@ -19,7 +19,10 @@ impl StoreModel {
         let (count, period) = (i64::from(count.get()), i64::try_from(period.as_micros()).unwrap());
         let time_of = |tokens: i64| (tokens * period + count - 1) / count;
         let (hold, wanted) = (i64::try_from(request.hold.as_micros()).unwrap(), i64::from(request.wanted));
-        self.arrival = self.arrival.max(now);
+        let latest = now + 2 * time_of(burst.get().into());
+        self.arrival = self.arrival.clamp(now, latest);
+        self.spare = self.spare.min(burst.get().into());
+        self.spare_until = self.spare_until.min(latest);
         if self.spare_until <= now {
             self.spare = 0;
         }
