@@ -29,7 +29,8 @@ const SENTINEL_FACTOR: u32 = CONNECT_FACTOR / 2;
 
 /// The servers to connect to, with the credentials and the certificates.
 pub(super) enum StoreConnector {
-    Single(Vec<Client>),
+    /// The client whose server was the last to accept is the first.
+    Single(Box<Mutex<VecDeque<Client>>>),
     Sentinels(Box<Mutex<SentinelConnector>>),
     Cluster(Box<ClusterClient>),
 }
@@ -83,7 +84,7 @@ impl StoreConnector {
                         None => Client::open(info),
                     }
                 });
-                Self::Single(clients.collect::<RedisResult<_>>()?)
+                Self::Single(Box::new(Mutex::new(clients.collect::<RedisResult<_>>()?)))
             }
             StoreTopology::Sentinel(master) => {
                 let connector =
@@ -108,16 +109,23 @@ impl StoreConnector {
         })
     }
 
-    /// Connects to the first server that accepts. A response on the connection takes at most `timeout`.
+    /// Connects to a server that accepts. A response on the connection takes at most `timeout`.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<StoreConnection, StoreError> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
         match self {
             Self::Single(clients) => {
+                let mut clients = clients.lock().await;
                 let mut last = StoreError("it has no address".to_owned());
-                for client in clients {
-                    match connect_to_master(client, &config).await {
-                        Ok(connection) => return Ok(StoreConnection::Single(connection)),
+                for _ in 0..clients.len() {
+                    let client = clients[0].clone();
+                    // The next attempt begins with the next server, also if the time of this one ends now.
+                    clients.rotate_left(1);
+                    match connect_to_master(&client, &config).await {
+                        Ok(connection) => {
+                            clients.rotate_right(1);
+                            return Ok(StoreConnection::Single(connection));
+                        }
                         Err(error) => last = error,
                     }
                 }

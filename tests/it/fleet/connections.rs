@@ -1,6 +1,7 @@
 //! The connection of an instance to its store: TLS and ACL users, sentinels, clusters, and stores that go away.
 //! Does an instance find its store, and report one that is away?
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -254,6 +255,21 @@ fn fleet_store_of_several_addresses_is_the_one_that_accepts_writes() {
     let scene = instance("egress-1", &fleet, &unchanged);
     wait_until_up(&scene);
     assert_eq!(master.cli(&["exists", "outgate:{instances}"]).trim(), "1");
+}
+
+/// A listener that accepts nothing lets the kernel connect, and answers nothing.
+#[test]
+fn fleet_store_is_found_behind_addresses_that_hang() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let hanging: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let hosts: Vec<_> = hanging.iter().map(|one| one.local_addr().expect("an address").to_string()).collect();
+    let fleet = format!("store = \"redis://{},127.0.0.1:{}\"\ntimeout = \"200ms\"", hosts.join(","), server.port);
+    let scene = instance("egress-1", &fleet, &unchanged);
+    wait_until_up(&scene);
+    assert_eq!(server.cli(&["exists", "outgate:{instances}"]).trim(), "1");
 }
 
 pub(super) fn assert_share_gave_nothing(scene: &Scene) {
