@@ -70,15 +70,25 @@ pub(super) async fn assign(
     // A range of which a part is assigned is announced in parts.
     let published = IpNet::aggregate(&ranges(&announcements).into_keys().collect());
     let is_published = |range: &IpNet| published.iter().any(|published| published.contains(range));
+    let lists = |instance: &str| {
+        let own = announcements.iter().filter(|found| found.instance == instance).flat_map(|found| &found.ranges);
+        IpNet::aggregate(&own.map(|own| own.range).collect()).iter().any(|own| own.contains(&range))
+    };
     match to {
         Some(to) if !announcements.iter().any(|found| found.instance == to) => {
-            return Err(AdminProblem::field("to", "no live instance has this name: /v1/fleet lists them"));
+            return Err(AdminProblem::field("to", "no live instance has this name: `outgate fleet status` lists them"));
         }
         Some(_) if !is_published(&range) => {
-            return Err(AdminProblem::field("range", "no instance publishes this range: /v1/fleet lists them"));
+            let detail = "no instance publishes this range: `outgate fleet status` lists them";
+            return Err(AdminProblem::field("range", detail));
+        }
+        Some(to) if !lists(to) => {
+            let detail = "the file of this instance does not list the range: no instance would send from it";
+            return Err(AdminProblem::field("to", detail));
         }
         None if !fleet.assignments().ranges().contains_key(&range) => {
-            return Err(AdminProblem::field("range", "this range is not assigned: /v1/fleet lists those that are"));
+            let detail = "this range is not assigned: `outgate fleet status` lists those that are";
+            return Err(AdminProblem::field("range", detail));
         }
         _ => {}
     }
