@@ -43,6 +43,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The extension of the unit's `TimeoutStopSec` that each notification requests. It must cover the steps after the drain.
 const STOP_EXTENSION: Duration = Duration::from_secs(30);
 
+/// The time for which a start waits for the store of the fleet. While it is away, the instance starts all the same.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+
 /// A valid configuration and its path. `None`: it is the built-in one, which cannot be reloaded.
 pub struct StartupConfig {
     pub path: Option<PathBuf>,
@@ -130,6 +133,13 @@ impl Proxy {
             Some(fleet) => Some(join_fleet(fleet, config.server.state.as_deref(), &runtime).await?),
             None => None,
         };
+        let mut tasks = JoinSet::new();
+        if let Some((fleet, _)) = &fleet {
+            let answer = fleet.answer();
+            tasks.spawn(Arc::clone(fleet).run(Arc::clone(&runtime)));
+            // Until then, the first deliveries would take from the share, although the store is up.
+            let _ = tokio::time::timeout(STORE_WAIT, answer).await;
+        }
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
         listeners.start(&config, reserved_ports).map_err(|(listen, error)| {
@@ -142,14 +152,12 @@ impl Proxy {
             runtime.audit.record(event);
         }
         let traces = tokio::spawn(traces::run(Arc::clone(&runtime)));
-        let mut tasks = JoinSet::new();
         if let Some((fleet, known)) = fleet {
             if let Some(state) = &config.server.state {
                 tasks.spawn(upkeep::rollout::run(Arc::clone(&runtime), Arc::clone(&fleet), state.clone()));
                 tasks.spawn(Arc::clone(&fleet).keep_known(state.clone(), known));
             }
-            tasks.spawn(upkeep::hints::run(Arc::clone(&runtime), Arc::clone(&fleet)));
-            tasks.spawn(fleet.run(Arc::clone(&runtime)));
+            tasks.spawn(upkeep::hints::run(Arc::clone(&runtime), fleet));
         }
         tasks.spawn(upkeep::run(Arc::clone(&runtime)));
         tasks.spawn(upkeep::addresses::follow(Arc::clone(&runtime)));

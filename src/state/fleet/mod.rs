@@ -21,6 +21,7 @@ use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -67,8 +68,8 @@ pub struct Fleet {
     changed: Notify,
     /// The store has answered an announcement.
     answered: Notify,
-    /// The store answers again.
-    returned: Notify,
+    /// Wakes all that wait for an answer of the store to an announcement.
+    announced: Notify,
     observation: Mutex<Option<Observation>>,
     assignments: Mutex<FollowedAssignments>,
     /// The number of live instances when the store last answered; see [`Fleet::recall`].
@@ -108,7 +109,7 @@ impl Fleet {
             process: format!("{:016x}", RandomState::new().hash_one(&config.instance)),
             changed: Notify::new(),
             answered: Notify::new(),
-            returned: Notify::new(),
+            announced: Notify::new(),
             observation: Mutex::default(),
             assignments: Mutex::default(),
             live: AtomicU32::new(1),
@@ -184,7 +185,7 @@ impl Fleet {
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
         self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
         self.store.set_up();
-        self.returned.notify_waiters();
+        self.announced.notify_waiters();
         self.follow_assignments(runtime, u64::try_from(assignments).unwrap_or_default()).await?;
         self.answered.notify_one();
         if is_observer == 1 {
@@ -259,9 +260,13 @@ impl Fleet {
 
     fn report_up(&self, was_reported: bool) {
         let since = self.away_since.lock().take();
-        if let (true, Some(since)) = (was_reported, since) {
-            let instances = pluralize(self.live() as usize, "live instance");
-            info!("the store of the fleet answers again after {:.1} s: {instances}", since.elapsed().as_secs_f64());
+        let Some(since) = since else { return };
+        let instances = pluralize(self.live() as usize, "live instance");
+        match was_reported {
+            true => {
+                info!("the store of the fleet answers again after {:.1} s: {instances}", since.elapsed().as_secs_f64());
+            }
+            false => info!("the store of the fleet answers: {instances}"),
         }
     }
 
@@ -284,9 +289,14 @@ impl Fleet {
         self.store.is_up()
     }
 
-    /// Waits until the store answers an announcement.
-    pub async fn returned(&self) {
-        self.returned.notified().await;
+    /// Resolves when the store answers an announcement after this call.
+    pub fn answer(&self) -> Notified<'_> {
+        self.announced.notified()
+    }
+
+    /// Returns for how long the store has been away.
+    pub fn away_for(&self) -> Duration {
+        self.away_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Returns what an operator should know of a store that is away.

@@ -217,7 +217,7 @@ impl LimiterState {
                     let changed = async {
                         tokio::select! {
                             () = wake.notified() => {}
-                            () = fleet.returned() => {}
+                            () = fleet.answer() => {}
                         }
                     };
                     drop(timeout(time, changed).await);

@@ -275,8 +275,12 @@ impl<C: Clock> Limits<C> {
         limiter(tables.entry(limit.name.clone()).or_insert_with(new))
     }
 
+    /// Returns the nanoseconds since the start. In a fleet, they are those of its clock: the state of a key has one clock.
     fn now(&self) -> u64 {
-        self.clock.now().duration_since(self.epoch).as_u64()
+        match self.fleet.get() {
+            Some(fleet) => fleet.now(),
+            None => self.clock.now().duration_since(self.epoch).as_u64(),
+        }
     }
 }
 

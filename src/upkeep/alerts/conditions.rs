@@ -25,6 +25,8 @@ const REFUSAL_DIVISOR: u64 = 5;
 const DELIVERIES_MIN: u64 = 30;
 /// The part of its ports, as a divisor, that a source address must have left towards a target.
 const PORTS_DIVISOR: u32 = 10;
+/// The time after which an operator must know that the store is away. A start, and a new connection, take less.
+const STORE_AWAY_MIN: Duration = Duration::from_secs(5);
 /// The time for which the alert of a panic lasts.
 const PANIC_PERIOD: Duration = Duration::from_secs(3600);
 /// The time before a signer has no key.
@@ -71,7 +73,8 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
             format!("no name server has responded for {} s ({})", outage.as_secs(), active.resolver.server_list());
         found.add(&alerts::DNS_OUTAGE, "", what);
     }
-    if let Some(reason) = runtime.fleet.get().and_then(|fleet| fleet.degraded_reason()) {
+    let away = runtime.fleet.get().filter(|fleet| fleet.away_for() >= STORE_AWAY_MIN);
+    if let Some(reason) = away.and_then(|fleet| fleet.degraded_reason()) {
         found.add(&alerts::FLEET_STORE_AWAY, "", reason);
     }
     let problems = runtime.fleet.get().and_then(|fleet| fleet.observed_problems());

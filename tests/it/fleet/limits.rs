@@ -302,6 +302,23 @@ fn fleet_concurrency_holds_for_deliveries_that_wait_longer_than_the_store_needs(
     assert!(second.outgate.has_metric("outgate_fleet_share_deliveries_total 0"));
 }
 
+/// An instance that has just started asks the store about its first delivery.
+#[test]
+fn fleet_concurrency_holds_for_the_first_deliveries_of_an_instance() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let [first]: [Scene; 1] = instances(&server, "concurrency = 4");
+    let uploads: Vec<Client> = (0..4).filter_map(|_| start_upload(&first)).collect();
+    assert_eq!(uploads.len(), 4);
+    let limit = "[limits.l]\nscope = \"fleet\"\nconcurrency = 4\n";
+    let limited = |config: &Config| config.and(limit).add("routes.*.limits", ["l"]);
+    let fleet = format!("store = \"redis://127.0.0.1:{}\"\nwait = \"500ms\"", server.port);
+    let next = instance("egress-9", &fleet, &limited);
+    assert!((0..4).all(|_| start_upload(&next).is_none()), "four are in flight");
+}
+
 /// During an upgrade, the next process of an instance serves beside the former one.
 #[test]
 fn fleet_concurrency_holds_for_two_processes_with_the_name_of_one_instance() {
