@@ -2,6 +2,7 @@
 //! Which server is the store now?
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,8 +13,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue,
-    IntoConnectionInfo, RedisConnectionInfo, RedisResult, ScriptInvocation, TlsCertificates, TlsMode,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
+    RedisConnectionInfo, RedisResult, ScriptInvocation, TlsCertificates, TlsMode,
 };
 use tokio::sync::Mutex;
 
@@ -29,9 +30,8 @@ const SENTINEL_FACTOR: u32 = CONNECT_FACTOR / 2;
 
 /// The servers to connect to, with the credentials and the certificates.
 pub(super) enum StoreConnector {
-    /// The client whose server was the last to accept is the first.
-    Single(Box<Mutex<VecDeque<Client>>>),
-    Sentinels(Box<Mutex<SentinelConnector>>),
+    /// The host through which the last connection was made is the first.
+    Hosts(Mutex<VecDeque<StoreHost>>),
     Cluster(Box<ClusterClient>),
 }
 
@@ -65,7 +65,7 @@ impl StoreConnector {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let certificates = certificates(fleet);
         let nodes = fleet.store.nodes.iter().map(|node| address(node, fleet.store.uses_tls));
-        let tcp = TcpSettings::default().set_nodelay(true);
+        let tcp = tcp_settings();
         let mut login = RedisConnectionInfo::default();
         if let Some(user) = &fleet.user {
             login = login.set_username(&user.value);
@@ -76,22 +76,25 @@ impl StoreConnector {
         Ok(match &fleet.store.topology {
             StoreTopology::Single(database) => {
                 let login = login.set_db(i64::from(*database));
-                let clients = nodes.map(|node| {
-                    let info: ConnectionInfo = node.into_connection_info()?;
+                let host = |node: ConnectionAddr| {
+                    let info = node.into_connection_info()?;
                     let info = info.set_redis_settings(login.clone()).set_tcp_settings(tcp.clone());
-                    match &certificates {
-                        Some(certificates) => Client::build_with_tls(info, certificates.clone()),
-                        None => Client::open(info),
-                    }
-                });
-                Self::Single(Box::new(Mutex::new(clients.collect::<RedisResult<_>>()?)))
+                    let client = match &certificates {
+                        Some(certificates) => Client::build_with_tls(info, certificates.clone())?,
+                        None => Client::open(info)?,
+                    };
+                    Ok(StoreHost::Server(Arc::new(client)))
+                };
+                Self::Hosts(Mutex::new(nodes.map(host).collect::<Result<_, StoreError>>()?))
             }
             StoreTopology::Sentinel(master) => {
-                let connector =
-                    SentinelConnector { nodes: nodes.collect(), master: master.clone(), fleet: fleet.clone() };
-                // The start, and not the first attempt, is what an error of the configuration ends.
-                connector.nodes.iter().try_for_each(|node| connector.client(node).map(drop))?;
-                Self::Sentinels(Box::new(Mutex::new(connector)))
+                let fleet = Arc::new(fleet.clone());
+                let host = |node| {
+                    let sentinel = Sentinel { node, master: master.clone(), fleet: Arc::clone(&fleet) };
+                    // An error of the configuration ends the start, and not only the first attempt.
+                    sentinel.client().map(|_| StoreHost::Sentinel(Arc::new(sentinel)))
+                };
+                Self::Hosts(Mutex::new(nodes.map(host).collect::<Result<_, _>>()?))
             }
             StoreTopology::Cluster => {
                 // The cluster takes the credentials of these nodes for all others.
@@ -114,16 +117,15 @@ impl StoreConnector {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
         match self {
-            Self::Single(clients) => {
-                let mut clients = clients.lock().await;
-                let mut last = StoreError("it has no address".to_owned());
-                for _ in 0..clients.len() {
-                    let client = clients[0].clone();
-                    // The next attempt begins with the next server, also if the time of this one ends now.
-                    clients.rotate_left(1);
-                    match connect_to_master(&client, &config).await {
+            Self::Hosts(hosts) => {
+                let (mut hosts, mut last) = (hosts.lock().await, StoreError("it has no address".to_owned()));
+                for _ in 0..hosts.len() {
+                    let host = hosts[0].clone();
+                    // If the time of this attempt ends now, the next attempt begins with the next host.
+                    hosts.rotate_left(1);
+                    match host.connect(&config, timeout).await {
                         Ok(connection) => {
-                            clients.rotate_right(1);
+                            hosts.rotate_right(1);
                             return Ok(StoreConnection::Single(connection));
                         }
                         Err(error) => last = error,
@@ -131,10 +133,27 @@ impl StoreConnector {
                 }
                 Err(last)
             }
-            Self::Sentinels(sentinels) => {
-                Ok(StoreConnection::Single(sentinels.lock().await.connect(&config, timeout).await?))
-            }
             Self::Cluster(client) => Ok(StoreConnection::Cluster(client.get_async_connection().await?)),
+        }
+    }
+}
+
+/// A host of `store` through which outgate finds the server that accepts writes.
+#[derive(Clone)]
+pub(super) enum StoreHost {
+    Server(Arc<Client>),
+    Sentinel(Arc<Sentinel>),
+}
+
+impl StoreHost {
+    async fn connect(
+        &self,
+        config: &AsyncConnectionConfig,
+        timeout: Duration,
+    ) -> Result<MultiplexedConnection, StoreError> {
+        match self {
+            Self::Server(client) => connect_to_master(client, config).await,
+            Self::Sentinel(sentinel) => sentinel.connect(config, timeout).await,
         }
     }
 }
@@ -156,20 +175,18 @@ async fn connect_to_master(
     }
 }
 
-/// The sentinels that name the master. The one that has answered last is the first.
-pub(super) struct SentinelConnector {
-    nodes: VecDeque<ConnectionAddr>,
+/// A sentinel, which names the server of the master.
+pub(super) struct Sentinel {
+    node: ConnectionAddr,
     master: String,
-    fleet: config::Fleet,
+    fleet: Arc<config::Fleet>,
 }
 
-impl SentinelConnector {
-    /// Makes a client for one sentinel.
-    fn client(&self, node: &ConnectionAddr) -> Result<SentinelClient, StoreError> {
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let mut builder = SentinelClientBuilder::new([node.clone()], &self.master, SentinelServerType::Master)?
-            .set_client_to_redis_tcp_settings(tcp.clone())
-            .set_client_to_sentinel_tcp_settings(tcp);
+impl Sentinel {
+    fn client(&self) -> Result<SentinelClient, StoreError> {
+        let mut builder = SentinelClientBuilder::new([self.node.clone()], &self.master, SentinelServerType::Master)?
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_sentinel_tcp_settings(tcp_settings());
         if let Some(certificates) = certificates(&self.fleet) {
             builder = builder
                 .set_client_to_redis_tls_mode(TlsMode::Secure)
@@ -188,32 +205,26 @@ impl SentinelConnector {
         Ok(builder.build()?)
     }
 
-    /// Connects to the master that the first sentinel which answers names.
+    /// Connects to the master that this sentinel names.
     ///
-    /// The library asks all its sentinels and then waits for the first one of them. It waits for longer than an attempt may
-    /// take. It also keeps its connection to a sentinel, which may have died silently: hence a new client for each attempt.
+    /// The library waits for longer than an attempt may take. It also keeps its connection to a sentinel, which may have died
+    /// without a sign: hence a new client for each attempt.
     async fn connect(
-        &mut self,
+        &self,
         config: &AsyncConnectionConfig,
         timeout: Duration,
     ) -> Result<MultiplexedConnection, StoreError> {
-        let mut last = StoreError("it has no sentinel".to_owned());
-        for _ in 0..self.nodes.len() {
-            let mut client = self.client(&self.nodes[0])?;
-            // The next attempt begins with the next sentinel, also if the time of this one ends now.
-            self.nodes.rotate_left(1);
-            let attempt = client.get_async_connection_with_config(config);
-            match tokio::time::timeout(timeout * SENTINEL_FACTOR, attempt).await {
-                Ok(Ok(connection)) => {
-                    self.nodes.rotate_right(1);
-                    return Ok(connection);
-                }
-                Ok(Err(error)) => last = error.into(),
-                Err(_) => last = StoreError("a sentinel, or the master that it names, did not answer".to_owned()),
-            }
+        let mut client = self.client()?;
+        let attempt = client.get_async_connection_with_config(config);
+        match tokio::time::timeout(timeout * SENTINEL_FACTOR, attempt).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(StoreError("a sentinel, or the master that it names, did not answer".to_owned())),
         }
-        Err(last)
     }
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 fn address((host, port): &(String, u16), uses_tls: bool) -> ConnectionAddr {
