@@ -43,7 +43,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The extension of the unit's `TimeoutStopSec` that each notification requests. It must cover the steps after the drain.
 const STOP_EXTENSION: Duration = Duration::from_secs(30);
 
-/// The time for which a start waits for the store of the fleet. While it is away, the instance starts all the same.
+/// The time for which a start waits for the store of the fleet. The instance then starts without it.
 const STORE_WAIT: Duration = Duration::from_secs(2);
 
 /// A valid configuration and its path. `None`: it is the built-in one, which cannot be reloaded.
@@ -137,7 +137,7 @@ impl Proxy {
         if let Some((fleet, _)) = &fleet {
             let answer = fleet.answer();
             tasks.spawn(Arc::clone(fleet).run(Arc::clone(&runtime)));
-            // Until then, the first deliveries would take from the share, although the store is up.
+            // Without an answer, the first deliveries would take from the share, although the store is up.
             let _ = tokio::time::timeout(STORE_WAIT, answer).await;
         }
         let connections = Connections::new();

@@ -1,7 +1,7 @@
 -- Leases permits of one limit key from the concurrency that the fleet shares, on the server's clock.
 -- KEYS[1]: the key. ARGV: 1 the process, 2 the permits that it wants in all, 3 the permits that its deliveries in flight
--- use, or may use until the answer, 4 the maximum of the fleet, 5 the length of the lease (ms), 6 the time for which a process that got fewer than it
--- wants counts as one that wants them (ms).
+-- use, or may use until the answer, 4 the maximum of the fleet, 5 the length of the lease (ms), 6 the time for which a
+-- process that got fewer than it wants counts as one that wants them (ms).
 -- Returns: 1 the permits that this process may use until the lease ends, 2 the permits of the other processes.
 -- Each process may have an equal part of the maximum, rounded down, and what the others do not want of theirs.
 local process, wanted, used = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])

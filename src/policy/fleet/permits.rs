@@ -59,19 +59,14 @@ impl PermitLease {
         since < self.none_until
     }
 
-    /// Returns the permits that the store counts for this instance.
-    pub fn held(&self, now: u64) -> u32 {
+    /// Returns the permits that the store counts for this instance until the lease ends.
+    fn held(&self, now: u64) -> u32 {
         if now < self.until { self.held } else { 0 }
     }
 
-    /// Returns the permits that the store counted last.
-    pub fn last_held(&self) -> u32 {
-        self.held
-    }
-
-    /// Returns whether unused permits wait for their return.
-    pub fn is_returning(&self) -> bool {
-        self.return_at.is_some()
+    /// Returns whether an instance that may use `allowed` permits has unused ones, for whose return no time is set.
+    pub fn has_unused(&self, in_flight: u32, allowed: u32) -> bool {
+        in_flight < allowed.max(self.held) && self.return_at.is_none()
     }
 
     /// Returns the time until the next request of an instance that wants so many permits; zero if it is due. `None`: there

@@ -66,7 +66,7 @@ pub struct Fleet {
     /// The identity of this process among those that ever had the name.
     process: String,
     changed: Notify,
-    /// The store has answered an announcement.
+    /// Wakes [`Fleet::keep_known`] when the store has answered an announcement.
     answered: Notify,
     /// Wakes all that wait for an answer of the store to an announcement.
     announced: Notify,
@@ -145,7 +145,8 @@ impl Fleet {
                     if !self.is_up() {
                         self.store.disconnect();
                         *self.observation.lock() = None;
-                        // The next announcement may succeed although each of some other calls fails.
+                        // An announcement may succeed while other calls fail, such as those that the ACL forbids. Without a
+                        // pause, outgate would connect again and again.
                         if lost_at.is_none_or(|at| at.elapsed() >= LOST_WARNING_INTERVAL) {
                             lost_at = Some(Instant::now());
                             let error = self.store.last_error();
@@ -333,16 +334,10 @@ impl Fleet {
 
     /// Leases permits of a key, and returns those that this process may use and those of the others. The processes of an
     /// instance that replace one another each have a lease.
-    pub async fn lease_permits(
-        &self,
-        name: &str,
-        wanted: u32,
-        in_flight: u32,
-        max: u32,
-    ) -> Result<(u32, u32), StoreError> {
+    pub async fn lease_permits(&self, name: &str, wanted: u32, used: u32, max: u32) -> Result<(u32, u32), StoreError> {
         let (length, patience) = (PERMIT_LEASE.as_millis(), PERMIT_PATIENCE.as_millis());
         let key = self.key_of(name, "permits");
-        let arguments: &[&(dyn Display + Sync)] = &[&self.process, &wanted, &in_flight, &max, &length, &patience];
+        let arguments: &[&(dyn Display + Sync)] = &[&self.process, &wanted, &used, &max, &length, &patience];
         let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &key, arguments).await?;
         Ok(answer.map(|permits| u32::try_from(permits).unwrap_or_default()).into())
     }

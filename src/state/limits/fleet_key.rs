@@ -47,7 +47,7 @@ impl FleetKey {
 
     /// Wakes the task if permits have become unused, and it does not know.
     pub(super) fn permit_released(&self, in_flight: u32, now_allowed: u32) {
-        if in_flight < now_allowed.max(self.permits.last_held()) && !self.permits.is_returning() {
+        if self.permits.has_unused(in_flight, now_allowed) {
             self.wake.notify_one();
         }
     }
