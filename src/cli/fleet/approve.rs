@@ -77,31 +77,8 @@ impl StatementArguments {
             eprintln!("outgate: the fleet has no rollout {}: its last one is {}", self.number, rollout["number"]);
             return Err(ExitCode::FAILURE);
         }
-        let lines = |value: &Value| -> Vec<String> {
-            value.as_array().into_iter().flatten().filter_map(|line| line.as_str().map(str::to_owned)).collect()
-        };
         if statement == Statement::Approve {
-            let instance = known["instance"].as_str().unwrap_or_default();
-            let print = |line: &str| println!("{}", escape_control_characters(line));
-            let changes = lines(&rollout["changes"]);
-            changes.iter().for_each(|line| print(line));
-            if let Some(more) = rollout["more"].as_u64().filter(|more| *more > 0) {
-                println!("and {more} more changes");
-            }
-            if changes.is_empty() {
-                print(&format!(
-                    "the bundle changes nothing on {instance}: an instance that asks for approval shows more"
-                ));
-            }
-            let mut reasons = BTreeMap::<String, Vec<&str>>::new();
-            for (name, report) in rollout["instances"].as_object().into_iter().flatten() {
-                lines(&report["approval"]).into_iter().for_each(|it| reasons.entry(it).or_default().push(name));
-            }
-            for (reason, names) in reasons {
-                let (first, more) = names.split_at(names.len().min(NAMES_MAX));
-                let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-                print(&format!("approval: {reason} (on {}{more})", first.join(", ")));
-            }
+            print_change(&known);
         }
         if is_dry_run {
             return Ok(ExitCode::SUCCESS);
@@ -112,5 +89,31 @@ impl StatementArguments {
         self.proxy.send(&AdminRequest::post(ROLLOUT, body.to_string().into_bytes()))?;
         eprintln!("rollout {} is {done} by {}", self.number, escape_control_characters(&operator));
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Prints what the rollout changes on this host, and why instances ask for an approval.
+fn print_change(known: &Value) {
+    let (rollout, instance) = (&known["rollout"], known["instance"].as_str().unwrap_or_default());
+    let lines = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|line| line.as_str().map(str::to_owned)).collect()
+    };
+    let print = |line: &str| println!("{}", escape_control_characters(line));
+    let changes = lines(&rollout["changes"]);
+    changes.iter().for_each(|line| print(line));
+    if let Some(more) = rollout["more"].as_u64().filter(|more| *more > 0) {
+        println!("and {more} more changes");
+    }
+    if changes.is_empty() {
+        print(&format!("the bundle changes nothing on {instance}: an instance that asks for approval shows more"));
+    }
+    let mut reasons = BTreeMap::<String, Vec<&str>>::new();
+    for (name, report) in rollout["instances"].as_object().into_iter().flatten() {
+        lines(&report["approval"]).into_iter().for_each(|reason| reasons.entry(reason).or_default().push(name));
+    }
+    for (reason, names) in reasons {
+        let (first, more) = names.split_at(names.len().min(NAMES_MAX));
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        print(&format!("approval: {reason} (on {}{more})", first.join(", ")));
     }
 }

@@ -68,21 +68,20 @@ pub(super) async fn assign(
     let fleet = of(runtime)?;
     let announcements = announcements(runtime).await?;
     // A range of which a part is assigned is announced in parts.
-    let published = IpNet::aggregate(&ranges(&announcements).into_keys().collect());
-    let is_published = |range: &IpNet| published.iter().any(|published| published.contains(range));
-    let lists = |instance: &str| {
-        let own = announcements.iter().filter(|found| found.instance == instance).flat_map(|found| &found.ranges);
-        IpNet::aggregate(&own.map(|own| own.range).collect()).iter().any(|own| own.contains(&range))
+    let is_announced = |of: Option<&str>| {
+        let by = announcements.iter().filter(|found| of.is_none_or(|instance| found.instance == instance));
+        let announced = by.flat_map(|found| &found.ranges).map(|announced| announced.range);
+        IpNet::aggregate(&announced.collect()).iter().any(|announced| announced.contains(&range))
     };
     match to {
         Some(to) if !announcements.iter().any(|found| found.instance == to) => {
             return Err(AdminProblem::field("to", "no live instance has this name: `outgate fleet status` lists them"));
         }
-        Some(_) if !is_published(&range) => {
+        Some(_) if !is_announced(None) => {
             let detail = "no instance publishes this range: `outgate fleet status` lists them";
             return Err(AdminProblem::field("range", detail));
         }
-        Some(to) if !lists(to) => {
+        Some(_) if !is_announced(to) => {
             let detail = "the file of this instance does not list the range: no instance would send from it";
             return Err(AdminProblem::field("to", detail));
         }
