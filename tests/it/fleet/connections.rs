@@ -215,7 +215,7 @@ fn fleet_store_is_up_when_a_call_fails_on_a_connection_that_was_replaced() {
     });
 }
 
-/// Whoever may write to the store can write what no instance writes. The store is up all the same.
+/// An intruder writes values to the store that are not UTF-8. outgate skips them, and the store stays up for it.
 #[test]
 fn fleet_store_with_values_that_are_no_text_is_up() {
     if !store::is_installed() {

@@ -141,7 +141,8 @@ fn fleet_rate_that_a_reload_raises_admits_deliveries_at_once() {
     eventually("the raised rate admits a delivery", || is_delivered(&scene));
 }
 
-/// Whoever may write to the store can replace a key by one of another type. Each call about it then fails.
+/// An intruder replaces a key by one of another type, so that the server refuses each call about it. outgate pauses between its
+/// attempts.
 #[test]
 fn fleet_key_of_a_wrong_type_causes_few_calls() {
     if !store::is_installed() {
@@ -240,6 +241,13 @@ fn start_upload(scene: &Scene) -> Option<Client> {
     start_upload_to(scene, &scene.plain_url())
 }
 
+/// Starts deliveries that are in flight until their clients send the bodies.
+fn start_uploads(scene: &Scene, count: usize) -> Vec<Client> {
+    let uploads: Vec<Client> = (0..count).filter_map(|_| start_upload(scene)).collect();
+    assert_eq!(uploads.len(), count);
+    uploads
+}
+
 pub(super) fn start_upload_to(scene: &Scene, url: &str) -> Option<Client> {
     let started = scene.outgate.try_start_upload(url, "", 5);
     started.map_err(|refusal| assert_eq!(refusal.code(), "concurrency_limited", "{refusal:?}")).ok()
@@ -252,8 +260,7 @@ fn fleet_concurrency_holds_for_all_instances_and_returns_from_one_that_was_kille
     }
     let server = StoreServer::start();
     let [first, second]: [Scene; 2] = instances(&server, "concurrency = 4");
-    let mut uploads: Vec<Client> = (0..3).filter_map(|_| start_upload(&first)).collect();
-    assert_eq!(uploads.len(), 3);
+    let mut uploads = start_uploads(&first, 3);
     let last = start_upload(&second).expect("one of four is left");
     for scene in [&first, &second] {
         assert!(start_upload(scene).is_none(), "four are in flight");
@@ -287,8 +294,7 @@ fn fleet_concurrency_holds_for_deliveries_that_wait_longer_than_the_store_needs(
     }
     let server = StoreServer::start();
     let [first, second]: [Scene; 2] = instances(&server, "concurrency = 2");
-    let uploads: Vec<Client> = (0..2).filter_map(|_| start_upload(&first)).collect();
-    assert_eq!(uploads.len(), 2);
+    let _in_flight = start_uploads(&first, 2);
     std::thread::scope(|scope| {
         for number in 0..16 {
             let second = &second;
@@ -310,8 +316,7 @@ fn fleet_concurrency_holds_for_the_first_deliveries_of_an_instance() {
     }
     let server = StoreServer::start();
     let [first]: [Scene; 1] = instances(&server, "concurrency = 4");
-    let uploads: Vec<Client> = (0..4).filter_map(|_| start_upload(&first)).collect();
-    assert_eq!(uploads.len(), 4);
+    let _in_flight = start_uploads(&first, 4);
     let limit = "[limits.l]\nscope = \"fleet\"\nconcurrency = 4\n";
     let limited = |config: &Config| config.and(limit).add("routes.*.limits", ["l"]);
     let fleet = format!("store = \"redis://127.0.0.1:{}\"\nwait = \"500ms\"", server.port);
@@ -329,8 +334,7 @@ fn fleet_concurrency_holds_for_two_processes_with_the_name_of_one_instance() {
     let names = ["egress-1", "egress-1"].map(str::to_owned);
     let limits = "[limits.l]\nscope = \"fleet\"\nconcurrency = 4\n";
     let [former, next]: [Scene; 2] = instances_with(&server, names, limits, &["l"]);
-    let uploads: Vec<Client> = (0..4).filter_map(|_| start_upload(&former)).collect();
-    assert_eq!(uploads.len(), 4);
+    let _in_flight = start_uploads(&former, 4);
     assert!((0..8).all(|_| start_upload(&next).is_none()), "four are in flight");
 }
 
@@ -412,8 +416,7 @@ fn fleet_metric_counts_a_permit_of_the_share_that_a_delivery_has_waited_for() {
     assert!(is_delivered(&first));
     server.kill();
     first.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
-    let mut uploads: Vec<Client> = (0..2).filter_map(|_| start_upload(&first)).collect();
-    assert_eq!(uploads.len(), 2);
+    let mut uploads = start_uploads(&first, 2);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| start_upload(&first));
         eventually("one waits", || control::get(&first.outgate, "/v1/limits").text().contains("\"waiting\":1"));

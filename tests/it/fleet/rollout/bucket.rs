@@ -76,17 +76,24 @@ impl Bucket {
     }
 }
 
+/// Starts a fleet whose bucket `bundles` is a folder in the returned one.
+fn start_with_bucket(count: usize) -> (Folder, captures_s3::Server, Fleet) {
+    let root = Folder::new();
+    std::fs::create_dir_all(root.path("bundles/eu")).unwrap();
+    let bucket = captures_s3::Server::start(&root.path(""), 0);
+    let environment = captures_s3::environment(&bucket);
+    let fleet = Fleet::start_with(count, "bundles = \"s3://bundles/eu\"", &environment, &|_, _| {});
+    (root, bucket, fleet)
+}
+
 /// The bucket has the bundle, and the store its digest.
 #[test]
 fn rollout_takes_its_bundle_from_a_bucket_and_refuses_one_that_was_replaced_there() {
     if !store::is_installed() || !captures_s3::is_installed() {
         return;
     }
-    let root = Folder::new();
-    std::fs::create_dir(root.path("bundles")).unwrap();
-    let bucket = captures_s3::Server::start(&root.path(""), 0);
-    let environment = captures_s3::environment(&bucket);
-    let fleet = Fleet::start_with(1, "bundles = \"s3://bundles/eu\"", &environment, &|_, _| {}).rolled_out(GUARD);
+    let (root, _bucket, fleet) = start_with_bucket(1);
+    let fleet = fleet.rolled_out(GUARD);
     assert!(is_delivered(&fleet.scenes[0]));
     let stored = fleet.field("digest");
     assert_eq!(fleet.field("document"), "");
@@ -112,11 +119,7 @@ fn rollout_whose_bundle_an_instance_cannot_read_is_a_problem_of_the_fleet() {
     if !store::is_installed() || !captures_s3::is_installed() {
         return;
     }
-    let root = Folder::new();
-    std::fs::create_dir_all(root.path("bundles/eu")).unwrap();
-    let bucket = captures_s3::Server::start(&root.path(""), 0);
-    let environment = captures_s3::environment(&bucket);
-    let fleet = Fleet::start_with(2, "bundles = \"s3://bundles/eu\"", &environment, &|_, _| {});
+    let (root, bucket, fleet) = start_with_bucket(2);
     let problems = || {
         let status = get(&fleet.scenes[0].outgate, "/v1/fleet").json();
         let found = status["problems"].as_array().into_iter().flatten().cloned();

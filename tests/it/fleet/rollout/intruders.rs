@@ -46,8 +46,8 @@ fn rollout_refuses_forged_replayed_huge_and_truncated_bundles_and_forged_approva
         "outgate:{rollout}",
     ]);
     refuses(unsigned, &[]); // the store gives out no document that is too long
-    // A bundle of alice waits for bob, whatever the store says: his old approval is for another bundle, and alice's
-    // signature is none. She replaces what does not verify: nobody can abort that.
+    // Alice starts a rollout in place of the forged one, which nobody can abort because its signature is invalid. The instance
+    // waits for bob's approval: the store has his approval of another bundle, and one that alice has signed as its author.
     assert_eq!(exit_code_and_output(&fleet.command(GUARD, &["--pause", "1s"]).output().unwrap()).0, 0);
     fleet.wait_for_stage(0, "checked");
     let own = fleet.field("signature");
