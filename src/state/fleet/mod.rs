@@ -186,8 +186,8 @@ impl Fleet {
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
         self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
         self.store.set_up();
-        self.announced.notify_waiters();
         self.follow_assignments(runtime, u64::try_from(assignments).unwrap_or_default()).await?;
+        self.announced.notify_waiters();
         self.answered.notify_one();
         if is_observer == 1 {
             return self.observe().await;
