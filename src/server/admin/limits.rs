@@ -80,6 +80,7 @@ fn share(limit: &Limit, usage: &LimitUsage) -> f64 {
 pub(super) fn report(runtime: &Runtime, _: Timestamp) -> Value {
     let (active, mut fullest) = (runtime.active_config(), fullest_keys(runtime));
     let limits = &active.plan.limits;
+    let instances = runtime.fleet.get().map(|fleet| if fleet.is_up() { 1 } else { fleet.live().max(1) });
     let mut reports: HashMap<_, _> = runtime.limits.report(|limit| limits.contains_key(limit)).into_iter().collect();
     let limit = |(name, limit): (&LimitName, &Arc<Limit>)| {
         let report = reports.remove(name).unwrap_or_default();
@@ -94,6 +95,8 @@ pub(super) fn report(runtime: &Runtime, _: Timestamp) -> Value {
         });
         json!({
             "limit": name.as_str(), "rate": rate, "concurrency": limit.concurrency, "bandwidth": limit.bandwidth,
+            "scope": if limit.is_fleet_wide { "fleet" } else { "host" },
+            "divided_by": instances.filter(|_| limit.is_fleet_wide).unwrap_or(1),
             "per": limit.per.iter().map(|per| per.as_str()).collect::<Vec<_>>(), "report_only": limit.report_only,
             "allowed": report.allowed, "paced": report.paced, "refused": report.refused, "keys": report.keys,
             "keys_near_full": report.keys_near_full, "fullest": fullest.collect::<Vec<_>>(),

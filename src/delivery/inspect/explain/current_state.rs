@@ -49,6 +49,9 @@ pub(super) fn explain_current_state(
     let open = circuit.as_ref().and_then(|(_, open)| *open);
 
     let mut texts: Vec<String> = limits.iter().map(|(limit, usage)| describe_usage(limit, usage)).collect();
+    if route.limits.iter().any(|limit| limit.is_fleet_wide) {
+        texts.extend(describe_share(runtime));
+    }
     texts.push(egress);
     texts.extend(circuit.map(|(text, _)| text));
     texts.extend(describe_hints(runtime, plan, route, target));
@@ -86,6 +89,13 @@ fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
     let refused = refusal_of(limit, usage).map(|kind| format!(": refused as {}", Code::from(kind).name()));
     let refused = refused.unwrap_or_default();
     format!("limit {}: {}{refused}", limit.name, parts.join(", "))
+}
+
+/// Describes what limits of the fleet are while its store is away.
+fn describe_share(runtime: &Runtime) -> Option<String> {
+    let fleet = runtime.fleet.get().filter(|fleet| !fleet.is_up())?;
+    let live = fleet.live();
+    Some(format!("the store of the fleet is away: this instance has its share, 1/{live}, of each limit of the fleet"))
 }
 
 fn describe_egress(
