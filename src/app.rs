@@ -278,8 +278,10 @@ impl Proxy {
             if usable == configured && usable > 0 {
                 info!("egress pool {name}: {}", pluralize(usable, "usable address"));
             } else {
+                let note = snapshot.withheld_note(pool, now);
                 warn!(
-                    "egress pool {name}: {usable} usable of {configured} addresses; `outgate egress verify` lists the others"
+                    "egress pool {name}: {usable} usable of {configured} addresses{note}; `outgate egress verify` lists those \
+                     that this host lacks"
                 );
             }
         }

@@ -23,10 +23,11 @@ impl Readiness {
         let (snapshot, active) = (runtime.sources.snapshot(), runtime.active_config());
         for (name, pool) in &active.plan.pools {
             let AddressCount { configured, usable } = snapshot.count(pool, now);
+            let note = snapshot.withheld_note(pool, now);
             match usable {
-                0 => degraded.push(format!("pool {name} has no usable source address")),
+                0 => degraded.push(format!("pool {name} has no usable source address{note}")),
                 few if few < configured.div_ceil(2) => {
-                    degraded.push(format!("pool {name} has {few} usable source addresses of {configured}"));
+                    degraded.push(format!("pool {name} has {few} usable source addresses of {configured}{note}"));
                 }
                 _ => {}
             }

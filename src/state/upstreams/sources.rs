@@ -82,6 +82,14 @@ impl SourcesSnapshot {
         AddressCount { configured: total(ranges), usable: self.count_usable(ranges) }
     }
 
+    /// Returns the end of a sentence about a pool: how many of its addresses other instances have. Empty: none.
+    pub fn withheld_note(&self, pool: &Pool, now: Timestamp) -> String {
+        match total(&parts(&pool.active_ranges(now), Some(&LocalPrefixes::from_iter(self.withheld.iter().copied())))) {
+            0 => String::new(),
+            count => format!(", because {count} are assigned to other instances of the fleet"),
+        }
+    }
+
     /// Counts the addresses that this host has, including those that the kernel has refused.
     pub fn count_present(&self, ranges: &[IpNet]) -> u128 {
         total(&parts(ranges, self.present.as_ref()))

@@ -114,7 +114,8 @@ fn find_sources(runtime: &Runtime, plan: &Plan, now: Timestamp, found: &mut Cond
         let count = snapshot.count(pool, now);
         if count.usable < count.configured || count.usable == 0 {
             let kind = if count.usable == 0 { &alerts::POOL_EMPTY } else { &alerts::ADDRESS_LOST };
-            let what = format!("the pool {name} has {} usable addresses of {}", count.usable, count.configured);
+            let note = snapshot.withheld_note(pool, now);
+            let what = format!("the pool {name} has {} usable addresses of {}{note}", count.usable, count.configured);
             found.add(kind, name, what);
         }
     }

@@ -86,6 +86,11 @@ fn assigned_range_is_used_by_its_instance_alone_until_it_is_released() {
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     assert_eq!(sources(&first), ["127.0.60.2", "127.0.60.3"].map(str::to_owned).into());
     assert_eq!(sources(&second).len(), 4);
+    let explained = exit_code_and_output(&run(&first, &["explain", "POST", &first.plain_url(), "--running"])).1;
+    let expected = "2 of 4 addresses usable, because 2 are assigned to other instances of the fleet";
+    assert!(explained.contains(expected), "{explained}");
+    let alert = "the pool default has 2 usable addresses of 4, because 2 are assigned to other instances of the fleet";
+    eventually("the alert has the reason", || get(&first.outgate, "/v1/status").text().contains(alert));
     let status = get(&first.outgate, "/v1/fleet").json();
     assert_eq!(status["assignments"], json!([{ "range": "127.0.60.0/31", "instance": "egress-2" }]));
     let rest = &status["ranges"][1];

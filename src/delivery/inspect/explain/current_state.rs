@@ -104,8 +104,10 @@ fn describe_egress(
     request: &ExplainRequest<'_>,
     is_needed: bool,
 ) -> (String, Option<Code>) {
-    let AddressCount { configured, usable } = runtime.sources.snapshot().count(&route.pool, request.now);
-    let text = format!("pool {}: {usable} of {configured} addresses usable", route.pool.name());
+    let snapshot = runtime.sources.snapshot();
+    let AddressCount { configured, usable } = snapshot.count(&route.pool, request.now);
+    let note = snapshot.withheld_note(&route.pool, request.now);
+    let text = format!("pool {}: {usable} of {configured} addresses usable{note}", route.pool.name());
     match is_needed && usable == 0 {
         true => (format!("{text}: refused as {}", Code::NoEgress.name()), Some(Code::NoEgress)),
         false => (text, None),
