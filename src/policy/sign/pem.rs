@@ -80,6 +80,9 @@ fn parse_any_private_key(secret: &[u8], algorithm: &'static EcdsaSigningAlgorith
             "is encrypted",
             "outgate cannot ask for a passphrase; decrypt the key: `openssl pkey -in FILE -out FILE.plain`",
         )),
+        (None, _) if memchr::memmem::find(secret, b"BEGIN OPENSSH PRIVATE KEY").is_some() => {
+            Err(key_parse_error("is in the format of OpenSSH, and outgate reads PKCS #8", NEW_KEY_HELP))
+        }
         (None, _) => Err(key_parse_error("has no private key", HELP)),
     }
 }
@@ -219,6 +222,10 @@ mod tests {
             (encode("PRIVATE KEY", b"x").as_str(), Err("is malformed")),
             (&format!("{}\n{}", *ed25519, *ed25519), Err("has more than one private key")),
             (public.as_str(), Err("has no private key")),
+            (
+                encode("OPENSSH PRIVATE KEY", b"x").as_str(),
+                Err("is in the format of OpenSSH, and outgate reads PKCS #8"),
+            ),
             (encode("ENCRYPTED PRIVATE KEY", b"x").as_str(), Err("is encrypted")),
             ("-----BEGIN PRIVATE KEY-----\nA", Err("is not PEM")),
         ] {
