@@ -68,7 +68,9 @@ impl Backup {
         let runtime = Arc::new(new_tokio_runtime()?);
         let files = self.open_files(&config, &runtime)?;
         let (now, host) = (Timestamp::now(), host::own_name());
-        let name = format!("outgate-{host}-{}{EXTENSION}", now.strftime("%Y%m%dT%H%M%SZ"));
+        // The instances of a fleet may share a bucket, and hosts may have equal names.
+        let instance = config.fleet.as_ref().map_or(&host, |fleet| &fleet.instance);
+        let name = format!("outgate-{instance}-{}{EXTENSION}", now.strftime("%Y%m%dT%H%M%SZ"));
         let (count, to) = (pluralize(files.len() as u64, "file"), self.to.display());
         let manifest = Manifest { host, at: now, version: env!("CARGO_PKG_VERSION").to_owned(), files: Vec::new() };
         BackupStore::open(&self.to, true, runtime)
