@@ -5,6 +5,7 @@ mod egress;
 mod finding;
 mod host;
 mod installation;
+mod store;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -32,8 +33,9 @@ use uplink::Uplink;
   outgate doctor
   sudo outgate doctor --json | jq '.[] | select(.level != \"ok\")'
 
-The command changes nothing. It asks each name server one question, and opens no other connection. Run it as root: some
-files and logs can only be read by root.
+The command changes nothing on this host. It asks each name server one question. With [fleet], it connects to the store and
+writes one key there, which ends after a second. It opens no other connection. Run it as root: some files and logs can only be
+read by root.
 
 Exit code 0: no problem, perhaps warnings. 1: problems; each has the command that corrects it. 2: wrong usage.")]
 pub(super) struct Doctor {
@@ -68,6 +70,7 @@ pub(super) const HOST_CHECKS: &[Check] = &[
     Check("listeners", system::listeners),
     Check("clock", system::clock),
     Check("resolver", system::resolver),
+    Check("store", store::store),
     Check("mtu", system::mtu),
     Check("entropy", system::entropy),
     Check("permissions", installation::permissions),

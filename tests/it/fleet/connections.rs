@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use outgate::net::store::Store;
 use rcgen::ExtendedKeyUsagePurpose;
+use serde_json::Value;
 
 use super::{Scenery, instance, instance_with, wait_until_all_live, wait_until_up};
 use crate::support::configuration::{Config, token_hash};
+use crate::support::control::run;
 use crate::support::eventually;
 use crate::support::pki::Pki;
 use crate::support::receiver::{Receiver, ok};
@@ -52,8 +54,16 @@ fn fleet_store_that_goes_away_is_reported_and_found_again() {
     let mut server = StoreServer::start();
     let scene = instance("egress-1", &format!("store = \"redis://127.0.0.1:{}\"", server.port), &unchanged);
     wait_until_up(&scene);
+    let finding = || {
+        let findings: Value = serde_json::from_slice(&run(&scene, &["doctor", "--json"]).stdout).unwrap();
+        findings.as_array().unwrap().iter().find(|it| it["check"] == "store").cloned().unwrap()
+    };
+    let found = finding();
+    assert!(found["message"].as_str().unwrap().starts_with("the store of the fleet answers after"), "{found}");
     server.kill();
     wait_until_away(&scene);
+    let found = finding();
+    assert!(found["level"] == "problem" && found["message"].as_str().unwrap().contains("refused"), "{found}");
     let ready = scene.outgate.admin("/readyz");
     assert_eq!(ready.status, 200, "an instance without its store serves traffic");
     assert!(ready.text().contains("the store of the fleet has been away for"), "{}", ready.text());

@@ -1,0 +1,54 @@
+//! The check of the store that a fleet shares.
+//! Does the store answer this host, with the rights that an instance needs, and within `fleet.wait`?
+
+use std::time::{Duration, Instant};
+
+use super::super::local_runtime::new_tokio_runtime;
+use super::Examination;
+use super::finding::Finding;
+use crate::config::Fleet;
+use crate::net::store::{Store, StoreError, script};
+
+/// The calls whose median is the usual round trip.
+const CALLS: usize = 9;
+
+/// Checks that the store answers, and how fast.
+pub(super) fn store(subject: &Examination<'_>) -> Vec<Finding> {
+    let fleet = subject.config().and_then(|config| config.fleet.as_ref()).filter(|_| subject.host.is_real());
+    let (Some(fleet), Ok(runtime)) = (fleet, new_tokio_runtime()) else { return Vec::new() };
+    let finding = match runtime.block_on(round_trip(fleet)) {
+        Err(error) => Finding::problem(
+            format!("the store of the fleet does not do what an instance needs: {error}"),
+            "see \"The store\" in docs/fleet.md: its address, TLS, the ACL user on each server, and maxmemory",
+        ),
+        Ok(time) if time > fleet.wait => Finding::warning(
+            format!(
+                "the store of the fleet answers after {time:.1?}, and a delivery waits for {:?}: limits would use the share \
+                 of this instance",
+                fleet.wait
+            ),
+            format!("write wait = \"{}ms\" in [fleet]", 2 * time.as_millis() + 1),
+        ),
+        Ok(time) => Finding::ok(format!("the store of the fleet answers after {time:.1?}")),
+    };
+    vec![finding]
+}
+
+/// Makes calls of each kind that an instance makes, and returns the median of their times. The one key that they write ends
+/// after a second.
+async fn round_trip(fleet: &Fleet) -> Result<Duration, StoreError> {
+    let store = Store::new(fleet, 1)?;
+    store.connect().await?;
+    let key = |name: &str| format!("{}:{{{name}}}", fleet.prefix);
+    let _: Vec<Vec<u8>> = store.run(&script::LIVE_INSTANCES, &key("instances"), &[]).await?;
+    let _: Vec<Vec<u8>> = store.run(&script::REPORT_ROLLOUT, &key("rollout"), &[&"", &""]).await?;
+    store.set_once(&key("doctor"), "", Duration::from_secs(1)).await?;
+    let mut times = [Duration::ZERO; CALLS];
+    for time in &mut times {
+        let begun_at = Instant::now();
+        store.get(&key("doctor"), 1).await?;
+        *time = begun_at.elapsed();
+    }
+    times.sort_unstable();
+    Ok(times[CALLS / 2])
+}
