@@ -10,7 +10,7 @@ use super::prepare::{ConfigFiles, PreparedConfig, ProblemReport};
 use super::{ReloadReason, Reloader, Requester};
 use crate::history::bundle_folder::BundleFolder;
 use crate::policy::rollout::approval::approval_reasons;
-use crate::policy::rollout::bundle::SignedBundle;
+use crate::policy::rollout::bundle::{Bundle, SignedBundle};
 use crate::state::config::reload_queue::{BundleCheck, BundleRequest};
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 
@@ -25,14 +25,19 @@ impl Reloader {
         }
     }
 
-    async fn check_bundle(&self, folder: BundleFolder, bundle: Arc<SignedBundle>) -> BundleCheck {
+    async fn check_bundle(&self, folder: BundleFolder, bundle: Arc<Bundle>) -> BundleCheck {
         let status = &self.runtime.config_status;
+        // The operator has the files of the bundle elsewhere, and sees only their names.
+        let prefix = format!("{}/", folder.current().display());
+        let name_files = |text: String| text.replace(&prefix, "");
         let overlay = move || bundle.overlay(folder.current(), folder.current_files().unwrap_or_default());
         let overlay = self.runtime.config_worker.run(overlay);
         match self.read(ConfigFiles::Overlaid(overlay.await.unwrap_or_default())).await {
             Err(rejection) => {
-                let problem = rejection.problems.lines.first().cloned();
-                BundleCheck { outcome: self.rejected_outcome(rejection.problems), problem, approval: Vec::new() }
+                let mut problems = rejection.problems;
+                problems.report = name_files(problems.report);
+                let problem = problems.lines.first().cloned().map(name_files);
+                BundleCheck { outcome: self.rejected_outcome(problems), problem, approval: Vec::new() }
             }
             Ok(PreparedConfig { change: None, .. }) => {
                 let outcome = status.current_outcome(ReloadVerdict::Unchanged);

@@ -73,7 +73,7 @@ fn file_exists(config: Option<&Path>) -> Result<(), ExitCode> {
 }
 
 /// Prints the changes on stdout, and warnings and restart notes on stderr.
-fn print_outcome(outcome: &ReloadOutcome) {
+pub(super) fn print_outcome(outcome: &ReloadOutcome) {
     print!("{}", escape_control_characters(&outcome.difference.to_string()));
     for action in &outcome.customer_actions {
         println!("{}", escape_control_characters(action));
@@ -87,7 +87,7 @@ fn print_outcome(outcome: &ReloadOutcome) {
 }
 
 /// Prints the problems as `check` does, and returns the exit code.
-fn print_rejection(outcome: &ReloadOutcome) -> ExitCode {
+pub(super) fn print_rejection(outcome: &ReloadOutcome) -> ExitCode {
     eprint!("{}", escape_control_characters(&outcome.report));
     ExitCode::from(sysexits::CONFIG)
 }

@@ -24,7 +24,7 @@ const NAMES_MAX: usize = 5;
 The command prints the change, as the instance of this host computes it, and the reasons of all instances that ask for an
 approval. Then it signs the bundle. The author of a rollout cannot approve it.
 
-Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator. 69: outgate refuses the
+Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator or of the author. 69: outgate refuses the
 signature, another rollout has replaced this one, or outgate is not running.")]
 pub(in crate::cli) struct Approve {
     /// Print the change, and sign nothing
@@ -79,6 +79,14 @@ impl StatementArguments {
         }
         if statement == Statement::Approve {
             print_change(&known);
+            if rollout["author"] == operator.as_str() && !is_dry_run {
+                let operator = escape_control_characters(&operator);
+                eprintln!(
+                    "outgate: {operator} is the author of rollout {}: another operator must approve it",
+                    self.number
+                );
+                return Err(ExitCode::FAILURE);
+            }
         }
         if is_dry_run {
             return Ok(ExitCode::SUCCESS);

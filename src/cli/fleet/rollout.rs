@@ -4,43 +4,48 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::control::{AdminRequest, ProxySelector};
+use super::super::control::{AdminRequest, ProxySelector, print_outcome, print_rejection};
 use super::super::{escape_control_characters, print_problems};
 use crate::config::{self, duration_argument};
 use crate::policy::rollout::OperatorKey;
 use crate::policy::rollout::bundle::{Bundle, Statement, digest, file_name};
 use crate::policy::rollout::waves::{WaveSize, plan_waves};
+use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
 
 /// The resource of the admin listener.
 pub(super) const ROLLOUT: &str = "/v1/fleet/rollout";
+const ROLLOUT_CHECK: &str = "/v1/fleet/rollout/check";
 /// The interval between two looks at the rollout.
 const POLL: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 #[command(after_help = "Examples:
+  outgate fleet rollout fleet.toml --dry-run
   outgate fleet rollout fleet.toml --key alice.pem --canary 1 --then 25% --then all --pause 5m --watch
   outgate fleet rollout --status
 
-The bundle has FILE and the files that its `include` names. Each instance checks it on its own host. A wave begins when all
+The bundle has FILE and the files that its `include` names. The command prints the change, as the instance of this host
+computes it, and why this instance asks for an approval. Each instance checks the bundle on its own host. A wave begins when all
 instances of the waves before have kept the bundle; its instances keep it after the pause, unless they are not ready or
 refuse more than before. Then every instance returns to its former bundle. The end of this command ends no rollout.
 
-Exit code 0: the rollout has begun; with --watch, all instances keep it. 1: with --watch, the rollout has failed, or the fleet
-has it no longer. 78: a file has a problem. 69: outgate refuses the bundle or is not running, or the store is away; that ends
---watch, too.")]
+Exit code 0: the rollout has begun; with --watch, all instances keep it; with --dry-run, the instance of this host would adopt
+it. 1: with --watch, the rollout has failed, or the fleet has it no longer. 78: a file has a problem, also on the host of this
+instance. 69: outgate does not start the rollout or is not running, or the store is away; that ends --watch, too.")]
 pub(in crate::cli) struct Rollout {
     /// The main file of the bundle
     #[arg(value_name = "FILE", required_unless_present = "status")]
     file: Option<PathBuf>,
     /// The private Ed25519 key of an operator of [fleet.operators]
-    #[arg(long, value_name = "FILE", required_unless_present = "status")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["status", "dry_run"])]
     key: Option<PathBuf>,
     /// The size of the first wave: a number of instances, a percentage, or all
     #[arg(long, value_name = "SIZE", default_value = "1")]
@@ -51,6 +56,9 @@ pub(in crate::cli) struct Rollout {
     /// The time for which each wave is watched, at most an hour
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration_argument)]
     pause: Duration,
+    /// Print the change and the waves, and start nothing
+    #[arg(long, conflicts_with_all = ["status", "watch"])]
+    dry_run: bool,
     /// Follow the rollout until all instances keep it, or it has failed
     #[arg(long)]
     watch: bool,
@@ -61,16 +69,40 @@ pub(in crate::cli) struct Rollout {
     proxy: ProxySelector,
 }
 
+/// A file of the operator, with its name in the bundle.
+struct BundleFile {
+    name: String,
+    path: String,
+    text: String,
+}
+
+impl BundleFile {
+    fn new((position, (path, text)): (usize, &(PathBuf, Arc<str>))) -> Self {
+        Self { name: file_name(position, path), path: path.display().to_string(), text: text.to_string() }
+    }
+}
+
 impl Rollout {
     pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
-        let (Some(file), Some(key)) = (&self.file, &self.key) else {
+        let Some(file) = &self.file else {
             println!("{}", describe(&known));
             return Ok(ExitCode::SUCCESS);
         };
-        let (key, author) = read_key(key, &known)?;
-        let bundle = self.bundle(file, author, &known)?;
+        let files = config::read_bundle_files(file).map_err(|error| {
+            print_problems(&error.problems, &error.sources);
+            ExitCode::from(sysexits::CONFIG)
+        })?;
+        let files: Vec<BundleFile> = files.iter().enumerate().map(BundleFile::new).collect();
+        let key = self.key.as_deref().map(|path| read_key(path, &known)).transpose()?;
+        let author = key.as_ref().map(|(_, author)| author.clone()).unwrap_or_default();
+        let bundle = self.bundle(&files, author, &known);
         let document = bundle.document();
+        self.check(&document, &files, &known)?;
+        let Some((key, _)) = key.filter(|_| !self.dry_run) else {
+            eprintln!("the waves would be: {}", describe_waves(&bundle.waves));
+            return Ok(ExitCode::SUCCESS);
+        };
         let digest = digest(&document);
         let signature = key.sign(&Statement::Start.text(&digest));
         let body = json!({ "statement": Statement::Start, "signature": signature, "document": document });
@@ -79,23 +111,41 @@ impl Rollout {
         if self.watch { self.follow(bundle.number, &digest) } else { Ok(ExitCode::SUCCESS) }
     }
 
-    fn bundle(&self, file: &Path, author: String, known: &Value) -> Result<Bundle, ExitCode> {
-        let files = config::read_bundle_files(file).map_err(|error| {
-            print_problems(&error.problems, &error.sources);
-            ExitCode::from(sysexits::CONFIG)
-        })?;
-        let files = files.iter().enumerate();
+    fn bundle(&self, files: &[BundleFile], author: String, known: &Value) -> Bundle {
         let instances: BTreeSet<String> = serde_json::from_value(known["live_instances"].clone()).unwrap_or_default();
         let sizes: Vec<WaveSize> = std::iter::once(self.canary).chain(self.then.iter().copied()).collect();
-        Ok(Bundle {
+        Bundle {
             fleet: known["fleet"].as_str().unwrap_or_default().to_owned(),
             number: known["next_number"].as_u64().unwrap_or_default(),
             created_at: Timestamp::now(),
             author,
             waves: plan_waves(&instances, &sizes),
             pause_seconds: self.pause.as_secs(),
-            files: files.map(|(position, (path, text))| (file_name(position, path), text.to_string())).collect(),
-        })
+            files: files.iter().map(|file| (file.name.clone(), file.text.clone())).collect(),
+        }
+    }
+
+    /// Prints what the bundle changes on the host of the instance, or its problems there, with the files of the operator.
+    fn check(&self, document: &str, files: &[BundleFile], known: &Value) -> Result<(), ExitCode> {
+        let body = json!({ "document": document });
+        let check = self.proxy.send(&AdminRequest::post(ROLLOUT_CHECK, body.to_string().into_bytes()))?;
+        let mut outcome: ReloadOutcome = serde_json::from_value(check.clone()).map_err(|error| {
+            eprintln!("outgate: cannot parse the response of the proxy: {error}");
+            ExitCode::from(sysexits::UNAVAILABLE)
+        })?;
+        if outcome.outcome == ReloadVerdict::Rejected {
+            let name_file = |report: String, file: &BundleFile| report.replace(&file.name, &file.path);
+            outcome.report = files.iter().fold(outcome.report, name_file);
+            return Err(print_rejection(&outcome));
+        }
+        print_outcome(&outcome);
+        let instance = known["instance"].as_str().unwrap_or_default();
+        let reasons = check["approval"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let reasons = reasons.map(|reason| format!("approval: {reason} (on {instance})"));
+        let nothing =
+            (outcome.outcome == ReloadVerdict::Unchanged).then(|| format!("the bundle changes nothing on {instance}"));
+        reasons.chain(nothing).for_each(|line| println!("{}", escape_control_characters(&line)));
+        Ok(())
     }
 
     /// Prints each change of the rollout until it is over, or until the store has it no longer.
@@ -182,5 +232,10 @@ fn describe_rollout(rollout: &Value) -> String {
     let approver = rollout["approver"].as_str().map(|name| format!(", approved by {name}")).unwrap_or_default();
     let failure = rollout["failure"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
     let (number, outcome) = (&rollout["number"], text(&rollout["outcome"]));
-    format!("rollout {number} of {by}{approver}: {outcome}{failure}; {}", stages.join(", "))
+    let waves = rollout["waves"].as_array().map_or(0, Vec::len);
+    let is_over = rollout["outcome"] == "kept" || rollout["outcome"] == "failed";
+    let wave = rollout["wave"].as_u64().filter(|_| !is_over).map(|wave| format!(", wave {wave} of {waves}"));
+    let waits = rollout["waits_for"].as_str().map(|what| format!("; it waits for {what}")).unwrap_or_default();
+    let (wave, stages) = (wave.unwrap_or_default(), stages.join(", "));
+    format!("rollout {number} of {by}{approver}: {outcome}{wave}{failure}; {stages}{waits}")
 }

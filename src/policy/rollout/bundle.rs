@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -145,7 +146,7 @@ impl Bundle {
 /// A bundle that its author has signed. Only [`SignedBundle::verify`] makes one.
 #[derive(Clone, Debug)]
 pub struct SignedBundle {
-    bundle: Bundle,
+    bundle: Arc<Bundle>,
     digest: String,
 }
 
@@ -158,18 +159,26 @@ impl SignedBundle {
         let digest = digest(document);
         let signer = operators.verify(&Statement::Start.text(&digest), signature).ok_or(BundleError::Unsigned)?;
         let bundle = Bundle::parse(document, fleet)?;
-        if bundle.author == signer { Ok(Self { bundle, digest }) } else { Err(BundleError::OtherAuthor(bundle.author)) }
+        if bundle.author == signer {
+            Ok(Self { bundle: bundle.into(), digest })
+        } else {
+            Err(BundleError::OtherAuthor(bundle.author))
+        }
     }
 
     /// Returns a bundle without a signature, for tests of what happens to one afterwards.
     #[cfg(test)]
     pub(crate) fn unverified(bundle: Bundle) -> Self {
         let digest = digest(&bundle.document());
-        Self { bundle, digest }
+        Self { bundle: bundle.into(), digest }
     }
 
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    pub fn unsigned(&self) -> Arc<Bundle> {
+        Arc::clone(&self.bundle)
     }
 
     /// Returns the operator who has made a statement about this bundle. An author cannot approve the own bundle.

@@ -11,8 +11,8 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -112,6 +112,11 @@ impl Call<'_> {
                 let stated = rollout::state(runtime, body, self.caller.actor()).await?;
                 Ok((json_response(stated), Effect::Recorded))
             }
+            "checkRollout" => {
+                let body = parse_json(&read_json(request, SNAPSHOT_MAX).await?)?;
+                let check = rollout::check(runtime, body).await?;
+                Ok((outcome_response(check.outcome.outcome, &check), Effect::None))
+            }
             "undrain" => {
                 read_no_parameters(request).await?;
                 self.undrain(runtime)
@@ -166,12 +171,14 @@ fn parse_grace(text: &str) -> Result<Duration, ()> {
 async fn reloaded(outcome: oneshot::Receiver<ReloadOutcome>) -> Result<(AdminResponse, Effect), AdminProblem> {
     // The reload task, which sends the outcome, ends with the process.
     let outcome = outcome.await.map_err(|_| AdminProblem::stopping())?;
-    let (status, effect) = match outcome.outcome {
-        ReloadVerdict::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, Effect::None),
-        ReloadVerdict::Adopted => (StatusCode::OK, Effect::Recorded),
-        ReloadVerdict::Unchanged | ReloadVerdict::Different => (StatusCode::OK, Effect::None),
-    };
-    Ok((build_response(status, JSON, json!(outcome).to_string()), effect))
+    let effect = if outcome.outcome == ReloadVerdict::Adopted { Effect::Recorded } else { Effect::None };
+    Ok((outcome_response(outcome.outcome, &outcome), effect))
+}
+
+fn outcome_response(verdict: ReloadVerdict, body: &impl Serialize) -> AdminResponse {
+    let is_rejected = verdict == ReloadVerdict::Rejected;
+    let status = if is_rejected { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    build_response(status, JSON, json!(body).to_string())
 }
 
 fn explain(runtime: &Runtime, webhook: ExplainBody) -> Result<AdminResponse, AdminProblem> {

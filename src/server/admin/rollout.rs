@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::problem::AdminProblem;
 use crate::audit::{Actor, Event, ROLLOUT_ABORTED, ROLLOUT_APPROVED, ROLLOUT_STARTED};
-use crate::policy::rollout::bundle::{SignedBundle, Statement};
+use crate::policy::rollout::bundle::{Bundle, SignedBundle, Statement};
 use crate::state::Runtime;
-use crate::state::config::reload_queue::BundleRequest;
+use crate::state::config::reload_queue::{BundleCheck, BundleRequest};
 use crate::state::fleet::{Fleet, RolloutView};
 
 /// A signed statement of an operator.
@@ -26,6 +26,13 @@ pub(super) struct StatementBody {
     signature: String,
     /// The bundle that is started.
     #[serde(default)]
+    document: String,
+}
+
+/// A bundle that is compared with the configuration of this host, and not started.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckBody {
     document: String,
 }
 
@@ -69,6 +76,8 @@ fn rollout(view: &RolloutView, bundle: &SignedBundle, live: &BTreeSet<String>) -
         "pause_seconds": bundle.pause_seconds,
         "waves": bundle.waves,
         "outcome": outcome,
+        "wave": view.wave.map(|wave| wave + 1),
+        "waits_for": view.waits_for,
         "failure": view.ended,
         "instances": view.reports,
         "returning": view.returning(live),
@@ -94,7 +103,11 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
     // A host that joins later may need the approval of what the others have kept without one.
     let is_late_approval = body.statement == Statement::Approve && view.ended.is_none() && view.needs_approval();
     if !view.is_in_progress() && !is_late_approval {
-        return Err(AdminProblem::conflict(format!("rollout {} is over", bundle.number)));
+        let how = match &view.ended {
+            Some(reason) if !view.is_kept => format!("it has failed: {reason}"),
+            _ => "all instances keep it. To undo it, roll the former files out".to_owned(),
+        };
+        return Err(AdminProblem::conflict(format!("rollout {} is over: {how}", bundle.number)));
     }
     let signer = bundle.signer(body.statement, &body.signature, operators);
     let detail = "the signature is of no operator, or of the author, who cannot approve the own bundle";
@@ -105,6 +118,22 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
     };
     fleet.state_rollout(bundle.digest(), field, body.signature).await?;
     Ok(stated(runtime, body.statement, bundle, signer, actor))
+}
+
+/// Returns what a bundle would change on this host, or its problems. It needs no signature, because it states nothing.
+pub(super) async fn check(runtime: &Runtime, body: CheckBody) -> Result<BundleCheck, AdminProblem> {
+    let fleet = fleet(runtime)?;
+    let bundle = Bundle::parse(&body.document, &fleet.prefix);
+    let bundle = bundle.map_err(|error| AdminProblem::field("document", error.to_string()))?;
+    check_bundle(runtime, &fleet.rollout(), Arc::new(bundle)).await
+}
+
+async fn check_bundle(runtime: &Runtime, view: &RolloutView, bundle: Arc<Bundle>) -> Result<BundleCheck, AdminProblem> {
+    let unreadable = || AdminProblem::conflict("this instance cannot read its own state");
+    let folder = view.folder.clone().ok_or_else(unreadable)?;
+    let queue = &runtime.reload_queue;
+    let check = queue.ask_about_bundle(|reply| BundleRequest::Check { folder, bundle, reply }).await;
+    check.ok_or_else(AdminProblem::stopping)
 }
 
 /// Records the statement of an operator, and who has brought it.
@@ -129,7 +158,11 @@ async fn start(
     signature: &str,
 ) -> Result<(), AdminProblem> {
     if let Some(former) = view.bundle.as_ref().filter(|_| view.is_in_progress()) {
-        let detail = format!("rollout {} is not over: `outgate fleet abort` ends it", former.number);
+        let (number, author, since) = (former.number, &former.author, former.created_at);
+        let detail = format!(
+            "rollout {number} is not over: {author} signed it at {since:.0}, and `outgate fleet rollout --status` shows its \
+             progress. Wait for its end, or agree with {author} to abort it"
+        );
         return Err(AdminProblem::conflict(detail));
     }
     // An instance that adopts the new bundle first would return to that of the failed rollout.
@@ -147,11 +180,7 @@ async fn start(
         return Err(AdminProblem::conflict(format!("the number is not above {}, the last one", view.state.seen)));
     }
     bundle.may_start(Timestamp::now()).map_err(|error| AdminProblem::field("document", error.to_string()))?;
-    let unreadable = || AdminProblem::conflict("this instance cannot read its own state");
-    let folder = view.folder.clone().ok_or_else(unreadable)?;
-    let (queue, next) = (&runtime.reload_queue, Arc::clone(bundle));
-    let check = queue.ask_about_bundle(|reply| BundleRequest::Check { folder, bundle: next, reply }).await;
-    let check = check.ok_or_else(AdminProblem::stopping)?;
+    let check = check_bundle(runtime, view, bundle.unsigned()).await?;
     if check.problem.is_some() {
         return Err(AdminProblem::conflict(check.outcome.report));
     }

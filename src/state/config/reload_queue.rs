@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::SourceSnapshot;
 use crate::history::bundle_folder::BundleFolder;
 use crate::panics::Mutex;
-use crate::policy::rollout::bundle::SignedBundle;
+use crate::policy::rollout::bundle::{Bundle, SignedBundle};
 use crate::state::config::status::{ReloadOutcome, ReloadSource};
 
 /// The pending requests. Their number is bounded: file changes and signals are one request each, however often they come,
@@ -36,7 +37,7 @@ pub struct PendingRequests {
 /// A request about a bundle of the fleet.
 pub enum BundleRequest {
     /// Would this host adopt the bundle?
-    Check { folder: BundleFolder, bundle: Arc<SignedBundle>, reply: oneshot::Sender<BundleCheck> },
+    Check { folder: BundleFolder, bundle: Arc<Bundle>, reply: oneshot::Sender<BundleCheck> },
     /// Replaces the files of the current bundle, and reloads. Without a next bundle, the former one returns.
     Switch {
         folder: BundleFolder,
@@ -47,9 +48,12 @@ pub enum BundleRequest {
 }
 
 /// The comparison of a bundle with the active configuration.
+#[derive(Serialize)]
 pub struct BundleCheck {
+    #[serde(flatten)]
     pub outcome: ReloadOutcome,
     /// The first problem, if there is one.
+    #[serde(skip)]
     pub problem: Option<String>,
     /// Why the change needs a second operator.
     pub approval: Vec<String>,

@@ -35,6 +35,8 @@ pub struct RolloutView {
     pub ended: Option<String>,
     /// Whether all planned instances have kept it.
     pub is_kept: bool,
+    /// The first wave that is not kept as a whole, counted from 0.
+    pub wave: Option<usize>,
     /// Reason why it does not progress, other than the pause of a wave.
     pub waits_for: Option<String>,
     /// The changes of its bundle on this host.
@@ -55,6 +57,12 @@ impl RolloutView {
 
     /// Returns the problem of a rollout that has failed or waits. It lasts until the next rollout begins.
     pub fn fleet_problem(&self) -> Option<FleetProblem> {
+        if let Some(lost) = self.lost() {
+            let what = format!(
+                "rollout {lost} waits for its repetition: the store has lost the bundle, so a host that joins gets none"
+            );
+            return Some(FleetProblem { problem: FleetProblemKind::RolloutWaiting, subject: lost.to_string(), what });
+        }
         let number = self.bundle.as_ref().map(|bundle| bundle.number.to_string()).unwrap_or_default();
         let (problem, what) = match (&self.bundle, &self.ended, &self.waits_for) {
             (None, ..) => {
@@ -68,6 +76,12 @@ impl RolloutView {
             _ => return None,
         };
         Some(FleetProblem { problem, subject: number, what })
+    }
+
+    /// Returns the number of the bundle that this instance has, if the store has no rollout.
+    fn lost(&self) -> Option<u64> {
+        let own = self.state.adopted.as_ref().filter(|own| own.stage != RolloutStage::RolledBack)?;
+        (self.digest.as_deref() == Some("")).then_some(own.number)
     }
 
     /// Returns the instances among `live` that still have the bundle of a rollout that has failed.

@@ -262,7 +262,7 @@ impl Follower {
 
     /// Compares a bundle with the active configuration of this host.
     async fn check(&mut self, bundle: &Arc<SignedBundle>) {
-        let (folder, bundle) = (self.folder.clone(), Arc::clone(bundle));
+        let (folder, bundle) = (self.folder.clone(), bundle.unsigned());
         let check = |reply| BundleRequest::Check { folder, bundle, reply };
         let Some(check) = self.runtime.reload_queue.ask_about_bundle(check).await else { return };
         let stage = if check.problem.is_some() { RolloutStage::Refused } else { RolloutStage::Checked };
@@ -332,6 +332,7 @@ impl Follower {
         let phase = progress.phase();
         progress.unchanged_for = self.clock.unchanged_for(phase, Instant::now());
         let step = progress.next_step();
+        self.view.wave = phase.0;
         self.view.waits_for = progress.waits_for().or_else(|| bundle.renewal(Timestamp::now()));
         let own = self.view.state.adopted.clone().filter(|own| own.digest == bundle.digest());
         let is_final = own.as_ref().is_some_and(|own| own.is_final);

@@ -51,10 +51,9 @@ fn rollout_that_is_followed_and_lost_or_replaced_ends_the_command() {
     let cli = |words: &[&str]| fleet.store.nodes[0].cli(words);
     for number in [1, 2] {
         let mut watch = fleet.watch(GUARD, &["--pause", "1s"]);
-        let mut line = String::new();
-        let mut shown = BufReader::new(watch.stdout.take().unwrap());
-        shown.read_line(&mut line).unwrap();
-        assert!(line.starts_with(&format!("rollout {number} of alice")), "{line}");
+        let shown = BufReader::new(watch.stdout.take().unwrap()).lines();
+        let line = shown.map(Result::unwrap).find(|line| line.starts_with("rollout "));
+        assert!(line.is_some_and(|line| line.starts_with(&format!("rollout {number} of alice"))));
         if number == 1 {
             cli(&["del", "outgate:{rollout}"]);
         } else {
@@ -65,6 +64,23 @@ fn rollout_that_is_followed_and_lost_or_replaced_ends_the_command() {
         let (code, _, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
         assert!(code == 1 && err.contains(&format!("the fleet has rollout {number} no longer")), "{code} {err}");
     }
+}
+
+/// A store that was restarted empty has no bundle for a host that joins.
+#[test]
+fn rollout_whose_bundle_the_store_has_lost_waits_for_its_repetition() {
+    if !store::is_installed() {
+        return;
+    }
+    let fleet = Fleet::start(1).rolled_out(GUARD);
+    assert_eq!(fleet.run(&["fleet", "status"]).0, 0);
+    fleet.store.nodes[0].cli(&["del", "outgate:{rollout}"]);
+    fleet.wait_for_problem("rollout_waiting", "OutgateFleetRolloutWaits");
+    let (code, shown, _) = fleet.run(&["fleet", "status"]);
+    assert!(code == 1 && shown.contains("problem: rollout 1 waits for its repetition: the store has lost"), "{shown}");
+    let (code, out, err) = exit_code_and_output(&fleet.watch(GUARD, &["--pause", "1s"]).wait_with_output().unwrap());
+    assert!(code == 0 && out.contains("the bundle changes nothing on egress-a"), "{code} {out} {err}");
+    eventually("the problem has gone", || fleet.run(&["fleet", "status"]).0 == 0);
 }
 
 /// The store has another rollout, which the instance has not read yet.

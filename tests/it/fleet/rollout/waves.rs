@@ -16,14 +16,30 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     }
     let mut fleet = Fleet::start(3);
     assert!(fleet.scenes.iter().all(|scene| !is_delivered(scene)));
+    let file = fleet.desk.write("bundle.toml", GUARD).display().to_string();
+    let (code, change, err) = fleet.run(&["fleet", "rollout", &file, "--dry-run", "--then", "2", "--then", "all"]);
+    let waves = "wave 1 egress-a; wave 2 egress-b; wave 3 egress-c";
+    assert!(code == 0 && err.contains(&format!("the waves would be: {waves}")), "{code} {err}");
+    assert!(change.contains("guard: allow") && change.contains("approval: guard.allow has 127.0.0.0/8"), "{change}");
+    assert_eq!(fleet.known()["rollout"], Value::Null, "a dry run starts nothing");
     let watch = fleet.watch(GUARD, &["--canary", "1", "--then", "2", "--then", "all", "--pause", "1s"]);
     fleet.wait_for("the change needs an approval", |known| known["rollout"]["outcome"] == "waiting_for_approval");
     fleet.wait_for_problem("rollout_waiting", "OutgateFleetRolloutWaits");
     let (code, shown, _) = fleet.run(&["fleet", "status"]);
     assert!(code == 1 && shown.contains("problem: rollout 1 waits for the approval of a second operator"), "{shown}");
-    for operator in ["alice", "mallory"] {
-        assert_ne!(fleet.approve(1, operator).0, 0, "{operator}");
+    for (operator, reason) in [
+        ("alice", "alice is the author of rollout 1: another operator must approve it"),
+        ("mallory", "no operator of [fleet.operators] has this key"),
+    ] {
+        let (code, _, err) = fleet.approve(1, operator);
+        assert!(code == 1 && err.contains(reason), "{code} {err}");
     }
+    let (code, _, err) = exit_code_and_output(&fleet.command(CLOSED, &[]).output().unwrap());
+    assert!(code == 69 && err.contains("rollout 1 is not over: alice signed it at 20"), "{code} {err}");
+    assert!(err.contains("or agree with alice to abort it"), "{err}");
+    let (_, status, _) = fleet.run(&["fleet", "rollout", "--status"]);
+    assert!(status.contains("waiting for approval, wave 1 of 3; "), "{status}");
+    assert!(status.contains("it waits for the approval of a second operator"), "{status}");
     assert_ne!(fleet.approve(2, "bob").0, 0, "there is no rollout 2");
     assert_eq!(fleet.known()["rollout"]["outcome"], "waiting_for_approval");
     let key = fleet.desk.path("bob.pem").display().to_string();
@@ -35,8 +51,12 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     assert!(out.contains("guard: allow") && out.contains("approval: guard.allow has 127.0.0.0/8"), "{out}");
     let (code, out, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
     assert_eq!(code, 0, "{out}{err}");
-    assert!(err.contains("wave 1 egress-a; wave 2 egress-b; wave 3 egress-c"), "{err}");
-    assert!(out.contains("approved by bob: in progress") && out.contains("approved by bob: kept"), "{out}");
+    assert!(err.contains(waves), "{err}");
+    assert!(out.starts_with(&change), "the command shows the change before the rollout begins: {out}");
+    assert!(
+        out.contains("approved by bob: in progress, wave 2 of 3; ") && out.contains("approved by bob: kept"),
+        "{out}"
+    );
     let mut times = Vec::new();
     for scene in &fleet.scenes {
         assert!(is_delivered(scene));
@@ -105,9 +125,13 @@ fn rollout_that_one_host_refuses_is_adopted_by_none() {
         ("[fleet.operators.mallory]\nkey = \"x\"\n", "only the main file may have it"),
         ("[signers.s]\nscheme = \"github\"\nkeys = [{ id = \"k\", secret = \"hunter2hunter2hunter2\" }]\n", "secret"),
     ] {
-        let (code, _, err) = exit_code_and_output(&fleet.command(bundle, &[]).output().unwrap());
-        assert!(code != 0 && err.contains(expected), "{code} {err}");
-        assert!(!err.contains("hunter2"), "{err}");
+        for more in [&[][..], &["--dry-run"]] {
+            let (code, _, err) = exit_code_and_output(&fleet.command(bundle, more).output().unwrap());
+            assert!(code == 78 && err.contains(expected), "{code} {err}");
+            let file = fleet.desk.path("bundle.toml");
+            assert!(err.contains(&format!("{}:", file.display())), "the file of the operator: {err}");
+            assert!(!err.contains("hunter2") && !err.contains("fleet/current"), "{err}");
+        }
     }
     assert_eq!(fleet.known()["rollout"]["number"], 1);
 }
