@@ -243,6 +243,9 @@ impl Proxy {
         }
         self.runtime.hard_stop();
         self.tasks.shutdown().await;
+        if let Some(fleet) = self.runtime.fleet.get() {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, fleet.leave(&self.runtime)).await;
+        }
         self.listeners.shutdown().await;
         // The deliveries that were stopped still write their records.
         let all_gone = async {

@@ -127,6 +127,7 @@ event_types! {
     ADDRESS_FORCED = "address.forced", Address, NETWORK_ACTIVITY, 99, HIGH;
     ADDRESS_ASSIGNED = "address.assigned", Address, API_ACTIVITY, 3, MEDIUM;
     ADDRESS_RELEASED = "address.released", Address, API_ACTIVITY, 3, MEDIUM;
+    INSTANCE_FORGOTTEN = "instance.forgotten", Other, API_ACTIVITY, 4, MEDIUM;
     ADDRESS_UNANSWERED = "address.unanswered", Address, NETWORK_ACTIVITY, 99, HIGH;
     ADDRESS_RETRIED = "address.retried", Address, NETWORK_ACTIVITY, 99, INFORMATIONAL;
     ALERT_BEGAN = "alert.began", Other, APPLICATION_LIFECYCLE, 99, MEDIUM;

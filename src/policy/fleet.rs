@@ -5,6 +5,7 @@
 //! a slice is valid for a duration from the moment at which the instance asked.
 
 pub mod assignments;
+pub mod lost;
 pub mod permits;
 pub mod status;
 

@@ -2,6 +2,7 @@
 //! Does the fleet keep its promises, and what should an operator do?
 
 mod approve;
+mod forget;
 mod move_range;
 mod rollout;
 mod status;
@@ -22,6 +23,8 @@ pub(super) enum FleetCommand {
     Abort(approve::Abort),
     /// Assign a range to one instance, or end the assignment
     Move(move_range::MoveRange),
+    /// Forget an instance that was lost and does not return
+    Forget(forget::Forget),
 }
 
 impl FleetCommand {
@@ -32,6 +35,7 @@ impl FleetCommand {
             FleetCommand::Approve(approve) => approve.run(),
             FleetCommand::Abort(abort) => abort.run(),
             FleetCommand::Move(range) => range.run(),
+            FleetCommand::Forget(forget) => forget.run(),
         };
         done.unwrap_or_else(|code| code)
     }

@@ -1,19 +1,25 @@
--- Reads the announcements of the live processes, on the server's clock.
--- KEYS: 1 the processes by the end of their lease (ms), 2 their announcements.
--- Returns, for each of at most 4,096 live processes: 1 the end of its lease (ms), 2 its announcement, or nothing if it is too
--- long, or if those before it are.
+-- Reads the announcements of the live processes and of the lost instances, on the server's clock.
+-- KEYS: 1 the processes by the end of their lease (ms), 2 their announcements, 3 the lost instances by the end of the lease of
+-- their last process (ms), 4 the announcements of these processes.
+-- Returns: 1 the time of the server (ms), 2 at most 4,096 live processes, 3 at most 4,096 lost instances. Each is: the end of the
+-- lease (ms), its process or instance, and its announcement, or nothing if that is too long, or if those before it are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local live = redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f', now), '+inf', 'WITHSCORES',
-  'LIMIT', 0, 4096)
-local announcements, total = {}, 0
-for i = 1, #live, 2 do
-  local length = redis.call('HSTRLEN', KEYS[2], live[i])
-  if length > 262144 or total + length > 33554432 then
-    announcements[#announcements + 1] = { live[i + 1], '' }
-  elseif length > 0 then
-    total = total + length
-    announcements[#announcements + 1] = { live[i + 1], redis.call('HGET', KEYS[2], live[i]) }
+local total = 0
+
+local function read(ends, rows, first, last)
+  local found, names = {}, redis.call('ZRANGEBYSCORE', ends, first, last, 'WITHSCORES', 'LIMIT', 0, 4096)
+  for i = 1, #names, 2 do
+    local length = redis.call('HSTRLEN', rows, names[i])
+    if length > 262144 or total + length > 33554432 then
+      found[#found + 1] = { names[i + 1], names[i], '' }
+    elseif length > 0 then
+      total = total + length
+      found[#found + 1] = { names[i + 1], names[i], redis.call('HGET', rows, names[i]) }
+    end
   end
+  return found
 end
-return announcements
+
+local text = string.format('%.0f', now)
+return { now, read(KEYS[1], KEYS[2], text, '+inf'), read(KEYS[3], KEYS[4], '-inf', text) }

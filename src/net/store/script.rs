@@ -21,8 +21,9 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ANNOUNCE = "announce.lua", ["announcements", "state"];
-    READ_ANNOUNCEMENTS = "read_announcements.lua", ["announcements"];
+    ANNOUNCE = "announce.lua", ["announcements", "state", "lost", "lost:announcements"];
+    READ_ANNOUNCEMENTS = "read_announcements.lua", ["announcements", "lost", "lost:announcements"];
+    FORGET_INSTANCE = "forget_instance.lua", ["lost", "lost:announcements"];
     LIVE_INSTANCES = "live_instances.lua", ["announcements"];
     ASSIGN = "assign.lua", ["state"];
     TAKE_TOKENS = "take_tokens.lua", [];

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::addresses::overlaps;
 use crate::policy::egress::cover::Cover;
 
 /// The clock offset that concerns an operator, in milliseconds.
@@ -145,6 +146,9 @@ pub struct FleetProblem {
     pub what: String,
 }
 
+/// The number of kinds of problems.
+pub const FLEET_PROBLEM_KINDS: usize = 10;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FleetProblemKind {
@@ -157,11 +161,12 @@ pub enum FleetProblemKind {
     RolloutFailed,
     RolloutWaiting,
     BundleUnreadable,
+    InstanceLost,
 }
 
 impl FleetProblemKind {
     /// The kinds with their names.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); FLEET_PROBLEM_KINDS] = [
         (Self::RangeWithoutHost, "range_without_host"),
         (Self::RangeClaimedTwice, "range_claimed_twice"),
         (Self::RangeNotOnHost, "range_not_on_host"),
@@ -171,22 +176,30 @@ impl FleetProblemKind {
         (Self::RolloutFailed, "rollout_failed"),
         (Self::RolloutWaiting, "rollout_waiting"),
         (Self::BundleUnreadable, "bundle_unreadable"),
+        (Self::InstanceLost, "instance_lost"),
     ];
 }
 
-/// Returns the problems of the live instances, in a stable order.
-pub fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
+/// Returns the problems of the live instances, in a stable order. The ranges of the instances `missed`, which do not run, are
+/// published, too.
+pub fn problems(announcements: &[InstanceAnnouncement], missed: &[&InstanceAnnouncement]) -> Vec<FleetProblem> {
     // A process that stops soon sends from no address any more, and its successor may have its name already.
     let live: Vec<_> = announcements.iter().filter(|announcement| !announcement.stopping).collect();
     let usable = usable_parts(&live);
     let mut problems = Vec::new();
     let mut add = |problem, subject: String, what| problems.push(FleetProblem { problem, subject, what });
-    for range in missing_ranges(&live, &usable) {
-        add(
-            FleetProblemKind::RangeWithoutHost,
-            range.to_string(),
-            format!("no instance has {range}, which customers allow: give its addresses to a host"),
-        );
+    for range in missing_ranges(live.iter().chain(missed), &usable) {
+        let has = |gone: &&&InstanceAnnouncement| gone.ranges.iter().any(|had| overlaps(&had.range, &range));
+        let gone: Vec<_> = missed.iter().filter(has).map(|gone| gone.instance.as_str()).collect();
+        let what = match &*gone {
+            [] => format!("no instance has {range}, which customers allow: give its addresses to a host"),
+            names => format!(
+                "no instance has {range}, which customers allow and {} listed: start outgate there, or stop it there for good \
+                 and give the addresses to another host",
+                names.join(", ")
+            ),
+        };
+        add(FleetProblemKind::RangeWithoutHost, range.to_string(), what);
     }
     for (range, instances) in shared_ranges(&live) {
         let names = instances.into_iter().collect::<Vec<_>>().join(", ");
@@ -255,9 +268,12 @@ fn lacked_ranges<'a>(
 }
 
 /// Returns the parts of published ranges that no instance can use.
-fn missing_ranges(live: &[&InstanceAnnouncement], usable: &BTreeMap<IpNet, ()>) -> BTreeSet<IpNet> {
+fn missing_ranges<'a>(
+    publishers: impl Iterator<Item = &'a &'a InstanceAnnouncement>,
+    usable: &BTreeMap<IpNet, ()>,
+) -> BTreeSet<IpNet> {
     let published: BTreeSet<IpNet> =
-        live.iter().flat_map(|announcement| &announcement.ranges).map(|range| range.range).collect();
+        publishers.flat_map(|announcement| &announcement.ranges).map(|range| range.range).collect();
     let missing = published.iter().flat_map(|range| Cover::of(usable, range, &|()| true).missing);
     IpNet::aggregate(&missing.collect()).into_iter().collect()
 }

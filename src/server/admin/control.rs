@@ -94,6 +94,12 @@ impl Call<'_> {
                 let assigned = fleet::assign(runtime, range, to.as_deref(), self.caller.actor()).await?;
                 Ok((json_response(assigned), Effect::Recorded))
             }
+            "forgetInstance" => {
+                let instance = self.query.text("instance").unwrap_or_default();
+                read_no_parameters(request).await?;
+                let forgotten = fleet::forget(runtime, &instance, self.caller.actor()).await?;
+                Ok((json_response(forgotten), Effect::Recorded))
+            }
             "explain" => {
                 let webhook: ExplainBody = parse_json(&read_json(request, BODY_MAX).await?)?;
                 Ok((explain(runtime, webhook)?, Effect::None))

@@ -1,5 +1,5 @@
 //! The fleet of this instance as JSON, for `outgate fleet`.
-//! Which instances are live, which ranges do they have, what is wrong, and to which instance is a range assigned?
+//! Which instances are live or lost, which ranges do they have, what is wrong, and to which instance is a range assigned?
 
 use http::StatusCode;
 use ipnet::IpNet;
@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::problem::AdminProblem;
-use crate::audit::{ADDRESS_ASSIGNED, ADDRESS_RELEASED, Actor, Event};
+use crate::audit::{ADDRESS_ASSIGNED, ADDRESS_RELEASED, Actor, Event, INSTANCE_FORGOTTEN};
 use crate::policy::fleet::assignments::Assignments;
-use crate::policy::fleet::status::{InstanceAnnouncement, RangeAnnouncement, ranges};
+use crate::policy::fleet::lost::{FleetInstances, InstanceRow};
+use crate::policy::fleet::status::RangeAnnouncement;
 use crate::state::Runtime;
 use crate::state::fleet::Fleet;
 
@@ -19,20 +20,20 @@ pub(super) fn of(runtime: &Runtime) -> Result<&Fleet, AdminProblem> {
     fleet.ok_or_else(|| AdminProblem::conflict("the active configuration has no [fleet]"))
 }
 
-/// Reads the announcements of all live processes from the store.
-pub(super) async fn announcements(runtime: &Runtime) -> Result<Vec<InstanceAnnouncement>, AdminProblem> {
+/// Reads the live and the lost instances from the store.
+pub(super) async fn instances(runtime: &Runtime) -> Result<FleetInstances, AdminProblem> {
     let fleet = of(runtime)?;
     match fleet.degraded_reason() {
         Some(reason) => Err(AdminProblem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
-        None => Ok(fleet.announcements().await?),
+        None => Ok(fleet.instances().await?),
     }
 }
 
 pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
-    let announcements = announcements(runtime).await?;
-    let instance = |found: &InstanceAnnouncement| {
+    let instances = instances(runtime).await?;
+    let instance = |InstanceRow { shown: found, state, unseen_seconds }: InstanceRow| {
         json!({
-            "instance": found.instance, "version": found.version, "digest": found.digest, "started": found.started,
+            "instance": found.instance, "state": state, "unseen_seconds": unseen_seconds, "version": found.version, "digest": found.digest, "started": found.started,
             "weight": found.weight, "limited_by": found.limited_by, "ready": found.blocked.is_empty(),
             "blocked": found.blocked, "stopping": found.stopping, "clock_offset_ms": found.clock_offset_ms,
         })
@@ -47,10 +48,10 @@ pub(super) async fn report(runtime: &Runtime) -> Result<Value, AdminProblem> {
         |(range, hosts): (_, Vec<_>)| json!({ "range": range, "hosts": hosts.iter().map(host).collect::<Value>() });
     Ok(json!({
         "instance": of(runtime)?.instance,
-        "instances": announcements.iter().map(instance).collect::<Value>(),
-        "ranges": ranges(&announcements).into_iter().map(range).collect::<Value>(),
+        "instances": instances.rows().into_iter().map(instance).collect::<Value>(),
+        "ranges": instances.ranges().into_iter().map(range).collect::<Value>(),
         "assignments": assignments(&of(runtime)?.assignments()),
-        "problems": of(runtime)?.problems(&announcements),
+        "problems": of(runtime)?.problems(&instances),
     }))
 }
 
@@ -66,7 +67,7 @@ pub(super) async fn assign(
     actor: Actor,
 ) -> Result<Value, AdminProblem> {
     let fleet = of(runtime)?;
-    let announcements = announcements(runtime).await?;
+    let announcements = instances(runtime).await?.live;
     // A range of which a part is assigned is announced in parts.
     let is_announced = |of: Option<&str>| {
         let by = announcements.iter().filter(|found| of.is_none_or(|instance| found.instance == instance));
@@ -98,4 +99,21 @@ pub(super) async fn assign(
     };
     runtime.audit.record(Event::new(event_type, range.to_string(), Timestamp::now(), what).by(actor).with("to", to));
     Ok(json!({ "assignments": assignments(&assigned) }))
+}
+
+/// Forgets an instance that does not return. Its ranges are no longer published ones, unless another instance lists them.
+pub(super) async fn forget(runtime: &Runtime, instance: &str, actor: Actor) -> Result<Value, AdminProblem> {
+    let fleet = of(runtime)?;
+    if instances(runtime).await?.live.iter().any(|found| found.instance == instance) {
+        let detail = "this instance is live: stop it first, and wait five seconds";
+        return Err(AdminProblem::field("instance", detail));
+    }
+    if !fleet.forget(instance).await? {
+        let detail = "the fleet has no lost instance with this name: `outgate fleet status` lists them";
+        return Err(AdminProblem::field("instance", detail));
+    }
+    let what = "the fleet no longer expects the instance, and its ranges are no longer published";
+    runtime.audit.record(Event::new(INSTANCE_FORGOTTEN, instance, Timestamp::now(), what).by(actor));
+    let assigned = fleet.assignments();
+    Ok(json!({ "instance": instance, "assigned": assigned.ranges_of(instance, true) }))
 }

@@ -132,9 +132,9 @@ impl Call<'_> {
         let answered = match self.id {
             "page" => {
                 let (history, request_id) = (status::recent_history(runtime).await, self.query.text("request"));
-                let fleet = fleet::announcements(runtime).await.ok();
+                let fleet = fleet::instances(runtime).await.ok();
                 let respond =
-                    move |runtime: &Runtime| page::response(runtime, request_id.as_deref(), &history, fleet.as_deref());
+                    move |runtime: &Runtime| page::response(runtime, request_id.as_deref(), &history, fleet.as_ref());
                 render(runtime, respond).await
             }
             "openapi" => Ok(build_response(StatusCode::OK, JSON, OPENAPI.to_owned())),

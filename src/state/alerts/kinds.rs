@@ -75,6 +75,9 @@ alert_kinds! {
     FLEET_RANGE_WITHOUT_HOST = "OutgateFleetRangeWithoutHost", Critical,
         "no webhook leaves from addresses that customers allow",
         "run `outgate fleet status`: give the addresses to a host, or release an assignment whose instance is gone";
+    FLEET_INSTANCE_LOST = "OutgateFleetInstanceLost", Warning,
+        "the other instances send the webhooks of this one, and its own addresses send none",
+        "run `outgate fleet status`: start outgate on its host, or run `outgate fleet forget` if it does not return";
     FLEET_RANGE_CLAIMED_TWICE = "OutgateFleetRangeClaimedTwice", Critical,
         "webhooks of one of the hosts fail, because the responses reach the other",
         "run `outgate fleet status`, and take the addresses from all hosts but one";

@@ -152,12 +152,12 @@ impl Fleet {
         if awaited.is_empty() {
             return Ok(());
         }
-        let (live, are_all) = self.read_announcements().await?;
+        let (instances, are_all) = self.read_announcements().await?;
         if !are_all {
             // A process that cannot be understood may use any range.
             return Ok(());
         }
-        let free = |range: &&IpNet| !is_used_elsewhere(range, &self.instance, &live);
+        let free = |range: &&IpNet| !is_used_elsewhere(range, &self.instance, &instances.live);
         let free: BTreeSet<IpNet> = awaited.iter().filter(free).copied().collect();
         if !free.is_empty() {
             self.assignments.lock().awaited.retain(|range| !free.contains(range));

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{Fleet, FleetError, INSTANCE_LEASE_MS};
 use crate::net::store::{StoreError, script};
-use crate::policy::fleet::status::{FleetProblem, FleetProblemKind, InstanceAnnouncement, problems};
+use crate::policy::fleet::lost::FleetInstances;
+use crate::policy::fleet::status::{FleetProblem, FleetProblemKind, InstanceAnnouncement};
 
 /// How often the observer reads all announcements.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -22,6 +23,17 @@ pub(super) struct Observation {
     lasting: Vec<FleetProblem>,
 }
 
+/// A row of the store: the end of the lease, the process or the instance, and the announcement.
+type Row = (f64, Vec<u8>, Vec<u8>);
+
+/// Returns an announcement that an instance could have written, with its name in the store.
+fn read((lease_end, name, text): Row) -> Option<(Vec<u8>, InstanceAnnouncement)> {
+    let announcement = serde_json::from_slice::<InstanceAnnouncement>(&text).ok()?;
+    announcement.is_within_limits().then_some(())?;
+    let announced_ms = (lease_end as i64).saturating_sub(INSTANCE_LEASE_MS as i64);
+    Some((name, InstanceAnnouncement { announced_ms, ..announcement }))
+}
+
 impl Fleet {
     /// Reads all announcements, now and then.
     pub(super) async fn observe(&self) -> Result<(), StoreError> {
@@ -29,8 +41,8 @@ impl Fleet {
         if !self.observation.lock().as_ref().is_none_or(is_due) {
             return Ok(());
         }
-        let (live, _) = self.read_announcements().await?;
-        let found = tokio::task::spawn_blocking(move || problems(&live)).await.unwrap_or_default();
+        let (instances, _) = self.read_announcements().await?;
+        let found = tokio::task::spawn_blocking(move || instances.problems()).await.unwrap_or_default();
         let found = self.with_rollout(found);
         let mut observation = self.observation.lock();
         let former = observation.take().map_or_else(Vec::new, |former| former.last);
@@ -42,30 +54,32 @@ impl Fleet {
         Ok(())
     }
 
-    /// Reads the announcements of the live processes, by the name of the instance.
-    pub async fn announcements(&self) -> Result<Vec<InstanceAnnouncement>, FleetError> {
+    /// Reads the live and the lost instances.
+    pub async fn instances(&self) -> Result<FleetInstances, FleetError> {
         Ok(self.read_announcements().await?.0)
     }
 
-    /// Reads the announcements, and returns whether each live process has one that this instance understands.
-    pub(super) async fn read_announcements(&self) -> Result<(Vec<InstanceAnnouncement>, bool), StoreError> {
-        let rows: Vec<(f64, Vec<u8>)> =
+    /// Reads the instances, and returns whether each live process has an announcement that this instance understands.
+    pub(super) async fn read_announcements(&self) -> Result<(FleetInstances, bool), StoreError> {
+        let (now_ms, live, lost): (i64, Vec<Row>, Vec<Row>) =
             self.store.run(&script::READ_ANNOUNCEMENTS, &self.key("instances"), &[]).await?;
-        let read = |(lease_end, text): (f64, Vec<u8>)| {
-            let announcement = serde_json::from_slice::<InstanceAnnouncement>(&text).ok()?;
-            announcement.is_within_limits().then_some(())?;
-            Some(InstanceAnnouncement { announced_ms: lease_end as i64 - INSTANCE_LEASE_MS as i64, ..announcement })
-        };
-        let count = rows.len();
-        let mut announcements: Vec<_> = rows.into_iter().filter_map(read).collect();
-        let are_all = announcements.len() == count && count < ANNOUNCEMENTS_MAX;
-        announcements.sort_by(|a, b| (&a.instance, &a.process).cmp(&(&b.instance, &b.process)));
-        Ok((announcements, are_all))
+        let count = live.len();
+        let mut live: Vec<_> = live.into_iter().filter_map(read).map(|(_, announcement)| announcement).collect();
+        let are_all = live.len() == count && count < ANNOUNCEMENTS_MAX;
+        live.sort_by(|a, b| (&a.instance, &a.process).cmp(&(&b.instance, &b.process)));
+        // An operator could not forget an instance that has another name than its row.
+        let lost = lost.into_iter().filter_map(read).filter(|(name, last)| *name == last.instance.as_bytes());
+        Ok((FleetInstances::new(live, lost.map(|(_, last)| last), now_ms), are_all))
     }
 
-    /// Returns the problems that announcements and the rollout show.
-    pub fn problems(&self, announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
-        self.with_rollout(problems(announcements))
+    /// Forgets a lost instance, and returns whether the store knew it.
+    pub async fn forget(&self, instance: &str) -> Result<bool, FleetError> {
+        Ok(self.store.run(&script::FORGET_INSTANCE, &self.key("instances"), &[&instance]).await?)
+    }
+
+    /// Returns the problems that the instances and the rollout show.
+    pub fn problems(&self, instances: &FleetInstances) -> Vec<FleetProblem> {
+        self.with_rollout(instances.problems())
     }
 
     /// Adds the problem of the rollout. While one is in progress, configurations are intended to differ.

@@ -163,13 +163,21 @@ impl Fleet {
         }
     }
 
+    /// Announces that an operator has stopped this process. Otherwise the others would take it for one that died.
+    pub async fn leave(&self, runtime: &Runtime) {
+        if self.is_up() {
+            let _ = self.announce(runtime, &mut Announcer::default()).await; // the process ends in any case
+        }
+    }
+
     async fn announce(&self, runtime: &Runtime, announcer: &mut Announcer) -> Result<(), StoreError> {
         self.store.connect().await?;
         let announcement = announcer.announcement(runtime, self).await;
         let observer_lease = if announcement.stopping { 0 } else { OBSERVER_LEASE_MS };
         let document = json!(announcement);
         let (asked, asked_at) = (Instant::now(), Timestamp::now());
-        let arguments: &[&(dyn Display + Sync)] = &[&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease];
+        let arguments: &[&(dyn Display + Sync)] =
+            &[&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease, &self.instance];
         let [live, server_micros, is_observer, assignments]: [i64; 4] =
             self.store.run(&script::ANNOUNCE, &self.key("instances"), arguments).await?;
         let at = asked_at.as_microsecond() + i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or_default();

@@ -81,6 +81,7 @@ pub(super) fn find(runtime: &Runtime, now: Timestamp, instant: Instant) -> Vec<C
     for FleetProblem { problem, subject, what } in problems.unwrap_or_default() {
         let kind = match problem {
             FleetProblemKind::RangeWithoutHost => &alerts::FLEET_RANGE_WITHOUT_HOST,
+            FleetProblemKind::InstanceLost => &alerts::FLEET_INSTANCE_LOST,
             FleetProblemKind::RangeClaimedTwice => &alerts::FLEET_RANGE_CLAIMED_TWICE,
             FleetProblemKind::RangeNotOnHost => &alerts::FLEET_RANGE_NOT_ON_HOST,
             FleetProblemKind::BundleUnreadable => &alerts::FLEET_BUNDLE_UNREADABLE,

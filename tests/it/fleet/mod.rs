@@ -7,6 +7,7 @@ mod connections;
 mod forms;
 mod hints;
 mod limits;
+mod lost;
 mod moves;
 mod properties;
 mod rollout;

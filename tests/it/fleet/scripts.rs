@@ -1,4 +1,4 @@
-//! The bounds on what the scripts of rollouts return, with values in a real store that no instance has written.
+//! The bounds on what the scripts keep and return, with values in a real store that no instance has written.
 //! How much can an intruder who writes to the store make an instance read?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -67,6 +67,68 @@ fn fleet_script_of_live_instances_returns_few_short_names_of_a_hostile_store() {
     );
     let count = live().len();
     assert!((4000..=4096).contains(&count), "{count}: some of the 4,096 processes have no name");
+}
+
+#[test]
+fn fleet_script_of_announcements_remembers_ended_instances_within_bounds() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let keys = ["live", "rows", "state", "lost", "last"];
+    let announce = |name: &str| {
+        let row = format!("{{\"instance\":\"{name}\"}}");
+        eval(&server, "announce.lua", &keys, &["own", "5000", &row, "3000", name])[0].clone()
+    };
+    let lost = || {
+        let names = server.cli(&["--raw", "zrange", "lost", "0", "-1"]);
+        names.split_terminator('\n').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (process, ends, row) in [
+        ("a", "5", r#"{"instance":"egress-2","x":"older"}"#),
+        ("b", "6", r#"{"instance":"egress-2","x":"newer"}"#),
+        ("c", "7", r#"{"instance":"egress-1"}"#),
+        ("d", "8", "x"),
+        ("e", "8", r#"{"instance":7}"#),
+        ("f", "8", r#"{"instance":""}"#),
+        ("g", "8", &format!(r#"{{"instance":"{}"}}"#, "n".repeat(1025))),
+        ("h", "8", &format!(r#"{{"instance":"long","x":"{}"}}"#, "x".repeat(1000))),
+    ] {
+        server.cli(&["zadd", "live", ends, process]);
+        server.cli(&["hset", "rows", process, row]);
+    }
+    intrude(
+        &server,
+        "redis.call('hset', 'rows', 'h', '{\"instance\":\"long\",\"x\":\"' .. ('x'):rep(262144) .. '\"}')",
+    );
+    server.cli(&["zadd", "live", "9", "without-row"]);
+    assert_eq!(announce("egress-1"), "1");
+    assert_eq!(lost(), ["egress-2"], "the own instance is live, and forged rows are forgotten");
+    assert!(server.cli(&["hget", "last", "egress-2"]).contains("newer"));
+    assert_eq!(server.cli(&["--raw", "hkeys", "rows"]).trim(), "own");
+    announce("egress-2");
+    assert_eq!((lost().len(), server.cli(&["--raw", "hlen", "last"]).trim()), (0, "0"), "it has returned");
+
+    // Ended processes never count as live, also if one call does not move all of them.
+    intrude(
+        &server,
+        "for i = 1, 5000 do redis.call('zadd', 'live', i, 'p' .. i)
+         redis.call('hset', 'rows', 'p' .. i, '{\"instance\":\"i' .. i .. '\"}') end",
+    );
+    assert_eq!(announce("egress-1"), "1");
+    assert_eq!(lost().len(), 64);
+    // The longest gone are forgotten first.
+    intrude(
+        &server,
+        "for i = 1, 5000 do redis.call('zadd', 'lost', i, 'l' .. i) redis.call('hset', 'last', 'l' .. i, 'x') end",
+    );
+    (0..2).for_each(|_| drop(announce("egress-1")));
+    assert_eq!((lost().len(), lost().last().map(String::as_str)), (4096, Some("l5000")));
+    let read = eval(&server, "read_announcements.lua", &["live", "rows", "lost", "last"], &[]);
+    assert_eq!(
+        read.iter().filter(|line| line.starts_with('l')).count(),
+        4096 - lost().iter().filter(|name| name.starts_with('i')).count()
+    );
 }
 
 #[test]

@@ -46,6 +46,10 @@ fn instance(name: &str, ranges: &[RangeAnnouncement]) -> InstanceAnnouncement {
     }
 }
 
+fn problems(announcements: &[InstanceAnnouncement]) -> Vec<FleetProblem> {
+    super::problems(announcements, &[])
+}
+
 /// Returns the problems, apart from ranges that a host lacks, which have a test of their own.
 fn found(announcements: &[InstanceAnnouncement]) -> Vec<(FleetProblemKind, String)> {
     let others = problems(announcements).into_iter().filter(|found| found.problem != FleetProblemKind::RangeNotOnHost);

@@ -1,18 +1,18 @@
 //! The section of the fleet on the status page.
-//! Which instances are live, which ranges do they have, and what is wrong with the fleet?
+//! Which instances are live or lost, which ranges do they have, and what is wrong with the fleet?
 
 use maud::{Markup, html};
 
-use crate::policy::fleet::status::{InstanceAnnouncement, ranges};
+use crate::policy::fleet::lost::FleetInstances;
 use crate::state::Runtime;
 
 /// The instances, as the store of the fleet has them. `None`: there is no fleet, or its store is away.
-pub(super) fn section(runtime: &Runtime, announcements: Option<&[InstanceAnnouncement]>) -> Markup {
-    let (Some(fleet), Some(announcements)) = (runtime.fleet.get(), announcements) else { return html! {} };
+pub(super) fn section(runtime: &Runtime, instances: Option<&FleetInstances>) -> Markup {
+    let (Some(fleet), Some(instances)) = (runtime.fleet.get(), instances) else { return html! {} };
     html! {
         section .wide aria-labelledby="fleet" {
             h2 #fleet { "Fleet" }
-            @let problems = fleet.problems(announcements);
+            @let problems = fleet.problems(instances);
             @if !problems.is_empty() { ul { @for problem in &problems { li .bad { (problem.what) } } } }
             div .scroll tabindex="0" role="group" aria-labelledby="fleet" {
                 table {
@@ -21,7 +21,7 @@ pub(super) fn section(runtime: &Runtime, announcements: Option<&[InstanceAnnounc
                         th .number scope="col" { "weight" } th scope="col" { "ready" } th .number scope="col" { "clock offset (ms)" }
                     } }
                     tbody {
-                        @for found in announcements {
+                        @for found in instances.rows().iter().map(|row| &row.shown) {
                             tr {
                                 th scope="row" { (found.instance) }
                                 td { (found.version) }
@@ -39,7 +39,7 @@ pub(super) fn section(runtime: &Runtime, announcements: Option<&[InstanceAnnounc
                         th scope="col" { "range" } th scope="col" { "instance" } th scope="col" { "state" } th .number scope="col" { "usable" } th .number scope="col" { "of" }
                     } }
                     tbody {
-                        @for (range, hosts) in ranges(announcements) {
+                        @for (range, hosts) in instances.ranges() {
                             @if hosts.is_empty() { tr { th scope="row" { (range) } td .bad colspan="4" { "no instance" } } }
                             @for (instance, found) in hosts {
                                 tr {

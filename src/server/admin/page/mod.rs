@@ -21,7 +21,7 @@ use super::build_response;
 use super::readiness::Readiness;
 use crate::digest::sha256;
 use crate::history::HistoryEntry;
-use crate::policy::fleet::status::InstanceAnnouncement;
+use crate::policy::fleet::lost::FleetInstances;
 use crate::state::Runtime;
 use deliveries::Deliveries;
 
@@ -46,7 +46,7 @@ pub(super) fn response(
     runtime: &Runtime,
     request_id: Option<&str>,
     history: &[HistoryEntry],
-    fleet: Option<&[InstanceAnnouncement]>,
+    fleet: Option<&FleetInstances>,
 ) -> Response<Full<Bytes>> {
     let page = render(runtime, request_id, (history, fleet), Timestamp::now(), Instant::now()).into_string();
     let mut response = build_response(StatusCode::OK, MEDIA_TYPE, page);
@@ -64,7 +64,7 @@ pub(super) fn response(
 fn render(
     runtime: &Runtime,
     request_id: Option<&str>,
-    (history, fleet): (&[HistoryEntry], Option<&[InstanceAnnouncement]>),
+    (history, fleet): (&[HistoryEntry], Option<&FleetInstances>),
     now: Timestamp,
     instant: Instant,
 ) -> Markup {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::labels::{NoLabels, ProblemLabels};
 use super::{Metrics, gauge};
+use crate::policy::fleet::status::FLEET_PROBLEM_KINDS;
 
 impl Metrics {
     /// Sets the state of the fleet's store: without a fleet, the metric has no series.
@@ -18,7 +19,7 @@ impl Metrics {
     }
 
     /// Sets the problems of the fleet. `None`: another instance observes it.
-    pub fn fleet_problems(&self, counts: Option<[(&'static str, usize); 9]>) {
+    pub fn fleet_problems(&self, counts: Option<[(&'static str, usize); FLEET_PROBLEM_KINDS]>) {
         self.fleet_problems.clear();
         counts.into_iter().flatten().for_each(|(problem, count)| {
             self.fleet_problems.get(&ProblemLabels { problem }).set(gauge(count));
