@@ -188,6 +188,7 @@ fn assignments_hold_while_the_store_is_away_and_return_to_one_without_data() {
     server.restart_empty();
     for scene in [&first, &second] {
         scene.outgate.wait_for_metric("outgate_fleet_store_up{} 1");
+        wait_for_status(scene);
     }
     let version = || server.cli(&["hget", "outgate:{instances}:state", "assignments"]);
     eventually("the store has the assignment again", || version().contains("127.0.63.0/30"));
