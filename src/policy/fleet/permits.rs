@@ -27,6 +27,23 @@ pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
     }
 }
 
+/// A request for permits of one key, in the place of those that the instance has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PermitRequest {
+    pub wanted: u32,
+    /// The permits that the lease must have until the answer: deliveries may take them meanwhile.
+    pub used: u32,
+    /// The concurrency of the whole fleet.
+    pub max: u32,
+}
+
+/// The answer of the store: the permits that this instance may use, and those of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PermitGrant {
+    pub permits: u32,
+    pub others: u32,
+}
+
 /// The permits of one key that this instance may use.
 #[derive(Debug, Default)]
 pub struct PermitLease {
@@ -85,26 +102,34 @@ impl PermitLease {
         due.map(|at| Duration::from_nanos(at.saturating_sub(now)))
     }
 
-    /// Begins a request for `wanted` permits, and returns those that the lease must have until the answer: deliveries may
-    /// take them meanwhile. Permits that go back are no longer among them.
-    pub fn begin_request(&mut self, wanted: u32, in_flight: u32, now: u64) -> u32 {
+    /// Begins a request for `wanted` permits of `max`. Deliveries may use the permits of the lease until the answer, but no
+    /// longer those that go back.
+    pub fn request(&mut self, [wanted, max]: [u32; 2], in_flight: u32, now: u64) -> PermitRequest {
         self.permits = self.permits.min(wanted.max(in_flight));
-        self.leased(now).max(in_flight)
+        PermitRequest { wanted, used: self.leased(now).max(in_flight), max }
     }
 
-    /// Takes the answer to a request for `wanted` permits that was made at `asked_at`, and that [`Self::begin_request`] has
-    /// begun with `used`.
-    pub fn granted(&mut self, (permits, others): (u32, u32), [wanted, used]: [u32; 2], asked_at: u64, now: u64) {
-        (self.permits, self.held, self.others, self.return_at) = (permits, permits.max(used), others, None);
+    /// Takes the answer to a request that was made at `asked_at`.
+    pub fn granted(&mut self, request: &PermitRequest, grant: PermitGrant, asked_at: u64, now: u64) {
+        let PermitGrant { permits, others } = grant;
+        (self.permits, self.held, self.others, self.return_at) = (permits, permits.max(request.used), others, None);
         self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
         self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
-        self.none_until = if permits < wanted { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
+        let is_short = permits < request.wanted;
+        self.none_until = if is_short { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn granted(lease: &mut PermitLease, [permits, others]: [u32; 2], [wanted, used]: [u32; 2], asked_at: u64) {
+        let request = PermitRequest { wanted, used, max: 64 };
+        lease.granted(&request, PermitGrant { permits, others }, asked_at, asked_at + MS);
+    }
 
     #[test]
     fn fleet_permits_of_a_share_are_a_part_of_the_limit_and_never_nothing() {
@@ -113,11 +138,10 @@ mod tests {
 
     #[test]
     fn fleet_permits_are_leased_as_needed_and_returned_after_a_pause() {
-        const MS: u64 = 1_000_000;
         let mut lease = PermitLease::default();
         assert_eq!(permits_wanted(0, 1, 64, 4), 3, "one, and a few for the next deliveries");
         assert_eq!(lease.next_request(3, 0), Some(Duration::ZERO));
-        lease.granted((3, 10), [3, 0], 0, MS);
+        granted(&mut lease, [3, 10], [3, 0], 0);
         assert_eq!((lease.leased(MS), lease.left(64, 1)), (3, 53));
         assert_eq!(lease.next_request(3, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
         assert_eq!(lease.next_request(0, MS), Some(PERMIT_PAUSE));
@@ -125,16 +149,16 @@ mod tests {
         assert_eq!(lease.next_request(0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
         assert_eq!(lease.next_request(0, 70 * MS), Some(Duration::ZERO));
         // The store has fewer than are wanted.
-        lease.granted((3, 61), [4, 3], 70 * MS, 71 * MS);
+        granted(&mut lease, [3, 61], [4, 3], 70 * MS);
         assert!(lease.has_refused_since(72 * MS));
         assert_eq!(lease.next_request(4, 71 * MS), Some(PERMIT_PAUSE));
         // A delivery may take a permit of the lease until the answer, and none that goes back.
-        assert_eq!(lease.begin_request(4, 2, 80 * MS), 3);
-        assert_eq!(lease.begin_request(1, 1, 80 * MS), 1);
+        assert_eq!(lease.request([4, 64], 2, 80 * MS), PermitRequest { wanted: 4, used: 3, max: 64 });
+        assert_eq!(lease.request([1, 64], 1, 80 * MS).used, 1);
         assert_eq!(lease.leased(80 * MS), 1);
-        assert_eq!(lease.begin_request(4, 2, 80 * MS), 2, "those in flight");
+        assert_eq!(lease.request([4, 64], 2, 80 * MS).used, 2, "those in flight");
         // The store has left the instance less than it has in flight, and learns when a delivery ends.
-        lease.granted((1, 63), [4, 2], 70 * MS, 71 * MS);
+        granted(&mut lease, [1, 63], [4, 2], 70 * MS);
         assert_eq!((lease.leased(71 * MS), lease.held(71 * MS)), (1, 2));
         assert_eq!(lease.next_request(1, 71 * MS), Some(PERMIT_PAUSE));
         // An instance stops to use a lease before the store ends it.

@@ -33,7 +33,7 @@ use crate::net::store::{Store, StoreError, script};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
-use crate::policy::fleet::permits::{PERMIT_LEASE, PERMIT_PATIENCE};
+use crate::policy::fleet::permits::{PERMIT_LEASE, PERMIT_PATIENCE, PermitGrant, PermitRequest};
 use crate::policy::fleet::{TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
@@ -272,14 +272,15 @@ impl Fleet {
         Ok(TokenGrant { tokens, until, now, arrival, wait, is_spaced: is_spaced == 1 })
     }
 
-    /// Leases permits of a key, and returns those that this process may use and those of the others. The processes of an
-    /// instance that replace one another each have a lease.
-    pub async fn lease_permits(&self, name: &str, wanted: u32, used: u32, max: u32) -> Result<(u32, u32), StoreError> {
+    /// Leases permits of a key. The processes of an instance that replace one another each have a lease.
+    pub async fn lease_permits(&self, name: &str, request: &PermitRequest) -> Result<PermitGrant, StoreError> {
+        let PermitRequest { wanted, used, max } = request;
         let (length, patience) = (PERMIT_LEASE.as_millis(), PERMIT_PATIENCE.as_millis());
         let key = self.key_of(name, "permits");
-        let arguments: &[&(dyn Display + Sync)] = &[&self.process, &wanted, &used, &max, &length, &patience];
+        let arguments: &[&(dyn Display + Sync)] = &[&self.process, wanted, used, max, &length, &patience];
         let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &key, arguments).await?;
-        Ok(answer.map(|permits| u32::try_from(permits).unwrap_or_default()).into())
+        let [permits, others] = answer.map(|permits| u32::try_from(permits).unwrap_or_default());
+        Ok(PermitGrant { permits, others })
     }
 
     /// Records the first use of a signature in the fleet. A second use is an error, on whichever instance the first was.

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::net::store::StoreError;
-use crate::policy::fleet::permits::permits_wanted;
+use crate::policy::fleet::permits::{PermitGrant, PermitRequest, permits_wanted};
 use crate::policy::fleet::{SliceDecision, TokenGrant, TokenRequest};
 use crate::policy::limits::{Limit, Quota, RateStatus};
 use crate::state::fleet::Fleet;
@@ -26,12 +26,7 @@ const IDLE_AWAY_PAUSE: Duration = Duration::from_secs(5);
 /// The next action of the task that serves a key.
 enum LeaseStep {
     TakeTokens(Arc<str>, TokenRequest),
-    LeasePermits {
-        name: Arc<str>,
-        wanted: u32,
-        used: u32,
-        max: u32,
-    },
+    LeasePermits(Arc<str>, PermitRequest),
     Sleep(Arc<Notify>, Duration),
     /// The same, or until the store answers again.
     AwaitStore(Arc<Notify>, Duration),
@@ -207,9 +202,9 @@ impl LimiterState {
                     let answer = fleet.take_tokens(&name, &request).await;
                     self.0.lock().tokens_answered(&fleet, &request, answer, asked_at);
                 }
-                LeaseStep::LeasePermits { name, wanted, used, max } => {
-                    let answer = fleet.lease_permits(&name, wanted, used, max).await;
-                    self.0.lock().permits_answered(&fleet, [wanted, used], answer, asked_at);
+                LeaseStep::LeasePermits(name, request) => {
+                    let answer = fleet.lease_permits(&name, &request).await;
+                    self.0.lock().permits_answered(&fleet, &request, answer, asked_at);
                 }
                 // These fail if the time is over.
                 LeaseStep::Sleep(wake, time) => drop(timeout(time, wake.notified()).await),
@@ -324,9 +319,9 @@ impl LimiterInner {
             let wanted = permits_wanted(in_flight, waiting, key.max_in_flight, live);
             match key.permits.next_request(wanted, now) {
                 Some(Duration::ZERO) => {
-                    let (max, used) = (key.max_in_flight, key.permits.begin_request(wanted, in_flight, now));
+                    let request = key.permits.request([wanted, key.max_in_flight], in_flight, now);
                     self.set_allowed_permits(fleet, is_up, now);
-                    return LeaseStep::LeasePermits { name, wanted, used, max };
+                    return LeaseStep::LeasePermits(name, request);
                 }
                 time => rest = time,
             }
@@ -374,13 +369,13 @@ impl LimiterInner {
     fn permits_answered(
         &mut self,
         fleet: &Fleet,
-        asked: [u32; 2],
-        answer: Result<(u32, u32), StoreError>,
+        request: &PermitRequest,
+        answer: Result<PermitGrant, StoreError>,
         asked_at: u64,
     ) {
         let now = fleet.now();
-        if let Ok(permits) = answer {
-            self.key_mut().permits.granted(permits, asked, asked_at, now);
+        if let Ok(grant) = answer {
+            self.key_mut().permits.granted(request, grant, asked_at, now);
         }
         self.set_allowed_permits(fleet, fleet.is_up(), now);
     }
