@@ -13,6 +13,9 @@ pub const PERMIT_LEASE: Duration = Duration::from_secs(5);
 pub const PERMIT_RENEWAL: Duration = Duration::from_secs(2);
 /// The time for which the others leave an instance its part, after it asked for permits and got too few.
 pub const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
+/// The length of a term with one of the permits that are left over from equal parts. An instance that others may wait for
+/// renews its lease as often.
+pub const PERMIT_TERM: Duration = Duration::from_millis(250);
 
 /// Returns the permits of one of `live` instances while the store is away. None is left without any.
 pub fn permit_share(max: u32, live: u32) -> u32 {
@@ -81,17 +84,22 @@ impl PermitLease {
         if now < self.until { self.held } else { 0 }
     }
 
-    /// Returns whether an instance that may use `allowed` permits has unused ones, for whose return no time is set.
+    /// Returns whether an instance that may use `allowed` permits has unused ones, for whose return no time is set, or those
+    /// that the others wait for.
     pub fn has_unused(&self, in_flight: u32, allowed: u32) -> bool {
-        in_flight < allowed.max(self.held) && self.return_at.is_none()
+        in_flight < allowed.max(self.held) && self.return_at.is_none() || in_flight == allowed && allowed < self.held
     }
 
     /// Returns the time until the next request of an instance that wants so many permits; zero if it is due. `None`: there
     /// is nothing to ask.
     ///
-    /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them.
-    pub fn next_request(&mut self, wanted: u32, now: u64) -> Option<Duration> {
+    /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them. Those that the store
+    /// wants back, because others wait for them, go back when the last one is no longer in use.
+    pub fn next_request(&mut self, wanted: u32, in_flight: u32, now: u64) -> Option<Duration> {
         let (leased, held) = (self.leased(now), self.held(now));
+        if in_flight <= leased && leased < held {
+            return Some(Duration::ZERO);
+        }
         self.return_at = match wanted < held {
             true => Some(self.return_at.unwrap_or_else(|| now.saturating_add(saturating_nanos(PERMIT_PAUSE)))),
             false => None,
@@ -109,12 +117,17 @@ impl PermitLease {
         PermitRequest { wanted, used: self.leased(now).max(in_flight), max }
     }
 
-    /// Takes the answer to a request that was made at `asked_at`.
-    pub fn granted(&mut self, request: &PermitRequest, grant: PermitGrant, asked_at: u64, now: u64) {
+    /// Takes the answer to a request that one of `live` instances made at `asked_at`.
+    ///
+    /// The others may want permits of an instance that has more than its part. As long as half of all are free, they take those.
+    pub fn granted(&mut self, request: &PermitRequest, grant: PermitGrant, live: u32, asked_at: u64, now: u64) {
         let PermitGrant { permits, others } = grant;
         (self.permits, self.held, self.others, self.return_at) = (permits, permits.max(request.used), others, None);
         self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
-        self.renew_at = asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL));
+        let has_more = permits > request.max / live.max(1) && permits.saturating_add(others) > request.max / 2;
+        // A term is then over at the store, which began it before the answer.
+        let renewal = if has_more { now.saturating_add(saturating_nanos(PERMIT_TERM)) } else { u64::MAX };
+        self.renew_at = renewal.min(asked_at.saturating_add(saturating_nanos(PERMIT_RENEWAL)));
         let is_short = permits < request.wanted;
         self.none_until = if is_short { now.saturating_add(saturating_nanos(PERMIT_PAUSE)) } else { 0 };
     }
@@ -128,7 +141,7 @@ mod tests {
 
     fn granted(lease: &mut PermitLease, [permits, others]: [u32; 2], [wanted, used]: [u32; 2], asked_at: u64) {
         let request = PermitRequest { wanted, used, max: 64 };
-        lease.granted(&request, PermitGrant { permits, others }, asked_at, asked_at + MS);
+        lease.granted(&request, PermitGrant { permits, others }, 4, asked_at, asked_at + MS);
     }
 
     #[test]
@@ -140,18 +153,18 @@ mod tests {
     fn fleet_permits_are_leased_as_needed_and_returned_after_a_pause() {
         let mut lease = PermitLease::default();
         assert_eq!(permits_wanted(0, 1, 64, 4), 3, "one, and a few for the next deliveries");
-        assert_eq!(lease.next_request(3, 0), Some(Duration::ZERO));
+        assert_eq!(lease.next_request(3, 1, 0), Some(Duration::ZERO));
         granted(&mut lease, [3, 10], [3, 0], 0);
         assert_eq!((lease.leased(MS), lease.left(64, 1)), (3, 53));
-        assert_eq!(lease.next_request(3, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
-        assert_eq!(lease.next_request(0, MS), Some(PERMIT_PAUSE));
-        assert_eq!(lease.next_request(3, 20 * MS), Some(PERMIT_RENEWAL - Duration::from_millis(20)), "in use again");
-        assert_eq!(lease.next_request(0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
-        assert_eq!(lease.next_request(0, 70 * MS), Some(Duration::ZERO));
+        assert_eq!(lease.next_request(3, 1, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
+        assert_eq!(lease.next_request(0, 0, MS), Some(PERMIT_PAUSE));
+        assert_eq!(lease.next_request(3, 1, 20 * MS), Some(PERMIT_RENEWAL - Duration::from_millis(20)), "in use again");
+        assert_eq!(lease.next_request(0, 0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
+        assert_eq!(lease.next_request(0, 0, 70 * MS), Some(Duration::ZERO));
         // The store has fewer than are wanted.
         granted(&mut lease, [3, 61], [4, 3], 70 * MS);
         assert!(lease.has_refused_since(72 * MS));
-        assert_eq!(lease.next_request(4, 71 * MS), Some(PERMIT_PAUSE));
+        assert_eq!(lease.next_request(4, 3, 71 * MS), Some(PERMIT_PAUSE));
         // A delivery may take a permit of the lease until the answer, and none that goes back.
         assert_eq!(lease.request([4, 64], 2, 80 * MS), PermitRequest { wanted: 4, used: 3, max: 64 });
         assert_eq!(lease.request([1, 64], 1, 80 * MS).used, 1);
@@ -160,8 +173,27 @@ mod tests {
         // The store has left the instance less than it has in flight, and learns when a delivery ends.
         granted(&mut lease, [1, 63], [4, 2], 70 * MS);
         assert_eq!((lease.leased(71 * MS), lease.held(71 * MS)), (1, 2));
-        assert_eq!(lease.next_request(1, 71 * MS), Some(PERMIT_PAUSE));
+        assert_eq!(lease.next_request(2, 2, 71 * MS), Some(PERMIT_PAUSE));
+        assert!(lease.has_unused(1, 1), "others wait for it");
+        assert_eq!(lease.next_request(1, 1, 72 * MS), Some(Duration::ZERO), "at once");
         // An instance stops to use a lease before the store ends it.
         assert_eq!(lease.leased(70 * MS + 4_970 * MS), 0);
+    }
+
+    /// The part of each of four instances is 16 of 64.
+    #[test]
+    fn fleet_permits_that_others_may_want_are_renewed_often() {
+        let renewal = |permits, others| {
+            let mut lease = PermitLease::default();
+            granted(&mut lease, [permits, others], [permits, permits], 0);
+            lease.next_request(permits, permits, MS).expect("a renewal")
+        };
+        let rarely = PERMIT_RENEWAL - Duration::from_millis(1);
+        assert_eq!([renewal(16, 48), renewal(32, 0)], [rarely; 2], "its part, and more while half is free");
+        assert_eq!([renewal(33, 0), renewal(17, 16)], [PERMIT_TERM; 2]);
+        let mut lease = PermitLease::default();
+        let request = PermitRequest { wanted: 1, used: 1, max: 1 };
+        lease.granted(&request, PermitGrant { permits: 1, others: 0 }, 1, 0, MS);
+        assert_eq!(lease.next_request(1, 1, MS), Some(rarely), "there is no other instance");
     }
 }

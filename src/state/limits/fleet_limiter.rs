@@ -317,7 +317,7 @@ impl LimiterInner {
         // A lease is renewed first: a key whose rate is used up always asks for tokens.
         if key.max_in_flight > 0 {
             let wanted = permits_wanted(in_flight, waiting, key.max_in_flight, live);
-            match key.permits.next_request(wanted, now) {
+            match key.permits.next_request(wanted, in_flight, now) {
                 Some(Duration::ZERO) => {
                     let request = key.permits.request([wanted, key.max_in_flight], in_flight, now);
                     self.set_allowed_permits(fleet, is_up, now);
@@ -375,7 +375,7 @@ impl LimiterInner {
     ) {
         let now = fleet.now();
         if let Ok(grant) = answer {
-            self.key_mut().permits.granted(request, grant, asked_at, now);
+            self.key_mut().permits.granted(request, grant, fleet.live(), asked_at, now);
         }
         self.set_allowed_permits(fleet, fleet.is_up(), now);
     }
