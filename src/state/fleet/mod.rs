@@ -33,7 +33,7 @@ use crate::net::store::{Store, StoreError, script};
 use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
-use crate::policy::fleet::permits::{PERMIT_LEASE, PERMIT_PATIENCE, PermitGrant, PermitRequest};
+use crate::policy::fleet::permits::{PERMIT_LEASE, PERMIT_PATIENCE, PERMIT_TERM, PermitGrant, PermitRequest};
 use crate::policy::fleet::{TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
@@ -275,9 +275,9 @@ impl Fleet {
     /// Leases permits of a key. The processes of an instance that replace one another each have a lease.
     pub async fn lease_permits(&self, name: &str, request: &PermitRequest) -> Result<PermitGrant, StoreError> {
         let PermitRequest { wanted, used, max } = request;
-        let (length, patience) = (PERMIT_LEASE.as_millis(), PERMIT_PATIENCE.as_millis());
+        let [length, patience, term] = [PERMIT_LEASE, PERMIT_PATIENCE, PERMIT_TERM].map(|time| time.as_millis());
         let key = self.key_of(name, "permits");
-        let arguments: &[&(dyn Display + Sync)] = &[&self.process, wanted, used, max, &length, &patience];
+        let arguments: &[&(dyn Display + Sync)] = &[&self.process, wanted, used, max, &length, &patience, &term];
         let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &key, arguments).await?;
         let [permits, others] = answer.map(|permits| u32::try_from(permits).unwrap_or_default());
         Ok(PermitGrant { permits, others })

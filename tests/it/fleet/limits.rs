@@ -12,7 +12,7 @@ use crate::support::store::{self, StoreServer};
 use crate::support::{Client, control, eventually};
 
 /// Starts instances whose routes have this limit.
-fn instances<const N: usize>(server: &StoreServer, limit: &str) -> [Scene; N] {
+pub(super) fn instances<const N: usize>(server: &StoreServer, limit: &str) -> [Scene; N] {
     let names = std::array::from_fn(|number| format!("egress-{number}"));
     instances_with(server, names, &format!("[limits.l]\nscope = \"fleet\"\n{limit}\n"), &["l"])
 }
@@ -55,8 +55,15 @@ fn hammer(scenes: &[Scene], time: Duration) -> (u32, Duration) {
     (delivered.into_inner(), begun.elapsed())
 }
 
-fn calls(scene: &Scene) -> f64 {
+pub(super) fn calls(scene: &Scene) -> f64 {
     Scrape::of(&scene.outgate).sum("outgate_fleet_store_calls_total", &[])
+}
+
+/// Returns the permits that the store counts for all instances.
+pub(super) fn leased(server: &StoreServer) -> u32 {
+    let script = "local n = 0 for _, key in ipairs(redis.call('keys', '*:permits')) do for _, lease in ipairs(redis.call('hvals', key)) do n = n + string.match(lease, '^%d+') end end return n";
+    let printed = server.cli(&["--raw", "eval", script, "0"]);
+    printed.trim().parse().unwrap_or_else(|_| panic!("{printed}"))
 }
 
 #[test]
@@ -242,12 +249,12 @@ fn fleet_delivery_does_not_wait_for_a_store_that_hangs() {
 }
 
 /// Starts a delivery that is in flight until its client sends the body. `None`: it is refused.
-fn start_upload(scene: &Scene) -> Option<Client> {
+pub(super) fn start_upload(scene: &Scene) -> Option<Client> {
     start_upload_to(scene, &scene.plain_url())
 }
 
 /// Starts deliveries that are in flight until their clients send the bodies.
-fn start_uploads(scene: &Scene, count: usize) -> Vec<Client> {
+pub(super) fn start_uploads(scene: &Scene, count: usize) -> Vec<Client> {
     let uploads: Vec<Client> = (0..count).filter_map(|_| start_upload(scene)).collect();
     assert_eq!(uploads.len(), count);
     uploads
@@ -403,10 +410,7 @@ fn fleet_concurrency_continues_with_a_share_while_the_store_is_away() {
     server.restart_empty();
     scenes.iter().for_each(wait_until_up);
     // The deliveries in flight count in the empty store, too.
-    eventually("the store knows the deliveries in flight", || {
-        let leases = server.cli(&["--raw", "eval", "local n = 0 for _, key in ipairs(redis.call('keys', '*:permits')) do for _, lease in ipairs(redis.call('hvals', key)) do n = n + string.match(lease, '^%d+') end end return n", "0"]);
-        leases.trim() == "4"
-    });
+    eventually("the store knows the deliveries in flight", || leased(&server) == 4);
     assert!(scenes.iter().all(|scene| start_upload(scene).is_none()));
 }
 

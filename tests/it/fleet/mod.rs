@@ -9,6 +9,8 @@ mod hints;
 mod limits;
 mod lost;
 mod moves;
+mod permit_properties;
+mod permits;
 mod properties;
 mod rollout;
 mod scripts;

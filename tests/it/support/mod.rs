@@ -13,6 +13,7 @@ pub mod name_server;
 pub mod namespace;
 pub mod notify;
 pub mod origins;
+pub mod permit_model;
 pub mod pki;
 pub mod ports;
 pub mod process;
