@@ -152,8 +152,9 @@ impl Store {
         error
     }
 
-    /// Makes the connections that are missing.
-    pub async fn connect(&self) -> Result<(), StoreError> {
+    /// Makes the connections that are missing, and returns whether there were such.
+    pub async fn connect(&self) -> Result<bool, StoreError> {
+        let mut has_connected = false;
         for slot in &self.connections {
             if slot.lock().is_some() {
                 continue;
@@ -162,8 +163,9 @@ impl Store {
             let connected =
                 connected.unwrap_or_else(|_| Err(StoreError("the connection attempt timed out".to_owned())));
             *slot.lock() = Some(Arc::new(connected.map_err(|error| self.failed(error))?));
+            has_connected = true;
         }
-        Ok(())
+        Ok(has_connected)
     }
 
     /// Drops all connections: if one leads to a server that is gone, the others do, too.

@@ -17,6 +17,10 @@ pub const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// renews its lease as often.
 pub const PERMIT_TERM: Duration = Duration::from_millis(250);
 
+/// The time after a return of the store in which the other instances notice it, too, and lease their permits again: an instance
+/// calls the store every second at least.
+pub const PERMIT_GRACE: Duration = Duration::from_secs(2);
+
 /// Returns the permits of one of `live` instances while the store is away. None is left without any.
 pub fn permit_share(max: u32, live: u32) -> u32 {
     (max / live.max(1)).max(1)
@@ -28,6 +32,12 @@ pub fn permits_wanted(in_use: u32, waiting: u32, max: u32, live: u32) -> u32 {
         0 => 0,
         needed => needed.saturating_add(max / (8 * live.max(1))).min(max),
     }
+}
+
+/// Returns what is left of the time in which the store may not know the permits of the others yet. A return at 0 is none.
+pub fn permit_grace(returned_at: u64, now: u64) -> Option<Duration> {
+    let end = returned_at.saturating_add(saturating_nanos(PERMIT_GRACE));
+    (returned_at > 0 && now < end).then(|| Duration::from_nanos(end - now))
 }
 
 /// A request for permits of one key, in the place of those that the instance has.
@@ -56,6 +66,8 @@ pub struct PermitLease {
     /// The permits of the other instances when the store last answered.
     others: u32,
     until: u64,
+    /// The time of the request that the store has answered.
+    asked_at: u64,
     renew_at: u64,
     /// The store has no more permits before this time. 0: it had as many as the instance wanted.
     none_until: u64,
@@ -91,13 +103,13 @@ impl PermitLease {
     }
 
     /// Returns the time until the next request of an instance that wants so many permits; zero if it is due. `None`: there
-    /// is nothing to ask.
+    /// is nothing to ask. A store that has returned since the last request may not know the lease.
     ///
     /// Permits go back only after they were unused for a while: the next delivery of a busy key needs them. Those that the store
     /// wants back, because others wait for them, go back when the last one is no longer in use.
-    pub fn next_request(&mut self, wanted: u32, in_flight: u32, now: u64) -> Option<Duration> {
+    pub fn next_request(&mut self, wanted: u32, in_flight: u32, returned_at: u64, now: u64) -> Option<Duration> {
         let (leased, held) = (self.leased(now), self.held(now));
-        if in_flight <= leased && leased < held {
+        if held > 0 && self.asked_at < returned_at || in_flight <= leased && leased < held {
             return Some(Duration::ZERO);
         }
         self.return_at = match wanted < held {
@@ -123,7 +135,7 @@ impl PermitLease {
     pub fn granted(&mut self, request: &PermitRequest, grant: PermitGrant, live: u32, asked_at: u64, now: u64) {
         let PermitGrant { permits, others } = grant;
         (self.permits, self.held, self.others, self.return_at) = (permits, permits.max(request.used), others, None);
-        self.until = end_of(asked_at, saturating_nanos(PERMIT_LEASE));
+        (self.asked_at, self.until) = (asked_at, end_of(asked_at, saturating_nanos(PERMIT_LEASE)));
         let has_more = permits > request.max / live.max(1) && permits.saturating_add(others) > request.max / 2;
         // A term is then over at the store, which began it before the answer.
         let renewal = if has_more { now.saturating_add(saturating_nanos(PERMIT_TERM)) } else { u64::MAX };
@@ -153,18 +165,22 @@ mod tests {
     fn fleet_permits_are_leased_as_needed_and_returned_after_a_pause() {
         let mut lease = PermitLease::default();
         assert_eq!(permits_wanted(0, 1, 64, 4), 3, "one, and a few for the next deliveries");
-        assert_eq!(lease.next_request(3, 1, 0), Some(Duration::ZERO));
+        assert_eq!(lease.next_request(3, 1, 0, 0), Some(Duration::ZERO));
         granted(&mut lease, [3, 10], [3, 0], 0);
         assert_eq!((lease.leased(MS), lease.left(64, 1)), (3, 53));
-        assert_eq!(lease.next_request(3, 1, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
-        assert_eq!(lease.next_request(0, 0, MS), Some(PERMIT_PAUSE));
-        assert_eq!(lease.next_request(3, 1, 20 * MS), Some(PERMIT_RENEWAL - Duration::from_millis(20)), "in use again");
-        assert_eq!(lease.next_request(0, 0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
-        assert_eq!(lease.next_request(0, 0, 70 * MS), Some(Duration::ZERO));
+        assert_eq!(lease.next_request(3, 1, 0, MS), Some(PERMIT_RENEWAL - Duration::from_millis(1)), "renewed in time");
+        assert_eq!(lease.next_request(0, 0, 0, MS), Some(PERMIT_PAUSE));
+        assert_eq!(
+            lease.next_request(3, 1, 0, 20 * MS),
+            Some(PERMIT_RENEWAL - Duration::from_millis(20)),
+            "in use again"
+        );
+        assert_eq!(lease.next_request(0, 0, 0, 20 * MS), Some(PERMIT_PAUSE), "the pause begins anew");
+        assert_eq!(lease.next_request(0, 0, 0, 70 * MS), Some(Duration::ZERO));
         // The store has fewer than are wanted.
         granted(&mut lease, [3, 61], [4, 3], 70 * MS);
         assert!(lease.has_refused_since(72 * MS));
-        assert_eq!(lease.next_request(4, 3, 71 * MS), Some(PERMIT_PAUSE));
+        assert_eq!(lease.next_request(4, 3, 0, 71 * MS), Some(PERMIT_PAUSE));
         // A delivery may take a permit of the lease until the answer, and none that goes back.
         assert_eq!(lease.request([4, 64], 2, 80 * MS), PermitRequest { wanted: 4, used: 3, max: 64 });
         assert_eq!(lease.request([1, 64], 1, 80 * MS).used, 1);
@@ -173,9 +189,9 @@ mod tests {
         // The store has left the instance less than it has in flight, and learns when a delivery ends.
         granted(&mut lease, [1, 63], [4, 2], 70 * MS);
         assert_eq!((lease.leased(71 * MS), lease.held(71 * MS)), (1, 2));
-        assert_eq!(lease.next_request(2, 2, 71 * MS), Some(PERMIT_PAUSE));
+        assert_eq!(lease.next_request(2, 2, 0, 71 * MS), Some(PERMIT_PAUSE));
         assert!(lease.has_unused(1, 1), "others wait for it");
-        assert_eq!(lease.next_request(1, 1, 72 * MS), Some(Duration::ZERO), "at once");
+        assert_eq!(lease.next_request(1, 1, 0, 72 * MS), Some(Duration::ZERO), "at once");
         // An instance stops to use a lease before the store ends it.
         assert_eq!(lease.leased(70 * MS + 4_970 * MS), 0);
     }
@@ -186,7 +202,7 @@ mod tests {
         let renewal = |permits, others| {
             let mut lease = PermitLease::default();
             granted(&mut lease, [permits, others], [permits, permits], 0);
-            lease.next_request(permits, permits, MS).expect("a renewal")
+            lease.next_request(permits, permits, 0, MS).expect("a renewal")
         };
         let rarely = PERMIT_RENEWAL - Duration::from_millis(1);
         assert_eq!([renewal(16, 48), renewal(32, 0)], [rarely; 2], "its part, and more while half is free");
@@ -194,6 +210,18 @@ mod tests {
         let mut lease = PermitLease::default();
         let request = PermitRequest { wanted: 1, used: 1, max: 1 };
         lease.granted(&request, PermitGrant { permits: 1, others: 0 }, 1, 0, MS);
-        assert_eq!(lease.next_request(1, 1, MS), Some(rarely), "there is no other instance");
+        assert_eq!(lease.next_request(1, 1, 0, MS), Some(rarely), "there is no other instance");
+    }
+
+    #[test]
+    fn fleet_permits_are_leased_again_when_the_store_has_returned() {
+        let mut lease = PermitLease::default();
+        granted(&mut lease, [3, 10], [3, 3], 10 * MS);
+        assert_eq!(lease.next_request(3, 3, 9 * MS, 20 * MS), Some(PERMIT_RENEWAL - Duration::from_millis(10)));
+        assert_eq!(lease.next_request(3, 3, 15 * MS, 20 * MS), Some(Duration::ZERO), "a return after the request");
+        granted(&mut lease, [0, 10], [0, 0], 20 * MS);
+        assert_eq!(lease.next_request(0, 0, 25 * MS, 30 * MS), None, "there is nothing to lease again");
+        assert_eq!([permit_grace(0, 30 * MS), permit_grace(MS, 2_001 * MS)], [None; 2]);
+        assert_eq!(permit_grace(25 * MS, 30 * MS), Some(PERMIT_GRACE - Duration::from_millis(5)));
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Announcer {
     digest: String,
     common_digest: String,
     pub(super) clock_offset_ms: Option<i64>,
+    /// Whether there was an attempt to announce this instance.
+    pub(super) has_tried: bool,
 }
 
 impl Announcer {

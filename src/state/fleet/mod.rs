@@ -7,6 +7,7 @@ mod error;
 pub mod hints;
 mod instances;
 mod known;
+mod returns;
 mod rollout;
 mod tokens;
 
@@ -43,6 +44,7 @@ use assignments::FollowedAssignments;
 pub use error::FleetError;
 use hints::Hints;
 use instances::Observation;
+use returns::StoreReturns;
 pub use rollout::RolloutView;
 
 /// How often an instance announces itself, and for how long an announcement lasts.
@@ -68,6 +70,7 @@ pub struct Fleet {
     answered: Notify,
     /// Wakes all that wait for an answer of the store to an announcement.
     announced: Notify,
+    returns: StoreReturns,
     observation: Mutex<Option<Observation>>,
     assignments: Mutex<FollowedAssignments>,
     /// The number of live instances when the store last answered; see [`Fleet::recall`].
@@ -100,6 +103,7 @@ impl Fleet {
             changed: Notify::new(),
             answered: Notify::new(),
             announced: Notify::new(),
+            returns: StoreReturns::default(),
             observation: Mutex::default(),
             assignments: Mutex::default(),
             live: AtomicU32::new(1),
@@ -171,7 +175,8 @@ impl Fleet {
     }
 
     async fn announce(&self, runtime: &Runtime, announcer: &mut Announcer) -> Result<(), StoreError> {
-        self.store.connect().await?;
+        let is_first = !std::mem::replace(&mut announcer.has_tried, true);
+        let has_returned = self.store.connect().await? && !is_first;
         let announcement = announcer.announcement(runtime, self).await;
         let observer_lease = if announcement.stopping { 0 } else { OBSERVER_LEASE_MS };
         let document = json!(announcement);
@@ -182,8 +187,7 @@ impl Fleet {
             self.store.run(&script::ANNOUNCE, &self.key("instances"), arguments).await?;
         let at = asked_at.as_microsecond() + i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or_default();
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
-        self.live.store(u32::try_from(live).unwrap_or(1).max(1), Ordering::Relaxed);
-        self.store.set_up();
+        self.set_up(u32::try_from(live).unwrap_or(1), has_returned);
         self.follow_assignments(runtime, u64::try_from(assignments).unwrap_or_default()).await?;
         self.announced.notify_waiters();
         self.answered.notify_one();

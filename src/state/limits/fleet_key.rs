@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::policy::fleet::TokenSlices;
-use crate::policy::fleet::permits::{PermitLease, permit_share};
+use crate::policy::fleet::permits::{PermitLease, permit_grace, permit_share, permits_wanted};
 use crate::policy::limits::Quota;
+use crate::state::fleet::Fleet;
 use crate::state::limits::wait_queue::WaitQueue;
 
 /// The state of a key that the fleet counts. Its tokens and permits are leased from the store by one task, which runs while
@@ -43,6 +44,23 @@ impl FleetKey {
     pub(super) fn allowed_permits(&self, is_up: bool, live: u32, now: u64) -> u32 {
         let leased = self.permits.leased(now);
         if is_up { leased } else { leased.max(permit_share(self.max_in_flight, live)) }
+    }
+
+    /// Returns the permits to ask for, and the time after which it may be more. Soon after the store has returned, it may not know
+    /// the permits of the others yet: then an instance asks for no more than its lease or its share.
+    pub(super) fn permits_wanted(
+        &self,
+        [in_flight, waiting]: [u32; 2],
+        fleet: &Fleet,
+        now: u64,
+    ) -> (u32, Option<Duration>) {
+        let (max, live) = (self.max_in_flight, fleet.live());
+        let wanted = permits_wanted(in_flight, waiting, max, live);
+        let most = permit_share(max, live).max(self.permits.leased(now));
+        match permit_grace(fleet.returned_at(), now) {
+            Some(left) if wanted > most => (most, Some(left)),
+            _ => (wanted, None),
+        }
     }
 
     /// Wakes the task if permits have become unused, and it does not know.

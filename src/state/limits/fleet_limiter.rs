@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::net::store::StoreError;
-use crate::policy::fleet::permits::{PermitGrant, PermitRequest, permits_wanted};
+use crate::policy::fleet::permits::{PermitGrant, PermitRequest};
 use crate::policy::fleet::{SliceDecision, TokenGrant, TokenRequest};
 use crate::policy::limits::{Limit, Quota, RateStatus};
 use crate::state::fleet::Fleet;
@@ -193,6 +193,7 @@ impl LimiterState {
     /// Leases tokens and permits, and returns them, until the key is not in use.
     async fn serve_fleet(self: Arc<Self>, fleet: Arc<Fleet>) {
         loop {
+            let returned = fleet.next_return();
             let (step, asked_at) = {
                 let mut inner = self.0.lock();
                 (inner.next_step(&fleet), fleet.now())
@@ -206,17 +207,16 @@ impl LimiterState {
                     let answer = fleet.lease_permits(&name, &request).await;
                     self.0.lock().permits_answered(&fleet, &request, answer, asked_at);
                 }
-                // These fail if the time is over.
-                LeaseStep::Sleep(wake, time) => drop(timeout(time, wake.notified()).await),
-                LeaseStep::AwaitStore(wake, time) => {
-                    let changed = async {
-                        tokio::select! {
-                            () = wake.notified() => {}
-                            () = fleet.answer() => {}
-                        }
-                    };
-                    drop(timeout(time, changed).await);
-                }
+                LeaseStep::Sleep(wake, time) => tokio::select! {
+                    () = wake.notified() => {}
+                    () = returned => {}
+                    () = sleep(time) => {}
+                },
+                LeaseStep::AwaitStore(wake, time) => tokio::select! {
+                    () = wake.notified() => {}
+                    () = fleet.answer() => {}
+                    () = sleep(time) => {}
+                },
                 LeaseStep::End => return,
             }
         }
@@ -316,14 +316,14 @@ impl LimiterInner {
         let mut rest: Option<Duration> = None;
         // A lease is renewed first: a key whose rate is used up always asks for tokens.
         if key.max_in_flight > 0 {
-            let wanted = permits_wanted(in_flight, waiting, key.max_in_flight, live);
-            match key.permits.next_request(wanted, in_flight, now) {
+            let (wanted, more_after) = key.permits_wanted([in_flight, waiting], fleet, now);
+            match key.permits.next_request(wanted, in_flight, fleet.returned_at(), now) {
                 Some(Duration::ZERO) => {
                     let request = key.permits.request([wanted, key.max_in_flight], in_flight, now);
                     self.set_allowed_permits(fleet, is_up, now);
                     return LeaseStep::LeasePermits(name, request);
                 }
-                time => rest = time,
+                time => rest = time.into_iter().chain(more_after).min(),
             }
         }
         if let Some(quota) = key.quota {

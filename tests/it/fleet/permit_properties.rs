@@ -75,7 +75,7 @@ impl Instance {
             without => without.min(u32::from(!self.lease.has_refused_since(clock))),
         };
         let wanted = permits_wanted(self.count(), without, max, live);
-        if self.call.is_none() && self.lease.next_request(wanted, self.count(), clock) == Some(Duration::ZERO) {
+        if self.call.is_none() && self.lease.next_request(wanted, self.count(), 0, clock) == Some(Duration::ZERO) {
             let request = self.lease.request([wanted, max], self.count(), clock);
             let (executed, answered) = (now + delay, now + 2 * delay);
             self.call = Some(Call { request, grant: None, asked_at: clock, executed, answered });

@@ -1,12 +1,14 @@
-//! The permits of a concurrency that a fleet shares, while instances want more than there are.
+//! The permits of a concurrency that a fleet shares, while instances want more than there are, and after a store lost its data.
 //! Does each busy instance get its part, and never more than there is?
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::limits::{calls, instances, leased};
+use super::limits::{calls, instances, leased, start_upload, start_uploads};
+use super::wait_until_up;
 use crate::support::scene::Scene;
 use crate::support::store::{self, StoreServer};
+use crate::support::{Client, eventually};
 
 /// Returns how many deliveries each instance admits while `clients` of each send one after another.
 fn hammer(server: &StoreServer, scenes: &[Scene], clients: usize, max: u32) -> Vec<u32> {
@@ -67,4 +69,46 @@ fn fleet_concurrency_goes_round_between_more_instances_than_permits() {
     let server = StoreServer::start();
     let scenes: [Scene; 5] = instances(&server, "concurrency = 3\nwait = \"60s\"");
     assert_each_has_a_part(&hammer(&server, &scenes, 2, 3));
+}
+
+/// The share of each instance is two of four.
+#[test]
+fn fleet_concurrency_holds_after_the_store_was_restarted_empty() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let scenes: [Scene; 2] = instances(&server, "concurrency = 4");
+    let [first, second] = &scenes;
+    let _in_flight = start_uploads(first, 2);
+    server.kill();
+    for scene in &scenes {
+        scene.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
+    }
+    server.restart_empty();
+    scenes.iter().for_each(wait_until_up);
+    let more: Vec<Client> = (0..4).filter_map(|_| start_upload(second)).collect();
+    assert_eq!(more.len(), 2, "of four, two are in flight");
+    eventually("the store knows the deliveries in flight", || leased(&server) == 4);
+}
+
+/// No call of the second instance fails before its first delivery.
+#[test]
+fn fleet_concurrency_holds_after_the_store_was_restarted_empty_between_two_calls() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut server = StoreServer::start();
+    let scenes: [Scene; 2] = instances(&server, "concurrency = 4");
+    let [first, second] = &scenes;
+    let _in_flight = start_uploads(first, 2);
+    server.kill();
+    server.restart_empty();
+    let (begun, mut more) = (Instant::now(), Vec::<Client>::new());
+    // The subject is the time until each instance has noticed and leased its permits again.
+    while begun.elapsed() < Duration::from_secs(3) {
+        more.extend(start_upload(second));
+        assert!(more.len() <= 2, "of four, two are in flight");
+    }
+    assert_eq!((more.len(), leased(&server)), (2, 4));
 }
