@@ -8,6 +8,7 @@ mod byte_queue;
 mod decisions;
 mod fleet_key;
 mod fleet_limiter;
+mod fleet_rate;
 mod limiter_state;
 pub mod memory_budget;
 pub mod rate;
