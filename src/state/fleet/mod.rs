@@ -3,6 +3,7 @@
 
 mod announcement;
 mod assignments;
+mod calls;
 mod error;
 pub mod hints;
 mod instances;
@@ -41,6 +42,7 @@ use crate::state::Runtime;
 use crate::state::replay::ReplayError;
 use announcement::Announcer;
 use assignments::FollowedAssignments;
+use calls::CallTurns;
 pub use error::FleetError;
 use hints::Hints;
 use instances::Observation;
@@ -81,6 +83,7 @@ pub struct Fleet {
     pub wait: Duration,
     /// The epoch of [`Fleet::now`].
     epoch: Instant,
+    turns: CallTurns,
     share_decisions: AtomicU64,
     replay: FleetReplay,
     local_signatures: AtomicU64,
@@ -110,6 +113,7 @@ impl Fleet {
             away_since: Mutex::new(Some(Instant::now())),
             wait: config.wait,
             epoch: Instant::now(),
+            turns: CallTurns::default(),
             share_decisions: AtomicU64::new(0),
             replay: config.replay,
             local_signatures: AtomicU64::new(0),

@@ -2,6 +2,7 @@
 //! the store.
 //! Is there room for another delivery in the whole fleet?
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ enum LeaseStep {
     Sleep(Arc<Notify>, Duration),
     /// The same, or until the store answers again.
     AwaitStore(Arc<Notify>, Duration),
+    /// A pause until the turn of a call for which no delivery waits, or until there may be one that waits.
+    AwaitTurn(Arc<Notify>),
     End,
 }
 
@@ -103,11 +106,23 @@ impl LimiterState {
 
     /// Leases tokens and permits, and returns them, until the key is not in use.
     async fn serve_fleet(self: Arc<Self>, fleet: Arc<Fleet>) {
+        let mut next_turn = pin!(fleet.idle_turn());
+        let mut turn = None;
         loop {
             let returned = fleet.next_return();
             let (step, asked_at) = {
                 let mut inner = self.0.lock();
-                (inner.next_step(&fleet), fleet.now())
+                (inner.next_step(&fleet, turn.is_some()), fleet.now())
+            };
+            if !matches!(step, LeaseStep::AwaitTurn(_)) {
+                // A task that does something else leaves its place among those that wait for a turn.
+                next_turn.set(fleet.idle_turn());
+            }
+            let is_call = matches!(step, LeaseStep::TakeTokens(..) | LeaseStep::LeasePermits(..));
+            let _turn = match turn.take() {
+                Some(turn) if is_call => Some(turn),
+                None if is_call => fleet.awaited_turn().await,
+                _ => None,
             };
             match step {
                 LeaseStep::TakeTokens(name, request) => {
@@ -118,6 +133,13 @@ impl LimiterState {
                     let answer = fleet.lease_permits(&name, &request).await;
                     self.0.lock().permits_answered(&fleet, &request, answer, asked_at);
                 }
+                LeaseStep::AwaitTurn(wake) => tokio::select! {
+                    given = &mut next_turn => {
+                        turn = given;
+                        next_turn.set(fleet.idle_turn());
+                    }
+                    () = wake.notified() => {}
+                },
                 LeaseStep::Sleep(wake, time) => tokio::select! {
                     () = wake.notified() => {}
                     () = returned => {}
@@ -180,8 +202,8 @@ impl LimiterInner {
         self.grant_permits();
     }
 
-    /// Chooses the next action of the task.
-    fn next_step(&mut self, fleet: &Fleet) -> LeaseStep {
+    /// Chooses the next action of the task. A call for which no delivery waits needs a turn.
+    fn next_step(&mut self, fleet: &Fleet, has_turn: bool) -> LeaseStep {
         let (now, is_up, live, in_flight) = (fleet.now(), fleet.is_up(), fleet.live(), self.in_flight);
         let [waiting, queued] =
             [self.waiting_for_permit(), self.waiting_for_token()].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
@@ -197,11 +219,14 @@ impl LimiterInner {
             }
             return LeaseStep::AwaitStore(Arc::clone(&key.wake), if is_idle { IDLE_AWAY_PAUSE } else { AWAY_PAUSE });
         }
+        let asks = u32::try_from(key.asks.len()).unwrap_or(u32::MAX);
+        let has_turn = has_turn || asks > 0 || waiting > 0;
         let mut rest: Option<Duration> = None;
         // A lease is renewed first: a key whose rate is used up always asks for tokens.
         if key.max_in_flight > 0 {
             let (wanted, more_after) = key.permits_wanted([in_flight, waiting], fleet, now);
             match key.permits.next_request(wanted, in_flight, fleet.returned_at(), now) {
+                Some(Duration::ZERO) if !has_turn => return LeaseStep::AwaitTurn(Arc::clone(&key.wake)),
                 Some(Duration::ZERO) => {
                     let request = key.permits.request([wanted, key.max_in_flight], in_flight, now);
                     self.set_allowed_permits(fleet, is_up, now);
@@ -211,14 +236,18 @@ impl LimiterInner {
             }
         }
         if let Some(quota) = key.quota {
-            let asks = u32::try_from(key.asks.len()).unwrap_or(u32::MAX);
-            if asks > 0 || key.tokens.needs_refill(now) {
+            let (lacks, owes) = (asks > 0 || key.tokens.needs_refill(now), key.tokens.owes(now));
+            let may_return = key.tokens.next_look(now) == Some(Duration::ZERO);
+            if (lacks || owes || may_return) && !has_turn {
+                return LeaseStep::AwaitTurn(Arc::clone(&key.wake));
+            }
+            if lacks {
                 return LeaseStep::TakeTokens(name, key.tokens.request(quota, live, [asks, queued], now));
             }
             if let Some(request) = key.tokens.return_if_idle(quota, now) {
                 return LeaseStep::TakeTokens(name, request);
             }
-            if key.tokens.owes(now) {
+            if owes {
                 return LeaseStep::TakeTokens(name, key.tokens.settlement(quota, now));
             }
             rest = rest.into_iter().chain(key.tokens.next_look(now)).min();

@@ -12,6 +12,7 @@ mod moves;
 mod permit_properties;
 mod permits;
 mod properties;
+mod reports;
 mod rollout;
 mod scripts;
 mod signatures;

@@ -1,9 +1,9 @@
-//! A relay between a client and a server that records the bytes, and can freeze connections.
+//! A relay between a client and a server that records the bytes, and can lose what the server sends.
 //! Which bytes did each side send, and over how many connections?
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// The bytes that one connection has transferred so far.
@@ -20,16 +20,28 @@ pub struct Wiretap {
     traffic: Arc<(Mutex<Vec<Traffic>>, Condvar)>,
     /// The first connections, as many, no longer transfer what the server sends.
     frozen: Arc<AtomicUsize>,
+    loss: Arc<Mutex<Option<Loss>>>,
+}
+
+/// What happens to the answers on connections over which the client sends a text.
+struct Loss {
+    text: String,
+    /// The number of connections that are affected.
+    count: usize,
+    /// The connection is closed when the server answers. Otherwise, it stays open.
+    closes: bool,
 }
 
 impl Wiretap {
     pub fn before(proxy: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let tap = Self { address: listener.local_addr().unwrap(), traffic: Arc::default(), frozen: Arc::default() };
-        let (traffic, frozen) = (Arc::clone(&tap.traffic), Arc::clone(&tap.frozen));
+        let address = listener.local_addr().unwrap();
+        let tap = Self { address, traffic: Arc::default(), frozen: Arc::default(), loss: Arc::default() };
+        let (traffic, frozen, loss) = (Arc::clone(&tap.traffic), Arc::clone(&tap.frozen), Arc::clone(&tap.loss));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(proxy) else { return };
+                // A server that does not run now may run later.
+                let Ok(server) = TcpStream::connect(proxy) else { continue };
                 let index = {
                     let mut all = traffic.0.lock().unwrap();
                     all.push(Traffic::default());
@@ -37,9 +49,19 @@ impl Wiretap {
                     all.len() - 1
                 };
                 let up = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let copy = Arc::clone(&traffic);
+                let (is_held, is_closed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+                let (copy, loss) = (Arc::clone(&traffic), Arc::clone(&loss));
+                let affected = [Arc::clone(&is_held), Arc::clone(&is_closed)];
                 std::thread::spawn(move || {
                     relay(up.0, up.1, |piece| {
+                        // Before the server receives it.
+                        if let Some(loss) = &mut *loss.lock().unwrap()
+                            && loss.count > 0
+                            && piece.windows(loss.text.len()).any(|window| window == loss.text.as_bytes())
+                            && !affected[usize::from(loss.closes)].swap(true, Ordering::Relaxed)
+                        {
+                            loss.count -= 1;
+                        }
                         copy.0.lock().unwrap()[index].sent.extend_from_slice(piece);
                         copy.1.notify_all();
                         true
@@ -48,11 +70,16 @@ impl Wiretap {
                     copy.1.notify_all();
                 });
                 let (copy, frozen) = (Arc::clone(&traffic), Arc::clone(&frozen));
+                let closer = client.try_clone().unwrap();
                 std::thread::spawn(move || {
                     relay(server, client, |piece| {
                         let is_frozen = index < frozen.load(Ordering::Relaxed);
                         copy.0.lock().unwrap()[index].received.extend_from_slice(piece);
-                        !is_frozen
+                        let is_closed = is_closed.load(Ordering::Relaxed);
+                        if is_closed {
+                            let _ = closer.shutdown(Shutdown::Both);
+                        }
+                        !(is_frozen || is_closed || is_held.load(Ordering::Relaxed))
                     });
                 });
             }
@@ -63,6 +90,16 @@ impl Wiretap {
     /// Freezes the connections so far: the server still receives, and the client no longer does.
     pub fn freeze(&self) {
         self.frozen.store(self.traffic.0.lock().unwrap().len(), Ordering::Relaxed);
+    }
+
+    /// Loses the answers on each connection from the moment at which the client sends this text over it. The server receives it.
+    pub fn hold_answers(&self, text: &str) {
+        *self.loss.lock().unwrap() = Some(Loss { text: text.to_owned(), count: usize::MAX, closes: false });
+    }
+
+    /// Closes the next `count` connections over which the client sends this text in place of an answer. The server receives it.
+    pub fn close_in_place_of_answers(&self, text: &str, count: usize) {
+        *self.loss.lock().unwrap() = Some(Loss { text: text.to_owned(), count, closes: true });
     }
 
     /// Waits until the client has sent this text over a connection.
