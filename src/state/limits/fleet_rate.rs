@@ -83,17 +83,9 @@ impl LimiterState {
                     return Ok(status);
                 }
                 SliceDecision::Exhausted(wait) if fleet.is_up() => return Err(Exhausted(wait)),
-                _ if !fleet.is_up() => {
-                    let (taken, is_served) = (inner.take_share(fleet), inner.key_mut().is_served);
+                _ if !fleet.is_up() || inner.key().is_none_or(|key| key.asks.len() >= WAITING_PER_KEY_MAX) => {
                     drop(inner);
-                    // The task will tell the store.
-                    if taken.is_ok() && !is_served {
-                        self.wake(fleet);
-                    }
-                    return taken;
-                }
-                _ if inner.key().is_none_or(|key| key.asks.len() >= WAITING_PER_KEY_MAX) => {
-                    return inner.take_share(fleet);
+                    return self.take_share(fleet);
                 }
                 _ => inner.key_mut().asks.join(()),
             }
@@ -103,8 +95,20 @@ impl LimiterState {
         match timeout_at(answer_by(), &mut ask.ticket).await {
             Ok(Some(TokenAnswer::Taken)) => Ok(self.0.lock().fleet_status(fleet)),
             Ok(Some(TokenAnswer::Exhausted(wait))) => Err(Exhausted(wait)),
-            Ok(Some(TokenAnswer::Away) | None) | Err(_) => self.0.lock().take_share(fleet),
+            Ok(Some(TokenAnswer::Away) | None) | Err(_) => self.take_share(fleet),
         }
+    }
+
+    /// Takes a token of the share, of which the task tells the store.
+    fn take_share(self: &Arc<Self>, fleet: &Arc<Fleet>) -> Result<RateStatus, Exhausted> {
+        let (taken, is_served) = {
+            let mut inner = self.0.lock();
+            (inner.take_share(fleet), inner.key_mut().is_served)
+        };
+        if taken.is_ok() && !is_served {
+            self.wake(fleet);
+        }
+        taken
     }
 }
 
