@@ -142,7 +142,12 @@ impl Fleet {
             if instance < self.cut_off {
                 continue;
             }
-            match key.slices.return_if_idle((self.quota_of)(tenant), nanos(self.now)) {
+            let (quota, now) = ((self.quota_of)(tenant), nanos(self.now));
+            let request = match key.slices.owes(now) {
+                true => Some(key.slices.settlement(quota, now)),
+                false => key.slices.return_if_idle(quota, now),
+            };
+            match request {
                 Some(request) => {
                     self.call(instance, tenant, &request, 0);
                 }

@@ -125,9 +125,14 @@ pub struct TokenSlices {
     is_in_use: bool,
     look_at: u64,
     asked_at: u64,
-    /// Tokens of the share that the store does not know of, and the time at which the share has replaced them.
+    /// Tokens of the share that the store was not told of, and the time at which the share has replaced them.
     unsettled: u32,
     owed_until: u64,
+    /// Those of the last report while it has no answer: the store may know of them or not.
+    unanswered: u32,
+    unanswered_until: u64,
+    /// The number of the last report.
+    report: u64,
 }
 
 /// A request to the store.
@@ -143,6 +148,9 @@ pub struct TokenRequest {
     pub returned_arrival: i64,
     /// Tokens of the share that the store does not know of.
     pub used: u32,
+    /// The number of the report of tokens that are returned or used, which the store counts once. Later reports of a process
+    /// have higher numbers. 0: there is nothing to report.
+    pub report: u64,
 }
 
 /// The answer of the store, in its own microseconds.
@@ -228,14 +236,32 @@ impl TokenSlices {
 
     /// Counts a token of the share, which the store must learn of.
     pub fn use_share(&mut self, share: &Quota, now: u64) {
-        let unsettled = if self.owes(now) { self.unsettled } else { 0 };
-        self.unsettled = unsettled.saturating_add(1).min(share.burst.get());
+        self.forget_replaced(now);
+        let most = share.burst.get().saturating_sub(self.unanswered);
+        self.unsettled = self.unsettled.saturating_add(1).min(most);
         self.owed_until = now.saturating_add(saturating_nanos(share.interval().saturating_mul(share.burst.get())));
     }
 
     /// Returns whether the store must learn of tokens of the share: until the share has replaced them.
     pub fn owes(&self, now: u64) -> bool {
-        self.unsettled > 0 && now < self.owed_until
+        self.unsettled > 0 && now < self.owed_until || self.unanswered > 0 && now < self.unanswered_until
+    }
+
+    /// Forgets the tokens of the share that it has replaced.
+    fn forget_replaced(&mut self, now: u64) {
+        if now >= self.owed_until {
+            self.unsettled = 0;
+        }
+        if now >= self.unanswered_until {
+            self.unanswered = 0;
+        }
+    }
+
+    /// Returns the number of a new report: the time in microseconds, so that it is higher than those of the same key before this
+    /// instance forgot the key.
+    fn next_report(&mut self, now: u64) -> u64 {
+        self.report = (now / 1000).max(self.report + 1);
+        self.report
     }
 
     /// Makes the request for the deliveries that wait for its answer and those of the next moments. `queued` deliveries wait
@@ -263,10 +289,11 @@ impl TokenSlices {
         (self.left() > 0).then(|| Duration::from_nanos(self.look_at.saturating_sub(now)))
     }
 
-    /// Makes the request that returns idle tokens. `None`: there are none, the key is in use, or the last look was just now.
+    /// Makes the request that returns idle tokens. `None`: there are none, the key is in use, the last look was just now, or the
+    /// store must learn of tokens of the share first.
     pub fn return_if_idle(&mut self, quota: Quota, now: u64) -> Option<TokenRequest> {
         self.expire(now);
-        if now < self.look_at || self.left() == 0 {
+        if now < self.look_at || self.left() == 0 || self.owes(now) {
             return None;
         }
         self.look_at = now.saturating_add(saturating_nanos(quota.horizon().max(IDLE_LOOK_MIN)));
@@ -280,12 +307,19 @@ impl TokenSlices {
             _ => (current.store_end().min(next.store_end()), 0),
         };
         let returned = current.left.saturating_add(next.left);
-        Some(TokenRequest { returned, returned_until, returned_arrival, ..self.settlement(quota, now) })
+        let report = self.next_report(now);
+        Some(TokenRequest { returned, returned_until, returned_arrival, report, ..self.settlement(quota, now) })
     }
 
-    /// Makes the request that only tells the store of the tokens of the share.
-    pub fn settlement(&self, quota: Quota, now: u64) -> TokenRequest {
-        let used = if self.owes(now) { self.unsettled } else { 0 };
+    /// Makes the request that only tells the store of the tokens of the share. A report without an answer is told again first.
+    pub fn settlement(&mut self, quota: Quota, now: u64) -> TokenRequest {
+        self.forget_replaced(now);
+        if self.unanswered == 0 && self.unsettled > 0 {
+            (self.unanswered, self.unanswered_until) = (std::mem::take(&mut self.unsettled), self.owed_until);
+            self.next_report(now);
+        }
+        let used = self.unanswered;
+        let report = if used > 0 { self.report } else { 0 };
         TokenRequest {
             quota,
             wanted: 0,
@@ -294,6 +328,7 @@ impl TokenSlices {
             returned_until: 0,
             returned_arrival: 0,
             used,
+            report,
         }
     }
 
@@ -306,8 +341,9 @@ impl TokenSlices {
         live: u32,
         [asked_at, now]: [u64; 2],
     ) {
-        // Others may have been used since the request.
-        self.unsettled = self.unsettled.saturating_sub(request.used);
+        if request.used > 0 {
+            self.unanswered = 0;
+        }
         self.expire(now);
         let left = grant.tokens.saturating_sub(handed_out);
         let interval = saturating_nanos(request.quota.period / request.quota.count.get());
@@ -336,43 +372,4 @@ impl TokenSlices {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn quota(count: u32, burst: u32) -> Quota {
-        let [count, burst] = [count, burst].map(|number| NonZeroU32::new(number).unwrap());
-        Quota { count, period: Duration::from_secs(1), burst }
-    }
-
-    #[test]
-    fn fleet_shares_are_parts_of_the_limit_and_never_nothing() {
-        let share = quota(100, 50).share(4);
-        assert_eq!((share.interval(), share.burst.get()), (Duration::from_millis(40), 12));
-        assert_eq!(quota(100, 3).share(4).burst.get(), 1);
-    }
-
-    #[test]
-    fn fleet_store_learns_of_each_token_of_the_share_once_and_while_the_share_lacks_it() {
-        const SECOND: u64 = 1_000_000_000;
-        let (quota, mut slices) = (quota(10, 20), TokenSlices::default());
-        let share = quota.share(2);
-        let grant = TokenGrant { tokens: 0, until: 0, now: 0, arrival: 0, wait: 0, is_spaced: true };
-        (0..3).for_each(|_| slices.use_share(&share, 0));
-        let request = slices.request(quota, 2, [1, 0], 1);
-        assert_eq!(request.used, 3);
-        // A delivery takes from the share while the request is on its way.
-        slices.use_share(&share, 2);
-        slices.granted(&request, &grant, 0, 2, [1, 3]);
-        assert!(slices.owes(3));
-        let settlement = slices.settlement(quota, 3);
-        assert_eq!((settlement.used, settlement.wanted), (1, 0));
-        slices.granted(&settlement, &grant, 0, 2, [3, 4]);
-        assert!(!slices.owes(4));
-        // A share of five tokens a second has its burst of ten again after two seconds.
-        (0..30).for_each(|_| slices.use_share(&share, SECOND));
-        assert_eq!(slices.settlement(quota, SECOND).used, 10);
-        assert!(slices.owes(3 * SECOND - 1) && !slices.owes(3 * SECOND));
-        slices.use_share(&share, 4 * SECOND);
-        assert_eq!(slices.settlement(quota, 4 * SECOND).used, 1);
-    }
-}
+mod tests;

@@ -40,8 +40,8 @@ async fn round_trip(fleet: &Fleet) -> Result<Duration, StoreError> {
     let store = Store::new(fleet, 1)?;
     store.connect().await?;
     let key = |name: &str| format!("{}:{{{name}}}", fleet.prefix);
-    let _: Vec<Vec<u8>> = store.run(&script::LIVE_INSTANCES, &key("instances"), &[]).await?;
-    let _: Vec<Vec<u8>> = store.run(&script::REPORT_ROLLOUT, &key("rollout"), &[&"", &""]).await?;
+    let _: Vec<Vec<u8>> = store.run(&script::LIVE_INSTANCES, &[&key("instances")], &[]).await?;
+    let _: Vec<Vec<u8>> = store.run(&script::REPORT_ROLLOUT, &[&key("rollout")], &[&"", &""]).await?;
     store.set_once(&key("doctor"), "", Duration::from_secs(1)).await?;
     let mut times = [Duration::ZERO; CALLS];
     for time in &mut times {

@@ -85,15 +85,15 @@ impl Store {
         })
     }
 
-    /// Runs a script on one key, and returns its answer. An error means that the store is away until
+    /// Runs a script on keys of one slot, and returns its answer. An error means that the store is away until
     /// [`Store::set_up`].
     pub async fn run<T: FromRedisValue>(
         &self,
         script: &StoreScript,
-        key: &str,
+        keys: &[&str],
         arguments: &[&(dyn fmt::Display + Sync)],
     ) -> Result<T, StoreError> {
-        let invocation = script.invocation(key, arguments);
+        let invocation = script.invocation(keys, arguments);
         self.call(async |connection| connection.run(&invocation).await).await
     }
 

@@ -1,4 +1,4 @@
-//! The scripts that the store runs. Each works on one key and those that follow from it, and reads the server's clock.
+//! The scripts that the store runs. Each works on the keys of one slot, and reads the server's clock.
 //! Which function decides for the whole fleet?
 
 use std::fmt::Display;
@@ -9,7 +9,7 @@ use redis::{Script, ScriptInvocation};
 /// A function of the store. The files `*.lua` state the arguments and the results.
 pub struct StoreScript {
     script: LazyLock<Script>,
-    /// The names that follow the key in the further keys of the script. The slot of a cluster is the same.
+    /// The names that follow the first key in the last keys of the script. The slot of a cluster is the same.
     suffixes: &'static [&'static str],
 }
 
@@ -34,10 +34,13 @@ scripts! {
 }
 
 impl StoreScript {
-    pub(super) fn invocation(&self, key: &str, arguments: &[&(dyn Display + Sync)]) -> ScriptInvocation<'_> {
-        let mut invocation = self.script.key(key);
+    pub(super) fn invocation(&self, keys: &[&str], arguments: &[&(dyn Display + Sync)]) -> ScriptInvocation<'_> {
+        let mut invocation = self.script.prepare_invoke();
+        for key in keys {
+            invocation.key(*key);
+        }
         for suffix in self.suffixes {
-            invocation.key(format!("{key}:{suffix}"));
+            invocation.key(format!("{}:{suffix}", keys.first().copied().unwrap_or_default()));
         }
         for argument in arguments {
             invocation.arg(argument.to_string());

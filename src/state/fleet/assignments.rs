@@ -96,7 +96,7 @@ impl Fleet {
         let document = next.map(document_of).unwrap_or_default();
         let version = next.map_or(0, |next| next.version);
         let arguments: &[&(dyn Display + Sync)] = &[&known, &version, &document];
-        let found: [Vec<u8>; 2] = self.store.run(&script::ASSIGN, &self.key("instances"), arguments).await?;
+        let found: [Vec<u8>; 2] = self.store.run(&script::ASSIGN, &[&self.key("instances")], arguments).await?;
         // The store is up, also if another has written what no instance writes.
         let [version, document] = found.map(|text| String::from_utf8_lossy(&text).into_owned());
         Ok(StoredAssignments { version, document })

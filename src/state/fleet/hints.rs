@@ -82,8 +82,8 @@ impl Fleet {
         let mut arguments: Vec<&(dyn fmt::Display + Sync)> = vec![&HINT_LEASE_MS, &HINTS_MAX, &HINT_MAX];
         arguments.extend(own.iter().take(OWN_HINTS_MAX).map(|hint| hint as &(dyn fmt::Display + Sync)));
         let key = self.key("hints");
-        let read = self.store.run::<Vec<Vec<u8>>>(&script::SHARE_HINTS, &key, &arguments);
-        let lines = if self.is_up() { read.await.unwrap_or_default() } else { Vec::new() };
+        let read = async || self.store.run::<Vec<Vec<u8>>>(&script::SHARE_HINTS, &[&key], &arguments).await;
+        let lines = if self.is_up() { read().await.unwrap_or_default() } else { Vec::new() };
         let mut hints = Hints::new();
         let others = lines.iter().take(HINTS_MAX).filter_map(|line| parse(line));
         for hint in others.filter(|hint| hint.instance != self.instance) {

@@ -62,7 +62,7 @@ impl Fleet {
     /// Reads the instances, and returns whether each live process has an announcement that this instance understands.
     pub(super) async fn read_announcements(&self) -> Result<(FleetInstances, bool), StoreError> {
         let (now_ms, live, lost): (i64, Vec<Row>, Vec<Row>) =
-            self.store.run(&script::READ_ANNOUNCEMENTS, &self.key("instances"), &[]).await?;
+            self.store.run(&script::READ_ANNOUNCEMENTS, &[&self.key("instances")], &[]).await?;
         let count = live.len();
         let mut live: Vec<_> = live.into_iter().filter_map(read).map(|(_, announcement)| announcement).collect();
         let are_all = live.len() == count && count < ANNOUNCEMENTS_MAX;
@@ -74,7 +74,7 @@ impl Fleet {
 
     /// Forgets a lost instance, and returns whether the store knew it.
     pub async fn forget(&self, instance: &str) -> Result<bool, FleetError> {
-        Ok(self.store.run(&script::FORGET_INSTANCE, &self.key("instances"), &[&instance]).await?)
+        Ok(self.store.run(&script::FORGET_INSTANCE, &[&self.key("instances")], &[&instance]).await?)
     }
 
     /// Returns the problems that the instances and the rollout show.

@@ -36,7 +36,6 @@ use crate::panics::Mutex;
 use crate::policy::authn::ReplayToken;
 use crate::policy::credential::TokenSeal;
 use crate::policy::fleet::permits::{PERMIT_LEASE, PERMIT_PATIENCE, PERMIT_TERM, PermitGrant, PermitRequest};
-use crate::policy::fleet::{TokenGrant, TokenRequest};
 use crate::policy::limits::saturating_nanos;
 use crate::state::Runtime;
 use crate::state::replay::ReplayError;
@@ -188,7 +187,7 @@ impl Fleet {
         let arguments: &[&(dyn Display + Sync)] =
             &[&self.process, &INSTANCE_LEASE_MS, &document, &observer_lease, &self.instance];
         let [live, server_micros, is_observer, assignments]: [i64; 4] =
-            self.store.run(&script::ANNOUNCE, &self.key("instances"), arguments).await?;
+            self.store.run(&script::ANNOUNCE, &[&self.key("instances")], arguments).await?;
         let at = asked_at.as_microsecond() + i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or_default();
         announcer.clock_offset_ms = Some((at - server_micros) / 1000);
         self.set_up(u32::try_from(live).unwrap_or(1), has_returned);
@@ -268,25 +267,13 @@ impl Fleet {
         saturating_nanos(self.epoch.elapsed())
     }
 
-    /// Takes and returns tokens of a key.
-    pub async fn take_tokens(&self, name: &str, request: &TokenRequest) -> Result<TokenGrant, StoreError> {
-        let TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used } = request;
-        let (period, hold) = (quota.period.as_micros(), hold.as_micros());
-        let arguments: &[&(dyn Display + Sync)] =
-            &[&quota.count, &period, &quota.burst, &hold, wanted, returned, returned_until, returned_arrival, used];
-        let [tokens, until, now, arrival, wait, is_spaced]: [i64; 6] =
-            self.store.run(&script::TAKE_TOKENS, &self.key_of(name, "rate"), arguments).await?;
-        let tokens = u32::try_from(tokens).unwrap_or_default();
-        Ok(TokenGrant { tokens, until, now, arrival, wait, is_spaced: is_spaced == 1 })
-    }
-
     /// Leases permits of a key. The processes of an instance that replace one another each have a lease.
     pub async fn lease_permits(&self, name: &str, request: &PermitRequest) -> Result<PermitGrant, StoreError> {
         let PermitRequest { wanted, used, max } = request;
         let [length, patience, term] = [PERMIT_LEASE, PERMIT_PATIENCE, PERMIT_TERM].map(|time| time.as_millis());
         let key = self.key_of(name, "permits");
         let arguments: &[&(dyn Display + Sync)] = &[&self.process, wanted, used, max, &length, &patience, &term];
-        let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &key, arguments).await?;
+        let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &[&key], arguments).await?;
         let [permits, others] = answer.map(|permits| u32::try_from(permits).unwrap_or_default());
         Ok(PermitGrant { permits, others })
     }

@@ -108,7 +108,7 @@ impl Fleet {
 
     /// Returns the names of the live instances.
     pub async fn live_instances(&self) -> Result<BTreeSet<String>, FleetError> {
-        let names: Vec<Vec<u8>> = self.store.run(&script::LIVE_INSTANCES, &self.key("instances"), &[]).await?;
+        let names: Vec<Vec<u8>> = self.store.run(&script::LIVE_INSTANCES, &[&self.key("instances")], &[]).await?;
         Ok(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect())
     }
 
@@ -124,7 +124,7 @@ impl Fleet {
         }
         let mut arguments: Vec<&(dyn Display + Sync)> = vec![&former];
         fields.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
-        match self.store.run(&script::START_ROLLOUT, &self.key(KEY), &arguments).await? {
+        match self.store.run(&script::START_ROLLOUT, &[&self.key(KEY)], &arguments).await? {
             true => Ok(()),
             false => {
                 Err(FleetError::Conflict("another operator has started a rollout in the meantime: look at it first"))
@@ -152,7 +152,7 @@ impl Fleet {
         let mut arguments: Vec<&(dyn Display + Sync)> = vec![&version, &digest];
         facts.iter().for_each(|(field, value)| arguments.extend([field as &(dyn Display + Sync), value]));
         let found: BTreeMap<Vec<u8>, Vec<u8>> =
-            self.store.run(&script::REPORT_ROLLOUT, &self.key(KEY), &arguments).await?;
+            self.store.run(&script::REPORT_ROLLOUT, &[&self.key(KEY)], &arguments).await?;
         // What is not UTF-8 is of no instance and no operator, and does not hide the other facts.
         let text = |(field, value)| Some((String::from_utf8(field).ok()?, String::from_utf8(value).ok()?));
         Ok((!found.is_empty()).then(|| found.into_iter().filter_map(text).collect()))

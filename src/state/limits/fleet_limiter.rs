@@ -244,11 +244,11 @@ impl LimiterInner {
             if lacks {
                 return LeaseStep::TakeTokens(name, key.tokens.request(quota, live, [asks, queued], now));
             }
-            if let Some(request) = key.tokens.return_if_idle(quota, now) {
-                return LeaseStep::TakeTokens(name, request);
-            }
             if owes {
                 return LeaseStep::TakeTokens(name, key.tokens.settlement(quota, now));
+            }
+            if let Some(request) = key.tokens.return_if_idle(quota, now) {
+                return LeaseStep::TakeTokens(name, request);
             }
             rest = rest.into_iter().chain(key.tokens.next_look(now)).min();
         }

@@ -198,13 +198,15 @@ fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
     let server = StoreServer::start();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/net/store/take_tokens.lua");
     let take = |key: &str, request: &TokenRequest| {
-        let TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used } = *request;
+        let TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used, report } = *request;
         let Quota { count, period, burst } = quota;
         let numbers = [i64::from(count.get()), i64::try_from(period.as_micros()).unwrap(), burst.get().into()];
         let hold = i64::try_from(hold.as_micros()).unwrap();
         let more = [hold, wanted.into(), returned.into(), returned_until, returned_arrival, used.into()];
-        let arguments: Vec<String> = numbers.iter().chain(&more).map(i64::to_string).collect();
-        let mut command = vec!["--raw", "--eval", script, key, ","];
+        let report = i64::try_from(report).unwrap();
+        let arguments: Vec<String> = numbers.iter().chain(&more).chain([&report]).map(i64::to_string).collect();
+        let reports = format!("{key}:process");
+        let mut command = vec!["--raw", "--eval", script, key, &reports, ","];
         command.extend(arguments.iter().map(String::as_str));
         let printed = server.cli(&command);
         let answer: Vec<i64> =
@@ -224,10 +226,17 @@ fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
             let used = u32::from(turn % 11 == 10);
             let hold = if turn % 3 == 0 { Duration::ZERO } else { quota.hold() };
             let returned_until = last.until;
-            let request = TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used };
+            let report = u64::from(turn) + 1;
+            let request =
+                TokenRequest { quota, wanted, hold, returned, returned_until, returned_arrival, used, report };
             let grant = take(&key, &request);
             // Of a key that nothing holds back, the server keeps nothing.
             assert_eq!(grant, model.take(&request, grant.now), "{request:?}");
+            // A report that is told again, or that an earlier connection delivers late, counts once.
+            let again = TokenRequest { wanted: 0, report: report.saturating_sub(u64::from(turn % 2)), ..request };
+            let repeated = take(&key, &again);
+            let unreported = TokenRequest { returned: 0, used: 0, ..again };
+            assert_eq!(repeated, model.take(&unreported, repeated.now), "{again:?}");
             seen[0] |= grant.tokens > 0;
             seen[1] |= grant.wait > 0;
             seen[2] |= !grant.is_spaced;

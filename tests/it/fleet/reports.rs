@@ -34,6 +34,33 @@ fn calls_sent(tap: &Wiretap) -> usize {
     tap.traffic().iter().map(|one| count(&one.sent)).sum()
 }
 
+/// The limit gives a token an hour.
+#[test]
+fn fleet_store_counts_tokens_of_the_share_once_if_its_answer_is_lost() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let scene = instance_through(&tap, "rate = \"1/h\"\nburst = 10", "wait = \"500ms\"\ntimeout = \"1s\"");
+    // Otherwise, the answer that is lost could be that the server does not have the script.
+    assert_eq!(send(&scene, "another").status, 200);
+    let before = calls_sent(&tap);
+    // The store grants a token that the instance does not get, and then learns of the token of the share.
+    tap.close_in_place_of_answers(RATE, 2);
+    assert_eq!(send(&scene, "acme").status, 200);
+    assert!(scene.outgate.has_metric("outgate_fleet_share_deliveries_total 1"));
+    eventually("the instance tells the store again", || calls_sent(&tap) >= before + 3);
+    wait_until_up(&scene);
+    // This token is the store's, which answers the calls of one key in order.
+    assert_eq!(send(&scene, "acme").status, 200);
+    assert!(scene.outgate.has_metric("outgate_fleet_share_deliveries_total 1"));
+    let hours = "local last, time = 0, redis.call('TIME') for _, key in ipairs(redis.call('keys', '*:rate')) do \
+                 last = math.max(last, redis.call('HGET', key, 'arrival') - time[1] * 1000000) end \
+                 return math.floor(last / 3600000000 + 0.5)";
+    assert_eq!(server.cli(&["--raw", "eval", hours, "0"]).trim(), "3", "a token that was lost, and two that were used");
+}
+
 /// Calls for which no delivery waits take turns, of which there are 64. A delivery of another key does not wait behind them.
 #[test]
 fn fleet_store_that_returns_learns_of_many_keys_one_after_another() {
