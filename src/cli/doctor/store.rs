@@ -42,7 +42,7 @@ async fn round_trip(fleet: &Fleet) -> Result<Duration, StoreError> {
     let key = |name: &str| format!("{}:{{{name}}}", fleet.prefix);
     let _: Vec<Vec<u8>> = store.run(&script::LIVE_INSTANCES, &[&key("instances")], &[]).await?;
     let _: Vec<Vec<u8>> = store.run(&script::REPORT_ROLLOUT, &[&key("rollout")], &[&"", &""]).await?;
-    store.set_once(&key("doctor"), "", Duration::from_secs(1)).await?;
+    store.claim(&key("doctor"), "doctor", Duration::from_secs(1)).await?;
     let mut times = [Duration::ZERO; CALLS];
     for time in &mut times {
         let begun_at = Instant::now();

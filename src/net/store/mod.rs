@@ -33,6 +33,8 @@ pub struct Store {
     timeout: Duration,
     is_up: AtomicBool,
     lost: Notify,
+    /// The number of claims, which tells them apart.
+    claims: AtomicU64,
     calls: AtomicU64,
     errors: AtomicU64,
     last_error: Mutex<String>,
@@ -79,6 +81,7 @@ impl Store {
             timeout: fleet.timeout,
             is_up: AtomicBool::new(false),
             lost: Notify::new(),
+            claims: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             last_error: Mutex::new("outgate has not reached it yet".to_owned()),
@@ -97,12 +100,13 @@ impl Store {
         self.call(async |connection| connection.run(&invocation).await).await
     }
 
-    /// Writes a key that ends after `lifetime`. Returns whether there was no such key.
-    pub async fn set_once(&self, key: &str, value: &str, lifetime: Duration) -> Result<bool, StoreError> {
-        let mut command = redis::cmd("SET");
-        command.arg(key).arg(value).arg("NX").arg("PX").arg(milliseconds(lifetime));
-        let set: Option<String> = self.call(async |connection| connection.query(&command).await).await?;
-        Ok(set.is_some())
+    /// Claims a key, which ends after `lifetime`, for this call of `process`. Returns whether there was no such key.
+    ///
+    /// The library repeats a call of a cluster whose answer is lost. The claim states its call, so that the repeated call does
+    /// not take it for that of another.
+    pub async fn claim(&self, key: &str, process: &str, lifetime: Duration) -> Result<bool, StoreError> {
+        let call = format!("{process}:{}", self.claims.fetch_add(1, Ordering::Relaxed));
+        self.run(&script::CLAIM, &[key], &[&call, &milliseconds(lifetime)]).await
     }
 
     /// Writes a key that ends after `lifetime`.

@@ -26,6 +26,7 @@ scripts! {
     FORGET_INSTANCE = "forget_instance.lua", ["lost", "lost:announcements"];
     LIVE_INSTANCES = "live_instances.lua", ["announcements"];
     ASSIGN = "assign.lua", ["state"];
+    CLAIM = "claim.lua", [];
     TAKE_TOKENS = "take_tokens.lua", [];
     LEASE_PERMITS = "lease_permits.lua", [];
     SHARE_HINTS = "share_hints.lua", [];

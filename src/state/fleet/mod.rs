@@ -289,7 +289,7 @@ impl Fleet {
     ) -> Result<(), ReplayError> {
         let hash = Fingerprint::of_parts([client.as_str().as_bytes(), token.key()]);
         let key = self.key_of(&HEXLOWER.encode(&hash[..16]), "used");
-        let claim = self.store.set_once(&key, &self.instance, token.lifetime(now.as_second()));
+        let claim = self.store.claim(&key, &self.process, token.lifetime(now.as_second()));
         match (self.within_wait(claim).await, self.replay) {
             (Some(true), _) => Ok(()),
             (Some(false), _) => Err(ReplayError::Replayed),

@@ -37,7 +37,7 @@ impl Fleet {
             {
                 return Some((grant, Instant::now().checked_sub(age)?));
             }
-            let has_lease = self.within_wait(self.store.set_once(&lease, &self.instance, FETCH_LEASE)).await?;
+            let has_lease = self.within_wait(self.store.claim(&lease, &self.process, FETCH_LEASE)).await?;
             if has_lease || deadline <= Instant::now() {
                 return None;
             }

@@ -14,13 +14,16 @@ use crate::support::{Response, eventually};
 
 /// Starts two instances with the same authorities and receivers' names, whose client signs with this key.
 fn instances(server: &StoreServer, key: &Key, replay: &str) -> [Scene; 2] {
+    instances_of(&format!("redis://127.0.0.1:{}", server.port), key, replay)
+}
+
+fn instances_of(store: &str, key: &Key, replay: &str) -> [Scene; 2] {
     let client = |config: &Config| {
         let billing = "[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\n";
         config.and(billing).remove("server.allow_anonymous")
     };
     // Other tests and compilers share the processors, so a round trip may take longer than the default of 5 ms.
-    let port = server.port;
-    let fleet = format!("store = \"redis://127.0.0.1:{port}\"\nwait = \"500ms\"\ntimeout = \"1s\"\n{replay}");
+    let fleet = format!("store = \"{store}\"\nwait = \"1s\"\ntimeout = \"2s\"\n{replay}");
     let scenes = ["egress-1", "egress-2"].map(|name| {
         let scenery = Scenery { pki: Pki::new(), good: Receiver::plain(ok()), plain: Receiver::plain(ok()) };
         let folder = folder(&scenery.pki);
@@ -80,6 +83,30 @@ fn fleet_accepts_a_signature_once_of_all_instances() {
     let key_of_one = server.cli(&["--raw", "eval", "return redis.call('keys', 'outgate:{*}:used')[1]", "0"]);
     let lifetime: i64 = server.cli(&["--raw", "ttl", key_of_one.trim()]).trim().parse().unwrap_or_default();
     assert!((300..=420).contains(&lifetime), "until no instance accepts it: {lifetime} s");
+}
+
+/// The client library repeats a call of a cluster if the connection ends before the answer.
+#[test]
+fn fleet_accepts_a_fresh_signature_whose_claim_a_cluster_gets_twice() {
+    if !store::is_installed() {
+        return;
+    }
+    let (_node, tap) = store::cluster_behind_relay();
+    let key = Key::ed25519();
+    let scenes = instances_of(&format!("redis-cluster://{}", tap.address), &key, "");
+    let accept = |number: u32| {
+        let fields = key.sign_request("POST", COMMON_URL, "hello", &format!(";nonce=\"{number}\""));
+        let response = post_to(&scenes[0], COMMON_URL, &fields);
+        assert!(!is_replayed(&response) && response.code() != "internal", "{number}: {response:?}");
+        let replayed = post_to(&scenes[1], COMMON_URL, &fields);
+        assert!(is_replayed(&replayed), "{number}: {replayed:?}");
+    };
+    // Otherwise, the answer that is lost could be that the server does not have the script.
+    accept(0);
+    let before = tap.traffic().len();
+    tap.close_in_place_of_answers("}:used\r\n", 1);
+    accept(1);
+    assert!(tap.traffic().len() > before, "an answer was lost");
 }
 
 #[test]

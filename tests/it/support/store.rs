@@ -6,6 +6,7 @@ use std::process::Command;
 use socket2::{Domain, Socket, Type};
 
 use super::process::Process;
+use super::wiretap::Wiretap;
 use super::{Folder, eventually, required};
 
 /// The address of the servers, unless a test names another one of its host.
@@ -199,22 +200,40 @@ pub fn replicated(address: &str) -> [StoreServer; 2] {
     [master, replica]
 }
 
+fn cluster_node() -> StoreServer {
+    let (bus, bus_port) = reserve();
+    let bus_port = bus_port.to_string();
+    let settings = ["--cluster-enabled", "yes", "--cluster-port", &bus_port, "--cluster-node-timeout", "1000"];
+    let server = StoreServer::start_with(&settings, &[]);
+    drop(bus);
+    server
+}
+
+fn has_all_slots(node: &StoreServer) -> bool {
+    node.cli(&["cluster", "info"]).contains("cluster_state:ok")
+}
+
+/// A cluster of one master, and the relay before it, whose address is that of the node for its clients.
+pub fn cluster_behind_relay() -> (StoreServer, Wiretap) {
+    let node = cluster_node();
+    let tap = Wiretap::before(([127, 0, 0, 1], node.port).into());
+    for (setting, value) in
+        [("cluster-announce-ip", LOOPBACK), ("cluster-announce-port", &tap.address.port().to_string())]
+    {
+        assert_eq!(node.cli(&["config", "set", setting, value]).trim(), "OK");
+    }
+    assert_eq!(node.cli(&["cluster", "addslotsrange", "0", "16383"]).trim(), "OK");
+    eventually("the node has all slots", || has_all_slots(&node));
+    (node, tap)
+}
+
 /// A cluster of three masters with a replica each.
 pub fn cluster() -> Vec<StoreServer> {
-    let node = |_| {
-        let (bus, bus_port) = reserve();
-        let bus_port = bus_port.to_string();
-        let settings = ["--cluster-enabled", "yes", "--cluster-port", &bus_port, "--cluster-node-timeout", "1000"];
-        let server = StoreServer::start_with(&settings, &[]);
-        drop(bus);
-        server
-    };
-    let nodes: Vec<_> = (0..6).map(node).collect();
+    let nodes: Vec<_> = (0..6).map(|_| cluster_node()).collect();
     let mut create = Command::new("redis-cli");
     create.args(["--cluster", "create"]).args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
     let created = create.args(["--cluster-replicas", "1", "--cluster-yes"]).output().unwrap();
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
-    let is_complete = |node: &StoreServer| node.cli(&["cluster", "info"]).contains("cluster_state:ok");
-    eventually("the cluster has all slots", || nodes.iter().all(is_complete));
+    eventually("the cluster has all slots", || nodes.iter().all(has_all_slots));
     nodes
 }
