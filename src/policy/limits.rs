@@ -127,6 +127,16 @@ impl Limit {
         HEXLOWER.encode(&fingerprint.finish()[..FLEET_KEY_BYTES])
     }
 
+    /// Returns the name of a key of this limit that keys without room share, in the store of the fleet. Each instance has as many
+    /// of them, with the same numbers.
+    pub fn fleet_overflow_key(&self, number: usize) -> String {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.part(self.name.as_str().as_bytes());
+        fingerprint.part(b"overflow");
+        fingerprint.number(number as u64);
+        HEXLOWER.encode(&fingerprint.finish()[..FLEET_KEY_BYTES])
+    }
+
     /// Returns the key of a delivery. It is unambiguous within this limit; every limit has its own counters.
     pub fn key<'a>(&self, descriptor: &LimitDescriptor<'a>) -> LimitKey<'a> {
         let per = |dimension| self.per.contains(&dimension);

@@ -51,6 +51,9 @@ fn fleet_keys_are_the_same_in_each_process_and_differ_by_limit_and_dimension() {
         limit("m", &[LimitDimension::Tenant]).fleet_key(&descriptor(Some(&acme))),
         limit("l", &[LimitDimension::Tenant, LimitDimension::Host]).fleet_key(&descriptor(Some(&acme))),
         limit("l", &[]).fleet_key(&descriptor(Some(&acme))),
+        per_tenant.fleet_overflow_key(0),
+        per_tenant.fleet_overflow_key(1),
+        limit("m", &[LimitDimension::Tenant]).fleet_overflow_key(0),
     ];
     assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len(), "{keys:?}");
     // Other versions of outgate in the fleet must find the same key.

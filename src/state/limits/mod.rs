@@ -257,17 +257,27 @@ impl<C: Clock> Limits<C> {
 
     fn claim(&self, limit: &Arc<Limit>, descriptor: &LimitDescriptor<'_>) -> LimitClaim {
         let status = LimitStatus { limit: limit.clone(), rate: None, concurrency_left: None };
-        let (limiter, decisions) = self.limiter(limit, descriptor);
+        let (limiter, overflow, decisions) = self.limiter(limit, descriptor);
         let fleet = if limit.is_fleet_wide { self.fleet.get().cloned() } else { None };
         if fleet.is_some() {
-            limiter.join_fleet(limit, || limit.fleet_key(descriptor));
+            limiter.join_fleet(limit, || match overflow {
+                Some(number) => limit.fleet_overflow_key(number),
+                None => limit.fleet_key(descriptor),
+            });
         }
         LimitClaim { status, limiter, fleet, decisions, permit: None, has_waited: false }
     }
 
-    fn limiter(&self, limit: &Limit, descriptor: &LimitDescriptor<'_>) -> (Arc<LimiterState>, Arc<LimitDecisions>) {
-        let limiter =
-            |table: &LimitTable| (table.limiter(limit.key(descriptor), || self.now()), Arc::clone(table.decisions()));
+    /// Returns the limiter of a delivery, its number if it is an overflow limiter, and where its decisions are counted.
+    fn limiter(
+        &self,
+        limit: &Limit,
+        descriptor: &LimitDescriptor<'_>,
+    ) -> (Arc<LimiterState>, Option<usize>, Arc<LimitDecisions>) {
+        let limiter = |table: &LimitTable| {
+            let (limiter, overflow) = table.limiter(limit.key(descriptor), || self.now());
+            (limiter, overflow, Arc::clone(table.decisions()))
+        };
         if let Some(table) = self.tables.read().get(&limit.name) {
             return limiter(table);
         }

@@ -31,6 +31,12 @@ pub(in crate::state) struct LimitTable {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct KeyHash([u64; 2]);
 
+impl KeyHash {
+    fn shard(self) -> usize {
+        (self.0[0] % SHARDS as u64) as usize
+    }
+}
+
 impl Hash for KeyHash {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[1]);
@@ -57,18 +63,23 @@ impl LimitTable {
         }
     }
 
-    /// Returns the limiter of a key, and adds it to the table if it is new.
-    pub(in crate::state) fn limiter(&self, key: impl Hash, now: impl Fn() -> u64) -> Arc<LimiterState> {
+    /// Returns the limiter of a key, and adds it to the table if it is new. Also returns the number of the overflow limiter, if it
+    /// is one.
+    pub(in crate::state) fn limiter(
+        &self,
+        key: impl Hash,
+        now: impl Fn() -> u64,
+    ) -> (Arc<LimiterState>, Option<usize>) {
         let (hash, mut shard) = self.shard_of(key);
         if let Some(limiter) = shard.limiters.get(&hash) {
-            return Arc::clone(limiter);
+            return (Arc::clone(limiter), None);
         }
         if shard.limiters.len() >= self.shard_max && !shard.make_room(now()) {
-            return Arc::clone(&shard.overflow);
+            return (Arc::clone(&shard.overflow), Some(hash.shard()));
         }
         let limiter = Arc::new(shard.overflow.inherit());
         shard.limiters.insert(hash, Arc::clone(&limiter));
-        limiter
+        (limiter, None)
     }
 
     /// Returns the same limiter as [`limiter`](Self::limiter), without adding a new key to the table.
@@ -84,7 +95,7 @@ impl LimitTable {
     fn shard_of(&self, key: impl Hash) -> (KeyHash, MutexGuard<'_, TableShard>) {
         let key = GatheredKey::of(&key);
         let hash = KeyHash([key.hash(&self.hashers[0]), key.hash(&self.hashers[1])]);
-        (hash, self.shards[(hash.0[0] % SHARDS as u64) as usize].lock())
+        (hash, self.shards[hash.shard()].lock())
     }
 
     /// Returns where the decisions of the limit are counted.

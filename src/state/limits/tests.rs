@@ -6,6 +6,7 @@ use crate::config::LimitDimension;
 use crate::names::{ClientName, Host, PoolName, RouteName};
 use crate::policy::limits::Quota;
 use governor::clock::FakeRelativeClock;
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -155,4 +156,27 @@ async fn limit_report_tells_a_paced_delivery_from_an_allowed_one() {
     let reports = limits.report(|_| true);
     let [(_, report)] = reports.as_slice() else { panic!("{reports:?}") };
     assert_eq!((report.allowed, report.paced, report.refused), (1, 1, 1));
+}
+
+/// Otherwise, they would take the tokens of the key that came first.
+#[test]
+fn fleet_limit_counts_keys_without_room_under_names_of_their_own() {
+    let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(FakeRelativeClock::default()) };
+    let text = "[fleet]\nstore = \"redis://127.0.0.1:1\"\ninstance = \"egress-1\"";
+    let config = crate::config::parse(text, std::path::Path::new("config.toml")).ok().unwrap().config;
+    assert!(limits.fleet.set(Arc::new(Fleet::new(&config.fleet.unwrap(), 1).unwrap())).is_ok());
+    let limit = Arc::new(Limit { is_fleet_wide: true, ..Arc::into_inner(limit(1, 1, 1)).unwrap() });
+    let mut held = Vec::new(); // otherwise, idle keys would make room
+    let names = |host| {
+        with_host(host, |descriptor| {
+            let claim = limits.claim(&limit, descriptor);
+            let name = claim.limiter.0.lock().key().unwrap().name.to_string();
+            held.push(claim);
+            (name, limit.fleet_key(descriptor))
+        })
+    };
+    let (own, shared): (Vec<_>, Vec<_>) = (0..5000).map(names).partition(|(name, own)| name == own);
+    let shared: BTreeSet<String> = shared.into_iter().map(|(name, _)| name).collect();
+    let expected: BTreeSet<String> = (0..SHARDS).map(|number| limit.fleet_overflow_key(number)).collect();
+    assert_eq!((own.len(), shared), (SHARDS, expected));
 }
