@@ -23,6 +23,8 @@ pub(in crate::state) struct FleetKey {
     pub(super) max_in_flight: u32,
     pub(super) tokens: TokenSlices,
     pub(super) permits: PermitLease,
+    /// Whether the permits are those of the share, because the store is away or late.
+    pub(super) gives_share: bool,
     /// The deliveries that wait for the answer of the store about a token.
     pub(super) asks: WaitQueue<TokenAnswer>,
     /// Wakes the task.

@@ -16,7 +16,7 @@ use crate::policy::limits::Limit;
 use crate::state::fleet::Fleet;
 use crate::state::limits::fleet_key::{FleetKey, TokenAnswer};
 use crate::state::limits::limiter_state::{
-    CONCURRENCY_RETRY, ConcurrencyPermit, Exhausted, LimiterInner, LimiterState,
+    CONCURRENCY_RETRY, ConcurrencyPermit, Exhausted, GrantedPermit, LimiterInner, LimiterState,
 };
 use crate::state::limits::wait_slots::LimitWait;
 
@@ -59,8 +59,8 @@ impl LimiterState {
         has_waited: &mut bool,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
         let permit = |left| (ConcurrencyPermit(Arc::clone(self)), left);
-        let granted = || {
-            if !fleet.is_up() {
+        let granted = |grant: GrantedPermit| {
+            if grant.is_of_share {
                 fleet.count_share_decision();
             }
             permit(self.0.lock().permits_left())
@@ -77,19 +77,18 @@ impl LimiterState {
         let mut waiter = self.join_permit_queue()?;
         self.wake(fleet);
         // The ticket of a permit that was granted is used up: dropping the waiter leaves the permit.
-        if timeout_at(wait.store_deadline(fleet.wait), &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some())
-        {
-            return Ok(granted());
+        if let Ok(Some(grant)) = timeout_at(wait.store_deadline(fleet.wait), &mut waiter.ticket).await {
+            return Ok(granted(grant));
         }
         let Some(deadline) = wait.deadline(max_wait) else {
             drop(waiter); // leaves the queue before the last attempt
             return self.0.lock().try_fleet_permit(fleet, Some(asked_at)).map(permit);
         };
         *has_waited = true;
-        let is_granted = timeout_at(deadline, &mut waiter.ticket).await.is_ok_and(|granted| granted.is_some());
+        let grant = timeout_at(deadline, &mut waiter.ticket).await.ok().flatten();
         drop(waiter);
-        if is_granted {
-            return Ok(granted());
+        if let Some(grant) = grant {
+            return Ok(granted(grant));
         }
         self.0.lock().try_fleet_permit(fleet, Some(asked_at)).map(permit)
     }
@@ -198,7 +197,9 @@ impl LimiterInner {
 
     /// Grants the permits that this instance may use to the deliveries that wait.
     fn set_allowed_permits(&mut self, fleet: &Fleet, is_up: bool, now: u64) {
-        self.max_in_flight = self.key().map_or(0, |key| key.allowed_permits(is_up, fleet.live(), now));
+        let key = self.key_mut();
+        key.gives_share = !is_up;
+        self.max_in_flight = key.allowed_permits(is_up, fleet.live(), now);
         self.grant_permits();
     }
 

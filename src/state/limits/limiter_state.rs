@@ -48,15 +48,22 @@ pub(super) struct LimiterInner {
 /// The state that few keys need.
 #[derive(Default)]
 pub(super) struct Extras {
-    /// The grant is a permit; its value is the number of permits left.
-    ///
     /// Deliveries that wait for a token hold a permit already, so they must not wait behind these.
-    permits: WaitQueue<u32>,
+    permits: WaitQueue<GrantedPermit>,
     tokens: TokenQueue,
     byte_bucket: Option<ByteBucket>,
     bytes: ByteQueue,
     /// `None`: the key is that of this host alone.
     pub(super) fleet: Option<Box<FleetKey>>,
+}
+
+/// A permit for a delivery that has waited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GrantedPermit {
+    /// The number of permits left.
+    left: u32,
+    /// Whether the share of this instance gave it, without the store of the fleet.
+    pub(super) is_of_share: bool,
 }
 
 impl Extras {
@@ -118,7 +125,7 @@ impl LimiterState {
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
         let mut waiter = self.join_permit_queue()?;
         match timeout_at(deadline, &mut waiter.ticket).await {
-            Ok(Some(left)) => Ok((ConcurrencyPermit(Arc::clone(self)), left)),
+            Ok(Some(grant)) => Ok((ConcurrencyPermit(Arc::clone(self)), grant.left)),
             Ok(None) | Err(_) => Err(Exhausted(CONCURRENCY_RETRY)),
         }
     }
@@ -301,9 +308,10 @@ impl LimiterInner {
     /// Grants the free permits to the deliveries that wait.
     pub(super) fn grant_permits(&mut self) {
         let Some(extras) = &mut self.extras else { return };
+        let is_of_share = extras.fleet.as_ref().is_some_and(|key| key.gives_share);
         while self.in_flight < self.max_in_flight && !extras.permits.is_empty() {
             let left = self.max_in_flight - self.in_flight - 1;
-            self.in_flight += u32::from(extras.permits.grant(left));
+            self.in_flight += u32::from(extras.permits.grant(GrantedPermit { left, is_of_share }));
         }
     }
 
@@ -344,7 +352,7 @@ impl Drop for BytesGrant {
 /// A delivery that waits for a permit. Dropping it leaves the queue, and releases a permit that was granted meanwhile.
 pub(super) struct PermitWaiter<'a> {
     limiter: &'a LimiterState,
-    pub(super) ticket: Ticket<u32>,
+    pub(super) ticket: Ticket<GrantedPermit>,
 }
 
 impl Drop for PermitWaiter<'_> {

@@ -82,3 +82,22 @@ fn fleet_store_that_returns_learns_of_many_keys_one_after_another() {
     eventually("the instance asks for the delivery", || calls_sent(&tap) >= 65);
     assert_eq!(calls_sent(&tap), 65, "the calls before it have no answer yet");
 }
+
+/// The store does not answer the first delivery. When its wait ends, it takes a permit of the share, and so do those beside it.
+#[test]
+fn fleet_metric_counts_permits_of_the_share_that_deliveries_get_together() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let scene = instance_through(&tap, "concurrency = 4", "wait = \"1s\"\ntimeout = \"10s\"");
+    tap.hold_answers("}:permits\r\n");
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| assert_eq!(send(&scene, "acme").status, 200));
+        }
+    });
+    assert!(scene.outgate.has_metric("outgate_fleet_store_up{} 1"));
+    assert!(scene.outgate.has_metric("outgate_fleet_share_deliveries_total 3"));
+}
