@@ -113,18 +113,38 @@ impl Assignments {
     pub fn ranges_of(&self, instance: &str, are_own: bool) -> BTreeSet<IpNet> {
         self.ranges.iter().filter(|(_, to)| (*to == instance) == are_own).map(|(range, _)| *range).collect()
     }
+
+    /// Returns whether a range, or a part of it, is assigned to another instance.
+    pub fn is_elsewhere(&self, range: &IpNet, instance: &str) -> bool {
+        let range = range.trunc();
+        // In this order, a range comes directly before those that it contains, since no two of these overlap.
+        let around = self.ranges.range(..range).next_back().filter(|(other, _)| other.contains(&range));
+        let inside = self.ranges.range(range..).take_while(|(other, _)| range.contains(*other));
+        around.into_iter().chain(inside).any(|(_, to)| to != instance)
+    }
+}
+
+/// Returns those of the ranges, of which no two overlap, that overlap `range`.
+pub fn overlapping<'a>(ranges: &'a BTreeSet<IpNet>, range: &IpNet) -> impl Iterator<Item = &'a IpNet> {
+    let range = range.trunc();
+    let around = ranges.range(..range).next_back().filter(|other| other.contains(&range));
+    around.into_iter().chain(ranges.range(range..).take_while(move |other| range.contains(*other)))
 }
 
 fn milliseconds(now: Timestamp) -> u64 {
     u64::try_from(now.as_millisecond()).unwrap_or_default()
 }
 
-/// Returns whether another live instance may still begin connections from a range.
-pub fn is_used_elsewhere(range: &IpNet, instance: &str, live: &[InstanceAnnouncement]) -> bool {
+/// Returns those of the ranges, of which no two overlap, from which no other live instance may still begin connections.
+pub fn free_of_others(ranges: &BTreeSet<IpNet>, instance: &str, live: &[InstanceAnnouncement]) -> BTreeSet<IpNet> {
+    let mut free = ranges.clone();
     // One that stops still connects for the deliveries that it has accepted.
     let others = live.iter().filter(|other| other.instance != instance);
-    let mut parts = others.flat_map(|other| &other.ranges).flat_map(|range| &range.parts);
-    parts.any(|part| overlaps(part, range))
+    for part in others.flat_map(|other| &other.ranges).flat_map(|range| &range.parts) {
+        let used: Vec<IpNet> = overlapping(&free, part).copied().collect();
+        used.iter().for_each(|range| _ = free.remove(range));
+    }
+    free
 }
 
 /// Returns the source addresses of pools that customers see as `published`.
@@ -157,6 +177,37 @@ mod tests {
         assert_eq!(third.ranges_of("c", false).len(), 2);
         let released = third.with(net("198.51.100.16/28"), None, at(700)).unwrap();
         assert_eq!(released.ranges_of("c", false), BTreeSet::from([net("198.51.100.32/28")]));
+    }
+
+    /// Compares the search in the order of the ranges with a comparison of each.
+    #[test]
+    fn assignments_find_the_ranges_that_overlap_another_one() {
+        let assigned = [
+            ("198.51.100.0/29", "a"),
+            ("198.51.100.16/28", "b"),
+            ("198.51.100.32/32", "a"),
+            ("198.51.100.64/26", "a"),
+            ("2001:db8::/48", "b"),
+            ("2001:db8:1::1/128", "a"),
+        ];
+        let with =
+            |all: Assignments, (range, to): &(&str, &str)| all.with(net(range), Some(to), Timestamp::now()).unwrap();
+        let all = assigned.iter().fold(Assignments::default(), with);
+        let ranges: BTreeSet<IpNet> = all.ranges().keys().copied().collect();
+        let (v4, v6) = (u32::from_be_bytes([198, 51, 100, 0]), 0x2001_0db8_u128 << 96);
+        let v4 = (0..160_u32).flat_map(|host| [0, 8, 23, 24, 26, 27, 28, 29, 31, 32].map(|length| (v4 + host, length)));
+        let v4 = v4.map(|(address, length)| IpNet::new(std::net::Ipv4Addr::from(address).into(), length).unwrap());
+        let v6 = [0, 1, 1 << 80, (1 << 80) + 1, (1 << 80) + 2, 1 << 81].map(|host| v6 + host);
+        let v6 = v6.into_iter().flat_map(|address| [0, 32, 47, 48, 64, 127, 128].map(|length| (address, length)));
+        let v6 = v6.map(|(address, length)| IpNet::new(std::net::Ipv6Addr::from(address).into(), length).unwrap());
+        for range in v4.chain(v6) {
+            let expected: Vec<&IpNet> = ranges.iter().filter(|other| overlaps(other, &range)).collect();
+            assert_eq!(overlapping(&ranges, &range).collect::<Vec<_>>(), expected, "{range}");
+            for instance in ["a", "b", "c"] {
+                let is_elsewhere = expected.iter().any(|other| all.ranges()[*other] != instance);
+                assert_eq!(all.is_elsewhere(&range, instance), is_elsewhere, "{range} {instance}");
+            }
+        }
     }
 
     #[test]

@@ -14,8 +14,7 @@ use crate::history::known_fleet::KnownFleet;
 use crate::net::socket_diag;
 use crate::net::store::{StoreError, script};
 use crate::policy::Plan;
-use crate::policy::addresses::overlaps;
-use crate::policy::fleet::assignments::{Assignments, is_used_elsewhere, source_ranges};
+use crate::policy::fleet::assignments::{Assignments, free_of_others, overlapping, source_ranges};
 use crate::policy::fleet::status::RangeState;
 use crate::state::Runtime;
 
@@ -82,11 +81,11 @@ impl Fleet {
     /// Returns the state of a range that an assignment overlaps.
     pub(super) fn assigned_state(&self, range: &IpNet) -> Option<RangeState> {
         let followed = self.assignments.lock();
-        let is_in = |ranges: &BTreeSet<IpNet>| ranges.iter().any(|other| overlaps(other, range));
+        let is_in = |ranges: &BTreeSet<IpNet>| overlapping(ranges, range).next().is_some();
         match () {
             () if is_in(&followed.awaited) => Some(RangeState::Waiting),
             () if is_in(&followed.draining) => Some(RangeState::Draining),
-            () if is_in(&followed.known.ranges_of(&self.instance, false)) => Some(RangeState::Free),
+            () if followed.known.is_elsewhere(range, &self.instance) => Some(RangeState::Free),
             () => None,
         }
     }
@@ -157,8 +156,9 @@ impl Fleet {
             // A process that cannot be understood may use any range.
             return Ok(());
         }
-        let free = |range: &&IpNet| !is_used_elsewhere(range, &self.instance, &instances.live);
-        let free: BTreeSet<IpNet> = awaited.iter().filter(free).copied().collect();
+        let instance = self.instance.clone();
+        let free = tokio::task::spawn_blocking(move || free_of_others(&awaited, &instance, &instances.live)).await;
+        let free = free.unwrap_or_default();
         if !free.is_empty() {
             self.assignments.lock().awaited.retain(|range| !free.contains(range));
             self.withhold(runtime);
@@ -175,14 +175,15 @@ impl Fleet {
         let (active, draining) = (runtime.active_config(), asked.clone());
         let usage = move || {
             let pools = &active.plan.pools;
-            let has = |ranges: &[IpNet], address| {
-                source_ranges(pools, ranges, Timestamp::now()).iter().any(|net| net.contains(&address))
-            };
-            let all: Vec<_> = draining.iter().copied().collect();
+            let sources = |ranges: &[IpNet]| source_ranges(pools, ranges, Timestamp::now());
+            let all = sources(&draining.iter().copied().collect::<Vec<_>>());
+            let is_draining = |address| all.iter().any(|net| net.contains(&address));
             // Without an answer of the kernel, no range has lost its connections.
-            let Ok(usage) = socket_diag::port_usage(|address| has(&all, address)) else { return draining };
+            let Ok(usage) = socket_diag::port_usage(is_draining) else { return draining };
             let open: Vec<_> = usage.sources.into_iter().filter(|(_, usage)| usage.open > 0).collect();
-            let is_busy = |range: &IpNet| open.iter().any(|(address, _)| has(&[*range], *address));
+            let is_busy = |range: &IpNet| {
+                sources(&[*range]).iter().any(|net| open.iter().any(|(address, _)| net.contains(address)))
+            };
             draining.into_iter().filter(is_busy).collect::<BTreeSet<_>>()
         };
         if let Ok(busy) = tokio::task::spawn_blocking(usage).await {

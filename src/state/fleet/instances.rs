@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::{Fleet, FleetError, INSTANCE_LEASE_MS};
@@ -34,6 +35,17 @@ fn read((lease_end, name, text): Row) -> Option<(Vec<u8>, InstanceAnnouncement)>
     Some((name, InstanceAnnouncement { announced_ms, ..announcement }))
 }
 
+/// Returns the instances, and whether each live process has an announcement that this instance understands.
+fn parse(now_ms: i64, live: Vec<Row>, lost: Vec<Row>) -> (FleetInstances, bool) {
+    let count = live.len();
+    let mut live: Vec<_> = live.into_iter().filter_map(read).map(|(_, announcement)| announcement).collect();
+    let are_all = live.len() == count && count < ANNOUNCEMENTS_MAX;
+    live.sort_by(|a, b| (&a.instance, &a.process).cmp(&(&b.instance, &b.process)));
+    // An operator could not forget an instance that has another name than its row.
+    let lost = lost.into_iter().filter_map(read).filter(|(name, last)| *name == last.instance.as_bytes());
+    (FleetInstances::new(live, lost.map(|(_, last)| last), now_ms), are_all)
+}
+
 impl Fleet {
     /// Reads all announcements, now and then.
     pub(super) async fn observe(&self) -> Result<(), StoreError> {
@@ -42,7 +54,7 @@ impl Fleet {
             return Ok(());
         }
         let (instances, _) = self.read_announcements().await?;
-        let found = tokio::task::spawn_blocking(move || instances.problems()).await.unwrap_or_default();
+        let found = spawn_blocking(move || instances.problems()).await.unwrap_or_default();
         let found = self.with_rollout(found);
         let mut observation = self.observation.lock();
         let former = observation.take().map_or_else(Vec::new, |former| former.last);
@@ -63,13 +75,9 @@ impl Fleet {
     pub(super) async fn read_announcements(&self) -> Result<(FleetInstances, bool), StoreError> {
         let (now_ms, live, lost): (i64, Vec<Row>, Vec<Row>) =
             self.store.run(&script::READ_ANNOUNCEMENTS, &[&self.key("instances")], &[]).await?;
-        let count = live.len();
-        let mut live: Vec<_> = live.into_iter().filter_map(read).map(|(_, announcement)| announcement).collect();
-        let are_all = live.len() == count && count < ANNOUNCEMENTS_MAX;
-        live.sort_by(|a, b| (&a.instance, &a.process).cmp(&(&b.instance, &b.process)));
-        // An operator could not forget an instance that has another name than its row.
-        let lost = lost.into_iter().filter_map(read).filter(|(name, last)| *name == last.instance.as_bytes());
-        Ok((FleetInstances::new(live, lost.map(|(_, last)| last), now_ms), are_all))
+        // They are 32 MiB at most, which would hold up the deliveries of this thread.
+        let parsed = spawn_blocking(move || parse(now_ms, live, lost)).await;
+        Ok(parsed.unwrap_or_else(|_| (FleetInstances::new(Vec::new(), std::iter::empty(), now_ms), false)))
     }
 
     /// Forgets a lost instance, and returns whether the store knew it.
