@@ -46,6 +46,18 @@ pub struct AdoptedBundle {
     pub before: Outcomes,
     /// Whether all instances have kept it, so that nothing undoes it any more.
     pub is_final: bool,
+    /// The configuration in the history that was active before the first bundle of this host. `None`: a bundle was.
+    #[serde(default)]
+    pub replaced: Option<u64>,
+}
+
+impl RolloutState {
+    /// Returns whether this host has a bundle. Before the first one and after a return from it, it has none.
+    pub fn has_bundle(&self) -> bool {
+        let has_taken_effect =
+            |own: &AdoptedBundle| !matches!(own.stage, RolloutStage::Checked | RolloutStage::RolledBack);
+        self.adopted.as_ref().is_some_and(|own| own.replaced.is_none() || has_taken_effect(own))
+    }
 }
 
 /// The folder `fleet` in the state folder.
@@ -167,6 +179,7 @@ mod tests {
             pause_seconds: 1,
             before: Outcomes::default(),
             is_final: false,
+            replaced: None,
         };
         RolloutState { seen: 4, ended: 3, adopted: Some(adopted) }
     }

@@ -18,8 +18,8 @@ impl Reloader {
     pub(super) async fn answer_about_bundle(&mut self, request: BundleRequest) {
         match request {
             BundleRequest::Check { folder, bundle, reply } => drop(reply.send(self.check_bundle(folder, bundle).await)),
-            BundleRequest::Switch { folder, next, source, reply } => {
-                let outcome = self.switch_bundle(folder, next, &Requester::new(&[source])).await;
+            BundleRequest::Switch { folder, next, replaced, source, reply } => {
+                let outcome = self.switch_bundle(folder, next, replaced, &Requester::new(&[source])).await;
                 let _ = reply.send(outcome); // the caller may be gone
             }
         }
@@ -60,6 +60,7 @@ impl Reloader {
         &mut self,
         folder: BundleFolder,
         next: Option<Arc<SignedBundle>>,
+        replaced: Option<u64>,
         requester: &Requester,
     ) -> ReloadOutcome {
         let (is_adoption, switched) = (next.is_some(), folder.clone());
@@ -71,6 +72,11 @@ impl Reloader {
             error!("cannot write the files of the bundle, so the configuration stays: {error}");
             return self.rejected_outcome(ProblemReport::general(format!("cannot write the bundle: {error}")));
         }
+        if let Some(number) = replaced
+            && let Some(outcome) = self.restore(number, requester).await
+        {
+            return outcome;
+        }
         let outcome = self.reload(requester, ReloadReason::Requested).await;
         if is_adoption && outcome.outcome == ReloadVerdict::Rejected {
             let undone = self.runtime.config_worker.run(move || folder.undo()).await;
@@ -80,5 +86,20 @@ impl Reloader {
             self.reload(requester, ReloadReason::Requested).await;
         }
         outcome
+    }
+
+    /// Restores the configuration that was active before the first bundle, unless the files on disk are that configuration.
+    /// Sections that have moved into the bundle are no longer in these files. `None`: the files on disk are to be read.
+    async fn restore(&mut self, number: u64, requester: &Requester) -> Option<ReloadOutcome> {
+        let overlay = self.history.overlay(&self.path, number).await;
+        let overlay = overlay.inspect_err(|reason| error!("outgate reads the files on disk, because {reason}")).ok()?;
+        let (former, present) =
+            (self.read(ConfigFiles::Overlaid(overlay)).await.ok()?, self.read(ConfigFiles::OnDisk).await);
+        let is_present = present.as_ref().is_ok_and(|present| present.config.digest == former.config.digest);
+        if is_present {
+            return None;
+        }
+        let outcome = self.roll_back(number, requester).await;
+        (outcome.outcome != ReloadVerdict::Rejected).then_some(outcome)
     }
 }

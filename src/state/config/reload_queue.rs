@@ -42,6 +42,8 @@ pub enum BundleRequest {
     Switch {
         folder: BundleFolder,
         next: Option<Arc<SignedBundle>>,
+        /// The configuration in the history that was active before the first bundle. It returns with an empty former bundle.
+        replaced: Option<u64>,
         source: ReloadSource,
         reply: oneshot::Sender<ReloadOutcome>,
     },

@@ -34,13 +34,14 @@ impl Follower {
             pause_seconds: bundle.pause_seconds,
             before: self.health.before(bundle.pause()),
             is_final: false,
+            replaced: (!self.view.state.has_bundle()).then(|| self.runtime.config_status.adopted().number),
         };
         let source = source(&adopted, false);
         // The number is on the disk before the files: a crash in between repeats the adoption.
         if !self.set_adopted(adopted).await {
             return;
         }
-        match self.switch(Some(bundle), source).await {
+        match self.switch(Some(bundle), None, source).await {
             Ok(()) => self.health.begin(&self.runtime),
             Err(problem) => {
                 self.report = Some(InstanceReport::new(RolloutStage::Refused, problem));
@@ -56,23 +57,29 @@ impl Follower {
         self.undo(AdoptedBundle { stage: RolloutStage::RolledBack, detail: reason, ..adopted }).await;
     }
 
-    /// Returns to the former bundle.
+    /// Returns to the former bundle, or to the configuration before the first one.
     pub(super) async fn undo(&mut self, adopted: AdoptedBundle) {
-        let source = source(&adopted, true);
+        let (source, replaced) = (source(&adopted, true), adopted.replaced);
         // Until the stage is on the disk, the next tick decides to return again.
         if !self.set_adopted(adopted).await {
             return;
         }
-        let switched = self.switch(None, source).await;
+        let switched = self.switch(None, replaced, source).await;
         self.is_undo_pending = switched.is_err();
         if let Err(problem) = switched {
             warn!("this instance cannot return to its former bundle, and tries again: {problem}");
         }
     }
 
-    async fn switch(&self, next: Option<Arc<SignedBundle>>, source: ReloadSource) -> Result<(), String> {
+    async fn switch(
+        &self,
+        next: Option<Arc<SignedBundle>>,
+        replaced: Option<u64>,
+        source: ReloadSource,
+    ) -> Result<(), String> {
         let (queue, folder) = (&self.runtime.reload_queue, self.folder.clone());
-        let outcome = queue.ask_about_bundle(|reply| BundleRequest::Switch { folder, next, source, reply }).await;
+        let outcome =
+            queue.ask_about_bundle(|reply| BundleRequest::Switch { folder, next, replaced, source, reply }).await;
         let outcome = outcome.ok_or("outgate is stopping")?;
         if outcome.outcome == ReloadVerdict::Rejected { Err(outcome.report) } else { Ok(()) }
     }

@@ -162,3 +162,39 @@ fn section_moves_from_the_file_of_a_host_into_the_first_bundle() {
     assert_eq!(code, 0, "{out}{err}");
     assert!(out.contains("rollout 2 of alice: kept"), "{out}");
 }
+
+/// The rollout of the first bundle fails after the section has left the file of the host.
+#[test]
+fn instance_that_returns_from_its_first_bundle_runs_what_it_ran_before() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(1);
+    let bare = fleet.scenes[0].outgate.config().add("server.watch", false);
+    let whole = bare.and(GUARD);
+    fleet.scenes[0].outgate.replace_config(&whole);
+    fleet.restart(0);
+    fleet.scenes[0].outgate.replace_config(&bare);
+    for number in [1, 2] {
+        let start = fleet.command(GUARD, &["--pause", "10m"]).output().unwrap();
+        assert_eq!(exit_code_and_output(&start).0, 0, "{start:?}");
+        fleet.wait_for_stage(0, "adopted");
+        fleet.abort(number);
+        fleet.wait_for_stage(0, "rolled_back");
+        assert!(is_delivered(&fleet.scenes[0]), "the file of the host has no guard");
+        fleet.scenes[0].outgate.wait_for_metric("outgate_config_drift 1");
+    }
+    // The operator puts the copy back.
+    fleet.scenes[0].outgate.replace_config(&whole);
+    let (code, _, err) = fleet.run(&["reload"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(is_delivered(&fleet.scenes[0]));
+    fleet.scenes[0].outgate.wait_for_metric("outgate_config_drift 0");
+    // Another rollout begins with files that are whole, and leaves no drift.
+    let start = fleet.command(CLOSED, &["--pause", "10m"]).output().unwrap();
+    assert_eq!(exit_code_and_output(&start).0, 0, "{start:?}");
+    fleet.wait_for_stage(0, "adopted");
+    fleet.abort(3);
+    fleet.wait_for_stage(0, "rolled_back");
+    assert!(fleet.scenes[0].outgate.has_metric("outgate_config_drift 0"));
+}
