@@ -18,6 +18,8 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
     pub is_draining: bool,
+    /// Whether the routes are in a bundle of the fleet that this host has not adopted yet.
+    pub lacks_bundle: bool,
     /// Deliveries in flight, and those that wait for a place, of `server.max_deliveries`.
     pub deliveries: Usage,
     /// Open tunnels, of those that the process can hold.
@@ -34,6 +36,7 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadFactor {
     Draining,
+    Bundle,
     Addresses,
     Deliveries,
     Tunnels,
@@ -70,6 +73,7 @@ impl LoadFactor {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",
+            Self::Bundle => "bundle",
             Self::Addresses => "addresses",
             Self::Deliveries => "deliveries",
             Self::Tunnels => "tunnels",
@@ -92,12 +96,16 @@ impl Load {
 
     /// Computes the weight: 100 times the share of the addresses that are left, times the least headroom of a bound.
     ///
-    /// Only an instance that drains, or that has no address of a pool, has the weight 0: it refuses webhooks. Load alone
+    /// Only an instance that drains, that waits for its first bundle, or that has no address of a pool, has the weight 0: it
+    /// refuses webhooks. Load alone
     /// lowers the weight to 1 at least, because all instances may be loaded at once.
     pub fn weight(&self) -> Weight {
         let zero = |factor| Weight { percent: 0, limited_by: Some(factor) };
         if self.is_draining {
             return zero(LoadFactor::Draining);
+        }
+        if self.lacks_bundle {
+            return zero(LoadFactor::Bundle);
         }
         if self.addresses <= 0.0 {
             return zero(LoadFactor::Addresses);
@@ -126,7 +134,15 @@ mod tests {
 
     fn idle() -> Load {
         let bound = Usage { used: 0, max: 1000 };
-        Load { is_draining: false, deliveries: bound, tunnels: bound, memory: bound, ports: bound, addresses: 1.0 }
+        Load {
+            is_draining: false,
+            lacks_bundle: false,
+            deliveries: bound,
+            tunnels: bound,
+            memory: bound,
+            ports: bound,
+            addresses: 1.0,
+        }
     }
 
     #[test]
@@ -163,6 +179,8 @@ mod tests {
         assert_eq!(both.weight().percent, 25, "the two shares multiply");
         let draining = Load { is_draining: true, ..both };
         assert_eq!(draining.weight(), Weight { percent: 0, limited_by: Some(LoadFactor::Draining) });
+        let lacking = Load { lacks_bundle: true, ..both };
+        assert_eq!(lacking.weight(), Weight { percent: 0, limited_by: Some(LoadFactor::Bundle) });
     }
 
     #[test]
@@ -178,7 +196,7 @@ mod tests {
         ) {
             let load = |used: [u64; 4]| {
                 let [deliveries, tunnels, memory, ports] = used.map(|used| Usage { used, max: 1000 });
-                Load { is_draining: false, deliveries, tunnels, memory, ports, addresses: f64::from(usable) / 16.0 }
+                Load { deliveries, tunnels, memory, ports, addresses: f64::from(usable) / 16.0, ..idle() }
             };
             let mut higher = used;
             higher[at] += more;

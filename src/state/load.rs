@@ -26,6 +26,7 @@ impl Runtime {
         let tunnels = tunnels_max.saturating_sub(self.tunnel_permits.available_permits());
         Load {
             is_draining: self.drain_stage() != DrainStage::Serving,
+            lacks_bundle: self.lacks_bundle(),
             deliveries: Usage::new(in_flight + waiting, active.plan.max_deliveries),
             tunnels: Usage::new(tunnels, tunnels_max),
             memory: self.body_memory.usage(),
@@ -37,6 +38,25 @@ impl Runtime {
     /// Returns the reasons why a load balancer should send traffic elsewhere. It examines no keys: tens of thousands of
     /// tenants may have some.
     pub fn blocked(&self, now: Timestamp) -> Vec<String> {
+        let lacking = self.lacks_bundle().then(|| {
+            "this host has no bundle of the fleet yet, and its own files have no route: `outgate fleet rollout --status` \
+             shows what its adoption waits for"
+                .to_owned()
+        });
+        self.impaired(now).into_iter().chain(lacking).collect()
+    }
+
+    /// Returns whether the routes are in a bundle that this host has not adopted yet. An instance with routes of its own, or
+    /// with any bundle, serves.
+    fn lacks_bundle(&self) -> bool {
+        let active = self.active_config();
+        let has_no_route = || active.plan.routes.enforced().next().is_none();
+        let has_bundle = || self.fleet.get().is_some_and(|fleet| fleet.rollout().state.has_bundle());
+        !active.plan.operators.is_empty() && has_no_route() && !has_bundle()
+    }
+
+    /// Returns the reasons why this instance must adopt no bundle. A host that waits for its first one is none.
+    pub fn impaired(&self, now: Timestamp) -> Vec<String> {
         let (snapshot, active) = (self.sources.snapshot(), self.active_config());
         let has_source = active.plan.pools.values().any(|pool| snapshot.count(pool, now).usable > 0);
         let is_serving = self.drain_stage() == DrainStage::Serving;

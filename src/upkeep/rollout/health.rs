@@ -61,11 +61,11 @@ impl HealthWatch {
             return Some(format!("it refused or failed {} deliveries, and {} before", share(after), share(before)));
         }
         let is_unready = self.ready_at.elapsed() > UNREADY_AFTER;
-        is_unready.then(|| format!("it is not ready: {}", runtime.blocked(Timestamp::now()).join(", ")))
+        is_unready.then(|| format!("it is not ready: {}", runtime.impaired(Timestamp::now()).join(", ")))
     }
 
     pub(super) fn is_ready(&self, runtime: &Runtime) -> bool {
-        runtime.blocked(Timestamp::now()).is_empty()
+        runtime.impaired(Timestamp::now()).is_empty()
     }
 }
 

@@ -198,3 +198,44 @@ fn instance_that_returns_from_its_first_bundle_runs_what_it_ran_before() {
     fleet.wait_for_stage(0, "rolled_back");
     assert!(fleet.scenes[0].outgate.has_metric("outgate_config_drift 0"));
 }
+
+#[test]
+fn new_host_is_not_ready_before_it_has_adopted_the_bundle_with_its_routes() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(1);
+    let ready = |fleet: &Fleet| fleet.scenes[0].outgate.admin("/readyz");
+    assert_eq!(ready(&fleet).status, 200, "its own files have routes");
+    let outgate = &fleet.scenes[0].outgate;
+    outgate.replace_config(&outgate.config().add("server.watch", false).remove("routes"));
+    fleet.store.nodes[0].kill();
+    fleet.restart(0);
+    let waits = |fleet: &Fleet| {
+        let (answer, load) = (ready(fleet), fleet.scenes[0].outgate.admin("/loadz"));
+        assert!(answer.status == 503 && answer.text().contains("this host has no bundle"), "{}", answer.text());
+        assert_eq!((load.status, &load.json()["limited_by"]), (503, &json!("bundle")));
+        fleet.scenes[0].outgate.wait_for_metric("outgate_load_weight 0");
+    };
+    waits(&fleet);
+    fleet.store.nodes[0].restart_empty();
+    fleet.wait_for("the instance is live", |known| known["live_instances"][0] == "egress-a");
+    waits(&fleet);
+    let port = fleet.scenes[0].plain.port();
+    let bundle = format!(
+        "{GUARD}[[routes]]\nname = \"plain\"\nhosts = [\"plain.example\"]\nports = [{port}]\nplaintext = \"allow\"\n"
+    );
+    let watch = fleet.watch(&bundle, &["--pause", "1s"]);
+    fleet.wait_for("the change needs an approval", |known| known["rollout"]["outcome"] == "waiting_for_approval");
+    waits(&fleet);
+    assert_eq!(fleet.approve(1, "bob").0, 0);
+    let (code, out, err) = exit_code_and_output(&watch.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(ready(&fleet).status, 200);
+    assert!(is_delivered(&fleet.scenes[0]));
+    // It starts from its disk while the store is away.
+    fleet.store.nodes[0].kill();
+    fleet.restart(0);
+    assert_eq!(ready(&fleet).status, 200);
+    assert!(is_delivered(&fleet.scenes[0]));
+}
