@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 use outgate::cli::Arguments;
 
@@ -17,9 +16,9 @@ fn main() -> std::io::Result<()> {
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     std::fs::create_dir_all(&man)?;
     std::fs::create_dir_all(&completions)?;
-    clap_mangen::generate_to(Arguments::command(), &man)?;
+    clap_mangen::generate_to(Arguments::definition(), &man)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut Arguments::command(), "outgate", &completions)?;
+        clap_complete::generate_to(shell, &mut Arguments::definition(), "outgate", &completions)?;
     }
     Ok(())
 }

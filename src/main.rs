@@ -3,7 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use outgate::cli::Arguments;
 
 /// mimalloc suits deliveries: each makes a few dozen small allocations and frees them soon.
@@ -15,5 +14,5 @@ fn main() -> ExitCode {
     // and deliveries are not faster. The feature `no_thp` keeps mimalloc from asking for them, and this call refuses them
     // where the kernel gives them to all programs. It fails only on a kernel without huge pages.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    Arguments::parse().run()
+    Arguments::of_process().run()
 }

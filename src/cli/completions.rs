@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
 #[derive(Args)]
@@ -20,7 +20,7 @@ pub(super) struct Completions {
 impl Completions {
     pub(super) fn run(self) -> ExitCode {
         let mut script = Vec::new();
-        let mut command = super::Arguments::command();
+        let mut command = super::Arguments::definition();
         clap_complete::generate(self.shell, &mut command, "outgate", &mut script);
         print!("{}", String::from_utf8_lossy(&script));
         ExitCode::SUCCESS

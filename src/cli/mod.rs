@@ -19,6 +19,7 @@ mod doctor;
 mod egress;
 mod explain;
 mod fleet;
+mod help;
 mod keys;
 mod local_runtime;
 mod new_file;
@@ -32,7 +33,7 @@ mod token;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::WarningCode;
 use crate::config::{self, Config, Problem, SourceMap};
@@ -125,6 +126,16 @@ enum Command {
 }
 
 impl Arguments {
+    /// Returns the definition of all commands, for their help and the manual.
+    pub fn definition() -> clap::Command {
+        help::with_whole_paragraphs(Self::command())
+    }
+
+    /// Parses the arguments of this process. It prints help or a usage error, and ends the process, if they ask for it.
+    pub fn of_process() -> Self {
+        Self::from_arg_matches(&Self::definition().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     pub fn run(self) -> ExitCode {
         print::final_exit_code(self.command.run())
     }

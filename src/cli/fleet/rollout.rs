@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_secs(1);
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate fleet rollout fleet.toml --dry-run
-  outgate fleet rollout fleet.toml --key alice.pem --canary 1 --then 25% --then all --pause 5m --watch
+  outgate fleet rollout fleet.toml --key alice.pem --canary 1 --then 25% --then all --watch
   outgate fleet rollout --status
 
 The bundle has FILE and the files that its `include` names. The command prints the change, as the instance of this host
