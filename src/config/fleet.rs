@@ -157,7 +157,7 @@ pub(super) fn read_fleet(reader: &mut Reader<'_>, file: &Table<'_>) -> Option<Fl
             reader.problems.push(problem.help("write a store URL that begins with rediss, or remove the key"));
         }
     }
-    if let (Some(user), None) = (&user, &password) {
+    if let (Some(user), false) = (&user, table.has("password")) {
         let problem = Problem::at(user.span, "`fleet.user` has no effect without `fleet.password`");
         reader.problems.push(problem.help("add password = \"credential:fleet\""));
     }

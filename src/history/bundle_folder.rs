@@ -2,6 +2,7 @@
 //! Which bundle is active on this host, and which number may be next?
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -137,10 +138,12 @@ impl BundleFolder {
 
     /// Returns what the last process has stored. A file that cannot be read is an error: it could permit a bundle again.
     pub fn state(&self) -> io::Result<RolloutState> {
-        match durable::read(&self.folder.join(STATE_FILE), DOCUMENT_MAX as u64) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
+        let path = self.folder.join(STATE_FILE);
+        let unreadable = |error: &dyn Display| io::Error::other(format!("{}: {error}", path.display()));
+        match durable::read(&path, DOCUMENT_MAX as u64) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unreadable(&error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(RolloutState::default()),
-            Err(error) => Err(error),
+            Err(error) => Err(unreadable(&error)),
         }
     }
 

@@ -71,7 +71,7 @@ impl AdminRequest {
 
 /// The reason why there is no response.
 #[derive(Debug)]
-pub(super) enum AdminError {
+pub(in crate::cli) enum AdminError {
     /// No process listens on the socket.
     NotListening(String),
     Failed(String),
@@ -79,7 +79,7 @@ pub(super) enum AdminError {
 
 impl AdminError {
     /// Prints the error and returns its exit code.
-    pub(super) fn report(self) -> ExitCode {
+    pub(in crate::cli) fn report(self) -> ExitCode {
         let (Self::NotListening(message) | Self::Failed(message)) = self;
         eprintln!("outgate: {message}");
         ExitCode::from(sysexits::UNAVAILABLE)

@@ -20,8 +20,7 @@ use serde_json::Value;
 use super::{escape_control_characters, load_or_report};
 use crate::state::config::status::ReloadOutcome;
 use crate::sysexits;
-use admin_client::AdminError;
-pub(super) use admin_client::{AdminRequest, AdminSocket, fetch};
+pub(super) use admin_client::{AdminError, AdminRequest, AdminSocket, fetch};
 
 /// The arguments that select a running proxy.
 #[derive(Args)]
@@ -44,7 +43,11 @@ impl ProxySelector {
     /// Sends a request to the proxy, and prints why there is no response.
     pub(super) fn send(&self, request: &AdminRequest) -> Result<Value, ExitCode> {
         self.check()?;
-        admin_client::send(&self.sockets(), request).map_err(AdminError::report)
+        self.try_send(request).map_err(AdminError::report)
+    }
+
+    pub(super) fn try_send(&self, request: &AdminRequest) -> Result<Value, AdminError> {
+        admin_client::send(&self.sockets(), request)
     }
 
     fn sockets(&self) -> Vec<AdminSocket> {

@@ -74,7 +74,8 @@ impl StatementArguments {
         let (key, operator) = read_key(&self.key, &known)?;
         let rollout = &known["rollout"];
         if rollout["number"] != self.number {
-            eprintln!("outgate: the fleet has no rollout {}: its last one is {}", self.number, rollout["number"]);
+            let last = rollout["number"].as_u64().map(|number| format!(": its last one is {number}"));
+            eprintln!("outgate: the fleet has no rollout {}{}", self.number, last.unwrap_or_default());
             return Err(ExitCode::FAILURE);
         }
         if statement == Statement::Approve {

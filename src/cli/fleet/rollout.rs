@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use super::super::control::{AdminRequest, ProxySelector, print_outcome, print_re
 use super::super::{escape_control_characters, print_problems};
 use crate::config::{self, duration_argument};
 use crate::policy::rollout::OperatorKey;
-use crate::policy::rollout::bundle::{Bundle, Statement, digest, file_name};
+use crate::policy::rollout::bundle::{Bundle, PAUSE_MAX, Statement, digest, file_name};
 use crate::policy::rollout::waves::{WaveSize, plan_waves};
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
@@ -25,12 +25,14 @@ pub(super) const ROLLOUT: &str = "/v1/fleet/rollout";
 const ROLLOUT_CHECK: &str = "/v1/fleet/rollout/check";
 /// The interval between two looks at the rollout.
 const POLL: Duration = Duration::from_secs(1);
+/// The time without an answer after which the command ends.
+const AWAY_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate fleet rollout fleet.toml --dry-run
   outgate fleet rollout fleet.toml --key alice.pem --canary 1 --then 25% --then all --watch
-  outgate fleet rollout --status
+  outgate fleet rollout --status --watch
 
 The bundle has FILE and the files that its `include` names. The command prints the change, as the instance of this host
 computes it, and why this instance asks for an approval. Each instance checks the bundle on its own host. A wave begins when all
@@ -38,8 +40,9 @@ instances of the waves before have kept the bundle; its instances keep it after 
 refuse more than before. Then every instance returns to its former bundle. The end of this command ends no rollout.
 
 Exit code 0: the rollout has begun; with --watch, all instances keep it; with --dry-run, the instance of this host would adopt
-it. 1: with --watch, the rollout has failed, or the fleet has it no longer. 78: a file has a problem, also on the host of this
-instance. 69: outgate does not start the rollout or is not running, or the store is away; that ends --watch, too.")]
+it. 1: with --watch, the rollout has failed, or the fleet has it no longer; or the key cannot be read, or is of no operator. 78:
+a file has a problem, also on the host of this instance. 69: outgate does not start the rollout, is not running, or does not
+reach the store; that ends --watch after 30 seconds.")]
 pub(in crate::cli) struct Rollout {
     /// The main file of the bundle
     #[arg(value_name = "FILE", required_unless_present = "status")]
@@ -54,12 +57,12 @@ pub(in crate::cli) struct Rollout {
     #[arg(long, value_name = "SIZE")]
     then: Vec<WaveSize>,
     /// The time for which each wave is watched, at most an hour
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration_argument)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = pause_argument)]
     pause: Duration,
     /// Print the change and the waves, and start nothing
     #[arg(long, conflicts_with_all = ["status", "watch"])]
     dry_run: bool,
-    /// Follow the rollout until all instances keep it, or it has failed
+    /// Follow the rollout, with --status the last one, until all instances keep it, or it has failed
     #[arg(long)]
     watch: bool,
     /// Show the last rollout
@@ -67,6 +70,11 @@ pub(in crate::cli) struct Rollout {
     status: bool,
     #[command(flatten)]
     proxy: ProxySelector,
+}
+
+fn pause_argument(text: &str) -> Result<Duration, String> {
+    let pause = duration_argument(text)?;
+    if pause <= PAUSE_MAX { Ok(pause) } else { Err(format!("it is longer than {} s", PAUSE_MAX.as_secs())) }
 }
 
 /// A file of the operator, with its name in the bundle.
@@ -86,8 +94,13 @@ impl Rollout {
     pub(super) fn run(self) -> Result<ExitCode, ExitCode> {
         let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
         let Some(file) = &self.file else {
-            println!("{}", describe(&known));
-            return Ok(ExitCode::SUCCESS);
+            return match (known["rollout"]["number"].as_u64(), known["digest"].as_str()) {
+                (Some(number), Some(digest)) if self.watch => self.follow(number, digest),
+                _ => {
+                    println!("{}", describe(&known));
+                    Ok(ExitCode::SUCCESS)
+                }
+            };
         };
         let files = config::read_bundle_files(file).map_err(|error| {
             print_problems(&error.problems, &error.sources);
@@ -150,9 +163,18 @@ impl Rollout {
 
     /// Prints each change of the rollout until it is over, or until the store has it no longer.
     fn follow(&self, number: u64, digest: &str) -> Result<ExitCode, ExitCode> {
-        let (mut shown, mut is_seen) = (String::new(), false);
+        let (mut shown, mut is_seen, mut answered_at) = (String::new(), false, Instant::now());
         loop {
-            let known: Value = self.proxy.send(&AdminRequest::get(ROLLOUT))?;
+            let known = match self.proxy.try_send(&AdminRequest::get(ROLLOUT)) {
+                Ok(known) => known,
+                // The rollout goes on while the store or the instance of this host is away for a moment.
+                Err(error) if answered_at.elapsed() > AWAY_MAX => return Err(error.report()),
+                Err(_) => {
+                    std::thread::sleep(POLL);
+                    continue;
+                }
+            };
+            answered_at = Instant::now();
             let rollout = &known["rollout"];
             if known["digest"] == digest {
                 is_seen = true;

@@ -19,7 +19,7 @@ use crate::digest::sha256;
 /// The largest document, in bytes. It crosses the network within `fleet.timeout`.
 pub const DOCUMENT_MAX: usize = 4 << 20;
 /// The longest pause of a wave.
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
+pub const PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// The time after its signature for which instances that lack a bundle adopt it. It ends the use of a bundle whose failure an
 /// instance has not seen.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);

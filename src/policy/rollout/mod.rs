@@ -29,6 +29,9 @@ const REASONS_MAX: usize = 100;
 /// The time after which an operator learns which instance holds a wave up.
 const LATE_AFTER: Duration = Duration::from_secs(30);
 
+/// The advice about an instance that does not check a bundle.
+const UNJUDGED: &str = "if it follows rollouts at all (its [fleet.operators] and its log)";
+
 /// Returns the part of a text that a report or the store has. Others could have written a longer one.
 pub fn shortened(text: &str) -> String {
     text.chars().take(TEXT_MAX).collect()
@@ -187,7 +190,7 @@ impl Progress<'_> {
         }
         let open = self.open_wave().filter(|_| self.unchanged_for > LATE_AFTER)?;
         let unjudged = self.waves.iter().flatten().find(|name| !self.is_judged(name));
-        let unjudged = unjudged.map(|name| format!("{name}, which has not checked the bundle"));
+        let unjudged = unjudged.map(|name| format!("{name}, which has not checked the bundle, {UNJUDGED}"));
         let is_late = |name: &&String| !matches!(self.stage(name), Some(RolloutStage::Adopted | RolloutStage::Kept));
         let late = || self.waves.get(open)?.iter().find(is_late);
         let late = || Some(format!("{}, which is not ready to adopt the bundle in wave {}", late()?, open + 1));
@@ -214,8 +217,13 @@ impl Progress<'_> {
         let gone = || Some(format!("{} disappeared in wave {number}", gone()?));
         let is_late = !self.needs_approval() && self.unchanged_for > self.pause + ADOPTION_TIME;
         let late = || {
-            let name = unkept().next().filter(|_| is_late)?;
-            Some(format!("{name} has not kept the bundle {:?} after wave {number} began", self.unchanged_for))
+            let unjudged = self.waves.iter().flatten().find(|name| !self.is_judged(name));
+            let unkept = unkept().next().filter(|_| is_late)?;
+            let what = match unjudged {
+                Some(name) => format!("{name} has not checked the bundle, {UNJUDGED},"),
+                None => format!("{unkept} has not kept the bundle"),
+            };
+            Some(format!("{what} {} s after wave {number} began", self.unchanged_for.as_secs()))
         };
         // Approval may take days, in which hosts restart.
         ended.or_else(|| gone().filter(|_| !self.needs_approval())).or_else(late)

@@ -114,7 +114,7 @@ fn rollout_fails_when_an_instance_refuses_goes_back_disappears_or_is_late() {
     fleet.unchanged_for = PAUSE + ADOPTION_TIME;
     assert_eq!(fleet.step("i0"), RolloutStep::Wait);
     fleet.unchanged_for += Duration::from_secs(1);
-    assert_eq!(fleet.failure(), "i1 has not kept the bundle 181s after wave 2 began");
+    assert_eq!(fleet.failure(), "i1 has not kept the bundle 181 s after wave 2 began");
     // Once it is kept everywhere, nothing undoes it.
     let mut fleet = Fleet::new(&[1, 1]).with(&[Kept, Kept]);
     (fleet.unchanged_for, fleet.missing) = (Duration::MAX, fleet.waves.concat_names());

@@ -16,11 +16,14 @@ impl FromStr for WaveSize {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "write a number of instances (1), a percentage (25%), or all";
+        const EXPECTED: &str = "write a number of instances (1), a percentage of at most 100%, or all";
         let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0).ok_or(EXPECTED);
         match text.strip_suffix('%') {
             _ if text == "all" => Ok(Self::All),
-            Some(percent) => number(percent).map(|percent| Self::Percent(percent.min(100))),
+            Some(percent) => number(percent).and_then(|percent| match percent {
+                1..=100 => Ok(Self::Percent(percent)),
+                _ => Err(EXPECTED),
+            }),
             None => number(text).map(Self::Instances),
         }
     }

@@ -82,8 +82,8 @@ pub(super) async fn assign(
             let detail = "no instance publishes this range: `outgate fleet status` lists them";
             return Err(AdminProblem::field("range", detail));
         }
-        Some(_) if !is_announced(to) => {
-            let detail = "the file of this instance does not list the range: no instance would send from it";
+        Some(to) if !is_announced(Some(to)) => {
+            let detail = format!("the file of {to} does not list the range: no instance would send from it");
             return Err(AdminProblem::field("to", detail));
         }
         None if !fleet.assignments().ranges().contains_key(&range) => {

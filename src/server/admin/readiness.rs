@@ -59,6 +59,8 @@ impl Readiness {
             ));
         }
         degraded.extend(runtime.fleet.get().and_then(|fleet| fleet.degraded_reason()));
+        let rollout_error = runtime.fleet.get().and_then(|fleet| fleet.rollout().state_error.clone());
+        degraded.extend(rollout_error.map(|reason| format!("this instance follows no rollout: {reason}")));
         if runtime.sources.are_stale() {
             degraded.push(
                 "the kernel does not list the addresses of this host: outgate uses the last list that it read"

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 use super::problem::AdminProblem;
 use crate::audit::{Actor, Event, ROLLOUT_ABORTED, ROLLOUT_APPROVED, ROLLOUT_STARTED};
@@ -14,6 +16,10 @@ use crate::policy::rollout::bundle::{Bundle, SignedBundle, Statement};
 use crate::state::Runtime;
 use crate::state::config::reload_queue::{BundleCheck, BundleRequest};
 use crate::state::fleet::{Fleet, RolloutView};
+
+/// How often, and for how long, a command looks whether this instance follows its statement.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(50);
+const FOLLOW_MAX: Duration = Duration::from_secs(5);
 
 /// A signed statement of an operator.
 #[derive(Deserialize)]
@@ -117,6 +123,11 @@ pub(super) async fn state(runtime: &Runtime, body: StatementBody, actor: Actor) 
         Statement::Approve | Statement::Start => format!("approval:{signer}"),
     };
     fleet.state_rollout(bundle.digest(), field, body.signature).await?;
+    follows(fleet, |view| match body.statement {
+        Statement::Abort => view.ended.is_some(),
+        Statement::Approve | Statement::Start => view.approver.is_some(),
+    })
+    .await;
     Ok(stated(runtime, body.statement, bundle, signer, actor))
 }
 
@@ -129,7 +140,10 @@ pub(super) async fn check(runtime: &Runtime, body: CheckBody) -> Result<BundleCh
 }
 
 async fn check_bundle(runtime: &Runtime, view: &RolloutView, bundle: Arc<Bundle>) -> Result<BundleCheck, AdminProblem> {
-    let unreadable = || AdminProblem::conflict("this instance cannot read its own state");
+    let unreadable = || {
+        let reason = view.state_error.clone().unwrap_or_else(|| "this instance has just started".to_owned());
+        AdminProblem::conflict(format!("this instance follows no rollout: {reason}"))
+    };
     let folder = view.folder.clone().ok_or_else(unreadable)?;
     let queue = &runtime.reload_queue;
     let check = queue.ask_about_bundle(|reply| BundleRequest::Check { folder, bundle, reply }).await;
@@ -187,5 +201,18 @@ async fn start(
     // An operator cannot abort a rollout whose bundle this instance does not accept or cannot read. The new one replaces it.
     let is_unverified = view.bundle.is_none() && view.digest.as_ref().is_some_and(|digest| !digest.is_empty());
     let former = if is_unverified { fleet.rollout_digest().await? } else { view.digest.clone().unwrap_or_default() };
-    Ok(fleet.start_rollout(bundle, signature, &former).await?)
+    fleet.start_rollout(bundle, signature, &former).await?;
+    follows(fleet, |view| view.digest.as_deref() == Some(bundle.digest())).await;
+    Ok(())
+}
+
+/// Waits until this instance follows a statement that is in the store, so that the next command finds it. It takes a second, and
+/// longer while the store is away: then the command does not wait.
+async fn follows(fleet: &Fleet, is_followed: impl Fn(&RolloutView) -> bool) {
+    let followed = async {
+        while !is_followed(&fleet.rollout()) {
+            sleep(FOLLOW_INTERVAL).await;
+        }
+    };
+    let _ = timeout(FOLLOW_MAX, followed).await;
 }

@@ -46,7 +46,9 @@ pub struct RolloutView {
     /// The error of the last attempt to read its bundle from the bucket. `None`: the attempt succeeded.
     pub fetch_error: Option<String>,
     pub state: RolloutState,
-    /// `None`: this instance cannot read its own state.
+    /// Why this instance cannot read its own state, and so follows no rollout until it starts again.
+    pub state_error: Option<String>,
+    /// `None`: this instance has not read its own state.
     pub folder: Option<BundleFolder>,
 }
 

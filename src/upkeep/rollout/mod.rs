@@ -37,7 +37,12 @@ pub async fn run(runtime: Arc<Runtime>, fleet: Arc<Fleet>, state: std::path::Pat
     });
     let (folder, state) = match opened.await.unwrap_or_else(|_| Err(io::Error::other("the read panicked"))) {
         Ok(opened) => opened,
-        Err(error) => return warn!("this instance follows no rollout, because it cannot read its own state: {error}"),
+        Err(error) => {
+            let reason =
+                format!("it cannot read its own state: {error}. Restore the file from a backup, and restart outgate");
+            warn!("this instance follows no rollout: {reason}");
+            return fleet.set_rollout(RolloutView { state_error: Some(reason), ..RolloutView::default() });
+        }
     };
     let health = HealthWatch::new(&runtime);
     let view = RolloutView { state, folder: Some(folder.clone()), ..RolloutView::default() };

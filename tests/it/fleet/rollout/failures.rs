@@ -114,3 +114,35 @@ fn rollout_return_that_failed_is_repeated_while_the_store_is_away() {
     fleet.scenes[0].outgate.replace_config(&config);
     eventually("the instance has returned", || is_delivered(&fleet.scenes[0]));
 }
+
+/// A damaged state could permit a bundle again that has failed.
+#[test]
+fn rollout_is_not_followed_with_a_damaged_state_and_the_instance_says_so() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(1);
+    let file = fleet.scenes[0].outgate.folder.path("state/fleet/rollout.json");
+    std::fs::write(&file, "{").unwrap();
+    fleet.restart(0);
+    let expected = format!("this instance follows no rollout: it cannot read its own state: {}", file.display());
+    eventually("the state is read", || fleet.scenes[0].outgate.admin("/readyz").text().contains(&expected));
+    let (code, _, err) = exit_code_and_output(&fleet.command(GUARD, &[]).output().unwrap());
+    assert!(code == 69 && err.contains(&expected), "{code} {err}");
+}
+
+/// The next command finds what the former one has stated.
+#[test]
+fn rollout_begins_at_once_after_another_was_aborted() {
+    if !store::is_installed() {
+        return;
+    }
+    let fleet = Fleet::start(1);
+    for number in 1..=3 {
+        let (code, _, err) = exit_code_and_output(&fleet.command(GUARD, &["--pause", "10m"]).output().unwrap());
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(fleet.known()["rollout"]["number"], number);
+        fleet.abort(number);
+        assert_eq!(fleet.known()["rollout"]["outcome"], "failed");
+    }
+}

@@ -22,6 +22,11 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     assert!(code == 0 && err.contains(&format!("the waves would be: {waves}")), "{code} {err}");
     assert!(change.contains("guard: allow") && change.contains("approval: guard.allow has 127.0.0.0/8"), "{change}");
     assert_eq!(fleet.known()["rollout"], Value::Null, "a dry run starts nothing");
+    for words in [["--canary", "200%"], ["--pause", "2h"]] {
+        assert_eq!(exit_code_and_output(&fleet.command(GUARD, &words).output().unwrap()).0, 2, "{words:?}");
+    }
+    let (code, _, err) = fleet.approve(1, "bob");
+    assert_eq!((code, err.as_str()), (1, "outgate: the fleet has no rollout 1\n"));
     let watch = fleet.watch(GUARD, &["--canary", "1", "--then", "2", "--then", "all", "--pause", "1s"]);
     fleet.wait_for("the change needs an approval", |known| known["rollout"]["outcome"] == "waiting_for_approval");
     fleet.wait_for_problem("rollout_waiting", "OutgateFleetRolloutWaits");
@@ -74,7 +79,8 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     }
     let (_, history, _) = fleet.run(&["history"]);
     assert!(history.contains("rollout 1 of alice, approved by bob"), "{history}");
-    assert!(fleet.run(&["fleet", "rollout", "--status"]).1.contains("rollout 1 of alice, approved by bob: kept"));
+    let (code, status, _) = fleet.run(&["fleet", "rollout", "--status", "--watch"]);
+    assert!(code == 0 && status.contains("rollout 1 of alice, approved by bob: kept"), "{status}");
     let (code, _, err) = fleet.run(&["check"]);
     assert!(code == 0 && err.contains("1 file of the bundle of the fleet"), "{err}");
     // A restart keeps the bundle, and changes nothing.
