@@ -191,7 +191,14 @@ pub fn problems(announcements: &[InstanceAnnouncement], missed: &[&InstanceAnnou
     for range in missing_ranges(live.iter().chain(missed), &usable) {
         let has = |gone: &&&InstanceAnnouncement| gone.ranges.iter().any(|had| overlaps(&had.range, &range));
         let gone: Vec<_> = missed.iter().filter(has).map(|gone| gone.instance.as_str()).collect();
+        let is_held_back = |found: &RangeAnnouncement| {
+            matches!(found.state, RangeState::Draining | RangeState::Free) && overlaps(&found.range, &range)
+        };
         let what = match &*gone {
+            _ if live.iter().flat_map(|found| &found.ranges).any(is_held_back) => format!(
+                "no instance has {range}, which customers allow: it is assigned to an instance that does not run, or whose host \
+                 lacks the addresses. `outgate fleet move` assigns it to another one"
+            ),
             [] => format!("no instance has {range}, which customers allow: give its addresses to a host"),
             names => format!(
                 "no instance has {range}, which customers allow and {} listed: start outgate there, or stop it there for good \

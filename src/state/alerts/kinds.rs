@@ -70,7 +70,7 @@ alert_kinds! {
         "names that are not cached fail with name_timeout",
         "look at the name servers and at the way to them";
     FLEET_STORE_AWAY = "OutgateFleetStoreAway", Critical,
-        "this instance continues with its share of each limit of the fleet, and refuses signed requests unless `fleet.replay` permits them",
+        "this instance refuses signed requests unless `fleet.replay` permits them; rollouts and moves wait",
         "look at the store of the fleet, and at the way to it";
     FLEET_RANGE_WITHOUT_HOST = "OutgateFleetRangeWithoutHost", Critical,
         "no webhook leaves from addresses that customers allow",
@@ -92,7 +92,7 @@ alert_kinds! {
         "run `outgate fleet rollout --status`, correct the reason, and start a new rollout; or repeat the last good one";
     FLEET_ROLLOUT_WAITS = "OutgateFleetRolloutWaits", Warning,
         "instances of the fleet do not adopt the bundle",
-        "run `outgate fleet rollout --status`: approve the change, make the instance ready, or repeat or abort the rollout";
+        "run `outgate fleet status`: approve the change, make the instance ready, or repeat or abort the rollout";
     FLEET_BUNDLE_UNREADABLE = "OutgateFleetBundleUnreadable", Warning,
         "the instance adopts no bundle, and the rollout waits for it",
         "run `outgate fleet status`: it has the error; look at the bucket `fleet.bundles` and its credentials";

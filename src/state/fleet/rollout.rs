@@ -61,7 +61,8 @@ impl RolloutView {
     pub fn fleet_problem(&self) -> Option<FleetProblem> {
         if let Some(lost) = self.lost() {
             let what = format!(
-                "rollout {lost} waits for its repetition: the store has lost the bundle, so a host that joins gets none"
+                "rollout {lost} waits for its repetition: the store has lost the bundle, so a host that joins gets none. \
+                 Roll the same files out again"
             );
             return Some(FleetProblem { problem: FleetProblemKind::RolloutWaiting, subject: lost.to_string(), what });
         }

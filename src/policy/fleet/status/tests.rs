@@ -81,6 +81,12 @@ fn range_that_no_instance_can_use_is_a_problem_also_in_parts() {
     let other = instance("b", &[range(ALL, RangeState::Active, &[])]);
     assert_eq!(found(&[stopping, other]), [missing(ALL)], "a process that stops sends nothing");
     assert_eq!(found(&[]), []);
+    // The instance to which it was assigned has died, and this host has the addresses.
+    let free = problems(&[instance("b", &[range(ALL, RangeState::Free, &[])])]);
+    assert_eq!((free.len(), free[0].problem), (1, FleetProblemKind::RangeWithoutHost));
+    assert!(free[0].what.contains("it is assigned to an instance that does not run"), "{}", free[0].what);
+    let lost = problems(&[instance("b", &[range(ALL, RangeState::Active, &[])])]);
+    assert!(lost[0].what.ends_with("give its addresses to a host"), "{}", lost[0].what);
 }
 
 #[test]
