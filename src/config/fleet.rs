@@ -20,9 +20,10 @@ use crate::names::Host;
 const PREFIX_DEFAULT: &str = "outgate";
 const WAIT_DEFAULT: Duration = Duration::from_millis(5);
 /// A delivery may wait this long for the store. A longer wait would make a slow store an outage of the fleet.
-const WAIT_MAX: Duration = Duration::from_secs(1);
+pub const WAIT_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_millis(250);
-const TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// The longest `fleet.timeout`.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// The shortest `key`, in bytes. Who guesses it opens the tokens in the store.
 const KEY_MIN: usize = 32;
 const NODES_MAX: usize = 64;

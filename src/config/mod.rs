@@ -67,7 +67,9 @@ pub use control_paths::ControlPaths;
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
 pub use files::StatFingerprint;
-pub use fleet::{Fleet, FleetReplay, StoreAddress, StoreTopology};
+pub use fleet::{
+    Fleet, FleetReplay, StoreAddress, StoreTopology, TIMEOUT_MAX as FLEET_TIMEOUT_MAX, WAIT_MAX as FLEET_WAIT_MAX,
+};
 pub use include::BUNDLE_DIR;
 #[cfg(any(test, fuzzing))]
 pub use key_dir::key_files;

@@ -35,6 +35,11 @@ impl Quota {
         Self { count: self.count, period: self.period.saturating_mul(live.get()), burst }
     }
 
+    /// Returns the time after which the whole burst is available again.
+    pub fn burst_time(&self) -> Duration {
+        self.interval().saturating_mul(self.burst.get())
+    }
+
     /// Returns the time for which an instance may hold new tokens. It is within the time of the burst, so that tokens that
     /// are held and a burst together are not more than the burst.
     pub fn hold(&self) -> Duration {
@@ -239,7 +244,7 @@ impl TokenSlices {
         self.forget_replaced(now);
         let most = share.burst.get().saturating_sub(self.unanswered);
         self.unsettled = self.unsettled.saturating_add(1).min(most);
-        self.owed_until = now.saturating_add(saturating_nanos(share.interval().saturating_mul(share.burst.get())));
+        self.owed_until = now.saturating_add(saturating_nanos(share.burst_time()));
     }
 
     /// Returns whether the store must learn of tokens of the share: until the share has replaced them.

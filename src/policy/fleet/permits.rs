@@ -96,6 +96,11 @@ impl PermitLease {
         if now < self.until { self.held } else { 0 }
     }
 
+    /// Returns whether the store counts permits for this instance.
+    pub fn is_held(&self, now: u64) -> bool {
+        self.held(now) > 0
+    }
+
     /// Returns whether an instance that may use `allowed` permits has unused ones, for whose return no time is set, or those
     /// that the others wait for.
     pub fn has_unused(&self, in_flight: u32, allowed: u32) -> bool {

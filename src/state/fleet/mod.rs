@@ -41,6 +41,7 @@ use crate::state::Runtime;
 use crate::state::replay::ReplayError;
 use announcement::Announcer;
 use assignments::FollowedAssignments;
+pub use calls::CallKind;
 use calls::CallTurns;
 pub use error::FleetError;
 use hints::Hints;
@@ -272,7 +273,10 @@ impl Fleet {
         let PermitRequest { wanted, used, max } = request;
         let [length, patience, term] = [PERMIT_LEASE, PERMIT_PATIENCE, PERMIT_TERM].map(|time| time.as_millis());
         let key = self.key_of(name, "permits");
-        let arguments: &[&(dyn Display + Sync)] = &[&self.process, wanted, used, max, &length, &patience, &term];
+        // An earlier request may still be on its way through a connection that was given up.
+        let number = self.now() / 1000;
+        let arguments: &[&(dyn Display + Sync)] =
+            &[&self.process, wanted, used, max, &length, &patience, &term, &number];
         let answer: [i64; 2] = self.store.run(&script::LEASE_PERMITS, &[&key], arguments).await?;
         let [permits, others] = answer.map(|permits| u32::try_from(permits).unwrap_or_default());
         Ok(PermitGrant { permits, others })

@@ -13,7 +13,7 @@ use crate::net::store::StoreError;
 use crate::policy::fleet::TokenRequest;
 use crate::policy::fleet::permits::{PermitGrant, PermitRequest};
 use crate::policy::limits::Limit;
-use crate::state::fleet::Fleet;
+use crate::state::fleet::{CallKind, Fleet};
 use crate::state::limits::fleet_key::{FleetKey, TokenAnswer};
 use crate::state::limits::limiter_state::{
     CONCURRENCY_RETRY, ConcurrencyPermit, Exhausted, GrantedPermit, LimiterInner, LimiterState,
@@ -32,7 +32,7 @@ enum LeaseStep {
     /// The same, or until the store answers again.
     AwaitStore(Arc<Notify>, Duration),
     /// A pause until the turn of a call for which no delivery waits, or until there may be one that waits.
-    AwaitTurn(Arc<Notify>),
+    AwaitTurn(Arc<Notify>, CallKind),
     End,
 }
 
@@ -105,22 +105,28 @@ impl LimiterState {
 
     /// Leases tokens and permits, and returns them, until the key is not in use.
     async fn serve_fleet(self: Arc<Self>, fleet: Arc<Fleet>) {
-        let mut next_turn = pin!(fleet.idle_turn());
+        let mut kind = CallKind::Idle;
+        let mut next_turn = pin!(fleet.turn(kind));
         let mut turn = None;
         loop {
-            let returned = fleet.next_return();
+            let (returned, answered) = (fleet.next_return(), fleet.answer());
             let (step, asked_at) = {
                 let mut inner = self.0.lock();
                 (inner.next_step(&fleet, turn.is_some()), fleet.now())
             };
-            if !matches!(step, LeaseStep::AwaitTurn(_)) {
+            match step {
+                LeaseStep::AwaitTurn(_, of) if of == kind => {}
                 // A task that does something else leaves its place among those that wait for a turn.
-                next_turn.set(fleet.idle_turn());
+                LeaseStep::AwaitTurn(_, of) => {
+                    kind = of;
+                    next_turn.set(fleet.turn(kind));
+                }
+                _ => next_turn.set(fleet.turn(kind)),
             }
             let is_call = matches!(step, LeaseStep::TakeTokens(..) | LeaseStep::LeasePermits(..));
             let _turn = match turn.take() {
                 Some(turn) if is_call => Some(turn),
-                None if is_call => fleet.awaited_turn().await,
+                None if is_call => fleet.turn(CallKind::Awaited).await,
                 _ => None,
             };
             match step {
@@ -132,10 +138,10 @@ impl LimiterState {
                     let answer = fleet.lease_permits(&name, &request).await;
                     self.0.lock().permits_answered(&fleet, &request, answer, asked_at);
                 }
-                LeaseStep::AwaitTurn(wake) => tokio::select! {
+                LeaseStep::AwaitTurn(wake, _) => tokio::select! {
                     given = &mut next_turn => {
                         turn = given;
-                        next_turn.set(fleet.idle_turn());
+                        next_turn.set(fleet.turn(kind));
                     }
                     () = wake.notified() => {}
                 },
@@ -146,7 +152,7 @@ impl LimiterState {
                 },
                 LeaseStep::AwaitStore(wake, time) => tokio::select! {
                     () = wake.notified() => {}
-                    () = fleet.answer() => {}
+                    () = answered => {}
                     () = sleep(time) => {}
                 },
                 LeaseStep::End => return,
@@ -227,7 +233,10 @@ impl LimiterInner {
         if key.max_in_flight > 0 {
             let (wanted, more_after) = key.permits_wanted([in_flight, waiting], fleet, now);
             match key.permits.next_request(wanted, in_flight, fleet.returned_at(), now) {
-                Some(Duration::ZERO) if !has_turn => return LeaseStep::AwaitTurn(Arc::clone(&key.wake)),
+                Some(Duration::ZERO) if !has_turn => {
+                    let kind = if key.permits.is_held(now) { CallKind::Lease } else { CallKind::Idle };
+                    return LeaseStep::AwaitTurn(Arc::clone(&key.wake), kind);
+                }
                 Some(Duration::ZERO) => {
                     let request = key.permits.request([wanted, key.max_in_flight], in_flight, now);
                     self.set_allowed_permits(fleet, is_up, now);
@@ -240,7 +249,7 @@ impl LimiterInner {
             let (lacks, owes) = (asks > 0 || key.tokens.needs_refill(now), key.tokens.owes(now));
             let may_return = key.tokens.next_look(now) == Some(Duration::ZERO);
             if (lacks || owes || may_return) && !has_turn {
-                return LeaseStep::AwaitTurn(Arc::clone(&key.wake));
+                return LeaseStep::AwaitTurn(Arc::clone(&key.wake), CallKind::Idle);
             }
             if lacks {
                 return LeaseStep::TakeTokens(name, key.tokens.request(quota, live, [asks, queued], now));

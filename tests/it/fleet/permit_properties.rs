@@ -200,7 +200,7 @@ fn fleet_script_of_permits_computes_what_the_model_computes() {
     }
     let server = StoreServer::start();
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/net/store/lease_permits.lua"));
-    let text = text.replace_one("redis.call('TIME')", "{ math.floor(ARGV[8] / 1000), ARGV[8] % 1000 * 1000 }");
+    let text = text.replace_one("redis.call('TIME')", "{ math.floor(ARGV[9] / 1000), ARGV[9] % 1000 * 1000 }");
     // The server ends keys on its own clock.
     let text = text.replace_one("redis.call('PEXPIRE', KEYS[1], length)", "");
     let times = [PERMIT_LEASE, PERMIT_PATIENCE, PERMIT_TERM].map(milliseconds);
@@ -218,7 +218,7 @@ fn fleet_script_of_permits_computes_what_the_model_computes() {
             let wanted = u32::try_from(next(u64::from(max) + 2)).unwrap().min(max);
             let used = granted[process].min(u32::try_from(next(u64::from(max) + 1)).unwrap());
             let request = PermitRequest { wanted, used, max };
-            let arguments = [i64::from(wanted), used.into(), max.into(), times[0], times[1], times[2], now];
+            let arguments = [i64::from(wanted), used.into(), max.into(), times[0], times[1], times[2], now, now];
             let arguments = arguments.map(|number| number.to_string());
             let process_name = process.to_string();
             let mut command = vec!["--raw", "eval", &text, "1", &key, &process_name];
@@ -235,4 +235,19 @@ fn fleet_script_of_permits_computes_what_the_model_computes() {
         }
         assert_eq!(seen, [true; 3], "all, too few, and fewer than are in use");
     }
+    // A request that a former connection delivers late takes no permit away, and a time that is ahead does not last.
+    let lease = |key: &str, process: &str, wanted: u32, request: i64, now: i64| {
+        let numbers =
+            [wanted.into(), 0, 4, times[0], times[1], times[2], request, now].map(|number| number.to_string());
+        let mut command = vec!["--raw", "eval", &text, "1", key, process];
+        command.extend(numbers.iter().map(String::as_str));
+        server.cli(&command).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lease("late", "a", 3, 10, 1000), ["3", "0"]);
+    assert_eq!(lease("late", "a", 0, 9, 1001)[0], "0");
+    assert_eq!(lease("late", "b", 1, 1, 1002), ["1", "3"], "a still has three");
+    assert_eq!(lease("late", "a", 3, 10, 1003), ["3", "1"], "the same request again");
+    server.cli(&["hset", "ahead", "dead", "4 99999999 4 99999999 1"]);
+    assert_eq!(lease("ahead", "a", 1, 1, 1000), ["0", "4"]);
+    assert_eq!(lease("ahead", "a", 1, 2, 1001 + times[0]), ["1", "0"], "after the length of a lease");
 }

@@ -204,7 +204,8 @@ fn fleet_script_of_a_real_server_computes_what_the_model_computes() {
         let hold = i64::try_from(hold.as_micros()).unwrap();
         let more = [hold, wanted.into(), returned.into(), returned_until, returned_arrival, used.into()];
         let report = i64::try_from(report).unwrap();
-        let arguments: Vec<String> = numbers.iter().chain(&more).chain([&report]).map(i64::to_string).collect();
+        let arguments: Vec<String> =
+            numbers.iter().chain(&more).chain([&report, &3_600_000]).map(i64::to_string).collect();
         let reports = format!("{key}:process");
         let mut command = vec!["--raw", "--eval", script, key, &reports, ","];
         command.extend(arguments.iter().map(String::as_str));
