@@ -5,6 +5,7 @@
 //! 2025-10-09. It includes the globally reachable rows, since none of them serves webhooks. Multicast and deprecated
 //! IPv6 forms come from other registries and are marked so. In IPv6, only Global Unicast `2000::/3` is public.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -71,6 +72,13 @@ fn find_range<T: PartialOrd>(
 /// Returns whether two ranges have an address in common.
 pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
+}
+
+/// Returns those of the ranges, of which no two overlap, that overlap `range`.
+pub fn overlapping<'a>(ranges: &'a BTreeSet<IpNet>, range: &IpNet) -> impl Iterator<Item = &'a IpNet> {
+    let range = range.trunc();
+    let around = ranges.range(..range).next_back().filter(|other| other.contains(&range));
+    around.into_iter().chain(ranges.range(range..).take_while(move |other| range.contains(*other)))
 }
 
 /// An IPv4 address embedded in an IPv6 address. A translator, a tunnel or the kernel may send to it.

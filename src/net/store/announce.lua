@@ -29,12 +29,18 @@ redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[2])), proc
 redis.call('HSET', KEYS[2], process, ARGV[3])
 redis.call('ZREM', KEYS[4], instance)
 redis.call('HDEL', KEYS[5], instance)
+local function forget(names)
+  for _, name in ipairs(names) do
+    redis.call('ZREM', KEYS[4], name)
+    redis.call('HDEL', KEYS[5], name)
+  end
+end
+-- A time that is far ahead is that of no instance.
+local ahead = string.format('%.0f', now + 3600000)
+forget(redis.call('ZRANGEBYSCORE', KEYS[4], ahead, '+inf', 'LIMIT', 0, 1024))
 local surplus = redis.call('ZCARD', KEYS[4]) - 4096
 if surplus > 0 then
-  for _, oldest in ipairs(redis.call('ZRANGE', KEYS[4], 0, math.min(surplus, 1024) - 1)) do
-    redis.call('ZREM', KEYS[4], oldest)
-    redis.call('HDEL', KEYS[5], oldest)
-  end
+  forget(redis.call('ZRANGE', KEYS[4], 0, math.min(surplus, 1024) - 1))
 end
 local state = redis.call('HMGET', KEYS[3], 'observer', 'observer_until')
 local is_observer = (state[1] == process or (tonumber(state[2] or 0) or 0) <= now) and observed > 0

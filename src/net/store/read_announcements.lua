@@ -5,13 +5,13 @@
 -- lease (ms), its process or instance, and its announcement, or nothing if that is too long, or if those before it are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local total = 0
 
-local function read(ends, rows, first, last)
+local function read(ends, rows, first, last, most)
+  local total = 0
   local found, names = {}, redis.call('ZRANGEBYSCORE', ends, first, last, 'WITHSCORES', 'LIMIT', 0, 4096)
   for i = 1, #names, 2 do
     local length = redis.call('HSTRLEN', rows, names[i])
-    if length > 262144 or total + length > 33554432 then
+    if length > 262144 or total + length > most then
       found[#found + 1] = { names[i + 1], names[i], '' }
     elseif length > 0 then
       total = total + length
@@ -22,4 +22,5 @@ local function read(ends, rows, first, last)
 end
 
 local text = string.format('%.0f', now)
-return { now, read(KEYS[1], KEYS[2], text, '+inf'), read(KEYS[3], KEYS[4], '-inf', text) }
+-- Lost instances stay until an operator forgets them, so they must not make the answer late.
+return { now, read(KEYS[1], KEYS[2], text, '+inf', 33554432), read(KEYS[3], KEYS[4], '-inf', text, 4194304) }

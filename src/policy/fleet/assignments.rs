@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::status::{InstanceAnnouncement, TEXT_MAX};
-use crate::policy::addresses::overlaps;
+use crate::policy::addresses::{overlapping, overlaps};
 use crate::policy::egress::Pools;
 use crate::policy::egress::cover::Cover;
 
@@ -122,13 +122,6 @@ impl Assignments {
         let inside = self.ranges.range(range..).take_while(|(other, _)| range.contains(*other));
         around.into_iter().chain(inside).any(|(_, to)| to != instance)
     }
-}
-
-/// Returns those of the ranges, of which no two overlap, that overlap `range`.
-pub fn overlapping<'a>(ranges: &'a BTreeSet<IpNet>, range: &IpNet) -> impl Iterator<Item = &'a IpNet> {
-    let range = range.trunc();
-    let around = ranges.range(..range).next_back().filter(|other| other.contains(&range));
-    around.into_iter().chain(ranges.range(range..).take_while(move |other| range.contains(*other)))
 }
 
 fn milliseconds(now: Timestamp) -> u64 {

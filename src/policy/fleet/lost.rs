@@ -40,6 +40,10 @@ pub struct InstanceRow {
 
 impl LostInstance {
     /// Returns what an instance has left behind. A range that has ended since is no longer a published one.
+    pub fn instance(&self) -> &str {
+        &self.last.instance
+    }
+
     fn new(mut last: InstanceAnnouncement, now_ms: i64) -> Self {
         let has_ended = |range: &RangeAnnouncement| range.until.is_some_and(|until| until.as_millisecond() <= now_ms);
         last.ranges.retain(|range| !has_ended(range));

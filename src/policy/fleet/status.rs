@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::addresses::overlaps;
+use crate::policy::addresses::overlapping;
 use crate::policy::egress::cover::Cover;
 
 /// The clock offset that concerns an operator, in milliseconds.
@@ -188,14 +188,14 @@ pub fn problems(announcements: &[InstanceAnnouncement], missed: &[&InstanceAnnou
     let usable = usable_parts(&live);
     let mut problems = Vec::new();
     let mut add = |problem, subject: String, what| problems.push(FleetProblem { problem, subject, what });
+    let is_held_back = |found: &&RangeAnnouncement| matches!(found.state, RangeState::Draining | RangeState::Free);
+    let held_back = joined(live.iter().flat_map(|found| &found.ranges).filter(is_held_back));
+    let missed_ranges: Vec<_> = missed.iter().map(|gone| (gone.instance.as_str(), joined(&gone.ranges))).collect();
     for range in missing_ranges(live.iter().chain(missed), &usable) {
-        let has = |gone: &&&InstanceAnnouncement| gone.ranges.iter().any(|had| overlaps(&had.range, &range));
-        let gone: Vec<_> = missed.iter().filter(has).map(|gone| gone.instance.as_str()).collect();
-        let is_held_back = |found: &RangeAnnouncement| {
-            matches!(found.state, RangeState::Draining | RangeState::Free) && overlaps(&found.range, &range)
-        };
+        let is_in = |ranges: &BTreeSet<IpNet>| overlapping(ranges, &range).next().is_some();
+        let gone: Vec<_> = missed_ranges.iter().filter(|(_, had)| is_in(had)).map(|(name, _)| *name).collect();
         let what = match &*gone {
-            _ if live.iter().flat_map(|found| &found.ranges).any(is_held_back) => format!(
+            _ if is_in(&held_back) => format!(
                 "no instance has {range}, which customers allow: it is assigned to an instance that does not run, or whose host \
                  lacks the addresses. `outgate fleet move` assigns it to another one"
             ),
@@ -249,6 +249,11 @@ pub fn problems(announcements: &[InstanceAnnouncement], missed: &[&InstanceAnnou
     problems.sort();
     problems.dedup();
     problems
+}
+
+/// Returns the ranges as few that do not overlap.
+fn joined<'a>(ranges: impl IntoIterator<Item = &'a RangeAnnouncement>) -> BTreeSet<IpNet> {
+    IpNet::aggregate(&ranges.into_iter().map(|range| range.range).collect()).into_iter().collect()
 }
 
 /// Returns the addresses that instances can use.

@@ -104,16 +104,21 @@ pub(super) async fn assign(
 /// Forgets an instance that does not return. Its ranges are no longer published ones, unless another instance lists them.
 pub(super) async fn forget(runtime: &Runtime, instance: &str, actor: Actor) -> Result<Value, AdminProblem> {
     let fleet = of(runtime)?;
-    if instances(runtime).await?.live.iter().any(|found| found.instance == instance) {
+    let known = instances(runtime).await?;
+    if known.live.iter().any(|found| found.instance == instance) {
         let detail = "this instance is live: stop it first, and wait five seconds";
         return Err(AdminProblem::field("instance", detail));
     }
-    if !fleet.forget(instance).await? {
+    // A call whose answer was lost may have done it.
+    let was_lost = known.lost.iter().any(|found| found.instance() == instance);
+    let forgotten = fleet.forget(instance).await;
+    if !was_lost && matches!(forgotten, Ok(false)) {
         let detail = "the fleet has no lost instance with this name: `outgate fleet status` lists them";
         return Err(AdminProblem::field("instance", detail));
     }
     let what = "the fleet no longer expects the instance, and its ranges are no longer published";
     runtime.audit.record(Event::new(INSTANCE_FORGOTTEN, instance, Timestamp::now(), what).by(actor));
+    forgotten?;
     let assigned = fleet.assignments();
     Ok(json!({ "instance": instance, "assigned": assigned.ranges_of(instance, true) }))
 }

@@ -14,7 +14,8 @@ use crate::history::known_fleet::KnownFleet;
 use crate::net::socket_diag;
 use crate::net::store::{StoreError, script};
 use crate::policy::Plan;
-use crate::policy::fleet::assignments::{Assignments, free_of_others, overlapping, source_ranges};
+use crate::policy::addresses::overlapping;
+use crate::policy::fleet::assignments::{Assignments, free_of_others, source_ranges};
 use crate::policy::fleet::status::RangeState;
 use crate::state::Runtime;
 
