@@ -47,6 +47,9 @@ pub struct AdoptedBundle {
     pub before: Outcomes,
     /// Whether all instances have kept it, so that nothing undoes it any more.
     pub is_final: bool,
+    /// Whether the instance was in a wave of the rollout: one that joins later is in none.
+    #[serde(default)]
+    pub is_planned: bool,
     /// The configuration in the history that was active before the first bundle of this host. `None`: a bundle was.
     #[serde(default)]
     pub replaced: Option<u64>,
@@ -182,6 +185,7 @@ mod tests {
             pause_seconds: 1,
             before: Outcomes::default(),
             is_final: false,
+            is_planned: true,
             replaced: None,
         };
         RolloutState { seen: 4, ended: 3, adopted: Some(adopted) }

@@ -172,7 +172,7 @@ impl Reloader {
                     let _ = reply.send(self.roll_back(number, &Requester::new(&[source])).await);
                 }
             }
-            for request in pending.bundles {
+            for request in pending.bundles.into_iter().filter(|request| !request.is_abandoned()) {
                 self.answer_about_bundle(request).await;
             }
             for ComparisonRequest { target, reply } in

@@ -32,7 +32,12 @@ impl Reloader {
         let name_files = |text: String| text.replace(&prefix, "");
         let overlay = move || bundle.overlay(folder.current(), folder.current_files().unwrap_or_default());
         let overlay = self.runtime.config_worker.run(overlay);
-        match self.read(ConfigFiles::Overlaid(overlay.await.unwrap_or_default())).await {
+        let Ok(overlay) = overlay.await else {
+            let problem = "the files of the bundle could not be read: see the log".to_owned();
+            let outcome = self.rejected_outcome(ProblemReport::general(problem.clone()));
+            return BundleCheck { outcome, problem: Some(problem), approval: Vec::new() };
+        };
+        match self.read(ConfigFiles::Overlaid(overlay)).await {
             Err(rejection) => {
                 let mut problems = rejection.problems;
                 problems.report = name_files(problems.report);
@@ -93,13 +98,21 @@ impl Reloader {
     async fn restore(&mut self, number: u64, requester: &Requester) -> Option<ReloadOutcome> {
         let overlay = self.history.overlay(&self.path, number).await;
         let overlay = overlay.inspect_err(|reason| error!("outgate reads the files on disk, because {reason}")).ok()?;
-        let (former, present) =
-            (self.read(ConfigFiles::Overlaid(overlay)).await.ok()?, self.read(ConfigFiles::OnDisk).await);
+        let unusable = |report: &str| {
+            error!("outgate reads the files on disk, because configuration {number} is no longer valid: {report}")
+        };
+        let former = self.read(ConfigFiles::Overlaid(overlay)).await;
+        let former = former.inspect_err(|rejection| unusable(&rejection.problems.report)).ok()?;
+        let present = self.read(ConfigFiles::OnDisk).await;
         let is_present = present.as_ref().is_ok_and(|present| present.config.digest == former.config.digest);
         if is_present {
             return None;
         }
         let outcome = self.roll_back(number, requester).await;
-        (outcome.outcome != ReloadVerdict::Rejected).then_some(outcome)
+        if outcome.outcome == ReloadVerdict::Rejected {
+            unusable(&outcome.report);
+            return None;
+        }
+        Some(outcome)
     }
 }

@@ -27,6 +27,8 @@ const LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 const RENEWAL_NOTICE: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// The difference between the clocks of an operator's machine and of a host. A rollout begins within this time.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
+/// The highest number: the numbers of an operator and of a store are exact up to 2^53.
+const NUMBER_MAX: u64 = 1 << 53;
 const FILES_MAX: usize = 10_000;
 const FILE_NAME_MAX: usize = 200;
 /// The extension of the files, which the loader reads.
@@ -85,11 +87,15 @@ impl std::error::Error for BundleError {}
 impl Bundle {
     /// Parses a document. It has exactly one form: the one that [`Bundle::document`] returns.
     pub fn parse(document: &str, fleet: &str) -> Result<Self, BundleError> {
+        if document.len() > DOCUMENT_MAX {
+            return Err(BundleError::TooLarge(document.len()));
+        }
         let malformed = |reason: &str| BundleError::Malformed(reason.to_owned());
         let bundle: Self = serde_json::from_str(document).map_err(|error| BundleError::Malformed(error.to_string()))?;
         let planned: usize = bundle.waves.iter().map(BTreeSet::len).sum();
         let names: BTreeSet<_> = bundle.waves.iter().flatten().collect();
         match () {
+            () if bundle.number > NUMBER_MAX => Err(malformed("its number is too large")),
             () if bundle.document() != document => Err(malformed("it is not in the canonical form")),
             () if bundle.fleet != fleet => Err(BundleError::OtherFleet(bundle.fleet)),
             () if names.is_empty() || bundle.waves.iter().any(BTreeSet::is_empty) => Err(malformed("a wave is empty")),
@@ -177,7 +183,7 @@ impl SignedBundle {
         &self.digest
     }
 
-    pub fn unsigned(&self) -> Arc<Bundle> {
+    pub fn bundle(&self) -> Arc<Bundle> {
         Arc::clone(&self.bundle)
     }
 

@@ -30,7 +30,7 @@ const REASONS_MAX: usize = 100;
 const LATE_AFTER: Duration = Duration::from_secs(30);
 
 /// The advice about an instance that does not check a bundle.
-const UNJUDGED: &str = "if it follows rollouts at all (its [fleet.operators] and its log)";
+const UNJUDGED: &str = "(look at its [fleet.operators] and its log)";
 
 /// Returns the part of a text that a report or the store has. Others could have written a longer one.
 pub fn shortened(text: &str) -> String {
@@ -190,7 +190,7 @@ impl Progress<'_> {
         }
         let open = self.open_wave().filter(|_| self.unchanged_for > LATE_AFTER)?;
         let unjudged = self.waves.iter().flatten().find(|name| !self.is_judged(name));
-        let unjudged = unjudged.map(|name| format!("{name}, which has not checked the bundle, {UNJUDGED}"));
+        let unjudged = unjudged.map(|name| format!("{name}, which has not checked the bundle {UNJUDGED}"));
         let is_late = |name: &&String| !matches!(self.stage(name), Some(RolloutStage::Adopted | RolloutStage::Kept));
         let late = || self.waves.get(open)?.iter().find(is_late);
         let late = || Some(format!("{}, which is not ready to adopt the bundle in wave {}", late()?, open + 1));
@@ -220,7 +220,7 @@ impl Progress<'_> {
             let unjudged = self.waves.iter().flatten().find(|name| !self.is_judged(name));
             let unkept = unkept().next().filter(|_| is_late)?;
             let what = match unjudged {
-                Some(name) => format!("{name} has not checked the bundle, {UNJUDGED},"),
+                Some(name) => format!("{name} has not checked the bundle {UNJUDGED}"),
                 None => format!("{unkept} has not kept the bundle"),
             };
             Some(format!("{what} {} s after wave {number} began", self.unchanged_for.as_secs()))

@@ -275,7 +275,13 @@ fn rollout_names_what_it_waits_for() {
     let approval = "the approval of a second operator: `outgate fleet approve` shows the change";
     for (stages, missing, unchanged_for, asks, expected) in [
         (&[Checked][..], "", LATE_AFTER, false, None),
-        (&[Checked], "", late, false, Some("i1, which has not checked the bundle")),
+        (
+            &[Checked],
+            "",
+            late,
+            false,
+            Some("i1, which has not checked the bundle (look at its [fleet.operators] and its log)"),
+        ),
         (&[Checked], "i1", late, false, Some("i0, which is not ready to adopt the bundle in wave 1")),
         (&[Adopted, Checked], "", late, false, None), // the pause
         (&[Kept, Checked], "", late, false, Some("i1, which is not ready to adopt the bundle in wave 2")),

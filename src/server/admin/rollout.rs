@@ -194,7 +194,7 @@ async fn start(
         return Err(AdminProblem::conflict(format!("the number is not above {}, the last one", view.state.seen)));
     }
     bundle.may_start(Timestamp::now()).map_err(|error| AdminProblem::field("document", error.to_string()))?;
-    let check = check_bundle(runtime, view, bundle.unsigned()).await?;
+    let check = check_bundle(runtime, view, bundle.bundle()).await?;
     if check.problem.is_some() {
         return Err(AdminProblem::conflict(check.outcome.report));
     }

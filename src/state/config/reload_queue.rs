@@ -49,6 +49,13 @@ pub enum BundleRequest {
     },
 }
 
+impl BundleRequest {
+    /// Returns whether nobody waits for the answer to a question. A switch is made all the same.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Check { reply, .. } if reply.is_closed())
+    }
+}
+
 /// The comparison of a bundle with the active configuration.
 #[derive(Serialize)]
 pub struct BundleCheck {
@@ -122,7 +129,10 @@ impl ReloadQueue {
     /// Requests what `request` makes of the sender of the outcome. `None`: no reloader answers.
     pub async fn ask_about_bundle<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> BundleRequest) -> Option<T> {
         let (reply, outcome) = oneshot::channel();
-        self.update(|pending| pending.bundles.push(request(reply)));
+        self.update(|pending| {
+            pending.bundles.retain(|request| !request.is_abandoned());
+            pending.bundles.push(request(reply));
+        });
         outcome.await.ok()
     }
 

@@ -34,6 +34,7 @@ impl Follower {
             pause_seconds: bundle.pause_seconds,
             before: self.health.before(bundle.pause()),
             is_final: false,
+            is_planned: bundle.waves.iter().any(|wave| wave.contains(&self.fleet.instance)),
             replaced: (!self.view.state.has_bundle()).then(|| self.runtime.config_status.adopted().number),
         };
         let source = source(&adopted, false);

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::audit::{Event, ROLLOUT_FAILED};
-use crate::history::bundle_folder::BundleFolder;
+use crate::history::bundle_folder::{AdoptedBundle, BundleFolder};
 use crate::policy::rollout::bundle::{SignedBundle, Statement};
 use crate::policy::rollout::{InstanceReport, PhaseClock, Progress, RolloutStage, RolloutStep, shortened};
 use crate::state::Runtime;
@@ -267,7 +267,7 @@ impl Follower {
 
     /// Compares a bundle with the active configuration of this host.
     async fn check(&mut self, bundle: &Arc<SignedBundle>) {
-        let (folder, bundle) = (self.folder.clone(), bundle.unsigned());
+        let (folder, bundle) = (self.folder.clone(), bundle.bundle());
         let check = |reply| BundleRequest::Check { folder, bundle, reply };
         let Some(check) = self.runtime.reload_queue.ask_about_bundle(check).await else { return };
         let stage = if check.problem.is_some() { RolloutStage::Refused } else { RolloutStage::Checked };
@@ -318,6 +318,12 @@ impl Follower {
     /// Does what this instance has to do now.
     async fn step(&mut self) {
         let Some(bundle) = self.view.bundle.clone() else { return };
+        // A rollout begins when all planned instances keep the former one, or it has failed.
+        let is_interrupted =
+            |own: &AdoptedBundle| own.stage == RolloutStage::Adopted && own.is_planned && own.number < bundle.number;
+        if let Some(own) = self.view.state.adopted.clone().filter(is_interrupted) {
+            return self.go_back(own, "the rollout has failed while this instance was away".to_owned()).await;
+        }
         let missing: BTreeSet<String> = self
             .last_seen
             .iter()

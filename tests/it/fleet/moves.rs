@@ -340,7 +340,7 @@ fn fleet_move_needs_an_operator_a_live_instance_and_a_published_range() {
     for (words, error) in [
         (&["127.0.65.0/30", "--to", "egress-9"][..], "no live instance has this name"),
         (&["203.0.113.0/28", "--to", "egress-1"], "no instance publishes this range"),
-        (&["127.0.65.0/30", "--to", "egress-2"], "the file of this instance does not list the range"),
+        (&["127.0.65.0/30", "--to", "egress-2"], "the file of egress-2 does not list the range"),
         (&["127.0.65.0/31", "--to", "egress-1"], "127.0.65.0/30 is assigned, and overlaps it"),
         (&["127.0.65.0/31", "--release"], "this range is not assigned"),
         (&["127.0.65.1/30", "--to", "egress-1"], "write a published range"),

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use jiff::SignedDuration;
 use outgate::policy::rollout::bundle::digest;
 
-use super::{CLOSED, Fleet, GUARD};
+use super::{CLOSED, Fleet, GUARD, is_delivered};
 use crate::support::audit::records_in;
 use crate::support::control::exit_code_and_output;
 use crate::support::{eventually, store};
@@ -81,6 +81,27 @@ fn rollout_whose_bundle_the_store_has_lost_waits_for_its_repetition() {
     let (code, out, err) = exit_code_and_output(&fleet.watch(GUARD, &["--pause", "1s"]).wait_with_output().unwrap());
     assert!(code == 0 && out.contains("the bundle changes nothing on egress-a"), "{code} {out} {err}");
     eventually("the problem has gone", || fleet.run(&["fleet", "status"]).0 == 0);
+}
+
+/// The store knows only the last rollout, and an instance that was away does not learn how the former one ended.
+#[test]
+fn rollout_is_undone_by_an_instance_that_was_away_at_its_failure_and_at_the_next_one() {
+    if !store::is_installed() {
+        return;
+    }
+    let mut fleet = Fleet::start(2).rolled_out(GUARD);
+    let words = ["--canary", "all", "--pause", "10m"];
+    assert_eq!(exit_code_and_output(&fleet.command(CLOSED, &words).output().unwrap()).0, 0);
+    (0..2).for_each(|number| fleet.wait_for_stage(number, "adopted"));
+    fleet.scenes[1].outgate.signal("KILL");
+    fleet.abort(2);
+    let start = || exit_code_and_output(&fleet.command(CLOSED, &words).output().unwrap()).0;
+    eventually("the next rollout begins without the dead instance", || start() == 0);
+    fleet.abort(3);
+    fleet.restart(1);
+    eventually("it returns to the bundle that all have kept", || is_delivered(&fleet.scenes[1]));
+    fleet.restart(1);
+    assert!(is_delivered(&fleet.scenes[1]));
 }
 
 /// The store has another rollout, which the instance has not read yet.
