@@ -50,6 +50,14 @@ impl StoreConnection {
         }
     }
 
+    /// Gives a script to the server, or to each master.
+    pub(super) async fn load(mut self, invocation: &ScriptInvocation<'_>) -> RedisResult<String> {
+        match &mut self {
+            Self::Single(connection) => invocation.load_async(connection).await,
+            Self::Cluster(connection) => invocation.load_async(connection).await,
+        }
+    }
+
     /// Runs a script by its hash, and loads it if the server does not have it: after a restart or a failover.
     pub(super) async fn run<T: FromRedisValue>(mut self, invocation: &ScriptInvocation<'_>) -> RedisResult<T> {
         match &mut self {

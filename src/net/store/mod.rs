@@ -166,7 +166,12 @@ impl Store {
             let connected = timeout(self.timeout * CONNECT_FACTOR, self.connector.connect(self.timeout)).await;
             let connected =
                 connected.unwrap_or_else(|_| Err(StoreError("the connection attempt timed out".to_owned())));
-            *slot.lock() = Some(Arc::new(connected.map_err(|error| self.failed(error))?));
+            let connection = connected.map_err(|error| self.failed(error))?;
+            for script in script::AWAITED {
+                // A server that does not take it now gets it with its first call.
+                let _ = timeout(self.timeout, connection.clone().load(&script.loading())).await;
+            }
+            *slot.lock() = Some(Arc::new(connection));
             has_connected = true;
         }
         Ok(has_connected)

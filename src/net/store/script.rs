@@ -20,6 +20,9 @@ macro_rules! scripts {
     };
 }
 
+/// The scripts for which deliveries wait.
+pub(super) const AWAITED: [&StoreScript; 3] = [&CLAIM, &TAKE_TOKENS, &LEASE_PERMITS];
+
 scripts! {
     ANNOUNCE = "announce.lua", ["announcements", "state", "lost", "lost:announcements"];
     READ_ANNOUNCEMENTS = "read_announcements.lua", ["announcements", "lost", "lost:announcements"];
@@ -35,6 +38,11 @@ scripts! {
 }
 
 impl StoreScript {
+    /// Returns the call that gives the script to a server. Without it, the first call of the script takes three round trips.
+    pub(super) fn loading(&self) -> ScriptInvocation<'_> {
+        self.script.prepare_invoke()
+    }
+
     pub(super) fn invocation(&self, keys: &[&str], arguments: &[&(dyn Display + Sync)]) -> ScriptInvocation<'_> {
         let mut invocation = self.script.prepare_invoke();
         for key in keys {
