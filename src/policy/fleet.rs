@@ -130,10 +130,11 @@ pub struct TokenSlices {
     is_in_use: bool,
     look_at: u64,
     asked_at: u64,
-    /// Tokens of the share that the store was not told of, and the time at which the share has replaced them.
+    /// The tokens that deliveries took from the share, and that this instance has not reported to the store. At `owed_until`,
+    /// the share has them again, and the instance reports them no longer.
     unsettled: u32,
     owed_until: u64,
-    /// Those of the last report while it has no answer: the store may know of them or not.
+    /// The tokens of the last report until the store answers it. The store may have counted them, and only its answer was lost.
     unanswered: u32,
     unanswered_until: u64,
     /// The number of the last report.

@@ -97,8 +97,7 @@ impl Load {
     /// Computes the weight: 100 times the share of the addresses that are left, times the least headroom of a bound.
     ///
     /// Only an instance that drains, that waits for its first bundle, or that has no address of a pool, has the weight 0: it
-    /// refuses webhooks. Load alone
-    /// lowers the weight to 1 at least, because all instances may be loaded at once.
+    /// refuses webhooks. Load alone lowers the weight to 1 at least, because all instances may be loaded at once.
     pub fn weight(&self) -> Weight {
         let zero = |factor| Weight { percent: 0, limited_by: Some(factor) };
         if self.is_draining {

@@ -34,7 +34,7 @@ use uplink::Uplink;
   sudo outgate doctor --json | jq '.[] | select(.level != \"ok\")'
 
 The command changes nothing on this host. It asks each name server one question. With [fleet], it connects to the store and
-writes one key there, which ends after a second. It opens no other connection. Run it as root: some files and logs can only be
+writes a few keys there, which end within seconds. It opens no other connection. Run it as root: some files and logs can only be
 read by root.
 
 Exit code 0: no problem, perhaps warnings. 1: problems; each has the command that corrects it. 2: wrong usage.")]

@@ -24,8 +24,8 @@ const NAMES_MAX: usize = 5;
 The command prints the change, as the instance of this host computes it, and the reasons of all instances that ask for an
 approval. Then it signs the bundle. The author of a rollout cannot approve it.
 
-Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator or of the author. 69: outgate refuses the
-signature, another rollout has replaced this one, or outgate is not running.")]
+Exit code 0: the rollout is approved. 1: there is no such rollout, or the key is of no operator or of the author. 69:
+outgate refuses the signature, another rollout has replaced this one, or outgate is not running.")]
 pub(in crate::cli) struct Approve {
     /// Print the change, and sign nothing
     #[arg(long)]

@@ -1,8 +1,8 @@
 -- Takes tokens of one limit key from the rate that the fleet shares (GCRA), on the server's clock.
 -- KEYS: 1 the key, 2 the number of the last report of this process about it.
--- ARGV: 1 count and 2 period (µs) of the rate, 3 burst, 4 hold (µs), 5 tokens wanted, 6 tokens returned, 7 the slot of the first of these (µs), 8 the end of the slice that they are the last of (µs) or 0, 9 tokens that the
--- instance used while the store was away, 10 the number of the report of tokens returned and used, or 0, 11 the time for which
--- the process may tell it again (ms).
+-- ARGV: 1 count and 2 period (µs) of the rate, 3 burst, 4 hold (µs), 5 tokens wanted, 6 tokens returned, 7 the slot of the first
+-- of these (µs), 8 the end of the slice that they are the last of (µs) or 0, 9 tokens that the instance used while the store was
+-- away, 10 the number of the report of tokens returned and used, or 0, 11 the time for which the process may tell it again (ms).
 -- Returns: 1 tokens granted, 2 the slot of the first (µs), 3 the time of the server (µs), 4 the time at which the whole
 -- burst is available again (µs), 5 the time until a token is due if none was granted (µs), 6 whether each token has a slot
 -- of its own (1). Otherwise, all have that of the first. A token must be used before its slot is over.

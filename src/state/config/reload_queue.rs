@@ -50,7 +50,7 @@ pub enum BundleRequest {
 }
 
 impl BundleRequest {
-    /// Returns whether nobody waits for the answer to a question. A switch is made all the same.
+    /// Returns whether the caller of a check has gone, so that the reloader skips it. The reloader makes every switch.
     pub fn is_abandoned(&self) -> bool {
         matches!(self, Self::Check { reply, .. } if reply.is_closed())
     }
