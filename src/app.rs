@@ -128,6 +128,8 @@ impl Proxy {
             .start(&runtime)
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot start the audit thread: {error}")))?;
         runtime.config_status.adopt(first);
+        // Before the fleet learns which addresses this host has.
+        runtime.sources.refresh();
         // Before a delivery can come: an address may belong to another instance.
         let fleet = match &config.fleet {
             Some(fleet) => Some(join_fleet(fleet, config.server.state.as_deref(), &runtime).await?),

@@ -2,6 +2,7 @@
 //! Does an operator see the whole fleet, and does one instance watch it for all?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use crate::support::control::{exit_code_and_output, get, json, run, with_admin_s
 use crate::support::namespace::{self, inside_namespace};
 use crate::support::scene::Scene;
 use crate::support::store::{self, StoreServer};
+use crate::support::wiretap::Wiretap;
 use crate::support::{Folder, Outgate, eventually};
 
 fn fleet_of(server: &StoreServer) -> String {
@@ -210,6 +212,22 @@ fn fleet_status_reads_a_cluster() {
     let status = json(&run(&second, &["fleet", "status", "--json"]));
     assert_eq!(status["instances"].as_array().map(Vec::len), Some(2), "{status}");
     assert_eq!(subjects(&status, "range_claimed_twice"), ["127.0.7.0/30"]);
+}
+
+#[test]
+fn no_announcement_has_addresses_that_the_host_lacks() {
+    if !store::is_installed() {
+        return;
+    }
+    let server = StoreServer::start();
+    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let scene = instance("egress-1", &format!("store = \"redis://{}\"", tap.address), &|config: &Config| {
+        config.set("egress.default.ranges", ["198.51.100.16/28"])
+    });
+    wait_until_all_live(&[&scene]);
+    let sent = tap.traffic().iter().map(|one| String::from_utf8_lossy(&one.sent).into_owned()).collect::<String>();
+    let counts: BTreeSet<_> = sent.split("\"present\":").skip(1).filter_map(|rest| rest.split(',').next()).collect();
+    assert_eq!(counts, ["\"0\""].into(), "the first announcement included");
 }
 
 #[test]
