@@ -129,7 +129,8 @@ pub struct TokenSlices {
     /// Whether a delivery has come since the last look for idle tokens, and the time of the next look.
     is_in_use: bool,
     look_at: u64,
-    asked_at: u64,
+    /// The time of the last request. `None`: there was none, so the demand is not known yet.
+    asked_at: Option<u64>,
     /// The tokens that deliveries took from the share, and that this instance has not reported to the store. At `owed_until`,
     /// the share has them again, and the instance reports them no longer.
     unsettled: u32,
@@ -273,8 +274,10 @@ impl TokenSlices {
     /// Makes the request for the deliveries that wait for its answer and those of the next moments. `queued` deliveries wait
     /// behind them.
     pub fn request(&mut self, quota: Quota, live: u32, [waiting, queued]: [u32; 2], now: u64) -> TokenRequest {
-        let period = now.saturating_sub(self.asked_at).max(1);
-        let lately = u128::from(self.demand) * quota.horizon().as_nanos() / u128::from(period);
+        let lately = self.asked_at.map_or(0, |asked_at| {
+            let period = now.saturating_sub(asked_at).max(1);
+            u128::from(self.demand) * quota.horizon().as_nanos() / u128::from(period)
+        });
         // The instance that asks first must not take what the others need. While they compete, each has its part. Otherwise,
         // a quarter of what the store had left is little enough: not all instances use each key.
         let most = match now < self.contended_until {
@@ -285,7 +288,7 @@ impl TokenSlices {
         // The mean with the estimates before, so that two deliveries side by side are no high rate.
         self.expected = self.expected.min(most).midpoint(lately);
         let wanted = waiting.saturating_add(self.expected).clamp(1, quota.burst.get());
-        (self.demand, self.asked_at) = (0, now);
+        (self.demand, self.asked_at) = (0, Some(now));
         let hold = if wanted > waiting { quota.hold() } else { Duration::ZERO };
         TokenRequest { wanted, hold, ..self.settlement(quota, now) }
     }

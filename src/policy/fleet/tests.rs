@@ -45,3 +45,16 @@ fn fleet_store_learns_of_each_token_of_the_share_once_and_while_the_share_lacks_
     slices.use_share(&share, 4 * SECOND);
     assert_eq!(slices.settlement(quota, 4 * SECOND).used, 1);
 }
+
+/// Tokens that an instance holds are no part of the burst for a moment: the last one would be refused.
+#[test]
+fn first_delivery_of_a_process_that_has_just_started_takes_one_token() {
+    const MILLISECOND: u64 = 1_000_000;
+    let (quota, mut slices) = (quota(1, 10), TokenSlices::default());
+    assert_eq!(slices.take(MILLISECOND), SliceDecision::Ask);
+    let first = slices.request(quota, 1, [1, 0], MILLISECOND);
+    assert_eq!((first.wanted, first.hold), (1, Duration::ZERO));
+    (0..8).for_each(|_| drop(slices.take(2 * MILLISECOND)));
+    let second = slices.request(quota, 1, [1, 0], 2 * MILLISECOND);
+    assert!(second.wanted > 1 && second.hold == quota.hold(), "{second:?}: eight in a millisecond are a high rate");
+}
