@@ -136,7 +136,7 @@ impl StoreConnector {
                             hosts.rotate_right(1);
                             return Ok(StoreConnection::Single(connection));
                         }
-                        Err(error) => last = error,
+                        Err(error) => last = StoreError(format!("{}: {error}", host.name())),
                     }
                 }
                 Err(last)
@@ -154,6 +154,14 @@ pub(super) enum StoreHost {
 }
 
 impl StoreHost {
+    /// Returns how an operator recognises the host.
+    fn name(&self) -> String {
+        match self {
+            Self::Server(client) => client.get_connection_info().addr().to_string(),
+            Self::Sentinel(sentinel) => format!("the sentinel {}", sentinel.node),
+        }
+    }
+
     async fn connect(
         &self,
         config: &AsyncConnectionConfig,
@@ -177,9 +185,7 @@ async fn connect_to_master(
     let role = role.ok().and_then(|role| redis::from_redis_value::<String>(role.into_iter().next()?).ok());
     match role.as_deref() {
         None | Some("master") => Ok(connection),
-        Some(role) => {
-            Err(StoreError(format!("{:?} is a {role}, and not a master", client.get_connection_info().addr())))
-        }
+        Some(role) => Err(StoreError(format!("it is a {role}, and not a master"))),
     }
 }
 
@@ -226,7 +232,7 @@ impl Sentinel {
         let attempt = client.get_async_connection_with_config(config);
         match tokio::time::timeout(timeout * SENTINEL_FACTOR, attempt).await {
             Ok(connected) => Ok(connected?),
-            Err(_) => Err(StoreError("a sentinel, or the master that it names, did not answer".to_owned())),
+            Err(_) => Err(StoreError("it, or the master that it names, did not answer".to_owned())),
         }
     }
 }

@@ -110,7 +110,10 @@ fn fleet_rate_continues_with_the_share_of_what_was_left_while_the_store_is_away(
     assert_eq!((&limits["limits"][0]["scope"], &limits["limits"][0]["divided_by"]), (&"fleet".into(), &2.into()));
     let explained = control::run(first, &["explain", "POST", &first.plain_url(), "--running"]);
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
-    assert!(explained.contains("this instance has its share, 1/2, of each limit of the fleet"), "{explained}");
+    assert!(
+        explained.contains("this instance continues with its share, 1/2, of each limit of the fleet"),
+        "{explained}"
+    );
     // The store has lost its data. What the shares gave is counted when it returns.
     server.restart_empty();
     scenes.iter().for_each(wait_until_up);

@@ -50,7 +50,7 @@ pub(super) fn explain_current_state(
 
     let mut texts: Vec<String> = limits.iter().map(|(limit, usage)| describe_usage(limit, usage)).collect();
     if route.limits.iter().any(|limit| limit.is_fleet_wide) {
-        texts.extend(describe_share(runtime));
+        texts.extend(runtime.fleet.get().and_then(|fleet| fleet.degraded_reason()));
     }
     texts.push(egress);
     texts.extend(circuit.map(|(text, _)| text));
@@ -89,13 +89,6 @@ fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
     let refused = refusal_of(limit, usage).map(|kind| format!(": refused as {}", Code::from(kind).name()));
     let refused = refused.unwrap_or_default();
     format!("limit {}: {}{refused}", limit.name, parts.join(", "))
-}
-
-/// Describes what limits of the fleet are while its store is away.
-fn describe_share(runtime: &Runtime) -> Option<String> {
-    let fleet = runtime.fleet.get().filter(|fleet| !fleet.is_up())?;
-    let live = fleet.live();
-    Some(format!("the store of the fleet is away: this instance has its share, 1/{live}, of each limit of the fleet"))
 }
 
 fn describe_egress(
