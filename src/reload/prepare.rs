@@ -162,7 +162,7 @@ pub(super) fn prepare(
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [contained, warnings] =
         [contained, warnings].map(|problems| config::to_log_lines(&config::summarize(&problems), &config.sources));
-    let customer_actions = customer_actions(&active.plan.pools, &plan.pools, now);
+    let customer_actions = customer_actions(&active.plan.pools, &plan.pools, config.fleet.is_some(), now);
     let next = ActiveConfig::new(plan, &config.resolver, Some(active))
         .map_err(|error| rejection(ProblemReport::general(format!("cannot resolve names: {error}"))))?;
     let mut difference = Difference::between(snapshot, &config.snapshot);

@@ -20,8 +20,9 @@ struct SentRange {
 
 type SentRanges = BTreeMap<IpNet, SentRange>;
 
-/// Returns one sentence for each action. An address that another pool takes over needs none.
-pub fn customer_actions(before: &Pools, after: &Pools, now: Timestamp) -> Vec<String> {
+/// Returns one sentence for each action. An address that another pool takes over needs none. `has_fleet`: other hosts have
+/// ranges that this one does not know.
+pub fn customer_actions(before: &Pools, after: &Pools, has_fleet: bool, now: Timestamp) -> Vec<String> {
     let sent = |pools: &Pools| -> SentRanges {
         let ranges = pools.values().flat_map(|pool| sent_ranges(pool, now));
         let dated = |(pool, range): (&Pool, AnnouncedRange)| {
@@ -30,10 +31,10 @@ pub fn customer_actions(before: &Pools, after: &Pools, now: Timestamp) -> Vec<St
         };
         ranges.map(dated).collect()
     };
-    actions(&sent(before), &sent(after))
+    actions(&sent(before), &sent(after), has_fleet)
 }
 
-fn actions(before: &SentRanges, after: &SentRanges) -> Vec<String> {
+fn actions(before: &SentRanges, after: &SentRanges, has_fleet: bool) -> Vec<String> {
     let (mut actions, every) = (Vec::new(), |_: &SentRange| true);
     let mut add = |pool: &PoolName, action: String| actions.push(format!("egress.{pool}: {action}"));
     for (cidr, SentRange { pool, from, until }) in after {
@@ -59,7 +60,16 @@ fn actions(before: &SentRanges, after: &SentRanges) -> Vec<String> {
     }
     for (cidr, SentRange { pool, .. }) in before {
         for part in Cover::of(after, cidr, &every).missing {
-            add(pool, format!("customers may remove {part}: no new connection leaves from it"));
+            add(
+                pool,
+                match has_fleet {
+                    false => format!("customers may remove {part}: no new connection leaves from it"),
+                    true => format!(
+                        "customers may remove {part} if no instance of the fleet lists it (`outgate fleet status`): no new connection \
+                     of this one leaves from it"
+                    ),
+                },
+            );
         }
     }
     actions
@@ -107,7 +117,11 @@ mod tests {
             "egress.us: customers must allow 198.51.100.16/28 at once",
             "egress.eu: customers may remove 192.0.2.80/28: no new connection leaves from it",
         ];
-        assert_eq!(actions(&before, &after), expected);
-        assert_eq!(actions(&after, &after), Vec::<String>::new());
+        assert_eq!(actions(&before, &after, false), expected);
+        assert_eq!(actions(&after, &after, false), Vec::<String>::new());
+        let in_fleet = "egress.eu: customers may remove 192.0.2.80/28 if no instance of the fleet lists it \
+                        (`outgate fleet status`): no new connection of this one leaves from it";
+        let [others @ .., _] = expected;
+        assert_eq!(actions(&before, &after, true), [&others[..], &[in_fleet]].concat());
     }
 }

@@ -318,7 +318,7 @@ fn customers_must_allow_a_range_that_has_begun_at_once() {
         let (before, after) = (["8.8.8.0/28".to_owned()], ["8.8.8.0/28".to_owned(), format!("8.8.9.0/28 from {from}")]);
         let [before, after] =
             [&before[..], &after].map(|texts| pools(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
-        customer_actions(&before, &after, january(2026))
+        customer_actions(&before, &after, false, january(2026))
     };
     assert_eq!(actions("2025"), ["egress.test: customers must allow 8.8.9.0/28 at once"]);
     assert_eq!(actions("2026"), ["egress.test: customers must allow 8.8.9.0/28 at once"]);
