@@ -1,6 +1,7 @@
 # A collector of traces, which decodes with OpenTelemetry's own package: `otlp_receiver.py http|grpc [PORT [CHAIN KEY]]`.
 # Prints its port, and then one line of JSON for each request. Commands on stdin, one a line: `status N` answers with this
-# status of HTTP or gRPC, `delay SECONDS` answers later, `reject N` takes all but N spans, `ok` ends them.
+# status of HTTP or gRPC, `delay SECONDS` answers later, `reject N` takes all but N spans, `ok` ends them. It prints `null` for
+# a command that holds from now on.
 import http.server
 import json
 import ssl
@@ -103,7 +104,7 @@ if protocol == "http":
     bound = server.server_address[1]
     threading.Thread(target=server.serve_forever, daemon=True).start()
 else:
-    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server = grpc.server(futures.ThreadPoolExecutor(64))  # a delayed answer occupies one
     service_grpc.add_TraceServiceServicer_to_server(Service(), server)
     if identity:
         chain, key = (open(path, "rb").read() for path in identity)
@@ -118,3 +119,5 @@ for line in sys.stdin:
         state.clear()
     else:
         state[command] = arguments[0]
+    with lock:
+        print("null", flush=True)

@@ -9,6 +9,7 @@ use crate::support;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use support::configuration::Config;
 use support::pki::pem;
 use support::ports::refusing;
 use support::scene::{Scene, config, scene};
-use support::{Client, Folder, eventually};
+use support::{Client, Folder, TEST_TIMEOUT, eventually};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -29,6 +30,7 @@ struct Collector {
     commands: ChildStdin,
     port: u16,
     requests: Arc<Mutex<Vec<Value>>>,
+    obeyed: Receiver<()>,
 }
 
 impl Drop for Collector {
@@ -46,16 +48,22 @@ impl Collector {
         let port = lines.next().unwrap().unwrap().parse().unwrap();
         let requests = Arc::<Mutex<Vec<Value>>>::default();
         let seen = Arc::clone(&requests);
+        let (obeys, obeyed) = channel();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                seen.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+                match serde_json::from_str(&line).unwrap() {
+                    Value::Null => obeys.send(()).unwrap(),
+                    request => seen.lock().unwrap().push(request),
+                }
             }
         });
-        Self { child, commands, port, requests }
+        Self { child, commands, port, requests, obeyed }
     }
 
+    /// Gives a command, and waits until it holds.
     fn tell(&mut self, command: &str) {
         writeln!(self.commands, "{command}").unwrap();
+        self.obeyed.recv_timeout(TEST_TIMEOUT).unwrap();
     }
 
     fn requests(&self) -> Vec<Value> {

@@ -47,12 +47,16 @@ pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// The interval at which a test polls a condition.
 const POLL: Duration = Duration::from_millis(5);
 
+/// The interval after a while: a condition may cost a process or a scrape.
+const POLL_MAX: Duration = Duration::from_millis(50);
+
 /// Waits until the condition holds. It panics after `TEST_TIMEOUT`.
 pub fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + TEST_TIMEOUT;
+    let begun = Instant::now();
     while !condition() {
-        assert!(Instant::now() < deadline, "not within {TEST_TIMEOUT:?}: {description}");
-        std::thread::sleep(POLL);
+        let waited = begun.elapsed();
+        assert!(waited < TEST_TIMEOUT, "not within {TEST_TIMEOUT:?}: {description}");
+        std::thread::sleep((waited / 8).clamp(POLL, POLL_MAX));
     }
 }
 
