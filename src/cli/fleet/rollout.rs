@@ -68,6 +68,9 @@ pub(in crate::cli) struct Rollout {
     /// Show the last rollout
     #[arg(long, conflicts_with_all = ["file", "key"])]
     status: bool,
+    /// Print JSON, with --status
+    #[arg(long, requires = "status", conflicts_with = "watch")]
+    json: bool,
     #[command(flatten)]
     proxy: ProxySelector,
 }
@@ -97,7 +100,8 @@ impl Rollout {
             return match (known["rollout"]["number"].as_u64(), known["digest"].as_str()) {
                 (Some(number), Some(digest)) if self.watch => self.follow(number, digest),
                 _ => {
-                    println!("{}", describe(&known));
+                    let shown = if self.json { format!("{known:#}") } else { describe(&known) };
+                    println!("{shown}");
                     Ok(ExitCode::SUCCESS)
                 }
             };

@@ -81,6 +81,10 @@ fn rollout_reaches_the_fleet_in_waves_after_a_second_operator_has_approved() {
     assert!(history.contains("rollout 1 of alice, approved by bob"), "{history}");
     let (code, status, _) = fleet.run(&["fleet", "rollout", "--status", "--watch"]);
     assert!(code == 0 && status.contains("rollout 1 of alice, approved by bob: kept"), "{status}");
+    let (code, status, _) = fleet.run(&["fleet", "rollout", "--status", "--json"]);
+    assert_eq!(code, 0, "{status}");
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!((&status["rollout"]["outcome"], &status["rollout"]["approver"]), (&json!("kept"), &json!("bob")));
     let (code, _, err) = fleet.run(&["check"]);
     assert!(code == 0 && err.contains("1 file of the bundle of the fleet"), "{err}");
     // A restart keeps the bundle, and changes nothing.
