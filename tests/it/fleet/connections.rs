@@ -18,7 +18,6 @@ use crate::support::receiver::{Receiver, ok};
 use crate::support::scene::{Scene, folder};
 use crate::support::scrape::Scrape;
 use crate::support::store::{self, LOOPBACK, StoreServer, permit_documented_user, replicated, sentinel_of};
-use crate::support::wiretap::Wiretap;
 
 fn unchanged(config: &Config) -> Config {
     config.clone()
@@ -183,7 +182,7 @@ fn fleet_master_is_found_over_a_new_connection_to_the_sentinel() {
     }
     let master = StoreServer::start();
     let sentinel = sentinel_of(LOOPBACK, master.port);
-    let tap = Wiretap::before(([127, 0, 0, 1], sentinel.port).into());
+    let tap = sentinel.wiretap();
     // In this time, the library does not notice that a sentinel no longer answers.
     let fleet = format!("store = \"redis-sentinel://{}/outgate\"\ntimeout = \"150ms\"", tap.address);
     let scene = instance("egress-1", &fleet, &unchanged);
@@ -202,7 +201,7 @@ fn fleet_store_is_up_when_a_call_fails_on_a_connection_that_was_replaced() {
         return;
     }
     let server = StoreServer::start();
-    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let tap = server.wiretap();
     let text = format!("[fleet]\nstore = \"redis://{}\"\ninstance = \"egress-1\"\ntimeout = \"1s\"", tap.address);
     let config = outgate::config::parse(&text, std::path::Path::new("config.toml")).ok().unwrap().config;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

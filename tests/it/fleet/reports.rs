@@ -41,7 +41,7 @@ fn fleet_store_counts_tokens_of_the_share_once_if_its_answer_is_lost() {
         return;
     }
     let server = StoreServer::start();
-    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let tap = server.wiretap();
     let scene = instance_through(&tap, "rate = \"1/h\"\nburst = 10", "wait = \"500ms\"\ntimeout = \"1s\"");
     // Otherwise, the answer that is lost could be that the server does not have the script.
     assert_eq!(send(&scene, "another").status, 200);
@@ -68,7 +68,7 @@ fn fleet_store_that_returns_learns_of_many_keys_one_after_another() {
         return;
     }
     let mut server = StoreServer::start();
-    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let tap = server.wiretap();
     let scene = instance_through(&tap, "rate = \"1/h\"\nburst = 2", "timeout = \"10s\"");
     server.kill();
     scene.outgate.wait_for_metric("outgate_fleet_store_up{} 0");
@@ -90,7 +90,7 @@ fn fleet_metric_counts_permits_of_the_share_that_deliveries_get_together() {
         return;
     }
     let server = StoreServer::start();
-    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let tap = server.wiretap();
     let scene = instance_through(&tap, "concurrency = 4", "wait = \"1s\"\ntimeout = \"10s\"");
     tap.hold_answers("}:permits\r\n");
     std::thread::scope(|scope| {

@@ -13,7 +13,6 @@ use crate::support::control::{exit_code_and_output, get, json, run, with_admin_s
 use crate::support::namespace::{self, inside_namespace};
 use crate::support::scene::Scene;
 use crate::support::store::{self, StoreServer};
-use crate::support::wiretap::Wiretap;
 use crate::support::{Folder, Outgate, eventually};
 
 fn fleet_of(server: &StoreServer) -> String {
@@ -223,7 +222,7 @@ fn no_announcement_has_addresses_that_the_host_lacks() {
         return;
     }
     let server = StoreServer::start();
-    let tap = Wiretap::before(([127, 0, 0, 1], server.port).into());
+    let tap = server.wiretap();
     let scene = instance("egress-1", &format!("store = \"redis://{}\"", tap.address), &|config: &Config| {
         config.set("egress.default.ranges", ["198.51.100.16/28"])
     });

@@ -80,6 +80,11 @@ impl StoreServer {
         String::from_utf8_lossy(&cli.output().expect("redis-cli runs").stdout).into_owned()
     }
 
+    /// Relays connections to the server, and records their bytes.
+    pub fn wiretap(&self) -> Wiretap {
+        Wiretap::before(([127, 0, 0, 1], self.port).into())
+    }
+
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
     }
@@ -216,7 +221,7 @@ fn has_all_slots(node: &StoreServer) -> bool {
 /// A cluster of one master, and the relay before it, whose address is that of the node for its clients.
 pub fn cluster_behind_relay() -> (StoreServer, Wiretap) {
     let node = cluster_node();
-    let tap = Wiretap::before(([127, 0, 0, 1], node.port).into());
+    let tap = node.wiretap();
     for (setting, value) in
         [("cluster-announce-ip", LOOPBACK), ("cluster-announce-port", &tap.address.port().to_string())]
     {
