@@ -128,8 +128,6 @@ impl Proxy {
             .start(&runtime)
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot start the audit thread: {error}")))?;
         runtime.config_status.adopt(first);
-        // Before the fleet learns which addresses this host has.
-        runtime.sources.refresh();
         // Before a delivery can come: an address may belong to another instance.
         let fleet = match &config.fleet {
             Some(fleet) => Some(join_fleet(fleet, config.server.state.as_deref(), &runtime).await?),
@@ -313,6 +311,8 @@ async fn join_fleet(
         Some(state) => fleet.recall(state).await,
         None => None,
     };
+    // The first announcement states which addresses this host has. The listeners read them later.
+    runtime.sources.refresh();
     let fleet = Arc::clone(runtime.fleet.get_or_init(|| Arc::new(fleet)));
     runtime.limits.join_fleet(&fleet);
     runtime.withhold_assigned(&[&runtime.active_config().plan]);

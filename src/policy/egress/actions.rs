@@ -60,16 +60,14 @@ fn actions(before: &SentRanges, after: &SentRanges, has_fleet: bool) -> Vec<Stri
     }
     for (cidr, SentRange { pool, .. }) in before {
         for part in Cover::of(after, cidr, &every).missing {
-            add(
-                pool,
-                match has_fleet {
-                    false => format!("customers may remove {part}: no new connection leaves from it"),
-                    true => format!(
-                        "customers may remove {part} if no instance of the fleet lists it (`outgate fleet status`): no new connection \
-                     of this one leaves from it"
-                    ),
-                },
-            );
+            let action = match has_fleet {
+                false => format!("customers may remove {part}: no new connection leaves from it"),
+                true => format!(
+                    "customers may remove {part} if no instance of the fleet lists it (`outgate fleet status`): no new \
+                     connection of this one leaves from it"
+                ),
+            };
+            add(pool, action);
         }
     }
     actions
