@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
 use tokio::time::timeout;
 
+use super::dispatch::Sender;
 use super::driver::DriverHandle;
 use super::error::{ExchangeError, SendError, from_try_send_error, implies_response, unprocessed_reason};
 use super::request::{RetryHead, into_http2};
@@ -26,7 +26,7 @@ pub(super) const DEFAULT_REQUEST_HEAD_MAX: usize = 16 * 1024;
 
 /// A handle that may send one request if it has a permit.
 pub(super) struct Http2Connection {
-    sender: SendRequest<Upload>,
+    sender: Sender,
     streams: Arc<Streams>,
     /// The upload of the request shares the permit until its last chunk is written.
     permit: Option<StreamPermit>,
@@ -135,7 +135,7 @@ impl Http2Connection {
         if !std::mem::replace(&mut self.has_open_exchange, true) {
             self.driver.begin_exchange();
         }
-        let sent = self.sender.try_send_request(request).await;
+        let sent = self.sender.try_send(request).await;
         let violation = sent.as_ref().ok().and_then(|response| Violation::of(response.headers()));
         if sent.is_ok() {
             self.observer.count_response();

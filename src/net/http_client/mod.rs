@@ -2,6 +2,7 @@
 //! How is a request sent, and can the connection carry another?
 
 mod body;
+mod dispatch;
 mod driver;
 mod error;
 mod frame_scanner;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioTimer;
 
-use super::Upload;
+use super::dispatch::{self, Sender};
 use super::driver::{self, DriverHandle};
 use super::streams::{STREAMS_MAX, Streams};
 use super::tap::TappedStream;
@@ -41,7 +41,7 @@ pub(super) async fn open_http2(
     liveness: &Liveness,
     streams: &Arc<Streams>,
     head_max: ResponseHeadMax,
-) -> Result<(http2::SendRequest<Upload>, Arc<DriverHandle>), hyper::Error> {
+) -> Result<(Sender, Arc<DriverHandle>), hyper::Error> {
     let (handle, driver) = driver::pair(liveness);
     let (sender, connection) = http2::Builder::new(driver.clone())
         .timer(TokioTimer::new())
@@ -53,12 +53,13 @@ pub(super) async fn open_http2(
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .handshake(io)
         .await?;
+    let (sender, dispatcher) = dispatch::pair(sender, connection);
     let driver_streams = Arc::clone(streams);
     driver.spawn(async move {
-        let (mut connection, mut max_streams) = (pin!(connection), STREAMS_UNKNOWN);
+        let (mut dispatcher, mut max_streams) = (pin!(dispatcher), STREAMS_UNKNOWN);
         let mut drive = poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            let before = std::mem::replace(&mut max_streams, connection.current_max_send_streams());
+            let polled = dispatcher.as_mut().poll(cx);
+            let before = std::mem::replace(&mut max_streams, dispatcher.max_send_streams());
             if max_streams != before {
                 driver_streams.set_max_streams(max_streams);
             }
