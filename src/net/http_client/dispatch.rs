@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::net::connection::OutboundSocket;
 
-    /// Without the lock, one or two of the requests have no answer in most runs.
+    /// The lock: without it, one or two of the requests have no answer in most runs.
     #[tokio::test]
     async fn request_that_meets_the_end_of_its_connection_gets_an_error() {
         const ROUNDS: usize = 2000;
