@@ -62,6 +62,12 @@ impl<K: Hash + Eq + Clone, V> LruCache<K, V> {
         self.get(key).expect("present, or inserted just now")
     }
 
+    pub fn remove(&mut self, key: &K) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.by_use.remove(&entry.last_use);
+        }
+    }
+
     /// Removes all entries that `keep` rejects.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         let by_use = &mut self.by_use;
@@ -127,14 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn lru_cache_has_room_again_for_what_retain_removed() {
-        let mut cache = LruCache::new(2);
+    fn lru_cache_has_room_again_for_what_was_removed() {
+        let mut cache = LruCache::new(3);
         cache.insert("a", 1);
         cache.insert("b", 2);
+        cache.insert("z", 3);
         cache.retain(|_, value| *value > 1);
+        cache.remove(&"z");
+        cache.remove(&"z");
         assert_eq!((cache.len(), cache.by_use.len()), (1, 1));
         assert_eq!(cache.insert("c", 3), None);
         assert_eq!(*cache.get_or_insert_with(&"d", || 4), 4);
-        assert!(cache.peek(&"b").is_none());
+        assert_eq!(cache.insert("e", 5), Some(("b", 2)));
     }
 }

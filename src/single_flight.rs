@@ -63,6 +63,10 @@ impl<T, P> Flight<T, P> {
         &self.0.progress
     }
 
+    pub fn is_pending(&self) -> bool {
+        matches!(*self.0.outcome.borrow(), Outcome::Pending)
+    }
+
     pub fn has_followers(&self) -> bool {
         *self.0.followers.borrow() > 0
     }

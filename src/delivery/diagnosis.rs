@@ -78,14 +78,20 @@ fn steps(delivery: &DeliveryLine) -> Vec<Event> {
         Some(class) => format!("the target responded with status {class}, after {} bytes", delivery.bytes_sent),
         None => format!("{} bytes went to the target", delivery.bytes_sent),
     };
+    let is_reused = delivery.reused == Some(true);
+    let connected = match is_reused {
+        true => "outgate waited for a connection that another webhook opened",
+        false => "outgate opened a connection",
+    };
     let steps = [
         timed("admit", times.admit, "the limits admitted the delivery".into()),
         timed("token", times.token, "outgate got the token of the credential".into()),
         timed("body", times.take_in, "outgate read the body of the request".into()),
         timed("resolve", times.resolve, "the name was resolved, and the guard cleared its addresses".into()),
         delivery.source.as_ref().map(source),
-        (delivery.reused == Some(true)).then(|| Event("connect", None, "outgate reused an open connection".into())),
-        timed("connect", times.connect, "outgate opened a connection".into()),
+        (is_reused && times.connect.is_none())
+            .then(|| Event("connect", None, "outgate reused an open connection".into())),
+        timed("connect", times.connect, connected.into()),
         timed("tls", times.tls, tls),
         timed("sign", times.sign, if keys.is_empty() { "no signer".into() } else { format!("signed by {keys}") }),
         timed("response", times.response, response),

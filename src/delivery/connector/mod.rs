@@ -19,9 +19,11 @@ use crate::net::connection::{MaybeTlsStream, OutboundSocket};
 use crate::net::dial::{self, DialError, DialReport, DialledSocket};
 use crate::net::http_client::Connection;
 use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
+use crate::panics;
 use crate::policy::egress::{Hop, Hops};
 use crate::state::Runtime;
 use crate::state::hashed::Hashed;
+use crate::state::upstreams::http2_dials::{self, Turn};
 use crate::state::upstreams::pool::{ConnectionKey, PooledConnection};
 
 pub(super) use send::LARGE_REQUEST_HEAD;
@@ -44,6 +46,45 @@ impl<'a> UpstreamConnector<'a> {
 
     /// Returns a pooled connection that equals a new one in every respect, or else opens a new one.
     pub(super) async fn open(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
+        match self.pooled(record).await {
+            Some(connection) => Ok(connection),
+            // Boxed, so that a delivery over a pooled connection has no room for it.
+            None => Box::pin(self.open_new(record)).await,
+        }
+    }
+
+    /// Opens a connection. If another delivery opens one over HTTP/2 just now, this one waits for that first.
+    async fn open_new(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
+        let key = self.chosen_sources().next().filter(|_| !self.requires_http1()).map(|from| self.pool_key(from));
+        let Some(key) = key else { return self.dial(record).await };
+        let dials = &self.delivery.runtime.http2_dials;
+        let dial = match dials.join(&key, Instant::now()) {
+            Turn::Opens(dial) => dial,
+            Turn::Waits(follower) => {
+                record.dials(&self.hops);
+                http2_dials::wait(follower, &self.delivery.route.timeouts).await;
+                record.step(Step::Connect);
+                None
+            }
+        };
+        // Another delivery may have opened one since the first look.
+        if let Some(connection) = self.pooled(record).await {
+            return Ok(connection);
+        }
+        let connection = self.dial(record).await?;
+        let stream_limit = connection.stream_limit_known();
+        dials.observe(&key, stream_limit.is_some());
+        if let (Some(dial), Some(stream_limit)) = (dial, stream_limit) {
+            panics::spawn(async move {
+                stream_limit.await;
+                drop(dial);
+            });
+        }
+        Ok(connection)
+    }
+
+    /// Returns a connection that is open already.
+    async fn pooled(&self, record: &mut Record) -> Option<PooledConnection> {
         let is_eligible = |connection: &Connection| {
             // A target that requires HTTP/1.1 gets no request over HTTP/2 connections that are still open.
             let has_right_version = connection.http_version() != "2" || !self.requires_http1();
@@ -55,10 +96,10 @@ impl<'a> UpstreamConnector<'a> {
                 pool.acquire(&self.pool_key(from), timeouts, std::time::Instant::now(), is_eligible).await
             {
                 record.set_connection(&connection, true);
-                return Ok(connection);
+                return Some(connection);
             }
         }
-        self.dial(record).await
+        None
     }
 
     /// Returns the chosen source of each address family, in the order of the hops. The other sources are for failover.

@@ -42,7 +42,7 @@ pub(super) fn pair(inner: http2::SendRequest<Upload>, connection: Connection) ->
 }
 
 impl Sender {
-    /// Queues a request. The future resolves also if the connection ends at the same time.
+    /// Queues a request. The future also resolves if the connection ends at the same time.
     pub(super) fn try_send(
         &mut self,
         request: http::Request<Upload>,

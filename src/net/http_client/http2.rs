@@ -200,6 +200,11 @@ impl Http2Connection {
         self.sender.is_closed() || is_broken || self.observer.is_exhausted()
     }
 
+    /// Resolves when the target's stream limit is known, or the connection has ended.
+    pub(super) fn stream_limit_known(&self) -> impl Future<Output = ()> + use<> {
+        self.streams.settings_known()
+    }
+
     /// Returns the time since the last exchange.
     pub(super) fn idle_time(&self) -> Duration {
         self.streams.idle_time()

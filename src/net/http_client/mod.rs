@@ -215,6 +215,14 @@ impl Connection {
             Protocol::Http2(connection) => connection.is_closed(),
         }
     }
+    /// Returns a future that resolves when other deliveries can share the connection: the stream limit of the target is known.
+    /// It resolves also if the connection ends before. `None`: HTTP/1.1 carries one exchange at a time.
+    pub fn stream_limit_known(&self) -> Option<impl Future<Output = ()> + use<>> {
+        match &self.protocol {
+            Protocol::Http1(_) => None,
+            Protocol::Http2(connection) => Some(connection.stream_limit_known()),
+        }
+    }
     /// Returns the time since the last exchange on an HTTP/2 connection. The pool tracks HTTP/1.1 connections itself.
     pub fn idle_time(&self) -> Option<Duration> {
         match &self.protocol {

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioTimer;
 
 use super::dispatch::{self, Sender};
 use super::driver::{self, DriverHandle};
-use super::streams::{STREAMS_MAX, Streams};
+use super::streams::{STREAMS_MAX, Streams, StreamsOwner};
 use super::tap::TappedStream;
 use crate::config::ResponseHeadMax;
 use crate::net::connection::Liveness;
@@ -54,14 +54,14 @@ pub(super) async fn open_http2(
         .handshake(io)
         .await?;
     let (sender, dispatcher) = dispatch::pair(sender, connection);
-    let driver_streams = Arc::clone(streams);
+    let driver_streams = StreamsOwner(Arc::clone(streams));
     driver.spawn(async move {
         let (mut dispatcher, mut max_streams) = (pin!(dispatcher), STREAMS_UNKNOWN);
         let mut drive = poll_fn(|cx| {
             let polled = dispatcher.as_mut().poll(cx);
             let before = std::mem::replace(&mut max_streams, dispatcher.max_send_streams());
             if max_streams != before {
-                driver_streams.set_max_streams(max_streams);
+                driver_streams.0.set_max_streams(max_streams);
             }
             polled
         });
@@ -70,7 +70,7 @@ pub(super) async fn open_http2(
             tokio::select! {
                 biased;
                 _ = &mut drive => break,
-                () = driver_streams.settings_poll_requested() => {}
+                () = driver_streams.0.settings_poll_requested() => {}
             }
         }
     });

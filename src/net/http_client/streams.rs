@@ -26,6 +26,10 @@ struct StreamUse {
     last_used: Instant,
 }
 
+/// The task that drives a connection owns this. Dropping it ends the wait for the target's SETTINGS: the connection carries no
+/// stream any more.
+pub(super) struct StreamsOwner(pub(super) Arc<Streams>);
+
 /// A permit for one stream. The stream stays counted until the permit and all [`UploadPermit`]s of it are dropped.
 pub(super) struct StreamPermit {
     stream: Arc<OpenStreamGuard>,
@@ -81,9 +85,10 @@ impl Streams {
         self.poll_requested.notified().await;
     }
 
-    /// Resolves when the target's stream limit is known.
-    pub(super) async fn settings_known(&self) {
-        let _ = self.max_streams.subscribe().wait_for(Option::is_some).await;
+    /// Resolves when the target's stream limit is known, or the connection has ended.
+    pub(super) fn settings_known(&self) -> impl Future<Output = ()> + use<> {
+        let mut max_streams = self.max_streams.subscribe();
+        async move { drop(max_streams.wait_for(Option::is_some).await) }
     }
 
     /// Returns the time since the last exchange ended.
@@ -113,6 +118,16 @@ impl UploadPermit {
     /// Resolves when the [`StreamPermit`] was dropped: the exchange has ended before its upload.
     pub(super) async fn exchange_ended(mut self) {
         while self.uploading.changed().await.is_ok() {}
+    }
+}
+
+impl Drop for StreamsOwner {
+    fn drop(&mut self) {
+        self.0.max_streams.send_if_modified(|max_streams| {
+            let is_unknown = max_streams.is_none();
+            max_streams.get_or_insert(0);
+            is_unknown
+        });
     }
 }
 

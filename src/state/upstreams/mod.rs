@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod fair_share;
 pub mod health;
 pub mod http1_only;
+pub mod http2_dials;
 pub mod keep_alive;
 pub mod pool;
 pub mod sources;

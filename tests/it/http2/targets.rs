@@ -261,6 +261,30 @@ fn http2_target_connection_is_shared_while_its_first_delivery_waits() {
     assert_eq!(first.response().text(), "ok");
 }
 
+#[test]
+fn http2_target_gets_one_connection_in_place_of_one_that_ended() {
+    const CLIENTS: usize = 32;
+    let pki = Pki::new();
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |context, _, to| {
+            if context.connection == 0 {
+                context.peer.graceful_shutdown();
+            }
+            respond(to, "ok");
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| outgate.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(post(&target.url(), "", "{}")));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().text(), "ok"));
+    assert_eq!(target.connections(), 2);
+    let records = outgate.records(1 + CLIENTS);
+    assert_eq!(records.iter().filter(|record| record["reused"] == true).count(), CLIENTS - 1);
+}
+
 /// RFC 9113 §8.1: a target may respond before it has the whole request, and stop the upload with NO_ERROR.
 #[test]
 fn http2_target_that_responds_early_keeps_its_connection() {
