@@ -1,10 +1,10 @@
-//! Hands requests over to the HTTP/2 library, so that none is forgotten when the connection ends at the same time.
+//! Hands requests over to hyper's HTTP/2 connection, so that none is forgotten when the connection ends at the same time.
 //! Does each request get a response or an error?
 //!
-//! hyper queues requests in a channel of tokio. Dropping the receiver drops the requests that are in the queue, and each of them
-//! gets an error. But a request that is just being queued can enter the queue after that. Nobody would drop it before the last
-//! sender, and its delivery would wait until its timeout (hyper issue 4122, tokio issue 7714). So requests are queued, and the
-//! receiver is dropped, under one lock.
+//! A delivery sends its request into a channel of tokio, and hyper's connection receives it. When the connection ends, hyper drops
+//! the receiver. tokio then drops the requests in the channel, and hyper answers each with an error. But tokio lets a send that has
+//! begun before the drop finish after it. That request stays in the channel, hyper never answers it, and its delivery waits until
+//! its timeout (hyper issue 4122, tokio issue 7714). So one lock covers both a send and the drop of the receiver.
 
 use std::pin::Pin;
 use std::sync::Arc;

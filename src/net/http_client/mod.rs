@@ -216,7 +216,7 @@ impl Connection {
         }
     }
     /// Returns a future that resolves when other deliveries can share the connection: the stream limit of the target is known.
-    /// It resolves also if the connection ends before. `None`: HTTP/1.1 carries one exchange at a time.
+    /// It also resolves if the connection ends before. `None`: HTTP/1.1 carries one exchange at a time.
     pub fn stream_limit_known(&self) -> Option<impl Future<Output = ()> + use<>> {
         match &self.protocol {
             Protocol::Http1(_) => None,

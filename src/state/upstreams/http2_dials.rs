@@ -70,9 +70,9 @@ impl Http2Dials {
     }
 }
 
-/// Waits until the other delivery has its connection or has failed, for [`WAIT_MAX`] at most. The delivery then opens its own
-/// connection. So it waits for half of its connect timeout and a quarter of its total timeout at most, and a target that no
-/// longer answers ends it by the connect timeout.
+/// Waits until the other delivery has its connection or has failed, for [`WAIT_MAX`] at most. It also waits at most for half of
+/// the connect timeout and a quarter of the total timeout: the delivery may have to open its own connection afterwards, and a
+/// target that does not answer must end that by the connect timeout, not by the total timeout.
 pub async fn wait(mut follower: Follower<(), Instant>, timeouts: &Timeouts) {
     let wait_max = WAIT_MAX.min(timeouts.connect / 2).min(timeouts.total / 4);
     let _ = timeout_at(*follower.progress() + wait_max, follower.result()).await;
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(begun.elapsed(), short.total / 4);
         wait(follows(join(&dials, 1)), &long).await;
         assert_eq!(begun.elapsed(), WAIT_MAX);
-        let next = leads(join(&dials, 1)).expect("nobody waits for a dial that takes longer");
+        let next = leads(join(&dials, 1)).expect("a delivery opens a connection if another has dialled for a second");
         let follower = follows(join(&dials, 1));
         drop(dial);
         drop(next);
