@@ -5,14 +5,13 @@
 
 mod reserved;
 mod stream;
-mod syn_filter;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +24,7 @@ pub use self::reserved::ReservedPorts;
 pub use self::stream::{ClientSocket, ClientStream};
 use crate::config::{Bind, Listen};
 use crate::names::{folder_of, with_suffix};
+use crate::net::sockopt;
 
 /// The length of the accept queue. The kernel caps it at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
@@ -34,7 +34,8 @@ const GROUP_FILE: &str = "/etc/group";
 
 #[derive(Debug)]
 pub enum Listener {
-    Tcp(TcpListener),
+    /// A TCP socket. It ignores new clients when another process replaces it.
+    Tcp { listener: TcpListener, ignores_new_clients: bool },
     /// A unix socket, with its file if this process created it; systemd's files are not owned.
     Unix(UnixListener, Option<SocketFile>),
 }
@@ -88,7 +89,7 @@ impl Listener {
     /// Returns a listener whose connections send small responses at once: they inherit TCP_NODELAY.
     fn tcp(listener: std::net::TcpListener) -> io::Result<Self> {
         socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
-        Ok(Self::Tcp(TcpListener::from_std(listener)?))
+        Ok(Self::Tcp { listener: TcpListener::from_std(listener)?, ignores_new_clients: false })
     }
 
     /// Accepts the next client. An error concerns this process or host (no descriptors, no memory): the caller should
@@ -96,7 +97,12 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<(ClientStream, Option<SocketAddr>)> {
         loop {
             let accepted = match self {
-                Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
+                Self::Tcp { listener, ignores_new_clients } => listener.accept().await.map(|(stream, peer)| {
+                    if *ignores_new_clients {
+                        // The connection has inherited the minimum. What it dropped arrives again. The call fails only
+                        // if the connection has ended.
+                        let _ = sockopt::set_min_ttl(stream.as_fd(), is_ipv6(listener), 0);
+                    }
                     // A dual-stack socket reports an IPv4 client as an IPv4-mapped address.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     (ClientStream::tcp(stream), Some(peer))
@@ -113,19 +119,28 @@ impl Listener {
     }
 
     /// Leaves new clients to the process that listens on the same address. Connections in the queue or in their TCP
-    /// handshake can still be accepted.
-    pub fn stop_new_connections(&mut self) {
+    /// handshake can still be accepted. After an error, closing the listener may reset a connection.
+    ///
+    /// The kernel assigns a handshake to one of the sockets that share an address (SO_REUSEPORT, socket(7)), and resets
+    /// its connection if that socket closes. So this socket ignores a SYN: the client repeats it after a second, when
+    /// the socket has been closed. A handshake that has begun belongs to no socket yet, and completes. A peer whose
+    /// packets arrive with the highest TTL is not ignored. A filter (SO_ATTACH_FILTER) would ignore it too, but some
+    /// kernels permit that only with CAP_NET_ADMIN (seen with a 6.18.44).
+    pub fn stop_new_clients(&mut self) -> io::Result<()> {
         match self {
-            // If the call fails, closing the socket resets connections that arrive in between.
-            Self::Tcp(listener) => drop(syn_filter::drop_syn(listener)),
+            Self::Tcp { listener, ignores_new_clients } => {
+                sockopt::set_min_ttl(listener.as_fd(), is_ipv6(listener), u8::MAX)?;
+                *ignores_new_clients = true;
+            }
             Self::Unix(_, file) => *file = None,
         }
+        Ok(())
     }
 
     /// Returns the bound address; `None`: a unix socket.
     pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map(Some),
+            Self::Tcp { listener, .. } => listener.local_addr().map(Some),
             Self::Unix(..) => Ok(None),
         }
     }
@@ -133,7 +148,9 @@ impl Listener {
     /// Returns the address in the configuration's syntax.
     pub fn name(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
+            Self::Tcp { listener, .. } => {
+                listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string())
+            }
             Self::Unix(_, Some(file)) => format!("unix:{}", file.path.display()),
             Self::Unix(listener, None) => {
                 let address = listener.local_addr().ok();
@@ -142,6 +159,10 @@ impl Listener {
             }
         }
     }
+}
+
+fn is_ipv6(listener: &TcpListener) -> bool {
+    listener.local_addr().is_ok_and(|address| address.is_ipv6())
 }
 
 /// Returns whether an error of accept(2) is about the accepted connection, not about the listener.

@@ -12,6 +12,8 @@ use libc::c_int;
 
 /// The option's number in `linux/in.h`, since Linux 6.3. The libc crate does not have it.
 const IP_LOCAL_PORT_RANGE: c_int = 51;
+/// The option's number in `linux/in6.h`. The libc crate does not have it.
+const IPV6_MINHOPCOUNT: c_int = 73;
 const PORT_RANGE_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const RESERVED_PORTS_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
@@ -87,6 +89,16 @@ pub(super) fn enable_strict_dumps(netlink: BorrowedFd<'_>) -> io::Result<()> {
 /// Nagle's algorithm on (RFC 896). They send the body when the head is acknowledged, which takes 40 ms otherwise.
 pub(super) fn set_quickack(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
+}
+
+/// Makes a socket ignore packets with a lower TTL (IPv4) or hop limit (IPv6), as RFC 5082 asks. Connections inherit the
+/// minimum of their listener. 0 ends it.
+pub(super) fn set_min_ttl(socket: BorrowedFd<'_>, is_ipv6: bool, min: u8) -> io::Result<()> {
+    let (level, option) = match is_ipv6 {
+        false => (libc::IPPROTO_IP, libc::IP_MINTTL),
+        true => (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT),
+    };
+    set_option(socket, level, option, min.into())
 }
 
 /// Parses `32768\t60999`.

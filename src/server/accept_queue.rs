@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
 use super::listener_shutdown::ListenerShutdown;
 use crate::net::listen::{ClientStream, Listener, Successor};
@@ -28,7 +29,7 @@ impl AcceptQueue {
     }
 
     pub(super) fn is_tcp(&self) -> bool {
-        matches!(self.listener, Listener::Tcp(_))
+        matches!(self.listener, Listener::Tcp { .. })
     }
 
     pub(super) fn name(&self) -> String {
@@ -44,7 +45,13 @@ impl AcceptQueue {
                 () = self.shutdown.closing() => {}
                 accepted = self.listener.accept() => return Some(accepted),
             }
-            self.listener.stop_new_connections();
+            if let Err(error) = self.listener.stop_new_clients() {
+                warn!(
+                    "cannot leave new clients of {} to the other process: {error}; outgate may reset a connection when it \
+                     closes this socket",
+                    self.name()
+                );
+            }
             self.accept_until = Some(Instant::now() + HANDSHAKE_GRACE);
         }
         tokio::select! {

@@ -1,6 +1,8 @@
 //! Tests with sockets on loopback and in temporary folders.
 //! Is each listener bound to its configured address, and is no other socket replaced?
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -101,7 +103,7 @@ async fn unix_listener_takes_over_the_path_of_a_running_one() {
     let early = UnixStream::connect(folder.socket()).await.unwrap();
     let second = bind(&at, Successor::Concurrent, &mut ReservedPorts::default()).unwrap().remove(0);
     assert_eq!(second.name(), format!("unix:{}", folder.socket().display()));
-    first.stop_new_connections();
+    first.stop_new_clients().unwrap();
     let late = UnixStream::connect(folder.socket()).await.unwrap();
     first.accept().await.unwrap();
     second.accept().await.unwrap();
@@ -109,6 +111,52 @@ async fn unix_listener_takes_over_the_path_of_a_running_one() {
     assert!(folder.socket().exists(), "the second listener owns the path");
     drop(second);
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+}
+
+/// Accepts the next client, which is to come.
+async fn accepted(listener: &Listener) -> ClientStream {
+    tokio::time::timeout(Duration::from_secs(20), listener.accept()).await.expect("a client comes").unwrap().0
+}
+
+#[tokio::test]
+async fn tcp_listener_that_is_replaced_gets_no_new_client() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let mut reserved = ReservedPorts::default();
+        let mut concurrent = |address: SocketAddr| {
+            bind(&Bind::new(Listen::Tcp(address)), Successor::Concurrent, &mut reserved)
+                .map(|mut listeners| listeners.remove(0))
+        };
+        let Ok(mut first) = concurrent(address.parse().unwrap()) else { continue };
+        let address = first.local_addr().unwrap().unwrap();
+        let second = concurrent(address).unwrap();
+        first.stop_new_clients().unwrap();
+        // The kernel assigns each client to one of the sockets. Half of 40 clients wait for a second.
+        let clients: Vec<_> = (0..40).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+        accepted(&second).await;
+        drop(first);
+        for _ in 1..clients.len() {
+            accepted(&second).await;
+        }
+        for client in clients {
+            client.await.unwrap().unwrap();
+        }
+    }
+}
+
+/// The highest TTL passes the listener's minimum, as the end of a handshake does that began before.
+#[tokio::test]
+async fn tcp_listener_that_is_replaced_serves_the_clients_that_it_accepts() {
+    let at = Bind::new(Listen::Tcp("127.0.0.1:0".parse().unwrap()));
+    let mut listener = bind(&at, Successor::Concurrent, &mut ReservedPorts::default()).unwrap().remove(0);
+    listener.stop_new_clients().unwrap();
+    let client = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    client.set_ttl_v4(255).unwrap();
+    client.connect(&listener.local_addr().unwrap().unwrap().into()).unwrap();
+    client.set_ttl_v4(64).unwrap();
+    assert_eq!(client.send(b"ping").unwrap(), 4);
+    let mut received = [0; 4];
+    accepted(&listener).await.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"ping");
 }
 
 #[test]

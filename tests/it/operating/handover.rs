@@ -167,6 +167,8 @@ fn reuse_port_hands_over_without_resetting_a_connection() {
         assert!(old.wait().success());
         wait_for_deliveries(10);
     });
+    let log = old.log.all();
+    assert!(!log.iter().any(|line| line.contains("cannot leave new clients")), "{log:#?}");
     assert_law_across(&[&old], &new.unwrap(), &delivered(sent + 1));
 }
 
