@@ -56,8 +56,8 @@ use crate::state::upstreams::pool::PooledConnection;
 
 /// Delivers one webhook, and returns the response for the client.
 ///
-/// The delivery keeps the configuration that is active when it starts. Only the pool is looked up again, so that a removed
-/// address opens no connection.
+/// The delivery keeps the configuration that is active when it starts. Only the pool is looked up again, whenever a
+/// connection is opened: it never leaves from a removed address.
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
     let pseudonym = &active.plan.pseudonym;

@@ -105,13 +105,15 @@ impl std::error::Error for DialError {
 
 /// Tries the hops in their order (RFC 8305 §5). The next attempt starts when one has failed, or
 /// when none has ended for [`ATTEMPT_DELAY`]. The first attempt that connects wins, and dropping the others closes them.
-pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
+///
+/// Each attempt asks `may_leave_from` about its source when it starts: the source may have been removed since the hops were chosen.
+pub async fn dial(hops: &[Hop], may_leave_from: impl Fn(IpAddr) -> bool, deadline: Instant) -> DialReport {
     let (mut unusable_sources, mut unresponsive_hops, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
     let mut decisive = (DialError::NoSource, None);
     let mut untried = hops.iter().copied();
     let mut in_flight: Vec<AttemptInFlight> = Vec::new();
     let outcome = loop {
-        match untried.find(|hop| !unusable_sources.contains(&hop.from())) {
+        match untried.find(|hop| !unusable_sources.contains(&hop.from()) && may_leave_from(hop.from())) {
             Some(hop) => {
                 in_flight.push(AttemptInFlight { hop, started: Instant::now(), connect: Box::pin(connect_hop(hop)) })
             }

@@ -13,6 +13,7 @@ use super::context::Delivery;
 use super::errors::map_exchange_error;
 use super::record::{Record, Step};
 use super::refusal::Refusal;
+use super::steps;
 use crate::config::VerifyMode;
 use crate::names::{Host, PoolName, Scheme, TenantName};
 use crate::net::connection::{MaybeTlsStream, OutboundSocket};
@@ -147,7 +148,8 @@ impl<'a> UpstreamConnector<'a> {
     pub(super) async fn connect(&self, hops: &[Hop], record: &mut Record) -> Result<DialledSocket, DialError> {
         let &Delivery { runtime, route, tenant, target, .. } = self.delivery;
         let timeout = self.remaining_timeout(route.timeouts.connect, Duration::ZERO);
-        let report = dial(hops, timeout, record).await;
+        let may_leave_from = |source| steps::may_leave_from(runtime, route, source);
+        let report = dial(hops, may_leave_from, timeout, record).await;
         observe_dial(runtime, route.pool.name(), &target.host, tenant, report)
     }
 
@@ -219,9 +221,14 @@ impl<'a> UpstreamConnector<'a> {
 }
 
 /// Dials one of the hops, and records the attempts.
-pub(super) async fn dial(hops: &[Hop], timeout: Duration, record: &mut Record) -> DialReport {
+pub(super) async fn dial(
+    hops: &[Hop],
+    may_leave_from: impl Fn(IpAddr) -> bool,
+    timeout: Duration,
+    record: &mut Record,
+) -> DialReport {
     record.dials(hops);
-    let report = dial::dial(hops, Instant::now() + timeout).await;
+    let report = dial::dial(hops, may_leave_from, Instant::now() + timeout).await;
     record.dialled(&report);
     report
 }

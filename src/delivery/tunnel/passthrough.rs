@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
@@ -124,13 +123,10 @@ impl Tunnel {
             return Ok(());
         }
         sleep(RETRY_DELAY).await;
-        // A reload may have removed the source from the pool since the tunnel opened.
-        let pool = steps::pool_now(&self.runtime, &self.route);
-        if !pool.is_ok_and(|pool| pool.contains(self.hop.from(), Timestamp::now())) {
-            return Ok(());
-        }
         let Some(host) = &self.host else { return Ok(()) };
-        let report = connector::dial(&[self.hop], self.route.timeouts.connect, &mut self.record).await;
+        let may_leave_from = |source| steps::may_leave_from(&self.runtime, &self.route, source);
+        let timeout = self.route.timeouts.connect;
+        let report = connector::dial(&[self.hop], may_leave_from, timeout, &mut self.record).await;
         let (pool, tenant) = (self.route.pool.name(), self.record.tenant());
         if let Ok(dialled) = connector::observe_dial(&self.runtime, pool, host, tenant, report) {
             self.socket = dialled.socket;
