@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -124,11 +123,6 @@ pub(super) async fn resolve(delivery: &Delivery<'_>, families: Families) -> Resu
 /// Returns the pool of the configuration that is active now: a removed address opens no connection.
 pub(super) fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, HopError> {
     runtime.active_config().plan.pools.get(route.pool.name()).cloned().ok_or(HopError::NoUsableSource)
-}
-
-/// Returns whether a connection of this route may leave from `source` now.
-pub(super) fn may_leave_from(runtime: &Runtime, route: &Route, source: IpAddr) -> bool {
-    pool_now(runtime, route).is_ok_and(|pool| pool.contains(source, Timestamp::now()))
 }
 
 /// Returns the hash by which sticky selection chooses a source.

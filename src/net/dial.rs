@@ -106,7 +106,8 @@ impl std::error::Error for DialError {
 /// Tries the hops in their order (RFC 8305 §5). The next attempt starts when one has failed, or
 /// when none has ended for [`ATTEMPT_DELAY`]. The first attempt that connects wins, and dropping the others closes them.
 ///
-/// Each attempt asks `may_leave_from` about its source when it starts: the source may have been removed since the hops were chosen.
+/// Each attempt asks `may_leave_from` about its source when it starts: a reload may have removed the source since the
+/// hops were chosen.
 pub async fn dial(hops: &[Hop], may_leave_from: impl Fn(IpAddr) -> bool, deadline: Instant) -> DialReport {
     let (mut unusable_sources, mut unresponsive_hops, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
     let mut decisive = (DialError::NoSource, None);

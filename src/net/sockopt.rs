@@ -91,8 +91,8 @@ pub(super) fn set_quickack(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
-/// Makes a socket ignore packets with a lower TTL (IPv4) or hop limit (IPv6), as RFC 5082 asks. Connections inherit the
-/// minimum of their listener. 0 ends it.
+/// Makes a TCP socket ignore packets with a lower TTL (IPv4) or hop limit (IPv6). RFC 5082 is what the options are for.
+/// Connections inherit the minimum of their listener. 0 ends it.
 pub(super) fn set_min_ttl(socket: BorrowedFd<'_>, is_ipv6: bool, min: u8) -> io::Result<()> {
     let (level, option) = match is_ipv6 {
         false => (libc::IPPROTO_IP, libc::IP_MINTTL),

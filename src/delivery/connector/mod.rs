@@ -7,6 +7,7 @@ mod send;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::context::Delivery;
@@ -22,6 +23,7 @@ use crate::net::http_client::Connection;
 use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
 use crate::panics;
 use crate::policy::egress::{Hop, Hops};
+use crate::policy::route::Route;
 use crate::state::Runtime;
 use crate::state::hashed::Hashed;
 use crate::state::upstreams::http2_dials::{self, Turn};
@@ -148,8 +150,7 @@ impl<'a> UpstreamConnector<'a> {
     pub(super) async fn connect(&self, hops: &[Hop], record: &mut Record) -> Result<DialledSocket, DialError> {
         let &Delivery { runtime, route, tenant, target, .. } = self.delivery;
         let timeout = self.remaining_timeout(route.timeouts.connect, Duration::ZERO);
-        let may_leave_from = |source| steps::may_leave_from(runtime, route, source);
-        let report = dial(hops, may_leave_from, timeout, record).await;
+        let report = dial(runtime, route, hops, timeout, record).await;
         observe_dial(runtime, route.pool.name(), &target.host, tenant, report)
     }
 
@@ -220,13 +221,16 @@ impl<'a> UpstreamConnector<'a> {
     }
 }
 
-/// Dials one of the hops, and records the attempts.
+/// Dials one of the hops whose source is still in the route's pool, and records the attempts.
 pub(super) async fn dial(
+    runtime: &Runtime,
+    route: &Route,
     hops: &[Hop],
-    may_leave_from: impl Fn(IpAddr) -> bool,
     timeout: Duration,
     record: &mut Record,
 ) -> DialReport {
+    let may_leave_from =
+        |source| steps::pool_now(runtime, route).is_ok_and(|pool| pool.contains(source, Timestamp::now()));
     record.dials(hops);
     let report = dial::dial(hops, may_leave_from, Instant::now() + timeout).await;
     record.dialled(&report);

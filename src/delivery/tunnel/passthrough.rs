@@ -16,7 +16,6 @@ use crate::delivery::context::Delivery;
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
 use crate::delivery::response::ResponseBody;
-use crate::delivery::steps;
 use crate::delivery::throttle::Throttled;
 use crate::http_message::Response;
 use crate::names::Host;
@@ -124,9 +123,8 @@ impl Tunnel {
         }
         sleep(RETRY_DELAY).await;
         let Some(host) = &self.host else { return Ok(()) };
-        let may_leave_from = |source| steps::may_leave_from(&self.runtime, &self.route, source);
         let timeout = self.route.timeouts.connect;
-        let report = connector::dial(&[self.hop], may_leave_from, timeout, &mut self.record).await;
+        let report = connector::dial(&self.runtime, &self.route, &[self.hop], timeout, &mut self.record).await;
         let (pool, tenant) = (self.route.pool.name(), self.record.tenant());
         if let Ok(dialled) = connector::observe_dial(&self.runtime, pool, host, tenant, report) {
             self.socket = dialled.socket;

@@ -45,7 +45,7 @@ fn black_hole() -> (Vec<RawSocket>, SocketAddr) {
 }
 
 /// Every source is still in the pool.
-fn any(_: IpAddr) -> bool {
+fn any_source(_: IpAddr) -> bool {
     true
 }
 
@@ -57,7 +57,7 @@ fn deadline_in(milliseconds: u64) -> Instant {
 async fn dial_connects_from_the_chosen_source() {
     let (listener, to) = listen();
     for from in ["127.0.7.3", "127.200.1.1", "127.0.0.1"] {
-        let connected = dial(&[hop(from, to)], any, deadline_in(2000)).await.outcome.unwrap();
+        let connected = dial(&[hop(from, to)], any_source, deadline_in(2000)).await.outcome.unwrap();
         let (accepted, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip(), ip(from));
         assert_eq!(connected.socket.local_addr().unwrap(), peer);
@@ -69,7 +69,7 @@ async fn dial_connects_from_the_chosen_source() {
 async fn dial_connects_from_the_chosen_ipv6_source() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
     let to = listener.local_addr().unwrap();
-    let connected = dial(&[hop("::1", to)], any, deadline_in(2000)).await.outcome.unwrap();
+    let connected = dial(&[hop("::1", to)], any_source, deadline_in(2000)).await.outcome.unwrap();
     assert_eq!(connected.socket.local_addr().unwrap().ip(), ip("::1"));
 }
 
@@ -79,10 +79,10 @@ async fn dial_tries_the_next_hop_at_once_after_a_refused_connect() {
     let (_listener, to) = listen();
     let start = Instant::now();
     let connected =
-        dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], any, deadline_in(5000)).await.outcome.unwrap();
+        dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], any_source, deadline_in(5000)).await.outcome.unwrap();
     assert_eq!(connected.hop, hop("127.0.0.3", to));
     assert!(start.elapsed() < ATTEMPT_DELAY, "a refused connect must not wait for the delay");
-    let report = dial(&[hop("127.0.0.2", refused)], any, deadline_in(5000)).await;
+    let report = dial(&[hop("127.0.0.2", refused)], any_source, deadline_in(5000)).await;
     assert!(matches!(report.outcome, Err((DialError::Refused, _))));
     assert!(report.unusable_sources.is_empty());
 }
@@ -91,7 +91,7 @@ async fn dial_tries_the_next_hop_at_once_after_a_refused_connect() {
 async fn dial_times_out_at_the_deadline() {
     let (_held, silent) = black_hole();
     let start = Instant::now();
-    let report = dial(&[hop("127.0.0.2", silent)], any, deadline_in(100)).await;
+    let report = dial(&[hop("127.0.0.2", silent)], any_source, deadline_in(100)).await;
     assert!(matches!(report.outcome, Err((DialError::Timeout, _))));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
@@ -102,7 +102,7 @@ async fn dial_starts_the_next_hop_after_the_attempt_delay_and_closes_the_loser()
     let (_listener, to) = listen();
     let start = Instant::now();
     let connected =
-        dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], any, deadline_in(5000)).await.outcome.unwrap();
+        dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], any_source, deadline_in(5000)).await.outcome.unwrap();
     assert_eq!(connected.hop, hop("127.99.0.3", to));
     assert!(start.elapsed() >= ATTEMPT_DELAY);
     // /proc/net/tcp has addresses in hexadecimal, the local one first. The port of the target distinguishes this test's
@@ -124,12 +124,12 @@ async fn dial_starts_the_next_hop_after_the_attempt_delay_and_closes_the_loser()
 async fn dial_reports_an_unusable_source_and_never_replaces_it() {
     let (listener, to) = listen();
     listener.set_nonblocking(true).unwrap();
-    let report = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], any, deadline_in(2000)).await;
+    let report = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], any_source, deadline_in(2000)).await;
     assert!(matches!(report.outcome, Err((DialError::NoSource, _))));
     assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
     assert!(listener.accept().is_err(), "nothing has reached the target");
 
-    let report = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], any, deadline_in(2000)).await;
+    let report = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], any_source, deadline_in(2000)).await;
     assert_eq!(report.outcome.unwrap().hop.from(), ip("127.0.0.4"));
     assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
 }
@@ -139,7 +139,7 @@ async fn dial_returns_the_most_specific_error() {
     let (_closed, refused) = closed_port();
     let (_held, silent) = black_hole();
     let (_listener, to) = listen();
-    let error_of = async |hops: &[Hop]| dial(hops, any, deadline_in(400)).await.outcome.unwrap_err().0;
+    let error_of = async |hops: &[Hop]| dial(hops, any_source, deadline_in(400)).await.outcome.unwrap_err().0;
     let [absent, closed, silent_hop] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
     assert!(matches!(error_of(&[absent, closed]).await, DialError::Refused));
     assert!(matches!(error_of(&[closed, silent_hop]).await, DialError::Refused));
@@ -161,7 +161,7 @@ async fn dial_reports_every_attempt_and_the_decisive_hop() {
         (&[closed, closed], Some(closed), &["refused", "refused"]),
         (&[], None, &[]),
     ] {
-        let report = dial(hops, any, deadline_in(400)).await;
+        let report = dial(hops, any_source, deadline_in(400)).await;
         let outcomes: Vec<_> = report.attempts.iter().map(|attempt| attempt.outcome).collect();
         assert_eq!((report.hop(), outcomes.as_slice()), (decisive, expected), "{hops:?}");
     }
@@ -173,7 +173,7 @@ async fn dial_makes_no_attempt_from_a_source_that_was_removed_since() {
     let (listener, to) = listen();
     listener.set_nonblocking(true).unwrap();
     let hops = [hop("127.0.0.2", silent), hop("127.0.0.3", to)];
-    // The second source is removed while the first attempt is in flight.
+    // The second source is not in the pool any more when its attempt would start.
     let report = dial(&hops, |source| source == ip("127.0.0.2"), deadline_in(400)).await;
     let outcomes: Vec<_> = report.attempts.iter().map(|attempt| (attempt.hop, attempt.outcome)).collect();
     assert_eq!((report.hop(), outcomes), (Some(hops[0]), vec![(hops[0], "timeout")]));
@@ -189,7 +189,7 @@ async fn dial_rejects_a_source_of_the_other_family() {
     listener.set_nonblocking(true).unwrap();
     let mapped = SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), to.port());
     for hops in [[hop("::1", mapped)], [hop("::1", to)], [hop("127.0.0.2", mapped)]] {
-        assert!(dial(&hops, any, deadline_in(2000)).await.outcome.is_err(), "{hops:?}");
+        assert!(dial(&hops, any_source, deadline_in(2000)).await.outcome.is_err(), "{hops:?}");
     }
     assert!(listener.accept().is_err(), "nothing has reached the target");
 }
