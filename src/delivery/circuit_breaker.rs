@@ -24,6 +24,9 @@ pub(super) fn observe<T>(
             if hints.is_some_and(|hints| !hints.is_empty()) {
                 attempt.heed_hint();
             }
+            if result.as_ref().is_err_and(Refusal::is_separate_event) {
+                attempt.count_at_once();
+            }
             if attempt.failed(failure, code, now) {
                 delivery.runtime.metrics.circuits_opened.inc();
             }

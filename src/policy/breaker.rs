@@ -4,8 +4,8 @@
 //!
 //! A target is a host and port as reached from one pool: a failure from one pool's addresses may be a success from
 //! another's. The breaker opens after a number of consecutive failures within a window. One response to any client
-//! resets the count. Failures that arrive together count once. So one client whose path never responds does not open
-//! the breaker of a shared host.
+//! resets the count. Failures that arrive together count once, unless each is known to be an event of its own. So one client
+//! whose path never responds does not open the breaker of a shared host.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::config;
 const JITTER_DIVISOR: u32 = 10;
 
 /// The minimum time from the first counted failure to the last. One event, such as a restart of the target, fails many
-/// deliveries at once and counts as one failure.
+/// deliveries at once and counts as one failure. Failures that are known to be different events have no minimum.
 const FAILURE_SPREAD_MIN: Duration = Duration::from_secs(1);
 
 /// The divisor of the number of failures after a hint. One lost packet must not open the breaker of the default settings.
@@ -49,6 +49,11 @@ impl BreakerConfig {
     /// Returns the configuration for a target whose circuit is open on another instance: a third of the failures opens it.
     pub fn with_hint(self) -> Self {
         Self { failures: self.failures.div_ceil(HINT_DIVISOR), ..self }
+    }
+
+    /// Returns the configuration for a failure that is known to be an event of its own.
+    pub fn without_spacing(self) -> Self {
+        Self { failure_spacing: Duration::ZERO, ..self }
     }
 
     /// Returns the number of consecutive failures that open the breaker.
@@ -252,6 +257,15 @@ mod tests {
             breaker.observe_failure(BreakerPermit::Normal, now, &breaker_config, now, 0)
         });
         assert_eq!(opened.filter(|opened| *opened).count(), 1);
+    }
+
+    #[test]
+    fn breaker_without_spacing_counts_simultaneous_failures_one_by_one() {
+        let start = Instant::now();
+        let mut breaker = CircuitBreaker::new(start);
+        let config = breaker_config().without_spacing();
+        let opened = [0; 3].map(|_| breaker.observe_failure(BreakerPermit::Normal, start, &config, start, 0));
+        assert_eq!(opened, [false, false, true]);
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl UpstreamConnector<'_> {
         let sent = self.send(&mut connection, signed, head, record).await;
         // A malformed or incomplete response is evidence, too, that the webhook has arrived.
         let sent = sent.map_err(|refusal| if connection.response_has_begun() { refusal.responded() } else { refusal });
+        let sent = sent.map_err(|refusal| if connection.take_violation() { refusal.separate_event() } else { refusal });
         sent.map(|response| (connection, response))
     }
 

@@ -48,6 +48,8 @@ struct RefusalContext {
     is_final: bool,
     /// The client has closed its connection, so no response reaches it.
     is_client_gone: bool,
+    /// No other refusal stands for the event that caused this one.
+    is_separate_event: bool,
     fields: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -121,6 +123,7 @@ impl Refusal {
             blame: None,
             is_final: false,
             is_client_gone: false,
+            is_separate_event: false,
             fields: Vec::new(),
         };
         Self { code, context: Box::new(context) }
@@ -178,6 +181,13 @@ impl Refusal {
     #[must_use]
     pub fn client_gone(mut self) -> Self {
         self.context.is_client_gone = true;
+        self
+    }
+
+    /// States that no other refusal stands for the event that caused this one. The circuit breaker counts it at once.
+    #[must_use]
+    pub fn separate_event(mut self) -> Self {
+        self.context.is_separate_event = true;
         self
     }
 
@@ -255,6 +265,10 @@ impl Refusal {
 
     pub fn is_client_gone(&self) -> bool {
         self.context.is_client_gone
+    }
+
+    pub fn is_separate_event(&self) -> bool {
+        self.context.is_separate_event
     }
 
     pub fn effective_blame(&self) -> Blame {

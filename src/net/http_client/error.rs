@@ -113,6 +113,11 @@ fn is_protocol_error(error: &hyper::Error) -> bool {
     error.is_parse() || causes.any(|cause| cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library))
 }
 
+/// Returns whether h2 ended the whole connection because the target violated HTTP/2.
+pub(super) fn ends_connection(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.is_library() && error.is_go_away())
+}
+
 pub(super) fn implies_response(error: &hyper::Error) -> bool {
     // Over HTTP/2 such a response ends the stream. An error that ends the connection may concern another stream.
     error.is_parse() || h2_error(error).is_some_and(|error| error.is_library() && error.is_reset())

@@ -9,7 +9,9 @@ use tokio::time::timeout;
 
 use super::dispatch::Sender;
 use super::driver::DriverHandle;
-use super::error::{ExchangeError, SendError, from_try_send_error, implies_response, unprocessed_reason};
+use super::error::{
+    ExchangeError, SendError, ends_connection, from_try_send_error, implies_response, unprocessed_reason,
+};
 use super::request::{RetryHead, into_http2};
 use super::streams::{StreamPermit, Streams};
 use super::tap::{ConnObserver, TappedStream};
@@ -161,6 +163,9 @@ impl Http2Connection {
             let Some(reason) = unprocessed_reason(&error) else {
                 if implies_response(&error) {
                     self.observer.count_malformed();
+                }
+                if ends_connection(&error) {
+                    self.observer.record_violation();
                 }
                 return SendError::Lost(error.into());
             };

@@ -169,6 +169,12 @@ impl Connection {
         matches!(&self.protocol, Protocol::Http2(connection) if connection.observer().requires_http1())
     }
 
+    /// Returns whether outgate has ended this HTTP/2 connection because the target violated the protocol. Of the exchanges
+    /// that share the connection, the first that asks gets `true`.
+    pub fn take_violation(&self) -> bool {
+        matches!(&self.protocol, Protocol::Http2(connection) if connection.observer().take_violation())
+    }
+
     /// Returns a description of a lost exchange for the operator.
     pub fn failure_cause(&self, error: &ExchangeError) -> String {
         let goaway = match &self.protocol {

@@ -56,6 +56,9 @@ struct ConnObservations {
     goaway: AtomicU64,
     /// the number of malformed responses, whose streams were reset.
     malformed_responses: AtomicUsize,
+    /// outgate ended the connection for a violation of HTTP/2.
+    has_violation: AtomicBool,
+    is_violation_taken: AtomicBool,
 }
 
 /// The numbers of responses over HTTP/2. They change together: a response that has begun for an exchange without one is
@@ -97,6 +100,16 @@ impl ConnObserver {
     /// Counts a malformed response, which ended only its stream.
     pub(super) fn count_malformed(&self) {
         self.0.malformed_responses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that outgate ends the connection because the target violates HTTP/2.
+    pub(super) fn record_violation(&self) {
+        self.0.has_violation.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether outgate has ended the connection for a violation, to the first caller only.
+    pub(super) fn take_violation(&self) -> bool {
+        self.0.has_violation.load(Ordering::Relaxed) && !self.0.is_violation_taken.swap(true, Ordering::Relaxed)
     }
 
     /// Returns whether the connection must be replaced, before h2 ends it with all of its streams.
@@ -199,6 +212,9 @@ impl TappedStream {
         self.frames.scan(bytes, |notice| self.observer.record_frame(notice));
         let passed_len = self.filter.process(bytes, &mut self.read_buffer);
         self.frame_budget.consume(self.filter.take_frame_count(), bytes.len());
+        if self.filter.has_ended() {
+            self.observer.record_violation();
+        }
         passed_len
     }
 

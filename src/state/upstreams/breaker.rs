@@ -265,6 +265,11 @@ impl UpstreamAttempt {
         self.config = self.config.with_hint();
     }
 
+    /// Counts the failure even if another one came just before it: they are due to different events.
+    pub fn count_at_once(&mut self) {
+        self.config = self.config.without_spacing();
+    }
+
     /// Records a failure of the target with its refusal code. It is not counted if a success for any client has refuted it
     /// since the attempt began. Returns whether the circuit has opened.
     pub fn failed(self, failure: UpstreamFailure, code: &'static str, now: Instant) -> bool {

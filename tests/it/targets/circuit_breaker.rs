@@ -12,6 +12,8 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use support::configuration::{Replace, token_hash};
+use support::frames::{FrameTarget, Progress, RequestEvent, Script, ok_response};
+use support::http2::{DATA, END_HEADERS, HEADERS, frame};
 use support::pki::Pki;
 use support::ports::refusing;
 use support::receiver::Reaction;
@@ -426,4 +428,56 @@ fn body_timeout_does_not_run_while_the_target_is_slow_to_read() {
     client.send("x");
     assert_eq!(client.response().status, 200);
     reading.join().unwrap();
+}
+
+/// Returns an interim response (RFC 9113 §8.1, RFC 8297): `:status: 103`.
+fn interim(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, b"\x08\x03103")
+}
+
+/// Starts an HTTP/2 target, and a proxy with one source address, so that all deliveries may share a connection.
+fn http2_target(script: Script) -> (FrameTarget, Outgate) {
+    let pki = Pki::new();
+    let target = FrameTarget::start(&pki, &[], script);
+    let other = support::receiver::Receiver::plain(support::receiver::ok());
+    let text = config(&other, &other, "[circuit]\nfailures = 5\nwindow = \"10m\"\n")
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .push("routes.*.ports", target.address.port());
+    (target, Outgate::run(folder(&pki), &text))
+}
+
+/// Each of them costs a TLS handshake, and takes the other deliveries on the connection with it.
+#[test]
+fn circuit_counts_each_http2_connection_that_outgate_ends() {
+    // outgate finds too many interim responses. h2 finds DATA that belongs to no stream.
+    for flood in [|stream| interim(stream).repeat(100), |_| frame(DATA, 0, 0, b"x")] {
+        let (target, outgate) = http2_target(Arc::new(move |event: &RequestEvent| match event.progress {
+            Progress::End => flood(event.stream),
+            _ => Vec::new(),
+        }));
+        let mut codes: Vec<String> = (0..6).map(|_| outgate.post(&target.url(), "", "x").code().to_owned()).collect();
+        assert_eq!(codes.pop().unwrap(), CIRCUIT_OPEN, "{codes:?}");
+        assert_eq!(codes, ["response_malformed"; 5]);
+        assert_eq!(target.connections(), 5);
+    }
+}
+
+#[test]
+fn circuit_counts_an_http2_connection_that_outgate_ends_once_for_all_deliveries() {
+    const SHARED: usize = 8;
+    let arrived = std::sync::atomic::AtomicUsize::new(0);
+    let (target, outgate) = http2_target(Arc::new(move |event: &RequestEvent| match event.progress {
+        Progress::End if event.connection > 0 || event.request == 0 => ok_response(event.stream),
+        Progress::End if arrived.fetch_add(1, Ordering::Relaxed) + 1 == SHARED => interim(event.stream).repeat(100),
+        _ => Vec::new(),
+    }));
+    assert_eq!(outgate.post(&target.url(), "", "x").status, 200);
+    let codes: Vec<String> = std::thread::scope(|scope| {
+        let post = || outgate.post(&target.url(), "", "x").code().to_owned();
+        let clients: Vec<_> = (0..SHARED).map(|_| scope.spawn(post)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(codes, ["response_malformed"; SHARED]);
+    assert_eq!(target.connections(), 1, "they shared the connection");
+    assert_eq!(outgate.post(&target.url(), "", "x").status, 200, "the circuit is closed");
 }
