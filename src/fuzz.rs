@@ -2,7 +2,7 @@
 //! Which input makes a parser panic or contradict itself?
 //!
 //! A new fuzz target needs a function here (or beside a private parser), its line in `TARGETS`, a file in
-//! `fuzz/fuzz_targets`, a folder in `fuzz/seeds`, and its name in `fuzz/Cargo.toml`.
+//! `fuzz/fuzz_targets`, a folder in `fuzz/seeds`, its name in `fuzz/Cargo.toml`, and a corpus: `fuzz/campaign NAME 3600`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -256,6 +256,10 @@ pub fn configuration(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::Index;
@@ -300,6 +304,20 @@ mod tests {
         files.into_iter().filter(|path| path.is_file()).map(|path| std::fs::read(path).unwrap()).collect()
     }
 
+    /// Returns the inputs that `fuzz/campaign` has kept.
+    fn corpus(name: &str) -> Vec<Vec<u8>> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpora").join(format!("{name}.tar.gz"));
+        let mut archive = tar::Archive::new(GzDecoder::new(File::open(path).unwrap()));
+        let files =
+            archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
+        let read = |mut file: tar::Entry<'_, _>| {
+            let mut input = Vec::new();
+            file.read_to_end(&mut input).unwrap();
+            input
+        };
+        files.map(read).collect()
+    }
+
     fn mutated(seeds: &[Vec<u8>], seed: Index, edits: &[Edit]) -> Vec<u8> {
         let mut data = seed.get(seeds).clone();
         for Edit { at, length, replacement: put } in edits {
@@ -316,6 +334,16 @@ mod tests {
             data.splice(at..end, put);
         }
         data
+    }
+
+    /// Each input reached a new edge of the code once.
+    #[test]
+    fn fuzz_targets_hold_for_the_kept_corpora() {
+        for (name, entry) in TARGETS {
+            let corpus = corpus(name);
+            assert!(corpus.len() > 10, "{name}");
+            corpus.iter().for_each(|input| entry(input));
+        }
     }
 
     /// The mutations take a few seconds. Each run has another random seed.
