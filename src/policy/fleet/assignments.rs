@@ -148,7 +148,11 @@ pub fn source_ranges(pools: &Pools, published: &[IpNet], now: Timestamp) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::names::PoolName;
+    use crate::policy::{egress, fixture};
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -275,5 +279,58 @@ mod tests {
         assert!(full.with(net(&many[1]), Some("b"), now).is_ok(), "an assigned range may change");
         let last = Assignments { version: u64::MAX, ..Assignments::default() };
         assert_eq!(last.with(net("203.0.113.0/24"), None, now).unwrap().version, u64::MAX);
+    }
+
+    #[test]
+    fn range_error_names_the_range_to_release() {
+        let overlaps = RangeError::Overlaps(net("198.51.100.16/28")).to_string();
+        assert_eq!(overlaps, "198.51.100.16/28 is assigned, and overlaps it: release it first");
+        let too_many = "4096 ranges are assigned, which is the most: release some first";
+        assert_eq!(RangeError::TooMany.to_string(), too_many);
+    }
+
+    #[test]
+    fn ranges_are_free_of_others_unless_one_can_use_a_part_of_them() {
+        let instance = |name: &str, stopping: bool, parts: &[&str]| -> InstanceAnnouncement {
+            let range = json!({
+                "pool": "default", "range": "198.51.100.0/24", "source": "198.51.100.0/24", "state": "active",
+                "until": null, "addresses": "256", "present": "256", "usable": "256", "parts": parts,
+            });
+            let announcement = json!({
+                "instance": name, "process": "", "version": "", "digest": "", "common_digest": "",
+                "started": "2026-01-01T00:00:00Z", "weight": 100, "limited_by": null, "blocked": [],
+                "stopping": stopping, "clock_offset_ms": null, "ranges": [range],
+            });
+            serde_json::from_value(announcement).unwrap()
+        };
+        let own = instance("a", false, &["198.51.100.16/28"]);
+        let nets = |list: &[&str]| list.iter().map(|range| net(range)).collect::<BTreeSet<_>>();
+        let ranges = nets(&["198.51.100.16/28", "198.51.100.32/28", "198.51.100.48/28", "203.0.113.0/24"]);
+        for (stopping, parts, expected) in [
+            (false, &[][..], &["198.51.100.16/28", "198.51.100.32/28", "198.51.100.48/28", "203.0.113.0/24"][..]),
+            (false, &["198.51.100.36/30"], &["198.51.100.16/28", "198.51.100.48/28", "203.0.113.0/24"]),
+            (true, &["198.51.100.32/27"], &["198.51.100.16/28", "203.0.113.0/24"]),
+            (false, &["198.51.100.0/24"], &["203.0.113.0/24"]),
+        ] {
+            let live = [own.clone(), instance("b", stopping, parts)];
+            assert_eq!(free_of_others(&ranges, "a", &live), nets(expected), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn source_ranges_are_the_addresses_behind_the_published_ones() {
+        let (mut config, mut behind_nat) = (fixture::config(), fixture::pool());
+        let range = &mut behind_nat.ranges[0].value;
+        (range.cidr, range.seen_as) = (net("10.0.0.16/28"), Some(fixture::at(6, net("198.51.100.16/28"))));
+        config.egress.insert(PoolName::new("nat"), fixture::at(7, behind_nat));
+        let now = Timestamp::now();
+        let pools = egress::compile(&config, now, &mut Vec::new());
+        let sources = |published: &[&str]| {
+            let published: Vec<_> = published.iter().map(|range| net(range)).collect();
+            source_ranges(&pools, &published, now)
+        };
+        assert_eq!(sources(&["203.0.113.0/24", "10.0.0.16/28"]), [], "no target sees these");
+        assert_eq!(sources(&["127.0.0.0/16"]), [net("127.0.7.0/28")]);
+        assert_eq!(sources(&["198.51.100.20/30", "127.0.7.8/32"]), [net("127.0.7.8/32"), net("10.0.0.20/30")]);
     }
 }

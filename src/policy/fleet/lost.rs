@@ -39,11 +39,12 @@ pub struct InstanceRow {
 }
 
 impl LostInstance {
-    /// Returns what an instance has left behind. A range that has ended since is no longer a published one.
+    /// Returns the name of the instance.
     pub fn instance(&self) -> &str {
         &self.last.instance
     }
 
+    /// Creates what an instance has left behind. A range that has ended since is no longer a published one.
     fn new(mut last: InstanceAnnouncement, now_ms: i64) -> Self {
         let has_ended = |range: &RangeAnnouncement| range.until.is_some_and(|until| until.as_millisecond() <= now_ms);
         last.ranges.retain(|range| !has_ended(range));
@@ -202,6 +203,14 @@ mod tests {
         let shown: Vec<_> = rows.iter().map(|row| (&*row.shown.instance, row.state, row.unseen_seconds)).collect();
         assert_eq!(shown, [("a", "stopped", 7), ("b", "lost", 65), ("c", "live", 1), ("d", "stopping", 0)]);
         assert_eq!((rows[1].shown.weight, &*rows[1].shown.blocked), (0, &["lost, last seen 1m 5s ago".to_owned()][..]));
+        // What limits an instance and its clock are known only while it is live.
+        let limited =
+            InstanceAnnouncement { limited_by: Some("ports".to_owned()), ..instance("a", &[RANGE], 0, false) };
+        let of_instance = |row: &InstanceRow| (row.shown.limited_by.clone(), row.shown.clock_offset_ms);
+        let as_lost = fleet(Vec::new(), vec![limited.clone()]);
+        assert_eq!((as_lost.lost[0].instance(), of_instance(&as_lost.rows()[0])), ("a", (None, None)));
+        let as_live = fleet(vec![limited], Vec::new());
+        assert_eq!(of_instance(&as_live.rows()[0]), (Some("ports".to_owned()), Some(0)));
         // A forged time is no panic.
         let forged = InstanceAnnouncement { announced_ms: i64::MIN, ..instance("b", &[], 0, false) };
         let fleet = fleet(Vec::new(), vec![forged]);

@@ -229,4 +229,51 @@ mod tests {
         assert_eq!([permit_grace(0, 30 * MS), permit_grace(MS, 2_001 * MS)], [None; 2]);
         assert_eq!(permit_grace(25 * MS, 30 * MS), Some(PERMIT_GRACE - Duration::from_millis(5)));
     }
+
+    /// The store ends a lease after five seconds. A 128th of that time is left for the clocks.
+    #[test]
+    fn fleet_permits_are_leased_and_held_until_the_lease_ends() {
+        let end = 4_960_937_500;
+        for (permits, used, is_held) in [(3, 0, true), (1, 0, true), (0, 1, true), (0, 0, false)] {
+            let mut lease = PermitLease::default();
+            granted(&mut lease, [permits, 10], [3, used], 0);
+            assert_eq!((lease.leased(end - 1), lease.is_held(end - 1)), (permits, is_held), "{permits} {used}");
+            assert_eq!((lease.leased(end), lease.is_held(end)), (0, false), "{permits} {used}");
+        }
+    }
+
+    #[test]
+    fn fleet_permits_are_refused_until_the_pause_is_over() {
+        for (permits, since, has_refused) in
+            [(2, 0, true), (2, 51 * MS - 1, true), (2, 51 * MS, false), (3, 0, false), (4, 0, false)]
+        {
+            let mut lease = PermitLease::default();
+            granted(&mut lease, [permits, 10], [3, 0], 0);
+            assert_eq!(lease.has_refused_since(since), has_refused, "{permits} of 3, {since}");
+        }
+    }
+
+    #[test]
+    fn fleet_permits_are_unused_until_their_return_is_timed_or_while_others_wait_for_them() {
+        for (will_return, in_flight, allowed, expected) in [
+            (false, 2, 3, true),
+            (false, 3, 3, false),
+            (false, 2, 2, true),
+            (false, 3, 2, false),
+            (false, 4, 5, true),
+            (false, 5, 5, false),
+            (true, 2, 3, false),
+            (true, 3, 3, false),
+            (true, 4, 4, false),
+            (true, 1, 2, false),
+            (true, 2, 2, true),
+        ] {
+            let mut lease = PermitLease::default();
+            granted(&mut lease, [3, 10], [3, 0], 0);
+            if will_return {
+                assert_eq!(lease.next_request(0, 0, 0, MS), Some(PERMIT_PAUSE));
+            }
+            assert_eq!(lease.has_unused(in_flight, allowed), expected, "{will_return} {in_flight} {allowed}");
+        }
+    }
 }

@@ -193,12 +193,16 @@ fn announcement_beyond_the_limits_is_recognized() {
 
 #[test]
 fn instance_that_differs_from_most_is_a_problem() {
-    let [first, mut second, third] = ["a", "b", "c"].map(|name| instance(name, &[]));
+    let [mut first, mut second, third] = ["a", "b", "c"].map(|name| instance(name, &[]));
     assert_eq!(found(&[first.clone(), second.clone(), third.clone()]), []);
     second.common_digest = "other".to_owned();
     let differs = [(FleetProblemKind::ConfigurationDiffers, "b".to_owned())];
     assert_eq!(found(&[second.clone(), first.clone(), third]), differs);
-    assert_eq!(found(&[second, first]).len(), 1, "of two instances, one is reported");
+    assert_eq!(found(&[second.clone(), first.clone()]).len(), 1, "of two instances, one is reported");
+    first.digest = "0123456789abcdef".to_owned();
+    let expected = "b has the configuration digest of b, and 2 of 3 instances have that of a (0123456789ab): \
+                    give all the same configuration";
+    assert_eq!(problems(&[second, first.clone(), first])[0].what, expected);
 }
 
 #[test]
@@ -221,6 +225,8 @@ fn processes_of_one_name_are_a_problem_while_both_run() {
     let duplicate = [(FleetProblemKind::DuplicateInstance, "a".to_owned())];
     assert_eq!(found(&[older.clone(), younger(10, 0)]), [], "the older was killed, and the younger is its successor");
     assert_eq!(found(&[older.clone(), younger(-SECOND / 2, 0)]), [], "its last announcement was on its way");
+    assert_eq!(found(&[older.clone(), younger(-SECOND, 0)]), [], "it was sent a second after the start");
+    assert_eq!(found(&[older.clone(), younger(-SECOND - 1, 0)]), duplicate);
     assert_eq!(found(&[older.clone(), younger(-2 * SECOND, 0)]), duplicate);
     assert_eq!(found(&[younger(-2 * SECOND, 900), older.clone()]), duplicate, "the clock of the younger is corrected");
     let mut stopping = older.clone();
@@ -234,4 +240,31 @@ fn announcement_is_read_back_as_it_was_written() {
     let text = serde_json::to_string(&announcement).unwrap();
     assert_eq!(serde_json::from_str::<InstanceAnnouncement>(&text).unwrap(), announcement);
     assert!(text.len() < 720, "an announcement of one range is small: {}", text.len());
+}
+
+#[test]
+fn range_has_the_instances_with_addresses_of_it_as_hosts() {
+    let other = "203.0.113.0/28";
+    let (half, none) = (range(ALL, RangeState::Active, &["198.51.100.16/29"]), range(other, RangeState::Active, &[]));
+    let announcements = [
+        instance("a", &[half.clone(), none.clone()]),
+        instance("b", &[range(ALL, RangeState::Active, &[]), none]),
+        instance("c", std::slice::from_ref(&half)),
+    ];
+    let expected = [(nets(&[ALL])[0], vec![("a", &half), ("c", &half)]), (nets(&[other])[0], vec![])];
+    assert_eq!(ranges(&announcements), BTreeMap::from(expected));
+}
+
+#[test]
+fn range_state_has_the_name_of_its_announcement() {
+    for (state, name) in [
+        (RangeState::Upcoming, "upcoming"),
+        (RangeState::Active, "active"),
+        (RangeState::Retiring, "retiring"),
+        (RangeState::Draining, "draining"),
+        (RangeState::Free, "free"),
+        (RangeState::Waiting, "waiting"),
+    ] {
+        assert_eq!((state.as_str(), serde_json::to_value(state).unwrap()), (name, name.into()));
+    }
 }
