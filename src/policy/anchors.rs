@@ -206,3 +206,6 @@ impl CaViolation {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

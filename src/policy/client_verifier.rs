@@ -167,3 +167,6 @@ impl ClientCertVerifier for ClientCertificateVerifier {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

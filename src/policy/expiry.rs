@@ -239,3 +239,6 @@ fn crl_validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, list) = CertificateRevocationList::from_der(der).ok()?;
     Some((list.last_update().timestamp(), list.next_update()?.timestamp()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! A minimal configuration that tests extend.
 //! What does a test start from?
 
+pub(crate) mod pki;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

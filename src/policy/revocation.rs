@@ -310,3 +310,6 @@ fn describe(error: &Error) -> &'static str {
         _ => "it violates RFC 5280",
     }
 }
+
+#[cfg(test)]
+mod tests;

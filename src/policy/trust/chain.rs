@@ -134,23 +134,4 @@ fn quote_name(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
-
-    #[test]
-    fn a_chain_that_is_a_cycle_has_each_certificate_once() {
-        let key = KeyPair::generate().unwrap();
-        let named = |name: &str| {
-            let mut params = CertificateParams::new([]).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params
-        };
-        let issued = |name: &str, issuer: &str| {
-            named(name).signed_by(&key, &Issuer::new(named(issuer), &key)).unwrap().der().clone()
-        };
-        let (leaf, others) = (issued("leaf", "one"), [issued("one", "two"), issued("two", "one")]);
-        let names: Vec<_> = walk_chain(&leaf, &others).iter().map(|found| found.subject().to_string()).collect();
-        assert_eq!(names, ["CN=leaf", "CN=one", "CN=two"]);
-    }
-}
+mod tests;

@@ -298,3 +298,6 @@ fn warn_identity_usage(identity: &config::ClientIdentity, problems: &mut Vec<Pro
             .push(Problem::warning(WarningCode::IdentityUsage, Some(identity.certificate.span), message).help(help));
     }
 }
+
+#[cfg(test)]
+mod tests;

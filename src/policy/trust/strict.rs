@@ -215,3 +215,6 @@ fn rsa_bits(key: &RSAPublicKey<'_>) -> usize {
     let is_negative = key.modulus.first().is_some_and(|byte| byte >> 7 == 1);
     if is_negative { 0 } else { signed_der::bits(key.modulus) }
 }
+
+#[cfg(test)]
+mod tests;

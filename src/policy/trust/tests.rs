@@ -17,7 +17,7 @@ use crate::config::{self, Located, PemFile, Roots, Severity, SourceSpan};
 
 const HERE: SourceSpan = SourceSpan { file: 0, start: 3, end: 9 };
 
-fn at<T>(value: T) -> Located<T> {
+pub(super) fn at<T>(value: T) -> Located<T> {
     Located { value, span: HERE }
 }
 
@@ -28,11 +28,11 @@ fn root(name: &str) -> Vec<u8> {
     params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
 
-fn file(certificates: &[&[u8]]) -> Roots {
+pub(super) fn file(certificates: &[&[u8]]) -> Roots {
     Roots::File(PathBuf::from("roots.pem"), certificates.iter().map(|der| der.to_vec()).collect())
 }
 
-fn written(roots: Vec<Roots>, verify: VerifyMode) -> Located<config::Trust> {
+pub(super) fn written(roots: Vec<Roots>, verify: VerifyMode) -> Located<config::Trust> {
     at(config::Trust {
         roots: roots.into_iter().map(at).collect(),
         min_version: TlsVersion::V1_2,
@@ -44,6 +44,18 @@ fn written(roots: Vec<Roots>, verify: VerifyMode) -> Located<config::Trust> {
         crl_policy: None,
         identity: None,
     })
+}
+
+/// Returns a policy that trusts these certificates, and whatever else `change` says.
+pub(super) fn trust(roots: &[&[u8]], change: impl FnOnce(&mut config::Trust)) -> Trust {
+    let mut written = written(vec![file(roots)], VerifyMode::Full);
+    change(&mut written.value);
+    compile_trust(&TrustName::new("t"), &written, &aws_lc_rs::default_provider(), &mut Vec::new())
+}
+
+/// Returns a PEM file with these parts.
+pub(super) fn pem_file(path: &str, parts: &[&[u8]]) -> Located<PemFile> {
+    at(PemFile { path: PathBuf::from(path), parts: parts.iter().map(|der| der.to_vec()).collect() })
 }
 
 /// Returns the problems of one trust policy as (severity, message).

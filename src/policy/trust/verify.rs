@@ -261,3 +261,6 @@ fn is_weakly_signed(certificate: &X509Certificate<'_>) -> bool {
     let oid: &Oid<'_> = &certificate.signature_algorithm.algorithm;
     WEAK_SIGNATURES.contains(&oid.to_id_string().as_str())
 }
+
+#[cfg(test)]
+mod tests;
