@@ -246,3 +246,77 @@ fn fingerprint(tls: &ListenerTls) -> Sha256 {
     tls.client_crls.iter().for_each(|list| add_file(Some(list)));
     fingerprint.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Bind, Client};
+    use crate::names::ClientName;
+    use crate::policy::fixture::{at, client, config, messages};
+
+    fn tcp(address: &str) -> Listen {
+        Listen::Tcp(address.parse().unwrap())
+    }
+
+    #[test]
+    fn listener_is_public_on_every_address_and_on_public_ones() {
+        for (address, expected) in [
+            ("0.0.0.0:80", true),
+            ("[::]:80", true),
+            ("[::ffff:0.0.0.0]:80", true),
+            ("1.1.1.1:80", true),
+            ("[2606:4700::1111]:80", true),
+            ("127.0.0.1:80", false),
+            ("[::1]:80", false),
+            ("10.0.0.1:80", false),
+            ("[::ffff:10.0.0.1]:80", false),
+            ("[fd00::1]:80", false),
+        ] {
+            assert_eq!(is_public(&tcp(address)), expected, "{address}");
+        }
+        assert!(!is_public(&Listen::Unix("/run/outgate.sock".into())) && !is_public(&Listen::Systemd));
+    }
+
+    #[test]
+    fn listener_warns_about_the_admin_and_about_tokens_on_public_addresses() {
+        let warnings = |listen: &str, admin: &str, client: Client| {
+            let mut written = config();
+            written.server.listen = vec![at(1, Bind::new(tcp(listen)))];
+            written.admin.listen = vec![at(2, Bind::new(tcp(admin)))];
+            written.clients = [(ClientName::new("a"), at(3, client))].into();
+            let mut problems = Vec::new();
+            compile(&written, &mut problems);
+            messages(&problems)
+        };
+        let with_token = || Client { tokens: vec![at(4, [7; 32])], ..client() };
+        let (private, public) = ("127.0.0.1:4750", "0.0.0.0:4750");
+        let none = Vec::<String>::new();
+        assert_eq!(warnings(private, private, with_token()), none);
+        assert_eq!(warnings(public, private, client()), none, "a client without a token");
+        let plaintext = "warning: clients send tokens in plaintext to 0.0.0.0:4750";
+        assert_eq!(warnings(public, private, with_token()), [plaintext]);
+        let admin = "warning: the admin listener on 0.0.0.0:4750 is reachable from the Internet";
+        assert_eq!(warnings(private, public, with_token()), [admin]);
+    }
+
+    #[test]
+    fn proxy_protocol_is_expected_from_the_configured_peers_and_on_unix_sockets() {
+        let networks = ProxyProtocolPeers::Networks(vec!["10.0.0.0/8".parse().unwrap()]);
+        let contains = |peers: &ProxyProtocolPeers, ip: &str| peers.contains(Some(ip.parse().unwrap()));
+        assert!(contains(&networks, "10.1.2.3") && contains(&networks, "::ffff:10.1.2.3") && networks.contains(None));
+        assert!(!contains(&networks, "11.0.0.1"));
+        assert!(contains(&ProxyProtocolPeers::Any, "11.0.0.1"));
+    }
+
+    /// A connection without a client certificate, and one whose listener has lost its TLS settings.
+    #[test]
+    fn listener_rechecks_certificates_of_connections_that_have_one() {
+        let (listener, listen) = (Listener::default(), tcp("127.0.0.1:4750"));
+        let recheck = |certificate: &PeerCertificate| {
+            listener.recheck_certificate(certificate, Some(&listen), Timestamp::UNIX_EPOCH).is_ok()
+        };
+        assert!(recheck(&PeerCertificate::default()));
+        let chain = vec![vec![0x30].into()];
+        assert!(!recheck(&PeerCertificate::from_handshake(Vec::new(), chain, [1; 32], i64::MAX)));
+    }
+}

@@ -144,6 +144,19 @@ mod tests {
         }
     }
 
+    /// The first bound in the order of [`Load::usages`] is named if several have as much left.
+    #[test]
+    fn weight_names_one_of_equal_factors() {
+        let half = Usage { used: 750, max: 1000 };
+        let all = Load { deliveries: half, tunnels: half, memory: half, ports: half, ..idle() };
+        assert_eq!(all.weight(), Weight { percent: 50, limited_by: Some(LoadFactor::Deliveries) });
+        let memory = Load { memory: half, ports: half, ..idle() };
+        assert_eq!(memory.weight(), Weight { percent: 50, limited_by: Some(LoadFactor::Memory) });
+        let addresses = |addresses| Load { addresses, ..memory }.weight();
+        assert_eq!(addresses(0.5), Weight { percent: 25, limited_by: Some(LoadFactor::Memory) });
+        assert_eq!(addresses(0.49), Weight { percent: 25, limited_by: Some(LoadFactor::Addresses) });
+    }
+
     #[test]
     fn weight_falls_with_the_bound_that_has_least_left() {
         let used = |used| Usage { used, max: 1000 };

@@ -219,3 +219,6 @@ pub fn all_problems(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, Sourc
     }
     (problems, sources)
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,3 +31,31 @@ fn escape(after: &[u8]) -> Option<Escape> {
     };
     Some(Escape { byte: u8::try_from(code).ok()?, length })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// IIS decodes `%uXXXX`. Only ASCII is one byte.
+    #[test]
+    fn percent_encoding_has_two_digits_or_u_and_four() {
+        let bytes = |text: &str| unescape(text.as_bytes(), |_| true).map(|(_, byte)| byte).collect::<Vec<_>>();
+        for (text, expected) in [
+            ("a%2fb", &b"a/b"[..]),
+            ("%2F%ff", b"/\xff"),
+            ("%u002f", b"/"),
+            ("%U007f", b"\x7f"),
+            ("%u0080", b"%u0080"),
+            ("%u002", b"%u002"),
+            ("%2", b"%2"),
+            ("%g0", b"%g0"),
+            ("%", b"%"),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        let places: Vec<_> = unescape(b"%41x%u0042y", |_| true).collect();
+        assert_eq!(places, [(0, b'A'), (3, b'x'), (4, b'B'), (10, b'y')]);
+        let kept: Vec<_> = unescape(b"%41%42", |escape| escape.byte == b'B').map(|(_, byte)| byte).collect();
+        assert_eq!(kept, b"%41B");
+    }
+}

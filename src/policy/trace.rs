@@ -118,6 +118,16 @@ mod tests {
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
+    #[test]
+    fn trace_is_sampled_as_its_flag_says() {
+        let parent = ParentSpan::parse(VALID).unwrap();
+        for (parent, is_sampled) in [(None, true), (None, false), (Some(parent), true), (Some(parent), false)] {
+            let trace = TraceContext::new(parent, [1, 2, 3], is_sampled);
+            assert_eq!(trace.is_sampled(), is_sampled);
+            assert_eq!(ParentSpan::parse(&trace.traceparent()).unwrap().is_sampled(), is_sampled);
+        }
+    }
+
     /// The cases of W3C's test suite (github.com/w3c/trace-context, test/test.py).
     #[test]
     fn traceparent_is_valid_or_begins_a_new_trace() {

@@ -239,6 +239,12 @@ fn clients_compile_reports_each_problem() {
         (open(public(), halves()), &[EVERYONE]),
         (open(public(), config_with_clients(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
         (open(public(), config_with_clients(vec![("a", client(10, &[token], &["::/0"], &[]))])), &[]),
+        // A user name with a colon has no form in Basic credentials.
+        (
+            config_with_clients(vec![("a:b", client(10, &[token], &[], &[]))]),
+            &["warning: the client a:b cannot use Basic credentials: a colon ends the user name there (RFC 7617 §2)"],
+        ),
+        (config_with_clients(vec![("a:b", client(10, &[], &["10.0.0.0/8"], &[]))]), &[]),
         (
             config_with_clients(vec![("a", client(10, &[token], &[], &[])), ("b", client(20, &[token], &[], &[]))]),
             &["two clients have the same token"],

@@ -87,6 +87,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn token_is_one_of_several_wherever_it_is() {
+        let credential = TokenCredential::parse(b"Bearer secret").unwrap();
+        let (own, other) = (credential.token, [7; 32]);
+        for (tokens, expected) in [
+            (&[][..], false),
+            (&[other], false),
+            (&[own], true),
+            (&[own, other], true),
+            (&[other, own], true),
+            (&[own, own], true),
+            (&[other, other], false),
+        ] {
+            assert_eq!(credential.is_one_of(tokens), expected, "{tokens:?}");
+        }
+    }
+
+    #[test]
     fn credential_longer_than_the_maximum_is_not_read() {
         let user = |length: usize| {
             // Leading spaces of the proof are ignored, so any length is possible.

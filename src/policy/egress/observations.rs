@@ -137,6 +137,9 @@ mod tests {
             None,
             "no other source is known to reach it"
         );
+        // A source with responses and timeouts is neither up nor suspect.
+        let mixed = &[(17, 0, true), (16, 0, true), (16, 1, false), (18, 1, false), (18, 2, false), (18, 3, false)];
+        assert_eq!(gap_after(mixed), gap);
         let answer = &[(17, 0, true), (18, 1, false), (18, 2, false), (18, 3, true), (18, 4, false)];
         assert_eq!(gap_after(answer), None, "an answer takes it all back");
     }

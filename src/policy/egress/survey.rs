@@ -148,6 +148,10 @@ impl AddressSpan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, PoolRange};
+    use crate::names::PoolName;
+    use crate::policy::egress::tests::cleared;
+    use crate::policy::fixture;
 
     fn sampled(first: u128, last: u128, count: usize) -> Vec<u128> {
         AddressSpan { first, last }.sample(count).collect()
@@ -173,6 +177,85 @@ mod tests {
         assert_eq!(allocate_shares(&[2, 3], 32), [2, 3]);
         assert_eq!(allocate_shares(&[100; 3], 32), [10, 11, 11]);
         assert_eq!(allocate_shares(&[100; 3], 2), [0, 1, 1]);
+    }
+
+    fn at(day: i64) -> Timestamp {
+        Timestamp::from_second(day * 86_400).unwrap()
+    }
+
+    /// A range: its CIDR, the CIDR that targets see, and `from` and `until` as days.
+    type Range<'a> = (&'a str, Option<&'a str>, [Option<i64>; 2]);
+
+    fn pool_of(ranges: &[Range<'_>]) -> Pool {
+        let ranges = ranges.iter().map(|(cidr, seen_as, [from, until])| {
+            let seen_as = seen_as.map(|cidr| fixture::at(0, cidr.parse().unwrap()));
+            let range = PoolRange { cidr: cidr.parse().unwrap(), seen_as, from: from.map(at), until: until.map(at) };
+            fixture::at(0, range)
+        });
+        Pool::new(&PoolName::new("default"), &config::Pool { ranges: ranges.collect(), ..fixture::pool() })
+    }
+
+    #[test]
+    fn survey_compares_new_ranges_with_active_ones() {
+        let pool = pool_of(&[
+            ("192.0.2.0/30", Some("203.0.113.0/30"), [None, None]),
+            ("192.0.2.4/30", None, [Some(90), Some(110)]),
+            ("192.0.2.4/30", None, [Some(110), None]), // the next period of an active range
+            ("192.0.2.8/30", None, [Some(101), None]),
+            ("192.0.2.12/30", None, [None, Some(100)]), // it has ended
+        ]);
+        let compared = |new: NewRanges| {
+            let compared = pool.compared_ranges(&new, at(100));
+            let texts =
+                |ranges: &[AnnouncedRange]| ranges.iter().map(|range| range.cidr.to_string()).collect::<Vec<_>>();
+            (texts(&compared.new), texts(&compared.active))
+        };
+        let of = |new: &[&str], active: &[&str]| {
+            let texts = |cidrs: &[&str]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+            (texts(new), texts(active))
+        };
+        let net = |cidr: &str| NewRanges::Within(vec![cidr.parse().unwrap()]);
+        assert_eq!(compared(NewRanges::None), of(&[], &["192.0.2.0/30", "192.0.2.4/30"]));
+        assert_eq!(compared(NewRanges::Upcoming), of(&["192.0.2.8/30"], &["192.0.2.0/30", "192.0.2.4/30"]));
+        assert_eq!(compared(net("192.0.2.0/29")), of(&["192.0.2.0/30", "192.0.2.4/30", "192.0.2.4/30"], &[]));
+        assert_eq!(compared(net("203.0.113.0/24")), of(&["192.0.2.0/30"], &["192.0.2.4/30"]), "as targets see it");
+        let ranges = pool.compared_ranges(&NewRanges::Upcoming, at(100));
+        let range_of = |ip: &str| ranges.range_of(ip.parse().unwrap()).map(|range| range.cidr.to_string());
+        assert_eq!(range_of("192.0.2.3").as_deref(), Some("192.0.2.0/30"));
+        assert_eq!(range_of("192.0.2.8").as_deref(), Some("192.0.2.8/30"));
+        assert_eq!(range_of("192.0.2.12"), None);
+    }
+
+    #[test]
+    fn survey_has_hops_from_the_sources_that_the_pool_announces() {
+        let pool = pool_of(&[
+            ("192.0.2.0/30", Some("203.0.113.0/30"), [None, None]),
+            ("192.0.2.8/30", None, [Some(101), None]),
+            ("192.0.2.12/30", None, [None, Some(100)]),
+            ("2001:db8::/126", None, [None, None]),
+        ]);
+        let group = |cidrs: &[&str]| cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect::<Vec<IpNet>>();
+        let (v4, both) = (cleared(&["1.1.1.1"]), cleared(&["1.1.1.1", "2001:db8::1"]));
+        let survey = |cleared: &ClearedAddresses, groups: &[Vec<IpNet>], max: usize| {
+            survey(&pool, cleared, groups, max, at(100))
+        };
+        let all = [group(&["192.0.2.0/30", "2001:db8::/126"]), group(&["192.0.2.8/29"])];
+        let found = survey(&v4, &all, 100).unwrap();
+        let sources: Vec<String> = found.sources.iter().map(ToString::to_string).collect();
+        let expected =
+            ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.8", "192.0.2.9", "192.0.2.10", "192.0.2.11"];
+        assert_eq!(sources, expected, "no address that has ended, and none without a target of its family");
+        assert_eq!((found.population, found.is_sample()), (12, true));
+        let hop = &found.hops[1];
+        assert_eq!(
+            (hop.from().to_string(), hop.seen_as().to_string()),
+            ("192.0.2.1".to_owned(), "203.0.113.1".to_owned())
+        );
+        let whole = survey(&both, &[group(&["192.0.2.0/30", "2001:db8::/126"])], 100).unwrap();
+        assert_eq!((whole.sources.len(), whole.hops.len(), whole.is_sample()), (8, 8, false));
+        let refused = |groups: &[Vec<IpNet>]| survey(&v4, groups, 100).err().map(|error| format!("{error:?}"));
+        assert_eq!(refused(&[group(&["2001:db8::/126"])]).as_deref(), Some("NoCommonFamily"));
+        assert_eq!(refused(&[group(&[])]).as_deref(), Some("NoUsableSource"));
     }
 
     #[test]

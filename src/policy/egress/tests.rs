@@ -48,7 +48,7 @@ fn pool(ranges: &[&str], exclude: &[&str], select: SelectionPolicy) -> Pool {
     Pool::new(&PoolName::new("test"), &section(ranges, exclude, select))
 }
 
-fn cleared(answers: &[&str]) -> ClearedAddresses {
+pub(super) fn cleared(answers: &[&str]) -> ClearedAddresses {
     let list = |texts: &[&str]| texts.iter().map(|text| at(text.parse().unwrap())).collect();
     let guard = config::Guard { allow: list(&["2001:db8::/32"]), deny: Vec::new(), ports: Vec::new() };
     let resolver = config::Resolver { servers: Vec::new(), hosts: BTreeMap::new() };

@@ -101,6 +101,15 @@ mod tests {
     }
 
     #[test]
+    fn dictionary_member_is_bytes_without_parameters() {
+        let bytes = |text: &'static str| Member { label: "a", text }.bytes();
+        assert_eq!(bytes("a=:YWJj:").as_deref(), Some(&b"abc"[..]));
+        for text in ["a=:YWJj:;p=1", "a=:YWJj:;p", "a=\"abc\"", "a=(:YWJj:)", "a"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn dictionary_labels_are_unique_across_lines() {
         let name = HeaderName::from_static("signature");
         let mut fields = Fields::default();

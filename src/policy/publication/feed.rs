@@ -117,3 +117,50 @@ pub(super) fn json(origin: &str, list: &EgressList, entries: &[Entry]) -> String
     });
     format!("{feed:#}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(begins: bool) -> Entry {
+        let at = "2026-12-01T00:00:00Z".parse().unwrap();
+        let cidrs = ["192.0.2.0/28", "198.51.100.0/24"].map(|cidr| cidr.parse().unwrap()).into();
+        Entry { pool: PoolName::new("default"), at, begins, cidrs, updated: at }
+    }
+
+    #[test]
+    fn feed_entry_says_what_to_do_with_which_addresses() {
+        let (begins, ends) = (entry(true), entry(false));
+        assert_eq!(begins.title(), "From 2026-12-01T00:00:00Z, webhooks of pool default come from 2 ranges");
+        assert_eq!(
+            begins.text(),
+            "From 2026-12-01T00:00:00Z, webhooks of pool default come from 2 ranges. Allow these addresses before this \
+             time.\n192.0.2.0/28\n198.51.100.0/24\n"
+        );
+        assert!(ends.text().contains("no longer come from 2 ranges. Remove them after this time.\n192.0.2.0/28"));
+        // The id stays the same when the ranges change, and differs between the beginning and the end.
+        assert_eq!(Entry { cidrs: Vec::new(), ..entry(true) }.id(), begins.id());
+        assert_ne!(begins.id(), ends.id());
+    }
+
+    #[test]
+    fn feed_id_is_a_uuid_of_version_8_that_depends_on_each_part() {
+        let mut ids = std::collections::BTreeSet::new();
+        for number in 0..64 {
+            let id = uuid(&["pool", "from", &number.to_string()]);
+            let hex = id.strip_prefix("urn:uuid:").unwrap();
+            let groups: Vec<usize> = hex.split('-').map(str::len).collect();
+            assert_eq!(groups, [8, 4, 4, 4, 12], "{id}");
+            // The version and the variant (RFC 9562 §4.1, §4.2).
+            assert!(hex[14..].starts_with('8') && hex[19..].starts_with(['8', '9', 'a', 'b']), "{id}");
+            ids.insert(id);
+        }
+        assert_eq!(ids.len(), 64);
+        // The other bits of both bytes are the hash's.
+        let digits =
+            |at: usize| ids.iter().map(|id| id.as_bytes()[at]).collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!((digits("urn:uuid:".len() + 14), digits("urn:uuid:".len() + 19)), (1, 4));
+        assert!(digits("urn:uuid:".len() + 15) > 8 && digits("urn:uuid:".len() + 20) > 8);
+        assert_ne!(uuid(&["a", "bc"]), uuid(&["ab", "c"]));
+    }
+}

@@ -39,6 +39,31 @@ fn masked(host: &str, path: &str) -> String {
 }
 
 #[test]
+fn redact_shows_paths_in_part_or_whole() {
+    for (form, expected) in
+        [(PathForm::None, false), (PathForm::Template, false), (PathForm::Masked, true), (PathForm::Full, true)]
+    {
+        let redactor = Redactor { path: form, ..Redactor::default() };
+        assert_eq!(redactor.shows_paths(), expected, "{form:?}");
+    }
+}
+
+#[test]
+fn redact_replaces_queries_to_their_end() {
+    for (message, expected) in [
+        ("GET /in?key=1 failed", "GET /in?*** failed"),
+        ("see \"/in?key=1 x\" and /out?a", "see \"/in?*** x\" and /out?***"),
+        // A literal of bytes, as the HTTP/2 library writes it: its query may have spaces, and its fragment is replaced, too.
+        ("path b\"/in?key=1 2#3\" of 4#5", "path b\"/in?***\" of 4#5"),
+        ("path b\"/ab\" and /in?a b", "path b\"/ab\" and /in?*** b"),
+        ("path b\"/in#f g\"", "path b\"/in#***\""),
+        ("an empty one? yes", "an empty one? yes"),
+    ] {
+        assert_eq!(Redactor::default().message(message).as_str(), expected);
+    }
+}
+
+#[test]
 fn redact_keeps_paths_of_words_and_short_identifiers() {
     let host = host::canonical("a.example").expect("a host");
     for path in [
@@ -140,6 +165,11 @@ fn redact_removes_the_last_four_digits_of_phone_numbers() {
         ("/sms/+14155550123.1", "/sms/+1415555XXXX.X"),
         ("/sms/0081-90-1234-5678-90", "/sms/0081-90-1234-XXXX-XX"),
         ("/sms/415-555-0123-2", "/sms/415-555-XXXX-2"),
+        // The country code 1 without `+`, and groups of the same lengths in other numbers.
+        ("/sms/1-415-555-0123", "/sms/1-415-555-XXXX"),
+        ("/sms/1 (415) 555-0123", "/sms/1 (415) 555-XXXX"),
+        ("/sms/1-415-555-012", "/sms/1-415-555-012"),
+        ("/sms/12-41-555-0123", "/sms/12-41-555-0123"),
         ("/sms/090-1234-5678%20200", "/sms/090-1234-XXXX%20200"),
         ("/sms/090%201234%205678%201", "/sms/090%201234%20XXXX%201"),
         ("/sms/01%2023%2045%2067%2089-12", "/sms/01%2023%2045%20XX%20XX-12"),

@@ -186,6 +186,29 @@ trust = "t"
         assert!(found.contains(&"trust.u turns verification off for the route r".to_owned()), "{found:?}");
     }
 
+    /// A route whose name changes could lose its pinned key unnoticed.
+    #[test]
+    fn approval_is_needed_for_a_new_route_without_a_pinned_key_in_place_of_one_with_it() {
+        let route = |name: &str, host: &str, trust: &str| {
+            format!("[[routes]]\nname = \"{name}\"\nhosts = [\"{host}\"]\ntrust = \"{trust}\"\n")
+        };
+        let base = BASE.split("[[routes]]").next().unwrap();
+        let pinned = route("r", "b.example", "t");
+        let lost = "the new route s has no pinned key, and a route with one is gone";
+        for (before, after, expected) in [
+            (pinned.clone(), route("s", "b.example", "u"), Some(lost)),
+            (pinned.clone(), route("s", "b.example", "t"), None),
+            (pinned.clone(), pinned.clone() + &route("s", "c.example", "u"), None),
+            (pinned.clone() + &route("s", "c.example", "u"), route("s", "c.example", "u"), None),
+            (route("r", "b.example", "u"), route("s", "b.example", "u"), None),
+        ] {
+            let ((before, _), (after, _)) =
+                (compiled(&(base.to_owned() + &before)), compiled(&(base.to_owned() + &after)));
+            let found: Vec<String> = newly_unpinned_routes(&before, &after).collect();
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+
     #[test]
     fn approval_is_not_needed_for_a_small_change_that_narrows_access() {
         for (old, new) in [

@@ -246,6 +246,23 @@ mod tests {
         assert!(all("/in/x/..").contains(&"/in".to_owned()));
     }
 
+    /// A server may decode unreserved characters only (RFC 3986 §6.2.2.2), which leaves an escaped slash as it is.
+    #[test]
+    fn readings_cover_servers_that_decode_unreserved_characters_only() {
+        let found = all("/%61%2Db%2Fc");
+        for reading in ["/a-b%2Fc", "/a-b/c"] {
+            assert!(found.contains(&reading.to_owned()), "{reading}: {found:?}");
+        }
+    }
+
+    /// Parsers of URL references take what follows `//` as a host.
+    #[test]
+    fn readings_cover_servers_that_take_the_first_segment_as_a_host() {
+        assert!(all("//in/admin/x").contains(&"/admin/x".to_owned()));
+        assert!(all("//in").contains(&"/".to_owned()));
+        assert_eq!(all("//"), ["/"]);
+    }
+
     #[test]
     fn readings_stop_at_the_limit() {
         let path = format!("/%{}2e", "25".repeat(1000));

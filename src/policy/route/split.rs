@@ -83,7 +83,13 @@ fn split_position(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::names::ClientName;
+    use crate::policy;
 
     #[test]
     fn split_share_is_exact_and_members_stay_when_it_grows() {
@@ -101,6 +107,28 @@ mod tests {
         let moved = (0..1000)
             .filter(|n| split_position(&other, Some(&TenantName::new(format!("t{n}"))), &host) != positions[*n]);
         assert!(moved.count() > 990, "on another route others come first");
+    }
+
+    /// The tenant `t0` has the position 87.08 % on the route `r`.
+    #[test]
+    fn split_variant_serves_the_tenants_below_its_share() {
+        let host = Host::Name("hooks.acme.example".into());
+        for (percent, is_variant) in [("87.07", false), ("87.08", false), ("87.09", true), ("100", true)] {
+            let text = format!(
+                "[server]\nallow_anonymous = true\n[egress.default]\nranges = [\"192.0.2.0/28\"]\n[[routes]]\nname = \"r\"\n\
+                 hosts = [\"hooks.acme.example\"]\nsplit = {{ percent = {percent}, timeouts = {{ connect = \"2s\" }} }}\n"
+            );
+            let loaded = config::parse(&text, Path::new("/nowhere/config.toml")).unwrap();
+            let (plan, _) = policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).unwrap_or_else(|_| panic!("{text}"));
+            let client = ClientName::new("a");
+            let selected = plan.routes.select(&client, Some(&TenantName::new("t0")), &host, "/").unwrap().unwrap();
+            assert_eq!(selected.is_split_variant(), is_variant, "{percent}");
+            let (written, tunnel) =
+                plan.routes.select_for_tunnel(&client, Some(&TenantName::new("t0")), (&host, 443)).unwrap();
+            assert_eq!((written.is_split_variant(), tunnel.is_split_variant()), (false, is_variant), "{percent}");
+            assert_eq!(written.split_percentile(Some(&TenantName::new("t0")), &host).to_string(), "87.08");
+            assert_eq!(written.split.as_ref().unwrap().percent().to_string(), percent);
+        }
     }
 
     const STABLE_POSITIONS: [u64; 3] = [8708, 6007, 3535];

@@ -237,6 +237,16 @@ mod tests {
             (None, Some(&["Outgate-A: {signature}"]), "the header outgate-a cannot carry a signature"),
             (None, Some(&["X-A: {signature}", "x-a: {id}"]), "the header x-a occurs twice"),
             (None, Some(&["X-A: "]), "the value of x-a is empty, or has characters other than visible ASCII"),
+            (
+                None,
+                Some(&["X-A: {signature}\u{7f}"]),
+                "the value of x-a is empty, or has characters other than visible ASCII",
+            ),
+            (
+                None,
+                Some(&["X-A: {signature}é"]),
+                "the value of x-a is empty, or has characters other than visible ASCII",
+            ),
             (None, Some(&["X-A: {body}"]), "there is no placeholder {body}"),
             (None, Some(&["X-A: {timestamp}"]), "no header has the placeholder {signature}"),
         ] {

@@ -175,6 +175,22 @@ mod tests {
         key.map(|key| key.algorithm()).map_err(|error| error.message)
     }
 
+    /// A version and a modulus, as `RSAPrivateKey` begins (RFC 8017 §A.1.2).
+    #[test]
+    fn modulus_has_the_bits_from_its_first_one() {
+        for (modulus, bits) in [
+            (&[0x00, 0xff, 0x01][..], Some(16)),
+            (&[0x00, 0x80, 0x00], Some(16)),
+            (&[0x7f, 0x01], Some(15)),
+            (&[0x01, 0x00, 0x01], Some(17)),
+            (&[0x00], None),
+        ] {
+            let length = u8::try_from(modulus.len()).unwrap();
+            let der = [&[0x30, 5 + length, 0x02, 0x01, 0x00, 0x02, length], modulus].concat();
+            assert_eq!(modulus_bits(&der), bits, "{modulus:x?}");
+        }
+    }
+
     #[test]
     fn pem_parses_generated_keys() {
         for algorithm in [Algorithm::Ed25519, Algorithm::EcdsaP256Sha256, Algorithm::RsaPssSha512] {

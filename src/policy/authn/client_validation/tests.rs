@@ -37,6 +37,13 @@ fn fields(list: &[(&str, &str)]) -> Fields {
 }
 
 #[test]
+fn client_validation_reads_tokens_up_to_the_maximum() {
+    let token = |length: usize| [b"a.b.".as_slice(), &b"c".repeat(length - 4)].concat();
+    assert_eq!(split(&token(TOKEN_MAX)).map(|(signed, _)| signed), Some("a.b"));
+    assert_eq!(split(&token(TOKEN_MAX + 1)), None);
+}
+
+#[test]
 fn client_validation_accepts_the_token_of_the_official_library() {
     let vectors: Value =
         serde_json::from_str(include_str!("../../../../tests/vectors/twilio_client_validation.json")).unwrap();

@@ -2,6 +2,9 @@
 //! Which start is early, and which change do the receivers of notices learn of?
 
 use super::*;
+use crate::config::{self, PoolRange};
+use crate::names::PoolName;
+use crate::policy::fixture::{self, messages};
 
 fn at(day: i64) -> Timestamp {
     Timestamp::from_second(day * 86_400).unwrap()
@@ -94,4 +97,92 @@ fn a_change_is_told_once_and_a_range_that_is_split_does_not_end() {
     }
     assert_eq!(names(&known, 40, 41), of(RangeChange::Ended, &["192.0.2.8/29"]));
     assert_eq!(names(&known, 41, 99), vec![]);
+}
+
+/// Returns the pool `default` with these ranges: CIDR, `from` and `until` as days.
+fn pool_of(ranges: &[(&str, Option<i64>, Option<i64>)]) -> config::Pool {
+    let ranges = ranges.iter().map(|(cidr, from, until)| {
+        let range = PoolRange { cidr: cidr.parse().unwrap(), seen_as: None, from: from.map(at), until: until.map(at) };
+        fixture::at(0, range)
+    });
+    config::Pool { ranges: ranges.collect(), notice: Duration::from_secs(14 * 86_400), ..fixture::pool() }
+}
+
+fn pools_of(ranges: &[(&str, Option<i64>, Option<i64>)]) -> Pools {
+    let name = PoolName::new("default");
+    Pools::from([(name.clone(), Pool::new(&name, &pool_of(ranges)).into())])
+}
+
+#[test]
+fn ranges_of_a_host_whose_customers_know_them_have_no_notice() {
+    let pools = pools_of(&[
+        ("192.0.2.0/28", None, None),
+        ("192.0.2.16/28", Some(100), Some(200)),
+        ("192.0.2.32/28", Some(101), None),
+        ("192.0.2.48/28", None, Some(99)),
+    ]);
+    let known = Announcements::known(&pools, at(100));
+    let unannounced =
+        |starts: Option<i64>, until: Option<i64>| Announcement { until: until.map(at), ..dates(None, starts) };
+    let expected = [
+        ("192.0.2.0/28", unannounced(None, None)),
+        ("192.0.2.16/28", unannounced(None, Some(200))),
+        ("192.0.2.32/28", unannounced(Some(101), None)),
+    ];
+    assert_eq!(known.ranges, expected.map(|(cidr, dates)| (cidr.parse().unwrap(), dates)).into());
+    assert_eq!(known.notified_until(), at(100));
+    assert_eq!(known.with_notified(at(101)), Announcements { notified_until: at(101), ..known.clone() });
+}
+
+#[test]
+fn a_range_is_announced_when_it_is_adopted() {
+    let ranges = [("192.0.2.0/28", None, Some(200)), ("192.0.2.16/28", Some(130), None)];
+    let adopted = announcements(&[]).adopt(&pools_of(&ranges), at(100));
+    let expected = [
+        ("192.0.2.0/28", Announcement { until: Some(at(200)), ..dates(Some(100), Some(100)) }),
+        ("192.0.2.16/28", dates(Some(100), Some(130))),
+    ];
+    assert_eq!(adopted.ranges, expected.map(|(cidr, dates)| (cidr.parse().unwrap(), dates)).into());
+    // A later adoption keeps the date of the announcement. The start follows the configuration until it has come.
+    let moved = adopted.adopt(&pools_of(&[("192.0.2.0/28", None, None), ("192.0.2.16/28", Some(120), None)]), at(110));
+    let expected = [("192.0.2.0/28", dates(Some(100), Some(100))), ("192.0.2.16/28", dates(Some(100), Some(120)))];
+    assert_eq!(moved.ranges, expected.map(|(cidr, dates)| (cidr.parse().unwrap(), dates)).into());
+    assert_eq!(adopted.before(at(100)).ranges.len(), 0);
+    assert_eq!(adopted.before(at(101)), adopted);
+}
+
+#[test]
+fn a_range_is_early_from_its_start_to_the_end_of_its_notice() {
+    let early = |starts: i64, now: i64| -> Vec<(Timestamp, Timestamp)> {
+        let pools = pools_of(&[("192.0.2.0/28", None, None)]);
+        let known = announcements(&[("192.0.2.0/28", Some(100), Some(starts))]);
+        let pool = pools.values().next().unwrap();
+        known.early(pool, at(now)).map(|range| (range.starts, range.notice_end)).collect()
+    };
+    assert_eq!(early(113, 113), [(at(113), at(114))]);
+    assert_eq!(early(114, 113), [], "it starts with the end of its notice");
+    assert_eq!(early(113, 114), [], "its notice has ended");
+    assert_eq!(early(120, 113), []);
+}
+
+#[test]
+fn a_configuration_that_sends_before_the_notice_has_a_problem() {
+    let known = announcements(&[("192.0.2.0/28", Some(100), Some(200))]);
+    let problems = |ranges: &[(&str, Option<i64>, Option<i64>)], force: bool| {
+        let pool = config::Pool { force, ..pool_of(ranges) };
+        let egress = [(PoolName::new("default"), fixture::at(2, pool))].into();
+        messages(&known.problems(&Config { egress, ..fixture::config() }, at(110)))
+    };
+    let of = |when: &str, since: &str| {
+        vec![format!("egress.default would send from 192.0.2.0/28 {when}, before its notice ends: customers {since}")]
+    };
+    let since = "know it since 1970-04-11T00:00:00Z only";
+    assert_eq!(problems(&[("192.0.2.0/28", None, None)], false), of("at once", since));
+    assert_eq!(problems(&[("192.0.2.0/28", Some(110), None)], false), of("at once", since), "it begins now");
+    assert_eq!(problems(&[("192.0.2.0/28", Some(113), None)], false), of("from 1970-04-24T00:00:00Z on", since));
+    assert_eq!(problems(&[("192.0.2.0/28", Some(114), None)], false), Vec::<String>::new(), "the notice has ended");
+    assert_eq!(problems(&[("192.0.2.0/28", None, None)], true), Vec::<String>::new(), "force = true");
+    assert_eq!(problems(&[("192.0.2.0/28", None, Some(110))], false), Vec::<String>::new(), "it has ended");
+    let unknown = problems(&[("192.0.2.16/28", None, None)], false);
+    assert!(unknown[0].ends_with("192.0.2.16/28 at once, before its notice ends: customers do not know it yet"));
 }

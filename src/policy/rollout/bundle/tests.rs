@@ -105,3 +105,82 @@ fn bundle_is_parsed_only_after_its_signature_has_been_verified() {
     let verified = SignedBundle::verify(&huge, "", "outgate", &operators).map(|bundle| bundle.number);
     assert_eq!(verified, Err(BundleError::TooLarge(DOCUMENT_MAX + 1)));
 }
+
+#[test]
+fn bundle_has_its_limits_and_no_more() {
+    let parse = |change: &dyn Fn(&mut Bundle)| {
+        let mut changed = bundle();
+        change(&mut changed);
+        let expected = changed.clone();
+        Bundle::parse(&changed.document(), "outgate").map(|bundle| assert_eq!(bundle, expected))
+    };
+    let malformed = |reason: &str| Err(BundleError::Malformed(reason.to_owned()));
+    assert_eq!(parse(&|bundle| bundle.number = NUMBER_MAX), Ok(()));
+    assert_eq!(parse(&|bundle| bundle.number = NUMBER_MAX + 1), malformed("its number is too large"));
+    assert_eq!(parse(&|bundle| bundle.pause_seconds = 3600), Ok(()));
+    let files = |count: usize| (0..count).map(|n| (format!("{n}.toml"), String::new())).collect();
+    assert_eq!(parse(&|bundle| bundle.files = files(FILES_MAX)), Ok(()));
+    assert_eq!(parse(&|bundle| bundle.files = files(FILES_MAX + 1)), malformed("the number of files"));
+    // A document of the largest size, and one that is a byte longer.
+    let filled = |length: usize| {
+        let mut filled = bundle();
+        let text = "x".repeat(length - filled.document().len());
+        filled.files.values_mut().for_each(|file| file.push_str(&text));
+        filled.document()
+    };
+    let ((alice, of_alice), (_, of_bob)) = (new_key(), new_key());
+    let (operators, _) = operators("bundle", [&of_alice, &of_bob]);
+    for (length, expected) in [(DOCUMENT_MAX, Ok(())), (DOCUMENT_MAX + 1, Err(BundleError::TooLarge(DOCUMENT_MAX + 1)))]
+    {
+        let document = filled(length);
+        assert_eq!(document.len(), length);
+        assert_eq!(Bundle::parse(&document, "outgate").map(drop), expected);
+        let signature = alice.sign(&Statement::Start.text(&digest(&document)));
+        assert_eq!(SignedBundle::verify(&document, &signature, "outgate", &operators).map(drop), expected);
+    }
+}
+
+#[test]
+fn bundle_digest_is_sha_256_in_hexadecimal_digits() {
+    // FIPS 180-4, the example "abc".
+    assert_eq!(digest("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    let signed = SignedBundle::unverified(bundle());
+    assert_eq!(signed.digest(), digest(&bundle().document()));
+}
+
+#[test]
+fn bundle_file_name_has_at_most_a_hundred_characters_of_the_path() {
+    let name = |length: usize| file_name(3, Path::new(&format!("/etc/{}.toml", "a".repeat(length))));
+    assert_eq!(name(100), format!("00003-{}.toml", "a".repeat(100)));
+    assert_eq!(name(101), name(100));
+    assert!(is_file_name(&name(101)));
+}
+
+#[test]
+fn bundle_is_approved_by_another_operator_than_its_author() {
+    let ((alice, of_alice), (bob, of_bob), (mallory, _)) = (new_key(), new_key(), new_key());
+    let (operators, _) = operators("bundle", [&of_alice, &of_bob]);
+    let signed = SignedBundle::unverified(bundle());
+    let signer = |statement: Statement, key: &OperatorKey| {
+        let signature = key.sign(&statement.text(signed.digest()));
+        signed.signer(statement, &signature, &operators).map(ToOwned::to_owned)
+    };
+    for (statement, by_alice) in
+        [(Statement::Start, Some("alice")), (Statement::Approve, None), (Statement::Abort, Some("alice"))]
+    {
+        assert_eq!(signer(statement, &alice).as_deref(), by_alice, "{statement:?} of the author");
+        assert_eq!(signer(statement, &bob).as_deref(), Some("bob"), "{statement:?}");
+        assert_eq!(signer(statement, &mallory), None, "{statement:?}");
+    }
+    let abort = alice.sign(&Statement::Abort.text(signed.digest()));
+    assert_eq!(signed.signer(Statement::Start, &abort, &operators), None, "it is of another statement");
+}
+
+#[test]
+fn bundle_replaces_the_files_of_the_former_bundle() {
+    let former = ["00000-routes.toml", "00001-gone.toml"].map(ToOwned::to_owned).into();
+    let overlay = bundle().overlay(Path::new("/state/rollout"), former);
+    let path = |name: &str| Path::new("/state/rollout").join(name);
+    assert_eq!(overlay.texts, [(path("00000-routes.toml"), b"[guard]\n".to_vec())].into());
+    assert_eq!(overlay.removed, [path("00001-gone.toml")].into());
+}

@@ -271,6 +271,33 @@ mod tests {
         assert_eq!(compiled(agent).1, ["this is not the URL of a key directory"]);
     }
 
+    /// A member of `Signature-Agent` is covered unless the whole field is.
+    #[test]
+    fn profile_covers_its_agent_once() {
+        let agent = |components: &[&str], agent: Option<&str>| {
+            let written = config::SignatureParams {
+                signature_agent: agent.map(|url| at(42, url.to_owned())),
+                ..self::components(components, "acme")
+            };
+            compiled(written).0.unwrap().agent_component("sig1").is_some()
+        };
+        let url = Some("https://signer.example");
+        assert!(agent(&["content-digest"], url));
+        assert!(!agent(&["content-digest", "signature-agent"], url));
+        assert!(!agent(&["content-digest"], None));
+    }
+
+    /// RFC 9651 §3.1.2, without a leading `*`.
+    #[test]
+    fn profile_label_is_a_key_of_a_dictionary() {
+        for label in ["a", "sig1", "a_b-c.d*", &"a".repeat(TEXT_MAX)] {
+            assert!(is_label(label), "{label}");
+        }
+        for label in ["", "1a", "A", "aB", "a b", "*a", "-a", "a:b", &"a".repeat(TEXT_MAX + 1)] {
+            assert!(!is_label(label), "{label}");
+        }
+    }
+
     #[test]
     fn profile_skips_labels_in_use() {
         let label = |label: Option<&str>| {

@@ -1,0 +1,104 @@
+//! Decisions of a whole plan, which is compiled from the text of a configuration.
+//! What does a plan say of its addresses, its limits and its routes?
+
+use std::path::Path;
+
+use super::*;
+use crate::config;
+use crate::host;
+use crate::names::{ClientName, TenantName};
+
+/// Returns the plan of a configuration with the pool `default`, to which the text is added.
+fn plan(text: &str) -> Plan {
+    let base = "[egress.default]\nranges = [{ cidr = \"192.0.2.0/29\", seen_as = \"203.0.113.0/29\" }]\n";
+    let loaded = config::parse(&format!("{base}{text}"), Path::new("/nowhere/config.toml"));
+    let loaded = loaded.unwrap_or_else(|rejected| panic!("{:?}", rejected.problems));
+    let compiled = compile(&loaded.config, at(100));
+    compiled.unwrap_or_else(|problems| panic!("{:?}", fixture::messages(&problems))).0
+}
+
+fn at(day: i64) -> Timestamp {
+    Timestamp::from_second(day * 86_400).unwrap()
+}
+
+#[test]
+fn plan_has_the_source_addresses_of_its_pools_and_what_targets_see() {
+    let plan = plan(
+        "[egress.other]\nranges = [\"198.51.100.0/30\", { cidr = \"198.51.100.8/30\", from = 1970-05-01T00:00:00Z }]\n\
+         [server]\nallow_anonymous = true\n",
+    );
+    for (address, now, has_source, seen_as) in [
+        ("192.0.2.1", 100, true, "203.0.113.1"),
+        ("198.51.100.3", 100, true, "198.51.100.3"),
+        ("198.51.100.4", 100, false, "198.51.100.4"),
+        ("198.51.100.8", 100, false, "198.51.100.8"),
+        ("198.51.100.8", 120, true, "198.51.100.8"),
+    ] {
+        let ip = address.parse().unwrap();
+        assert_eq!(
+            (plan.has_source(ip, at(now)), plan.seen_as(ip, at(now)).to_string()),
+            (has_source, seen_as.to_owned())
+        );
+    }
+}
+
+#[test]
+fn plan_permits_half_of_the_connections_to_one_address_and_a_thousand_at_least() {
+    for (server, expected) in [
+        ("max_connections = 20000", 10_000),
+        ("max_connections = 2002", 1001),
+        ("max_connections = 2000", 1000),
+        ("max_connections = 1000", 1000),
+        ("max_connections = 20000\nmax_connections_per_ip = 7", 7),
+    ] {
+        let plan = plan(&format!("[server]\nallow_anonymous = true\n{server}\n"));
+        assert_eq!(plan.connections_per_ip(), expected, "{server}");
+    }
+}
+
+#[test]
+fn plan_has_the_longest_time_and_the_largest_body_of_its_routes() {
+    let plan = plan(
+        "[server]\nallow_anonymous = true\n[[routes]]\nname = \"a\"\nhosts = [\"a.example\"]\nbody_max = \"3MiB\"\n\
+         timeouts = { total = \"11m\", tunnel = \"1m\" }\n[[routes]]\nname = \"b\"\nhosts = [\"b.example\"]\n\
+         body_max = \"2MiB\"\ntimeouts = { total = \"1m\", tunnel = \"12m\" }\n",
+    );
+    assert_eq!(plan.routes.max_duration(), Duration::from_secs(720));
+    assert_eq!(plan.routes.body_max(), 3 << 20);
+}
+
+/// The path of a tunnel is unknown, so a route for some paths of the host decides if it inspects or refuses.
+#[test]
+fn tunnel_takes_the_route_that_inspects_or_refuses_before_the_one_for_all_paths() {
+    let route =
+        |name: &str, hosts: &str, rest: &str| format!("[[routes]]\nname = \"{name}\"\nhosts = [\"{hosts}\"]\n{rest}\n");
+    let text = [
+        "[server]\nallow_anonymous = true\n".to_owned(),
+        route("open", "a.example", ""),
+        route("whole", "b.example", ""),
+        route("part", "b.example", "paths = [\"/in\"]\nconnect = \"refuse\""),
+        route("closed", "*.c.example", "connect = \"refuse\""),
+        route("inner", "x.c.example", "paths = [\"/in\"]"),
+        route("upgrading", "d.example", "plaintext = \"upgrade\""),
+    ]
+    .concat();
+    let plan = plan(&text);
+    let select = |host: &str, port: u16, tenant: Option<&TenantName>| {
+        let host = host::canonical(host).unwrap();
+        let selected = plan.routes.select_for_tunnel(&ClientName::new("c"), tenant, (&host, port));
+        selected.map(|(route, _)| route.name.as_str().to_owned())
+    };
+    for (host, port, expected) in [
+        ("a.example", 443, Some("open")),
+        ("a.example", 80, Some("open")),
+        ("b.example", 443, Some("part")),
+        ("y.c.example", 443, Some("closed")),
+        ("x.c.example", 443, Some("closed")),
+        ("d.example", 80, Some("upgrading")),
+        ("d.example", 443, Some("upgrading")),
+        ("e.example", 443, None),
+    ] {
+        assert_eq!(select(host, port, None).as_deref(), expected, "{host}:{port}");
+        assert_eq!(select(host, port, Some(&TenantName::new("t"))).as_deref(), expected, "{host}:{port}");
+    }
+}
