@@ -60,7 +60,11 @@ async fn bytes(incoming: &mut RecvStream, length: usize) -> Vec<u8> {
     while all.len() < length
         && let Some(data) = incoming.data().await
     {
-        let data = data.unwrap();
+        let data = match data {
+            // A whole response may precede this reset (RFC 9113 §8.1). h2 reports the reset at the end of the data.
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => break,
+            data => data.unwrap(),
+        };
         incoming.flow_control().release_capacity(data.len()).unwrap();
         all.extend_from_slice(&data);
     }
