@@ -12,23 +12,13 @@ use support::http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, connect_http2, error_code, field, frame,
     head, read_until_frame,
 };
-use support::pki::Pki;
-use support::receiver::{Receiver, ok};
-use support::scene::{config, folder, scene};
+use support::scene::{one_source_scene, scene};
 use support::{Outgate, TEST_TIMEOUT, post};
 
 const PROTOCOL_ERROR: u32 = 1;
 
-/// Starts a target, and a proxy with one source address, so that all deliveries may share a connection.
 fn start_target(script: Script) -> (FrameTarget, Outgate) {
-    let pki = Pki::new();
-    let target = FrameTarget::start(&pki, &[], script);
-    let other = Receiver::plain(ok());
-    let text = config(&other, &other, "")
-        .set("egress.default.ranges", ["127.0.7.1/32"])
-        .push("routes.*.ports", target.address.port());
-    let outgate = Outgate::run(folder(&pki), &text);
-    (target, outgate)
+    one_source_scene(script, "")
 }
 
 /// A literal field with incremental indexing, which adds an entry to the dynamic table.

@@ -2,6 +2,7 @@
 //! With which configuration do most tests start?
 
 use super::configuration::{Config, token_hash};
+use super::frames::{FrameTarget, Script};
 use super::pki::{Identity, Pki, self_signed};
 use super::receiver::{Reaction, Receiver, ok};
 use super::{Folder, Outgate};
@@ -37,6 +38,17 @@ pub fn scene_of(change: &dyn Fn(&Config) -> Config) -> Scene {
     let plain = Receiver::plain(ok());
     let outgate = Outgate::run(folder(&pki), &change(&config(&good, &plain, "")));
     Scene { pki, outgate, good, plain }
+}
+
+/// Starts an HTTP/2 target, and a proxy with one source address, so that all deliveries may share a connection.
+pub fn one_source_scene(script: Script, more: &str) -> (FrameTarget, Outgate) {
+    let pki = Pki::new();
+    let target = FrameTarget::start(&pki, &[], script);
+    let other = Receiver::plain(ok());
+    let text = config(&other, &other, more)
+        .set("egress.default.ranges", ["127.0.7.1/32"])
+        .push("routes.*.ports", target.address.port());
+    (target, Outgate::run(folder(&pki), &text))
 }
 
 /// Returns the section of the client `billing`, which has a token and may send for the tenant `acme`.

@@ -17,7 +17,7 @@ use support::http2::{DATA, END_HEADERS, HEADERS, frame};
 use support::pki::Pki;
 use support::ports::refusing;
 use support::receiver::Reaction;
-use support::scene::{Scene, config, folder, scene_with};
+use support::scene::{Scene, config, folder, one_source_scene, scene_with};
 use support::tunnel_scene::{self, manual_scene};
 use support::{Outgate, Response, TEST_TIMEOUT, eventually, post};
 
@@ -435,15 +435,8 @@ fn interim(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, b"\x08\x03103")
 }
 
-/// Starts an HTTP/2 target, and a proxy with one source address, so that all deliveries may share a connection.
 fn http2_target(script: Script) -> (FrameTarget, Outgate) {
-    let pki = Pki::new();
-    let target = FrameTarget::start(&pki, &[], script);
-    let other = support::receiver::Receiver::plain(support::receiver::ok());
-    let text = config(&other, &other, "[circuit]\nfailures = 5\nwindow = \"10m\"\n")
-        .set("egress.default.ranges", ["127.0.7.1/32"])
-        .push("routes.*.ports", target.address.port());
-    (target, Outgate::run(folder(&pki), &text))
+    one_source_scene(script, "[circuit]\nfailures = 5\nwindow = \"10m\"\n")
 }
 
 /// Each of them costs a TLS handshake, and takes the other deliveries on the connection with it.
