@@ -124,6 +124,21 @@ pub(crate) fn signer(scheme: &str) -> Signer {
     }
 }
 
+/// Returns a trust without roots, with every other key at its default.
+pub(crate) fn trust() -> Trust {
+    Trust {
+        roots: vec![],
+        min_version: TlsVersion::V1_2,
+        verify: at(9, VerifyMode::Full),
+        strict: None,
+        pins: vec![],
+        crls: vec![],
+        intermediates: vec![],
+        crl_policy: None,
+        identity: None,
+    }
+}
+
 /// Returns the route `name` for `host`, with every other key at its default.
 pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
     let mut route = Route::new(at(start, name.into()));

@@ -4,10 +4,10 @@
 use rcgen::CertificateParams;
 
 use super::*;
-use crate::config::{Bind, BindTls, Ca, ClientIdentity, Listen, ListenerTls, Secret, TlsVersion, Trust, VerifyMode};
+use crate::config::{Bind, BindTls, Ca, ClientIdentity, Listen, ListenerTls, Secret, Trust};
 use crate::names::TrustName;
 use crate::policy::fixture::pki::{Authority, DAY, NOW, date, entry};
-use crate::policy::fixture::{at, config, messages};
+use crate::policy::fixture::{at, config, messages, trust};
 
 /// A certificate in DER with this period of validity, relative to now.
 fn certificate(from: i64, until: i64) -> Vec<u8> {
@@ -40,20 +40,6 @@ fn key() -> Located<Secret> {
 
 fn tls(certificate: &[u8]) -> ListenerTls {
     ListenerTls { certificate: file("listener.pem", &[certificate]), key: key(), client_ca: None, client_crls: vec![] }
-}
-
-fn trust() -> Trust {
-    Trust {
-        roots: vec![],
-        min_version: TlsVersion::V1_2,
-        verify: at(9, VerifyMode::Full),
-        strict: None,
-        pins: vec![],
-        crls: vec![],
-        intermediates: vec![],
-        crl_policy: None,
-        identity: None,
-    }
 }
 
 fn now() -> Timestamp {

@@ -21,7 +21,7 @@ const ISSUING_DISTRIBUTION_POINT: u8 = 28;
 const AUTHORITY_KEY_IDENTIFIER: u8 = 35;
 const REASON_CODE: u8 = 21;
 const CERTIFICATE_ISSUER: u8 = 29;
-/// An extension that nobody has assigned.
+/// RFC 5280 assigns this number to no extension.
 const UNKNOWN: u8 = 99;
 
 const STRICT: RevocationPolicy = RevocationPolicy { allow_unknown: false, allow_stale: false };

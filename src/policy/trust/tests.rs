@@ -35,14 +35,8 @@ pub(super) fn file(certificates: &[&[u8]]) -> Roots {
 pub(super) fn written(roots: Vec<Roots>, verify: VerifyMode) -> Located<config::Trust> {
     at(config::Trust {
         roots: roots.into_iter().map(at).collect(),
-        min_version: TlsVersion::V1_2,
         verify: at(verify),
-        strict: None,
-        pins: vec![],
-        crls: vec![],
-        intermediates: vec![],
-        crl_policy: None,
-        identity: None,
+        ..crate::policy::fixture::trust()
     })
 }
 

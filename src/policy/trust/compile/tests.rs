@@ -56,7 +56,7 @@ fn lists_of_no_root_are_reported_if_they_are_optional() {
     let files = || file(&[&a.der, &b.der]);
     assert_eq!(reported(vec![files()], &a), [""; 0]);
     assert_eq!(reported(vec![files()], &c), [NONE_OF_ROOTS]);
-    // Nobody chooses the roots of a store by their lists.
+    // An operator who trusts all of Mozilla's roots has lists of some of them only.
     assert_eq!(reported(vec![files(), Roots::Mozilla], &c), [""; 0]);
     assert_eq!(reported(vec![Roots::Mozilla], &c), [""; 0]);
     assert_eq!(reported(vec![files(), Roots::Mozilla], &a), [""; 0]);
