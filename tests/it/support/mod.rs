@@ -277,12 +277,17 @@ impl Outgate {
     /// Replaces the configuration, and returns the log line of the reload's outcome. A signal requests the reload: the
     /// outcome of a reload because of a file change may be that of an earlier change.
     fn reload_config(&self, config: &(impl Display + ?Sized)) -> String {
+        self.replace_config(config);
+        self.reload_by_signal()
+    }
+
+    /// Requests a reload, and returns the log line of its outcome. The reload begins after each change so far.
+    pub fn reload_by_signal(&self) -> String {
         let is_outcome = |line: &&String| {
             let states = ["configuration reloaded", "configuration unchanged", "configuration not adopted"];
             line.contains("signal") && states.iter().any(|state| line.contains(state))
         };
         let before = self.log.all().iter().filter(is_outcome).count();
-        self.replace_config(config);
         self.signal("HUP");
         self.log.wait_for("outcome of the reload", |lines| lines.iter().filter(is_outcome).nth(before).cloned())
     }

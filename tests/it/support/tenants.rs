@@ -101,9 +101,11 @@ impl Scene {
         self.outgate.log.wait_for("the outcome of a reload", outcome)
     }
 
-    /// Makes a change, and waits until it is adopted. A reload that began before the change may still be rejected.
+    /// Makes a change, and waits until outgate notices it and has adopted it. A reload that began before the change may
+    /// still be rejected, or may have read a part of it. The reload by signal reads all of it.
     pub fn change_and_adopt(&self, change: impl FnOnce(&Folder)) {
         self.outgate.after_reload(|| change(self.folder()));
+        self.outgate.reload_by_signal();
     }
 }
 
