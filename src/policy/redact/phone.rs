@@ -136,7 +136,7 @@ impl DigitRun {
             };
             let (separator, between) = (groups[0].1, &groups[..groups.len() - 1]);
             let is_uniform = separator != 0 && between.iter().all(|(_, other)| *other == separator);
-            GROUPED.contains(&count) && (ends_with_four || first == b'0' && groups.len() > 1 && is_uniform)
+            GROUPED.contains(&count) && (ends_with_four || first == b'0' && is_uniform)
         };
         let longest = (1..=ends.len()).rev().find(|groups| is_number(ends[groups - 1], &self.groups[..*groups]))?;
         Some(self.number.clone().ended(ends[longest - 1]))

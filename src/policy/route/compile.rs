@@ -114,8 +114,7 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
     for host in &written.hosts {
         match HostPattern::parse(host) {
             // A duplicate pattern has no effect.
-            Ok(pattern) if !patterns.contains(&pattern) => patterns.push(pattern),
-            Ok(_) => {}
+            Ok(pattern) => patterns.push(pattern),
             Err(error) => {
                 let only = host::of_url(host)
                     .map(|only| format!("write the host alone, \"{only}\": ports and paths are keys of the route"));
