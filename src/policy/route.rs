@@ -10,6 +10,8 @@ mod own_series;
 mod paths;
 mod reachability;
 mod readings;
+#[cfg(test)]
+mod references_tests;
 mod split;
 mod table;
 

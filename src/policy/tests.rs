@@ -80,6 +80,10 @@ fn tunnel_takes_the_route_that_inspects_or_refuses_before_the_one_for_all_paths(
         route("closed", "*.c.example", "connect = \"refuse\""),
         route("inner", "x.c.example", "paths = [\"/in\"]"),
         route("upgrading", "d.example", "plaintext = \"upgrade\""),
+        route("plain", "e.example", ""),
+        route("upgrading-part", "e.example", "paths = [\"/in\"]\nplaintext = \"upgrade\""),
+        route("upgrading-whole", "f.example", "plaintext = \"upgrade\""),
+        route("closed-part", "f.example", "paths = [\"/in\"]\nconnect = \"refuse\""),
     ]
     .concat();
     let plan = plan(&text);
@@ -96,9 +100,45 @@ fn tunnel_takes_the_route_that_inspects_or_refuses_before_the_one_for_all_paths(
         ("x.c.example", 443, Some("closed")),
         ("d.example", 80, Some("upgrading")),
         ("d.example", 443, Some("upgrading")),
-        ("e.example", 443, None),
+        ("b.example", 80, Some("part")),
+        ("e.example", 80, Some("upgrading-part")),
+        ("e.example", 443, Some("plain")),
+        ("f.example", 80, Some("upgrading-whole")),
+        ("f.example", 443, Some("closed-part")),
+        ("g.example", 443, None),
     ] {
         assert_eq!(select(host, port, None).as_deref(), expected, "{host}:{port}");
         assert_eq!(select(host, port, Some(&TenantName::new("t"))).as_deref(), expected, "{host}:{port}");
     }
+}
+
+/// A report-only route is the shadow of requests that it would take, ranked as if it were enforced.
+#[test]
+fn shadow_is_the_report_only_route_that_precedes_the_enforced_one() {
+    let plan = plan(
+        "[server]\nallow_anonymous = true\n[[routes]]\nname = \"exact\"\nhosts = [\"a.example\"]\n\
+         [[routes]]\nname = \"part\"\nhosts = [\"b.example\"]\npaths = [\"/in\"]\n\
+         [[routes]]\nname = \"any\"\nhosts = [\"*\"]\n\
+         [[routes]]\nname = \"shadow\"\nhosts = [\"*.example\", \"b.example\"]\nreport_only = true\n",
+    );
+    let shadow = |host: &str, path: &str| {
+        let found = plan.routes.shadow(&ClientName::new("c"), None, &host::canonical(host).unwrap(), path);
+        found.map(|(route, _)| route.name.as_str().to_owned())
+    };
+    for (host, path, expected) in [
+        ("a.example", "/in", None),
+        ("b.example", "/in/x", None),
+        ("b.example", "/out", Some("shadow")),
+        ("c.example", "/", Some("shadow")),
+        ("c.test", "/", None),
+    ] {
+        assert_eq!(shadow(host, path).as_deref(), expected, "{host}{path}");
+    }
+}
+
+#[test]
+fn pool_fails_over_unless_its_configuration_says_else() {
+    let plan =
+        plan("[egress.fixed]\nranges = [\"198.51.100.0/30\"]\nfailover = false\n[server]\nallow_anonymous = true\n");
+    assert_eq!(["default", "fixed"].map(|name| plan.pools[name].failover()), [true, false]);
 }

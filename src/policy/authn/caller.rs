@@ -151,3 +151,53 @@ impl TunnelContext {
         &self.target
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Host, Scheme};
+
+    #[test]
+    fn caller_states_what_its_connection_established() {
+        let listen = Listen::Tcp(([127, 0, 0, 1], 4750).into());
+        let chain = vec![CertificateDer::from(vec![1]), CertificateDer::from(vec![2])];
+        let certificate = PeerCertificate::from_handshake(vec!["a.example".into()], chain.clone(), [7; 32], 1234);
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let caller =
+            Caller::on_listener(Arc::new(listen.clone())).with_address(Some(address)).with_certificate(certificate);
+        assert_eq!((caller.listen(), caller.address()), (Some(&listen), Some(address)));
+        let presented = caller.peer_certificate();
+        assert_eq!(
+            (presented.chain(), presented.listener_fingerprint(), presented.valid_until()),
+            (&*chain, [7; 32], 1234)
+        );
+        assert!(caller.tunnel().is_none());
+        assert_eq!((Caller::default().listen(), Caller::default().address()), (None, None));
+        assert!(Caller::default().peer_certificate().chain().is_empty());
+    }
+
+    #[test]
+    fn caller_in_a_tunnel_keeps_its_connection_and_has_the_decisions_of_the_connect() {
+        let target = Target { scheme: Scheme::Https, host: Host::Name("hooks.acme.example".into()), port: 443 };
+        let caller = Caller::default().with_address(Some(IpAddr::from([192, 0, 2, 1])));
+        for tenant in [None, Some(TenantName::new("acme"))] {
+            let context = TunnelContext::after_connect(ClientName::new("a"), None, tenant.clone(), target.clone());
+            let inside = caller.in_tunnel(context);
+            let tunnel = inside.tunnel().unwrap();
+            assert_eq!(
+                (inside.address(), tunnel.tenant(), tunnel.target()),
+                (caller.address(), tenant.as_ref(), &target)
+            );
+            // An authenticated request in the tunnel shows that the peer of the connection is no stranger.
+            assert!(!Caller::default().is_authenticated() && caller.is_authenticated() == tenant.is_some());
+            inside.set_authenticated();
+            assert!(caller.is_authenticated() && inside.is_authenticated());
+        }
+    }
+
+    #[test]
+    fn caller_without_a_proof_is_anonymous_or_stated_by_an_operator() {
+        assert_eq!(Caller::default().unauthenticated_label(), "anonymous");
+        assert_eq!(Caller::by_operator(ClientName::new("a")).unauthenticated_label(), "stated");
+    }
+}

@@ -83,3 +83,27 @@ pub(super) fn ip_to_u128(ip: IpAddr) -> u128 {
 pub(super) fn u128_to_ip(number: u128, v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::from_bits(number).into() } else { Ipv4Addr::from_bits(number as u32).into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::egress::RangePhase;
+
+    /// A range behind NAT, of which targets see other addresses.
+    #[test]
+    fn part_of_a_range_has_the_addresses_that_targets_see() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let range = AnnouncedRange {
+            cidr: net("192.0.2.32/28"),
+            seen_as: net("203.0.113.0/28"),
+            from: None,
+            until: None,
+            phase: RangePhase::Active,
+        };
+        assert_eq!(range.seen_part(&net("192.0.2.36/30")), net("203.0.113.4/30"));
+        let part = AnnouncedRange { cidr: net("192.0.2.40/29"), seen_as: net("203.0.113.8/29"), ..range.clone() };
+        assert_eq!(range.part(&net("203.0.113.8/29")), Some(part));
+        assert_eq!(range.part(&net("203.0.112.0/20")), Some(range.clone()));
+        assert_eq!(range.part(&net("203.0.113.16/28")), None);
+    }
+}

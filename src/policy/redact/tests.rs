@@ -126,6 +126,8 @@ fn redact_masks_random_segments_and_uuids() {
         "sk%5Flive%5F4eC39HqLyjWDarjtT1zdp7dc",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N",
         "%252525252525252541",
+        // An escape divides a random text into two that are too short.
+        "kXvQmZrB%74YpLwNsDgH",
     ] {
         assert_eq!(masked("a.example", &format!("/hooks/{secret}/x")), "/hooks/***/x", "{secret}");
     }
@@ -298,6 +300,9 @@ fn redact_writes_equal_keyed_hashes_for_equal_secrets() {
     assert_eq!(shown, "/+81-90-1234-XXXX");
     assert_eq!(path(KEY, "/%2B819012345678"), format!("/%2B81901234XXXX~{hash}"));
     assert!(!path(KEY, "/+819012345679").ends_with(hash));
+    let with_country = path(KEY, "/+14155550123");
+    let (_, hash) = with_country.split_once('~').expect("a hash");
+    assert_eq!(path(KEY, "/1-415-555-0123"), format!("/1-415-555-XXXX~{hash}"));
 }
 
 #[test]

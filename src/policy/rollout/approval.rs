@@ -282,6 +282,10 @@ credential = "partner"
             assert_ne!(after, USUAL);
             approval_reasons(&plan(USUAL), &plan(&after), &Difference::default(), 100, Timestamp::UNIX_EPOCH)
         });
+        // A route may not trust what only another route did.
+        let two = format!("{USUAL}[[routes]]\nname = \"wide\"\nhosts = [\"wide.example\"]\ntrust = \"wider\"\n");
+        let wider = two.replacen("trust = \"corporate\"", "trust = \"wider\"", 1);
+        let of_two = approval_reasons(&plan(&two), &plan(&wider), &Difference::default(), 100, Timestamp::UNIX_EPOCH);
         std::fs::remove_dir_all(&folder).unwrap();
         let root = "the route partner trusts a new root";
         assert_eq!(
@@ -297,5 +301,6 @@ credential = "partner"
                 "the credential other has another token endpoint"
             ]
         );
+        assert_eq!(of_two, [root]);
     }
 }

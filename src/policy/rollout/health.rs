@@ -57,6 +57,8 @@ mod tests {
             ((1000, 0), (19, 19), false),    // too few deliveries
             ((1000, 0), (1000, 4), false),   // too few failures
             ((1000, 0), (20, 5), true),
+            ((36, 0), (36, 8), false), // exactly three standard errors
+            ((36, 0), (36, 9), true),
             ((0, 0), (20, 3), false),
             ((0, 0), (20, 10), true), // no delivery before counts as 20 successes
             ((20, 20), (20, 20), false),
@@ -65,5 +67,12 @@ mod tests {
             let outcomes = |(deliveries, failures)| Outcomes { deliveries, failures };
             assert_eq!(outcomes(after).is_worse_than(outcomes(before)), expected, "{before:?} {after:?}");
         }
+    }
+
+    #[test]
+    fn rollout_health_counts_from_the_adoption_on() {
+        let outcomes = |deliveries, failures| Outcomes { deliveries, failures };
+        assert_eq!(outcomes(12, 3).since(outcomes(10, 2)), outcomes(2, 1));
+        assert_eq!(outcomes(1, 0).since(outcomes(10, 2)), outcomes(0, 0), "the counters began again");
     }
 }

@@ -131,6 +131,8 @@ pub(super) mod tests {
         let ((alice, of_alice), (bob, of_bob), (mallory, _)) = (new_key(), new_key(), new_key());
         let (known, problems) = operators("known", [&of_alice, &of_bob]);
         assert_eq!(problems, [""; 0]);
+        assert!(!known.is_empty());
+        assert!(Operators::compile(&crate::policy::fixture::config(), &mut Vec::new()).is_empty());
         let signer = |key: &OperatorKey| known.verify("text", &key.sign("text"));
         assert_eq!([&alice, &bob, &mallory].map(signer), [Some("alice"), Some("bob"), None]);
         assert_eq!(known.verify("other", &alice.sign("text")), None);

@@ -304,6 +304,19 @@ fn rollout_names_what_it_waits_for() {
     }
 }
 
+#[test]
+fn rollout_phase_is_the_open_wave_and_whether_an_approval_is_missing() {
+    let mut fleet = Fleet::new(&[1, 2]);
+    assert_eq!(fleet.progress("i0").phase(), (Some(0), false));
+    fleet = fleet.with(&[Kept, Adopted, Checked]);
+    assert_eq!(fleet.progress("i0").phase(), (Some(1), false));
+    fleet.reports.get_mut("i1").unwrap().approval = vec!["a reason".to_owned()];
+    assert_eq!(fleet.progress("i0").phase(), (Some(1), true));
+    fleet.is_approved = true;
+    assert_eq!(fleet.progress("i0").phase(), (Some(1), false));
+    assert_eq!(fleet.with(&[Kept, Kept, Kept]).progress("i0").phase(), (None, false));
+}
+
 /// The tick that sees the approval begins a new phase: it must not count the hours before.
 #[test]
 fn rollout_that_waited_long_for_its_approval_is_not_late() {

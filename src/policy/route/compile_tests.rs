@@ -8,11 +8,11 @@ use crate::config::{
     self, Authentication, Config, ConnectPolicy, Credential, Limit, LimitDimension, Located, PlaintextPolicy, Problem,
     Rate, Secret, SigningKey,
 };
-use crate::names::{ClientName, CredentialName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
-use crate::policy::fixture::{self, at, client, config, messages, pool, route};
+use crate::names::{ClientName, CredentialName, Host, KeyId, LimitName, SignerName, TenantName};
+use crate::policy::fixture::{self, at, client, config, messages, route};
 use crate::policy::{credential, egress, limits, sign, trust};
 
-fn compile(config: &Config) -> (Routes, Vec<Problem>) {
+pub(super) fn compile(config: &Config) -> (Routes, Vec<Problem>) {
     let mut problems = vec![];
     let pools = egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]);
     let trusts = trust::compile(config, &mut vec![]);
@@ -30,7 +30,7 @@ fn signer() -> Located<config::Signer> {
     at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("standard-webhooks") })
 }
 
-fn github() -> Located<config::Signer> {
+pub(super) fn github() -> Located<config::Signer> {
     let key = SigningKey { id: KeyId::new("k"), secret: at(41, Secret::new(vec![b'x'; 32])), from: None, until: None };
     at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("github") })
 }
@@ -41,7 +41,7 @@ fn limit() -> Located<Limit> {
 }
 
 /// Returns one route for `hooks.acme.example`, and one section of every kind that it may name.
-fn with_route(change: impl FnOnce(&mut config::Route)) -> Config {
+pub(super) fn with_route(change: impl FnOnce(&mut config::Route)) -> Config {
     let mut config = config();
     let any_tenant = config::Client { tenants: vec![at(61, "*".into())], ..client() };
     config.clients.insert(ClientName::new("billing"), at(60, any_tenant));
@@ -105,62 +105,6 @@ fn routes_compile_reports_each_problem() {
     ];
     for (change, expected) in table {
         assert_eq!(messages(&compile(&with_route(change)).1), *expected);
-    }
-}
-
-#[test]
-fn route_credential_reports_where_it_would_leak() {
-    type Change = fn(&mut Config);
-    let plain: Change = |c| c.routes[0].value.plaintext.value = PlaintextPolicy::Allow;
-    let tunnel: Change = |c| c.routes[0].value.connect = Some(at(3, ConnectPolicy::Tunnel));
-    let table: &[(Change, &[&str])] = &[
-        (|_| {}, &[]),
-        (
-            |c| c.routes[0].value.credential = Some(at(1, "kye".into())),
-            &["no credential is named \"kye\"", "warning: no route uses the credential key"],
-        ),
-        (
-            |c| c.routes[0].value.hosts[0].value = "*".into(),
-            &["warning: outgate sends the credential key to every host that receives a webhook"],
-        ),
-        (tunnel, &["warning: outgate adds no credential inside a tunnel"]),
-        (
-            plain,
-            &[
-                "the credential key would be sent in plaintext, and anyone on the path could read it",
-                "warning: outgate may send webhooks in plaintext, to targets whose identity is not verified",
-            ],
-        ),
-        (
-            |c| {
-                c.routes[0].value.plaintext.value = PlaintextPolicy::Allow;
-                c.credentials.get_mut("key").unwrap().value.plaintext = true;
-            },
-            &[
-                "warning: the credential key may be sent in plaintext, and anyone on the path can read it",
-                "warning: outgate may send webhooks in plaintext, to targets whose identity is not verified",
-            ],
-        ),
-        (
-            |c| {
-                c.signers.insert(SignerName::new("github"), github());
-                c.routes[0].value.sign = vec![at(4, "github".into())];
-            },
-            &["the credential key and the signer github write the same header, x-hub-signature-256"],
-        ),
-    ];
-    for (change, expected) in table {
-        let mut config = with_route(|route| {
-            route.credential = Some(at(1, "key".into()));
-            (route.sign, route.limits) = (vec![], vec![]);
-        });
-        (config.signers, config.limits) = Default::default();
-        let name = at(2, "X-Hub-Signature-256".into());
-        let value = at(2, Secret::new(b"k".to_vec()));
-        let credential = Credential { scheme: Authentication::Header { name, value }, plaintext: false };
-        config.credentials.insert(CredentialName::new("key"), at(2, credential));
-        change(&mut config);
-        assert_eq!(messages(&compile(&config).1), *expected);
     }
 }
 
@@ -254,25 +198,6 @@ fn split_variant_is_checked_like_any_route() {
     config.routes[0].value.split.as_mut().unwrap().value.route.sign.truncate(1);
     config.routes[0].value.split.as_mut().unwrap().value.route.body_max = None;
     assert_eq!(messages(&compile(&config).1), Vec::<String>::new());
-}
-
-#[test]
-fn route_with_an_unknown_name_gets_a_suggestion() {
-    for (name, help) in [("per-hots", "did you mean \"per-host\"?"), ("else", "add [limits.else]")] {
-        let (_, problems) = compile(&with_route(|route| route.limits.push(at(1, name.into()))));
-        assert_eq!(problems[0].help.as_deref(), Some(help));
-    }
-    let mut config = with_route(|_| {});
-    config.egress = [(PoolName::new("eu"), at(2, pool()))].into();
-    let expected = "the route \"acme\" names no egress pool, and no pool is named \"default\"";
-    assert_eq!(messages(&compile(&config).1), [expected, "warning: no route uses the egress pool eu"]);
-}
-
-#[test]
-fn route_does_not_repeat_problems_of_what_it_names() {
-    let mut config = with_route(|_| {});
-    config.signers.get_mut("platform").unwrap().value.scheme.value = "x".into();
-    assert_eq!(messages(&compile(&config).1), ["no scheme is named \"x\""]);
 }
 
 #[test]

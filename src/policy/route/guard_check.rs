@@ -55,14 +55,16 @@ pub fn check_guard(config: &Config, routes: &Routes, guard: &Guard, problems: &m
 
 #[cfg(test)]
 mod tests {
-    use crate::config::DeniedNetwork;
-    use crate::policy::fixture::{at, config, messages, route};
+    use crate::config::{DeniedNetwork, Problem};
+    use crate::policy::fixture::{at, config, route};
 
-    fn warned(host: &str, is_shadow: bool) -> Vec<String> {
+    /// Returns the warnings about a route for this host, each with the place of the rule that denies it.
+    fn warnings(host: &str, is_shadow: bool) -> Vec<(String, Option<u32>)> {
         let mut config = config();
         config.server.allow_anonymous.value = true;
-        let denied = |cidr: &str, report_only| at(50, DeniedNetwork { cidr: cidr.parse().unwrap(), report_only });
-        config.guard.deny = vec![denied("8.8.8.0/24", false), denied("9.9.9.0/24", true)];
+        let network = |cidr: &str, report_only| DeniedNetwork { cidr: cidr.parse().unwrap(), report_only };
+        let denied = [("8.8.8.0/25", true), ("1.0.0.0/24", false), ("8.8.8.0/24", false), ("9.9.9.0/24", true)];
+        config.guard.deny = (50..).zip(denied).map(|(place, (cidr, only))| at(place, network(cidr, only))).collect();
         config.guard.allow = vec![at(60, "10.0.1.0/24".parse().unwrap())];
         for (name, address) in [("a.internal", "10.0.0.1"), ("b.test", "10.0.1.1"), ("c.acme.com", "8.8.8.8")] {
             let addresses = vec!["1.1.1.1".parse().unwrap(), address.parse().unwrap()];
@@ -75,9 +77,12 @@ mod tests {
             Ok((_, warnings)) => warnings,
             Err(problems) => panic!("{problems:?}"),
         };
-        let reported = messages(&problems);
-        let prefix = "warning: the guard refuses every delivery to this host: ";
-        reported.iter().filter_map(|message| message.strip_prefix(prefix)).map(str::to_owned).collect()
+        let prefix = "the guard refuses every delivery to this host: ";
+        let reason = |problem: &Problem| {
+            let reason = problem.message.strip_prefix(prefix)?.to_owned();
+            Some((reason, problem.related.as_ref().map(|(span, _)| span.start)))
+        };
+        problems.iter().filter_map(reason).collect()
     }
 
     #[test]
@@ -101,9 +106,10 @@ mod tests {
             ("*.acme.com", None),
             ("*", None),
         ] {
-            let expected: Vec<_> = expected.into_iter().map(str::to_owned).collect();
-            assert_eq!(warned(host, false), expected, "{host}");
-            assert_eq!(warned(host, true), expected, "{host}, as a shadow");
+            let rule = expected.filter(|reason| reason.contains("guard.deny")).map(|_| 52);
+            let expected: Vec<_> = expected.into_iter().map(|reason| (reason.to_owned(), rule)).collect();
+            assert_eq!(warnings(host, false), expected, "{host}");
+            assert_eq!(warnings(host, true), expected, "{host}, as a shadow");
         }
     }
 }

@@ -246,6 +246,12 @@ mod tests {
         assert!(all("/in/x/..").contains(&"/in".to_owned()));
     }
 
+    #[test]
+    fn readings_decode_overlong_bytes_that_are_not_escaped() {
+        let found: Vec<_> = readings(b"/in/\xC0\xAE\xC0\xAE/x").map(|found| found.unwrap().path).collect();
+        assert!(found.contains(&b"/x".to_vec()), "{found:?}");
+    }
+
     /// A server may decode unreserved characters only (RFC 3986 §6.2.2.2), which leaves an escaped slash as it is.
     #[test]
     fn readings_cover_servers_that_decode_unreserved_characters_only() {

@@ -214,6 +214,9 @@ fn ambiguous_path_has_a_route_only_if_its_readings_agree() {
     // If no route of the host names paths, no path is ambiguous.
     let whole = routes(&[("whole", "a.example", "", "", ""), ("other", "b.example", "/in", "", "")]);
     assert_eq!(chosen(&whole, "/webhooks/../admin"), Ok(Some("whole".to_owned())));
+    let with_many_readings = format!("/%{}2e", "25".repeat(1000));
+    assert_eq!(chosen(&whole, &with_many_readings), Ok(Some("whole".to_owned())));
+    assert_eq!(chosen(&one, &with_many_readings), Err("too many".to_owned()));
     // The paths of a wildcard count for the host, too.
     let wild = routes(&[("whole", "a.example", "", "", ""), ("other", "*.example", "/in", "", "")]);
     assert_eq!(
@@ -236,6 +239,9 @@ fn a_reading_that_two_prefixes_share_has_neither_route_in_every_process() {
     // A configured prefix is not taken by a reading of another tenant's route.
     let table = routes(&[("written", "a.example", "/a/b", "acme", ""), ("escaped", "a.example", "/a%2fb", "", "")]);
     assert_eq!(chosen(&table, "/a%2fb/x"), Ok(Some("escaped".to_owned())));
+    // Nor is it taken by a reading of another route for the same requests.
+    let table = routes(&[("written", "a.example", "/a/b", "", ""), ("escaped", "a.example", "/a%2fb", "", "")]);
+    assert_eq!(chosen(&table, "/a/b/x/../y"), Ok(Some("written".to_owned())));
 }
 
 #[test]

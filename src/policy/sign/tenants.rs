@@ -140,3 +140,6 @@ fn compile_keyring<'a>(
     let is_complete = keys.len() == read.keys.len() && conflicts.is_empty();
     is_complete.then(|| Keyring::new(keys))
 }
+
+#[cfg(test)]
+mod tests;

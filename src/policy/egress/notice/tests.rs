@@ -66,6 +66,8 @@ fn a_removed_range_is_known_for_a_day_and_then_ends() {
     // It stays until the receivers know, and not longer.
     assert_eq!(removed.adopt(&Pools::new(), at(50)).ranges.len(), 1);
     assert_eq!(removed.with_notified(at(41)).adopt(&Pools::new(), at(50)).ranges.len(), 0);
+    let restored = removed.adopt(&pools_of(&[("192.0.2.0/28", None, None)]), at(40));
+    assert_eq!(restored.ranges[&cidr], dates(Some(10), Some(30)), "it is not removed, and keeps its dates");
 }
 
 #[test]

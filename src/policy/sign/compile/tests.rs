@@ -80,6 +80,22 @@ fn signer_lists_active_keys_newest_first_and_warns_of_gaps() {
     }
 }
 
+/// A signer without keys, or with a rejected one, is reported once: its gap is not judged.
+#[test]
+fn signer_without_all_of_its_keys_has_no_gap() {
+    let mut short = key(20, "a", None, None);
+    short.value.secret.value = Secret::new(b"whsec_c2hvcnQ=".to_vec());
+    for keys in [vec![], vec![short]] {
+        let (signer, problems) = compiled("standard-webhooks", keys);
+        let signer = signer.unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!((signer.next_gap(Timestamp::UNIX_EPOCH), signer.problems(Timestamp::UNIX_EPOCH).len()), (None, 0));
+        assert_eq!(signer.tenants(), None);
+    }
+    let (signer, _) = compiled("standard-webhooks", vec![key(20, "a", None, Some("2027-01-01"))]);
+    assert_eq!(signer.unwrap().next_gap(Timestamp::UNIX_EPOCH), Some("2027-01-01T00:00:00Z".parse().unwrap()));
+}
+
 #[test]
 fn webhook_ids_are_restricted_to_safe_characters() {
     for (id, expected) in [
@@ -175,6 +191,9 @@ fn public_keys_are_published_before_they_sign_until_they_end() {
         set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(kids(&jwks(&signers("github"), None, now)), [""; 0]);
+    // A directory is of keys for HTTP Message Signatures, each of them once.
+    assert_eq!(kids(&directory(&signers("sendgrid"), None, now)), [""; 0]);
+    assert_eq!(kids(&jwks(&signers("sendgrid"), None, now)).len(), 2);
     let signers = signers("rfc9421");
     // A signature is good for a while, also one that was made in the last second.
     for (moment, count) in [("2027-06-01T00:04:59Z", 2), ("2027-06-01T00:05:00Z", 1)] {
@@ -193,4 +212,9 @@ fn public_keys_are_published_before_they_sign_until_they_end() {
         (&1_809_129_600.into(), &1_811_808_000.into())
     );
     assert!(entries["keys"][0].get("exp").is_none() && entries["keys"][0].get("d").is_none());
+    let twice = [
+        (SignerName::new("other"), signers["platform"].clone()),
+        (SignerName::new("platform"), signers["platform"].clone()),
+    ];
+    assert_eq!(kids(&directory(&twice.into(), None, now)), thumbprints);
 }
