@@ -60,3 +60,29 @@ pub(super) fn compile_syslog(
     }
     servers.iter().map(|server| server.value.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Host;
+    use crate::policy::fixture::{at, messages};
+
+    #[test]
+    fn syslog_servers_need_a_trust_that_exists() {
+        let server = |trust: Option<&str>| {
+            let host = Host::Name("logs.example".into());
+            let url = "tls://logs.example:6514".to_owned();
+            at(3, SyslogServer { url, host, port: 6514, uses_tls: true, trust: trust.map(str::to_owned) })
+        };
+        let mut trusts = BTreeMap::new();
+        let compiled = |trusts: &_, trust| {
+            let mut problems = Vec::new();
+            let servers = compile_syslog(&[server(trust)], trusts, &mut problems);
+            (servers.iter().map(|server| server.port).collect::<Vec<_>>(), messages(&problems))
+        };
+        assert_eq!(compiled(&trusts, None), (vec![6514], vec!["there is no trust \"public\"".to_owned()]));
+        trusts.extend(crate::policy::trust::compile(&crate::policy::fixture::config(), &mut Vec::new()));
+        assert_eq!(compiled(&trusts, None), (vec![6514], vec![]));
+        assert_eq!(compiled(&trusts, Some("logs")).1, ["there is no trust \"logs\""]);
+    }
+}

@@ -213,6 +213,11 @@ mod tests {
         BreakerConfig::compile(&config).unwrap()
     }
 
+    #[test]
+    fn breaker_states_the_failures_that_open_it() {
+        assert_eq!((breaker_config().failures(), breaker_config().with_hint().failures()), (3, 1));
+    }
+
     fn observe_normal_failure(breaker: &mut CircuitBreaker, now: Instant) -> bool {
         breaker.observe_failure(BreakerPermit::Normal, now, &breaker_config(), now, 0)
     }

@@ -4,10 +4,14 @@
 pub(crate) mod pki;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::config::*;
 use crate::names::PoolName;
+use crate::policy::Plan;
 
 /// Returns a value with its own span, so that a test can tell which span a problem points to.
 pub(crate) fn at<T>(start: u32, value: T) -> Located<T> {
@@ -155,4 +159,18 @@ pub(crate) fn messages(problems: &[Problem]) -> Vec<String> {
         Severity::Warning => format!("warning: {}", problem.message),
     };
     problems.iter().map(text).collect()
+}
+
+/// Returns the plan of a configuration with the pool `default`, to which the text is added. It is compiled on day 100.
+pub(crate) fn plan(text: &str) -> Plan {
+    let base = "[egress.default]\nranges = [{ cidr = \"192.0.2.0/29\", seen_as = \"203.0.113.0/29\" }]\n";
+    let loaded = parse(&format!("{base}{text}"), Path::new("/nowhere/config.toml"));
+    let loaded = loaded.unwrap_or_else(|rejected| panic!("{:?}", rejected.problems));
+    let compiled = crate::policy::compile(&loaded.config, day(100));
+    compiled.unwrap_or_else(|problems| panic!("{:?}", messages(&problems))).0
+}
+
+/// Returns the begin of a day since 1970.
+pub(crate) fn day(number: i64) -> Timestamp {
+    Timestamp::from_second(number * 86_400).unwrap()
 }

@@ -100,3 +100,39 @@ fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> 
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
     Some(InspectionCa { fingerprint, issuer, chain, expires_at })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{PemFile, Secret};
+    use crate::policy::fixture::pki::{Authority, NOW, date};
+    use crate::policy::fixture::{at, messages};
+
+    /// Compiles the authority with this certificate and the key of another one, and returns the problems.
+    fn problems_of(certificate: &[u8], key: &Authority, now: i64) -> Vec<String> {
+        let certificate = at(1, PemFile { path: PathBuf::from("ca.pem"), parts: vec![certificate.to_vec()] });
+        let key = at(2, Secret::new(key.issuer.key().serialize_pem().into_bytes()));
+        let mut problems = Vec::new();
+        let compiled = compile_ca(&at(0, Ca { certificate, key }), Timestamp::from_second(now).unwrap(), &mut problems);
+        assert_eq!(compiled.is_some(), problems.is_empty());
+        messages(&problems)
+    }
+
+    #[test]
+    fn inspection_needs_an_authority_that_is_valid_and_has_its_key() {
+        let root = Authority::root_with("root", |params| params.not_after = date(NOW));
+        let expired =
+            "the authority expired at 2027-01-10T00:00:00Z: clients would trust no certificate that it issues";
+        assert_eq!(problems_of(&root.der, &root, NOW - 1), [""; 0]);
+        assert_eq!(problems_of(&root.der, &root, NOW), [""; 0], "it is valid in its last second");
+        assert_eq!(problems_of(&root.der, &root, NOW + 1), [expired]);
+        let other = Authority::root("other");
+        assert_eq!(problems_of(&root.der, &other, NOW), ["the key does not match the certificate"]);
+        let leaf = root.leaf(|_| {});
+        let no_authority = "the first certificate of ca.pem may not sign certificates";
+        assert_eq!(problems_of(&leaf, &root, NOW), [no_authority]);
+        assert_eq!(problems_of(&[0], &root, NOW), ["the first certificate of ca.pem cannot be read"]);
+    }
+}

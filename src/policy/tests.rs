@@ -1,25 +1,10 @@
 //! Decisions of a whole plan, which is compiled from the text of a configuration.
 //! What does a plan say of its addresses, its limits and its routes?
 
-use std::path::Path;
-
+use super::fixture::{day, plan};
 use super::*;
-use crate::config;
 use crate::host;
 use crate::names::{ClientName, TenantName};
-
-/// Returns the plan of a configuration with the pool `default`, to which the text is added.
-fn plan(text: &str) -> Plan {
-    let base = "[egress.default]\nranges = [{ cidr = \"192.0.2.0/29\", seen_as = \"203.0.113.0/29\" }]\n";
-    let loaded = config::parse(&format!("{base}{text}"), Path::new("/nowhere/config.toml"));
-    let loaded = loaded.unwrap_or_else(|rejected| panic!("{:?}", rejected.problems));
-    let compiled = compile(&loaded.config, at(100));
-    compiled.unwrap_or_else(|problems| panic!("{:?}", fixture::messages(&problems))).0
-}
-
-fn at(day: i64) -> Timestamp {
-    Timestamp::from_second(day * 86_400).unwrap()
-}
 
 #[test]
 fn plan_has_the_source_addresses_of_its_pools_and_what_targets_see() {
@@ -36,7 +21,7 @@ fn plan_has_the_source_addresses_of_its_pools_and_what_targets_see() {
     ] {
         let ip = address.parse().unwrap();
         assert_eq!(
-            (plan.has_source(ip, at(now)), plan.seen_as(ip, at(now)).to_string()),
+            (plan.has_source(ip, day(now)), plan.seen_as(ip, day(now)).to_string()),
             (has_source, seen_as.to_owned())
         );
     }
@@ -112,6 +97,20 @@ fn tunnel_takes_the_route_that_inspects_or_refuses_before_the_one_for_all_paths(
     }
 }
 
+/// A path is ambiguous to a report-only route, although no enforced route names a path.
+#[test]
+fn shadow_has_the_error_of_a_path_whose_readings_differ() {
+    let plan = plan(
+        "[server]\nallow_anonymous = true\n[[routes]]\nname = \"any\"\nhosts = [\"*\"]\n\
+         [[routes]]\nname = \"shadow\"\nhosts = [\"*\"]\npaths = [\"/in\"]\nreport_only = true\n",
+    );
+    let shadow = |path: &str| {
+        let found = plan.routes.shadow(&ClientName::new("c"), None, &host::canonical("a.example").unwrap(), path);
+        found.map(|(_, result)| result.is_ok())
+    };
+    assert_eq!(["/in/x", "/in/../x", "/x"].map(shadow), [Some(true), Some(false), None]);
+}
+
 /// A report-only route is the shadow of requests that it would take, ranked as if it were enforced.
 #[test]
 fn shadow_is_the_report_only_route_that_precedes_the_enforced_one() {
@@ -141,4 +140,19 @@ fn pool_fails_over_unless_its_configuration_says_else() {
     let plan =
         plan("[egress.fixed]\nranges = [\"198.51.100.0/30\"]\nfailover = false\n[server]\nallow_anonymous = true\n");
     assert_eq!(["default", "fixed"].map(|name| plan.pools[name].failover()), [true, false]);
+}
+
+#[test]
+fn own_webhooks_have_routes_of_their_own() {
+    let none = plan("[server]\nallow_anonymous = true\n");
+    assert!(none.routes.alerts().is_none() && none.routes.notices().is_none());
+    let plan = plan(
+        "[server]\nallow_anonymous = true\n[alerts]\nwebhook = \"https://ops.platform.com:8443/outgate\"\n\
+         [notices]\nwebhooks = [\"https://customer.com/ranges\"]\n",
+    );
+    assert!(plan.routes.alerts().is_some() && plan.routes.notices().is_some());
+    let webhook = plan.alerts.webhook.as_ref().unwrap();
+    assert_eq!((webhook.url.as_str(), &*webhook.route.ports), ("https://ops.platform.com:8443/outgate", &[8443][..]));
+    assert_eq!(webhook.route.response_max, 64 << 10, "its response is read into memory");
+    assert_eq!(plan.notice_receivers[0].url, "https://customer.com/ranges");
 }

@@ -137,6 +137,11 @@ mod tests {
     }
 
     #[test]
+    fn admin_users_are_empty_without_a_user() {
+        assert!(AdminUsers::default().is_empty() && !users().is_empty());
+    }
+
+    #[test]
     fn admin_users_authenticate_by_token_certificate_or_both() {
         let basic = |text: &str| Some(format!("Basic {}", BASE64_STANDARD.encode(text)));
         let bearer = |text: &str| Some(format!("Bearer {text}"));

@@ -136,6 +136,7 @@ fn authn_accepts_valid_and_refuses_invalid_credentials() {
 #[test]
 fn client_may_act_for_its_listed_tenants_only() {
     let clients = Clients::compile(&sample_config(), &mut vec![]);
+    assert_eq!((clients.count(), Clients::compile(&config(), &mut vec![]).count()), (4, 0));
     for (client, tenant, expected) in
         [("billing", "anyone", true), ("inside", "acme", true), ("inside", "acm", false), ("lan", "acme", false)]
     {
@@ -310,4 +311,31 @@ fn clients_compile_reports_a_shared_token_with_both_places() {
     Clients::compile(&config, &mut problems);
     let places = (problems[0].span.unwrap().start, problems[0].related.as_ref().unwrap().0.start);
     assert_eq!(places, (21, 11));
+}
+
+#[test]
+fn authn_errors_name_what_is_wrong() {
+    for (error, expected) in [
+        (AuthnError::NoCredential, "no credential"),
+        (AuthnError::Invalid, "wrong credential"),
+        (AuthnError::Conflicting, "credentials of different clients"),
+        (AuthnError::Signature("it is late"), "signature: it is late"),
+        (AuthnError::MissingProof(AuthMethod::Token), "no proof by token"),
+        (AuthnError::ForbiddenNetwork, "the client connected from a network that its `networks` do not list"),
+        (AuthnError::CertificateExpired(0), "the client certificate expired at 1970-01-01T00:00:00Z"),
+        (AuthnError::CertificateExpired(i64::MAX), "the client certificate expired"),
+        (AuthnError::CertificateRevoked, "the client certificate was revoked"),
+        (AuthnError::CertificateUntrusted, "the listener no longer trusts the client certificate"),
+    ] {
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+/// The clocks of two instances may differ by as much as that of a client may: each in another direction.
+#[test]
+fn replay_token_lives_until_no_clock_accepts_the_signature() {
+    let token = ReplayToken::for_test([0; 32], 1000);
+    for (now, expected) in [(900, 220), (1000, 120), (1119, 1), (1120, 1), (i64::MAX, 1)] {
+        assert_eq!(token.lifetime(now).as_secs(), expected, "{now}");
+    }
 }

@@ -8,9 +8,10 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Capture, CapturedBody, CapturedExchange, CapturedMessage, Recipients, select};
+use super::{Capture, CapturedBody, CapturedExchange, CapturedMessage, Recipients, compile, select};
 use crate::config::{self, Located, SourceSpan};
 use crate::names::{CaptureName, RouteName, TenantName};
+use crate::policy::fixture::{self, at, messages};
 use crate::policy::redact::Redactor;
 
 /// Public keys whose private keys are lost.
@@ -72,6 +73,33 @@ fn captures_select_by_route_tenant_webhook_id_and_time() {
     assert_eq!(select("acme", Some("globex"), Some("evt_1"), now()), found("by-id", true));
     assert_eq!(select("acme", Some("initech"), Some("evt_1"), now()), found("by-id", false));
     assert_eq!(select("acme", None, Some("evt_1"), now()), found("by-id", false));
+}
+
+/// A file with a problem takes only its tenant out of the capture.
+#[test]
+fn captures_are_of_routes_that_exist_and_of_tenants_with_recipients() {
+    let mut config = fixture::config();
+    config.routes.push(fixture::route(100, "acme", "hooks.acme.example"));
+    let recipients =
+        [("acme", Ok(X25519.to_owned())), ("globex", Ok("age1x".to_owned())), ("x", Err("is a folder".into()))];
+    let section = config::Capture {
+        recipients: recipients.map(|(tenant, text)| (TenantName::new(tenant), ("r".into(), text))).into(),
+        store: Some(at(7, "/captures".into())),
+        until: Some(at(8, now())),
+        ..capture("support", &[], &[]).section
+    };
+    config.captures.insert(CaptureName::new("support"), at(1, section.clone()));
+    let mut problems = Vec::new();
+    let captures = compile::compile(&config, &mut problems);
+    assert_eq!(captures.len(), 1);
+    assert_eq!(captures[0].recipients.keys().collect::<Vec<_>>(), [&TenantName::new("acme")]);
+    assert!(captures[0].section.recipients.is_empty(), "the compiled ones replace them");
+    assert!(messages(&problems).iter().all(|problem| problem.starts_with("warning: r ")) && problems.len() == 2);
+    let unknown = config::Capture { routes: words(&["acme", "acne"]), store: None, ..section };
+    config.captures.insert(CaptureName::new("support"), at(1, unknown));
+    let mut problems = Vec::new();
+    assert!(compile::compile(&config, &mut problems).is_empty(), "its store has a problem");
+    assert_eq!(messages(&problems), ["no route is named \"acne\""]);
 }
 
 #[test]

@@ -56,6 +56,15 @@ fn fleet_keys_are_the_same_in_each_process_and_differ_by_limit_and_dimension() {
         limit("m", &[LimitDimension::Tenant]).fleet_overflow_key(0),
     ];
     assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len(), "{keys:?}");
+    let dimensions = |per: &[LimitDimension], tenant| {
+        let found = limit("l", per).key(&descriptor(tenant)).dimensions(&Redactor::default());
+        let text = |(name, value): (&'static str, Option<Redacted<'_>>)| format!("{name}={value:?}");
+        found.into_iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(dimensions(&[], Some(&acme)), [""; 0]);
+    assert_eq!(dimensions(&[LimitDimension::Tenant], None), ["tenant=None"]);
+    let all = [LimitDimension::Client, LimitDimension::Tenant, LimitDimension::Route, LimitDimension::Host];
+    assert_eq!(dimensions(&all, Some(&acme)).len(), 4);
     // Other versions of outgate in the fleet must find the same key.
     assert_eq!(keys[0], "ec0a538ba6d14a72b80fb8138fa7941c");
 }

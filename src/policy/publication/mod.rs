@@ -163,3 +163,6 @@ impl Files {
         manifest
     }
 }
+
+#[cfg(test)]
+mod tests;

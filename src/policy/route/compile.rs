@@ -164,7 +164,7 @@ fn compile_route<'a>(
     let problems_before = problems.len();
     let pool = match &written.egress {
         Some(name) => resolve_name("egress pool", name, tables.pools, config, "egress", problems),
-        None => resolve_default(POOL_DEFAULT, &written.name, tables.pools, config, problems),
+        None => resolve_default(POOL_DEFAULT, &written.name, tables.pools, problems),
     };
     used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
     let trust = match &written.trust {
@@ -268,11 +268,10 @@ fn resolve_default<'t, N: Ord + Borrow<str>, T>(
     name: &str,
     route: &Located<String>,
     compiled: &'t BTreeMap<N, T>,
-    config: &Config,
     problems: &mut Vec<Problem>,
 ) -> Option<&'t T> {
     let found = compiled.get(name);
-    if found.is_none() && !config.declares("egress", name) {
+    if found.is_none() {
         let message = format!("the route {:?} names no egress pool, and no pool is named {name:?}", route.value);
         problems.push(Problem::at(route.span, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
     }

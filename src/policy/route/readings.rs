@@ -250,6 +250,8 @@ mod tests {
     fn readings_decode_overlong_bytes_that_are_not_escaped() {
         let found: Vec<_> = readings(b"/in/\xC0\xAE\xC0\xAE/x").map(|found| found.unwrap().path).collect();
         assert!(found.contains(&b"/x".to_vec()), "{found:?}");
+        let only: Vec<_> = readings(b"\xC0\xAE").map(|found| found.unwrap().path).collect();
+        assert_eq!(only, [b"."]);
     }
 
     /// A server may decode unreserved characters only (RFC 3986 §6.2.2.2), which leaves an escaped slash as it is.

@@ -66,3 +66,18 @@ impl fmt::Display for NewKeyError {
 }
 
 impl std::error::Error for NewKeyError {}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::sign::new_key;
+
+    #[test]
+    fn new_key_names_what_exists() {
+        let error = |scheme, algorithm| new_key(scheme, algorithm).unwrap_err().to_string();
+        let schemes =
+            "the schemes are standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, slack, shopify, hmac";
+        assert_eq!(error("x", None), format!("no scheme is named \"x\"; {schemes}"));
+        assert!(error("rfc9421", Some("x")).starts_with("the scheme has no keys for \"x\"; it supports "));
+        assert_eq!(super::NewKeyError::NoRandomness.to_string(), "the operating system returned no random bytes");
+    }
+}

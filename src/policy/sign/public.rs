@@ -132,5 +132,9 @@ mod tests {
             "kty": "OKP", "crv": "Ed25519", "x": x, "kid": key.thumbprint(), "use": "sig", "nbf": 1_700_000_000,
         });
         assert_eq!(key.directory_entry(Some(time), None), entry);
+        assert_eq!(PublicKey::of_pair(&pair).unwrap().thumbprint(), key.thumbprint());
+        // RFC 8410 §4: the identifier of the algorithm precedes the 32 bytes of the key.
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----";
+        assert_eq!(key.pem(), pem);
     }
 }

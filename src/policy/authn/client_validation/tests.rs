@@ -4,6 +4,7 @@
 use super::*;
 use crate::config::{self, Config};
 use crate::http_message::Fields;
+use crate::policy::authn::{Caller, PresentedCredentials};
 use crate::policy::fixture::{self, at, config};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -116,6 +117,15 @@ impl Bench {
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
+    fn presented<'a>(&'a self, caller: &'a Caller, token: &'a str, has_body: bool) -> PresentedCredentials<'a> {
+        PresentedCredentials {
+            caller,
+            proxy_authorization: None,
+            client_validation: Some(token.as_bytes()),
+            request: SignableRequest { has_body, ..self.request() },
+        }
+    }
+
     fn verify(&self, token: &str) -> Result<String, AuthnError> {
         self.verify_request(token, &self.request())
     }
@@ -160,6 +170,33 @@ fn client_validation_accepts_rs256_and_ps256_only() {
     let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, der.as_ref());
     let tag = aws_lc_rs::hmac::sign(&hmac, input.as_bytes());
     assert_eq!(bench.verify(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), reason);
+}
+
+/// Until the fleet has seen the signature and the body has been read, a request is authenticated only in part.
+#[test]
+fn client_validation_leaves_the_replay_and_the_body_to_check() {
+    let bench = Bench::new();
+    let token = bench.signed(HEADER, &bench.claims().to_string(), &RSA_PKCS1_SHA256);
+    let caller = Caller::default();
+    let now = jiff::Timestamp::from_second(NOW).unwrap();
+    for has_body in [false, true] {
+        let found = bench.clients.authenticate(&bench.presented(&caller, &token, has_body), now).unwrap();
+        assert_eq!((found.client().name().as_str(), found.proof()), ("billing", Some(config::AuthMethod::Signature)));
+        assert_eq!(found.replay_token().unwrap().valid_until(), NOW + 300);
+        let (replay_token, body_check) = found.into_checks();
+        assert_eq!((replay_token.unwrap().valid_until(), body_check.is_some()), (NOW + 300, has_body));
+    }
+    // The client is known by the name in a token that does not verify; a name of no client is not shown.
+    let claimed = |issuer: &str| {
+        let mut claims = bench.claims();
+        claims["iss"] = issuer.into();
+        let token = bench.signed(HEADER, &claims.to_string(), &RSA_PSS_SHA256);
+        let credentials = bench.presented(&caller, &token, false);
+        assert!(bench.clients.authenticate(&credentials, now).is_err());
+        bench.clients.claimed_client(&credentials).map(str::to_owned)
+    };
+    assert_eq!([claimed("billing"), claimed("crm")], ["billing", "unknown"].map(|name| Some(name.to_owned())));
+    assert_eq!(bench.clients.claimed_client(&bench.presented(&caller, "a.b.c", false)), None);
 }
 
 #[test]

@@ -196,6 +196,14 @@ fn message_signature_accepts_a_covering_signature() {
 }
 
 #[test]
+fn message_signature_names_its_client_before_it_is_verified() {
+    let bench = Bench::new();
+    let signed = bench.signed(&Case { params: r#";created=1;keyid="crm";tag="outgate""#, ..Case::default() });
+    assert_eq!(unverified_keyid(&signed).as_deref(), Some("crm"));
+    assert_eq!(unverified_keyid(&fields(&[("host", "hook.example")])), None);
+}
+
+#[test]
 fn message_signature_refuses_bad_parameters() {
     let bench = Bench::new();
     let created = "created=1735689900";

@@ -188,3 +188,14 @@ fn token_fingerprint_covers_everything_sent_to_the_endpoint() {
     assert_eq!(fingerprints.len(), changes.len());
     assert_eq!(fingerprint(|_| {}), fingerprint(|o| o.token_url.value = "https://LOGIN.example:443/token?x=1".into()));
 }
+
+/// Tokens are shared under the fingerprint of their request. A credential without tokens has none.
+#[test]
+fn credential_has_the_tokens_of_its_own_request() {
+    let [one, other] =
+        [|_: &mut config::OAuth2| {}, |written: &mut config::OAuth2| written.client_id.value = "x".into()]
+            .map(|change: fn(&mut config::OAuth2)| compile_one(oauth2(change)).unwrap());
+    let fingerprint = oauth2_of(&one).fingerprint;
+    assert!(one.has_fingerprint(&fingerprint) && !other.has_fingerprint(&fingerprint));
+    assert!(!compile_one(header("X-Key", "k")).unwrap().has_fingerprint(&fingerprint));
+}

@@ -271,7 +271,8 @@ fn list_name_has_the_slug_of_its_pool() {
 fn documents_have_the_keys_and_priorities_of_their_products() {
     let pools = [pool("default", vec![range("192.0.2.0/28"), range("192.0.2.32/32"), range("2001:db8::/64")], &[])];
     let list = list_at(&pools, "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z");
-    let render = |name: &str| FORMATS.iter().find(|format| format.name == name).unwrap().render(&list);
+    let render = |name: &str| Format::find(name).unwrap().render(&list);
+    assert!(Format::find("").is_none());
     let keys = |name: &str| {
         let document: Value = serde_json::from_str(&render(name)).unwrap();
         let prefixes = document["prefixes"].as_array().unwrap().clone();
@@ -288,7 +289,7 @@ fn documents_have_the_keys_and_priorities_of_their_products() {
         PoolRange { cidr, seen_as: None, from: None, until: None }
     });
     let list = list_at(&[pool("default", many.collect(), &[])], "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z");
-    let document = FORMATS.iter().find(|format| format.name == "gcp").unwrap().render(&list);
+    let document = Format::find("gcp").unwrap().render(&list);
     let document: Value = serde_json::from_str(&document).unwrap();
     let rules = document["rules"].as_array().unwrap().iter();
     let priorities: Vec<_> = rules.map(|rule| rule["priority"].as_u64().unwrap()).collect();

@@ -191,6 +191,15 @@ fn public_keys_are_published_before_they_sign_until_they_end() {
         set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(kids(&jwks(&signers("github"), None, now)), [""; 0]);
+    let listed = |scheme| {
+        let signers = signers(scheme);
+        let list = |key: crate::policy::sign::ListedKey<'_>| (key.state.as_str(), key.written.is_some());
+        signers["platform"].list(None, now).map(list).collect::<Vec<_>>()
+    };
+    let states = ["announced", "ended", "active"];
+    assert_eq!(listed("rfc9421"), states.map(|state| (state, false)), "the scheme has no encoding of its own");
+    assert_eq!(listed("github"), states.map(|state| (state, false)));
+    assert_eq!(KeyState::Replaced.as_str(), "replaced");
     // A directory is of keys for HTTP Message Signatures, each of them once.
     assert_eq!(kids(&directory(&signers("sendgrid"), None, now)), [""; 0]);
     assert_eq!(kids(&jwks(&signers("sendgrid"), None, now)).len(), 2);

@@ -210,3 +210,16 @@ fn tenant_without_a_key_in_force_is_a_warning() {
     let last = reported.last().unwrap().replace(&format!("{}/", folder.path.display()), "");
     assert_eq!((reported.len(), last.as_str()), (21, "warning: 1 more warning below keys"));
 }
+
+/// Twilio's scheme hashes a body that is no form into the query, before any signer signs.
+#[test]
+fn signer_has_the_changes_of_its_scheme() {
+    let of = |scheme: &'static str, name| {
+        let folder = Folder::new(name, scheme);
+        folder.write("keys/acme/k1.key", &key("twilio"));
+        let (signers, _) = folder.compile(None);
+        Sample::body("{}").with_input(|input| platform(&signers).mutations(input).unwrap().path_and_query)
+    };
+    assert!(of("scheme = \"twilio\"", "twilio").unwrap().contains("bodySHA256="));
+    assert_eq!(of("scheme = \"github\"", "github"), None);
+}
