@@ -118,6 +118,30 @@ fn listener_fingerprint_changes_with_its_certificates_and_lists() {
 }
 
 #[test]
+fn listener_has_the_tls_of_each_socket() {
+    let tls = at(2, settings(&Authority::root("root"), |_| {}));
+    let mut written = config();
+    let bind = |address: &str, tls| at(1, Bind { tls, ..Bind::new(tcp(address)) });
+    written.server.listen = vec![
+        bind("127.0.0.1:1", BindTls::Inherited),
+        bind("127.0.0.1:2", BindTls::Own(Box::new(tls.clone()))),
+        bind("127.0.0.1:3", BindTls::Off),
+    ];
+    written.admin.listen = vec![bind("127.0.0.1:4", BindTls::Own(Box::new(tls.clone())))];
+    let sockets = |written: &Config| {
+        let listener = compile(written, &mut Vec::new());
+        let mut sockets: Vec<_> = listener.all_tls().map(|(listen, _)| listen.to_string()).collect();
+        sockets.sort();
+        assert!(sockets.iter().all(|socket| listener.tls(&tcp(socket)).is_some()));
+        assert_eq!(listener.has_own_tls(&tcp("127.0.0.1:4")), sockets.contains(&"127.0.0.1:4".to_owned()));
+        sockets
+    };
+    assert_eq!(sockets(&written), ["127.0.0.1:2", "127.0.0.1:4"]);
+    written.server.tls = Some(tls);
+    assert_eq!(sockets(&written), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:4"]);
+}
+
+#[test]
 fn listener_with_an_unusable_authority_or_list_has_no_tls() {
     let root = Authority::root("root");
     assert!(compiled(&settings(&root, |_| {})).is_some_and(|tls| tls.client_verifier.is_some()));
