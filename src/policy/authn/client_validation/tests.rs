@@ -172,7 +172,7 @@ fn client_validation_accepts_rs256_and_ps256_only() {
     assert_eq!(bench.verify(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), reason);
 }
 
-/// Until the fleet has seen the signature and the body has been read, a request is authenticated only in part.
+/// A request is authenticated in part until the fleet has seen its signature and its body has been read.
 #[test]
 fn client_validation_leaves_the_replay_and_the_body_to_check() {
     let bench = Bench::new();
