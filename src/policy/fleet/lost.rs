@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::status::{self, FleetProblem, FleetProblemKind, InstanceAnnouncement, RangeAnnouncement};
 
 /// The time, in milliseconds, for which an instance that an operator has stopped is no problem. An upgrade takes less.
-pub const STOP_GRACE: i64 = 5 * 60 * 1000;
+const STOP_GRACE: i64 = 5 * 60 * 1000;
 
 /// The instances of a fleet, as its store has them.
 #[derive(Default)]
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn stopped_instance_is_a_problem_when_it_does_not_start_again() {
-        for (ago, is_problem) in [(0, false), (STOP_GRACE - 1, false), (STOP_GRACE, true)] {
+        for (ago, is_problem) in [(0, false), (299_999, false), (300_000, true)] {
             let fleet = fleet(Vec::new(), vec![instance("b", &[RANGE], ago, true)]);
             assert_eq!(fleet.problems().len(), if is_problem { 2 } else { 0 }, "{ago}");
             assert!(fleet.ranges().contains_key(&RANGE.parse().unwrap()), "the range stays in the table");

@@ -13,8 +13,6 @@ const NATIONAL_MIN: usize = 10;
 const GROUPED: [usize; 2] = [10, 11];
 /// Digits after which a number may be whole. A space then ends it; other separators may precede an extension.
 const COMPLETE: usize = 10;
-/// The most groups of a run, which ends behind the first digit that a number has no room for.
-const GROUPS_MAX: usize = DIGITS_MAX + 1;
 
 /// The digits of one phone number in a text.
 #[derive(Clone, Default)]
@@ -73,8 +71,9 @@ struct DigitRun {
     number: PhoneNumber,
     /// All digits, those that `number` has no room for included.
     count: usize,
-    /// The length of each group of digits, and the separator after it; 0 for two characters.
-    groups: [(usize, u8); GROUPS_MAX],
+    /// The length of each group of digits, and the separator after it; 0 for two characters. A group beyond them has
+    /// digits that `number` has no room for.
+    groups: [(usize, u8); DIGITS_MAX],
     group_count: usize,
     end: usize,
 }

@@ -69,6 +69,7 @@ fn route_inherits_what_it_does_not_set() {
     let route = routes.select(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap().unwrap();
     assert_eq!((route.pool.name().as_str(), route.trust.name.as_str()), ("default", "public"));
     assert_eq!((route.body_max, route.ports.as_slice()), (1 << 20, &[8443][..]));
+    assert_eq!(route.response_max, 64 << 20);
     assert_eq!((route.signers.len(), route.limits.len()), (1, 1));
     assert_eq!([route.timeouts.response, route.timeouts.total].map(|time| time.as_secs()), [30, 1]);
 }

@@ -198,7 +198,11 @@ fn target_stall_at_each_step_meets_the_timeout_of_that_step() {
         read_head(&mut stalled);
         stalled.write_all(sent.as_bytes()).unwrap();
         let all = client.rest();
-        assert!(all.starts_with(b"HTTP/1.1 200") && !all.ends_with(b"\r\n0\r\n\r\n"), "{}", String::from_utf8_lossy(&all));
+        assert!(
+            all.starts_with(b"HTTP/1.1 200") && !all.ends_with(b"\r\n0\r\n\r\n"),
+            "{}",
+            String::from_utf8_lossy(&all)
+        );
     }
     assert_eq!(codes(&scene, 2), ["response_timeout"; 2]);
     scene.nothing_is_left(2, "stalled bodies");
