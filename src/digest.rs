@@ -1,8 +1,6 @@
 //! SHA-256 (FIPS 180-4) as an array of bytes, and the fingerprint of several parts.
 //! Which hash do these bytes have?
 
-use std::fmt;
-
 use aws_lc_rs::digest::{Context, Digest, SHA256, SHA256_OUTPUT_LEN, digest};
 
 pub type Sha256 = [u8; SHA256_OUTPUT_LEN];
@@ -50,14 +48,6 @@ impl Fingerprint {
 
     pub fn finish(self) -> Sha256 {
         to_array(&self.0.finish())
-    }
-}
-
-/// Adds a text without its length.
-impl fmt::Write for Fingerprint {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.bytes(text.as_bytes());
-        Ok(())
     }
 }
 

@@ -10,8 +10,9 @@ use super::{NamedTables, Route, Routes, Split, WHOLE_BODY_MAX, own_series, paths
 use crate::config::problem::closest_match;
 use crate::config::{self, Config, ConnectPolicy, Located, PlaintextPolicy, Problem, Timeouts, WarningCode};
 use crate::host::{self, HostPattern};
-use crate::names::{ClientName, RouteName, TenantName};
+use crate::names::{ClientName, PoolName, RouteName, TenantName};
 use crate::policy::authn::ANONYMOUS;
+use crate::policy::egress::Pool;
 use crate::policy::redact::RoutePaths;
 use crate::policy::sign::Signer;
 use crate::policy::trust::PUBLIC_TRUST;
@@ -164,7 +165,7 @@ fn compile_route<'a>(
     let problems_before = problems.len();
     let pool = match &written.egress {
         Some(name) => resolve_name("egress pool", name, tables.pools, config, "egress", problems),
-        None => resolve_default(POOL_DEFAULT, &written.name, tables.pools, problems),
+        None => default_pool(&written.name, tables.pools, problems),
     };
     used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
     let trust = match &written.trust {
@@ -264,16 +265,17 @@ fn report_unknown_name<'a>(
     problems.push(Problem::at(name.span, format!("no {kind} is named {:?}", name.value)).help(help));
 }
 
-fn resolve_default<'t, N: Ord + Borrow<str>, T>(
-    name: &str,
+/// Returns the pool of a route that names none.
+fn default_pool<'t>(
     route: &Located<String>,
-    compiled: &'t BTreeMap<N, T>,
+    pools: &'t BTreeMap<PoolName, Arc<Pool>>,
     problems: &mut Vec<Problem>,
-) -> Option<&'t T> {
-    let found = compiled.get(name);
+) -> Option<&'t Arc<Pool>> {
+    let found = pools.get(POOL_DEFAULT);
     if found.is_none() {
-        let message = format!("the route {:?} names no egress pool, and no pool is named {name:?}", route.value);
-        problems.push(Problem::at(route.span, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
+        let message =
+            format!("the route {:?} names no egress pool, and no pool is named {POOL_DEFAULT:?}", route.value);
+        problems.push(Problem::at(route.span, message).help("add egress = \"NAME\" or [egress.default]"));
     }
     found
 }
