@@ -12,6 +12,8 @@ mod reachability;
 mod readings;
 #[cfg(test)]
 mod references_tests;
+#[cfg(test)]
+mod selection_tests;
 mod split;
 mod table;
 

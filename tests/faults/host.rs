@@ -129,8 +129,10 @@ fn raise_descriptor_limit() -> usize {
 #[test]
 fn many_slow_clients_harm_no_other_client() {
     let limit = raise_descriptor_limit();
-    let count = 10_000.min(limit - 1000); // of this process, which also is the bystander and its target
+    // This process has descriptors of its own, for the bystander and its target.
+    let count = 10_000.min(limit - 1000);
     let scene = scene_of(&|config| config.add("server.max_connections_per_ip", 20_000));
+    // outgate holds (limit - 256) / 4 connections. Up to 100 of them are those of the bystander.
     let held = count.min((limit - 256) / 4 - 100);
     let fault = Fault {
         name: "many slow clients",

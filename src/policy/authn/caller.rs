@@ -176,23 +176,34 @@ mod tests {
         assert!(Caller::default().peer_certificate().chain().is_empty());
     }
 
+    fn in_tunnel(caller: &Caller, tenant: Option<&TenantName>) -> Caller {
+        caller.in_tunnel(TunnelContext::after_connect(ClientName::new("a"), None, tenant.cloned(), target()))
+    }
+
+    fn target() -> Target {
+        Target { scheme: Scheme::Https, host: Host::Name("hooks.acme.example".into()), port: 443 }
+    }
+
     #[test]
     fn caller_in_a_tunnel_keeps_its_connection_and_has_the_decisions_of_the_connect() {
-        let target = Target { scheme: Scheme::Https, host: Host::Name("hooks.acme.example".into()), port: 443 };
         let caller = Caller::default().with_address(Some(IpAddr::from([192, 0, 2, 1])));
         for tenant in [None, Some(TenantName::new("acme"))] {
-            let context = TunnelContext::after_connect(ClientName::new("a"), None, tenant.clone(), target.clone());
-            let inside = caller.in_tunnel(context);
+            let inside = in_tunnel(&caller, tenant.as_ref());
             let tunnel = inside.tunnel().unwrap();
-            assert_eq!(
-                (inside.address(), tunnel.tenant(), tunnel.target()),
-                (caller.address(), tenant.as_ref(), &target)
-            );
-            // An authenticated request in the tunnel shows that the peer of the connection is no stranger.
-            assert!(!Caller::default().is_authenticated() && caller.is_authenticated() == tenant.is_some());
-            inside.set_authenticated();
-            assert!(caller.is_authenticated() && inside.is_authenticated());
+            assert_eq!(inside.address(), caller.address());
+            assert_eq!((tunnel.tenant(), tunnel.target()), (tenant.as_ref(), &target()));
         }
+    }
+
+    /// The peer of a connection is no stranger once a request in a tunnel on it was authenticated.
+    #[test]
+    fn caller_is_authenticated_with_the_requests_in_its_tunnels() {
+        let (caller, other) = (Caller::default(), Caller::default());
+        let inside = in_tunnel(&caller, None);
+        assert!(!caller.is_authenticated() && !inside.is_authenticated());
+        inside.set_authenticated();
+        assert!(caller.is_authenticated() && inside.is_authenticated());
+        assert!(!other.is_authenticated());
     }
 
     #[test]

@@ -4,11 +4,7 @@
 use super::*;
 use crate::config::{self, PoolRange};
 use crate::names::PoolName;
-use crate::policy::fixture::{self, messages};
-
-fn at(day: i64) -> Timestamp {
-    Timestamp::from_second(day * 86_400).unwrap()
-}
+use crate::policy::fixture::{self, day as at, messages};
 
 fn dates(announced: Option<i64>, starts: Option<i64>) -> Announcement {
     let notice_end = announced.map(|day| at(day + 14));
