@@ -22,6 +22,7 @@ use tokio::net::TcpStream as Wire;
 #[cfg(test)]
 use super::simulated::{SimulatedSocket, Wire};
 use super::splice::MaybeSocket;
+use super::ticket_meter::TicketMeter;
 
 /// The stream that carries HTTP to a target: TLS, or plaintext if the route allows it.
 pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
@@ -31,7 +32,11 @@ pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
 /// The stream is behind an `Arc`, so that a [`Liveness`] refers to the same descriptor. A [`Liveness`] neither
 /// keeps the connection open nor refers to a descriptor number that was reused.
 #[derive(Debug)]
-pub struct OutboundSocket(Arc<Wire>);
+pub struct OutboundSocket {
+    wire: Arc<Wire>,
+    /// The meter of TLS on this connection.
+    tickets: Option<Arc<TicketMeter>>,
+}
 
 /// A weak handle that checks whether an idle connection is still usable.
 #[derive(Clone, Debug)]
@@ -83,33 +88,38 @@ impl Liveness {
 impl OutboundSocket {
     #[cfg_attr(not(test), expect(clippy::useless_conversion, reason = "tests have another kind of stream"))]
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(stream.into()))
+        Self { wire: Arc::new(stream.into()), tickets: None }
     }
 
     #[cfg(test)]
     pub(super) fn simulated(socket: SimulatedSocket) -> Self {
-        Self(Arc::new(socket.into()))
+        Self { wire: Arc::new(socket.into()), tickets: None }
     }
 
     pub fn liveness(&self) -> Liveness {
-        Liveness(Arc::downgrade(&self.0))
+        Liveness(Arc::downgrade(&self.wire))
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         #[cfg(test)]
-        if let Some(simulated) = self.0.simulated() {
+        if let Some(simulated) = self.wire.simulated() {
             return Ok(simulated.local_addr());
         }
-        self.0.local_addr()
+        self.wire.local_addr()
     }
 
     /// Waits until the peer has sent bytes or closed the connection.
     pub async fn readable(&self) -> io::Result<()> {
         #[cfg(test)]
-        if let Some(simulated) = self.0.simulated() {
+        if let Some(simulated) = self.wire.simulated() {
             return simulated.readable().await;
         }
-        self.0.readable().await
+        self.wire.readable().await
+    }
+
+    /// Sets the meter of the session tickets that arrive over the socket.
+    pub fn set_tickets(&mut self, tickets: Arc<TicketMeter>) {
+        self.tickets = Some(tickets);
     }
 
     /// Returns a stream without TLS.
@@ -134,10 +144,10 @@ impl MaybeSocket for OutboundSocket {
 
     fn write_socket(&self) -> Option<&TcpStream> {
         #[cfg(test)]
-        if self.0.simulated().is_some() {
+        if self.wire.simulated().is_some() {
             return None;
         }
-        Some(&self.0)
+        Some(&self.wire)
     }
 }
 
@@ -153,23 +163,25 @@ thread_local! {
 impl AsyncRead for OutboundSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         #[cfg(test)]
-        if let Some(simulated) = self.0.simulated() {
+        if let Some(simulated) = self.wire.simulated() {
             return simulated.poll_read(cx, buf);
         }
+        self.tickets.as_ref().map_or(Ok(()), |tickets| tickets.check())?;
         let max_len = buf.remaining().min(SCRATCH_LEN);
         if max_len == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
+            ready!(self.wire.poll_read_ready(cx))?;
             let mut read = None;
-            let outcome = self.0.try_io(Interest::READABLE, || {
+            let outcome = self.wire.try_io(Interest::READABLE, || {
                 let count = SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                    let (_, count) = rustix::net::recv(&*self.0, &mut scratch[..max_len], RecvFlags::empty())?;
+                    let (_, count) = rustix::net::recv(&*self.wire, &mut scratch[..max_len], RecvFlags::empty())?;
                     buf.put_slice(&scratch[..count]);
                     Ok::<_, io::Error>(count)
                 })?;
                 read = Some(count);
+                self.tickets.iter().for_each(|tickets| tickets.add_bytes(count));
                 // A short read means that the socket is empty. WouldBlock clears tokio's readiness and saves the next
                 // system call, as in tokio's own `poll_read`. The end of the stream stays readable.
                 if 0 < count && count < max_len { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -187,10 +199,10 @@ impl AsyncRead for OutboundSocket {
 impl AsyncWrite for OutboundSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         #[cfg(test)]
-        if let Some(simulated) = self.0.simulated() {
+        if let Some(simulated) = self.wire.simulated() {
             return simulated.poll_write(cx, bytes);
         }
-        poll_write(&self.0, cx, |stream| stream.try_write(bytes))
+        poll_write(&self.wire, cx, |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -199,10 +211,10 @@ impl AsyncWrite for OutboundSocket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         #[cfg(test)]
-        if let Some(simulated) = self.0.simulated() {
+        if let Some(simulated) = self.wire.simulated() {
             return simulated.poll_write_vectored(cx, slices);
         }
-        poll_write(&self.0, cx, |stream| stream.try_write_vectored(slices))
+        poll_write(&self.wire, cx, |stream| stream.try_write_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -215,10 +227,10 @@ impl AsyncWrite for OutboundSocket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         #[cfg(test)]
-        if let Some(simulated) = self.0.simulated() {
+        if let Some(simulated) = self.wire.simulated() {
             return Poll::Ready(simulated.shutdown());
         }
-        Poll::Ready(rustix::net::shutdown(&*self.0, Shutdown::Write).map_err(io::Error::from))
+        Poll::Ready(rustix::net::shutdown(&*self.wire, Shutdown::Write).map_err(io::Error::from))
     }
 }
 
@@ -286,7 +298,7 @@ mod tests {
         let liveness = near.liveness();
         assert!(liveness.is_idle_and_open());
         far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
-        near.0.readable().await.unwrap();
+        near.wire.readable().await.unwrap();
         assert!(!liveness.is_idle_and_open());
     }
 
@@ -295,7 +307,7 @@ mod tests {
         let (near, far) = pair().await;
         let liveness = near.liveness();
         drop(far);
-        near.0.readable().await.unwrap();
+        near.wire.readable().await.unwrap();
         assert!(!liveness.is_idle_and_open());
     }
 

@@ -30,5 +30,6 @@ pub mod socket_diag;
 mod sockopt;
 pub mod splice;
 pub mod store;
+mod ticket_meter;
 pub mod tls;
 pub mod tunnel;

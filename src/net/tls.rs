@@ -25,6 +25,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::connection::{MaybeTlsStream, OutboundSocket};
 use super::deadline;
+use super::ticket_meter::TicketMeter;
 use crate::config::VerifyMode;
 use crate::names::{Host, TenantName};
 use crate::policy::expiry::certificate_timestamp;
@@ -73,14 +74,16 @@ pub struct HandshakeInfo {
 /// Performs a handshake on `socket`, and verifies that the peer is `host`. `tenant`: only sessions of this tenant are
 /// resumed.
 pub async fn handshake(
-    socket: OutboundSocket,
+    mut socket: OutboundSocket,
     terms: &ClientTls,
     tenant: Option<&TenantName>,
     host: &Host,
     offer: AlpnOffer,
     deadline: Instant,
 ) -> Result<(MaybeTlsStream, HandshakeInfo), HandshakeError> {
-    let (config, name) = (terms.config(tenant), server_name(host)?);
+    let (tickets, name) = (Arc::new(TicketMeter::default()), server_name(host)?);
+    socket.set_tickets(Arc::clone(&tickets));
+    let config = Arc::new(terms.config(tenant, tickets));
     let versions = match offer {
         AlpnOffer::Http2OrHttp1 => config.alpn_protocols.clone(),
         AlpnOffer::Http2 => vec![ALPN_H2.to_vec()],

@@ -22,3 +22,4 @@ mod memory;
 mod ports;
 mod soak;
 mod targets;
+mod tls_targets;

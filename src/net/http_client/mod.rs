@@ -17,6 +17,8 @@ mod upload;
 
 use std::time::{Duration, Instant};
 
+use rustls::AlertDescription;
+
 use super::connection::{Liveness, MaybeTlsStream};
 pub use super::field_filter::Violation;
 use super::tls::{HandshakeInfo, TlsError};
@@ -32,7 +34,7 @@ pub use http1::responses;
 pub use http1_error::HeadLimit;
 use http2::Http2Connection;
 pub use request::{field_section_size, head_size};
-pub use upload::Upload;
+pub use upload::{PieceObserver, Upload};
 
 /// A handle on an HTTP connection to a target. The connection is dialled, and verified if it uses TLS.
 pub struct Connection {
@@ -184,12 +186,18 @@ impl Connection {
         error.describe(goaway)
     }
 
-    /// Returns the TLS alert by which the target rejected the connection before its first response.
+    /// Returns the TLS alert by which the target rejected the client's certificate, or its absence, before its first response.
+    ///
+    /// With TLS 1.3 it does so after the client has finished the handshake and begun to send HTTP (RFC 8446 §4.4.2.4). Any other
+    /// alert ends the exchange, not the handshake.
     pub fn alert_error(&self) -> Option<TlsError> {
-        match &self.protocol {
-            Protocol::Http1(connection) => connection.alert().map(|alert| rustls::Error::AlertReceived(alert).into()),
-            Protocol::Http2(connection) => connection.observer().alert_error(),
-        }
+        let is_tls13 = self.handshake.as_ref().is_some_and(|handshake| handshake.version == "TLSv1.3");
+        let alert = match &self.protocol {
+            Protocol::Http1(connection) => connection.alert(),
+            Protocol::Http2(connection) => connection.observer().alert(),
+        };
+        let alert = alert.filter(|alert| is_tls13 && rejects_handshake(*alert))?;
+        Some(rustls::Error::AlertReceived(alert).into())
     }
 
     pub fn hop(&self) -> Hop {
@@ -247,4 +255,22 @@ pub fn parse_content_length(text: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         sum.checked_mul(10)?.checked_add(digit)
     })
+}
+
+/// Returns whether a server sends this alert because of the client's certificate, or its absence (RFC 8446 §4.4.2.4, §6.2).
+fn rejects_handshake(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::HandshakeFailure
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+            | Alert::CertificateRequired
+    )
 }

@@ -22,7 +22,6 @@ use rustls::{AlertDescription, Error};
 use super::super::connection::MaybeTlsStream;
 use super::super::field_filter::{FieldFilter, MessageKind};
 use super::super::frame_budget::FrameBudget;
-use super::super::tls::TlsError;
 use super::frame_scanner::{FrameEvent, FrameScanner};
 use super::streams::Streams;
 use crate::panics::Mutex;
@@ -150,9 +149,9 @@ impl ConnObserver {
         }
     }
 
-    pub(super) fn alert_error(&self) -> Option<TlsError> {
-        let alert = self.0.alert.get().filter(|_| !self.0.has_response.load(Ordering::Relaxed))?;
-        Some(Error::AlertReceived(*alert).into())
+    /// Returns the TLS alert that the target sent before its first response.
+    pub(super) fn alert(&self) -> Option<AlertDescription> {
+        self.0.alert.get().copied().filter(|_| !self.0.has_response.load(Ordering::Relaxed))
     }
 
     fn capture_alert(&self, error: &io::Error) {

@@ -10,6 +10,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// The length of a chain of aliases in one response.
 const ALIASES_MAX: usize = 16;
+/// The number of addresses in one response. The cache holds them all, and the guard judges each.
+const ADDRESSES_MAX: usize = 256;
 /// The error of a server whose aliases form a loop, or a chain that is too long.
 pub(super) const ENDLESS_CHAIN: &str = "an endless chain of aliases (CNAME)";
 
@@ -100,6 +102,9 @@ pub(super) fn read(
     for record in records(response, name).filter(|record| record.record_type() == kind) {
         ttl = ttl.min(seconds_of(record.ttl));
         addresses.extend(record.data.ip_addr().filter(|address| !addresses.contains(address)));
+        if addresses.len() > ADDRESSES_MAX {
+            return Err("more than 256 addresses");
+        }
     }
     if !addresses.is_empty() {
         let ttl = ttl.clamp(*TTL.start(), *TTL.end());

@@ -12,12 +12,13 @@ use rustls::crypto::aws_lc_rs;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, SupportedProtocolVersion, version};
 
-use super::sessions::SessionStore;
+use super::sessions::{ConnectionSessions, SessionStore};
 use super::verified_chains::VerifiedChains;
 use super::verify::TrustVerifier;
 use crate::config::{TlsVersion, VerifyMode};
 use crate::lru::LruCache;
 use crate::names::TenantName;
+use crate::net::ticket_meter::TicketMeter;
 use crate::panics::Mutex;
 use crate::policy::trust::Trust;
 
@@ -30,10 +31,12 @@ const TENANTS_MAX: usize = 1024;
 
 pub struct ClientTls {
     chains: Arc<VerifiedChains>,
-    config: Arc<ClientConfig>,
-    /// The configurations with the sessions of each tenant. A new tenant evicts the least recently used one, with its
-    /// sessions.
-    tenants: Mutex<LruCache<TenantName, Arc<ClientConfig>>>,
+    /// The configuration, without a store of sessions.
+    config: ClientConfig,
+    /// The sessions of deliveries without a tenant.
+    sessions: Arc<SessionStore>,
+    /// The sessions of each tenant. A new tenant evicts the least recently used one, with its sessions.
+    tenants: Mutex<LruCache<TenantName, Arc<SessionStore>>>,
 }
 
 impl fmt::Debug for ClientTls {
@@ -46,8 +49,8 @@ impl ClientTls {
     pub fn new(trust: &Arc<Trust>) -> Self {
         let tenants = Mutex::new(LruCache::new(TENANTS_MAX));
         let chains = Arc::new(VerifiedChains::new(trust));
-        let config = Arc::new(client_config(trust, &chains));
-        Self { chains, config, tenants }
+        let (config, sessions) = (client_config(trust, &chains), SessionStore::new(SESSIONS_WITHOUT_TENANT_MAX));
+        Self { chains, config, sessions: Arc::new(sessions), tenants }
     }
 
     pub(super) fn trust(&self) -> &Trust {
@@ -58,21 +61,28 @@ impl ClientTls {
         &self.chains
     }
 
-    /// Returns the configuration that stores the sessions of this tenant.
-    pub(super) fn config(&self, tenant: Option<&TenantName>) -> Arc<ClientConfig> {
-        let Some(tenant) = tenant else { return Arc::clone(&self.config) };
+    /// Returns the configuration of one connection, which stores the sessions of this tenant and counts its tickets.
+    pub(super) fn config(&self, tenant: Option<&TenantName>, tickets: Arc<TicketMeter>) -> ClientConfig {
+        let store = match self.chains.trust.verify {
+            VerifyMode::Full => Some(self.sessions(tenant)),
+            // A resumed session is verified by the certificates of its first handshake; this trust verifies none.
+            VerifyMode::None => None,
+        };
+        let mut config = self.config.clone();
+        config.resumption = Resumption::store(Arc::new(ConnectionSessions { store, tickets }));
+        config
+    }
+
+    fn sessions(&self, tenant: Option<&TenantName>) -> Arc<SessionStore> {
+        let Some(tenant) = tenant else { return Arc::clone(&self.sessions) };
         let mut tenants = self.tenants.lock();
-        let config = tenants.get_or_insert_with(tenant, || {
-            let mut config = ClientConfig::clone(&self.config);
-            config.resumption = resumption(&self.chains.trust, SESSIONS_PER_TENANT_MAX);
-            Arc::new(config)
-        });
-        Arc::clone(config)
+        let sessions = tenants.get_or_insert_with(tenant, || Arc::new(SessionStore::new(SESSIONS_PER_TENANT_MAX)));
+        Arc::clone(sessions)
     }
 
     #[cfg(test)]
     pub(super) fn set_time_provider(&mut self, time: Arc<dyn rustls::time_provider::TimeProvider>) {
-        Arc::make_mut(&mut self.config).time_provider = time;
+        self.config.time_provider = time;
     }
 }
 
@@ -94,16 +104,8 @@ fn client_config(trust: &Trust, chains: &Arc<VerifiedChains>) -> ClientConfig {
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**identity).clone()))),
     };
     config.alpn_protocols = vec![super::ALPN_H2.to_vec(), super::ALPN_HTTP_1_1.to_vec()];
-    config.resumption = resumption(trust, SESSIONS_WITHOUT_TENANT_MAX);
+    config.resumption = Resumption::disabled();
     config
-}
-
-fn resumption(trust: &Trust, sessions: usize) -> Resumption {
-    match trust.verify {
-        VerifyMode::Full => Resumption::store(Arc::new(SessionStore::new(sessions))),
-        // A resumed session is verified by the certificates of its first handshake; this trust verifies none.
-        VerifyMode::None => Resumption::disabled(),
-    }
 }
 
 #[cfg(test)]
@@ -117,12 +119,12 @@ mod tests {
         let (roots, provider) = (RootCertStore::empty(), aws_lc_rs::default_provider());
         let client_tls =
             ClientTls::new(&Arc::new(Trust::with_roots(roots, TlsVersion::V1_2, VerifyMode::Full, false, &provider)));
-        let config = |number: usize| client_tls.config(Some(&TenantName::new(number.to_string())));
-        let first = (0..TENANTS_MAX).map(config).collect::<Vec<_>>();
-        config(0);
-        config(TENANTS_MAX);
-        assert!(Arc::ptr_eq(&config(0), &first[0]), "used after all others");
-        assert!(Arc::ptr_eq(&config(2), &first[2]));
-        assert!(!Arc::ptr_eq(&config(1), &first[1]), "the least recently used");
+        let sessions = |number: usize| client_tls.sessions(Some(&TenantName::new(number.to_string())));
+        let first = (0..TENANTS_MAX).map(sessions).collect::<Vec<_>>();
+        sessions(0);
+        sessions(TENANTS_MAX);
+        assert!(Arc::ptr_eq(&sessions(0), &first[0]), "used after all others");
+        assert!(Arc::ptr_eq(&sessions(2), &first[2]));
+        assert!(!Arc::ptr_eq(&sessions(1), &first[1]), "the least recently used");
     }
 }

@@ -6,16 +6,21 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
 use crate::lru::LruCache;
+use crate::net::ticket_meter::TicketMeter;
 use crate::panics::Mutex;
 
 /// The largest number of tickets of one host.
 const TICKETS_PER_HOST_MAX: usize = 64;
+
+/// The largest ticket that is stored, in bytes. Those of servers have a few hundred, or some thousand with a client's certificate.
+const TICKET_LEN_MAX: usize = 16 * 1024;
 
 /// A store of at most `capacity` sessions. The sessions of the least recently used hosts give way to new ones.
 pub(super) struct SessionStore {
@@ -116,6 +121,52 @@ impl ClientSessionStore for SessionStore {
     }
 }
 
+/// The sessions as one connection sees them.
+pub(super) struct ConnectionSessions {
+    /// `None`: no session is stored.
+    pub(super) store: Option<Arc<SessionStore>>,
+    pub(super) tickets: Arc<TicketMeter>,
+}
+
+impl fmt::Debug for ConnectionSessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ConnectionSessions").field(&self.store).finish()
+    }
+}
+
+impl ClientSessionStore for ConnectionSessions {
+    fn set_kx_hint(&self, name: ServerName<'static>, group: NamedGroup) {
+        self.store.iter().for_each(|store| store.set_kx_hint(name.clone(), group));
+    }
+
+    fn kx_hint(&self, name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.store.as_ref()?.kx_hint(name)
+    }
+
+    fn set_tls12_session(&self, name: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.store.iter().for_each(|store| store.set_tls12_session(name.clone(), session.clone()));
+    }
+
+    fn tls12_session(&self, name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.store.as_ref()?.tls12_session(name)
+    }
+
+    fn remove_tls12_session(&self, name: &ServerName<'static>) {
+        self.store.iter().for_each(|store| store.remove_tls12_session(name));
+    }
+
+    fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let length_max = self.tickets.add_ticket();
+        if let Some(store) = self.store.as_ref().filter(|_| length_max <= TICKET_LEN_MAX) {
+            store.insert_tls13_ticket(name, ticket);
+        }
+    }
+
+    fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.store.as_ref()?.take_tls13_ticket(name)
+    }
+}
+
 impl fmt::Debug for SessionStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionStore").field("sessions", &self.hosts.lock().sessions).finish_non_exhaustive()
@@ -124,8 +175,6 @@ impl fmt::Debug for SessionStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rustls::crypto::aws_lc_rs;
     use rustls::{
         ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
@@ -193,6 +242,19 @@ mod tests {
             let hosts = self.store.hosts.lock();
             assert!(hosts.sessions <= self.store.capacity);
             hosts.sessions
+        }
+    }
+
+    #[test]
+    fn large_ticket_is_not_stored() {
+        let mut scene = Scene::new(8, &version::TLS13);
+        for (length, stored) in [(TICKET_LEN_MAX, 2), (TICKET_LEN_MAX + 1, 1)] {
+            let (store, tickets) = (Arc::new(SessionStore::new(8)), Arc::new(TicketMeter::default()));
+            let sessions = ConnectionSessions { store: Some(Arc::clone(&store)), tickets: Arc::clone(&tickets) };
+            Arc::make_mut(&mut scene.client).resumption = rustls::client::Resumption::store(Arc::new(sessions));
+            tickets.add_bytes(length); // the first ticket may have as many
+            assert!(!scene.resumes("a"));
+            assert_eq!(store.hosts.lock().sessions, stored);
         }
     }
 

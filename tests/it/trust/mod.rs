@@ -4,4 +4,5 @@ mod ca;
 mod certificates;
 mod check;
 mod policies;
+mod records;
 mod sessions;
