@@ -172,7 +172,7 @@ impl Conn {
     }
 
     pub(super) fn body(&self) -> Http1Body {
-        Http1Body { generation: self.0.lock().generation, conn: Arc::downgrade(&self.0) }
+        Http1Body { generation: self.0.lock().generation, conn: Arc::downgrade(&self.0), has_ended: false }
     }
 
     /// Returns a sender that lasts as long as the connection.

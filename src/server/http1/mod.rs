@@ -172,13 +172,13 @@ async fn serve_request(
 /// Discards the rest of the request, so that the response arrives at a client that is still sending. Returns whether
 /// the next request may follow. A connection of an unidentified peer may be evicted meanwhile.
 async fn discard_rest(runtime: &Runtime, conn: &Conn, lifetime: &ConnectionLifetime, keep_alive: bool) -> bool {
-    let (max_bytes, deadline) = (lingering::bytes_max(runtime), Instant::now() + lingering::LINGERING_TIME);
+    let (mut bytes_left, deadline) = (lingering::bytes_max(runtime), Instant::now() + lingering::LINGERING_TIME);
     let discarding = async {
-        let is_complete = conn.discard_body(max_bytes, deadline).await;
+        let is_complete = conn.discard_body(&mut bytes_left, deadline).await;
         if keep_alive && is_complete {
             return true;
         }
-        conn.lingering_close(max_bytes, deadline).await;
+        conn.lingering_close(bytes_left, deadline).await;
         false
     };
     tokio::select! {
@@ -198,8 +198,9 @@ async fn refuse_invalid(
     idle: Duration,
 ) -> AfterResponse {
     let InvalidRequest { error: RequestError(status, detail), request_line } = invalid;
+    let method = request_line.as_ref().map_or(Method::GET, |(method, _)| method.clone());
     let response = delivery::refuse_unread(runtime, caller, request_line.as_ref(), (status, detail));
-    match ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(conn, idle).await {
+    match ResponseWriter::new(response, &method, Version::HTTP_11, false).write(conn, idle).await {
         Ok(()) => AfterResponse::Close,
         Err(_) => AfterResponse::Abort,
     }

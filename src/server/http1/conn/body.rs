@@ -17,6 +17,17 @@ use crate::net::body_framing::Framing;
 pub(in crate::server::http1) struct Http1Body {
     pub(super) conn: Weak<Mutex<ConnState>>,
     pub(super) generation: u64,
+    /// The whole body was read. The connection may have a later request since.
+    pub(super) has_ended: bool,
+}
+
+impl Http1Body {
+    /// Returns what the connection says of this body; `None`: it is gone, or has a later request.
+    fn with_state<T>(&self, read: impl FnOnce(&ConnState) -> T) -> Option<T> {
+        let conn = self.conn.upgrade()?;
+        let state = conn.lock();
+        (state.generation == self.generation).then(|| read(&state))
+    }
 }
 
 /// The connection during one poll of the body. If the poll panics, no request follows, because the decoder may have lost its
@@ -35,21 +46,29 @@ impl Body for Http1Body {
     type Data = Bytes;
     type Error = RequestBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
         let Some(conn) = self.conn.upgrade() else { return Poll::Ready(Some(Err(RequestBodyError::ClientGone))) };
         let mut decoding = Decoding(conn.lock());
-        decoding.0.poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
+        let polled = decoding.0.poll_body(self.generation, cx);
+        self.has_ended = decoding.0.generation == self.generation && decoding.0.framing.has_ended();
+        polled.map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.conn.upgrade().is_some_and(|conn| {
-            let state = conn.lock();
-            state.generation == self.generation && state.framing.has_ended()
-        })
+        self.has_ended || self.with_state(|state| state.framing.has_ended()).unwrap_or_default()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let remaining = self.conn.upgrade().and_then(|conn| conn.lock().framing.remaining());
+        if self.has_ended {
+            return SizeHint::with_exact(0);
+        }
+        let remaining = self.with_state(|state| state.framing.remaining()).flatten();
         remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
@@ -111,5 +130,20 @@ mod tests {
         assert!(conn.can_discard_body(5, false));
         assert!(crate::panics::catch(|| Pin::new(&mut body).poll_frame(&mut cx).is_pending()).is_err());
         assert!(!conn.can_discard_body(5, false), "the body still exists: {:?}", body.size_hint());
+    }
+
+    /// A target's connection may hold a body for longer than the request: a bandwidth limit delays the end that it sees.
+    #[test]
+    fn body_that_was_read_stays_ended_when_the_next_request_begins() {
+        let conn = Conn::new(Box::new(PanickingStream(false)), BytesMut::from("first"));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        conn.0.lock().framing = Framing::length(5);
+        let (mut read, unread) = (conn.body(), conn.body());
+        assert!(matches!(Pin::new(&mut read).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+        conn.invalidate_body();
+        conn.0.lock().framing = Framing::length(7);
+        assert!(read.is_end_stream() && matches!(Pin::new(&mut read).poll_frame(&mut cx), Poll::Ready(None)));
+        assert_eq!((read.size_hint().exact(), unread.size_hint().exact()), (Some(0), None));
+        assert_eq!((unread.is_end_stream(), conn.body().size_hint().exact()), (false, Some(7)));
     }
 }

@@ -20,16 +20,18 @@ use crate::server::lingering;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Conn {
-    /// Discards up to `max_bytes` bytes of the body, so that a client that is still sending comes to read its response.
+    /// Discards up to `bytes_left` bytes of the body, so that a client that is still sending comes to read its response.
     /// Returns whether the body was read to its end. The next request may then follow.
-    pub(in crate::server::http1) async fn discard_body(&self, max_bytes: u64, deadline: Instant) -> bool {
+    pub(in crate::server::http1) async fn discard_body(&self, bytes_left: &mut u64, deadline: Instant) -> bool {
         self.invalidate_body();
-        let mut remaining = max_bytes;
         while !self.body_has_ended() {
             let piece = poll_fn(|cx| self.0.lock().poll_discard_body(cx));
-            match timeout_at(deadline.min(Instant::now() + lingering::LINGERING_TIMEOUT), piece).await {
-                Ok(Ok(length)) if length <= remaining => remaining -= length,
-                _ => return false,
+            let wait = timeout_at(deadline.min(Instant::now() + lingering::LINGERING_TIMEOUT), piece);
+            let Ok(Ok(length)) = wait.await else { return false };
+            let is_too_long = length > *bytes_left;
+            *bytes_left = bytes_left.saturating_sub(length);
+            if is_too_long {
+                return false;
             }
         }
         true
@@ -44,13 +46,12 @@ impl Conn {
 
     /// Closes the connection so that the response arrives. A close with unread bytes in the kernel would reset the
     /// connection (RFC 9112 §9.6), so the bytes that still arrive are discarded until the client has closed.
-    pub(in crate::server::http1) async fn lingering_close(&self, max_bytes: u64, deadline: Instant) {
+    pub(in crate::server::http1) async fn lingering_close(&self, mut bytes_left: u64, deadline: Instant) {
         self.half_close().await;
-        let mut remaining = max_bytes;
-        while remaining > 0 {
-            let piece = poll_fn(|cx| self.0.lock().poll_discard(remaining, cx));
+        while bytes_left > 0 {
+            let piece = poll_fn(|cx| self.0.lock().poll_discard(bytes_left, cx));
             match timeout_at(deadline.min(Instant::now() + CLOSE_TIMEOUT), piece).await {
-                Ok(Ok(length)) if length > 0 => remaining -= length,
+                Ok(Ok(length)) if length > 0 => bytes_left -= length,
                 _ => return,
             }
         }
