@@ -61,27 +61,41 @@ impl<'a> UpstreamConnector<'a> {
         let key = self.chosen_sources().next().filter(|_| !self.requires_http1()).map(|from| self.pool_key(from));
         let Some(key) = key else { return self.dial(record).await };
         let dials = &self.delivery.runtime.http2_dials;
-        let dial = match dials.join(&key, Instant::now()) {
-            Turn::Opens(dial) => dial,
-            Turn::Waits(follower) => {
-                record.dials(&self.hops);
-                http2_dials::wait(follower, &self.delivery.route.timeouts).await;
-                record.step(Step::Connect);
-                None
+        let mut wait_end = None;
+        let dial = loop {
+            let follower = match dials.join(&key, Instant::now()) {
+                Turn::Opens(dial) => break dial,
+                Turn::Waits(follower) => follower,
+            };
+            record.dials(&self.hops);
+            let timeouts = &self.delivery.route.timeouts;
+            let end = *wait_end.get_or_insert_with(|| http2_dials::wait_end(&follower, timeouts));
+            let has_left = http2_dials::wait(follower, end).await;
+            record.step(Step::Connect);
+            if !has_left {
+                break None;
             }
         };
         // Another delivery may have opened one since the first look.
         if let Some(connection) = self.pooled(record).await {
             return Ok(connection);
         }
-        let connection = self.dial(record).await?;
+        let connection = match self.dial(record).await {
+            Ok(connection) => connection,
+            Err(refusal) => {
+                dial.iter().for_each(|dial| dial.finish(()));
+                return Err(refusal);
+            }
+        };
         let stream_limit = connection.stream_limit_known();
         dials.observe(&key, stream_limit.is_some());
-        if let (Some(dial), Some(stream_limit)) = (dial, stream_limit) {
-            panics::spawn(async move {
+        match (dial, stream_limit) {
+            (Some(dial), Some(stream_limit)) => drop(panics::spawn(async move {
                 stream_limit.await;
-                drop(dial);
-            });
+                dial.finish(());
+            })),
+            (Some(dial), None) => dial.finish(()),
+            (None, _) => {}
         }
         Ok(connection)
     }

@@ -30,7 +30,8 @@ pub struct Http2Dials {
     dials: Mutex<LruCache<Key, Option<DialInFlight>>>,
 }
 
-/// The duty to open the connection for which other deliveries wait. Dropping it wakes them.
+/// The duty to open the connection for which other deliveries wait. It is finished when the connection is open, or has failed.
+/// Dropping it before that, because the client of its delivery has left, lets one of the others open the connection.
 pub type Dial = Leader<(), Instant>;
 
 /// The next step of a delivery that needs a connection.
@@ -70,12 +71,16 @@ impl Http2Dials {
     }
 }
 
-/// Waits until the other delivery has its connection or has failed, for [`WAIT_MAX`] at most. It also waits at most for half of
-/// the connect timeout and a quarter of the total timeout: the delivery may have to open its own connection afterwards, and a
-/// target that does not answer must end that by the connect timeout, not by the total timeout.
-pub async fn wait(mut follower: Follower<(), Instant>, timeouts: &Timeouts) {
-    let wait_max = WAIT_MAX.min(timeouts.connect / 2).min(timeouts.total / 4);
-    let _ = timeout_at(*follower.progress() + wait_max, follower.result()).await;
+/// Returns when a delivery ends its wait for the dial of another: [`WAIT_MAX`] after that began, at the latest. It also waits at
+/// most for half of the connect timeout and a quarter of the total timeout: the delivery may have to open its own connection
+/// afterwards, and a target that does not answer must end that by the connect timeout, not by the total timeout.
+pub fn wait_end(follower: &Follower<(), Instant>, timeouts: &Timeouts) -> Instant {
+    *follower.progress() + WAIT_MAX.min(timeouts.connect / 2).min(timeouts.total / 4)
+}
+
+/// Waits until the other delivery has its connection, or has failed. Returns whether it has left without either.
+pub async fn wait(mut follower: Follower<(), Instant>, end: Instant) -> bool {
+    matches!(timeout_at(end, follower.result()).await, Ok(None))
 }
 
 #[cfg(test)]
@@ -142,20 +147,38 @@ mod tests {
         let begun = Instant::now();
         let (long, mut short) = (timeouts(), timeouts());
         short.connect = Duration::from_millis(400);
-        wait(follows(join(&dials, 1)), &short).await;
+        let follow = async |timeouts: &Timeouts| {
+            let follower = follows(join(&dials, 1));
+            let end = wait_end(&follower, timeouts);
+            wait(follower, end).await
+        };
+        assert!(!follow(&short).await);
         assert_eq!(begun.elapsed(), short.connect / 2);
         (short.connect, short.total) = (long.connect, Duration::from_secs(2));
-        wait(follows(join(&dials, 1)), &short).await;
+        assert!(!follow(&short).await);
         assert_eq!(begun.elapsed(), short.total / 4);
-        wait(follows(join(&dials, 1)), &long).await;
+        assert!(!follow(&long).await);
         assert_eq!(begun.elapsed(), WAIT_MAX);
         let next = leads(join(&dials, 1)).expect("a delivery opens a connection if another has dialled for a second");
-        let follower = follows(join(&dials, 1));
+        let (waited, ()) = tokio::join!(follow(&long), async { next.finish(()) });
+        assert!(!waited && begun.elapsed() == WAIT_MAX, "the end of the dial wakes those that wait");
         drop(dial);
-        drop(next);
-        wait(follower, &long).await;
-        assert_eq!(begun.elapsed(), WAIT_MAX, "the end of the dial wakes those that wait");
         assert!(leads(join(&dials, 1)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_those_that_wait_opens_the_connection_when_the_first_has_left() {
+        let dials = Http2Dials::default();
+        dials.observe(&key(1), true);
+        let (begun, dial) = (Instant::now(), leads(join(&dials, 1)).unwrap());
+        let follower = follows(join(&dials, 1));
+        let end = wait_end(&follower, &timeouts());
+        let (has_left, ()) = tokio::join!(wait(follower, end), async { drop(dial) });
+        assert!(has_left && begun.elapsed().is_zero());
+        let next = leads(join(&dials, 1)).expect("the first of them opens it");
+        let other = follows(join(&dials, 1));
+        assert_eq!(wait_end(&other, &timeouts()), end);
+        drop(next);
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl Wiretap {
         *self.loss.lock().unwrap() = Some(Loss { text: text.to_owned(), count: usize::MAX, closes: false });
     }
 
+    /// Loses the answers on the next connection over which the client sends this text. The server receives it.
+    pub fn hold_next_answer(&self, text: &str) {
+        *self.loss.lock().unwrap() = Some(Loss { text: text.to_owned(), count: 1, closes: false });
+    }
+
     /// Closes the next `count` connections over which the client sends this text in place of an answer. The server receives it.
     pub fn close_in_place_of_answers(&self, text: &str, count: usize) {
         *self.loss.lock().unwrap() = Some(Loss { text: text.to_owned(), count, closes: true });
