@@ -124,7 +124,9 @@ impl<'a> Webhook<'a> {
                 self.set_framing(Some(body.len() as u64));
                 self.add_signatures(&body, now, record)?;
                 record.body_length(body.len() as u64);
-                (Upload::whole(body), None)
+                let (upload, progress) = body::whole(body);
+                progress.iter().for_each(|progress| record.uploads(Arc::clone(progress)));
+                (upload, progress)
             }
             WebhookBody::Streaming(upload, progress) => {
                 self.set_framing(upload.size_hint().exact());
@@ -139,11 +141,12 @@ impl<'a> Webhook<'a> {
 
     /// Announces the framing of the body that the target gets, in place of the one that the client has announced.
     ///
-    /// Servers answer 411 to a request without the length of an empty body (RFC 9110 §8.6).
+    /// Servers answer 411 to a request without the length of an empty body (RFC 9110 §8.6). A method that usually has no body gets
+    /// the length only if the client has written it.
     fn set_framing(&mut self, length: Option<u64>) {
         let allows_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
         match length {
-            Some(0) if !allows_body => self.fields.remove(header::CONTENT_LENGTH),
+            Some(0) if !allows_body && !self.fields.contains(header::CONTENT_LENGTH) => {}
             Some(length) => self.fields.insert(header::CONTENT_LENGTH, length),
             None => {
                 self.fields.remove(header::CONTENT_LENGTH);

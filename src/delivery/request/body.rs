@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{RequestBody, RequestBodyError};
 use crate::net::deadline;
-use crate::net::http_client::Upload;
+use crate::net::http_client::{PieceObserver, Upload};
 use crate::state::limits::memory_budget::{MemoryFull, MemoryReservation};
 
 /// The largest buffer that outgate allocates for an announced length, in bytes. Above it, the buffer grows with the bytes
@@ -25,6 +25,9 @@ const PREALLOCATE_MAX: u64 = 64 * 1024;
 
 /// The part of each body that does not count in the memory of all bodies, in bytes. Most webhooks are smaller.
 const UNCOUNTED_MAX: usize = 16 * 1024;
+
+/// The largest whole body without a progress, in bytes. The kernel takes it at once.
+const UNOBSERVED_MAX: usize = 64 * 1024;
 
 /// Checks an announced length before the first byte, so that a client gets no `100 Continue` for a body that is refused.
 pub(in crate::delivery) fn check_length(body: &impl Body, max: u64) -> Result<(), RequestBodyError> {
@@ -149,6 +152,15 @@ pub(in crate::delivery) async fn buffer(
     })
 }
 
+/// Returns a whole body to send. A large one has a progress: the target may take longer for it than the response timeout.
+pub(in crate::delivery) fn whole(body: Bytes) -> (Upload, Option<Arc<UploadProgress>>) {
+    if body.len() <= UNOBSERVED_MAX {
+        return (Upload::whole(body), None);
+    }
+    let progress = Arc::new(UploadProgress::default());
+    (Upload::observed(body, Arc::<UploadProgress>::clone(&progress)), Some(progress))
+}
+
 /// Returns a body that streams, and its progress.
 pub(in crate::delivery) fn stream(
     body: impl Body<Data = Bytes, Error = RequestBodyError> + Unpin + Send + 'static,
@@ -163,7 +175,7 @@ pub(in crate::delivery) fn stream(
     (Upload::stream(limited), progress)
 }
 
-/// The progress of an upload that streams, shared by the connection that sends it and the delivery.
+/// The progress of an upload, shared by the connection that sends it and the delivery.
 pub(in crate::delivery) struct UploadProgress {
     bytes: AtomicU64,
     error: OnceLock<RequestBodyError>,
@@ -269,6 +281,18 @@ impl UploadProgress {
         self.bytes.fetch_add(length, Ordering::Relaxed);
         self.wait.lock().set_stage(UploadStage::Target(Instant::now()));
         self.changed.notify_one();
+    }
+}
+
+impl PieceObserver for UploadProgress {
+    fn taken(&self, length: u64, is_first: bool, is_last: bool) {
+        if is_first {
+            self.bytes.store(0, Ordering::Relaxed); // an earlier attempt may have sent some
+        }
+        self.on_data(length);
+        if is_last {
+            self.finish();
+        }
     }
 }
 

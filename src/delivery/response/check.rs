@@ -7,7 +7,7 @@ use http_body::Body;
 use crate::config::ResponseHeadMax;
 use crate::delivery::errors::head_too_large;
 use crate::delivery::refusal::{Code, Refusal};
-use crate::http_message::Response;
+use crate::http_message::{FieldValue, Response};
 use crate::net::http_client::{self, HeadLimit};
 
 /// Checks the head of a response. `body_max`: in bytes.
@@ -36,9 +36,12 @@ fn check_head(response: &Response<impl Body>, body_max: u64, head_max: ResponseH
         return Err(Refusal::target(Code::ResponseMalformed, "switched protocols without a request to do so"));
     }
     let mut codings = response.fields.get_all(&header::TRANSFER_ENCODING);
-    // outgate decodes chunked only: the client would get any other coding without its name.
-    if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        let refusal = Refusal::target(Code::ResponseMalformed, "used a transfer coding other than chunked");
+    let is_chunked = |coding: FieldValue<'_>| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    // outgate decodes chunked only, and once: the client would get any other coding without its name. A second line is a second
+    // coding (RFC 9110 §5.3), and chunked must not be applied twice (RFC 9112 §6.1).
+    if !(codings.next().is_none_or(is_chunked) && codings.next().is_none()) {
+        let refusal =
+            Refusal::target(Code::ResponseMalformed, "used a transfer coding other than chunked, or chunked twice");
         return Err(refusal.proxy_status("http_response_transfer_coding"));
     }
     if response.body.size_hint().lower() > body_max {

@@ -131,6 +131,7 @@ impl Http2Connection {
 
     pub(super) async fn send(&mut self, mut request: Request<Upload>) -> Result<Response<Incoming>, SendError> {
         let (head, body) = (RetryHead::of(&request), request.body.buffer_for_replay());
+        self.permit.iter().for_each(|permit| permit.set_responded(false));
         request.body.set_stream(self.permit.as_ref().map(StreamPermit::upload_permit));
         self.responses_before_request = Some(self.observer.responses_begun());
         let request = into_http2(request).map_err(|_| SendError::Invalid)?;
@@ -140,6 +141,7 @@ impl Http2Connection {
         let sent = self.sender.try_send(request).await;
         let violation = sent.as_ref().ok().and_then(|response| Violation::of(response.headers()));
         if sent.is_ok() {
+            self.permit.iter().for_each(|permit| permit.set_responded(true));
             self.observer.count_response();
             self.responses_before_request = None;
         }

@@ -2,6 +2,7 @@
 //! Is there room for another exchange, is its upload finished, and how long was the connection idle?
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -35,6 +36,8 @@ pub(super) struct StreamPermit {
     stream: Arc<OpenStreamGuard>,
     /// The channel is closed while no [`UploadPermit`] exists.
     uploading: watch::Sender<()>,
+    /// The head of the response has arrived.
+    has_response: Arc<AtomicBool>,
 }
 
 /// The share of an upload, and of each of its chunks, in the permit.
@@ -42,6 +45,7 @@ pub(super) struct StreamPermit {
 pub(super) struct UploadPermit {
     _stream: Arc<OpenStreamGuard>, // dropped first: the stream is free when `upload_finished` resolves
     uploading: watch::Receiver<()>,
+    has_response: Arc<AtomicBool>,
 }
 
 /// A counted stream.
@@ -62,7 +66,8 @@ impl Streams {
         }
         usage.open += 1;
         drop(usage);
-        Some(StreamPermit { stream: Arc::new(OpenStreamGuard(Arc::clone(self))), uploading: watch::Sender::new(()) })
+        let (stream, has_response) = (Arc::new(OpenStreamGuard(Arc::clone(self))), Arc::default());
+        Some(StreamPermit { stream, uploading: watch::Sender::new(()), has_response })
     }
 
     pub(super) fn set_max_streams(&self, max_streams: usize) {
@@ -100,7 +105,13 @@ impl Streams {
 
 impl StreamPermit {
     pub(super) fn upload_permit(&self) -> UploadPermit {
-        UploadPermit { _stream: Arc::clone(&self.stream), uploading: self.uploading.subscribe() }
+        let has_response = Arc::clone(&self.has_response);
+        UploadPermit { _stream: Arc::clone(&self.stream), uploading: self.uploading.subscribe(), has_response }
+    }
+
+    /// Records whether the head of the response has arrived.
+    pub(super) fn set_responded(&self, has_response: bool) {
+        self.has_response.store(has_response, Ordering::Relaxed);
     }
 
     /// Returns whether no [`UploadPermit`] exists.
@@ -115,6 +126,11 @@ impl StreamPermit {
 }
 
 impl UploadPermit {
+    /// Returns whether the head of the response has arrived.
+    pub(super) fn has_response(&self) -> bool {
+        self.has_response.load(Ordering::Relaxed)
+    }
+
     /// Resolves when the [`StreamPermit`] was dropped: the exchange has ended before its upload.
     pub(super) async fn exchange_ended(mut self) {
         while self.uploading.changed().await.is_ok() {}

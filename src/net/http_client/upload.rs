@@ -16,6 +16,9 @@ use super::streams::UploadPermit;
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
 
+/// The largest piece, in bytes, of a body that is sent in pieces.
+const PIECE_MAX: usize = 64 * 1024;
+
 /// The largest part of a streaming body, in bytes, that is buffered until the response begins. A request that the
 /// target has not processed can then be sent again.
 const REPLAY_BUFFER_MAX: usize = 64 * 1024;
@@ -29,8 +32,23 @@ pub struct Upload {
 
 enum UploadContent {
     Whole(Option<Bytes>),
+    Pieces(Pieces),
     Stream(BoxBody),
     Replayable(ReplayAttempt),
+}
+
+/// Follows a body that is sent in pieces.
+pub trait PieceObserver: Send + Sync {
+    /// The connection has accepted all earlier pieces of this attempt, and takes one of this length.
+    fn taken(&self, length: u64, is_first: bool, is_last: bool);
+}
+
+/// A whole body that the connection takes in pieces, so that its progress is known.
+#[derive(Clone)]
+struct Pieces {
+    rest: Bytes,
+    is_first: bool,
+    observer: Arc<dyn PieceObserver>,
 }
 
 /// An attempt to send a body that can be replayed.
@@ -55,6 +73,7 @@ pub(super) struct ReplayHandle(ReplayContent);
 
 enum ReplayContent {
     Whole(Bytes),
+    Pieces(Pieces),
     Source(Arc<Mutex<ReplaySource>>),
     Nothing,
 }
@@ -71,6 +90,15 @@ impl Upload {
         Self { content: UploadContent::Whole((!bytes.is_empty()).then_some(bytes)), permit: None, is_bound: false }
     }
 
+    /// Sends a whole body like [`Upload::whole`]. The observer learns how far the connection is, if the body has several pieces.
+    pub fn observed(bytes: Bytes, observer: Arc<dyn PieceObserver>) -> Self {
+        Self {
+            content: UploadContent::Pieces(Pieces { rest: bytes, is_first: true, observer }),
+            permit: None,
+            is_bound: false,
+        }
+    }
+
     pub fn stream(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self { content: UploadContent::Stream(Box::pin(body)), permit: None, is_bound: false }
     }
@@ -81,6 +109,10 @@ impl Upload {
             UploadContent::Whole(bytes) => {
                 self.content = UploadContent::Whole(bytes.clone());
                 return ReplayHandle(bytes.map_or(ReplayContent::Nothing, ReplayContent::Whole));
+            }
+            UploadContent::Pieces(pieces) => {
+                self.content = UploadContent::Pieces(pieces.clone());
+                return ReplayHandle(ReplayContent::Pieces(pieces));
             }
             // This is the second attempt, or a later one.
             UploadContent::Replayable(attempt) => {
@@ -113,6 +145,7 @@ impl ReplayHandle {
         let content = match std::mem::replace(&mut self.0, ReplayContent::Nothing) {
             ReplayContent::Nothing => UploadContent::Whole(None),
             ReplayContent::Whole(bytes) => UploadContent::Whole(Some(bytes)),
+            ReplayContent::Pieces(pieces) => UploadContent::Pieces(pieces),
             ReplayContent::Source(source) => {
                 let mut locked = source.lock();
                 let first = Bytes::copy_from_slice(locked.buffered.as_ref()?);
@@ -123,6 +156,17 @@ impl ReplayHandle {
             }
         };
         Some(Upload { content, permit: None, is_bound: false })
+    }
+}
+
+impl Pieces {
+    fn next(&mut self) -> Option<Bytes> {
+        let piece = self.rest.split_to(self.rest.len().min(PIECE_MAX));
+        if piece.is_empty() {
+            return None;
+        }
+        self.observer.taken(piece.len() as u64, std::mem::take(&mut self.is_first), self.rest.is_empty());
+        Some(piece)
     }
 }
 
@@ -183,15 +227,24 @@ impl Body for Upload {
         let chunk = |bytes| UploadChunk { bytes, _permit: permit.clone() };
         let frame = match content {
             UploadContent::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(chunk(bytes))))),
+            UploadContent::Pieces(pieces) => {
+                return Poll::Ready(pieces.next().map(|bytes| Ok(Frame::data(chunk(bytes)))));
+            }
             UploadContent::Stream(body) => body.as_mut().poll_frame(cx),
             UploadContent::Replayable(attempt) => attempt.poll_frame(cx),
         };
+        // hyper would reset the stream. But an early response goes on although the rest of its request will not follow. The
+        // task that sends the body ends after the exchange.
+        if matches!(frame, Poll::Ready(Some(Err(_)))) && permit.as_ref().is_some_and(UploadPermit::has_response) {
+            return Poll::Pending;
+        }
         frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             UploadContent::Whole(bytes) => bytes.is_none(),
+            UploadContent::Pieces(pieces) => pieces.rest.is_empty(),
             UploadContent::Stream(body) => body.is_end_stream(),
             UploadContent::Replayable(attempt) => {
                 attempt.replayed.is_empty() && attempt.source.lock().body.is_end_stream()
@@ -202,6 +255,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             UploadContent::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            UploadContent::Pieces(pieces) => SizeHint::with_exact(pieces.rest.len() as u64),
             UploadContent::Stream(body) => body.size_hint(),
             UploadContent::Replayable(attempt) => attempt.size_hint(),
         }

@@ -17,6 +17,7 @@ use support::configuration::Replace;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
+use support::wiretap::Wiretap;
 use support::{Outgate, TEST_TIMEOUT, eventually, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Barrier, Semaphore};
@@ -100,8 +101,13 @@ impl Target {
     }
 
     fn outgate(&self, pki: &Pki) -> Outgate {
+        Self::outgate_for(pki, self.address)
+    }
+
+    /// Starts an outgate that finds the target at this address.
+    fn outgate_for(pki: &Pki, address: SocketAddr) -> Outgate {
         let other = Receiver::plain(ok());
-        let text = config(&other, &other, "").set("routes.signed.ports", [self.address.port()]);
+        let text = config(&other, &other, "").set("routes.signed.ports", [address.port()]);
         // The pool has one source address, so that all deliveries may share a connection.
         Outgate::run(folder(pki), &text.set("egress.default.ranges", ["127.0.7.1/32"]))
     }
@@ -283,6 +289,66 @@ fn http2_target_gets_one_connection_in_place_of_one_that_ended() {
     assert_eq!(target.connections(), 2);
     let records = outgate.records(1 + CLIENTS);
     assert_eq!(records.iter().filter(|record| record["reused"] == true).count(), CLIENTS - 1);
+}
+
+/// The client stops its upload after the beginning of an early response, which the target continues after the body timeout.
+#[test]
+fn http2_early_response_goes_on_when_the_upload_fails() {
+    let pki = Pki::new();
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |_, request, mut to| {
+            tokio::spawn(async move {
+                let mut response = to.send_response(Response::new(()), false).unwrap();
+                response.send_data(Bytes::from_static(b"part1"), false).unwrap();
+                // The target takes longer than the body timeout.
+                tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+                response.send_data(Bytes::from_static(b"part2"), true).unwrap();
+                drop(request);
+            });
+        }),
+    );
+    let other = Receiver::plain(ok());
+    let text = config(&other, &other, "")
+        .remove("routes.signed.sign")
+        .set("routes.signed.ports", [target.address.port()])
+        .set("routes.signed.timeouts.body", "200ms");
+    let outgate = Outgate::run(folder(&pki), &text);
+    let mut client = outgate.connect();
+    client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf!", target.url()));
+    assert_eq!(client.response().text(), "part1part2");
+    let record = &outgate.records(1)[0];
+    assert_eq!((&record["code"], &record["bytes_sent"]), (&"delivered".into(), &5.into()), "{record}");
+}
+
+/// The client whose delivery opens the connection hangs up within the handshake. One of the others opens it, not each of them.
+#[test]
+fn http2_target_gets_one_connection_when_the_client_that_opens_it_hangs_up() {
+    let pki = Pki::new();
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |context, _, to| {
+            if context.connection == 0 {
+                context.peer.graceful_shutdown();
+            }
+            respond(to, "ok");
+        }),
+    );
+    let tap = Wiretap::before(target.address);
+    let outgate = Target::outgate_for(&pki, tap.address);
+    let url = format!("https://hook.example:{}/in", tap.address.port());
+    assert_eq!(outgate.post(&url, "", "{}").status, 200);
+    tap.hold_next_answer("hook.example"); // the name in the ClientHello
+    let mut first = outgate.connect();
+    first.send(post(&url, "", "{}"));
+    eventually("the ClientHello", || tap.traffic().get(1).is_some_and(|second| !second.sent.is_empty()));
+    let mut others: Vec<_> = (0..8).map(|_| outgate.connect()).collect();
+    others.iter_mut().for_each(|client| client.send(post(&url, "", "{}")));
+    drop(first);
+    others.iter_mut().for_each(|client| assert_eq!(client.response().text(), "ok"));
+    assert_eq!(tap.traffic().len(), 3);
 }
 
 /// RFC 9113 §8.1: a target may respond before it has the whole request, and stop the upload with NO_ERROR.

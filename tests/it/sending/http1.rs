@@ -84,6 +84,31 @@ fn malformed_requests_are_refused_and_close_the_connection() {
     assert_eq!(scene.outgate.records(cases.len()).len(), cases.len());
 }
 
+/// RFC 9110 §9.3.2: a response to HEAD has no content, not even one that refuses a request which cannot be read.
+#[test]
+fn refusal_of_a_malformed_head_request_has_no_content() {
+    let scene = scene();
+    for fields in ["Host: h\r\nHost: h\r\n", "Host: h\r\nExpect: miracles\r\n"] {
+        let mut client = scene.outgate.connect();
+        client.send(format!("HEAD {} HTTP/1.1\r\n{fields}\r\n", scene.plain_url()));
+        let text = String::from_utf8(client.rest()).unwrap();
+        assert!(text.starts_with("HTTP/1.1 4") && text.ends_with("\r\n\r\n"), "{text}");
+    }
+}
+
+/// Servers answer 411 to a POST without a length. A client that writes an empty length to a GET keeps it.
+#[test]
+fn length_of_an_empty_body_is_kept_and_added_only_where_servers_want_one() {
+    let scene = scene();
+    for (method, length, sent) in [("GET", "", false), ("GET", "Content-Length: 0\r\n", true), ("POST", "", true)] {
+        let mut client = scene.outgate.connect();
+        client.send(format!("{method} {} HTTP/1.1\r\nHost: h\r\n{length}\r\n", scene.plain_url()));
+        assert_eq!(client.response().status, 200);
+        let received = scene.plain.requests().pop().unwrap();
+        assert_eq!(received.all("content-length"), if sent { vec!["0"] } else { vec![] }, "{method} {length}");
+    }
+}
+
 #[test]
 fn malformed_targets_are_refused_and_the_connection_stays_open() {
     let scene = scene();

@@ -167,6 +167,78 @@ fn response_timeout_begins_when_the_upload_ends() {
     target.join().unwrap();
 }
 
+/// The client stops its upload after the beginning of an early response, which the target continues after the body timeout.
+#[test]
+fn early_response_goes_on_when_the_upload_fails() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let route = format!(
+        "[[routes]]\nname = \"early\"\nhosts = [\"other.example\"]\npaths = [\"/early\"]\nports = [{port}]\nplaintext = \"allow\"\n\
+         timeouts = {{ body = \"200ms\" }}\n"
+    );
+    let scene = scene_with(ok(), &route);
+    let target = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"half!") {
+            let mut piece = [0; 1024];
+            let length = stream.read(&mut piece).unwrap();
+            request.extend_from_slice(&piece[..length]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\npart1").unwrap();
+        std::thread::sleep(Duration::from_millis(600)); // the target takes longer than the body timeout
+        stream.write_all(b"part2").unwrap();
+    });
+    let mut client = scene.outgate.connect();
+    client
+        .send(format!("POST http://other.example:{port}/early HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf!"));
+    assert_eq!(client.response().text(), "part1part2");
+    let record = &scene.outgate.records(1)[0];
+    assert_eq!((&record["code"], &record["bytes_sent"]), (&"delivered".into(), &5.into()), "{record}");
+    target.join().unwrap();
+}
+
+#[test]
+fn response_with_two_transfer_codings_on_two_lines_is_refused() {
+    let twice = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 d\r\n3\r\nabc\r\n0\r\n\r\n\r\n0\r\n\r\n";
+    let scene = scene_with(respond_and_close(twice), "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    let response = client.response();
+    assert_eq!((response.status, response.code()), (502, "response_malformed"), "{response:?}");
+}
+
+/// The target reads a large signed webhook, but takes longer for it than the response timeout, which starts at the last byte.
+#[test]
+fn response_timeout_begins_when_the_target_has_the_whole_signed_webhook() {
+    const BODY: usize = 24 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // So that the kernel holds few bytes which the target has not read.
+    socket2::SockRef::from(&listener).set_recv_buffer_size(64 * 1024).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let route = format!(
+        "[[routes]]\nname = \"slow\"\nhosts = [\"other.example\"]\npaths = [\"/slow\"]\nports = [{port}]\nplaintext = \"allow\"\n\
+         sign = [\"platform\"]\nbody_max = \"32 MiB\"\ntimeouts = {{ response = \"3s\" }}\n"
+    );
+    let scene = scene_with(ok(), &route);
+    let target = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (begun, mut read, mut buffer) = (Instant::now(), 0, vec![0; 1 << 20]);
+        while read < BODY {
+            read += stream.read(&mut buffer).unwrap();
+            // The pace of the target: 4 MiB a second.
+            std::thread::sleep(Duration::from_secs_f64(read as f64 / (4 << 20) as f64).saturating_sub(begun.elapsed()));
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").unwrap();
+        begun.elapsed()
+    });
+    let mut client = scene.outgate.connect();
+    client.send(post(&format!("http://other.example:{port}/slow"), "", &"x".repeat(BODY)));
+    assert_eq!(client.response().text(), "ok");
+    assert!(target.join().unwrap() > Duration::from_secs(5));
+}
+
 #[test]
 fn options_for_outgate_itself_requires_authentication() {
     let scene = scene();

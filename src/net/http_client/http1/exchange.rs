@@ -111,7 +111,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.io.is_none() || self.is_unwritable || matches!(self.incoming, Incoming::Failed)
+        let is_failed = self.is_request_cut || matches!(self.incoming, Incoming::Failed);
+        self.io.is_none() || self.is_unwritable || is_failed
     }
 
     pub(super) fn is_upload_finished(&self) -> bool {
@@ -122,10 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         self.response_bytes
     }
 
-    /// Returns the TLS alert by which the target rejected the connection before its first response.
-    ///
-    /// With TLS 1.3 a target rejects a client certificate, or requires a missing one, after the client has finished the
-    /// handshake and begun to send HTTP (RFC 8446 §4.4.2.4).
+    /// Returns the TLS alert that the target sent before its first response.
     pub(super) fn alert(&self) -> Option<AlertDescription> {
         self.alert.filter(|_| !self.has_response)
     }
@@ -201,10 +199,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
-                (self.outgoing, self.is_unwritable, self.is_request_cut) = (None, true, true);
+                (self.outgoing, self.is_request_cut) = (None, true);
                 return match error {
+                    // The socket still tells an orderly end of the response from a reset.
                     OutgoingError::Body(error) => Err(error),
-                    OutgoingError::Unwritable => Ok(()),
+                    OutgoingError::Unwritable => {
+                        self.is_unwritable = true;
+                        Ok(())
+                    }
                 };
             }
         }

@@ -66,8 +66,8 @@ impl AsyncWrite for ScriptedTarget {
     }
 }
 
-/// Reads `data` as all bytes that a target sends. A response that outgate accepts is the same at every split, and hyper
-/// reads the same one.
+/// Reads `data` as all bytes that a target sends: at once, byte by byte, and in pieces of another length. What hyper accepts is
+/// the same response. hyper rejects some of what outgate accepts.
 pub fn responses(data: &[u8]) {
     let whole = read(data, data.len().max(1));
     for step in [1, 1 + data.len() % 13] {
