@@ -11,9 +11,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rules::{FieldKind, NameClass, SectionValidator};
-pub use rules::{FieldRule, FieldSection};
+pub use rules::{FieldRule, FieldSection, UNENCODED_PATH};
 use static_table::STATIC_TABLE;
-pub use unencoded_path::UNENCODED_PATH;
 use unencoded_path::{PLACEHOLDER, is_unencoded};
 
 /// The default of SETTINGS_HEADER_TABLE_SIZE, which outgate does not change (RFC 9113 §6.5.2).

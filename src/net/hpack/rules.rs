@@ -1,6 +1,9 @@
 //! The rules of RFC 9113 for the fields of one section: a message that violates one is malformed (§8.1.1).
 //! Which rule does a field violate, and does it depend on the section?
 
+/// The field that carries a path which h2 does not read as it was sent.
+pub const UNENCODED_PATH: &str = "outgate-unencoded-path";
+
 /// The kind of a field section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldSection {
@@ -57,6 +60,8 @@ pub(super) enum NameClass {
     Connection,
     Te,
     Regular,
+    /// The name of the field that carries an unencoded path: no client may send it.
+    Reserved,
     Malformed(FieldRule),
 }
 
@@ -79,6 +84,7 @@ pub(super) enum FieldKind {
     Pseudo(PseudoHeader),
     /// The field is `:status` of an interim response.
     Interim,
+    Reserved,
     Malformed(FieldRule),
 }
 
@@ -96,6 +102,7 @@ impl NameClass {
                 NameClass::Connection
             }
             b"te" => NameClass::Te,
+            name if name == UNENCODED_PATH.as_bytes() => NameClass::Reserved,
             name if is_token(name) && !name.iter().any(u8::is_ascii_uppercase) => NameClass::Regular,
             _ => NameClass::Malformed(FieldRule::FieldName),
         }
@@ -126,6 +133,7 @@ impl NameClass {
             NameClass::Pseudo(_) if std::str::from_utf8(value).is_err() => FieldKind::Malformed(FieldRule::FieldValue),
             NameClass::Pseudo(pseudo) => FieldKind::Pseudo(pseudo),
             NameClass::Te if value != b"trailers" => FieldKind::Malformed(FieldRule::ConnectionField),
+            NameClass::Reserved => FieldKind::Reserved,
             _ if has_outer_space => FieldKind::SurroundedBySpace,
             _ => FieldKind::Regular,
         }
@@ -162,7 +170,8 @@ impl SectionValidator {
             FieldKind::Malformed(rule) => Some(rule),
             // The server refuses such a request with a response and a record.
             FieldKind::SurroundedBySpace if self.section != FieldSection::Request => Some(FieldRule::WhiteSpace),
-            FieldKind::Regular | FieldKind::SurroundedBySpace => {
+            FieldKind::Reserved if self.section == FieldSection::Request => Some(FieldRule::FieldName),
+            FieldKind::Regular | FieldKind::SurroundedBySpace | FieldKind::Reserved => {
                 self.has_regular = true;
                 None
             }

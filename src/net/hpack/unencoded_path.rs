@@ -1,4 +1,4 @@
-//! Carries a path through h2 whose characters the sender should have percent-encoded; h2 would reset its stream.
+//! Carries a path through h2 that h2 would not read as it was sent, or for which it would reset the stream.
 //! How does the server read such a path byte for byte?
 //!
 //! h2 reads a placeholder, and the path follows in a field. The server reads the path from the field, byte for byte,
@@ -9,17 +9,16 @@ use super::static_table::STATIC_TABLE;
 use super::{BlockReader, CompressionError, HpackDecoder, WITH_INDEXING};
 use crate::names;
 
-/// The field that carries the path.
-pub const UNENCODED_PATH: &str = "outgate-unencoded-path";
-
 /// The path that h2 reads instead.
 pub(super) const PLACEHOLDER: &[u8] = b"/";
 
-/// Returns whether a path must be carried in a field. A path with any other invalid character is left to h2.
+/// Returns whether a path must be carried in a field: h2 would refuse it, remove its fragment, or give it a slash. A path with any
+/// other invalid character is left to h2.
 pub(super) fn is_unencoded(class: NameClass, value: &[u8]) -> bool {
+    let is_path = value.starts_with(b"/") || value == b"*";
     matches!(class, NameClass::Pseudo(PseudoHeader::Path))
-        && value.starts_with(b"/")
-        && value.iter().copied().any(names::needs_encoding)
+        && !value.is_empty()
+        && (!is_path || value.iter().any(|byte| *byte == b'#' || names::needs_encoding(*byte)))
         && value.iter().all(u8::is_ascii_graphic)
 }
 

@@ -13,10 +13,11 @@ use http::request::Parts;
 use http_body_util::{BodyExt, Empty};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::request;
 use super::respond::Responder;
 use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
-use crate::http_message::{Fields, Response};
+use crate::http_message::Response;
 use crate::net::splice::MaybeSocket;
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
@@ -36,10 +37,10 @@ pub(super) async fn serve(
     serve_inspected: ServeInspected,
 ) -> Option<(Response<ResponseBody>, RecvStream)> {
     let arrival = ProxyRequest {
+        fields: request::fields(&head),
         method: head.method,
         version: Version::HTTP_2,
         target,
-        fields: Fields::from(&head.headers),
         // The DATA frames belong to the tunnel.
         body: Box::pin(Empty::new().map_err(|never| match never {})),
         caller: Arc::clone(caller),

@@ -29,8 +29,8 @@ use super::lifetime::{ConnectionLifetime, wait_for_eviction};
 use super::lingering;
 use super::request_error::{HEAD_MAX, RequestError};
 use crate::delivery::{self, ProxyRequest, ResponseBody};
-use crate::http_message::Fields;
 use crate::net::field_filter::Violation;
+use crate::net::hpack::UNENCODED_PATH;
 use crate::panics;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
@@ -198,7 +198,7 @@ async fn serve_request(
     let (mut head, incoming) = request.into_parts();
     let responder = Responder::new(send_response);
     let write_timeout = runtime.active_config().plan.timeouts.idle;
-    let method = head.method.clone();
+    let (method, unencoded_path) = (head.method.clone(), head.headers.get(UNENCODED_PATH).cloned());
     let (response, remaining_body) = match request::parse_head(&mut head) {
         Ok(parsed) if method == Method::CONNECT => {
             let refused =
@@ -210,10 +210,10 @@ async fn serve_request(
             let pending_continue = parsed.expects_continue.then(|| responder.clone());
             let (body, remaining_body) = Http2Body::new(incoming, parsed.length, pending_continue);
             let arrival = ProxyRequest {
+                fields: request::fields(&head),
                 method: head.method,
                 version: Version::HTTP_2,
                 target: parsed.target,
-                fields: Fields::from(&head.headers),
                 body: Box::pin(body),
                 caller: Arc::clone(caller),
                 interim: Some(responder.interim_sender()),
@@ -227,7 +227,7 @@ async fn serve_request(
             // The record omits a URI that is not the request's own: with Outgate-Target it names outgate, and the
             // filter replaces a head that is too large by another one.
             let is_own_uri = !head.headers.contains_key("outgate-target") && Violation::of(&head.headers).is_none();
-            let request_line = is_own_uri.then(|| (method.clone(), head.uri.to_string()));
+            let request_line = is_own_uri.then(|| (method.clone(), request::sent_uri(&head, unencoded_path.as_ref())));
             (delivery::refuse_unread(runtime, caller, request_line.as_ref(), (status, detail)), remaining_body)
         }
     };

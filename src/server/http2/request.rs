@@ -7,7 +7,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use crate::http_message::FieldValue;
+use crate::http_message::{FieldValue, Fields};
 use crate::net::field_filter::Violation;
 use crate::net::hpack::UNENCODED_PATH;
 use crate::net::http_client::parse_content_length;
@@ -26,8 +26,7 @@ pub(super) struct ParsedHead {
     pub(super) expects_continue: bool,
 }
 
-/// Checks a head by the rules of HTTP/1, so that the version does not matter. (h2 removes a fragment before this
-/// check.)
+/// Checks a head by the rules of HTTP/1, so that the version does not matter.
 pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     let path = take_unencoded_path(&mut head.headers)?;
     if head.headers.len() > FIELDS_MAX || Violation::of(&head.headers).is_some() {
@@ -46,7 +45,6 @@ pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     if head.method == Method::CONNECT && parsed.length.is_some() {
         return Err(bad_request("a CONNECT must not have a body"));
     }
-    insert_host(head);
     join_cookies(&mut head.headers);
     Ok(parsed)
 }
@@ -58,17 +56,12 @@ fn has_surrounding_space(value: &HeaderValue) -> bool {
     is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
-/// Takes the path, byte for byte, if it has characters that h2 refuses. The filter passes it in this field. A client
-/// that sends the field itself gains nothing: its value is only a path.
+/// Takes the path, byte for byte, if h2 does not read it as it was sent. The filter passes it in this field, and resets the
+/// stream of a client that sends the field itself.
 fn take_unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, RequestError> {
-    let mut paths = fields.get_all(UNENCODED_PATH).iter();
-    let path = match (paths.next(), paths.next()) {
-        (None, _) => return Ok(None),
-        (Some(path), None) => path.to_str().ok().filter(|path| path.starts_with('/')).map(str::to_owned),
-        (Some(_), Some(_)) => None,
-    };
-    fields.remove(UNENCODED_PATH);
-    path.map(Some).ok_or(bad_request("clients must not send Outgate-Unencoded-Path"))
+    let Some(path) = fields.remove(UNENCODED_PATH) else { return Ok(None) };
+    let path = path.to_str().ok().filter(|path| path.starts_with('/')).map(str::to_owned);
+    path.map(Some).ok_or(bad_request("the path does not begin with a slash"))
 }
 
 fn build_target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError> {
@@ -80,6 +73,9 @@ fn build_target(head: &Parts, unencoded: Option<&str>) -> Result<String, Request
     check_host(&head.headers, scheme, authority)?;
     // `*` is the path of an OPTIONS request for the server as a whole (RFC 9113 §8.3.1).
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    if path == "*" && unencoded.is_none() && head.method != Method::OPTIONS {
+        return Err(bad_request("only OPTIONS may have the path *"));
+    }
     let path = unencoded.unwrap_or(if path == "*" { "" } else { path });
     let target = match authority.is_empty() || head.headers.contains_key("outgate-target") {
         true => path.to_owned(),
@@ -122,12 +118,25 @@ fn content_length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
     }
 }
 
-/// Adds `Host` from `:authority`, as a conversion to HTTP/1.1 requires (RFC 9113 §8.3.1).
-fn insert_host(head: &mut Parts) {
+/// Returns the fields, with `Host` from `:authority` if the client sent none, as a conversion to HTTP/1.1 requires (RFC 9113
+/// §8.3.1).
+pub(super) fn fields(head: &Parts) -> Fields {
+    let mut fields = Fields::from(&head.headers);
     if let Some(authority) = head.uri.authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        && !fields.contains(header::HOST)
     {
-        head.headers.entry(header::HOST).or_insert(host);
+        fields.insert_first(header::HOST, [authority.as_str()]);
+    }
+    fields
+}
+
+/// Returns the URI as the client sent it. `unencoded`: the path that h2 has not read.
+pub(super) fn sent_uri(head: &Parts, unencoded: Option<&HeaderValue>) -> String {
+    let (scheme, authority) = (head.uri.scheme_str(), head.uri.authority());
+    match (unencoded.and_then(|path| path.to_str().ok()), scheme, authority) {
+        (Some(path), Some(scheme), Some(authority)) => format!("{scheme}://{authority}{path}"),
+        (Some(path), ..) => path.to_owned(),
+        (None, ..) => head.uri.to_string(),
     }
 }
 
@@ -206,12 +215,16 @@ mod tests {
     }
 
     #[test]
-    fn http2_request_joins_cookies_and_inserts_host() {
+    fn http2_request_joins_cookies_and_begins_with_host() {
         let mut head = Request::builder().uri("https://h/").header("cookie", "a=1").header("cookie", "b=2");
         head = head.header("x", "y");
         let mut head = head.body(()).unwrap().into_parts().0;
         parse_head(&mut head).unwrap();
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
-        assert_eq!(head.headers["host"], "h");
+        let fields = fields(&head);
+        let (first, value) = fields.iter().next().unwrap();
+        assert!(first == *"host" && value == "h", "{fields:?}");
+        assert_eq!(sent_uri(&head, None), "https://h/");
+        assert_eq!(sent_uri(&head, Some(&HeaderValue::from_static("/{x}"))), "https://h/{x}");
     }
 }

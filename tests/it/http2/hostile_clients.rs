@@ -343,6 +343,31 @@ fn http2_client_that_does_not_read_is_closed() {
     assert_closed_and_others_served(&scene, "a client that does not read");
 }
 
+/// The library removes a fragment, and gives a path a slash. outgate itself uses a field for a path that the library refuses.
+#[test]
+fn http2_path_that_is_no_path_is_refused_and_sets_no_other() {
+    let scene = scene();
+    let url = scene.plain_url();
+    let (valid, own) = (head(&url), field(":path", "/in"));
+    let at = valid.windows(own.len()).position(|window| window == own).unwrap();
+    let with_path = |path: &str| [&valid[..at], &field(":path", path)[..], &valid[at + own.len()..]].concat();
+    let mut client = connect_http2(&scene.outgate);
+    for (number, path) in ["/in#frag?z", "#frag", "?x", "in", "*", "/{x}#frag"].into_iter().enumerate() {
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number as u32 + 1, &with_path(path)));
+        let received = read_until_frame(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert!(received.iter().any(|frame| frame.kind == HEADERS), "{path}: {received:?}");
+        assert_eq!(scene.outgate.records(number + 1)[number]["code"], "request_malformed", "{path}");
+    }
+    let with_field = [valid.clone(), field("outgate-unencoded-path", "/other")].concat();
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 101, &with_field));
+    let received = read_until_frame(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+    assert!(received.iter().any(|frame| frame.kind == RST_STREAM), "{received:?}");
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 103, &valid));
+    read_until_frame(&mut client, &[HEADERS]);
+    let lines: Vec<String> = scene.plain.wait_for_requests(1).iter().map(|request| request.line.clone()).collect();
+    assert!(lines.len() == 1 && lines[0].contains(" /in "), "{lines:?}");
+}
+
 /// The library refuses some of these characters in a path, and others in a query.
 #[test]
 fn unencoded_characters_of_an_http2_path_are_percent_encoded() {
