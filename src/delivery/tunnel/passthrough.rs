@@ -145,13 +145,20 @@ impl Tunnel {
             // Boxed, so that the tunnel does not hold the memory of this future afterwards.
             let greeted = Box::pin(self.forward_hello(&mut client)).await;
             let Self { socket, route, until, mut record, permits, _counted, .. } = *self;
+            let target = socket.liveness();
             let mut socket = Throttled::new(socket, permits.limits.bandwidth_limiter());
             let (idle, count) = (route.timeouts.idle, |up, down| record.carried(up, down));
             let result = match greeted {
                 Err(refusal) => Err(refusal),
                 Ok(()) => match tunnel::copy_bidirectional(&mut client, &mut socket, idle, until, count).await {
                     Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),
-                    Err(error) => Err(Refusal::from(error)),
+                    Err(error) => {
+                        // The target must not take an error of the client's stream or connection for its end (RFC 9113 §8.5).
+                        if matches!(&error, CopyError::First(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+                            target.set_linger_zero();
+                        }
+                        Err(Refusal::from(error))
+                    }
                 },
             };
             match result {

@@ -223,6 +223,24 @@ fn http2_tunnels_are_capped_by_the_descriptor_limit() {
     });
 }
 
+/// RFC 9113 §8.5: the target must not take an error of the stream for the end of what the client sends.
+#[test]
+fn http2_tunnel_whose_stream_is_reset_resets_the_target() {
+    let scene = manual_scene("");
+    run(async {
+        let sender = connect(&scene.outgate).await;
+        let (_incoming, mut outgoing, mut target) = open(&scene, &sender).await;
+        outgoing.send_data(Bytes::from_static(b"half"), false).unwrap();
+        tokio::task::block_in_place(|| {
+            let mut read = [0; 4];
+            target.read_exact(&mut read).unwrap();
+            outgoing.send_reset(Reason::CANCEL);
+            let error = target.read(&mut read).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        });
+    });
+}
+
 #[test]
 fn http2_tunnel_carries_half_closes_and_bulk_data() {
     const LENGTH: usize = 4 << 20;
