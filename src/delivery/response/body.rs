@@ -29,7 +29,7 @@ pub enum ResponseBody {
 }
 
 pub struct RelayedBody {
-    /// `None`: the response has ended.
+    /// `None`: the response has ended, or was aborted.
     pub(super) body: Option<Throttled<TargetBody>>,
     /// Bytes of the announced length that are still missing. `None`: the target announced no length.
     pub(super) missing: Option<u64>,
@@ -46,6 +46,7 @@ pub struct RelayedBody {
     pub(super) deadline: Instant,
     /// Set once the delivery has waited for the target.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
+    pub(super) is_aborted: bool,
 }
 
 /// The target or outgate has aborted the response, so the client's connection must not end cleanly.
@@ -130,6 +131,7 @@ impl RelayedBody {
     /// Returns whether every byte of the response was polled: the announced length, or all up to the end.
     fn is_whole(&self) -> bool {
         match self.missing {
+            _ if self.is_aborted => false,
             Some(missing) => missing == 0,
             None => self.body.as_ref().is_none_or(Body::is_end_stream),
         }
@@ -145,7 +147,7 @@ impl RelayedBody {
     fn abort(&mut self, code: Code, cause: Option<String>) -> ResponseAborted {
         self.record.aborted(code, cause);
         self.capture.iter().for_each(|capture| capture.failed(code.name()));
-        (self.connection, self.body) = (None, None);
+        (self.connection, self.body, self.is_aborted) = (None, None, true);
         ResponseAborted
     }
 

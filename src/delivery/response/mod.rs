@@ -97,6 +97,7 @@ pub(super) fn relay(
             _permits: permits,
             deadline,
             sleep: None,
+            is_aborted: false,
         },
     );
     Response { version, fields, ..Response::new(status, ResponseBody::Relayed(relayed)) }

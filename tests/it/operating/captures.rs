@@ -304,21 +304,24 @@ fn captures_of_failed_deliveries_have_the_code() {
     if !is_age_installed() {
         return;
     }
-    let scene = scene(respond_and_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\ncut"), "");
-    let mut client = scene.outgate.connect();
-    client.send(support::post(
-        &format!("http://plain.example:{}/in", scene.receiver.port()),
-        "Outgate-Tenant: acme\r\n",
-        "x",
-    ));
-    client.rest();
-    eventually("a capture", || files(&scene.store()).len() == 1);
-    let captured: Value = serde_json::from_slice(&scene.open("acme", &files(&scene.store())[0]).unwrap()).unwrap();
-    assert_eq!(captured["code"], "connection_lost");
-    assert_eq!(
-        captured["response"]["body"],
-        json!({ "length": 3, "complete": false, "truncated": false, "text": "cut" })
-    );
+    for framing in ["Content-Length: 10\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n3\r\n"] {
+        let scene = scene(respond_and_close(&format!("HTTP/1.1 200 OK\r\n{framing}cut")), "");
+        let mut client = scene.outgate.connect();
+        client.send(support::post(
+            &format!("http://plain.example:{}/in", scene.receiver.port()),
+            "Outgate-Tenant: acme\r\n",
+            "x",
+        ));
+        client.rest();
+        eventually("a capture", || files(&scene.store()).len() == 1);
+        let captured: Value = serde_json::from_slice(&scene.open("acme", &files(&scene.store())[0]).unwrap()).unwrap();
+        assert_eq!(captured["code"], "connection_lost", "{framing}");
+        assert_eq!(
+            captured["response"]["body"],
+            json!({ "length": 3, "complete": false, "truncated": false, "text": "cut" }),
+            "{framing}"
+        );
+    }
 }
 
 #[test]
