@@ -107,10 +107,12 @@ pub fn take_read_buffer(min: usize, length: usize) -> BytesMut {
     BytesMut::with_capacity(length)
 }
 
-/// Keeps the memory of a buffer whose bytes are all taken. Parts of it may still be in use.
-pub fn keep_read_buffer(buffer: BytesMut) {
+/// Keeps the memory of a buffer whose bytes are all taken, unless it is large. Parts of it may still be in use.
+pub fn keep_read_buffer(mut buffer: BytesMut) {
+    // The capacity is what follows the bytes that were taken: a buffer with more memory in all is larger than it seems.
+    let is_large = |buffer: &mut BytesMut| buffer.capacity() > CAPACITY_MAX || buffer.try_reclaim(CAPACITY_MAX + 1);
     // It may have no memory at all.
-    if buffer.capacity() > 0 {
+    if buffer.capacity() > 0 && !is_large(&mut buffer) {
         keep(&READ_BUFFERS, buffer);
     }
 }
@@ -155,6 +157,21 @@ mod tests {
             2048,
             "all memory of a buffer that no part uses is taken again"
         );
+    }
+
+    #[test]
+    fn large_read_buffer_is_not_kept() {
+        let kept = || READ_BUFFERS.with(|buffers| buffers.0.borrow().len());
+        READ_BUFFERS.with(|buffers| buffers.0.borrow_mut().clear());
+        for taken in [0, 2 * CAPACITY_MAX] {
+            let mut large = BytesMut::with_capacity(3 * CAPACITY_MAX);
+            large.resize(taken, 7);
+            drop(large.split_to(taken));
+            keep_read_buffer(large);
+            assert_eq!(kept(), 0, "{taken} bytes of it were taken");
+        }
+        keep_read_buffer(BytesMut::with_capacity(CAPACITY_MAX));
+        assert_eq!(kept(), 1);
     }
 
     #[test]

@@ -40,7 +40,8 @@ const COUNT_BITS: u32 = 32;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
 /// A counter that begins again with each period, such as a minute. The number of the period and the count are one word, so
-/// that no count is added to another period.
+/// that a count is added to its own period. A thread that is late counts in the next period, if that has begun: otherwise
+/// the count of the next period would begin again, and exceed its maximum.
 #[derive(Debug, Default)]
 pub(super) struct PeriodCounter(AtomicU64);
 
@@ -48,6 +49,8 @@ impl PeriodCounter {
     /// Adds 1 to the count of this period, unless the count has reached `max`. Returns whether it was added.
     pub(super) fn increment(&self, period: u32, max: u32) -> bool {
         let add = |word| {
+            let next = period.wrapping_add(1);
+            let period = if word >> COUNT_BITS == u64::from(next) { next } else { period };
             let count = Self::count_in(word, period);
             (count < u64::from(max)).then_some(u64::from(period) << COUNT_BITS | (count + 1))
         };
