@@ -29,7 +29,7 @@ pub(super) struct Case {
 pub(super) struct Report {
     pub(super) trace: Vec<String>,
     pub(super) violations: Vec<String>,
-    pub(super) deliveries: usize,
+    pub(super) delivered: usize,
     pub(super) operations: u64,
     pub(super) polls: Vec<u64>,
 }
@@ -106,7 +106,7 @@ impl Report {
             match kind {
                 "event" => report.trace.push(value.to_owned()),
                 "violation" => report.violations.push(value.to_owned()),
-                "deliveries" => report.deliveries = value.parse().expect("a number"),
+                "delivered" => report.delivered = value.parse().expect("a number"),
                 "operations" => report.operations = value.parse().expect("a number"),
                 "polls" => report.polls.push(value.parse().expect("a number")),
                 _ => {}
@@ -124,7 +124,7 @@ pub(super) fn run_named() {
     let mut text: String = outcome.trace.lines().map(|event| format!("event: {event}\n")).collect();
     text.extend(outcome.violations.iter().map(|violation| format!("violation: {}\n", violation.replace('\n', " "))));
     text.extend(outcome.polls.iter().map(|polls| format!("polls: {polls}\n")));
-    println!("\n{text}operations: {}\ndeliveries: {}", outcome.operations, outcome.deliveries);
+    println!("\n{text}operations: {}\ndelivered: {}", outcome.operations, outcome.delivered);
     assert_eq!(outcome.violations.len(), 0, "{case}: violations");
 }
 

@@ -47,7 +47,8 @@ pub(super) struct Outcome {
     pub(super) operations: u64,
     /// The polls of each connection's task.
     pub(super) polls: Vec<u64>,
-    pub(super) deliveries: usize,
+    /// The webhooks that were delivered.
+    pub(super) delivered: usize,
 }
 
 thread_local! {
@@ -93,6 +94,10 @@ fn run_here(seed: u64, scenario: Scenario) -> Outcome {
 }
 
 async fn drive(world: &Arc<World>, config: Config, clients: Vec<ClientPlan>, acts: Vec<(Duration, Act)>) -> Outcome {
+    let total_max = acts.iter().fold(config.timeouts.total, |max, (_, act)| match act {
+        Act::Reload(config) => max.max(config.timeouts.total),
+        _ => max,
+    });
     let runtime = Arc::new(Runtime::new(compile(&config, None), Records::in_memory()));
     let (connections, listen) = (Connections::new(), Arc::new(Listen::Tcp(([127, 0, 0, 1], 4750).into())));
     let (handle, shutdown) = ShutdownHandle::new(Successor::Concurrent);
@@ -148,8 +153,8 @@ async fn drive(world: &Arc<World>, config: Config, clients: Vec<ClientPlan>, act
     }
     world.heal();
     sleep(SETTLING_TIME).await;
-    let (deliveries, mut violations) = invariants::check(world, &runtime, &connections).await;
-    outcome.deliveries = deliveries;
+    let (delivered, mut violations) = invariants::check(world, &runtime, &connections, total_max).await;
+    outcome.delivered = delivered;
     outcome.violations.append(&mut violations);
     drop(former);
     outcome
