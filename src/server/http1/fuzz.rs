@@ -1,5 +1,5 @@
 //! Fuzz entries for the parser of requests.
-//! Does the parser read the same requests at every split of the input, and reject ambiguous ones?
+//! Does the parser read the same requests in pieces of any length, and reject ambiguous ones?
 
 use bytes::BytesMut;
 use http::header;
@@ -24,11 +24,12 @@ enum ReadEnd {
     Incomplete,
 }
 
-/// Parses `data` as all bytes of one connection.
+/// Parses `data` as all bytes of one connection: at once, byte by byte, and in pieces of another length.
 pub fn requests(data: &[u8]) {
     let whole = read_all(data, data.len().max(1));
-    let step = 1 + data.len() % 13;
-    assert_eq!(read_all(data, step), whole, "in pieces of {step}");
+    for step in [1, 1 + data.len() % 13] {
+        assert_eq!(read_all(data, step), whole, "in pieces of {step}");
+    }
 }
 
 /// Parses `data` as the body of a chunked request and the bytes that follow it.
@@ -38,16 +39,30 @@ pub fn chunks(data: &[u8]) {
 }
 
 fn read_all(data: &[u8], step: usize) -> ReadResult {
-    let (mut pieces, mut buffer) = (data.chunks(step), BytesMut::new());
+    let (mut pieces, mut buffer, mut scanned) = (data.chunks(step), BytesMut::new(), 0);
     let mut requests = Vec::new();
     let mut feed = |buffer: &mut BytesMut| pieces.next().map(|piece| buffer.extend_from_slice(piece)).is_some();
     loop {
-        let head = match head::parse(&mut buffer) {
+        // The connection parses only what may be a complete head.
+        let may_be_complete = !buffer.is_empty() && head::may_be_complete(&buffer, scanned);
+        let head = match if may_be_complete { head::parse(&mut buffer) } else { Ok(None) } {
             Ok(Some(head)) => head,
-            Ok(None) if feed(&mut buffer) => continue,
-            Ok(None) => return ReadResult { requests, end: ReadEnd::Incomplete },
+            Ok(None) => {
+                scanned = buffer.len();
+                if feed(&mut buffer) {
+                    continue;
+                }
+                // A malformed head may wait for its end. A whole one must not.
+                let end = match head::parse(&mut buffer) {
+                    Ok(Some(_)) => unreachable!("a whole head was overlooked"),
+                    Ok(None) => ReadEnd::Incomplete,
+                    Err(_) => ReadEnd::Malformed,
+                };
+                return ReadResult { requests, end };
+            }
             Err(_) => return ReadResult { requests, end: ReadEnd::Malformed },
         };
+        scanned = 0;
         assert_head_invariants(&head);
         let mut framing = head.framing;
         let mut body = Vec::new();
