@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// The contender closes the connections of its clients.
     #[arg(long)]
     fresh: bool,
+    /// The contender signs each body.
+    #[arg(long)]
+    signs: bool,
     /// A line of each head, such as a credential.
     #[arg(long)]
     field: Vec<String>,
@@ -74,8 +77,9 @@ struct Run {
     kind: Kind,
     fresh: bool,
     pace: Option<Pace>,
-    measuring: Cell<bool>,
-    over: Cell<bool>,
+    /// When the measurement began, and when it ended.
+    begun: Cell<Option<Instant>>,
+    ended: Cell<Option<Instant>>,
     /// Deliveries that no client has taken.
     left: Cell<u64>,
     /// Deliveries that succeeded, and those within the measurement.
@@ -102,7 +106,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
     };
     (row.contender, row.workload, row.round) = (arguments.contender, arguments.workload, arguments.round);
     describe(&mut row, &before, &receiver.seen());
-    checks(&row, workload, arguments.fresh)?;
+    checks(&row, workload, arguments.fresh, arguments.signs)?;
+    let offered = workload.rate.filter(|_| arguments.deliveries.is_none()).map_or(0.0, |rate| rate * arguments.seconds);
+    if row.deliveries < 0.99 * offered {
+        return Err(format!("{} of {offered} deliveries ended that were due", row.deliveries).into());
+    }
     println!("{}", serde_json::to_string(&row)?);
     Ok(())
 }
@@ -145,7 +153,7 @@ fn describe(row: &mut Row, before: &Seen, after: &Seen) {
 }
 
 /// Returns an error if the contender did another job than the others, or did not do all of it.
-fn checks(row: &Row, workload: &Workload, fresh: bool) -> Result<(), Error> {
+fn checks(row: &Row, workload: &Workload, fresh: bool, signs: bool) -> Result<(), Error> {
     if row.sources != [SOURCE] {
         return Err(format!("the target saw the sources {:?}", row.sources).into());
     }
@@ -160,7 +168,7 @@ fn checks(row: &Row, workload: &Workload, fresh: bool) -> Result<(), Error> {
         let Row { sent, received, errors, .. } = row;
         return Err(format!("{sent} deliveries succeeded and {errors} failed, and the target saw {received}").into());
     }
-    if row.signed > 0.0 && row.signed < 1.0 {
+    if row.signed < 1.0 && (signs || row.signed > 0.0) {
         return Err(format!("the signature of {} % of the deliveries is valid", row.signed * 100.0).into());
     }
     let new = row.new_connections * row.received - workload.clients as f64;
@@ -181,8 +189,8 @@ async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result
         kind: workload.kind,
         fresh: arguments.fresh || workload.kind == Kind::Tunnel,
         pace: workload.rate.map(Pace::start),
-        measuring: Cell::new(matches!(end, End::Deliveries(_))),
-        over: Cell::new(false),
+        begun: Cell::new(matches!(end, End::Deliveries(_)).then(Instant::now)),
+        ended: Cell::new(None),
         left: Cell::new(if let End::Deliveries(count) = end { count } else { u64::MAX }),
         sent: Cell::new(0),
         done: Cell::new(0),
@@ -195,18 +203,16 @@ async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result
     let clients: Vec<_> = (0..arguments.clients.unwrap_or(workload.clients))
         .map(|_| tokio::task::spawn_local(run.clone().client()))
         .collect();
-    let mut started = (Instant::now(), process::cpu_seconds(arguments.pid)?);
+    let mut started = process::cpu_seconds(arguments.pid)?;
     if let End::After(length) = end {
         tokio::time::sleep(Duration::from_secs_f64(arguments.warmup)).await;
-        started = (Instant::now(), process::cpu_seconds(arguments.pid)?);
-        run.measuring.set(true);
+        started = process::cpu_seconds(arguments.pid)?;
+        run.begun.set(Some(Instant::now()));
         tokio::time::sleep(length).await;
-        run.measuring.set(false);
-        run.over.set(true);
+        run.ended.set(Some(Instant::now()));
     }
-    let elapsed = started.0.elapsed().as_secs_f64();
-    let mut cpu = process::cpu_seconds(arguments.pid)? - started.1;
-    // The target sees what is under way at the end: it is waited for, and does not count.
+    let mut cpu = process::cpu_seconds(arguments.pid)? - started;
+    // The target sees what is under way at the end, so it is waited for. It counts only if it was due at an offered rate.
     let patience = if let End::After(_) = end { LAST } else { PATIENCE };
     let deadline = tokio::time::Instant::now() + patience;
     for client in clients {
@@ -217,25 +223,28 @@ async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result
         }
     }
     if let End::Deliveries(_) = end {
-        cpu = process::cpu_seconds(arguments.pid)? - started.1;
+        cpu = process::cpu_seconds(arguments.pid)? - started;
     }
-    Ok(run.row(cpu, elapsed))
+    Ok(run.row(cpu))
 }
 
 impl Run {
     async fn client(self: Rc<Self>) {
         let mut conn = None;
-        while !self.over.get() && self.left.get() > 0 {
+        while self.left.get() > 0 {
             self.left.set(self.left.get() - 1);
             let due = match &self.pace {
                 Some(pace) => pace.next().await,
                 None => Instant::now(),
             };
+            if self.ended.get().is_some_and(|end| due >= end) {
+                break;
+            }
             match self.delivery(&mut conn).await {
                 Ok(()) => {
                     self.sent.set(self.sent.get() + 1);
                     // A download has counted its MiB.
-                    if self.measuring.get() && self.kind != Kind::Bulk {
+                    if self.counts(due) && self.kind != Kind::Bulk {
                         self.done.set(self.done.get() + 1);
                         self.latencies.borrow_mut().push(due.elapsed());
                     }
@@ -246,6 +255,22 @@ impl Run {
                     tokio::time::sleep(AFTER_ERROR).await;
                 }
             }
+        }
+    }
+
+    fn is_measuring(&self) -> bool {
+        self.begun.get().is_some() && self.ended.get().is_none()
+    }
+
+    /// Returns whether a delivery that has just ended counts. At an offered rate, each delivery does that was due within the
+    /// measurement, however late it ends: a proxy cannot hide a pause behind the end.
+    fn counts(&self, due: Instant) -> bool {
+        match &self.pace {
+            Some(_) => {
+                let has_begun = self.begun.get().is_some_and(|begun| due >= begun);
+                has_begun && self.ended.get().is_none_or(|end| due < end)
+            }
+            None => self.is_measuring(),
         }
     }
 
@@ -270,7 +295,7 @@ impl Run {
         let mut buffer = vec![0; MIB];
         for _ in 0..DOWNLOAD / MIB as u64 {
             conn.discard(MIB as u64, &mut buffer).await?;
-            if self.measuring.get() {
+            if self.is_measuring() {
                 self.done.set(self.done.get() + 1);
             }
         }
@@ -284,7 +309,7 @@ impl Run {
     /// Reads the metrics until the measurement ends.
     async fn scrape(self: Rc<Self>, address: std::net::SocketAddr) {
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        while !self.over.get() {
+        while self.ended.get().is_none() {
             let answer = async {
                 let mut conn = crate::http1::Conn::new(tokio::net::TcpStream::connect(address).await?);
                 conn.send(request.as_bytes()).await?;
@@ -299,7 +324,7 @@ impl Run {
         }
     }
 
-    fn row(&self, cpu: f64, elapsed: f64) -> Row {
+    fn row(&self, cpu: f64) -> Row {
         let mut latencies = self.latencies.borrow_mut();
         latencies.sort_unstable();
         let quantile = |share: f64| {
@@ -312,7 +337,6 @@ impl Run {
             deliveries: done,
             sent: self.sent.get() as f64,
             cpu_us: cpu * 1e6 / done,
-            per_second: done / elapsed,
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
             errors: errors.values().sum::<u64>() as f64,

@@ -27,7 +27,7 @@ mod workload;
 
 use clap::Parser;
 
-/// The allocator of the proxy, for the relay: the relay differs from outgate in its work alone.
+/// The allocator of the proxy, for the relay.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
 //! A bare relay of hyper's server, hyper-util's client with its pool, and rustls.
-//! What do the libraries cost without the rules of outgate?
+//! What does a relay cost that has no rules, and uses the usual libraries?
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -19,7 +19,6 @@ pub(crate) struct Result {
     pub(crate) deliveries: f64,
     /// CPU time of the proxy for one of them.
     pub(crate) cpu_us: f64,
-    pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     /// Memory of one connection that waits, and of the proxy before.

@@ -6,3 +6,4 @@ supports="plain tls tls-new tls-tickets rate"
 sign='    option http-buffer-request
     http-request set-header Webhook-Signature sha256=%[req.body,hmac(sha256,MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=),hex]
 '
+measure_options+=(--signs)

@@ -6,6 +6,7 @@ has() { [[ " $FEATURES " = *" $1 "* ]]; }
 version() { "$outgate" --version | cut -d' ' -f2; }
 # outgate writes into no tunnel, so the route of a tunnel has no signer.
 case $workload in tunnel | bulk | idle-tunnels) FEATURES=${FEATURES/signature/} ;; esac
+if has signature; then measure_options+=(--signs); fi
 if has metrics; then measure_options+=(--scrape 127.0.0.1:3127); fi
 if has token; then measure_options+=(--field 'Proxy-Authorization: Bearer '"$token"); fi
 start() {
