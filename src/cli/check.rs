@@ -50,17 +50,14 @@ impl Check {
             }
         };
         let files = account.map_or(String::new(), |account| format!(", files checked as user {}", account.name));
-        let (found, sources, acknowledged) = match load_config(self.config.as_deref()) {
+        let (mut found, sources, acknowledged, config) = match load_config(self.config.as_deref()) {
             Ok(valid) => {
-                let mut found = valid.warnings;
-                found.extend(delivery_log_problem(&valid.config.log.deliveries));
-                found.extend(valid.config.audit.file.as_ref().and_then(audit_log_problem));
-                found.extend(valid.config.binds().filter_map(socket_fault));
-                found.extend(notice_problems(&valid.config));
-                (found, valid.config.sources, valid.acknowledged)
+                let sources = valid.config.sources.clone();
+                (valid.warnings, sources, valid.acknowledged, Some(Box::new(valid.config)))
             }
-            Err(invalid) => (invalid.problems, invalid.sources, 0),
+            Err(invalid) => (invalid.problems, invalid.sources, 0, invalid.partial),
         };
+        found.extend(config.iter().flat_map(|config| host_problems(config)));
         let of_bundle = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with(BUNDLE_DIR));
         let files = match sources.paths().filter(|path| of_bundle(path)).count() {
             0 => files,
@@ -119,6 +116,13 @@ impl Check {
         }
         Ok(Some(account))
     }
+}
+
+/// Returns the problems that the host and the state of the proxy make.
+fn host_problems(config: &Config) -> Vec<Problem> {
+    let log = delivery_log_problem(&config.log.deliveries).into_iter();
+    let audit = config.audit.file.as_ref().and_then(audit_log_problem);
+    log.chain(audit).chain(config.binds().filter_map(socket_fault)).chain(notice_problems(config)).collect()
 }
 
 /// Returns the ranges from which outgate would send without notice. The state of the proxy has their dates.

@@ -197,6 +197,8 @@ struct ValidConfig {
 struct InvalidConfig {
     problems: Vec<Problem>,
     sources: SourceMap,
+    /// The parts that could be read. `None`: a file has a syntax error.
+    partial: Option<Box<Config>>,
 }
 
 fn load_config(explicit_path: Option<&Path>) -> Result<ValidConfig, InvalidConfig> {
@@ -219,12 +221,13 @@ fn load_config(explicit_path: Option<&Path>) -> Result<ValidConfig, InvalidConfi
             Err(problems) => {
                 warnings.extend(problems);
                 let warnings = config::remove_acknowledged(warnings, &config.acknowledge);
-                Err(InvalidConfig { problems: warnings, sources: config.sources })
+                let sources = config.sources.clone();
+                Err(InvalidConfig { problems: warnings, sources, partial: Some(Box::new(config)) })
             }
         },
         Err(rejected) => {
-            let (problems, sources) = policy::all_problems(rejected, now);
-            Err(InvalidConfig { problems, sources })
+            let problems = policy::all_problems(&rejected, now);
+            Err(InvalidConfig { problems, sources: rejected.sources, partial: rejected.partial })
         }
     }
 }

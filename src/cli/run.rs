@@ -52,7 +52,7 @@ impl Run {
 fn serve(loaded: Result<ValidConfig, InvalidConfig>, sandbox: &Sandbox, reserved_ports: ReservedPorts) -> ExitCode {
     let valid = match loaded {
         Ok(valid) => valid,
-        Err(InvalidConfig { problems, sources }) => {
+        Err(InvalidConfig { problems, sources, .. }) => {
             log_problems(Level::ERROR, &problems, &sources);
             return ExitCode::from(sysexits::CONFIG);
         }

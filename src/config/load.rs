@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::files::FileTracker;
-use super::include::{INCLUDABLE, only_file};
+use super::files::{FileError, FileTracker};
+use super::include::{INCLUDABLE, SourceError, only_file};
 use super::pending_rollback::{self, Overlay, UnreadableRollback};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, SourceMap};
 use super::reader::{Environment, Reader, Table};
@@ -93,8 +93,13 @@ fn load_from(
     match reader.read_source(path) {
         Ok((file, text)) => build(reader, file, &text),
         Err(error) => {
-            let problem = Problem::general(format!("{} {error}", path.display()));
-            reader.problems.push(problem.help("write the path of a configuration file: --config PATH"));
+            let help = match error {
+                SourceError::File(FileError::PermissionDenied) => {
+                    "let this user read the file and enter its folders, or run this as root"
+                }
+                _ => "write the path of a configuration file: --config PATH",
+            };
+            reader.problems.push(Problem::general(format!("{} {error}", path.display())).help(help));
             Err(reader.into_load_error(None))
         }
     }

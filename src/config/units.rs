@@ -195,7 +195,8 @@ pub(super) fn listen(text: &str) -> Result<Listen, ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match Path::new(path) {
             relative if relative.is_relative() => {
-                Err(invalid(EXPECTED, "not an absolute path", "write \"unix:/run/outgate/proxy.sock\""))
+                let name = relative.file_name().unwrap_or("proxy.sock".as_ref()).display();
+                Err(invalid(EXPECTED, "not an absolute path", format!("write \"unix:/run/outgate/{name}\"")))
             }
             _ if path.len() > UNIX_PATH_MAX => {
                 Err(invalid(EXPECTED, "too long for a unix socket", format!("write at most {UNIX_PATH_MAX} bytes")))

@@ -233,17 +233,21 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitNa
 }
 
 /// Checks `scope = "fleet"`, which needs a store and something to count.
-fn check_scope(written: &config::Limit, has_fleet: bool, problems: &mut Vec<Problem>) {
+fn check_scope(written: &Located<config::Limit>, has_fleet: bool, problems: &mut Vec<Problem>) {
     let Some(scope) = written.scope.as_ref().filter(|scope| scope.value == LimitScope::Fleet) else { return };
     let mut report = |message, help| problems.push(Problem::at(scope.span, message).help(help));
     if !has_fleet {
         report("this limit is one of a fleet, and there is no section [fleet]", "add [fleet] with its store");
     }
-    if written.rate.is_none() && written.concurrency.is_none() {
-        report("the bandwidth of a limit is that of each host", "add a rate or a concurrency, or remove scope");
-    }
     if written.report_only {
         report("a limit that only reports counts on each host", "remove scope until you enforce the limit");
+    }
+    if written.rate.is_none() && written.concurrency.is_none() {
+        problems.push(
+            Problem::at(scope.span, "the bandwidth of a limit is that of each host")
+                .related(written.span, "this limit has neither rate nor concurrency")
+                .help("add a rate or a concurrency, or remove scope"),
+        );
     }
 }
 
@@ -254,7 +258,9 @@ fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &
     }
     if let (Some(burst), None) = (&written.burst, &written.rate) {
         problems.push(
-            Problem::at(burst.span, "burst has no effect without a rate").help("add rate = \"50/s\", or remove burst"),
+            Problem::at(burst.span, "burst has no effect without a rate")
+                .related(written.span, "this limit has no rate")
+                .help("add rate = \"50/s\", or remove burst"),
         );
     }
     if let Some(concurrency) = written.concurrency.as_ref().filter(|concurrency| concurrency.value == 0) {

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, Traces, remove_acknowledged};
+use crate::config::{Config, LoadError, Problem, Severity, Timeouts, Traces, remove_acknowledged};
 use crate::names::{CredentialName, Host, LimitName, PoolName, TrustName};
 use egress::list::{EgressList, ListVersion};
 
@@ -206,18 +206,21 @@ pub fn recompile(
 }
 
 /// Returns every problem of a rejected configuration: those of its text, and those of the sections that could be read.
-pub fn all_problems(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, SourceMap) {
-    let LoadError { mut problems, sources, partial: rest, .. } = rejected;
-    if let Some(rest) = rest {
-        if let Err(new_problems) = compile(&rest, now) {
-            // A problem in a section that was read only in part may be a consequence of an earlier problem.
+pub fn all_problems(rejected: &LoadError, now: Timestamp) -> Vec<Problem> {
+    let mut problems = rejected.problems.clone();
+    if let Some(rest) = &rejected.partial {
+        if let Err(new_problems) = compile(rest, now) {
+            // A problem of a section that was read only in part may be a consequence of an earlier problem.
             let broken = rest.declared_sections.broken_sections(&problems);
-            let is_consequence = |problem: &Problem| problem.span.is_some_and(|place| broken.contains(&place));
+            let is_consequence = |problem: &Problem| {
+                let related = problem.related.as_ref().map(|(place, _)| *place);
+                problem.span.into_iter().chain(related).any(|place| broken.contains(&place))
+            };
             problems.extend(new_problems.into_iter().filter(|problem| !is_consequence(problem)));
         }
         problems = remove_acknowledged(problems, &rest.acknowledge);
     }
-    (problems, sources)
+    problems
 }
 
 #[cfg(test)]

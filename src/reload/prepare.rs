@@ -133,8 +133,8 @@ pub(super) fn prepare(
     let loaded = loaded.map_err(|error| {
         let watch_set = WatchSet::from_error(&error, previous);
         let fingerprint = Some(watch_set.fingerprint(path, read_at));
-        let (problems, sources) = policy::all_problems(error, now);
-        Box::new(Rejection { problems: ProblemReport::new(&problems, &sources), watch_set, fingerprint })
+        let problems = policy::all_problems(&error, now);
+        Box::new(Rejection { problems: ProblemReport::new(&problems, &error.sources), watch_set, fingerprint })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
     let watch_set = WatchSet::from_config(&config);

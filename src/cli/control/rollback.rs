@@ -119,7 +119,7 @@ impl Rollback {
             Err(AdminError::NotListening(_)) if self.dry_run || self.finish => return Ok(None),
             Err(error) => {
                 let code = error.report();
-                eprintln!("nothing was written: outgate is not running; use --offline to write the files without it");
+                eprintln!("nothing was written: if outgate is not running, --offline writes the files without it");
                 return Err(code);
             }
         };
@@ -210,7 +210,7 @@ fn check_adoptable(
             Ok(_) => Ok(loaded.config.snapshot),
             Err(problems) => Err((problems, loaded.config.sources)),
         },
-        Err(load_error) => Err(policy::all_problems(load_error, now)),
+        Err(rejected) => Err((policy::all_problems(&rejected, now), rejected.sources)),
     };
     let snapshot = compiled.map_err(|(problems, sources)| {
         show_problems(&problems, &sources);

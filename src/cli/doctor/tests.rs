@@ -240,8 +240,8 @@ fn files_that_others_may_change_are_a_problem() {
 fn configuration_with_problems_is_a_problem_and_the_other_checks_run() {
     let mut fixture = Fixture::new("configuration", &[]);
     let rejected = config::parse("[server]\nlissten = []\n", Path::new("config.toml")).unwrap_err();
-    let (problems, sources) = policy::all_problems(rejected, Timestamp::now());
-    fixture.configuration = Err(InvalidConfig { problems, sources });
+    let problems = policy::all_problems(&rejected, Timestamp::now());
+    fixture.configuration = Err(InvalidConfig { problems, sources: rejected.sources, partial: rejected.partial });
     let found = fixture.faults("configuration");
     let unknown = found.iter().find(|finding| finding.message.contains("config.toml:2:1: unknown key"));
     assert_eq!(unknown.map(|finding| finding.level), Some(Level::Problem), "{found:?}");

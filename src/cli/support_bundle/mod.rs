@@ -103,7 +103,7 @@ impl SupportBundle {
             let name = format!("config/{number}-{}", path.file_name().unwrap_or_default().to_string_lossy());
             files.push((name, scrubber.toml(text).into_bytes()));
         }
-        if let Err(InvalidConfig { problems, sources }) = configuration {
+        if let Err(InvalidConfig { problems, sources, .. }) = configuration {
             let lines = config::to_log_lines(problems, sources).join("\n");
             files.push(("config/problems.txt".to_owned(), scrubber.lines(&lines).into_bytes()));
         }

@@ -91,7 +91,7 @@ fn fleet_limit_needs_a_fleet_and_something_to_count() {
     let found = problems(limit(None, true));
     assert_eq!(
         found[found.len() - 2..],
-        ["the bandwidth of a limit is that of each host", "a limit that only reports counts on each host",]
+        ["a limit that only reports counts on each host", "the bandwidth of a limit is that of each host"]
     );
 }
 

@@ -244,6 +244,7 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
 fn warn_ineffective_settings(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
     if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
         let problem = Problem::at(policy.span, "crl_policy has no effect without crls");
+        let problem = problem.related(written.span, "this trust has no crls");
         problems.push(problem.help("add crls = [\"FILE\"], or remove crl_policy"));
     }
     let not_strict = written.strict.as_ref().filter(|strict| !strict.value);

@@ -97,6 +97,23 @@ fn check_refuses_a_unix_listener_without_its_folder_or_group() {
 }
 
 #[test]
+fn check_reports_what_outgate_cannot_write_beside_other_problems_and_no_consequences() {
+    let text = format!(
+        "{BASE}[log]\ndeliveries = \"file:/nowhere/deliveries.log\"\n\
+         [limits.slow]\nrate = \"2/sec\"\nburst = 3\n[signers.s]\nscheme = \"hmac\"\n\
+         keys = [{{ id = \"k\", secret = \"file:/nowhere/key\" }}]\n"
+    );
+    let (code, _, printed) = check(&text, &[]);
+    assert!(code == 1 && printed.contains("outgate cannot write the delivery log"), "{printed}");
+    assert!(printed.contains("/nowhere/key does not exist") && printed.contains("2/sec"), "{printed}");
+    assert!(!printed.contains("burst has no effect"), "the rate is there, but not valid: {printed}");
+    let (_, _, printed) = check(&format!("{BASE}[limits.slow]\nconcurrency = 1\nburst = 3\n"), &[]);
+    assert!(printed.contains("burst has no effect without a rate"), "{printed}");
+    let (_, _, printed) = check(&format!("{BASE}[admin]\nlisten = [\"unix:here/admin.sock\"]\n"), &[]);
+    assert!(printed.contains("write \"unix:/run/outgate/admin.sock\""), "{printed}");
+}
+
+#[test]
 fn acknowledged_warnings_are_not_logged_by_run() {
     let config = |codes: &str, most: &str| {
         format!(

@@ -326,7 +326,7 @@ fn rollback_without_a_running_proxy_requires_offline_and_takes_a_lock() {
         .arg("--state")
         .arg(stopped.scene.outgate.folder.path("state"));
     let (code, _, err) = exit_code_and_output(&without_offline.output().unwrap());
-    assert!(code == 69 && err.contains("use --offline to write the files"), "{code} {err}");
+    assert!(code == 69 && err.contains("--offline writes the files without it"), "{code} {err}");
     let held = restore::lock(&stopped.main).unwrap().unwrap();
     let (code, _, err) = exit_code_and_output(&stopped.rollback(&["2"]).output().unwrap());
     assert!(code == 75 && err.contains("is running"), "{code} {err}");
