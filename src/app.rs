@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Level, info, warn};
 
 use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, Source};
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, DeliveryLog, Problem};
 use crate::history::known_fleet::KnownFleet;
 use crate::names::pluralize;
 use crate::net::fd_limit;
@@ -115,9 +115,13 @@ impl Proxy {
         let signals = Signals::listen()
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {error}")))?;
         let StartupConfig { path, config, plan, warnings, reserved_ports } = start;
-        let records = RecordDestination::open(&config.log, Arc::default())
-            .await
-            .map_err(|error| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {error}")))?;
+        let records = RecordDestination::open(&config.log, Arc::default()).await.map_err(|error| {
+            let log = match &config.log.deliveries.value {
+                DeliveryLog::File(path) => path.display().to_string(),
+                _ => "journal".into(),
+            };
+            StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log {log}: {error}"))
+        })?;
         let active = ActiveConfig::new(plan, &config.resolver, None)
             .map_err(|error| StartError(sysexits::CONFIG, format!("cannot resolve names: {error}")))?;
         let runtime = Arc::new(Runtime::new(active, Records::new(records)));
@@ -142,9 +146,7 @@ impl Proxy {
         }
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
-        listeners.start(&config, reserved_ports).map_err(|(listen, error)| {
-            StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {error}"))
-        })?;
+        listeners.start(&config, reserved_ports).map_err(|message| StartError(sysexits::UNAVAILABLE, message))?;
         let addresses = runtime.config_status.bound_addresses().server.clone();
         let (active, adopted) = (runtime.active_config(), runtime.config_status.adopted());
         let announcements = runtime.config_status.announcements();

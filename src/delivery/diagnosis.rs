@@ -126,7 +126,7 @@ fn shown_certificate(certificate: &LoggedCertificate) -> String {
 /// Returns the reason of an end that is not a complete delivery.
 fn reason(delivery: &DeliveryLine) -> String {
     let detail = delivery.detail.clone().unwrap_or_else(|| match delivery.code.as_str() {
-        "client_gone" => "the client closed its connection".into(),
+        "client_gone" => "the client closed its connection, or did not read the response in time".into(),
         code => code.to_owned(),
     });
     let cause = delivery.cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
@@ -184,8 +184,8 @@ fn advice(delivery: &DeliveryLine) -> &'static str {
     }
     match delivery.code.as_str() {
         "client_gone" => {
-            "Find out why the client hung up: its timeout must be longer than `timeouts.total` of the route. The target may \
-             have the webhook."
+            "Find out why the client hung up, or why it did not read the response before `timeouts.total` of the route: its own \
+             timeout must be longer than that. The target may have the webhook."
         }
         "delivered" if delivery.is_success() => {
             "Nothing: if the customer misses it, give this id and time to the target's owner."

@@ -76,11 +76,14 @@ impl Listeners {
         Self { runtime, connections, reuse_port, state: Mutex::default() }
     }
 
-    /// Opens all listeners at the start of the process, including those that systemd passes.
-    pub fn start(&self, config: &Config, mut reserved_ports: ReservedPorts) -> Result<(), (Listen, io::Error)> {
+    /// Opens all listeners at the start of the process, including those that systemd passes. An error says which listener,
+    /// and why.
+    pub fn start(&self, config: &Config, mut reserved_ports: ReservedPorts) -> Result<(), String> {
         let mut added = Vec::new();
         for (kind, bind) in configured_binds(config) {
-            let bound = self.bind(bind, &mut reserved_ports).map_err(|error| (bind.address.clone(), error))?;
+            let bound = self
+                .bind(bind, &mut reserved_ports)
+                .map_err(|error| format!("cannot listen on {} ({}): {error}", bind.address, kind.key()))?;
             added.push((kind, bind.value.clone(), bound));
         }
         self.commit(ListenerChange { added, removed: Vec::new(), reconfigured: Vec::new() });
@@ -231,6 +234,16 @@ impl ListenerKind {
             ListenerKind::Admin => "admin",
             ListenerKind::Agent => "agent",
             ListenerKind::Publish => "publish",
+        }
+    }
+
+    /// Returns the key of the configuration that has the listeners.
+    fn key(self) -> &'static str {
+        match self {
+            ListenerKind::Server => "server.listen",
+            ListenerKind::Admin => "admin.listen",
+            ListenerKind::Agent => "admin.agent",
+            ListenerKind::Publish => "publish.listen",
         }
     }
 }

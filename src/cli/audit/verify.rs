@@ -34,7 +34,7 @@ pub(in crate::cli) struct Verify {
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// The key that signed the checkpoint, as `outgate audit key` prints it
-    #[arg(long, value_name = "VERIFIER", requires = "checkpoint")]
+    #[arg(long, value_name = "VERIFIER")]
     key: Option<String>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -77,9 +77,12 @@ impl Verify {
         let (path, is_given) = match &self.checkpoint {
             Some(path) => (path.clone(), true),
             None if self.files.is_empty() => (audit::checkpoint_path(&configured_log(self.config.as_deref())?), false),
+            None if self.key.is_some() => {
+                return Err(report(sysexits::USAGE, "--key needs --checkpoint, because the files are given"));
+            }
             None => return Ok(None),
         };
-        if !is_given && !path.exists() {
+        if !is_given && self.key.is_none() && !path.exists() {
             return Ok(None);
         }
         let unreadable = |error| report(sysexits::NO_INPUT, &format!("cannot read {}: {error}", path.display()));
@@ -128,7 +131,8 @@ impl Verify {
         );
         match kept {
             Some(KeptCheckpoint { path, checkpoint, is_signed }) => {
-                let signature = if *is_signed { "its signature verifies" } else { "its signature was not verified" };
+                let signature =
+                    if *is_signed { "its signature verifies" } else { "its signature was not verified (--key)" };
                 println!(
                     "the log contains the checkpoint {} of {}; {signature}",
                     path.display(),

@@ -148,7 +148,8 @@ fn describe_error(AdminSocket(path): &AdminSocket, error: &io::Error) -> String 
     match error.kind() {
         _ if is_not_listening(error) => {
             format!(
-                "no process listens on unix:{path}: start outgate, check its admin.listen, or write --admin unix:PATH"
+                "no process listens on unix:{path}: outgate is not running, or its admin.listen does not have this socket \
+                 (--admin unix:PATH names another)"
             )
         }
         io::ErrorKind::PermissionDenied => {

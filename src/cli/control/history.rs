@@ -67,6 +67,10 @@ fn report_unreadable(history: &history::History, error: &io::Error) -> ExitCode 
         io::ErrorKind::PermissionDenied => {
             eprintln!("outgate: permission denied for {folder}: run this command as root")
         }
+        io::ErrorKind::NotFound => eprintln!(
+            "outgate: there is no history in {folder}: outgate keeps one if the configuration has server.state, or if this \
+             folder exists (--state DIR names another)"
+        ),
         _ => eprintln!("outgate: cannot read the history in {folder}: {error}"),
     }
     ExitCode::from(sysexits::NO_INPUT)

@@ -331,7 +331,7 @@ impl Drop for Record {
             RecordOutcome::Responded { status, .. } if self.runtime.is_hard_stopped() => {
                 (Some(*status), Code::Draining.name(), "outgate")
             }
-            // The target got the webhook, but the client closed the connection before the end of the response.
+            // The target got the webhook. The client closed the connection before the end of the response, or read too slowly.
             RecordOutcome::Responded { status, .. } => (Some(*status), "client_gone", "client"),
             RecordOutcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
         };

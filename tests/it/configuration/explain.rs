@@ -258,6 +258,8 @@ fn explain_shows_a_refusal_at_its_step() {
         let (name, text) = steps.last().unwrap();
         assert!(name == "refused" && text.contains(refusal), "{url}: {steps:?}");
     }
+    let (_, _, steps) = explain_json(&["POST", "https://else.example/"]);
+    assert!(steps.last().unwrap().1.contains("name a client (--client)"), "{steps:?}");
     let (_, refusal, _) =
         explain_json(&["POST", "https://x.acme.example/", "--client", "billing", "--tenant", "other"]);
     assert_eq!(refusal, "client_forbidden");

@@ -231,6 +231,19 @@ fn verify_checks_the_signature_of_a_checkpoint() {
     assert!(code == 65 && err.contains("the signature of the checkpoint does not verify"), "{err}");
     let (code, _, err) = verify("nonsense");
     assert!(code == 2 && err.contains("NAME+ID+KEY"), "{err}");
+    // Without FILE, the key is that of the checkpoint beside the log.
+    fs::write(&note, text).unwrap();
+    let config = log.folder.write("config.toml", "audit.file = \"audit.jsonl\"\n");
+    let verify = |more: &[&str]| audit(&[&["verify", "--config", config.to_str().unwrap()], more].concat());
+    let (code, out, err) = verify(&["--key", &verifier]);
+    assert!(code == 0 && out.contains("its signature verifies"), "{out}{err}");
+    let (code, out, err) = verify(&[]);
+    assert!(code == 0 && out.contains("its signature was not verified (--key)"), "{out}{err}");
+    let (code, _, err) = verify(&["--key", &verifier, log.path().to_str().unwrap()]);
+    assert!(code == 2 && err.contains("--key needs --checkpoint"), "{code} {err}");
+    fs::remove_file(&note).unwrap();
+    let (code, _, err) = verify(&["--key", &verifier]);
+    assert!(code == 66 && err.contains("audit.jsonl.checkpoint"), "{code} {err}");
 }
 
 /// All files of the folder that belong to the log.

@@ -183,5 +183,8 @@ fn without_reuse_port_no_other_process_can_listen() {
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(printed.contains("cannot listen on 127.0.0.1:") && printed.contains("in use"), "{printed}");
+    assert!(
+        printed.contains("cannot listen on 127.0.0.1:") && printed.contains("(server.listen): Address already in use"),
+        "{printed}"
+    );
 }

@@ -116,8 +116,9 @@ fn explain_judgment<'p>(
     let input = JudgeInput::hypothetical(method, Ok(request_target.clone()), now);
     let Judgment { decisions, outcome } = judge(plan, input, |_| {
         let client = plan.clients.get(client);
-        let client =
-            client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not allowed"))?;
+        let client = client.ok_or_else(|| {
+            Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not allowed: name a client (--client)")
+        })?;
         configured = Some(client);
         Ok(Authenticated::without_proof(client).into())
     });
