@@ -16,8 +16,9 @@ use super::streams::UploadPermit;
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
 
-/// The largest piece, in bytes, of a body that is sent in pieces.
-const PIECE_MAX: usize = 64 * 1024;
+/// The largest piece, in bytes, of a body that is sent in pieces. Over HTTP/2, hyper and h2 take up to two pieces more than the
+/// target's window has room for.
+const PIECE_MAX: usize = 16 * 1024;
 
 /// The largest part of a streaming body, in bytes, that is buffered until the response begins. A request that the
 /// target has not processed can then be sent again.
@@ -35,6 +36,8 @@ enum UploadContent {
     Pieces(Pieces),
     Stream(BoxBody),
     Replayable(ReplayAttempt),
+    /// The body has failed after the response had begun: nothing more of it is sent, and it does not end either.
+    Stopped,
 }
 
 /// Follows a body that is sent in pieces.
@@ -119,6 +122,10 @@ impl Upload {
                 let source = Arc::clone(&attempt.source);
                 self.content = UploadContent::Replayable(attempt);
                 return ReplayHandle(ReplayContent::Source(source));
+            }
+            UploadContent::Stopped => {
+                self.content = UploadContent::Stopped;
+                return ReplayHandle(ReplayContent::Nothing);
             }
             UploadContent::Stream(body) => {
                 Arc::new(Mutex::new(ReplaySource { body, buffered: Some(BytesMut::new()), attempt: 0 }))
@@ -232,10 +239,12 @@ impl Body for Upload {
             }
             UploadContent::Stream(body) => body.as_mut().poll_frame(cx),
             UploadContent::Replayable(attempt) => attempt.poll_frame(cx),
+            UploadContent::Stopped => return Poll::Pending,
         };
         // hyper would reset the stream. But an early response goes on although the rest of its request will not follow. The
-        // task that sends the body ends after the exchange.
+        // task that sends the body ends after the exchange; until then hyper may poll again.
         if matches!(frame, Poll::Ready(Some(Err(_)))) && permit.as_ref().is_some_and(UploadPermit::has_response) {
+            *content = UploadContent::Stopped;
             return Poll::Pending;
         }
         frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
@@ -246,6 +255,7 @@ impl Body for Upload {
             UploadContent::Whole(bytes) => bytes.is_none(),
             UploadContent::Pieces(pieces) => pieces.rest.is_empty(),
             UploadContent::Stream(body) => body.is_end_stream(),
+            UploadContent::Stopped => false,
             UploadContent::Replayable(attempt) => {
                 attempt.replayed.is_empty() && attempt.source.lock().body.is_end_stream()
             }
@@ -257,6 +267,7 @@ impl Body for Upload {
             UploadContent::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             UploadContent::Pieces(pieces) => SizeHint::with_exact(pieces.rest.len() as u64),
             UploadContent::Stream(body) => body.size_hint(),
+            UploadContent::Stopped => SizeHint::default(),
             UploadContent::Replayable(attempt) => attempt.size_hint(),
         }
     }
