@@ -14,20 +14,28 @@ const TICKETS_MAX: usize = 128;
 #[derive(Debug, Default)]
 pub struct TicketMeter {
     tickets: AtomicUsize,
-    /// The bytes that were read since the last ticket. A ticket has no more.
+    /// The bytes of the read that had the last ticket, and of all reads since. The next ticket has no more.
     bytes: AtomicUsize,
+    /// The bytes of the last read.
+    last_read: AtomicUsize,
 }
 
 impl TicketMeter {
     /// Counts bytes that were read from the socket.
     pub fn add_bytes(&self, count: usize) {
         self.bytes.fetch_add(count, Ordering::Relaxed);
+        self.last_read.store(count, Ordering::Relaxed);
+    }
+
+    /// Forgets the bytes of the handshake, which has ended.
+    pub fn end_handshake(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
     /// Counts a ticket. Returns the largest length that it may have, in bytes.
     pub fn add_ticket(&self) -> usize {
         self.tickets.fetch_add(1, Ordering::Relaxed);
-        self.bytes.swap(0, Ordering::Relaxed)
+        self.bytes.swap(self.last_read.load(Ordering::Relaxed), Ordering::Relaxed)
     }
 
     /// Returns an error if the target has sent too many tickets: nothing more is read from its connection.
@@ -48,8 +56,11 @@ mod tests {
         let meter = TicketMeter::default();
         meter.add_bytes(3000);
         meter.add_bytes(200);
-        assert_eq!((meter.add_ticket(), meter.add_ticket()), (3200, 0));
-        assert_eq!((2..TICKETS_MAX).map(|_| meter.add_ticket()).sum::<usize>(), 0);
+        assert_eq!((meter.add_ticket(), meter.add_ticket()), (3200, 200), "both may be in the last read");
+        meter.add_bytes(100);
+        assert_eq!(meter.add_ticket(), 300);
+        meter.end_handshake();
+        assert!((3..TICKETS_MAX).all(|_| meter.add_ticket() <= 100));
         assert!(meter.check().is_ok());
         meter.add_ticket();
         assert_eq!(meter.check().unwrap_err().kind(), io::ErrorKind::InvalidData);

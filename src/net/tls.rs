@@ -83,7 +83,7 @@ pub async fn handshake(
 ) -> Result<(MaybeTlsStream, HandshakeInfo), HandshakeError> {
     let (tickets, name) = (Arc::new(TicketMeter::default()), server_name(host)?);
     socket.set_tickets(Arc::clone(&tickets));
-    let config = Arc::new(terms.config(tenant, tickets));
+    let config = Arc::new(terms.config(tenant, Arc::clone(&tickets)));
     let versions = match offer {
         AlpnOffer::Http2OrHttp1 => config.alpn_protocols.clone(),
         AlpnOffer::Http2 => vec![ALPN_H2.to_vec()],
@@ -99,6 +99,7 @@ pub async fn handshake(
         .map_err(|_| TlsError::Timeout)
         .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsError::from)));
     let stream = connected.map_err(|error| HandshakeError::with_certificate(error, leaf.as_deref()))?;
+    tickets.end_handshake();
     let connection = stream.get_ref().1;
     let info = finish_handshake(connection, terms, &name, config.time_provider.current_time());
     let leaf = peer_chain(connection).ok().map(|(leaf, _)| leaf.as_ref());
