@@ -153,8 +153,9 @@ impl Tunnel {
                 Ok(()) => match tunnel::copy_bidirectional(&mut client, &mut socket, idle, until, count).await {
                     Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),
                     Err(error) => {
-                        // The target must not take an error of the client's stream or connection for its end (RFC 9113 §8.5).
-                        if matches!(&error, CopyError::First(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+                        // The target must not take an error of a stream of HTTP/2, or of its connection, for an orderly end
+                        // (RFC 9113 §8.5). A reset of an HTTP/1 connection may follow data that the target must get.
+                        if matches!(&error, CopyError::First(error) if is_http2(error)) {
                             target.set_linger_zero();
                         }
                         Err(Refusal::from(error))
@@ -169,6 +170,10 @@ impl Tunnel {
             }
         }
     }
+}
+
+fn is_http2(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<h2::Error>())
 }
 
 /// Sends `hello`, and returns false if the target has closed the connection.
