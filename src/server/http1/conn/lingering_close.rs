@@ -51,7 +51,8 @@ impl Conn {
         while bytes_left > 0 {
             let piece = poll_fn(|cx| self.0.lock().poll_discard(bytes_left, cx));
             match timeout_at(deadline.min(Instant::now() + CLOSE_TIMEOUT), piece).await {
-                Ok(Ok(length)) if length > 0 => bytes_left -= length,
+                // More than the rest may be in the buffer.
+                Ok(Ok(length)) if length > 0 => bytes_left = bytes_left.saturating_sub(length),
                 _ => return,
             }
         }
@@ -91,5 +92,26 @@ impl ConnState {
             return Poll::Ready(Ok(std::mem::replace(&mut self.buffer, BytesMut::new()).len() as u64));
         }
         poll_discard(&mut self.stream, max_bytes, cx).map_ok(|length| length as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn lingering_close_ends_when_more_bytes_than_its_limit_were_read_ahead() {
+        let (stream, mut client) = tokio::io::duplex(64);
+        let conn = Conn::new(Box::new(stream), BytesMut::from("more"));
+        let begun = Instant::now();
+        conn.lingering_close(1, begun + lingering::LINGERING_TIME).await;
+        assert!(begun.elapsed().is_zero(), "it waits for no more bytes");
+        assert_eq!(
+            tokio::io::AsyncReadExt::read(&mut client, &mut [0; 1]).await.unwrap(),
+            0,
+            "the sending direction ended"
+        );
     }
 }
