@@ -78,6 +78,7 @@ impl<'a> UpstreamConnector<'a> {
         };
         // Another delivery may have opened one since the first look.
         if let Some(connection) = self.pooled(record).await {
+            dial.iter().for_each(|dial| dial.finish(()));
             return Ok(connection);
         }
         let connection = match self.dial(record).await {

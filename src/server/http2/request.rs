@@ -130,10 +130,12 @@ pub(super) fn fields(head: &Parts) -> Fields {
     fields
 }
 
-/// Returns the URI as the client sent it. `unencoded`: the path that h2 has not read.
+/// Returns the URI as the client sent it. `unencoded`: the path that h2 has not read. One that is no path is left out: behind the
+/// authority, it could name another host.
 pub(super) fn sent_uri(head: &Parts, unencoded: Option<&HeaderValue>) -> String {
     let (scheme, authority) = (head.uri.scheme_str(), head.uri.authority());
-    match (unencoded.and_then(|path| path.to_str().ok()), scheme, authority) {
+    let path = unencoded.and_then(|path| path.to_str().ok()).filter(|path| path.starts_with('/'));
+    match (path, scheme, authority) {
         (Some(path), Some(scheme), Some(authority)) => format!("{scheme}://{authority}{path}"),
         (Some(path), ..) => path.to_owned(),
         (None, ..) => head.uri.to_string(),
@@ -226,5 +228,6 @@ mod tests {
         assert!(first == *"host" && value == "h", "{fields:?}");
         assert_eq!(sent_uri(&head, None), "https://h/");
         assert_eq!(sent_uri(&head, Some(&HeaderValue::from_static("/{x}"))), "https://h/{x}");
+        assert_eq!(sent_uri(&head, Some(&HeaderValue::from_static(".evil.example/"))), "https://h/");
     }
 }
