@@ -222,7 +222,7 @@ async fn measure(arguments: &Arguments, workload: &Workload, way: Way) -> Result
             run.error("a delivery that did not end".to_owned());
         }
     }
-    if let End::Deliveries(_) = end {
+    if matches!(end, End::Deliveries(_)) || run.pace.is_some() {
         cpu = process::cpu_seconds(arguments.pid)? - started;
     }
     Ok(run.row(cpu))

@@ -107,7 +107,8 @@ pub fn take_read_buffer(min: usize, length: usize) -> BytesMut {
     BytesMut::with_capacity(length)
 }
 
-/// Keeps the memory of a buffer whose bytes are all taken, unless it is large. Parts of it may still be in use.
+/// Keeps the memory of a buffer whose bytes are all taken, unless it is seen to be large. Parts of it may still be in use, and
+/// then hide its size until it is taken.
 pub fn keep_read_buffer(mut buffer: BytesMut) {
     // The capacity is what follows the bytes that were taken: a buffer with more memory in all is larger than it seems.
     let is_large = |buffer: &mut BytesMut| buffer.capacity() > CAPACITY_MAX || buffer.try_reclaim(CAPACITY_MAX + 1);
