@@ -303,7 +303,7 @@ fn http2_early_response_goes_on_when_the_upload_fails() {
                 let mut response = to.send_response(Response::new(()), false).unwrap();
                 response.send_data(Bytes::from_static(b"part1"), false).unwrap();
                 // The target takes longer than the body timeout.
-                tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(3500)).await;
                 response.send_data(Bytes::from_static(b"part2"), true).unwrap();
                 drop(request);
             });
@@ -317,7 +317,7 @@ fn http2_early_response_goes_on_when_the_upload_fails() {
     let outgate = Outgate::run(folder(&pki), &text);
     let mut client = outgate.connect();
     client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf!", target.url()));
-    std::thread::sleep(std::time::Duration::from_millis(800)); // the client takes longer than the body timeout
+    std::thread::sleep(std::time::Duration::from_secs(2)); // the client takes longer than the body timeout
     client.send("half?");
     assert_eq!(client.response().text(), "part1part2");
     let record = &outgate.records(1)[0];
