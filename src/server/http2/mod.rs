@@ -30,7 +30,6 @@ use super::lingering;
 use super::request_error::{HEAD_MAX, RequestError};
 use crate::delivery::{self, ProxyRequest, ResponseBody};
 use crate::net::field_filter::Violation;
-use crate::net::hpack::UNENCODED_PATH;
 use crate::panics;
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
@@ -198,8 +197,8 @@ async fn serve_request(
     let (mut head, incoming) = request.into_parts();
     let responder = Responder::new(send_response);
     let write_timeout = runtime.active_config().plan.timeouts.idle;
-    let (method, unencoded_path) = (head.method.clone(), head.headers.get(UNENCODED_PATH).cloned());
-    let (response, remaining_body) = match request::parse_head(&mut head) {
+    let (method, unencoded) = (head.method.clone(), request::take_unencoded_path(&mut head));
+    let (response, remaining_body) = match request::parse_head(&mut head, unencoded.as_ref()) {
         Ok(parsed) if method == Method::CONNECT => {
             let refused =
                 connect::serve(runtime, head, parsed.target, incoming, &responder, caller, serve_inspected).await;
@@ -227,7 +226,7 @@ async fn serve_request(
             // The record omits a URI that is not the request's own: with Outgate-Target it names outgate, and the
             // filter replaces a head that is too large by another one.
             let is_own_uri = !head.headers.contains_key("outgate-target") && Violation::of(&head.headers).is_none();
-            let request_line = is_own_uri.then(|| (method.clone(), request::sent_uri(&head, unencoded_path.as_ref())));
+            let request_line = is_own_uri.then(|| (method.clone(), request::sent_uri(&head, unencoded.as_ref())));
             (delivery::refuse_unread(runtime, caller, request_line.as_ref(), (status, detail)), remaining_body)
         }
     };

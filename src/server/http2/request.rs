@@ -26,9 +26,16 @@ pub(super) struct ParsedHead {
     pub(super) expects_continue: bool,
 }
 
-/// Checks a head by the rules of HTTP/1, so that the version does not matter.
-pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
-    let path = take_unencoded_path(&mut head.headers)?;
+/// Takes the path, byte for byte, if h2 does not read it as it was sent. The filter passes it in this field, and resets the
+/// stream of a client that sends the field itself.
+pub(super) fn take_unencoded_path(head: &mut Parts) -> Option<HeaderValue> {
+    head.headers.remove(UNENCODED_PATH)
+}
+
+/// Checks a head by the rules of HTTP/1, so that the version does not matter. `unencoded`: the path that h2 has not read.
+pub(super) fn parse_head(head: &mut Parts, unencoded: Option<&HeaderValue>) -> Result<ParsedHead, RequestError> {
+    let path = unencoded.map(|path| readable_path(path).ok_or(bad_request("the path does not begin with a slash")));
+    let path = path.transpose()?;
     // A client may split one Cookie into several, which are joined again (RFC 9113 §8.2.3).
     let more_cookies = head.headers.get_all(header::COOKIE).iter().skip(1).count();
     if head.headers.len() - more_cookies > FIELDS_MAX || Violation::of(&head.headers).is_some() {
@@ -39,11 +46,8 @@ pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
         return Err(bad_request("a field value has white space around it"));
     }
     let expects_continue = expects_continue(head.headers.get(header::EXPECT).map(FieldValue::from))?;
-    let parsed = ParsedHead {
-        target: build_target(head, path.as_deref())?,
-        length: content_length(&head.headers)?,
-        expects_continue,
-    };
+    let parsed =
+        ParsedHead { target: build_target(head, path)?, length: content_length(&head.headers)?, expects_continue };
     if head.method == Method::CONNECT && parsed.length.is_some() {
         return Err(bad_request("a CONNECT must not have a body"));
     }
@@ -58,12 +62,9 @@ fn has_surrounding_space(value: &HeaderValue) -> bool {
     is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
-/// Takes the path, byte for byte, if h2 does not read it as it was sent. The filter passes it in this field, and resets the
-/// stream of a client that sends the field itself.
-fn take_unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, RequestError> {
-    let Some(path) = fields.remove(UNENCODED_PATH) else { return Ok(None) };
-    let path = path.to_str().ok().filter(|path| path.starts_with('/')).map(str::to_owned);
-    path.map(Some).ok_or(bad_request("the path does not begin with a slash"))
+/// Returns the text of a path, unless it is no path.
+fn readable_path(path: &HeaderValue) -> Option<&str> {
+    path.to_str().ok().filter(|path| path.starts_with('/'))
 }
 
 fn build_target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError> {
@@ -136,8 +137,7 @@ pub(super) fn fields(head: &Parts) -> Fields {
 /// authority, it could name another host.
 pub(super) fn sent_uri(head: &Parts, unencoded: Option<&HeaderValue>) -> String {
     let (scheme, authority) = (head.uri.scheme_str(), head.uri.authority());
-    let path = unencoded.and_then(|path| path.to_str().ok()).filter(|path| path.starts_with('/'));
-    match (path, scheme, authority) {
+    match (unencoded.and_then(readable_path), scheme, authority) {
         (Some(path), Some(scheme), Some(authority)) => format!("{scheme}://{authority}{path}"),
         (Some(path), ..) => path.to_owned(),
         (None, ..) => head.uri.to_string(),
@@ -165,7 +165,7 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        parse_head(&mut request.body(()).unwrap().into_parts().0).map_err(|error| error.0.as_u16())
+        parse_head(&mut request.body(()).unwrap().into_parts().0, None).map_err(|error| error.0.as_u16())
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let mut head = Request::builder().uri("https://h/").header("cookie", "a=1").header("cookie", "b=2");
         head = head.header("x", "y");
         let mut head = head.body(()).unwrap().into_parts().0;
-        parse_head(&mut head).unwrap();
+        parse_head(&mut head, None).unwrap();
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
         let fields = fields(&head);
         let (first, value) = fields.iter().next().unwrap();
