@@ -123,9 +123,12 @@ impl<'a> Webhook<'a> {
             WebhookBody::Buffered(body) => {
                 self.set_framing(Some(body.len() as u64));
                 self.add_signatures(&body, now, record)?;
-                record.body_length(body.len() as u64);
+                let length = body.len() as u64;
                 let (upload, progress) = body::whole(body);
-                progress.iter().for_each(|progress| record.uploads(Arc::clone(progress)));
+                match &progress {
+                    Some(progress) => record.uploads(Arc::clone(progress)),
+                    None => record.body_length(length),
+                }
                 (upload, progress)
             }
             WebhookBody::Streaming(upload, progress) => {

@@ -26,7 +26,7 @@ const PREALLOCATE_MAX: u64 = 64 * 1024;
 /// The part of each body that does not count in the memory of all bodies, in bytes. Most webhooks are smaller.
 const UNCOUNTED_MAX: usize = 16 * 1024;
 
-/// The largest whole body without a progress, in bytes. The kernel takes it at once.
+/// The largest whole body without a progress, in bytes. The kernel usually takes it at once.
 const UNOBSERVED_MAX: usize = 64 * 1024;
 
 /// Checks an announced length before the first byte, so that a client gets no `100 Continue` for a body that is refused.

@@ -36,20 +36,21 @@ pub(super) struct StreamPermit {
     stream: Arc<OpenStreamGuard>,
     /// The channel is closed while no [`UploadPermit`] exists.
     uploading: watch::Sender<()>,
-    /// The head of the response has arrived.
-    has_response: Arc<AtomicBool>,
 }
 
 /// The share of an upload, and of each of its chunks, in the permit.
 #[derive(Clone)]
 pub(super) struct UploadPermit {
-    _stream: Arc<OpenStreamGuard>, // dropped first: the stream is free when `upload_finished` resolves
+    stream: Arc<OpenStreamGuard>, // dropped first: the stream is free when `upload_finished` resolves
     uploading: watch::Receiver<()>,
-    has_response: Arc<AtomicBool>,
 }
 
 /// A counted stream.
-struct OpenStreamGuard(Arc<Streams>);
+struct OpenStreamGuard {
+    streams: Arc<Streams>,
+    /// The head of the response has arrived.
+    has_response: AtomicBool,
+}
 
 impl Streams {
     pub(super) fn new() -> Self {
@@ -66,8 +67,8 @@ impl Streams {
         }
         usage.open += 1;
         drop(usage);
-        let (stream, has_response) = (Arc::new(OpenStreamGuard(Arc::clone(self))), Arc::default());
-        Some(StreamPermit { stream, uploading: watch::Sender::new(()), has_response })
+        let stream = OpenStreamGuard { streams: Arc::clone(self), has_response: AtomicBool::default() };
+        Some(StreamPermit { stream: Arc::new(stream), uploading: watch::Sender::new(()) })
     }
 
     pub(super) fn set_max_streams(&self, max_streams: usize) {
@@ -105,13 +106,12 @@ impl Streams {
 
 impl StreamPermit {
     pub(super) fn upload_permit(&self) -> UploadPermit {
-        let has_response = Arc::clone(&self.has_response);
-        UploadPermit { _stream: Arc::clone(&self.stream), uploading: self.uploading.subscribe(), has_response }
+        UploadPermit { stream: Arc::clone(&self.stream), uploading: self.uploading.subscribe() }
     }
 
     /// Records whether the head of the response has arrived.
     pub(super) fn set_responded(&self, has_response: bool) {
-        self.has_response.store(has_response, Ordering::Relaxed);
+        self.stream.has_response.store(has_response, Ordering::Relaxed);
     }
 
     /// Returns whether no [`UploadPermit`] exists.
@@ -128,7 +128,7 @@ impl StreamPermit {
 impl UploadPermit {
     /// Returns whether the head of the response has arrived.
     pub(super) fn has_response(&self) -> bool {
-        self.has_response.load(Ordering::Relaxed)
+        self.stream.has_response.load(Ordering::Relaxed)
     }
 
     /// Resolves when the [`StreamPermit`] was dropped: the exchange has ended before its upload.
@@ -150,7 +150,7 @@ impl Drop for StreamsOwner {
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
         let now = Instant::now();
-        let mut usage = self.0.usage.lock();
+        let mut usage = self.streams.usage.lock();
         (usage.open, usage.last_used) = (usage.open - 1, now);
     }
 }
