@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Level, info, warn};
 
 use crate::audit::{Actor, Event, EventType, PROCESS_DRAINING, PROCESS_STOPPED, Source};
-use crate::config::{self, Config, DeliveryLog, Problem};
+use crate::config::{self, Config, Problem};
 use crate::history::known_fleet::KnownFleet;
 use crate::names::pluralize;
 use crate::net::fd_limit;
@@ -31,7 +31,7 @@ use crate::state::config::ActiveConfig;
 use crate::state::config::status::ReloadSource;
 use crate::state::fleet::Fleet;
 use crate::state::observability::log;
-use crate::state::observability::records::{RecordDestination, Records};
+use crate::state::observability::records::{self, RecordDestination, Records};
 use crate::state::observability::traces;
 use crate::state::upstreams::sources::AddressCount;
 use crate::sysexits;
@@ -116,10 +116,7 @@ impl Proxy {
             .map_err(|error| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {error}")))?;
         let StartupConfig { path, config, plan, warnings, reserved_ports } = start;
         let records = RecordDestination::open(&config.log, Arc::default()).await.map_err(|error| {
-            let log = match &config.log.deliveries.value {
-                DeliveryLog::File(path) => path.display().to_string(),
-                _ => "journal".into(),
-            };
+            let log = records::destination_name(&config.log.deliveries);
             StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log {log}: {error}"))
         })?;
         let active = ActiveConfig::new(plan, &config.resolver, None)

@@ -120,7 +120,7 @@ impl RecordDestination {
             DeliveryLog::Journald => Box::new(JournalSink::default()),
             DeliveryLog::File(path) => Box::new(FileLog::new(path, Arc::clone(&file))),
         };
-        let reporting = LossReporting::Gap { losses: Arc::clone(&losses), destination: name(&deliveries) };
+        let reporting = LossReporting::Gap { losses: Arc::clone(&losses), destination: destination_name(&deliveries) };
         let (lines, mut opened) = LineQueue::open("records", QUEUE, sink, reporting)?;
         let in_time = tokio::time::timeout(OPEN_PATIENCE, &mut opened).await;
         opened.close(); // an outcome that has arrived since can still be received
@@ -129,7 +129,7 @@ impl RecordDestination {
             None => warn!(
                 "cannot open the delivery log {} yet: the disk has not responded for {} s; delivery records wait in \
                  memory, up to {} MiB",
-                name(&deliveries),
+                destination_name(&deliveries),
                 OPEN_PATIENCE.as_secs(),
                 BACKLOG_MAX >> 20
             ),
@@ -139,7 +139,7 @@ impl RecordDestination {
 }
 
 /// Returns the name of a destination in messages.
-fn name(deliveries: &DeliveryLog) -> String {
+pub fn destination_name(deliveries: &DeliveryLog) -> String {
     match deliveries {
         DeliveryLog::File(path) => path.display().to_string(),
         DeliveryLog::Journald => "the journal".to_owned(),
@@ -237,7 +237,7 @@ impl Records {
     /// Returns the message for a file that is no longer at its path and could not be reopened.
     pub fn reopen_error(&self) -> Option<String> {
         let to = self.to.load();
-        let (error, path) = (to.file.reopen_error()?, name(&to.deliveries));
+        let (error, path) = (to.file.reopen_error()?, destination_name(&to.deliveries));
         Some(format!("cannot reopen {path}: {error}; delivery records still go to the file that was open before"))
     }
 
@@ -245,7 +245,7 @@ impl Records {
     pub fn rotation_error(&self) -> Option<String> {
         let to = self.to.load();
         let error = to.file.error()?;
-        let path = name(&to.deliveries);
+        let path = destination_name(&to.deliveries);
         Some(format!("cannot rotate, compress or delete files of {path}: {error}; records are still written"))
     }
 
