@@ -45,6 +45,17 @@ impl Target {
         Self::start_with_late_settings(pki, streams, Arc::new(Semaphore::new(1)), reaction)
     }
 
+    /// Starts a target that ends its first connection with its first response.
+    fn that_ends_its_first_connection(pki: &Pki) -> Self {
+        let reaction = |context: RequestContext<'_>, _, to| {
+            if context.connection == 0 {
+                context.peer.graceful_shutdown();
+            }
+            respond(to, "ok");
+        };
+        Self::start(pki, 100, Arc::new(reaction))
+    }
+
     /// Starts a target that sends its SETTINGS when `may_send_settings` has a permit.
     fn start_with_late_settings(
         pki: &Pki,
@@ -271,16 +282,7 @@ fn http2_target_connection_is_shared_while_its_first_delivery_waits() {
 fn http2_target_gets_one_connection_in_place_of_one_that_ended() {
     const CLIENTS: usize = 32;
     let pki = Pki::new();
-    let target = Target::start(
-        &pki,
-        100,
-        Arc::new(move |context, _, to| {
-            if context.connection == 0 {
-                context.peer.graceful_shutdown();
-            }
-            respond(to, "ok");
-        }),
-    );
+    let target = Target::that_ends_its_first_connection(&pki);
     let outgate = target.outgate(&pki);
     assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| outgate.connect()).collect();
@@ -328,16 +330,7 @@ fn http2_early_response_goes_on_when_the_upload_fails() {
 #[test]
 fn http2_target_gets_one_connection_when_the_client_that_opens_it_hangs_up() {
     let pki = Pki::new();
-    let target = Target::start(
-        &pki,
-        100,
-        Arc::new(move |context, _, to| {
-            if context.connection == 0 {
-                context.peer.graceful_shutdown();
-            }
-            respond(to, "ok");
-        }),
-    );
+    let target = Target::that_ends_its_first_connection(&pki);
     let tap = Wiretap::before(target.address);
     let outgate = Target::outgate_for(&pki, tap.address);
     let url = format!("https://hook.example:{}/in", tap.address.port());

@@ -87,11 +87,13 @@ fn key_dir_refuses_webhooks_of_tenants_without_a_folder() {
     let scene = Scene::new("");
     let (forbidden, missing, unknown) = ("client_forbidden".to_owned(), json!("no_tenant"), json!("no_tenant_key"));
     assert_eq!(scene.refused(None), (403, forbidden.clone(), missing));
-    for name in ["nobody", "ACME", "acme/", ".", "..", "../keys/acme", "acme/k1.key", "acme\t", ".new", "k1.key"] {
+    for name in
+        ["without-folder", "ACME", "acme/", ".", "..", "../keys/acme", "acme/k1.key", "acme\t", ".new", "k1.key"]
+    {
         let expected = if name.ends_with('\t') { continue } else { (403, forbidden.clone(), unknown.clone()) };
         assert_eq!(scene.refused(Some(name)), expected, "{name}");
     }
-    let response = scene.try_post(Some("nobody"));
+    let response = scene.try_post(Some("without-folder"));
     assert_eq!(response.json()["detail"], "the tenant in Outgate-Tenant has no signing key");
     scene.deliver(Some("acme"));
     // One rename takes all keys away. A removal takes them one by one, and outgate may adopt a state in between.
@@ -100,7 +102,7 @@ fn key_dir_refuses_webhooks_of_tenants_without_a_folder() {
     scene.deliver(Some("globex"));
     // outgate records the tenant that the client named, although no key signed for it.
     let record = scene.outgate.record_of(&response);
-    assert_eq!(record["tenant"], "nobody");
+    assert_eq!(record["tenant"], "without-folder");
     assert_eq!(record["signatures"], json!([]));
     assert_eq!(record["details"], "no_tenant_key");
     assert!(record["cause"].as_str().unwrap().contains("signer platform"), "{record}");
@@ -133,7 +135,7 @@ fn shared_keys_sign_only_for_tenants_without_a_folder() {
     let scene = Scene::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     let mut secrets = scene.secrets();
     secrets.push(SECRET.to_owned());
-    for (tenant, own) in [(None, 3), (Some("nobody"), 3), (Some("acme"), 0), (Some("globex"), 1)] {
+    for (tenant, own) in [(None, 3), (Some("without-folder"), 3), (Some("acme"), 0), (Some("globex"), 1)] {
         assert_eq!(signed_by(&scene.deliver(tenant), &secrets), [own], "{tenant:?}");
     }
     // The shared keys do not sign for a tenant whose own keys have ended.
@@ -194,7 +196,7 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
     };
     let row = |id: &str, tenant: Value, state: &str| (id.to_owned(), tenant, state.to_owned());
     assert_eq!(listed(&[]), [row("all", Value::Null, "active")]);
-    assert_eq!(listed(&["--tenant", "nobody"]), [row("all", Value::Null, "active")]);
+    assert_eq!(listed(&["--tenant", "without-folder"]), [row("all", Value::Null, "active")]);
     let acme = [row("a2", json!("acme"), "announced"), row("a1", json!("acme"), "active")];
     assert_eq!(listed(&["--tenant", "acme"]), acme);
     let printed = run(&["keys", "list"], scene.folder()).1;
@@ -210,7 +212,7 @@ fn key_dir_keys_are_listed_and_published_per_tenant() {
     };
     for (query, arguments, count) in [
         ("", &[][..], 1),
-        ("?tenant=nobody", &["--tenant", "nobody"], 1),
+        ("?tenant=without-folder", &["--tenant", "without-folder"], 1),
         ("?tenant=acme", &["--tenant", "acme"], 2),
         ("?tenant=%67lobex", &["--tenant", "globex"], 1),
     ] {
@@ -236,13 +238,13 @@ fn explain_names_the_tenant_whose_key_signs() {
         |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), scene.folder()).0;
     assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme only"));
     assert!(
-        explain(&["--tenant", "nobody"])
+        explain(&["--tenant", "without-folder"])
             .contains("403 client_forbidden: the tenant in Outgate-Tenant has no signing key")
     );
     assert!(explain(&[]).contains("name the tenant in Outgate-Tenant"));
     let shared = text(&scene.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     scene.outgate.reconfigure(&shared);
-    let explanation = explain(&["--tenant", "nobody"]);
-    assert!(explanation.contains("with shared, shared by tenants: nobody has no key folder"), "{explanation}");
+    let explanation = explain(&["--tenant", "without-folder"]);
+    assert!(explanation.contains("with shared, shared by tenants: without-folder has no key folder"), "{explanation}");
     assert!(explain(&[]).contains("with shared, shared by tenants: the request names no tenant"));
 }
